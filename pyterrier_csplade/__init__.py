@@ -1,0 +1,69 @@
+"""Learned sparse retrieval with causal language models (CSPLADE) for PyTerrier.
+
+Example::
+
+    import pyterrier as pt
+    from pyterrier_csplade import CSPLADE, ImpactIndex
+
+    csplade = CSPLADE.tiny()
+    index = ImpactIndex("docs.csplade")
+    (csplade.doc_encoder() >> index).index([{"docno": "d1", "text": "Sparse vectors live in inverted indexes."}])
+    retriever = csplade.query_encoder() >> index.retriever(num_results=10)
+    retriever.search("inverted index")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._contract import Contract
+    from ._errors import ConfigError, ContractError, CspladeError, DataError, ImpactIndexError
+    from ._impacts import ImpactVector, Quantizer
+    from ._index import ImpactIndex
+    from ._model import CSPLADE
+    from ._vocabulary import Vocabulary
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CSPLADE",
+    "ConfigError",
+    "Contract",
+    "ContractError",
+    "CspladeError",
+    "DataError",
+    "ImpactIndex",
+    "ImpactIndexError",
+    "ImpactVector",
+    "Quantizer",
+    "Vocabulary",
+]
+
+# Names are imported when they are first used: torch and transformers take seconds, and searching an index needs neither.
+_MODULES = {
+    "CSPLADE": "_model",
+    "ConfigError": "_errors",
+    "Contract": "_contract",
+    "ContractError": "_errors",
+    "CspladeError": "_errors",
+    "DataError": "_errors",
+    "ImpactIndex": "_index",
+    "ImpactIndexError": "_errors",
+    "ImpactVector": "_impacts",
+    "Quantizer": "_impacts",
+    "Vocabulary": "_vocabulary",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,145 @@
+"""The language model as an encoder: from token ids to the weights of Eq. 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ._contract import Contract
+from ._pooling import activate, max_pool_logits
+from ._vocabulary import Vocabulary
+
+Role = Literal["query", "document"]
+
+
+class Backbone(nn.Module):
+    """A causal language model whose pooled and activated LM-head logits are the representation of a text.
+
+    Attributes:
+        model: The transformers model, or a PEFT model around it.
+        tokenizer: Its tokenizer.
+        contract: How texts are encoded.
+        vocabulary: The index terms.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, contract: Contract) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.contract = contract
+        self._lm.config.is_causal = contract.attention == "causal"
+        special_ids = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+        self.vocabulary = Vocabulary.from_tokens(
+            tokenizer.get_vocab(), special_ids=special_ids, size=self._lm.get_output_embeddings().weight.shape[0]
+        )
+        self._columns: Tensor
+        self._special: Tensor
+        self.register_buffer("_columns", torch.from_numpy(self.vocabulary.token_ids), persistent=False)
+        self.register_buffer("_special", torch.tensor(sorted(special_ids), dtype=torch.long), persistent=False)
+
+    @property
+    def _lm(self) -> Any:
+        """The transformers model, without the PEFT wrapper: its layers hold the adapters."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs must be."""
+        return self._columns.device
+
+    @property
+    def attn_implementation(self) -> str:
+        """The attention implementation that the model was loaded with."""
+        return str(self._lm.config._attn_implementation)
+
+    def tokenize(self, texts: Sequence[str], role: Role) -> tuple[list[list[int]], int]:
+        """Turn texts into token ids as the contract says: prefix, BOS, EOS, maximum length.
+
+        An empty text has no tokens, whatever the contract adds.
+
+        Returns:
+            The ids of each text (one copy for echo), and how many texts were cut.
+        """
+        contract, tokenizer = self.contract, self.tokenizer
+        prefix = contract.query_prefix if role == "query" else contract.document_prefix
+        length = contract.query_length if role == "query" else contract.document_length
+        before = [tokenizer.bos_token_id] if contract.add_bos else []
+        after = [tokenizer.eos_token_id] if contract.add_eos else []
+        room = length - len(before) - len(after)
+        # No token is longer than this, so what lies behind cannot reach a kept one: texts of any length take bounded memory.
+        readable = (room + 1) * self._longest_token
+        if not texts:  # tokenizers refuse an empty list
+            return [], 0
+        encoded = tokenizer([prefix + text[:readable] for text in texts], add_special_tokens=False, verbose=False)["input_ids"]
+        cut = sum(len(ids) > room or len(text) > readable for ids, text in zip(encoded, texts))
+        return [before + ids[:room] + after if text.strip() else [] for ids, text in zip(encoded, texts)], cut
+
+    @property
+    def _longest_token(self) -> int:
+        if not hasattr(self, "_longest"):
+            self._longest = max(map(len, self.tokenizer.get_vocab()))
+        return self._longest
+
+    def collate(self, sequences: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """Pad token ids on the right and mark what is pooled.
+
+        Echo puts its two copies next to each other: padding between them would make a text's vector depend on its batch.
+
+        Returns:
+            ``input_ids`` and ``attention_mask``, int64 [batch, length]; ``pool_mask``, bool [batch, length], false on padding,
+            on special tokens and on the first copy of echo.
+        """
+        copies = 2 if self.contract.variant == "echo" else 1
+        length = copies * max(map(len, sequences))
+        input_ids = torch.full((len(sequences), length), self.tokenizer.pad_token_id or 0)
+        attention_mask = torch.zeros_like(input_ids)
+        pool_mask = torch.zeros_like(input_ids, dtype=torch.bool)
+        for row, ids in enumerate(sequences):
+            total = copies * len(ids)
+            input_ids[row, :total] = torch.tensor(list(ids) * copies)
+            attention_mask[row, :total] = 1
+            pool_mask[row, total - len(ids) : total] = True
+        pool_mask &= ~torch.isin(input_ids, self._special.cpu())
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "pool_mask": pool_mask}
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
+        """Compute the representations of a batch (Eq. 1).
+
+        Returns:
+            float32 weights [batch, index terms], not negative.
+        """
+        return activate(self.pooled_logits(input_ids, attention_mask, pool_mask))
+
+    def pooled_logits(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
+        """Compute the maxima of the logits before the activation, float32 [batch, index terms]."""
+        head = self._lm.get_output_embeddings()
+        pooled = max_pool_logits(self.hidden_states(input_ids, attention_mask), head.weight, pool_mask)
+        return self._finish_logits(pooled, head.bias).index_select(1, self._columns) * self.contract.logit_scale
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Run the model without its head: last hidden states, [batch, length, width]."""
+        output = self._lm.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return output.last_hidden_state
+
+    def reference_logits(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
+        """Compute what ``pooled_logits`` computes from the model's own logits, for tests: needs memory for all of them."""
+        logits = self._lm(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits.float()
+        pooled = logits.masked_fill(~pool_mask[..., None], float("-inf")).amax(dim=1)
+        return pooled.index_select(1, self._columns) * self.contract.logit_scale
+
+    def _finish_logits(self, pooled: Tensor, bias: Tensor | None) -> Tensor:
+        """Apply what the architecture does after the LM head. All of it is monotonic, so it commutes with the maximum."""
+        config = self._lm.config
+        if bias is not None:
+            pooled = pooled + bias
+        if scale := getattr(config, "logit_scale", None):  # Cohere
+            pooled = pooled * scale
+        if scale := getattr(config, "logits_scaling", None):  # Granite
+            pooled = pooled / scale
+        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
+            pooled = torch.tanh(pooled / cap) * cap
+        return pooled

@@ -1,0 +1,95 @@
+"""Sparse impact vectors: cutting, quantising, and the dictionaries that pipelines carry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from ._contract import Contract
+from ._errors import DataError
+
+#: The largest impact that Terrier can store (Java's int).
+MAX_IMPACT = 2**31 - 1
+
+
+class ImpactVector(dict[str, float]):
+    """Term to impact (``toks``) or to query weight (``query_toks``): a dict that knows which encoder made it.
+
+    Attributes:
+        contract: The encoder's contract, by which an index refuses vectors of another model; None if unknown.
+    """
+
+    __slots__ = ("contract",)
+
+    def __init__(self, items: Mapping[str, float] | Iterable[tuple[str, float]] = (), contract: Contract | None = None) -> None:
+        super().__init__(items)
+        self.contract = contract
+
+    def __reduce__(self) -> tuple[type[ImpactVector], tuple[dict[str, float], Contract | None]]:
+        return ImpactVector, (dict(self), self.contract)
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """Turns weights into integer impacts: ``floor(weight * scale + 0.5)``, entries that become 0 are dropped.
+
+    Attributes:
+        scale: Impact of the weight 1. 100 is the field's convention (SPLADE, LACONIC); the paper names none.
+    """
+
+    scale: float = 100.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < float("inf"):
+            raise ValueError(f"scale must be positive and finite, found {self.scale}")
+
+    def __call__(self, matrix: csr_matrix) -> csr_matrix:
+        """Quantise a matrix of weights [texts, terms].
+
+        Returns:
+            int32 matrix of the same shape without stored zeros.
+
+        Raises:
+            DataError: A weight is negative, not finite, or its impact is above ``MAX_IMPACT``; names the row.
+        """
+        impacts = np.floor(matrix.data.astype(np.float64) * self.scale + 0.5)
+        bad = np.flatnonzero(~((matrix.data >= 0) & (impacts <= MAX_IMPACT)))
+        if len(bad):
+            row = int(np.searchsorted(matrix.indptr, bad[0], side="right")) - 1
+            raise DataError(
+                f"row {row} has the weight {matrix.data[bad[0]]}: impacts need weights from 0 to {MAX_IMPACT / self.scale:g}"
+            )
+        quantised = csr_matrix((impacts.astype(np.int32), matrix.indices.copy(), matrix.indptr.copy()), shape=matrix.shape)
+        quantised.eliminate_zeros()
+        return quantised
+
+
+def top_k(matrix: csr_matrix, k: int) -> csr_matrix:
+    """Keep the ``k`` largest entries of each row; of equal ones those in the first columns."""
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    order = np.lexsort((matrix.indices, -matrix.data, rows))
+    rank = np.arange(len(order)) - matrix.indptr[rows[order]]
+    return _keep(matrix, np.sort(order[rank < k]))
+
+
+def minimum_weight(matrix: csr_matrix, weight: float) -> csr_matrix:
+    """Keep the entries of at least ``weight``."""
+    return _keep(matrix, np.flatnonzero(matrix.data >= weight))
+
+
+def to_vectors(matrix: csr_matrix, vocabulary: Sequence[str], contract: Contract | None = None) -> list[ImpactVector]:
+    """Turn each row into a dictionary, the heaviest term first; integers stay integers."""
+    vectors = []
+    for start, end in zip(matrix.indptr[:-1], matrix.indptr[1:]):
+        order = start + np.lexsort((matrix.indices[start:end], -matrix.data[start:end]))
+        terms = (vocabulary[column] for column in matrix.indices[order].tolist())
+        vectors.append(ImpactVector(zip(terms, matrix.data[order].tolist()), contract))
+    return vectors
+
+
+def _keep(matrix: csr_matrix, entries: np.ndarray) -> csr_matrix:
+    indptr = np.searchsorted(entries, matrix.indptr)
+    return csr_matrix((matrix.data[entries], matrix.indices[entries], indptr), shape=matrix.shape)

@@ -1,0 +1,176 @@
+"""Loading of checkpoints: transformers, PEFT adapters, bitsandbytes, and the contract that comes with them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import cached_file
+
+from ._backbone import Backbone
+from ._contract import CONTRACT_FILE, Contract, Variant
+from ._errors import ContractError
+from ._selftest import self_test
+
+Quantization = Literal["int8", "nf4"]
+
+# Values of each parameter that its digest reads.
+_SAMPLE = 256
+
+
+def read_contract(model: str, revision: str | None) -> Contract | None:
+    """Read the contract of a hub model or of a directory; None if it has none."""
+    if Path(model).is_dir():
+        path = Path(model) / CONTRACT_FILE
+        return Contract.load(path) if path.is_file() else None
+    found = cached_file(model, CONTRACT_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return Contract.load(Path(found)) if found else None
+
+
+def agree_on_contract(stored: Contract | None, variant: Variant | None, given: Contract | None, source: str) -> Contract | None:
+    """Settle the contract: what is stored holds, and what contradicts it is refused.
+
+    Raises:
+        ContractError: An argument contradicts the stored contract; names both values.
+    """
+    if given is not None and variant not in (None, given.variant):
+        raise ContractError(f"variant={variant!r} contradicts the given contract's variant {given.variant!r}")
+    if stored is None:
+        return given
+    if variant not in (None, stored.variant):
+        raise ContractError(
+            f"variant={variant!r} contradicts {source}, which was trained as {stored.variant!r}: leave variant out, "
+            "or load another checkpoint"
+        )
+    if given is not None and given.fingerprint != stored.fingerprint:
+        ours, theirs = given.to_dict(), stored.to_dict()
+        name = next((key for key in theirs if key != "training" and ours[key] != theirs[key]), "fingerprint")
+        raise ContractError(f"contract: {name}={ours.get(name)!r} contradicts {source}, which says {theirs.get(name)!r}")
+    return stored
+
+
+def load_backbone(
+    model: str,
+    *,
+    adapter: str | None,
+    revision: str | None,
+    contract: Contract,
+    quantization: Quantization | None,
+    dtype: torch.dtype,
+    device: str,
+    attn_implementation: str | None,
+) -> Backbone:
+    """Load a checkpoint from safetensors files, never from pickles, and prove that it keeps its contract.
+
+    Raises:
+        ContractError: A tensor of the checkpoint or the adapter is missing, unexpected or not finite; the vocabulary or the
+            weights are not those of the contract; or the self-test fails.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+    lm, report = AutoModelForCausalLM.from_pretrained(
+        model,
+        revision=revision,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        use_safetensors=True,
+        output_loading_info=True,
+        device_map={"": device},
+        quantization_config=_quantization_config(quantization, dtype),
+    )
+    for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if report.get(problem):
+            raise ContractError(
+                f"{model}: {problem.replace('_', ' ')} in the checkpoint: {sorted(map(str, report[problem]))[:3]}"
+            )
+    if adapter is not None:
+        lm = _add_adapter(lm, adapter)
+    digest = weights_digest(lm)
+    if adapter is not None and quantization is None:
+        lm = lm.merge_and_unload()
+    return prepare_backbone(
+        lm, tokenizer, contract, digest, name=adapter or model, verify=quantization is None and dtype != torch.float16
+    )
+
+
+def prepare_backbone(lm: Any, tokenizer: Any, contract: Contract, digest: str, *, name: str, verify: bool = True) -> Backbone:
+    """Put a model and its contract together, fill in the digests or compare them, and test the result.
+
+    Raises:
+        ContractError: The vocabulary or (with ``verify``) the weights are not those of the contract; or the self-test fails.
+    """
+    backbone = Backbone(lm, tokenizer, contract).eval()
+    backbone.to(lm.device)
+    positions = getattr(lm.config.get_text_config(), "max_position_embeddings", None)
+    found = {
+        "vocabulary_sha256": backbone.vocabulary.sha256,
+        "weights": digest if verify or not contract.weights else contract.weights,
+    }
+    for key, value in found.items():
+        if getattr(contract, key) not in ("", value):
+            raise ContractError(
+                f"{name}: its {key} is {value[:12]}, but {CONTRACT_FILE} says {getattr(contract, key)[:12]}: "
+                "files of different checkpoints were mixed"
+            )
+    longest = (
+        positions // (2 if contract.variant == "echo" else 1)
+        if positions
+        else max(contract.query_length, contract.document_length)
+    )
+    backbone.contract = contract.replace(
+        **found,
+        query_length=min(contract.query_length, longest),
+        document_length=min(contract.document_length, longest),
+    )
+    self_test(backbone)
+    return backbone
+
+
+def weights_digest(lm: Any) -> str:
+    """Digest of a model's weights: names, shapes and evenly spaced values of all floating-point parameters, as bfloat16.
+
+    It is the same for float32 and bfloat16 loads of one checkpoint.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(lm.named_parameters()):
+        if parameter.is_floating_point():
+            values = parameter.detach().flatten()
+            sample = values[:: max(1, len(values) // _SAMPLE)].to("cpu", torch.bfloat16)
+            digest.update(f"{name}{tuple(parameter.shape)}".encode() + sample.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _quantization_config(quantization: Quantization | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if quantization is None:
+        return None
+    if quantization == "int8":
+        # It says at every product of every layer that its input is cast to float16.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if quantization == "nf4":
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    raise ContractError(f"quantization must be None, 'int8' or 'nf4', found {quantization!r}")
+
+
+def _add_adapter(lm: Any, adapter: str) -> Any:
+    from peft import PeftConfig, get_peft_model
+    from peft.utils import load_peft_weights
+
+    config = PeftConfig.from_pretrained(adapter)
+    config.inference_mode = True
+    weights = load_peft_weights(adapter, device="cpu")
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise ContractError(f"{adapter}: the tensor {name} holds values that are not finite")
+    wrapped: Any = get_peft_model(lm, config)
+    result = wrapped.load_adapter(adapter, adapter_name="default", is_trainable=False)
+    missing = [key for key in result.missing_keys if "lora_" in key]
+    if missing or result.unexpected_keys:
+        raise ContractError(
+            f"{adapter} does not fit the model: {len(missing)} missing tensors {missing[:2]}, "
+            f"{len(result.unexpected_keys)} unexpected {result.unexpected_keys[:2]}"
+        )
+    return wrapped

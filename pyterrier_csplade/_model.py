@@ -1,0 +1,296 @@
+"""The user's model object: loads lazily, encodes texts, and makes the transformers of a pipeline."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyterrier as pt
+import torch
+from scipy.sparse import csr_matrix
+
+from ._backbone import Backbone, Role
+from ._contract import Contract, Variant
+from ._encoding import BatchEncoder
+from ._errors import ContractError
+from ._impacts import Quantizer, to_vectors
+from ._loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, weights_digest
+from ._scorer import Scorer
+from ._texts import check_texts
+from ._transformers import DocEncoder, QueryEncoder
+from ._vocabulary import Vocabulary
+
+_DEFAULT_QUANTIZER = "default"
+
+
+class CSPLADE:
+    """Learned sparse retrieval with a causal language model (Xu et al., 2025, arXiv 2504.10816).
+
+    A text's vector is ``log(1 + ReLU(max over positions of the LM-head logits))`` over the vocabulary (Eq. 1), special tokens
+    and padding excluded. The weights are loaded when they are first needed.
+
+    Attributes:
+        batch_size: Texts that go through the model together.
+        text_field: Column of a document's text.
+        verbose: Whether progress is shown.
+        truncated: How many queries and documents were cut to the maximum length so far.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | tuple[Any, Any],
+        *,
+        adapter: str | Path | None = None,
+        revision: str | None = None,
+        variant: Variant | None = None,
+        quantization: Quantization | None = None,
+        dtype: str | torch.dtype = "auto",
+        device: str | None = None,
+        attn_implementation: str | None = None,
+        batch_size: int = 32,
+        text_field: str = "text",
+        verbose: bool = False,
+        contract: Contract | None = None,
+    ) -> None:
+        """Name a model; nothing is loaded yet.
+
+        Args:
+            model: Hub id, directory, or a (PreTrainedModel, tokenizer) pair.
+            adapter: Hub id or directory of a PEFT adapter for ``model``; it is merged unless the model is quantised.
+            revision: Revision of the hub model.
+            variant: "causal", "echo" or "bidirectional"; None follows the checkpoint's contract, "causal" where there is none.
+            quantization: None, "int8" or "nf4" (bitsandbytes).
+            dtype: A torch dtype or its name; "auto" is the checkpoint's own on an accelerator and float32 on a CPU.
+            device: For example "cuda"; None takes an accelerator if there is one.
+            attn_implementation: As in transformers, for example "sdpa" or "eager"; None leaves it to transformers.
+            batch_size: Texts that go through the model together.
+            text_field: Column of a document's text.
+            verbose: Whether progress is shown.
+            contract: For a checkpoint without a contract of its own: how its texts must be encoded.
+
+        Raises:
+            ContractError: An argument contradicts the contract that stands in the checkpoint.
+        """
+        self.model = str(model) if isinstance(model, (str, Path)) else model
+        self.adapter = None if adapter is None else str(adapter)
+        self.revision = revision
+        self.variant = variant
+        self.quantization = quantization
+        self.dtype = dtype
+        self.device = device
+        self.attn_implementation = attn_implementation
+        self.batch_size = batch_size
+        self.text_field = text_field
+        self.verbose = verbose
+        self.truncated: dict[Role, int] = {"query": 0, "document": 0}
+        self._given_contract = contract
+        self._loaded: BatchEncoder | None = None
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be positive, found {batch_size}")
+        if isinstance(self.model, str) and Path(self.adapter or self.model).is_dir():
+            self._agreed_contract()
+
+    @classmethod
+    def tiny(cls, **kwargs: Any) -> CSPLADE:
+        """Make the model that this package ships, ``csplade-tiny``; takes the constructor's other arguments."""
+        return cls(Path(__file__).parent / "tiny", **kwargs)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The loaded model."""
+        return self._encoder.backbone
+
+    @property
+    def _encoder(self) -> BatchEncoder:
+        if self._loaded is None:
+            self._loaded = BatchEncoder(self._load())
+        return self._loaded
+
+    @property
+    def contract(self) -> Contract:
+        """How this model's texts are encoded; loads the model."""
+        return self.backbone.contract
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The index terms in the order of the matrices' columns; loads the model."""
+        return self.backbone.vocabulary
+
+    def _agreed_contract(self) -> Contract:
+        stored = None
+        if isinstance(self.model, str):
+            stored = read_contract(self.adapter or self.model, None if self.adapter else self.revision)
+        agreed = agree_on_contract(stored, self.variant, self._given_contract, str(self.adapter or self.model))
+        if agreed is not None:
+            return agreed
+        base = self.model if isinstance(self.model, str) else self.model[0].config.name_or_path or None
+        return Contract(variant=self.variant or "causal", base_model=base, base_revision=self.revision)
+
+    def _load(self) -> Backbone:
+        contract = self._agreed_contract()
+        if not isinstance(self.model, str):
+            lm, tokenizer = self.model
+            return prepare_backbone(lm, tokenizer, contract, weights_digest(lm), name=repr(self))
+        device = self.device or _default_device()
+        return load_backbone(
+            self.model,
+            adapter=self.adapter,
+            revision=self.revision,
+            contract=contract,
+            quantization=self.quantization,
+            dtype=_dtype(self.dtype, device),
+            device=device,
+            attn_implementation=self.attn_implementation,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write model, tokenizer and contract into a directory that ``CSPLADE(path)`` loads.
+
+        Raises:
+            ContractError: The model is quantised; its full weights are not in memory.
+        """
+        if self.quantization is not None:
+            raise ContractError(f"a model loaded with quantization={self.quantization!r} cannot be saved; load it without")
+        backbone, path = self.backbone, Path(path)
+        backbone.model.save_pretrained(path)
+        backbone.tokenizer.save_pretrained(path)
+        backbone.contract.save(path)
+
+    def encode_docs(self, texts: Sequence[str], *, batch_size: int | None = None, verbose: bool | None = None) -> csr_matrix:
+        """Encode documents.
+
+        Args:
+            texts: Any number of texts; the empty text has an empty vector.
+            batch_size: This model's by default.
+            verbose: This model's by default.
+
+        Returns:
+            float32 [texts, terms of ``vocabulary``], weights above 0.
+
+        Raises:
+            DataError: A text is no string or no valid Unicode; names its position.
+        """
+        return self._encode(texts, "document", batch_size, verbose)
+
+    def encode_queries(self, texts: Sequence[str], *, batch_size: int | None = None, verbose: bool | None = None) -> csr_matrix:
+        """Encode queries; otherwise as ``encode_docs``."""
+        return self._encode(texts, "query", batch_size, verbose)
+
+    def decode(self, row: csr_matrix) -> dict[str, float]:
+        """Return the expansion of one text, term to weight, the heaviest first.
+
+        Terms are spelled as in ``vocabulary``.
+
+        Args:
+            row: One row of an encoded matrix.
+        """
+        if row.shape != (1, len(self.vocabulary)):
+            raise ValueError(f"expected one row of {len(self.vocabulary)} terms, found a matrix of shape {row.shape}")
+        return dict(to_vectors(csr_matrix(row), self.vocabulary)[0])
+
+    def explain(self, query: str, doc: str) -> dict[str, float]:
+        """Return what each matching term contributes to the score of a document for a query, the largest first.
+
+        The contributions add up to the score: each is the query's weight times the document's.
+        """
+        products = self.encode_queries([query]).multiply(self.encode_docs([doc]))
+        return self.decode(csr_matrix(products))
+
+    def _encode(self, texts: Sequence[str], role: Role, batch_size: int | None, verbose: bool | None) -> csr_matrix:
+        texts = check_texts(texts, (f"text {position}" for position in range(len(texts))))
+        sequences, cut = self.backbone.tokenize(texts, role)
+        self._count_truncated(role, cut)
+        if self.verbose if verbose is None else verbose:
+            bar = partial(pt.tqdm, desc=f"CSPLADE {role} encoding", unit="batch")
+            return self._encoder.encode(sequences, batch_size or self.batch_size, bar)
+        return self._encoder.encode(sequences, batch_size or self.batch_size)
+
+    def _count_truncated(self, role: Role, cut: int) -> None:
+        if cut and not self.truncated[role]:
+            length = self.contract.query_length if role == "query" else self.contract.document_length
+            warnings.warn(
+                f"{cut} {role} texts were cut to {length} tokens; this is said once, .truncated counts on. Long documents: "
+                "pt.text.sliding() >> doc_encoder, pt.text.max_passage() after retrieval",
+                stacklevel=4,
+            )
+        self.truncated[role] += cut
+
+    def doc_encoder(
+        self,
+        *,
+        text_field: str | None = None,
+        top_k: int | None = None,
+        min_weight: float = 0.0,
+        quantizer: Quantizer | None | str = _DEFAULT_QUANTIZER,
+        batch_size: int | None = None,
+        verbose: bool | None = None,
+    ) -> DocEncoder:
+        """Make the transformer that adds ``toks`` to documents, for indexing.
+
+        Args:
+            text_field: Column of the text; this model's by default.
+            top_k: Keep only the heaviest terms; None keeps all.
+            min_weight: Keep only weights of at least this.
+            quantizer: Makes integer impacts, as Terrier needs them; by default of the contract's scale. None keeps floats.
+            batch_size: This model's by default.
+            verbose: This model's by default.
+        """
+        return DocEncoder(
+            self,
+            text_field=text_field,
+            top_k=top_k,
+            min_weight=min_weight,
+            quantizer=quantizer,
+            batch_size=batch_size,
+            verbose=verbose,
+        )
+
+    def query_encoder(
+        self, *, top_k: int | None = None, min_weight: float = 0.0, batch_size: int | None = None, verbose: bool | None = None
+    ) -> QueryEncoder:
+        """Make the transformer that adds ``query_toks`` (float weights) to queries; arguments as in ``doc_encoder``."""
+        return QueryEncoder(self, top_k=top_k, min_weight=min_weight, batch_size=batch_size, verbose=verbose)
+
+    def scorer(self, *, text_field: str | None = None, batch_size: int | None = None, verbose: bool | None = None) -> Scorer:
+        """Make the transformer that scores documents for queries without an index; arguments as in ``doc_encoder``."""
+        return Scorer(self, text_field=text_field, batch_size=batch_size, verbose=verbose)
+
+    def _identity(self) -> tuple[Any, ...]:
+        model = self.model if isinstance(self.model, str) else tuple(map(id, self.model))
+        return (
+            model, self.adapter, self.revision, self.variant, self.quantization, str(self.dtype), self.device,
+            self.attn_implementation, self.batch_size, self.text_field, self._given_contract,
+        )  # fmt: skip
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CSPLADE) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __repr__(self) -> str:
+        model = repr(self.model) if isinstance(self.model, str) else f"({type(self.model[0]).__name__}, tokenizer)"
+        settings = {
+            "adapter": (self.adapter, None), "revision": (self.revision, None), "variant": (self.variant, None),
+            "quantization": (self.quantization, None), "dtype": (self.dtype, "auto"), "device": (self.device, None),
+            "attn_implementation": (self.attn_implementation, None), "batch_size": (self.batch_size, 32),
+            "text_field": (self.text_field, "text"),
+        }  # fmt: skip
+        changed = [f"{name}={value!r}" for name, (value, default) in settings.items() if value != default]
+        return f"CSPLADE({', '.join([model, *changed])})"
+
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _dtype(dtype: str | torch.dtype, device: str) -> Any:
+    if dtype == "auto":
+        return torch.float32 if device == "cpu" else "auto"
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"dtype must be 'auto' or a floating-point type such as 'bfloat16', found {dtype!r}")
+    return found

@@ -1,0 +1,94 @@
+"""Maximum over positions of the LM head's logits, without ever holding a logit for each position and term."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Logits in flight: 32 MiB of float32, about what caches hold. Ours, measured: larger blocks are no faster.
+_LOGITS_IN_FLIGHT = 2**23
+
+
+def max_pool_logits(hidden: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
+    """Compute ``max over positions of (hidden @ weight.T)``, the inner part of the paper's Eq. 1.
+
+    The vocabulary is worked through in blocks, so that memory is O(batch x vocabulary), not O(batch x length x vocabulary).
+    The gradient is that of the naive graph: it flows through the position of each maximum only, and costs time in proportion
+    to the entries of the incoming gradient that are not 0.
+
+    Args:
+        hidden: Last hidden states, [batch, length, width].
+        weight: The LM head, [vocabulary, width].
+        mask: Bool [batch, length], true where a position takes part.
+
+    Returns:
+        float32 [batch, vocabulary]; minus infinity in rows without a position.
+    """
+    if not mask.any():
+        return hidden.new_full((len(hidden), len(weight)), float("-inf"), dtype=torch.float32)
+    pooled: Tensor = _MaxPool.apply(hidden, weight, _pooled_positions(mask))
+    return pooled.masked_fill(~mask.any(dim=1, keepdim=True), float("-inf"))
+
+
+def activate(pooled: Tensor) -> Tensor:
+    """Compute the weights ``log(1 + ReLU(pooled))`` of Eq. 1, exact near 0 (log1p)."""
+    return torch.log1p(torch.relu(pooled))
+
+
+def _pooled_positions(mask: Tensor) -> Tensor:
+    """Indices [batch, largest count] of each row's true positions; short rows repeat their first, which changes no maximum."""
+    counts = mask.sum(dim=1, keepdim=True)
+    order = mask.int().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
+    filled = torch.arange(order.shape[1], device=mask.device) < counts
+    return torch.where(filled, order, order[:, :1])
+
+
+class _MaxPool(torch.autograd.Function):
+    """The blocked product and maximum, with a backward pass through the arg-max positions only."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, positions: Tensor) -> Tensor:
+        rows = torch.arange(len(hidden), device=hidden.device)[:, None]
+        states = hidden[rows, positions]
+        batch, length, _ = states.shape
+        with_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        # The vocabulary leads, so that the maximum runs over neighbours in memory: measured faster than the other order.
+        pooled = torch.empty(len(weight), batch, dtype=torch.float32, device=hidden.device)
+        winners = torch.empty(len(weight), batch, dtype=torch.int32, device=hidden.device) if with_gradient else None
+        columns = states.reshape(batch * length, -1).T
+        block = max(1, _LOGITS_IN_FLIGHT // (batch * length))
+        for start in range(0, len(weight), block):
+            rows_of_head = weight[start : start + block]
+            logits = (rows_of_head.to(columns.dtype) @ columns).view(-1, batch, length)
+            if winners is None:
+                pooled[start : start + block] = logits.amax(dim=2)
+            else:
+                pooled[start : start + block], winners[start : start + block] = logits.max(dim=2)
+        if winners is not None:
+            ctx.save_for_backward(hidden, weight, positions, winners)
+        return pooled.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        hidden, weight, positions, winners = ctx.saved_tensors
+        batch, length, width = hidden.shape
+        row, term = gradient.nonzero(as_tuple=True)
+        state = row * length + positions[row, winners[term, row].long()]
+        terms, compact = torch.unique(term, return_inverse=True)
+        # A sparse matrix [states, active terms] holds the gradient of the few logits that won and are active.
+        sparse = torch.sparse_coo_tensor(
+            torch.stack([state, compact]), gradient[row, term].float(), (batch * length, len(terms)), check_invariants=False
+        )
+        hidden_gradient = weight_gradient = None
+        if ctx.needs_input_grad[0]:
+            product = torch.sparse.mm(sparse, weight[terms].float())
+            hidden_gradient = product.view(batch, length, width).to(hidden.dtype)
+        if ctx.needs_input_grad[1]:
+            weight_gradient = torch.zeros_like(weight)
+            states = hidden.reshape(batch * length, width).float()
+            weight_gradient[terms] = torch.sparse.mm(sparse.t(), states).to(weight.dtype)
+        return hidden_gradient, weight_gradient, None

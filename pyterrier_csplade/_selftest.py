@@ -1,0 +1,72 @@
+"""Proofs that a loaded model attends and scores as its contract says."""
+
+from __future__ import annotations
+
+import torch
+
+from ._backbone import Backbone
+from ._errors import ContractError
+
+# Tokens of the probe.
+_LENGTH = 8
+
+# All tolerances are ours and relative to the largest absolute value. A causal mask leaves position 0 equal to the last bit,
+# but bitsandbytes' int8 product chooses its outlier columns by looking at all positions (0.6% measured on a random Llama).
+_SEES = 1e-5
+_SEES_INT8 = 0.03
+# Logits of two routes differ by rounding, in bfloat16 by up to about 1%.
+_SAME_LOGITS = 0.05
+
+
+def self_test(backbone: Backbone) -> None:
+    """Prove the attention mask and the head of a loaded model.
+
+    Raises:
+        ContractError: Position 0 sees the last token though it must not, or does not though it must, alone or beside a padded
+            text; or the streamed maximum of the logits is not the maximum of the model's own logits.
+    """
+    training = backbone.training
+    backbone.eval()
+    with torch.no_grad():
+        _test_attention(backbone)
+        _test_head(backbone)
+    backbone.train(training)
+
+
+def _probe(backbone: Backbone) -> list[int]:
+    ids = backbone.vocabulary.token_ids
+    return ids[torch.linspace(0, len(ids) - 1, _LENGTH).long()].tolist()
+
+
+def _test_attention(backbone: Backbone) -> None:
+    first = _probe(backbone)
+    second = [*first[:-1], first[0]]
+    expected = backbone.contract.attention == "bidirectional"
+    tolerance = _SEES_INT8 if getattr(backbone.model, "is_loaded_in_8bit", False) else _SEES
+    # A padded batch takes another path through the attention implementation than a text alone.
+    for padding in (False, True):
+        before, after = (_first_state(backbone, ids, padding) for ids in (first, second))
+        sees = bool((before - after).abs().max() > tolerance * before.abs().max())
+        if sees != expected:
+            raise ContractError(
+                f"variant {backbone.contract.variant!r} needs {backbone.contract.attention} attention, but with "
+                f"attn_implementation={backbone.attn_implementation!r} position 0 "
+                f"{'sees' if sees else 'does not see'} the last token{' of a padded batch' if padding else ''}: "
+                "choose another attn_implementation or another architecture"
+            )
+
+
+def _first_state(backbone: Backbone, ids: list[int], padding: bool) -> torch.Tensor:
+    batch = backbone.collate([ids, ids * 2] if padding else [ids])
+    return backbone.hidden_states(batch["input_ids"], batch["attention_mask"])[0, 0].float()
+
+
+def _test_head(backbone: Backbone) -> None:
+    batch = backbone.collate([_probe(backbone)])
+    expected = backbone.reference_logits(**batch)
+    found = backbone.pooled_logits(**batch)
+    if not torch.allclose(found, expected, rtol=_SAME_LOGITS, atol=_SAME_LOGITS * float(expected.abs().max())):
+        raise ContractError(
+            f"{type(backbone.model).__name__} does more after its LM head than is known here: its logits differ from ours by "
+            f"up to {float((found - expected).abs().max()):g}"
+        )

