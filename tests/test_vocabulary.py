@@ -15,6 +15,11 @@ def test_leaves_out_what_the_lexicon_cannot_hold():
     assert vocabulary.token_ids.tolist() == [1, 3, 6]
 
 
+def test_leaves_out_what_terrier_would_sort_otherwise_than_it_searches():
+    assert list(Vocabulary.from_tokens({"！": 0, "▁🙂": 1, "▁the": 2}, special_ids=(), size=3)) == ["！", "▁the"]
+    assert list(Vocabulary.from_tokens({"▁🙂": 0, "▁the": 1}, special_ids=(), size=2)) == ["▁🙂", "▁the"]
+
+
 def test_columns_and_terms_are_inverse():
     vocabulary = Vocabulary(["b", "a"], [4, 2])
     assert [vocabulary.column(term) for term in vocabulary] == [0, 1]

@@ -1,0 +1,137 @@
+"""What Terrier can index without loss: the check of each document before it sees the engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from numbers import Integral, Real
+from typing import Any
+
+from ._errors import DataError
+from ._impacts import MAX_IMPACT
+from ._vocabulary import MAX_TERM_BYTES
+from ._vocabulary import is_index_term as _is_index_term
+
+#: UTF-16 units that a docno may have. Ours: Terrier reserves three bytes for each of them, in every document.
+MAX_DOCNO_LENGTH = 4096
+
+# A whole LLM vocabulary fits, so each term is measured once.
+is_index_term = lru_cache(maxsize=2**18)(_is_index_term)
+
+
+@lru_cache(maxsize=2**18)
+def may_be_misplaced(term: str) -> bool:
+    """Whether UTF-8 and UTF-16 may sort a term differently: it has a character from U+E000 on."""
+    return max(term) >= "\ue000"
+
+
+def check_order(terms: Iterable[str]) -> None:
+    """Refuse terms that hide each other: Terrier sorts its lexicon by UTF-16 and searches it by UTF-8.
+
+    Args:
+        terms: All terms that :func:`may_be_misplaced`.
+
+    Raises:
+        DataError: The two orders differ; names two terms.
+    """
+    by_utf8 = sorted(terms)
+    for one, other in zip(by_utf8, sorted(by_utf8, key=lambda term: term.encode("utf-16-be"))):
+        if one != other:
+            raise DataError(
+                f"Terrier cannot find {one!r} and {other!r} in one index (UTF-16 sorts them otherwise): leave one out"
+            )
+
+
+def check_docno(document: Mapping[str, Any], position: int) -> str:
+    """Return the docno of a document that Terrier gives back exactly.
+
+    Args:
+        document: The document.
+        position: Its place in the input, counted from 1, by which a message can name it.
+
+    Raises:
+        DataError: The docno is missing, not a str, or one that Terrier would change.
+    """
+    if "docno" not in document:
+        raise DataError(f"document {position} has no docno, only {', '.join(map(repr, document))}")
+    docno = document["docno"]
+    if not isinstance(docno, str):
+        raise DataError(f"docno of document {position} must be a str, found {docno!r} ({type(docno).__name__})")
+    # Terrier reads metadata back with Java's String.trim(), which takes control characters too, and drops a byte order mark.
+    if docno and (docno[0] <= " " or docno[-1] <= " " or docno[0] == "\ufeff"):
+        raise DataError(
+            f"docno {docno!r} of document {position} starts or ends with what Terrier strips: remove that character"
+        )
+    length = text_length(docno, f"docno {docno!r} of document {position}")
+    if length > MAX_DOCNO_LENGTH:
+        raise DataError(
+            f"docno {docno[:40]!r}... of document {position} has {length:,} characters: at most {MAX_DOCNO_LENGTH:,}"
+        )
+    return docno
+
+
+def check_field(document: Mapping[str, Any], name: str, docno: str) -> str:
+    """Return a metadata field of a document.
+
+    Raises:
+        DataError: The field is missing or not a str.
+    """
+    value = document.get(name)
+    if not isinstance(value, str):
+        raise DataError(f"document {docno!r}: metadata field {name!r} must be a str, found {value!r}")
+    return value
+
+
+def text_length(text: str, what: str) -> int:
+    """Return the length of a text in UTF-16 units, in which Terrier counts.
+
+    Raises:
+        DataError: UTF-8 cannot encode the text.
+    """
+    try:
+        return len(text.encode("utf-16-le")) // 2
+    except UnicodeEncodeError as error:
+        raise DataError(f"{what} holds a lone surrogate, which UTF-8 cannot encode: remove it") from error
+
+
+def to_impacts(toks: object, docno: str) -> dict[str, int]:
+    """Turn the ``toks`` of a document into the impacts that are indexed.
+
+    Weights are rounded half up; those that become 0, and those below, are left out.
+
+    Args:
+        toks: Term to weight.
+        docno: The document, for messages.
+
+    Returns:
+        Term to impact, from 1 to 2**31 - 1, in the order given.
+
+    Raises:
+        DataError: ``toks`` is not a dict, a term is one that Terrier's lexicon cannot hold, a weight is not a finite number,
+            or an impact, or the sum of the impacts, is above 2**31 - 1.
+    """
+    if not isinstance(toks, Mapping):
+        raise DataError(f"document {docno!r}: toks must be a dict of term to weight, found {type(toks).__name__}")
+    impacts = {}
+    for term, weight in toks.items():
+        if not (isinstance(term, str) and is_index_term(term)):
+            raise DataError(
+                f"document {docno!r}: Terrier cannot index the term {term!r}: terms have 1 to {MAX_TERM_BYTES} bytes of UTF-8"
+            )
+        impact = _round(weight, term, docno)
+        if impact > 0:
+            impacts[term] = impact
+    # Terrier adds up the length of a document in a Java int.
+    if sum(impacts.values()) > MAX_IMPACT:
+        raise DataError(f"document {docno!r}: the impacts add up to more than {MAX_IMPACT:,}: use a smaller scale")
+    return impacts
+
+
+def _round(weight: object, term: str, docno: str) -> int:
+    if not isinstance(weight, Integral) and not (isinstance(weight, Real) and math.isfinite(weight)):
+        raise DataError(f"document {docno!r}: the weight of {term!r} must be a finite number, found {weight!r}")
+    impact = int(weight) if isinstance(weight, Integral) else math.floor(float(weight) + 0.5)
+    if impact > MAX_IMPACT:
+        raise DataError(f"document {docno!r}: the impact of {term!r} is {weight!r}, above {MAX_IMPACT:,}: use a smaller scale")
+    return impact

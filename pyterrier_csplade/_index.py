@@ -1,0 +1,225 @@
+"""A Terrier index of impacts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyterrier as pt
+from pyterrier.terrier import TerrierModel
+
+from ._contract import Contract
+from ._errors import CspladeError, ImpactIndexError
+from ._indexer import ImpactIndexer
+from ._java import start, summary
+from ._manifest import MANIFEST_FILE, check_all, check_on_opening, has_manifest
+from ._retriever import ImpactRetriever
+from ._spool import OnDuplicate
+
+T = TypeVar("T")
+
+# Structures that Terrier would otherwise open at first use, perhaps after another process has replaced the index.
+_STRUCTURES = ("lexicon", "inverted", "document", "meta")
+
+
+class ImpactIndex(pt.terrier.TerrierIndex):
+    """A Terrier index of impacts, built safely and searched exactly.
+
+    On disk it is a plain Terrier index: ``pt.Artifact.load`` opens it without this package. Its ``pt_meta.json`` also holds the
+    contract of the encoder of the documents, and ``csplade_manifest.json`` the size and SHA-256 of every file. Opening it to
+    search compares the sizes, and the digests too up to 256 MiB; :meth:`verify` always compares both.
+
+    Example::
+
+        index = ImpactIndex("my.index")
+        (csplade.doc_encoder() >> index).index(dataset.get_corpus_iter())
+        pipeline = csplade.query_encoder() >> index.retriever()
+    """
+
+    schematic = {"label": "ImpactIndex", "help_url": None}
+
+    def __init__(self, path: str | Path, *, memory: bool = False) -> None:
+        """Name an index, which need not exist yet.
+
+        Args:
+            path: Its directory.
+            memory: Whether to load it into memory to search it.
+        """
+        super().__init__(path, memory=memory)
+        self._index_obj: Any = None
+        self._contract: Contract | None = None
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the index, absolute and free of links."""
+        return Path(os.path.realpath(str(self.path)))
+
+    @property
+    def contract(self) -> Contract | None:
+        """The contract of the encoder of the documents; None if it is unknown or nothing is built."""
+        return self._read_contract() if self._index_obj is None else self._contract
+
+    def verify(self) -> None:
+        """Compare every file with the manifest: size and SHA-256. Reads the whole index.
+
+        Raises:
+            ImpactIndexError: A file is missing or has changed (names it), or there is no index or no manifest.
+        """
+        self._check_built()
+        self._read_whole(lambda: check_all(self.directory))
+
+    def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Any) -> ImpactIndex:
+        """Build the index from documents with ``docno`` and ``toks``; see :meth:`toks_indexer` for the rules and options.
+
+        Args:
+            iter: The documents.
+            **kwargs: None are known.
+
+        Returns:
+            This index.
+        """
+        return self.toks_indexer().index(iter, **kwargs)
+
+    def index_inputs(self) -> list[list[str]]:
+        """Return the columns that documents need."""
+        return self.toks_indexer().index_inputs()
+
+    def toks_indexer(  # type: ignore[override]  # one thread: more would make the order of the documents random
+        self,
+        *,
+        meta: Iterable[str] = ("docno",),
+        overwrite: bool = False,
+        on_duplicate: OnDuplicate = "refuse",
+        max_empty: float = 0.5,
+        verbose: bool = False,
+    ) -> ImpactIndexer:
+        """Return an indexer of documents with ``docno`` and ``toks`` (term to impact).
+
+        Weights are rounded half up; those that become 0, and those below, are left out. Refused, with a message that names the
+        document, is what Terrier would change silently: a docno or term that it cannot store exactly (terms have 1 to 60 bytes
+        of UTF-8), a docno that comes again, a weight that is not finite, an impact above 2**31 - 1.
+
+        Args:
+            meta: Metadata fields to store; documents must have them as str. Their lengths are measured, so the lengths of a
+                dict, as :class:`pyterrier.terrier.TerrierIndex` takes it, are not used.
+            overwrite: Whether to replace an index. The old one stays whole and usable until the new one is.
+            on_duplicate: "refuse" a docno that comes again, "skip" the later document, or keep the "last" one.
+            max_empty: Largest share of documents without any impact. They are indexed, with a warning; a larger share is
+                refused, because it is the mark of an encoder that does not work. 0.5 is ours.
+            verbose: Whether to show a progress bar.
+
+        Returns:
+            The indexer.
+        """
+        return ImpactIndexer(
+            self, meta=meta, overwrite=overwrite, on_duplicate=on_duplicate, max_empty=max_empty, verbose=verbose
+        )
+
+    def indexer(self, **kwargs: Any) -> ImpactIndexer:
+        """Return :meth:`toks_indexer`: an impact index has no text to tokenise."""
+        return self.toks_indexer(**kwargs)
+
+    def retriever(  # type: ignore[override]
+        self,
+        model: TerrierModel | str | None = None,
+        model_args: dict[str, Any] | None = None,
+        *,
+        num_results: int = 1000,
+        exact_scores: bool = True,
+        include_fields: list[str] | None = None,
+        threads: int = 1,
+        verbose: bool = False,
+    ) -> pt.Transformer:
+        """Return a retriever of queries with ``query_toks`` (term to weight): by default by dot product.
+
+        Args:
+            model: A weighting model of Terrier in place of the dot product.
+            model_args: Arguments of that model.
+            num_results: Documents for each query, at most.
+            exact_scores: Whether scores are the dot product; Terrier's own are divided by the query's largest weight.
+            include_fields: Metadata fields to return beside the docno.
+            threads: Threads to search with.
+            verbose: Whether to show a progress bar.
+
+        Returns:
+            The retriever.
+        """
+        if model is not None:
+            return super().retriever(
+                model, model_args, num_results=num_results, include_fields=include_fields, threads=threads, verbose=verbose
+            )
+        return ImpactRetriever(
+            self,
+            num_results=num_results,
+            exact_scores=exact_scores,
+            include_fields=include_fields,
+            threads=threads,
+            verbose=verbose,
+        )
+
+    def index_obj(self) -> Any:
+        """Return the Java index object, opened at first use.
+
+        Raises:
+            ImpactIndexError: There is no index, or its files do not match its manifest.
+        """
+        if self._index_obj is None:
+            self._index_obj, self._contract = self._read_whole(self._open)
+        return self._index_obj
+
+    def close(self) -> None:
+        """Forget the opened index, so that the next use opens what is at the path then."""
+        self._index_obj = self._index_ref = None
+
+    def __repr__(self) -> str:
+        return f"ImpactIndex({str(self.path)!r}{', memory=True' if self.memory else ''})"
+
+    def _check_built(self) -> None:
+        if not self.built():
+            raise ImpactIndexError(f"no index at {self.path}: build it with (csplade.doc_encoder() >> index).index(...)")
+
+    def _read_contract(self) -> Contract | None:
+        values = self._csplade_metadata().get("contract")
+        return None if values is None else Contract.from_dict(values, source=str(self.directory / "pt_meta.json"))
+
+    def _csplade_metadata(self) -> dict[str, Any]:
+        path = self.directory / "pt_meta.json"
+        if not path.exists():
+            return {}
+        try:
+            metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")).get("csplade", {})
+        except (ValueError, AttributeError) as error:
+            raise ImpactIndexError(f"{path} is damaged ({error}): build the index again") from error
+        return metadata
+
+    def _open(self) -> tuple[Any, Contract | None]:
+        self._check_built()
+        if has_manifest(self.directory) or self._csplade_metadata():
+            check_on_opening(self.directory)
+        start()
+        try:
+            index = pt.terrier.IndexFactory.of(pt.terrier.J.IndexRef.of(str(self.directory)), memory=self.memory)
+            for structure in _STRUCTURES:
+                index.getIndexStructure(structure)
+        except Exception as error:
+            raise ImpactIndexError(f"Terrier cannot open {self.path}: {summary(error)}") from error
+        return index, self._read_contract()
+
+    def _read_whole(self, read: Callable[[], T]) -> T:
+        """Read files that all belong to one index: once more if another process has replaced them meanwhile."""
+        while True:
+            before = self._identity()
+            try:
+                result = read()
+            except (CspladeError, OSError):
+                if self._identity() == before:
+                    raise
+            else:
+                if self._identity() == before:
+                    return result
+
+    def _identity(self) -> bytes:
+        return (self.directory / MANIFEST_FILE).read_bytes() if has_manifest(self.directory) else b""

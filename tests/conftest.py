@@ -1,0 +1,101 @@
+"""Fixtures that several test files share: a tiny random model, a small collection, and a machine without network."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+if TYPE_CHECKING:  # loads torch, which the tests of the index do without
+    from pyterrier_csplade import CSPLADE
+
+DOCUMENTS = {
+    "d1": "An inverted index maps every term to its postings.",
+    "d2": "Sparse retrieval with language models expands a text by related terms.",
+    "d3": "The maximum over positions of the logits is taken before the activation.",
+    "d4": "dogs and cats",
+    "d5": "A causal mask hides what comes later from every position.",
+    "d6": "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. 検索 🙂",
+    "d7": "Cats sleep for most of the day, dogs do not.",
+    "d8": "BM25 weighs how often a term stands in a text and how rare it is.",
+}
+
+
+@pytest.fixture(scope="session")
+def csplade() -> CSPLADE:
+    """A random Llama of 2 layers."""
+    from models import language_model, tokenizer
+
+    from pyterrier_csplade import CSPLADE
+
+    return CSPLADE((language_model(), tokenizer()), batch_size=3)
+
+
+@pytest.fixture
+def unloaded(monkeypatch: pytest.MonkeyPatch) -> CSPLADE:
+    """A model that fails a test which loads it."""
+    from pyterrier_csplade import CSPLADE
+
+    def refuse(self: CSPLADE) -> Any:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(CSPLADE, "_load", refuse)
+    return CSPLADE("some/model")
+
+
+@pytest.fixture
+def encoded(csplade: CSPLADE, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
+    """A list that fills with what ``csplade`` encodes: role and texts of each call."""
+    calls: list[tuple[str, list[str]]] = []
+
+    def record(method: Callable[..., Any], role: str) -> Callable[..., Any]:
+        def wrapper(texts: list[str], **kwargs: Any) -> Any:
+            calls.append((role, list(texts)))
+            return method(texts, **kwargs)
+
+        return wrapper
+
+    monkeypatch.setattr(csplade, "encode_docs", record(csplade.encode_docs, "document"))
+    monkeypatch.setattr(csplade, "encode_queries", record(csplade.encode_queries, "query"))
+    return calls
+
+
+@pytest.fixture
+def documents() -> pd.DataFrame:
+    """Eight documents."""
+    return pd.DataFrame({"docno": list(DOCUMENTS), "text": list(DOCUMENTS.values())})
+
+
+@pytest.fixture
+def topics() -> pd.DataFrame:
+    """Three queries."""
+    return pd.DataFrame({"qid": ["q1", "q2", "q3"], "query": ["inverted index", "dogs and cats", "causal language models"]})
+
+
+@pytest.fixture
+def qrels() -> pd.DataFrame:
+    """Judgements of the three queries."""
+    return pd.DataFrame(
+        {"qid": ["q1", "q2", "q2", "q3", "q3"], "docno": ["d1", "d4", "d7", "d5", "d2"], "label": [1, 2, 1, 1, 1]}
+    )
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections fail a test."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError(f"network used: {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def dense(matrix: Any) -> np.ndarray:
+    """A sparse matrix as a float64 array."""
+    return np.asarray(matrix.todense(), dtype=np.float64)

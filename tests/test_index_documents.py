@@ -1,0 +1,165 @@
+"""What an index refuses, drops and keeps, before any engine sees it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyterrier_csplade import Contract, ContractError, DataError, ImpactVector
+from pyterrier_csplade._documents import MAX_DOCNO_LENGTH, check_docno, to_impacts
+from pyterrier_csplade._spool import Spool
+
+GOOD = {"docno": "d", "toks": {"a": 1}}
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path / "spool")
+
+
+def documents(toks: dict[str, Any], count: int = 5) -> list[dict[str, Any]]:
+    return [{"docno": f"d{i}", "toks": dict(toks)} for i in range(count)]
+
+
+def test_documents_come_back_as_they_went_in(spool: Spool) -> None:
+    spool.fill([{"docno": "é 1", "toks": {"Ġa": 3, "\n\0": 2**31 - 4}, "text": "not kept"}, {"docno": "d2", "toks": {}}])
+    assert list(spool) == [{"docno": "é 1", "toks": {"Ġa": 3, "\n\0": 2**31 - 4}}, {"docno": "d2", "toks": {}}]
+    assert (spool.documents, spool.empty, spool.postings, spool.fractional) == (2, 1, 2, False)
+
+
+@pytest.mark.parametrize("position", [1, 500])
+@pytest.mark.parametrize("document", [{"toks": {}}, *({"docno": d, "toks": {}} for d in (None, math.nan, 7, b"d", ["d"]))])
+def test_docno_that_is_no_str_is_refused_with_its_position(spool: Spool, position: int, document: dict[str, Any]) -> None:
+    stream = documents({"a": 1}, 600)
+    stream[position - 1] = document
+    with pytest.raises(DataError, match=rf"document {position}\b"):
+        spool.fill(stream)
+
+
+@pytest.mark.parametrize("docno", [" d", "d ", "\td", "d\n", "d\0", "\x1fd", "\ufeffd", "d\ud800", "\n", " "])
+def test_docno_that_terrier_would_change_is_refused(docno: str) -> None:
+    with pytest.raises(DataError, match="document 3"):
+        check_docno({"docno": docno}, 3)
+
+
+@pytest.mark.parametrize("docno", ["", "a b", "a\nb", "a\0b", "../x", "אבג", "d\ufeff", '"}\n{"index":"', "🙂" * 11, "d\u3000"])
+def test_other_docnos_are_kept(docno: str) -> None:
+    assert check_docno({"docno": docno}, 1) == docno
+
+
+def test_length_of_docnos_is_measured_in_the_units_of_terrier(spool: Spool) -> None:
+    spool.fill([GOOD, {"docno": "🙂" * 11, "toks": {}}])
+    assert spool.lengths == {"docno": 22}
+
+
+def test_enormous_docno_is_refused(spool: Spool) -> None:
+    with pytest.raises(DataError, match="document 1 has 4,097 characters"):
+        spool.fill([{"docno": "d" * (MAX_DOCNO_LENGTH + 1), "toks": {}}])
+
+
+@pytest.mark.parametrize("distance", [1, 5000])
+def test_duplicate_docno_is_refused(spool: Spool, distance: int) -> None:
+    stream = documents({"a": 1}, distance + 1)
+    stream[distance]["docno"] = "d0"
+    with pytest.raises(DataError, match=rf"docno 'd0' of document {distance + 1} stands twice"):
+        spool.fill(stream)
+
+
+@pytest.mark.parametrize(("policy", "kept"), [("skip", [("x", 1), ("y", 2)]), ("last", [("y", 2), ("x", 5)])])
+def test_duplicate_policies(tmp_path: Path, policy: Any, kept: list[tuple[str, int]]) -> None:
+    spool = Spool(tmp_path / "spool", on_duplicate=policy)
+    stream = [("x", {"a": 1}), ("y", {"a": 2}), ("x", {}), ("x", {"a": 5})]
+    spool.fill({"docno": docno, "toks": toks} for docno, toks in stream)
+    assert [(record["docno"], record["toks"]["a"]) for record in spool] == kept
+    assert (spool.documents, spool.empty, spool.postings) == (2, 0, 2)
+
+
+@pytest.mark.parametrize("toks", [None, math.nan, ["a"], "a", 3])
+def test_toks_that_are_no_dict_are_refused(toks: object) -> None:
+    with pytest.raises(DataError, match="document 'd7': toks"):
+        to_impacts(toks, "d7")
+
+
+def test_document_without_toks_is_refused(spool: Spool) -> None:
+    with pytest.raises(DataError, match="'d1' has no toks"):
+        spool.fill([GOOD, {"docno": "d1", "text": "x"}])
+
+
+@pytest.mark.parametrize(
+    "weight", [math.nan, math.inf, -math.inf, np.float32("nan"), None, "3", [1], 1j, 2**31, 2.0**31, 10**400]
+)
+def test_weight_that_is_no_impact_is_refused(weight: Any) -> None:
+    with pytest.raises(DataError, match="'d7'.*'term'"):
+        to_impacts({"a": 1, "term": weight}, "d7")
+
+
+def test_sum_of_impacts_must_fit() -> None:
+    assert to_impacts({"a": 2**31 - 1}, "d") == {"a": 2**31 - 1}
+    with pytest.raises(DataError, match="'d'.*add up"):
+        to_impacts({"a": 2**30, "b": 2**30}, "d")
+
+
+def test_rounding_is_half_up_and_what_is_left_of_nothing_is_dropped() -> None:
+    weights = {
+        "a": 0,
+        "b": -1,
+        "c": 0.3,
+        "d": 0.5,
+        "e": 1.49,
+        "f": 2.5,
+        "g": np.float32(3.5),
+        "h": np.int64(7),
+        "i": -0.0,
+        "j": True,
+    }
+    assert to_impacts(weights, "d") == {"d": 1, "e": 1, "f": 3, "g": 4, "h": 7, "j": 1}
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=15), st.floats(-10, 1e6) | st.integers(-10, 10**6)))
+def test_impacts_are_positive_ints_within_half_of_the_weight(weights: dict[str, float]) -> None:
+    impacts = to_impacts(weights, "d")
+    assert all(type(impact) is int and impact >= 1 and abs(impact - weights[term]) <= 0.5 for term, impact in impacts.items())
+    assert all(term in impacts for term, weight in weights.items() if weight >= 0.5)
+
+
+@pytest.mark.parametrize("term", ["", "x" * 61, "é" * 31, "🙂" * 16, "a\ud83d", 3, None, b"a"])
+def test_term_that_terrier_cannot_hold_is_refused(term: Any) -> None:
+    with pytest.raises(DataError, match="'d7'.*cannot index the term"):
+        to_impacts({term: 1}, "d7")
+
+
+def test_fractional_weights_are_noticed(spool: Spool) -> None:
+    spool.fill([GOOD, {"docno": "e", "toks": {"a": 1.5}}])
+    assert spool.fractional
+
+
+def test_vectors_of_two_encoders_are_refused_and_both_are_named(spool: Spool) -> None:
+    one, other = Contract(weights="1", base_model="lm-one"), Contract(weights="2", base_model="lm-two")
+    with pytest.raises(ContractError, match="'d3'.*lm-two.*lm-one"):
+        spool.fill({"docno": f"d{i}", "toks": ImpactVector({"a": 1}, one if i < 3 else other)} for i in range(5))
+
+
+def test_contract_of_comparable_and_unknown_vectors_is_kept(spool: Spool) -> None:
+    contract = Contract(weights="1", document_length=64)
+    vectors = [{"a": 1}, ImpactVector({"a": 1}, contract), ImpactVector({}, contract.replace(document_length=512))]
+    spool.fill({"docno": f"d{i}", "toks": toks} for i, toks in enumerate(vectors))
+    assert spool.contract == contract
+
+
+def test_metadata_fields_are_kept_and_measured(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", fields=["docno", "url"])
+    spool.fill([{**GOOD, "url": "u" * 100, "text": "not kept"}])
+    assert list(spool) == [{**GOOD, "url": "u" * 100}]
+    assert spool.lengths == {"docno": 20, "url": 100}
+
+
+@pytest.mark.parametrize("url", [None, 3, "\ud800"])
+def test_metadata_field_that_is_no_text_is_refused(tmp_path: Path, url: Any) -> None:
+    with pytest.raises(DataError, match="'d'.*'url'"):
+        Spool(tmp_path / "spool", fields=["url"]).fill([{**GOOD, "url": url}])
