@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._contract import Contract
-    from ._errors import ConfigError, ContractError, CspladeError, DataError, ImpactIndexError
+    from ._errors import ConfigError, ContractError, CspladeError, DataError, ImpactIndexError, TrainingError
     from ._impacts import ImpactVector, Quantizer
     from ._index import ImpactIndex
     from ._model import CSPLADE
@@ -38,6 +38,7 @@ __all__ = [
     "ImpactIndexError",
     "ImpactVector",
     "Quantizer",
+    "TrainingError",
     "Vocabulary",
 ]
 
@@ -53,6 +54,7 @@ _MODULES = {
     "ImpactIndexError": "_errors",
     "ImpactVector": "_impacts",
     "Quantizer": "_impacts",
+    "TrainingError": "_errors",
     "Vocabulary": "_vocabulary",
 }
 

@@ -37,7 +37,7 @@ def equation_1(lm: Any, ids: Sequence[int], *, first: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_equals_equation_1_on_the_models_own_logits(name: str, variant: str):
+def test_equals_equation_1_on_the_models_own_logits(name: str, variant: str) -> None:
     model = backbone(name, variant=variant)
     lm = language_model(name, attn_implementation="eager")
     lm.config.is_causal = variant != "bidirectional"
@@ -49,7 +49,7 @@ def test_equals_equation_1_on_the_models_own_logits(name: str, variant: str):
 
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_texts_vector_does_not_depend_on_its_batch(variant: str, attn_implementation: str):
+def test_a_texts_vector_does_not_depend_on_its_batch(variant: str, attn_implementation: str) -> None:
     model = backbone(variant=variant, attn_implementation=attn_implementation)
     alone = torch.cat([encode(model, [text]) for text in TEXTS])
     orders: list[list[int]] = [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [3, 5], [3, 3, 4]]
@@ -59,7 +59,7 @@ def test_a_texts_vector_does_not_depend_on_its_batch(variant: str, attn_implemen
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_padding_neither_length_nor_side_changes_a_vector(variant: str):
+def test_padding_neither_length_nor_side_changes_a_vector(variant: str) -> None:
     model, left = backbone(variant=variant), tokenizer()
     expected = encode(model, [TEXTS[3]])
     ids = model.tokenize([TEXTS[3]], "document")[0]
@@ -73,20 +73,20 @@ def test_padding_neither_length_nor_side_changes_a_vector(variant: str):
         left.padding_side = "right"
 
 
-def test_sdpa_and_eager_agree():
+def test_sdpa_and_eager_agree() -> None:
     for variant in VARIANTS:
         sdpa, eager = (encode(backbone(variant=variant, attn_implementation=i), TEXTS) for i in ("sdpa", "eager"))
         torch.testing.assert_close(sdpa, eager, rtol=1e-5, atol=1e-5)
 
 
-def test_echo_differs_from_causal_and_bidirectional_from_both():
+def test_echo_differs_from_causal_and_bidirectional_from_both() -> None:
     causal, echo, both = (encode(backbone(variant=variant), TEXTS) for variant in VARIANTS)
     assert not torch.allclose(causal, echo, atol=1e-3)
     assert not torch.allclose(causal, both, atol=1e-3)
     assert not torch.allclose(echo, both, atol=1e-3)
 
 
-def test_prefix_bos_and_eos_follow_the_contract():
+def test_prefix_bos_and_eos_follow_the_contract() -> None:
     plain = tokenizer()
     model = backbone(query_prefix="query: ", document_prefix="passage: ", add_bos=True, add_eos=True, query_length=6)
     assert model.tokenize(["dogs"], "document")[0] == [[0, *plain("passage: dogs")["input_ids"], 1]]
@@ -97,19 +97,19 @@ def test_prefix_bos_and_eos_follow_the_contract():
     assert model.tokenize(["", "  \n"], "document")[0] == [[], []]
 
 
-def test_special_tokens_are_neither_pooled_nor_index_terms():
+def test_special_tokens_are_neither_pooled_nor_index_terms() -> None:
     model = backbone(add_bos=True, add_eos=True)
     assert not {"<s>", "</s>", "<pad>"} & set(model.vocabulary)
     batch = model.collate(model.tokenize(["dogs"], "document")[0])
     assert batch["pool_mask"][0].tolist() == [False, *[True] * (batch["input_ids"].shape[1] - 2), False]
 
 
-def test_logit_scale_multiplies_the_logits():
+def test_logit_scale_multiplies_the_logits() -> None:
     plain, scaled = encode(backbone(), TEXTS), encode(backbone(logit_scale=0.5), TEXTS)
     torch.testing.assert_close(torch.expm1(scaled), 0.5 * torch.expm1(plain))
 
 
-def test_a_text_of_any_length_is_cut_at_the_maximum_and_counted():
+def test_a_text_of_any_length_is_cut_at_the_maximum_and_counted() -> None:
     model = backbone(document_length=20)
     long = "index " * 100_000
     (ids,), cut = model.tokenize([long], "document")
@@ -117,12 +117,12 @@ def test_a_text_of_any_length_is_cut_at_the_maximum_and_counted():
     assert cut == 1
 
 
-def test_lengths_never_exceed_the_models_positions():
+def test_lengths_never_exceed_the_models_positions() -> None:
     assert backbone().contract.document_length == 128
     assert backbone(variant="echo").contract.document_length == 64
 
 
-def test_the_self_test_refuses_a_model_that_ignores_is_causal():
+def test_the_self_test_refuses_a_model_that_ignores_is_causal() -> None:
     model = backbone(variant="bidirectional")
     model.model.config.is_causal = True
     with pytest.raises(ContractError, match="bidirectional.*does not see the last token"):
@@ -133,7 +133,7 @@ def test_the_self_test_refuses_a_model_that_ignores_is_causal():
         self_test(model)
 
 
-def test_the_self_test_refuses_logits_that_it_cannot_reproduce():
+def test_the_self_test_refuses_logits_that_it_cannot_reproduce() -> None:
     model = backbone()
     original = model.model.forward
 
@@ -147,7 +147,7 @@ def test_the_self_test_refuses_logits_that_it_cannot_reproduce():
         self_test(model)
 
 
-def test_gradients_reach_every_part_of_the_model():
+def test_gradients_reach_every_part_of_the_model() -> None:
     model = backbone("llama-tied")
     model(**model.collate(model.tokenize(TEXTS, "document")[0])).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.model.parameters())

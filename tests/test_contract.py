@@ -28,7 +28,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def test_the_file_gives_back_every_field(tmp_path: Path):
+def test_the_file_gives_back_every_field(tmp_path: Path) -> None:
     contract = Contract(**SETTINGS)
     contract.save(tmp_path)
     assert Contract.load(tmp_path / CONTRACT_FILE) == contract
@@ -38,16 +38,16 @@ def test_the_file_gives_back_every_field(tmp_path: Path):
 @pytest.mark.parametrize(
     "name", ["variant", "query_prefix", "document_prefix", "add_bos", "add_eos", "logit_scale", "weights", "vocabulary_sha256"]
 )
-def test_fingerprint_changes_with_what_changes_a_vector(name: str):
+def test_fingerprint_changes_with_what_changes_a_vector(name: str) -> None:
     assert Contract(**{name: SETTINGS[name]}).fingerprint != Contract().fingerprint
 
 
 @pytest.mark.parametrize("name", ["query_length", "document_length", "impact_scale", "temperature", "base_model", "training"])
-def test_fingerprint_keeps_with_what_does_not(name: str):
+def test_fingerprint_keeps_with_what_does_not(name: str) -> None:
     assert Contract(**{name: SETTINGS[name]}).fingerprint == Contract().fingerprint
 
 
-def test_defaults_are_those_of_a_model_without_a_contract():
+def test_defaults_are_those_of_a_model_without_a_contract() -> None:
     contract = Contract()
     assert (contract.variant, contract.query_prefix, contract.document_prefix) == ("causal", "", "")
     assert (contract.add_bos, contract.add_eos, contract.logit_scale) == (False, False, 1.0)
@@ -64,14 +64,14 @@ def test_defaults_are_those_of_a_model_without_a_contract():
         ({"format": 2}, "newer format"),
     ],
 )
-def test_refuses_a_file_that_is_wrong(values: dict[str, Any], message: str, tmp_path: Path):
+def test_refuses_a_file_that_is_wrong(values: dict[str, Any], message: str, tmp_path: Path) -> None:
     (tmp_path / CONTRACT_FILE).write_text(json.dumps(values))
     with pytest.raises(ContractError, match=message):
         Contract.load(tmp_path / CONTRACT_FILE)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "3"])
-def test_refuses_a_file_that_is_no_object(text: str, tmp_path: Path):
+def test_refuses_a_file_that_is_no_object(text: str, tmp_path: Path) -> None:
     (tmp_path / CONTRACT_FILE).write_text(text)
     with pytest.raises(ContractError, match=CONTRACT_FILE):
         Contract.load(tmp_path / CONTRACT_FILE)

@@ -16,7 +16,7 @@ from pyterrier_csplade._impacts import MAX_IMPACT, minimum_weight, to_vectors, t
 WEIGHTS = arrays(np.float32, (4, 6), elements=st.floats(0, 20, width=32))
 
 
-def test_quantizer_rounds_half_up_and_drops_zeros():
+def test_quantizer_rounds_half_up_and_drops_zeros() -> None:
     quantised = Quantizer(100)(csr_matrix(np.array([[0.004, 0.0050001, 0.125, 1.0, 2.994]])))
     assert quantised.toarray().tolist() == [[0, 1, 13, 100, 299]]
     assert quantised.nnz == 4
@@ -24,25 +24,25 @@ def test_quantizer_rounds_half_up_and_drops_zeros():
 
 
 @given(WEIGHTS, st.floats(0.5, 1000))
-def test_quantisation_loses_at_most_half_a_step(weights: np.ndarray, scale: float):
+def test_quantisation_loses_at_most_half_a_step(weights: np.ndarray, scale: float) -> None:
     quantised = Quantizer(scale)(csr_matrix(weights)).toarray()
     assert np.all(np.abs(quantised / scale - weights) <= 0.5 / scale + 1e-9)
 
 
 @pytest.mark.parametrize("weight", [-0.1, np.nan, np.inf, -np.inf, MAX_IMPACT])
-def test_quantizer_refuses_what_no_index_can_hold_and_names_the_row(weight: float):
+def test_quantizer_refuses_what_no_index_can_hold_and_names_the_row(weight: float) -> None:
     with pytest.raises(DataError, match="row 2"):
         Quantizer(100)(csr_matrix(np.array([[0.0, 1], [0, 0], [1, weight]])))
 
 
 @pytest.mark.parametrize("scale", [0, -1, float("inf"), float("nan")])
-def test_quantizer_refuses_a_scale_that_is_none(scale: float):
+def test_quantizer_refuses_a_scale_that_is_none(scale: float) -> None:
     with pytest.raises(ValueError, match="scale"):
         Quantizer(scale)
 
 
 @given(WEIGHTS, st.integers(0, 7))
-def test_top_k_keeps_the_largest(weights: np.ndarray, k: int):
+def test_top_k_keeps_the_largest(weights: np.ndarray, k: int) -> None:
     kept = top_k(csr_matrix(weights), k).toarray()
     for row, result in zip(weights, kept):
         largest = np.argsort(-row, kind="stable")[:k]
@@ -51,11 +51,11 @@ def test_top_k_keeps_the_largest(weights: np.ndarray, k: int):
         assert result.tolist() == expected.tolist()
 
 
-def test_minimum_weight():
+def test_minimum_weight() -> None:
     assert minimum_weight(csr_matrix([[0.1, 0.3], [0.2, 0.0]]), 0.2).toarray().tolist() == [[0, 0.3], [0.2, 0]]
 
 
-def test_to_vectors_holds_every_entry_heaviest_first():
+def test_to_vectors_holds_every_entry_heaviest_first() -> None:
     matrix = random_matrix(5, 9, density=0.5, random_state=1, format="csr")
     terms = [f"t{column}" for column in range(9)]
     contract = Contract()
@@ -65,12 +65,12 @@ def test_to_vectors_holds_every_entry_heaviest_first():
         assert vector.contract is contract
 
 
-def test_integer_impacts_are_python_integers():
+def test_integer_impacts_are_python_integers() -> None:
     (vector,) = to_vectors(csr_matrix(np.array([[3, 0]], dtype=np.int32)), ["a", "b"])
     assert type(vector["a"]) is int
 
 
-def test_an_impact_vector_is_a_dict_that_survives_pickling():
+def test_an_impact_vector_is_a_dict_that_survives_pickling() -> None:
     vector = ImpactVector({"a": 1}, Contract(weights="w"))
     copy = pickle.loads(pickle.dumps(vector))
     assert copy == {"a": 1}

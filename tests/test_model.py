@@ -34,7 +34,7 @@ def dense(matrix: Any) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------- encoding
 
 
-def test_encodes_in_the_order_of_the_texts_with_empty_rows_for_empty_texts(csplade: CSPLADE):
+def test_encodes_in_the_order_of_the_texts_with_empty_rows_for_empty_texts(csplade: CSPLADE) -> None:
     texts = ["", *TEXTS, "  ", TEXTS[0]]
     matrix = csplade.encode_docs(texts)
     assert matrix.shape == (len(texts), len(csplade.vocabulary))
@@ -46,24 +46,24 @@ def test_encodes_in_the_order_of_the_texts_with_empty_rows_for_empty_texts(cspla
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_integer_impacts_do_not_depend_on_the_batch_size(csplade: CSPLADE, batch_size: int):
+def test_integer_impacts_do_not_depend_on_the_batch_size(csplade: CSPLADE, batch_size: int) -> None:
     def impacts(size: int) -> np.ndarray:
         return np.rint(dense(csplade.encode_docs(TEXTS * 3, batch_size=size)) * 100)
 
     assert np.mean(impacts(batch_size) == impacts(3)) >= 0.999
 
 
-def test_no_texts_give_no_rows(csplade: CSPLADE):
+def test_no_texts_give_no_rows(csplade: CSPLADE) -> None:
     assert csplade.encode_queries([]).shape == (0, len(csplade.vocabulary))
 
 
 @pytest.mark.parametrize("text", [None, float("nan"), 3, b"bytes", "a\ud800"])
-def test_refuses_what_is_no_text_and_names_it(csplade: CSPLADE, text: Any):
+def test_refuses_what_is_no_text_and_names_it(csplade: CSPLADE, text: Any) -> None:
     with pytest.raises(DataError, match="text 1"):
         csplade.encode_docs(["good", text])
 
 
-def test_queries_and_documents_have_their_own_lengths_and_truncation_is_said_once(recwarn: pytest.WarningsRecorder):
+def test_queries_and_documents_have_their_own_lengths_and_truncation_is_said_once(recwarn: pytest.WarningsRecorder) -> None:
     csplade = CSPLADE((language_model(), tokenizer()), contract=Contract(query_length=3, document_length=5))
     text = "one two three four five"
     ids = tokenizer()(text)["input_ids"]
@@ -77,14 +77,14 @@ def test_queries_and_documents_have_their_own_lengths_and_truncation_is_said_onc
     assert len([w for w in recwarn if "were cut to" in str(w.message)]) == 2
 
 
-def test_decode_lists_the_expansion_by_weight(csplade: CSPLADE):
+def test_decode_lists_the_expansion_by_weight(csplade: CSPLADE) -> None:
     row = csplade.encode_docs([TEXTS[0]])
     expansion = csplade.decode(row)
     assert list(expansion.values()) == sorted(expansion.values(), reverse=True)
     assert expansion == {csplade.vocabulary[c]: pytest.approx(w) for c, w in zip(row.indices, row.data)}
 
 
-def test_explanation_adds_up_to_the_score(csplade: CSPLADE):
+def test_explanation_adds_up_to_the_score(csplade: CSPLADE) -> None:
     query, doc = csplade.encode_queries([TEXTS[3]]), csplade.encode_docs([TEXTS[1]])
     explanation = csplade.explain(TEXTS[3], TEXTS[1])
     assert math.fsum(explanation.values()) == pytest.approx((query @ doc.T).toarray().item(), rel=1e-5)
@@ -103,14 +103,14 @@ def test_explanation_adds_up_to_the_score(csplade: CSPLADE):
 )
 def test_a_batch_that_does_not_fit_is_halved_and_the_vectors_stay(
     csplade: CSPLADE, error: Exception, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     expected = dense(csplade.encode_docs(TEXTS, batch_size=1))
     sizes = limit_batches(csplade, 1, error, monkeypatch)
     np.testing.assert_allclose(dense(csplade.encode_docs(TEXTS, batch_size=6)), expected, rtol=1e-4, atol=1e-4)
     assert max(sizes[3:]) == 1, "once memory has run out the batch stays small"
 
 
-def test_one_text_that_does_not_fit_is_an_error_that_names_it(csplade: CSPLADE, monkeypatch: pytest.MonkeyPatch):
+def test_one_text_that_does_not_fit_is_an_error_that_names_it(csplade: CSPLADE, monkeypatch: pytest.MonkeyPatch) -> None:
     limit_batches(csplade, 0, torch.OutOfMemoryError("CUDA out of memory."), monkeypatch)
     with pytest.raises(DataError, match=r"text \d"):
         csplade.encode_docs(TEXTS)
@@ -132,7 +132,7 @@ def limit_batches(csplade: CSPLADE, largest: int, error: Exception, monkeypatch:
     return sizes
 
 
-def test_an_error_that_is_no_lack_of_memory_is_not_hidden(csplade: CSPLADE, monkeypatch: pytest.MonkeyPatch):
+def test_an_error_that_is_no_lack_of_memory_is_not_hidden(csplade: CSPLADE, monkeypatch: pytest.MonkeyPatch) -> None:
     limit_batches(csplade, 0, RuntimeError("shapes do not match"), monkeypatch)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         csplade.encode_docs(TEXTS)
@@ -141,7 +141,7 @@ def test_an_error_that_is_no_lack_of_memory_is_not_hidden(csplade: CSPLADE, monk
 # ------------------------------------------------------------------------------------------- checkpoints and contracts
 
 
-def test_a_saved_model_gives_the_same_vectors_and_contract(csplade: CSPLADE, checkpoint: Path):
+def test_a_saved_model_gives_the_same_vectors_and_contract(csplade: CSPLADE, checkpoint: Path) -> None:
     loaded = CSPLADE(checkpoint)
     np.testing.assert_allclose(dense(loaded.encode_docs(TEXTS)), dense(csplade.encode_docs(TEXTS)), rtol=1e-5, atol=1e-6)
     assert loaded.contract == csplade.contract
@@ -150,7 +150,7 @@ def test_a_saved_model_gives_the_same_vectors_and_contract(csplade: CSPLADE, che
 
 
 @pytest.mark.parametrize("variant", ["causal", "echo", "bidirectional"])
-def test_loading_follows_the_contract(variant: Any, tmp_path: Path):
+def test_loading_follows_the_contract(variant: Any, tmp_path: Path) -> None:
     model = CSPLADE((language_model(), tokenizer()), variant=variant, contract=None)
     model.save(tmp_path)
     assert CSPLADE(tmp_path).contract.variant == variant
@@ -159,7 +159,7 @@ def test_loading_follows_the_contract(variant: Any, tmp_path: Path):
     )
 
 
-def test_an_argument_that_contradicts_the_contract_is_refused_at_once_naming_both(checkpoint: Path):
+def test_an_argument_that_contradicts_the_contract_is_refused_at_once_naming_both(checkpoint: Path) -> None:
     with pytest.raises(ContractError, match="variant='echo'.*'causal'"):
         CSPLADE(checkpoint, variant="echo")
     with pytest.raises(ContractError, match="add_bos=True.*says False"):
@@ -167,14 +167,14 @@ def test_an_argument_that_contradicts_the_contract_is_refused_at_once_naming_bot
     assert CSPLADE(checkpoint, variant="causal").contract.variant == "causal"
 
 
-def test_weights_and_vocabulary_of_another_checkpoint_are_refused(checkpoint: Path, tmp_path: Path):
+def test_weights_and_vocabulary_of_another_checkpoint_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     CSPLADE((language_model(seed=1), tokenizer())).save(tmp_path / "other")
     (checkpoint / "model.safetensors").write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
     with pytest.raises(ContractError, match="weights.*mixed"):
         CSPLADE(checkpoint).encode_docs(["a"])
 
 
-def test_a_checkpoint_that_lacks_a_tensor_is_refused(checkpoint: Path):
+def test_a_checkpoint_that_lacks_a_tensor_is_refused(checkpoint: Path) -> None:
     tensors = load_file(checkpoint / "model.safetensors")
     del tensors["model.layers.0.mlp.up_proj.weight"]
     save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
@@ -182,7 +182,7 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(checkpoint: Path):
         CSPLADE(checkpoint).encode_docs(["a"])
 
 
-def test_pickled_weights_are_never_read(checkpoint: Path, tmp_path: Path):
+def test_pickled_weights_are_never_read(checkpoint: Path, tmp_path: Path) -> None:
     class Poison:
         def __reduce__(self) -> tuple[Any, tuple[str]]:
             return __import__("os").system, (f"touch {tmp_path / 'canary'}",)
@@ -194,7 +194,7 @@ def test_pickled_weights_are_never_read(checkpoint: Path, tmp_path: Path):
     assert not (tmp_path / "canary").exists()
 
 
-def test_custom_code_of_a_checkpoint_is_never_run(checkpoint: Path, tmp_path: Path):
+def test_custom_code_of_a_checkpoint_is_never_run(checkpoint: Path, tmp_path: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     config |= {"model_type": "unheard_of", "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}}
     (checkpoint / "config.json").write_text(json.dumps(config))
@@ -204,17 +204,17 @@ def test_custom_code_of_a_checkpoint_is_never_run(checkpoint: Path, tmp_path: Pa
     assert not (tmp_path / "canary").exists()
 
 
-def test_digest_is_the_same_in_bfloat16(checkpoint: Path):
+def test_digest_is_the_same_in_bfloat16(checkpoint: Path) -> None:
     assert CSPLADE(checkpoint, dtype="bfloat16").contract.weights == CSPLADE(checkpoint).contract.weights
 
 
-def test_bfloat16_vectors_are_near(csplade: CSPLADE, checkpoint: Path):
+def test_bfloat16_vectors_are_near(csplade: CSPLADE, checkpoint: Path) -> None:
     drift = dense(CSPLADE(checkpoint, dtype="bfloat16").encode_docs(TEXTS)) - dense(csplade.encode_docs(TEXTS))
     assert 0 < np.abs(drift).max() < 0.1
 
 
 @pytest.mark.parametrize(("quantization", "similarity"), [("int8", 0.999), ("nf4", 0.95)])
-def test_quantised_vectors_are_near_and_keep_the_contract(quantization: Any, similarity: float, tmp_path: Path):
+def test_quantised_vectors_are_near_and_keep_the_contract(quantization: Any, similarity: float, tmp_path: Path) -> None:
     exact = CSPLADE((language_model(hidden_size=64, intermediate_size=128), tokenizer()))
     exact.save(tmp_path)
     quantised = CSPLADE(tmp_path, quantization=quantization)
@@ -225,7 +225,7 @@ def test_quantised_vectors_are_near_and_keep_the_contract(quantization: Any, sim
         quantised.save(tmp_path / "copy")
 
 
-def test_unknown_quantization_and_dtype_are_refused(checkpoint: Path):
+def test_unknown_quantization_and_dtype_are_refused(checkpoint: Path) -> None:
     with pytest.raises(ContractError, match="'int8' or 'nf4'"):
         CSPLADE(checkpoint, quantization="int2").encode_docs(["a"])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="bfloat16"):
@@ -251,7 +251,7 @@ def plain(checkpoint: Path) -> Path:
     return checkpoint
 
 
-def test_an_adapter_is_merged_and_changes_the_vectors_as_unmerged(checkpoint: Path, adapter: Path):
+def test_an_adapter_is_merged_and_changes_the_vectors_as_unmerged(checkpoint: Path, adapter: Path) -> None:
     from peft import PeftModel
 
     unmerged = CSPLADE((PeftModel.from_pretrained(language_model(), adapter), tokenizer()))
@@ -260,7 +260,7 @@ def test_an_adapter_is_merged_and_changes_the_vectors_as_unmerged(checkpoint: Pa
     assert not np.allclose(dense(merged.encode_docs(TEXTS)), dense(CSPLADE(checkpoint).encode_docs(TEXTS)), atol=1e-2)
 
 
-def test_an_adapter_with_other_keys_or_bad_values_is_refused(checkpoint: Path, adapter: Path):
+def test_an_adapter_with_other_keys_or_bad_values_is_refused(checkpoint: Path, adapter: Path) -> None:
     plain(checkpoint)
     path = adapter / "adapter_model.safetensors"
     good = load_file(path)
@@ -274,7 +274,7 @@ def test_an_adapter_with_other_keys_or_bad_values_is_refused(checkpoint: Path, a
             CSPLADE(checkpoint, adapter=adapter).encode_docs(["a"])
 
 
-def test_an_adapter_on_another_base_is_refused(checkpoint: Path, adapter: Path, tmp_path: Path):
+def test_an_adapter_on_another_base_is_refused(checkpoint: Path, adapter: Path, tmp_path: Path) -> None:
     contract = CSPLADE(plain(checkpoint), adapter=adapter).contract
     contract.save(adapter)
     assert CSPLADE(checkpoint, adapter=adapter).contract == contract
@@ -286,23 +286,23 @@ def test_an_adapter_on_another_base_is_refused(checkpoint: Path, adapter: Path, 
 # ----------------------------------------------------------------------------------------------------------- identity
 
 
-def test_nothing_is_loaded_before_it_is_needed(checkpoint: Path):
+def test_nothing_is_loaded_before_it_is_needed(checkpoint: Path) -> None:
     csplade = CSPLADE(checkpoint)
     repr(csplade), hash(csplade), csplade.doc_encoder(), csplade.query_encoder(), csplade.scorer()
     assert csplade._loaded is None
 
 
-def test_repr_names_what_differs_from_the_defaults():
+def test_repr_names_what_differs_from_the_defaults() -> None:
     assert repr(CSPLADE("some/model", variant="echo", batch_size=8)) == "CSPLADE('some/model', variant='echo', batch_size=8)"
 
 
-def test_equality_follows_the_arguments():
+def test_equality_follows_the_arguments() -> None:
     assert CSPLADE("some/model") == CSPLADE("some/model")
     assert hash(CSPLADE("some/model")) == hash(CSPLADE("some/model"))
     assert CSPLADE("some/model") != CSPLADE("some/model", variant="echo")
 
 
-def test_batch_size_must_be_positive():
+def test_batch_size_must_be_positive() -> None:
     with pytest.raises(ValueError, match="batch_size"):
         CSPLADE("some/model", batch_size=0)
 

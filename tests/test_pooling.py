@@ -25,7 +25,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("block", [1, 60, 10**6])
-def test_equals_numpy(inputs: tuple[torch.Tensor, ...], block: int, monkeypatch: pytest.MonkeyPatch):
+def test_equals_numpy(inputs: tuple[torch.Tensor, ...], block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pooling, "_LOGITS_IN_FLIGHT", block)
     hidden, weight, mask = inputs
     found = activate(max_pool_logits(hidden, weight, mask)).detach().numpy()
@@ -37,7 +37,9 @@ def test_equals_numpy(inputs: tuple[torch.Tensor, ...], block: int, monkeypatch:
 
 
 @pytest.mark.parametrize("block", [1, 60, 10**6])
-def test_gradient_is_that_of_the_naive_graph(inputs: tuple[torch.Tensor, ...], block: int, monkeypatch: pytest.MonkeyPatch):
+def test_gradient_is_that_of_the_naive_graph(
+    inputs: tuple[torch.Tensor, ...], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_pooling, "_LOGITS_IN_FLIGHT", block)
     hidden, weight, mask = inputs
     direction = torch.randn(4, 23, generator=torch.Generator().manual_seed(4))
@@ -47,30 +49,30 @@ def test_gradient_is_that_of_the_naive_graph(inputs: tuple[torch.Tensor, ...], b
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_a_frozen_head_gets_no_gradient(inputs: tuple[torch.Tensor, ...]):
+def test_a_frozen_head_gets_no_gradient(inputs: tuple[torch.Tensor, ...]) -> None:
     hidden, weight, mask = inputs
-    activate(max_pool_logits(hidden, weight.detach(), mask)).sum().backward()
+    torch.autograd.backward(activate(max_pool_logits(hidden, weight.detach(), mask)).sum())
     assert hidden.grad is not None
     assert weight.grad is None
 
 
-def test_masked_positions_change_nothing(inputs: tuple[torch.Tensor, ...]):
+def test_masked_positions_change_nothing(inputs: tuple[torch.Tensor, ...]) -> None:
     hidden, weight, mask = inputs
     changed = torch.where(mask[..., None], hidden, torch.full_like(hidden, 1e6))
     assert torch.equal(max_pool_logits(hidden, weight, mask), max_pool_logits(changed, weight, mask))
 
 
-def test_rows_without_positions_weigh_nothing():
+def test_rows_without_positions_weigh_nothing() -> None:
     hidden, weight = torch.ones(2, 3, 4), torch.ones(5, 4)
     assert activate(max_pool_logits(hidden, weight, torch.zeros(2, 3, dtype=torch.bool))).eq(0).all()
 
 
-def test_activation_is_exact_near_zero():
+def test_activation_is_exact_near_zero() -> None:
     weights = activate(torch.tensor([-1.0, 0.0, 1e-4, 3.0], dtype=torch.bfloat16).float())
     np.testing.assert_allclose(weights, np.log1p([0, 0, float(torch.tensor(1e-4, dtype=torch.bfloat16)), 3]), rtol=1e-6)
 
 
-def test_logits_for_every_position_never_exist(monkeypatch: pytest.MonkeyPatch):
+def test_logits_for_every_position_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     largest = 0
     original = torch.Tensor.amax
 
@@ -86,7 +88,7 @@ def test_logits_for_every_position_never_exist(monkeypatch: pytest.MonkeyPatch):
     assert 0 < largest <= 4096
 
 
-def test_bfloat16_autocast_keeps_float32_results():
+def test_bfloat16_autocast_keeps_float32_results() -> None:
     hidden, weight, mask = torch.randn(2, 3, 8), torch.randn(11, 8), torch.ones(2, 3, dtype=torch.bool)
     with torch.autocast("cpu", torch.bfloat16):
         pooled = max_pool_logits(hidden, weight, mask)

@@ -1,0 +1,124 @@
+"""Does adaptation matter at this size? The same short contrastive run from the adapted and from the unadapted language model.
+
+The recipe is that of ``train-1.yaml``, cut to 60 steps of 32 queries.
+
+Usage: python ablation.py BUILD COLLECTIONS OUTPUT
+
+Three seeds and three variants for either start: 18 runs. Each is scored on the dev queries of openstax over all their relevant
+paragraphs and ``DISTRACTORS`` others, by brute force. OUTPUT gets ``ablation.json``, ``ablation.md`` and ``ablation.png``; a
+run that is in ``ablation.json`` already is not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import ir_measures
+import numpy as np
+import pandas as pd
+from evaluate import documents, topics_and_qrels
+from ir_measures import nDCG
+
+from pyterrier_csplade import CSPLADE
+from pyterrier_csplade.training import ContrastiveConfig, load_config, train
+
+VARIANTS = ("causal", "echo", "bidirectional")
+STARTS = {"unadapted": "lm", "adapted": "adapted"}
+SEEDS = (1, 2, 3)
+SETTINGS: dict[str, Any] = {"steps": 60, "batch_size": 32, "warmup_steps": 6, "logging_steps": 2}
+DISTRACTORS = 1000
+
+
+def dev_slice(collections: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, str]]]:
+    """The dev queries of openstax, their judgements, and a sample of documents that holds all relevant ones."""
+    topics, qrels = topics_and_qrels(collections / "openstax", "dev")
+    everything = list(documents(collections / "openstax"))
+    others = [d for d in everything if d["docno"] not in set(qrels["docno"])]
+    relevant = [d for d in everything if d["docno"] in set(qrels["docno"])]
+    return topics, qrels, relevant + random.Random(0).sample(others, DISTRACTORS)
+
+
+def score(model: CSPLADE, topics: pd.DataFrame, qrels: pd.DataFrame, docs: list[dict[str, str]]) -> dict[str, float]:
+    vectors = model.encode_docs([d["text"] for d in docs])
+    queries = model.encode_queries(topics["query"].tolist())
+    scores = (queries @ vectors.T).toarray()
+    run = []
+    for qid, row in zip(topics["qid"], scores):
+        best = [i for i in np.argsort(-row, kind="stable")[:10] if row[i] > 0]
+        run += [ir_measures.ScoredDoc(qid, docs[i]["docno"], float(row[i])) for i in best]
+    judged = [ir_measures.Qrel(r.qid, r.docno, r.label) for r in qrels.itertuples()]
+    return {
+        "nDCG@10": ir_measures.calc_aggregate([nDCG @ 10], judged, run)[nDCG @ 10],
+        "nnz_query": queries.nnz / queries.shape[0],
+        "nnz_document": vectors.nnz / vectors.shape[0],
+        "collapsed": float(np.mean(np.diff(vectors.indptr) == 0) > 0.5),
+    }
+
+
+def run_one(build: Path, output: Path, variant: str, start: str, seed: int, data: tuple[Any, ...]) -> dict[str, Any]:
+    name = f"{variant}-{start}-{seed}"
+    base = load_config(Path(__file__).with_name("train-1.yaml"), ContrastiveConfig)
+    settings = {**vars(base), **SETTINGS, "variant": variant, "seed": seed}
+    settings |= {"model": str(build / STARTS[start]), "data": str(build / "train.jsonl.gz"), "output": str(output / name)}
+    path = train(ContrastiveConfig(**settings))
+    curves = [p for p in json.loads((path / "training_log.json").read_text()) if "loss" in p]
+    figures = score(CSPLADE(path, dtype="bfloat16"), *data)
+    return {"variant": variant, "start": start, "seed": seed, **figures, "curves": curves}
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    frame = pd.DataFrame(runs).drop(columns=["curves", "seed"])
+    grouped = frame.groupby(["variant", "start"], sort=False)
+    summary = grouped[["nDCG@10", "nnz_query", "nnz_document"]].agg(lambda v: f"{v.mean():.3f} ± {v.std():.3f}")
+    summary.insert(0, "collapsed", grouped["collapsed"].agg(lambda v: f"{int(v.sum())} of {len(v)}"))
+    return str(summary.reset_index().to_markdown(index=False))
+
+
+def plot(runs: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figures = {"rank_loss": "ranking loss", "nnz_document": "active terms of a document", "accuracy": "accuracy in the batch"}
+    fig, axes = plt.subplots(len(figures), len(VARIANTS), figsize=(12, 9), sharex=True, sharey="row")
+    for row, (key, label) in zip(axes, figures.items()):
+        for axis, variant in zip(row, VARIANTS):
+            for run in runs:
+                if run["variant"] == variant:
+                    colour = "C0" if run["start"] == "adapted" else "C1"
+                    points = [(p["step"], p[key]) for p in run["curves"] if key in p]
+                    axis.plot(*zip(*points), color=colour, alpha=0.8, label=run["start"] if run["seed"] == SEEDS[0] else None)
+            axis.set_title(variant if row is axes[0] else "")
+            axis.grid(alpha=0.3)
+        row[0].set_ylabel(label)
+    axes[1][0].set_yscale("log")
+    axes[0][0].legend()
+    for axis in axes[-1]:
+        axis.set_xlabel("optimizer step")
+    fig.tight_layout()
+    fig.savefig(path, dpi=110)
+
+
+def main(build: Path, collections: Path, output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    record = output / "ablation.json"
+    runs = json.loads(record.read_text()) if record.exists() else []
+    done = {(r["variant"], r["start"], r["seed"]) for r in runs}
+    data = dev_slice(collections)
+    for seed in SEEDS:
+        for variant in VARIANTS:
+            for start in STARTS:
+                if (variant, start, seed) not in done:
+                    runs.append(run_one(build, output, variant, start, seed, data))
+                    record.write_text(json.dumps(runs) + "\n")
+    (output / "ablation.md").write_text(table(runs) + "\n")
+    plot(runs, output / "ablation.png")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))

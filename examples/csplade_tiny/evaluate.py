@@ -1,0 +1,92 @@
+"""Measure a CSPLADE model against BM25 and DPH, as its card reports it.
+
+Usage: python evaluate.py MODEL COLLECTIONS OUTPUT NAME[:SPLIT] ...
+
+COLLECTIONS holds a folder for each NAME with ``docs.jsonl.gz``, ``topics.tsv`` and ``qrels.txt``, or ``topics.SPLIT.tsv`` and
+``qrels.SPLIT.txt``. Prints one Markdown table a collection; OUTPUT gets the indexes and ``results.json``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyterrier as pt
+from ir_measures import RR, R, nDCG
+
+from pyterrier_csplade import CSPLADE, ImpactIndex
+from pyterrier_csplade._demo import directory_size, fuse
+
+MEASURES = [nDCG @ 10, RR @ 10, R @ 100]
+
+
+def documents(folder: Path) -> Iterator[dict[str, str]]:
+    with gzip.open(folder / "docs.jsonl.gz", "rt", encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            title, text = row.get("title", ""), row["text"]
+            yield {"docno": row["docno"], "text": text if text.startswith(title) else f"{title} {text}"}
+
+
+def topics_and_qrels(folder: Path, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    suffix = f".{split}" if split else ""
+    topics = pd.read_csv(folder / f"topics{suffix}.tsv", sep="\t", names=["qid", "query"], dtype=str, quoting=3)
+    qrels = pd.read_csv(folder / f"qrels{suffix}.txt", sep=r"\s+", names=["qid", "_", "docno", "label"], dtype=str)
+    return topics, qrels.astype({"label": int})[["qid", "docno", "label"]]
+
+
+def without_signs() -> pt.Transformer:
+    """Terrier's query language gives signs a meaning."""
+    return pt.apply.query(lambda row: re.sub(r"[^\w\s]", " ", row["query"]))
+
+
+def evaluate(model: CSPLADE, folder: Path, split: str, output: Path) -> dict[str, Any]:
+    topics, qrels = topics_and_qrels(folder, split)
+    classic, impacts = output / folder.name / "terrier", ImpactIndex(output / folder.name / "impacts")
+    if not classic.exists():
+        pt.IterDictIndexer(str(classic), meta={"docno": 100}).index(documents(folder))
+    if not impacts.built():
+        (model.doc_encoder(verbose=True) >> impacts).index(documents(folder))
+    bm25, dph = (pt.terrier.Retriever(str(classic), wmodel=w) for w in ("BM25", "DPH"))
+    csplade = model.query_encoder() >> impacts.retriever(num_results=1000)
+    systems = {
+        "BM25": without_signs() >> bm25,
+        "DPH": without_signs() >> dph,
+        "csplade-tiny": csplade,
+        "BM25 + csplade-tiny": fuse(without_signs() >> bm25, csplade),
+    }
+    table = pt.Experiment(systems, topics, qrels, MEASURES, baseline="BM25", correction="holm")
+    queries = model.encode_queries(topics["query"].tolist())
+    postings = pt.IndexFactory.of(str(impacts.path)).getCollectionStatistics().getNumberOfPointers()
+    return {
+        "collection": folder.name,
+        "split": split or "test",
+        "documents": len(impacts),
+        "queries": len(topics),
+        "nnz_query": queries.nnz / queries.shape[0],
+        "nnz_document": postings / len(impacts),
+        "index_mb": {"terrier": directory_size(classic), "impacts": directory_size(impacts.directory)},
+        "results": table.to_dict("records"),
+    }
+
+
+def main(model: str, collections: Path, output: Path, names: list[str]) -> None:
+    csplade = CSPLADE(model, dtype="bfloat16")
+    output.mkdir(parents=True, exist_ok=True)
+    found = []
+    for name in names:
+        collection, _, split = name.partition(":")
+        found.append(evaluate(csplade, collections / collection, split, output))
+        (output / "results.json").write_text(json.dumps(found, indent=1, default=float) + "\n")
+        result = found[-1]
+        figures = pd.DataFrame(result.pop("results"))
+        print(f"\n{result}\n\n{figures.to_markdown(index=False, floatfmt='.4f')}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])

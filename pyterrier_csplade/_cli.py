@@ -1,0 +1,97 @@
+"""The command ``pyterrier-csplade``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import __version__
+from ._errors import CspladeError
+
+# Everything else is imported by the command that needs it: --help and a mistyped option answer without loading torch.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: The arguments; those of the process by default.
+
+    Returns:
+        The exit status: 0, 2 after an error that one line on stderr explains, 130 after an interruption.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            arguments.run(arguments)
+    except (CspladeError, OSError) as error:
+        sys.stderr.write(f"pyterrier-csplade: {' '.join(str(error).split())}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("\npyterrier-csplade: interrupted\n")
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pyterrier-csplade", description="Learned sparse retrieval with causal language models (CSPLADE) for PyTerrier."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    demo = commands.add_parser("demo", help="compare csplade-tiny with BM25 on the documentation of this Python")
+    demo.add_argument("--output", type=Path, default=Path("csplade-demo"), metavar="DIR", help="default: %(default)s")
+    demo.set_defaults(run=_demo)
+
+    for name, run, text in (
+        ("adapt", _adapt, "train a language model for CSPLADE: the adaptation phase"),
+        ("train", _train, "train a CSPLADE model: the contrastive phase"),
+    ):
+        phase = commands.add_parser(name, help=text)
+        phase.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings of the run")
+        phase.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run")
+        phase.set_defaults(run=run)
+
+    plot = commands.add_parser("plot", help="draw the training curves of a run")
+    plot.add_argument("run_directory", type=Path, metavar="RUN", help="the output directory of the run")
+    plot.set_defaults(run=_plot)
+    return parser
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    sys.stderr.write(f"pyterrier-csplade: warning: {message}\n")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from ._demo import run_demo
+    from ._model import CSPLADE
+
+    run_demo(CSPLADE.tiny(), arguments.output, say=_say)
+
+
+def _adapt(arguments: argparse.Namespace) -> None:
+    from .training import AdaptationConfig, adapt, load_config
+
+    _say(f"adapted model: {adapt(load_config(arguments.config, AdaptationConfig), resume=arguments.resume)}")
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from .training import ContrastiveConfig, load_config, train
+
+    _say(f"CSPLADE model: {train(load_config(arguments.config, ContrastiveConfig), resume=arguments.resume)}")
+
+
+def _plot(arguments: argparse.Namespace) -> None:
+    from .training import plot_curves
+
+    _say(f"training curves: {plot_curves(arguments.run_directory)}")

@@ -1,0 +1,11 @@
+"""Training of CSPLADE models: adaptation, then contrastive training."""
+
+from __future__ import annotations
+
+from ._adaptation import adapt
+from ._config import AdaptationConfig, ContrastiveConfig, LoraSettings
+from ._config_file import load_config
+from ._contrastive import train
+from ._curves import plot_curves
+
+__all__ = ["AdaptationConfig", "ContrastiveConfig", "LoraSettings", "adapt", "load_config", "plot_curves", "train"]

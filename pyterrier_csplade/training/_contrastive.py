@@ -1,0 +1,153 @@
+"""The contrastive phase: ranking with sparse vectors."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pyterrier_csplade._backbone import Backbone
+from pyterrier_csplade._contract import Contract
+from pyterrier_csplade._loading import prepare_backbone, weights_digest
+
+from ._batches import Collator, RowDataset
+from ._config import ContrastiveConfig
+from ._losses import accuracy, flops, ramped, ranking_loss
+from ._rows import read_rows
+from ._run import CurvesTrainer, load_tokenizer_and_model, open_output, save_run, training_arguments
+
+# Points of the curves without any active term after which a run is called collapsed. Ours.
+_PATIENCE = 3
+_WEIGHTS = "model.safetensors"
+
+
+class ContrastiveTrainer(CurvesTrainer):
+    """Trainer of L = L_rank + lambda_Q * FLOPS(Q) + lambda_D * FLOPS(D) (paper, section 3.2)."""
+
+    def __init__(self, config: ContrastiveConfig, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.config = config
+        self._empty_points = 0
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+        queries = model(**inputs["queries"])
+        passages = torch.cat([model(**part) for part in inputs["passages"]])
+        scores = queries @ passages.T
+        rank = ranking_loss(scores, inputs["targets"], inputs["excluded"], self.config.temperature)
+        flops_query, flops_document = flops(queries), flops(passages)
+        step, ramp = self.state.global_step, self.config.flops_ramp
+        lambda_query, lambda_document = (ramped(w, step, ramp) for w in (self.config.lambda_query, self.config.lambda_document))
+        loss = rank + lambda_query * flops_query + lambda_document * flops_document
+        with torch.no_grad():
+            self.record(
+                rank_loss=rank,
+                flops_query=flops_query,
+                flops_document=flops_document,
+                lambda_query=lambda_query,
+                lambda_document=lambda_document,
+                accuracy=accuracy(scores, inputs["targets"], inputs["excluded"]),
+                max_score=scores.amax(dim=1).mean(),
+                **_sparsity(queries, "query"),
+                **_sparsity(passages, "document"),
+            )
+        return (loss, {"scores": scores}) if return_outputs else loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Save the trained parameters: each once, though the head may share them with the embeddings."""
+        state_dict = state_dict or self.model.state_dict()
+        directory = Path(output_dir or self.args.output_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        trained = {name: state_dict[name].contiguous() for name, p in self.model.named_parameters() if p.requires_grad}
+        save_file(trained, directory / _WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        (model or self.model).load_state_dict(load_file(Path(resume_from_checkpoint) / _WEIGHTS), strict=False)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, and warn when every vector of a side has been empty for some time: nothing can be learnt any more."""
+        super().log(logs, *args, **kwargs)
+        point = self.state.log_history[-1]
+        empty = [side for side in ("query", "document") if point.get(f"nnz_{side}") == 0]
+        self._empty_points = self._empty_points + 1 if empty else 0
+        if self._empty_points == _PATIENCE:
+            warnings.warn(
+                f"step {self.state.global_step}: all {empty[0]} vectors have been empty at the last {_PATIENCE} logged points: "
+                "the run has collapsed. Start from an adapted model, lower learning_rate or the lambdas, or lengthen "
+                "flops_warmup_steps",
+                stacklevel=2,
+            )
+
+
+def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
+    """Run the contrastive phase.
+
+    Args:
+        config: The run's settings.
+        resume: Go on from the last checkpoint in ``config.output``, if there is one.
+
+    Returns:
+        The directory of the trained model, ``config.output``, which ``CSPLADE`` loads.
+
+    Raises:
+        ConfigError: ``config.output`` holds checkpoints of another run.
+        DataError: A training row cannot be used, or there is none.
+        TrainingError: The loss is not finite.
+    """
+    output = open_output(config, resume)
+    dataset = RowDataset(read_rows(config.data), output / "rows.jsonl", negatives=config.negatives, seed=config.seed)
+    # On a CPU, the backward pass of torch's fused attention takes several times as long as plain products for short texts.
+    tokenizer, model = load_tokenizer_and_model(config, None if torch.cuda.is_available() else "eager")
+    backbone = Backbone(model, tokenizer, _contract(config, config.query_length, config.document_length))
+    trainer = ContrastiveTrainer(
+        config,
+        model=backbone,
+        args=training_arguments(config),
+        train_dataset=dataset,
+        data_collator=Collator(backbone),
+    )
+    trainer.run(resume)
+    model = save_run(model, tokenizer, config).eval()
+    contract = _contract(config, config.encoding_query_length, config.encoding_document_length).replace(
+        training={"phase": "contrastive", "rows": len(dataset), **_published(config)}
+    )
+    prepare_backbone(model, tokenizer, contract, weights_digest(model), name=config.output).contract.save(output)
+    return output
+
+
+def _contract(config: ContrastiveConfig, query_length: int | None, document_length: int | None) -> Contract:
+    return Contract(
+        variant=config.variant,
+        query_prefix=config.query_prefix,
+        document_prefix=config.document_prefix,
+        add_bos=config.add_bos,
+        add_eos=config.add_eos,
+        query_length=query_length or config.query_length,
+        document_length=document_length or config.document_length,
+        logit_scale=config.logit_scale,
+        temperature=config.temperature,
+        base_model=_name(config.model),
+        base_revision=config.revision,
+    )
+
+
+def _published(config: ContrastiveConfig) -> dict[str, Any]:
+    """The settings as they go into a contract: without the paths of this machine."""
+    data = [config.data] if isinstance(config.data, str) else config.data
+    settings = asdict(config) | {"model": _name(config.model), "data": [_name(source) for source in data]}
+    del settings["output"]
+    return settings
+
+
+def _name(source: str) -> str:
+    return Path(source).name if Path(source).exists() else source
+
+
+def _sparsity(weights: Tensor, side: str) -> dict[str, Tensor]:
+    """Mean active terms of a vector, and the share of vectors without any."""
+    active = (weights > 0).sum(dim=1)
+    return {f"nnz_{side}": active.float().mean(), f"empty_{side}": (active == 0).float().mean()}

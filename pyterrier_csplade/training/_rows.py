@@ -1,0 +1,92 @@
+"""Rows of contrastive training: a query, its relevant passages and its hard negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._texts import check_texts
+
+from ._corpus import read_jsonl
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """A query with passages.
+
+    Attributes:
+        query: Text of the query.
+        positives: Texts of relevant passages, at least one.
+        negatives: Texts of hard negatives, any number.
+    """
+
+    query: str
+    positives: list[str]
+    negatives: list[str]
+
+
+def read_rows(data: str | list[str]) -> Iterator[TrainingRow]:
+    """Yield training rows.
+
+    Args:
+        data: ``.jsonl`` or ``.jsonl.gz`` files, or the name of a PyTerrier dataset (``irds:`` ids included).
+
+    Raises:
+        DataError: A row cannot be used; the message names file and line, or the query.
+    """
+    for source in [data] if isinstance(data, str) else data:
+        if source.endswith((".jsonl", ".jsonl.gz")):
+            for number, values in read_jsonl(source):
+                yield _row(values, f"{source}, line {number}")
+        else:
+            from ._dataset_rows import read_dataset_rows
+
+            yield from read_dataset_rows(source)
+
+
+def passage_text(passage: dict[str, Any]) -> str:
+    """A passage's title and text, joined by a space unless the text begins with the title."""
+    title, text = passage.get("title") or "", passage["text"]
+    return text if not title or text.startswith(title) else f"{title} {text}"
+
+
+def checked_row(query: Any, positives: list[Any], negatives: list[Any], where: str) -> TrainingRow:
+    """Make a row, proving that it has a positive and that no text is blank."""
+    if not positives:
+        raise DataError(f"{where}: the query has no positive passage")
+    texts = check_texts([query, *positives, *negatives], _names(where))
+    for text, name in zip(texts, _names(where)):
+        if not text.strip():
+            raise DataError(f"{name} is empty")
+    return TrainingRow(texts[0], texts[1 : 1 + len(positives)], texts[1 + len(positives) :])
+
+
+def _names(where: str) -> Iterator[str]:
+    yield f"{where}: the query"
+    while True:
+        yield f"{where}: a passage"
+
+
+def _row(values: dict[str, Any], where: str) -> TrainingRow:
+    for key in ("query", "positive_passages"):
+        if key not in values:
+            raise DataError(f"{where}: {key!r} is missing; expected query, positive_passages and negative_passages")
+    return checked_row(
+        values["query"],
+        _passages(values["positive_passages"], f"{where}: positive_passages"),
+        _passages(values.get("negative_passages") or [], f"{where}: negative_passages"),
+        where,
+    )
+
+
+def _passages(values: Any, where: str) -> list[str]:
+    if not isinstance(values, list):
+        raise DataError(f"{where}: expected a list, found {type(values).__name__}")
+    for passage in values:
+        if not isinstance(passage, dict) or not isinstance(passage.get("text"), str):
+            raise DataError(f"{where}: expected objects with a 'text', found {str(passage)[:60]!r}")
+        if not isinstance(passage.get("title") or "", str):
+            raise DataError(f"{where}: a title is no text: {passage['title']!r}")
+    return [passage_text(passage) for passage in values]

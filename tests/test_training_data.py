@@ -1,0 +1,201 @@
+"""What goes into training: packed text, rows, batches."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+import torch
+
+from pyterrier_csplade import Contract, DataError
+from pyterrier_csplade._backbone import Backbone
+from pyterrier_csplade.training._batches import Collator, RowDataset
+from pyterrier_csplade.training._corpus import read_corpus, read_jsonl
+from pyterrier_csplade.training._packing import PackedDataset, pack_corpus
+from pyterrier_csplade.training._rows import TrainingRow, passage_text, read_rows
+
+ROW = {"query": "q", "positive_passages": [{"text": "p"}], "negative_passages": [{"text": "n"}]}
+
+
+def write_jsonl(path: Path, rows: Any) -> str:
+    lines = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    (gzip.open if path.suffix == ".gz" else open)(path, "wt", encoding="utf-8").write(lines)
+    return str(path)
+
+
+# ---------------------------------------------------------------------- packing
+
+
+def test_packing_keeps_the_stream_with_separators(tmp_path: Path) -> None:
+    tokenizer = models.tokenizer()
+    texts = [*models.TEXTS, "", "cats"]
+    tokens = pack_corpus(iter(texts), tokenizer, tmp_path / "tokens", batch_size=3)
+    expected = []
+    for text in texts:
+        expected += [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+    assert tokens.tolist() == expected
+    dataset = PackedDataset(tokens, 7)
+    assert len(dataset) == len(expected) // 7
+    rows = [dataset[i]["input_ids"] for i in range(len(dataset))]
+    assert torch.cat(rows).tolist() == expected[: len(expected) // 7 * 7]
+    assert rows[0].dtype == torch.int64
+
+
+def test_packing_too_little_text(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the corpus is empty"):
+        pack_corpus([], models.tokenizer(), tmp_path / "tokens")
+    with pytest.raises(DataError, match="the corpus has 4 tokens: fewer than one sequence of 8"):
+        PackedDataset(np.arange(4, dtype=np.int32), 8)
+
+
+def test_corpus_names_the_bad_document(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "c.jsonl.gz", [{"text": "a", "title": "t"}, {"text": "b", "title": None}])
+    assert list(read_corpus(path, ["text"])) == ["a", "b"]
+    with pytest.raises(DataError, match=r"c.jsonl.gz, document 2: the field 'title' is missing or no text"):
+        list(read_corpus(path, ["title", "text"]))
+
+
+# ---------------------------------------------------------------------- rows
+
+
+def test_rows_of_all_shapes(tmp_path: Path) -> None:
+    first = write_jsonl(tmp_path / "a.jsonl", [ROW, {**ROW, "negative_passages": []}])
+    second = write_jsonl(
+        tmp_path / "b.jsonl.gz",
+        [
+            {
+                "query": "r",
+                "positive_passages": [{"title": "T", "text": "x"}, {"title": "T", "text": "T x"}, {"title": "", "text": "y"}],
+            }
+        ],
+    )
+    assert list(read_rows([first, second])) == [
+        TrainingRow("q", ["p"], ["n"]),
+        TrainingRow("q", ["p"], []),
+        TrainingRow("r", ["T x", "T x", "y"], []),
+    ]
+    assert list(read_rows(first)) == list(read_rows([first]))
+
+
+def test_passage_text() -> None:
+    assert passage_text({"text": "b"}) == "b"
+    assert passage_text({"title": None, "text": "b"}) == "b"
+    assert passage_text({"title": "a", "text": "b"}) == "a b"
+    assert passage_text({"title": "a b", "text": "a b c"}) == "a b c"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{", "line 2: not valid JSON"),
+        ("", "line 2: not valid JSON"),
+        ("[1]", "line 2: expected an object, found list"),
+        ({"positive_passages": []}, "line 2: 'query' is missing"),
+        ({"query": "q"}, "line 2: 'positive_passages' is missing"),
+        ({**ROW, "positive_passages": []}, "line 2: the query has no positive passage"),
+        ({**ROW, "positive_passages": "p"}, "line 2: positive_passages: expected a list, found str"),
+        ({**ROW, "positive_passages": ["p"]}, "line 2: positive_passages: expected objects with a 'text', found 'p'"),
+        ({**ROW, "negative_passages": [{"docid": 1}]}, "line 2: negative_passages: expected objects with a 'text'"),
+        ({**ROW, "negative_passages": [{"text": None}]}, "line 2: negative_passages: expected objects with a 'text'"),
+        ({**ROW, "negative_passages": [{"text": "a", "title": 3}]}, "line 2: negative_passages: a title is no text: 3"),
+        ({**ROW, "query": 7}, "line 2: the query: expected text, found 7"),
+        ({**ROW, "query": " "}, "line 2: the query is empty"),
+        ({**ROW, "negative_passages": [{"text": "\n"}]}, "line 2: a passage is empty"),
+        ({**ROW, "query": "\ud800"}, "line 2: the query: the text is no valid Unicode"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, row: Any, message: str) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [ROW, row, ROW])
+    with pytest.raises(DataError, match=f"rows.jsonl, {message}"):
+        list(read_rows(path))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no file .*none.jsonl"):
+        list(read_jsonl(tmp_path / "none.jsonl"))
+    whole = gzip.compress(b"".join(json.dumps({"i": i}).encode() + b"\n" for i in range(20_000)))
+    (tmp_path / "torn.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"torn.jsonl.gz, after line \d+: cannot be read on"):
+        list(read_jsonl(tmp_path / "torn.jsonl.gz"))
+    (tmp_path / "plain.jsonl.gz").write_text("{}\n")
+    with pytest.raises(DataError, match=r"plain.jsonl.gz, after line 0: cannot be read on"):
+        list(read_jsonl(tmp_path / "plain.jsonl.gz"))
+    (tmp_path / "latin.jsonl").write_bytes(b'{"a": "\xe4"}\n')
+    with pytest.raises(DataError, match=r"latin.jsonl, after line 0: cannot be read on"):
+        list(read_jsonl(tmp_path / "latin.jsonl"))
+
+
+# ---------------------------------------------------------------------- draws and batches
+
+ROWS = [
+    TrainingRow("dogs", ["dogs and cats"], []),
+    TrainingRow("mäp", [f"positive {i}" for i in range(5)], [f"negative {i}" for i in range(20)]),
+    TrainingRow("sparse", ["postings", "dogs and cats"], ["a much longer negative than all the others are", "terms"]),
+]
+
+
+def make_dataset(tmp_path: Path, **settings: Any) -> RowDataset:
+    return RowDataset(iter(ROWS), tmp_path / "rows.jsonl", **{"negatives": 4, "seed": 1, **settings})
+
+
+def test_draws_are_reproducible_and_change_with_the_epoch(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    first = [dataset[i] for i in range(3)]
+    assert [row["query"] for row in first] == ["dogs", "mäp", "sparse"]
+    assert [len(row["negatives"]) for row in first] == [0, 4, 2]
+    assert len(set(first[1]["negatives"])) == 4
+    assert [dataset[i] for i in (2, 1, 0)] == first[::-1]
+    dataset.set_epoch(1)
+    assert dataset[1] != first[1]
+    dataset.set_epoch(0)
+    assert [dataset[i] for i in range(3)] == first
+    assert make_dataset(tmp_path, seed=2)[1] != first[1]
+
+
+def test_draws_are_even(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    positives: Counter[str] = Counter()
+    negatives: Counter[str] = Counter()
+    for epoch in range(500):
+        dataset.set_epoch(epoch)
+        positives[dataset[1]["positive"]] += 1
+        negatives.update(dataset[1]["negatives"])
+    assert len(positives) == 5 and min(positives.values()) > 60  # 100 each; 4 standard deviations are 36
+    assert len(negatives) == 20 and min(negatives.values()) > 60
+
+
+def test_no_rows(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the training data has no rows"):
+        RowDataset([], tmp_path / "rows.jsonl", negatives=1, seed=1)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 32])
+def test_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr("pyterrier_csplade.training._batches._CHUNK", chunk)
+    contract = Contract(query_prefix="q: ", document_prefix="d: ", document_length=40)
+    backbone = Backbone(models.language_model(), models.tokenizer(), contract)
+    dataset = make_dataset(tmp_path, negatives=2)
+    rows = [dataset[i] for i in range(3)]
+    batch = Collator(backbone)(rows)
+
+    def texts_of(part: Any) -> list[str]:
+        return [models.tokenizer().decode(ids[mask.bool()]) for ids, mask in zip(part["input_ids"], part["attention_mask"])]
+
+    assert texts_of(batch["queries"]) == ["q: dogs", "q: mäp", "q: sparse"]
+    passages = [text for part in batch["passages"] for text in texts_of(part)]
+    drawn = [row["positive"] for row in rows] + [text for row in rows for text in row["negatives"]]
+    assert sorted(passages) == sorted(f"d: {text}" for text in drawn)
+    assert [passages[target] for target in batch["targets"]] == [f"d: {row['positive']}" for row in rows]
+    assert all(len(part["input_ids"]) <= chunk for part in batch["passages"])
+    lengths = [int(mask.sum()) for part in batch["passages"] for mask in part["attention_mask"]]
+    assert lengths == sorted(lengths, reverse=True)
+    for own in range(3):
+        for place, text in enumerate(passages):
+            relevant = text.removeprefix("d: ") in ROWS[own].positives
+            assert bool(batch["excluded"][own, place]) == (relevant and place != batch["targets"][own])
