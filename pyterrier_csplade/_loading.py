@@ -184,7 +184,10 @@ def _add_adapter(lm: Any, adapter: str) -> Any:
         if not torch.isfinite(tensor).all():
             raise ContractError(f"{adapter}: the tensor {name} holds values that are not finite")
     wrapped: Any = get_peft_model(lm, config)
-    result = wrapped.load_adapter(adapter, adapter_name="default", is_trainable=False)
+    try:
+        result = wrapped.load_adapter(adapter, adapter_name="default", is_trainable=False)
+    except RuntimeError as error:  # shapes: another rank, or a base model of another width
+        raise ContractError(f"{adapter} does not fit the model: {' '.join(str(error).split())[:300]}") from error
     missing = [key for key in result.missing_keys if "lora_" in key]
     if missing or result.unexpected_keys:
         raise ContractError(

@@ -274,6 +274,16 @@ def test_an_adapter_with_other_keys_or_bad_values_is_refused(checkpoint: Path, a
             CSPLADE(checkpoint, adapter=adapter).encode_docs(["a"])
 
 
+def test_an_adapter_of_another_rank_or_width_is_refused(checkpoint: Path, adapter: Path, tmp_path: Path) -> None:
+    CSPLADE((language_model(hidden_size=64), tokenizer())).save(tmp_path / "wide")
+    with pytest.raises(ContractError, match="does not fit"):
+        CSPLADE(plain(tmp_path / "wide"), adapter=adapter).encode_docs(["a"])
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"r": 2}))
+    with pytest.raises(ContractError, match="does not fit"):
+        CSPLADE(plain(checkpoint), adapter=adapter).encode_docs(["a"])
+
+
 def test_an_adapter_on_another_base_is_refused(checkpoint: Path, adapter: Path, tmp_path: Path) -> None:
     contract = CSPLADE(plain(checkpoint), adapter=adapter).contract
     contract.save(adapter)
