@@ -107,10 +107,12 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
                     colour = "C0" if run["start"] == "adapted" else "C1"
                     points = [(p["step"], p[key]) for p in run["curves"] if key in p]
                     axis.plot(*zip(*points), color=colour, alpha=0.8, label=run["start"] if run["seed"] == SEEDS[0] else None)
-            axis.set_title(arm if row is axes[0] else "")
             axis.grid(alpha=0.3)
         row[0].set_ylabel(label)
-    axes[1][0].set_yscale("log")
+    for axis, arm in zip(axes[0], ARMS):
+        axis.set_title(arm)
+    for row in axes[:2]:
+        row[0].set_yscale("log")
     axes[0][0].legend()
     for axis in axes[-1]:
         axis.set_xlabel("optimizer step")

@@ -84,7 +84,7 @@ def main(model: str, collections: Path, output: Path, names: list[str]) -> None:
         found.append(evaluate(csplade, collections / collection, split, output))
         (output / "results.json").write_text(json.dumps(found, indent=1, default=float) + "\n")
         result = found[-1]
-        figures = pd.DataFrame(result.pop("results"))
+        figures = pd.DataFrame(result.pop("results"))[["name", *map(str, MEASURES)]]
         print(f"\n{result}\n\n{figures.to_markdown(index=False, floatfmt='.4f')}", flush=True)
 
 
