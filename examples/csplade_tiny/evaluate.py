@@ -84,8 +84,9 @@ def main(model: str, collections: Path, output: Path, names: list[str]) -> None:
         found.append(evaluate(csplade, collections / collection, split, output))
         (output / "results.json").write_text(json.dumps(found, indent=1, default=float) + "\n")
         result = found[-1]
-        figures = pd.DataFrame(result.pop("results"))[["name", *map(str, MEASURES)]]
-        print(f"\n{result}\n\n{figures.to_markdown(index=False, floatfmt='.4f')}", flush=True)
+        figures = pd.DataFrame(result["results"])[["name", *map(str, MEASURES)]]
+        facts = {key: value for key, value in result.items() if key != "results"}
+        print(f"\n{facts}\n\n{figures.to_markdown(index=False, floatfmt='.4f')}", flush=True)
 
 
 if __name__ == "__main__":
