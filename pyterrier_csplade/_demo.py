@@ -32,7 +32,7 @@ MEASURES = (nDCG @ 10, RR @ 10, R @ 100)
 #: Documents that each system of the table retrieves for a query: as many as its measures look at.
 DEPTH = 100
 #: Terms that the smaller indexes keep of each document, the heaviest ones; these sizes are ours.
-CUTS = (16, 32, 64)
+CUTS = (16, 64)
 
 # Queries that are shown: functions that many know.
 _SHOWN = ("textwrap.dedent", "shutil.which", "heapq.merge")

@@ -22,7 +22,7 @@ def test_python_blocks_run_one_after_the_other(tmp_path: Path, monkeypatch: pyte
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
     results = names["retriever"].search("wrap a paragraph to a given width")  # type: ignore[attr-defined]
-    assert "textwrap.wrap" in set(results["docno"].head(10))
+    assert {"textwrap.wrap", "textwrap.fill", "textwrap.TextWrapper"} & set(results["docno"].head(3))
 
 
 def test_shell_blocks_name_commands_and_files_that_exist() -> None:
