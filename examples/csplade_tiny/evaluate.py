@@ -8,7 +8,6 @@ COLLECTIONS holds a folder for each NAME with ``docs.jsonl.gz``, ``topics.tsv`` 
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import sys
@@ -22,15 +21,15 @@ from ir_measures import RR, R, nDCG
 
 from pyterrier_csplade import CSPLADE, ImpactIndex
 from pyterrier_csplade._demo import directory_size, fuse
+from pyterrier_csplade.training._corpus import read_jsonl
+from pyterrier_csplade.training._rows import passage_text
 
 MEASURES = [nDCG @ 10, RR @ 10, R @ 100]
 
 
 def documents(folder: Path) -> Iterator[dict[str, str]]:
-    with gzip.open(folder / "docs.jsonl.gz", "rt", encoding="utf-8") as lines:
-        for row in map(json.loads, lines):
-            title, text = row.get("title", ""), row["text"]
-            yield {"docno": row["docno"], "text": text if text.startswith(title) else f"{title} {text}"}
+    for _, row in read_jsonl(folder / "docs.jsonl.gz"):
+        yield {"docno": row["docno"], "text": passage_text(row)}
 
 
 def topics_and_qrels(folder: Path, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from pyterrier_csplade._python_docs import python_docs
+from pyterrier_csplade.training._corpus import read_jsonl
+from pyterrier_csplade.training._rows import passage_text
 
 SEED = 7
 VOCABULARY_SIZE = 12_288
@@ -31,20 +33,10 @@ VOCABULARY_SIZE = 12_288
 PACKAGES = ("numpy", "scipy", "pandas", "sklearn", "networkx", "sympy", "statsmodels", "matplotlib", "torch", "transformers")
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
-
-
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     with gzip.open(path, "wt", encoding="utf-8") as out:
         for row in rows:
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def title_and_text(document: dict[str, Any]) -> str:
-    title, text = document.get("title", ""), document["text"]
-    return text if text.startswith(title) else f"{title} {text}"
 
 
 def package_rows() -> list[tuple[str, str]]:
@@ -69,7 +61,7 @@ def package_rows() -> list[tuple[str, str]]:
 
 def collection_rows(folder: Path, texts: dict[str, str]) -> Iterator[dict[str, Any]]:
     topics = dict(line.rstrip("\n").split("\t", 1) for line in (folder / "topics.train.tsv").open(encoding="utf-8"))
-    for row in read_jsonl(folder / "train.triples.jsonl.gz"):
+    for _, row in read_jsonl(folder / "train.triples.jsonl.gz"):
         yield training_row(topics[row["qid"]], [texts[d] for d in row["pos"]], [texts[d] for d in row["neg"]])
 
 
@@ -146,8 +138,8 @@ def main(collections: Path, output: Path) -> None:
     rows: list[dict[str, Any]] = []
     openstax_queries: set[str] = set()
     for name in ("openstax", "medquad"):
-        documents = list(read_jsonl(collections / name / "docs.jsonl.gz"))
-        texts = {document["docno"]: title_and_text(document) for document in documents}
+        documents = [document for _, document in read_jsonl(collections / name / "docs.jsonl.gz")]
+        texts = {document["docno"]: passage_text(document) for document in documents}
         corpus += texts.values()
         rows += collection_rows(collections / name, texts)
         if name == "openstax":
