@@ -99,12 +99,23 @@ def load_backbone(
     )
 
 
-def prepare_backbone(lm: Any, tokenizer: Any, contract: Contract, digest: str, *, name: str, verify: bool = True) -> Backbone:
+def prepare_backbone(
+    lm: Any, tokenizer: Any, contract: Contract, digest: str | None = None, *, name: str, verify: bool = True
+) -> Backbone:
     """Put a model and its contract together, fill in the digests or compare them, and test the result.
+
+    Args:
+        lm: The model.
+        tokenizer: Its tokenizer.
+        contract: How texts are encoded.
+        digest: Digest of the weights; that of ``lm`` by default.
+        name: How a message calls the model.
+        verify: Whether the digest must be that of the contract.
 
     Raises:
         ContractError: The vocabulary or (with ``verify``) the weights are not those of the contract; or the self-test fails.
     """
+    digest = digest or weights_digest(lm)
     backbone = Backbone(lm, tokenizer, contract).eval()
     backbone.to(lm.device)
     positions = getattr(lm.config.get_text_config(), "max_position_embeddings", None)
@@ -130,6 +141,20 @@ def prepare_backbone(lm: Any, tokenizer: Any, contract: Contract, digest: str, *
     )
     self_test(backbone)
     return backbone
+
+
+def save_backbone(backbone: Backbone, path: Path) -> None:
+    """Write model, tokenizer and contract into a directory.
+
+    Raises:
+        ContractError: The model is a PEFT model, of which only the adapter would be saved.
+    """
+    if hasattr(backbone.model, "merge_and_unload"):
+        raise ContractError("a PEFT model saves its adapter only: merge it first, model.merge_and_unload()")
+    backbone.model.save_pretrained(path)
+    backbone.tokenizer.save_pretrained(path)
+    # The digest of a model whose adapter was merged at loading is that of base and adapter; what is saved are their sums.
+    backbone.contract.replace(weights=weights_digest(backbone.model)).save(path)
 
 
 def weights_digest(lm: Any) -> str:

@@ -17,7 +17,7 @@ from ._contract import Contract, Variant
 from ._encoding import BatchEncoder
 from ._errors import ContractError
 from ._impacts import Quantizer, to_vectors
-from ._loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, weights_digest
+from ._loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone
 from ._scorer import Scorer
 from ._texts import check_texts
 from ._transformers import DocEncoder, QueryEncoder
@@ -133,7 +133,7 @@ class CSPLADE:
         contract = self._agreed_contract()
         if not isinstance(self.model, str):
             lm, tokenizer = self.model
-            return prepare_backbone(lm, tokenizer, contract, weights_digest(lm), name=repr(self))
+            return prepare_backbone(lm, tokenizer, contract, name=repr(self))
         return load_backbone(
             self.model,
             adapter=self.adapter,
@@ -149,14 +149,11 @@ class CSPLADE:
         """Write model, tokenizer and contract into a directory that ``CSPLADE(path)`` loads.
 
         Raises:
-            ContractError: The model is quantised; its full weights are not in memory.
+            ContractError: The model is quantised, so its full weights are not in memory, or it is an unmerged PEFT model.
         """
         if self.quantization is not None:
             raise ContractError(f"a model loaded with quantization={self.quantization!r} cannot be saved; load it without")
-        backbone, path = self.backbone, Path(path)
-        backbone.model.save_pretrained(path)
-        backbone.tokenizer.save_pretrained(path)
-        backbone.contract.save(path)
+        save_backbone(self.backbone, Path(path))
 
     def encode_docs(
         self,

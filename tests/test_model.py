@@ -258,6 +258,11 @@ def test_an_adapter_is_merged_and_changes_the_vectors_as_unmerged(checkpoint: Pa
     merged = CSPLADE(plain(checkpoint), adapter=adapter)
     np.testing.assert_allclose(dense(merged.encode_docs(TEXTS)), dense(unmerged.encode_docs(TEXTS)), rtol=1e-4, atol=1e-5)
     assert not np.allclose(dense(merged.encode_docs(TEXTS)), dense(CSPLADE(checkpoint).encode_docs(TEXTS)), atol=1e-2)
+    merged.save(adapter.parent / "saved")
+    loaded = CSPLADE(adapter.parent / "saved")
+    np.testing.assert_allclose(dense(loaded.encode_docs(TEXTS)), dense(merged.encode_docs(TEXTS)), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ContractError, match="merge it first"):
+        unmerged.save(adapter.parent / "unmerged")
 
 
 def test_an_adapter_with_other_keys_or_bad_values_is_refused(checkpoint: Path, adapter: Path) -> None:

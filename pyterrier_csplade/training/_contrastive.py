@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyterrier_csplade._backbone import Backbone
 from pyterrier_csplade._contract import Contract
-from pyterrier_csplade._loading import prepare_backbone, weights_digest
+from pyterrier_csplade._loading import prepare_backbone
 
 from ._batches import Collator, RowDataset
 from ._config import ContrastiveConfig
@@ -115,7 +115,7 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
     contract = _contract(config, config.encoding_query_length, config.encoding_document_length).replace(
         training={"phase": "contrastive", "rows": len(dataset), **_published(config)}
     )
-    prepare_backbone(model, tokenizer, contract, weights_digest(model), name=config.output).contract.save(output)
+    prepare_backbone(model, tokenizer, contract, name=config.output).contract.save(output)
     return output
 
 
