@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ._impacts import ImpactVector, Quantizer
     from ._index import ImpactIndex
     from ._model import CSPLADE
+    from ._pruning import PruneToks
     from ._vocabulary import Vocabulary
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ __all__ = [
     "ImpactIndex",
     "ImpactIndexError",
     "ImpactVector",
+    "PruneToks",
     "Quantizer",
     "TrainingError",
     "Vocabulary",
@@ -53,6 +55,7 @@ _MODULES = {
     "ImpactIndex": "_index",
     "ImpactIndexError": "_errors",
     "ImpactVector": "_impacts",
+    "PruneToks": "_pruning",
     "Quantizer": "_impacts",
     "TrainingError": "_errors",
     "Vocabulary": "_vocabulary",

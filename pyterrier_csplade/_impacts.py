@@ -80,6 +80,20 @@ def minimum_weight(matrix: csr_matrix, weight: float) -> csr_matrix:
     return _keep(matrix, np.flatnonzero(matrix.data >= weight))
 
 
+def heaviest_mass(matrix: csr_matrix, mass: float) -> csr_matrix:
+    """Keep the fewest heaviest entries of each row that add up to the share ``mass`` of it; zeros carry nothing.
+
+    Of equal entries those in the first columns are kept. Rows are added up one by one, so that none depends on another.
+    """
+    kept = [np.empty(0, dtype=np.int64)]
+    for start, end in zip(matrix.indptr[:-1].tolist(), matrix.indptr[1:].tolist()):
+        order = start + np.lexsort((matrix.indices[start:end], -matrix.data[start:end].astype(np.float64)))
+        sums = np.cumsum(matrix.data[order], dtype=np.float64)
+        if end > start and sums[-1] > 0:
+            kept.append(np.sort(order[: np.searchsorted(sums, mass * sums[-1]) + 1]))
+    return _keep(matrix, np.concatenate(kept))
+
+
 def to_vectors(matrix: csr_matrix, vocabulary: Sequence[str], contract: Contract | None = None) -> list[ImpactVector]:
     """Turn each row into a dictionary, the heaviest term first; integers stay integers."""
     vectors = []
