@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pyterrier_csplade._contract import Variant
 from pyterrier_csplade._errors import ConfigError
@@ -89,12 +90,31 @@ class AdaptationConfig(TrainingConfig):
         text_fields: Fields of a document that are joined by a space.
         sequence_length: Tokens of a packed sequence (paper: 2,048).
         relu_weight: lambda_ReLU of Eq. 2 (paper: 1). 0 is plain language-model training.
+        objective: "clm" is next-token prediction (paper). "mntp" is masked next-token prediction without the causal mask, the
+            start of bidirectional models in LLM2Vec and Lion-SP: some tokens are masked, and each is predicted at the
+            position before it.
+        mask_rate: Share of the tokens that mntp masks (Lion-SP: 0.2).
+        mask_token: What stands in their place (Lion-SP: "_").
+        visible_weight: Weight of the loss on the tokens that mntp does not mask (LLM2Vec and Lion-SP: 0). Above 0 (ours), the
+            model also learns to copy, which keeps the words of a text among the terms of its vector.
     """
 
     corpus: str
     text_fields: list[str] = field(default_factory=lambda: ["text"])
     sequence_length: int = 2048
     relu_weight: float = 1.0
+    objective: Literal["clm", "mntp"] = "clm"
+    mask_rate: float = 0.2
+    mask_token: str = "_"
+    visible_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.mask_rate < 1 or self.visible_weight < 0 or self.relu_weight < 0:
+            raise ConfigError(
+                "mask_rate must lie between 0 and 1, visible_weight and relu_weight must not be negative, found "
+                f"{self.mask_rate}, {self.visible_weight} and {self.relu_weight}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
