@@ -15,8 +15,9 @@ import torch
 
 from pyterrier_csplade import Contract, DataError
 from pyterrier_csplade._backbone import Backbone
+from pyterrier_csplade._jsonl import read_jsonl
 from pyterrier_csplade.training._batches import Collator, RowDataset
-from pyterrier_csplade.training._corpus import read_corpus, read_jsonl
+from pyterrier_csplade.training._corpus import read_corpus
 from pyterrier_csplade.training._packing import PackedDataset, pack_corpus
 from pyterrier_csplade.training._rows import TrainingRow, passage_text, read_rows
 

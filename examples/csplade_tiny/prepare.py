@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pyterrier_csplade._jsonl import read_jsonl
 from pyterrier_csplade._python_docs import python_docs
-from pyterrier_csplade.training._corpus import read_jsonl
 from pyterrier_csplade.training._rows import passage_text
 
 SEED = 7

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._jsonl import read_jsonl
 from pyterrier_csplade._texts import check_texts
-
-from ._corpus import read_jsonl
 
 
 @dataclass(frozen=True)
