@@ -170,11 +170,25 @@ class DocEncoder(_Encoder):
     def _inputs(self) -> tuple[str, str]:
         return "docno", self.text_field
 
-    def _vectors(self, texts: list[str], names: list[str]) -> Iterator[ImpactVector]:
+    def impacts(self, texts: Sequence[str], names: Sequence[str]) -> csr_matrix:
+        """Encode texts into a matrix instead of dictionaries.
+
+        Args:
+            texts: Any number of them.
+            names: How messages call them.
+
+        Returns:
+            [texts, terms of the model's vocabulary] without stored zeros: int32 impacts, or float32 weights without quantizer.
+
+        Raises:
+            DataError: A text is no string or no valid Unicode, or its weights are not finite; names it.
+        """
         matrix = self._cut(self.model.encode_docs(texts, **self._options(names)), names)
         quantizer = Quantizer(self.model.contract.impact_scale) if self.quantizer == "default" else self.quantizer
-        if callable(quantizer):
-            matrix = quantizer(matrix)
+        return quantizer(matrix) if callable(quantizer) else matrix
+
+    def _vectors(self, texts: list[str], names: list[str]) -> Iterator[ImpactVector]:
+        matrix = self.impacts(texts, names)
         _warn_if_empty(matrix, texts)
         # One at a time: as dictionaries, all vectors of a chunk would take ten times the memory of the matrix.
         for row in range(len(texts)):
