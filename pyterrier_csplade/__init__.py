@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from ._impacts import ImpactVector, Quantizer
     from ._index import ImpactIndex
     from ._model import CSPLADE
+    from ._plots import plot_tradeoff
     from ._pruning import PruneToks
+    from ._recall import exact_recall
     from ._vocabulary import Vocabulary
 
 __version__ = "0.1.0"
@@ -42,6 +44,8 @@ __all__ = [
     "Quantizer",
     "TrainingError",
     "Vocabulary",
+    "exact_recall",
+    "plot_tradeoff",
 ]
 
 # Names are imported when they are first used: torch and transformers take seconds, and searching an index needs neither.
@@ -59,6 +63,8 @@ _MODULES = {
     "Quantizer": "_impacts",
     "TrainingError": "_errors",
     "Vocabulary": "_vocabulary",
+    "exact_recall": "_recall",
+    "plot_tradeoff": "_plots",
 }
 
 

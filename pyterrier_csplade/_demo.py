@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +14,9 @@ from pyterrier.measures import RR, R, nDCG
 
 from ._datasets import PythonDocsDataset
 from ._errors import CspladeError
-from ._impacts import ImpactVector
 from ._index import ImpactIndex
 from ._plots import plot_tradeoff
+from ._pruning import PruneToks
 from ._workspace import publish, workspace
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def run_demo(csplade: CSPLADE, output: Path, *, say: Say, limit: int | None = No
     points = _tradeoff(encoded, csplade.query_encoder()(topics), qrels, output, table)
     say(_format(points))
     picture = output / "effectiveness_size.png"
-    plot_tradeoff(points, picture, measure=str(MEASURES[0]), title="Documentation of Python's standard library")
+    plot_tradeoff(points, picture, measures=[str(MEASURES[0])], cost="MB", title="Documentation of Python's standard library")
     say(f"\nWritten: {picture}, {output / 'results.csv'} and the indexes beside them.\n\n{_NEXT}")
     return table
 
@@ -170,8 +169,9 @@ def _tradeoff(
     measure = str(MEASURES[0])
     paths, systems = _cut_paths(output), {}
     for k, path in paths.items():
-        cut = encoded.assign(toks=encoded["toks"].map(partial(heaviest, k=k)))
-        systems[f"top {k}"] = _index_impacts(cut, path).retriever(num_results=MEASURES[0].params["cutoff"])
+        systems[f"top {k}"] = _index_impacts(PruneToks(top_k=k)(encoded), path).retriever(
+            num_results=MEASURES[0].params["cutoff"]
+        )
     values = pt.Experiment(systems, queries, qrels, [MEASURES[0]])[measure]
     found = dict(zip(table["name"], table[measure]))
     rows = [
@@ -180,11 +180,6 @@ def _tradeoff(
         (TINY, "all terms", directory_size(output / TINY), found[TINY]),
     ]
     return pd.DataFrame(rows, columns=["system", "label", "MB", measure])
-
-
-def heaviest(toks: ImpactVector, k: int) -> ImpactVector:
-    """Return the first ``k`` terms of an encoded document, whose terms come heaviest first."""
-    return ImpactVector(islice(toks.items(), k), toks.contract)
 
 
 def directory_size(path: Path) -> float:

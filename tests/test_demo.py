@@ -14,7 +14,7 @@ import pyterrier as pt
 import pytest
 from models import language_model, tokenizer
 
-from pyterrier_csplade import CSPLADE, Contract, CspladeError, ImpactIndex, ImpactVector
+from pyterrier_csplade import CSPLADE, CspladeError, ImpactIndex
 from pyterrier_csplade._datasets import PythonDocsDataset
 from pyterrier_csplade._demo import (
     BM25,
@@ -26,7 +26,6 @@ from pyterrier_csplade._demo import (
     _readable,
     directory_size,
     fuse,
-    heaviest,
     index_bm25,
     run_demo,
 )
@@ -178,19 +177,13 @@ def test_terms_are_readable(demonstration: Demonstration) -> None:
     assert _readable(demonstration.csplade, {f"Ġ{i}": 1.0 for i in range(13)}, "", ".0f").endswith("[+11] 1, ...")
 
 
-def test_the_heaviest_terms_keep_their_contract() -> None:
-    contract = Contract(weights="w")
-    cut = heaviest(ImpactVector({"c": 9, "a": 5, "b": 1}, contract), 2)
-    assert dict(cut) == {"c": 9, "a": 5} and cut.contract is contract
-
-
 def test_the_plot_leaves_pyplot_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it would now fail
     points = pd.DataFrame(
         {"system": ["a", "b", "b"], "label": ["a", "x", "y"], "MB": [1.0, 3.0, 2.0], "nDCG@10": [0.1, 0.4, 0.3]}
     )
-    plot_tradeoff(points, tmp_path / "plot.png", measure="nDCG@10", title="Title")
-    plot_tradeoff(points, tmp_path / "plot.svg", measure="nDCG@10", title="Title")
+    plot_tradeoff(points, tmp_path / "plot.png", measures=["nDCG@10"], cost="MB", title="Title")
+    plot_tradeoff(points, tmp_path / "plot.svg", measures=["nDCG@10"], cost="MB", title="Title")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
 

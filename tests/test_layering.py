@@ -15,8 +15,9 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 # Index and retrieval must work without a language model.
 LIGHT = [
     "_contract.py", "_documents.py", "_errors.py", "_impacts.py", "_index.py", "_indexer.py", "_java.py", "_manifest.py",
-    "_pruning.py", "_retriever.py", "_spool.py", "_texts.py", "_transformers.py", "_scorer.py", "_vectors.py", "_vocabulary.py",
+    "_retriever.py", "_spool.py", "_texts.py", "_transformers.py", "_scorer.py", "_vectors.py", "_vocabulary.py",
     "_workspace.py",
+    "_plots.py", "_pruning.py", "_recall.py",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors"}
 MODEL = {"_model", "_backbone", "_loading", "_encoding", "_pooling", "_selftest"}
