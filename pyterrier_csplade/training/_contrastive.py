@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -17,21 +18,28 @@ from pyterrier_csplade._loading import prepare_backbone
 
 from ._batches import Collator, RowDataset
 from ._config import ContrastiveConfig
-from ._losses import accuracy, flops, ramped, ranking_loss
+from ._losses import accuracy, flops, ranking_loss
+from ._regularizers import make_schedule
 from ._rows import read_rows
 from ._run import CurvesTrainer, load_tokenizer_and_model, open_output, save_run, training_arguments
 
 # Points of the curves without any active term after which a run is called collapsed. Ours.
 _PATIENCE = 3
 _WEIGHTS = "model.safetensors"
+_SCHEDULE = "schedule.json"
 
 
 class ContrastiveTrainer(CurvesTrainer):
-    """Trainer of L = L_rank + lambda_Q * FLOPS(Q) + lambda_D * FLOPS(D) (paper, section 3.2)."""
+    """Trainer of L = L_rank + lambda_Q * FLOPS(Q) + lambda_D * FLOPS(D) (paper, section 3.2).
+
+    Attributes:
+        schedule: Gives both lambdas at every step.
+    """
 
     def __init__(self, config: ContrastiveConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.config = config
+        self.schedule = make_schedule(config)
         self._empty_points = 0
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
@@ -40,8 +48,7 @@ class ContrastiveTrainer(CurvesTrainer):
         scores = queries @ passages.T
         rank = ranking_loss(scores, inputs["targets"], inputs["excluded"], self.config.temperature)
         flops_query, flops_document = flops(queries), flops(passages)
-        step, ramp = self.state.global_step, self.config.flops_ramp
-        lambda_query, lambda_document = (ramped(w, step, ramp) for w in (self.config.lambda_query, self.config.lambda_document))
+        lambda_query, lambda_document = self.schedule.weights(self.state.global_step)
         loss = rank + lambda_query * flops_query + lambda_document * flops_document
         with torch.no_grad():
             self.record(
@@ -64,9 +71,16 @@ class ContrastiveTrainer(CurvesTrainer):
         directory.mkdir(parents=True, exist_ok=True)
         trained = {name: state_dict[name].contiguous() for name, p in self.model.named_parameters() if p.requires_grad}
         save_file(trained, directory / _WEIGHTS)
+        (directory / _SCHEDULE).write_text(json.dumps(self.schedule.state_dict()), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        (model or self.model).load_state_dict(load_file(Path(resume_from_checkpoint) / _WEIGHTS), strict=False)
+        directory = Path(resume_from_checkpoint)
+        (model or self.model).load_state_dict(load_file(directory / _WEIGHTS), strict=False)
+        self.schedule.load_state_dict(json.loads((directory / _SCHEDULE).read_text(encoding="utf-8")))
+
+    def step_done(self, figures: dict[str, float]) -> None:
+        """Let the schedule learn from the figures of an optimizer step."""
+        self.schedule.observe(self.state.global_step, figures)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, and warn when every vector of a side has been empty for some time: nothing can be learnt any more."""

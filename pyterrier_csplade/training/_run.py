@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from pyterrier_csplade._errors import ConfigError, DataError, TrainingError
 
@@ -29,6 +29,8 @@ class CurvesTrainer(Trainer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._recorded: dict[str, list[Tensor]] = defaultdict(list)
+        self._of_step: dict[str, list[Tensor]] = defaultdict(list)
+        self.add_callback(_EndOfStep(self))
 
     def run(self, resume: bool) -> None:
         """Train, from the last complete checkpoint if asked to and there is one.
@@ -50,6 +52,15 @@ class CurvesTrainer(Trainer):
         """Add figures of one forward pass to the next point of the training curves."""
         for name, figure in figures.items():
             self._recorded[name].append(torch.as_tensor(figure).detach())
+            self._of_step[name].append(self._recorded[name][-1])
+
+    def end_step(self) -> None:
+        """Hand the figures of the optimizer step that ends, means over its parts, to ``step_done``."""
+        figures, self._of_step = self._of_step, defaultdict(list)
+        self.step_done({name: float(torch.stack(parts).float().mean()) for name, parts in figures.items()})
+
+    def step_done(self, figures: dict[str, float]) -> None:
+        """Learn from the figures of an optimizer step."""
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, adding the means of what was recorded since the last time, and write the curves to ``LOG_FILE``."""
@@ -73,6 +84,16 @@ class CurvesTrainer(Trainer):
                 f"checkpoint in {self.args.output_dir} with other settings"
             )
         return loss
+
+
+class _EndOfStep(TrainerCallback):
+    """Tells the trainer that an optimizer step has ended, before a checkpoint may be written."""
+
+    def __init__(self, trainer: CurvesTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.trainer.end_step()
 
 
 def open_output(config: TrainingConfig, resume: bool) -> Path:
