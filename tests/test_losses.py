@@ -45,17 +45,6 @@ def test_adaptation_loss_equals_numpy(relu_weight: float) -> None:
     assert float(loss) == pytest.approx(cross_entropy(logits, ids) + relu_weight * expected_relu, rel=1e-12)
 
 
-def test_adaptation_loss_weighs_the_predicted_tokens() -> None:
-    logits, ids = RNG.normal(scale=3, size=(2, 4, 5)), RNG.integers(0, 5, size=(2, 4))
-    weights = np.array([[9.0, 1, 0, 0.5], [9.0, 0, 1, 0.5]])
-    # Position p predicts token p + 1, whose weight counts; nothing predicts the first token.
-    expected = 0.0
-    for row, position in ((0, 0), (0, 2), (1, 1), (1, 2)):
-        expected -= weights[row, position + 1] * log_softmax(logits[row, position])[ids[row, position + 1]] / 3
-    clm = adaptation_loss(torch.tensor(logits), torch.tensor(ids), 1.0, torch.tensor(weights))[1]
-    assert float(clm) == pytest.approx(expected, rel=1e-12)
-
-
 @pytest.mark.parametrize(("logit", "expected"), [(0, 11.762), (5, 9.97), (10, 9.36), (20, 8.72), (50, 7.83)])
 def test_floor_of_the_relu_term_with_the_vocabulary_of_llama_3(logit: float, expected: float) -> None:
     ids = torch.tensor([[3, 17, 128_255]])

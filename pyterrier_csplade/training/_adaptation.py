@@ -12,7 +12,7 @@ from pyterrier_csplade._errors import ConfigError
 
 from ._config import AdaptationConfig
 from ._corpus import read_corpus
-from ._losses import adaptation_loss
+from ._losses import prediction_loss
 from ._packing import PackedDataset, pack_corpus
 from ._run import CurvesTrainer, load_tokenizer_and_model, open_output, save_run, training_arguments
 
@@ -26,33 +26,38 @@ class AdaptationTrainer(CurvesTrainer):
         self.mask_id = mask_id
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
-        tokens, weights = inputs["input_ids"], None
-        visible = tokens
+        tokens = inputs["input_ids"]
+        visible, predicted = tokens, torch.arange(1, tokens.shape[1])
         if self.mask_id is not None:
-            visible, weights = mask_tokens(tokens, self.mask_id, self.config.mask_rate, self.config.visible_weight)
-        logits = model(input_ids=visible, use_cache=False).logits.float()
-        loss, clm, relu = adaptation_loss(logits, tokens, self.config.relu_weight, weights)
+            masked, predicted = draw_positions(tokens.shape[1], self.config.mask_rate, self.config.visible_rate)
+            visible = tokens.index_fill(1, masked.to(tokens.device), self.mask_id)
+        predicted = predicted.to(tokens.device)
+        logits = model(input_ids=visible, use_cache=False, logits_to_keep=predicted - 1).logits.float()
+        targets = tokens[:, predicted]
+        loss, clm, relu = prediction_loss(logits, targets, self.config.relu_weight)
         with torch.no_grad():
-            target = logits[:, :-1].gather(2, tokens[:, 1:, None])
+            target = logits.gather(2, targets[..., None])
             self.record(clm=clm, relu=relu, positive_logits=_share(logits > 0), live_targets=_share(target > 0))
         return (loss, {"logits": logits}) if return_outputs else loss
 
 
-def mask_tokens(tokens: Tensor, mask_id: int, rate: float, visible_weight: float) -> tuple[Tensor, Tensor]:
-    """Mask tokens for masked next-token prediction; the draws are those of torch's generator, which checkpoints keep.
+def draw_positions(length: int, mask_rate: float, visible_rate: float) -> tuple[Tensor, Tensor]:
+    """Draw the positions of masked next-token prediction, from torch's generator, whose state checkpoints keep.
+
+    All sequences of a batch share them (ours): the LM head then works on these positions alone. The first token is never
+    drawn, because no position before it could predict it.
 
     Args:
-        tokens: Ids, [batch, length].
-        mask_id: What replaces a masked token.
-        rate: Share of the tokens that are masked.
-        visible_weight: Weight in the loss of a token that is not masked.
+        length: Tokens of a sequence.
+        mask_rate: Share of the tokens that are masked.
+        visible_rate: Share of the tokens that are predicted though they are not masked.
 
     Returns:
-        The ids that the model sees, and the weight of each token in the loss: 1 where it is masked.
+        The masked positions, and the predicted ones: these and others.
     """
-    masked = torch.rand(tokens.shape, device=tokens.device) < rate
-    masked[:, 1] = True  # so that no batch is without one; the first token has no position before it
-    return tokens.masked_fill(masked, mask_id), torch.where(masked, 1.0, visible_weight)
+    order = 1 + torch.randperm(length - 1)
+    masked = max(1, round(mask_rate * (length - 1)))
+    return order[:masked], order[: masked + round(visible_rate * (length - 1))]
 
 
 def _share(flags: Tensor) -> Tensor:

@@ -95,8 +95,8 @@ class AdaptationConfig(TrainingConfig):
             position before it.
         mask_rate: Share of the tokens that mntp masks (Lion-SP: 0.2).
         mask_token: What stands in their place (Lion-SP: "_").
-        visible_weight: Weight of the loss on the tokens that mntp does not mask (LLM2Vec and Lion-SP: 0). Above 0 (ours), the
-            model also learns to copy, which keeps the words of a text among the terms of its vector.
+        visible_rate: Share of the tokens that mntp does not mask and yet predicts (LLM2Vec and Lion-SP: 0). Above 0 (ours),
+            the model also learns to copy, which keeps the words of a text among the terms of its vector.
     """
 
     corpus: str
@@ -106,15 +106,17 @@ class AdaptationConfig(TrainingConfig):
     objective: Literal["clm", "mntp"] = "clm"
     mask_rate: float = 0.2
     mask_token: str = "_"
-    visible_weight: float = 0.0
+    visible_rate: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.mask_rate < 1 or self.visible_weight < 0 or self.relu_weight < 0:
+        if not (0 < self.mask_rate and 0 <= self.visible_rate and self.mask_rate + self.visible_rate <= 1):
             raise ConfigError(
-                "mask_rate must lie between 0 and 1, visible_weight and relu_weight must not be negative, found "
-                f"{self.mask_rate}, {self.visible_weight} and {self.relu_weight}"
+                "mask_rate must be positive, visible_rate not negative and their sum at most 1, found "
+                f"{self.mask_rate} and {self.visible_rate}"
             )
+        if self.relu_weight < 0:
+            raise ConfigError(f"relu_weight must not be negative, found {self.relu_weight}")
 
 
 @dataclass(frozen=True, kw_only=True)

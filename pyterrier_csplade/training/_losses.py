@@ -7,9 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 
-def adaptation_loss(
-    logits: Tensor, input_ids: Tensor, relu_weight: float = 1.0, weights: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def adaptation_loss(logits: Tensor, input_ids: Tensor, relu_weight: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """L_Adapt = L_CLM(H) + lambda_ReLU * L_ReLU, where L_ReLU is L_CLM on log(1 + ReLU(H)) (paper, Eq. 2 and 3).
 
     L_CLM is the mean cross-entropy of every token given those before it. Both terms come from the logits of one forward pass.
@@ -19,18 +17,20 @@ def adaptation_loss(
         logits: Scores H of the vocabulary at each position, [batch, length, vocabulary].
         input_ids: The tokens, [batch, length].
         relu_weight: lambda_ReLU (paper: 1); 0 skips the second term.
-        weights: Weight of each token in the mean, [batch, length]; None: all count the same (paper).
 
     Returns:
         The loss, and its terms L_CLM and L_ReLU.
     """
-    predictions, targets = logits[:, :-1].flatten(0, 1), input_ids[:, 1:].flatten()
-    shares = torch.ones_like(targets, dtype=logits.dtype) if weights is None else weights[:, 1:].flatten()
-    shares = shares / shares.sum()
-    clm = (cross_entropy(predictions, targets, reduction="none") * shares).sum()
+    return prediction_loss(logits[:, :-1], input_ids[:, 1:], relu_weight)
+
+
+def prediction_loss(logits: Tensor, targets: Tensor, relu_weight: float) -> tuple[Tensor, Tensor, Tensor]:
+    """``adaptation_loss`` of any positions: ``targets``, [batch, positions], is what each of ``logits`` should predict."""
+    predictions, labels = logits.flatten(0, 1), targets.flatten()
+    clm = cross_entropy(predictions, labels)
     if not relu_weight:
         return clm, clm, torch.zeros_like(clm)
-    relu = (cross_entropy(torch.log1p(torch.relu(predictions)), targets, reduction="none") * shares).sum()
+    relu = cross_entropy(torch.log1p(torch.relu(predictions)), labels)
     return clm + relu_weight * relu, clm, relu
 
 
