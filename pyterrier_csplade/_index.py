@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pyterrier as pt
 from pyterrier.terrier import TerrierModel
 
@@ -18,6 +19,10 @@ from ._java import start, summary
 from ._manifest import MANIFEST_FILE, check_all, check_on_opening, has_manifest
 from ._retriever import ImpactRetriever
 from ._spool import OnDuplicate
+from .search._algorithm import algorithm as make_algorithm
+from .search._opening import open_postings
+from .search._postings import POSTINGS_FILE, Postings, index_identity
+from .search._retriever import PostingsRetriever
 
 T = TypeVar("T")
 
@@ -51,6 +56,8 @@ class ImpactIndex(pt.terrier.TerrierIndex):
         super().__init__(path, memory=memory)
         self._index_obj: Any = None
         self._contract: Contract | None = None
+        self._identity_of_index_obj = ""
+        self._postings: Postings | None = None
 
     @property
     def directory(self) -> Path:
@@ -63,13 +70,15 @@ class ImpactIndex(pt.terrier.TerrierIndex):
         return self._read_contract() if self._index_obj is None else self._contract
 
     def verify(self) -> None:
-        """Compare every file with the manifest: size and SHA-256. Reads the whole index.
+        """Compare every file with the manifest, and the postings with their own: size and SHA-256. Reads the whole index.
 
         Raises:
             ImpactIndexError: A file is missing or has changed (names it), or there is no index or no manifest.
         """
         self._check_built()
         self._read_whole(lambda: check_all(self.directory))
+        if (self.directory / POSTINGS_FILE).exists():
+            Postings(self.directory / POSTINGS_FILE).file.verify()
 
     def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Any) -> ImpactIndex:
         """Build the index from documents with ``docno`` and ``toks``; see :meth:`toks_indexer` for the rules and options.
@@ -127,38 +136,81 @@ class ImpactIndex(pt.terrier.TerrierIndex):
         model: TerrierModel | str | None = None,
         model_args: dict[str, Any] | None = None,
         *,
+        algorithm: str = "terrier",
         num_results: int = 1000,
         exact_scores: bool = True,
         include_fields: list[str] | None = None,
         threads: int = 1,
         verbose: bool = False,
+        **options: Any,
     ) -> pt.Transformer:
         """Return a retriever of queries with ``query_toks`` (term to weight): by default by dot product.
 
         Args:
             model: A weighting model of Terrier in place of the dot product.
             model_args: Arguments of that model.
+            algorithm: "terrier", or one that searches arrays of postings, which are built beside Terrier's files at first use,
+                and needs no Java: "exhaustive".
             num_results: Documents for each query, at most.
-            exact_scores: Whether scores are the dot product; Terrier's own are divided by the query's largest weight.
-            include_fields: Metadata fields to return beside the docno.
+            exact_scores: Whether Terrier's scores are the dot product; its own are divided by the query's largest weight.
+            include_fields: Metadata fields to return beside the docno. Reading them needs Java.
             threads: Threads to search with.
             verbose: Whether to show a progress bar.
+            **options: For searches of arrays: ``max_terms``, the heaviest terms of a query to keep; ``max_postings`` and
+                ``max_ms``, the postings and milliseconds after which a search is cut, which a column ``query_cut`` then says;
+                and options of the algorithm.
 
         Returns:
             The retriever.
         """
+        common: dict[str, Any] = {
+            "num_results": num_results, "include_fields": include_fields, "threads": threads, "verbose": verbose
+        }  # fmt: skip
+        if algorithm != "terrier":
+            if model is not None or not exact_scores:
+                raise ValueError(f"algorithm {algorithm!r} has neither weighting models nor Terrier's scores")
+            limits = {name: options.pop(name) for name in ("max_terms", "max_postings", "max_ms") if name in options}
+            return PostingsRetriever(self, make_algorithm(algorithm, options), **limits, **common)
+        if options:
+            raise TypeError(f"Terrier has no option {next(iter(options))!r}: choose another algorithm")
         if model is not None:
-            return super().retriever(
-                model, model_args, num_results=num_results, include_fields=include_fields, threads=threads, verbose=verbose
+            return super().retriever(model, model_args, **common)
+        return ImpactRetriever(self, exact_scores=exact_scores, **common)
+
+    def postings(self, *, verbose: bool = False) -> Postings:
+        """Return the postings as arrays, opened at first use; the first time they are built, which needs no Java.
+
+        Args:
+            verbose: Whether to show a progress bar while they are built.
+
+        Raises:
+            ImpactIndexError: There is no index, or it or its postings are damaged, or they cannot be written beside it.
+        """
+        if self._postings is None:
+            self._check_built()
+            self._postings = self._read_whole(
+                lambda: open_postings(self.directory, self._read_contract(), memory=self.memory, verbose=verbose)
             )
-        return ImpactRetriever(
-            self,
-            num_results=num_results,
-            exact_scores=exact_scores,
-            include_fields=include_fields,
-            threads=threads,
-            verbose=verbose,
-        )
+        return self._postings
+
+    def read_field(self, field: str, docids: np.ndarray, index: str | None = None) -> list[str]:
+        """Read a metadata field of documents. Needs Java.
+
+        Args:
+            field: Its name.
+            docids: Numbers of documents.
+            index: Identity of the index that they come from; None for the one that Terrier has opened.
+
+        Raises:
+            ImpactIndexError: There is no such field, or the index was built again between the two.
+        """
+        stored = list(self.meta_index().getKeys())
+        if field not in stored:
+            raise ImpactIndexError(f"{self.path} has no field {field!r}, only {', '.join(stored)}")
+        if index not in (None, self._identity_of_index_obj):
+            raise ImpactIndexError(f"{self.path} was built again while it was open: call close(), and search again")
+        values: list[str] = self.meta_index().getItems(field, docids.tolist())
+        return values
 
     def index_obj(self) -> Any:
         """Return the Java index object, opened at first use.
@@ -172,7 +224,7 @@ class ImpactIndex(pt.terrier.TerrierIndex):
 
     def close(self) -> None:
         """Forget the opened index, so that the next use opens what is at the path then."""
-        self._index_obj = self._index_ref = None
+        self._index_obj = self._index_ref = self._postings = None
 
     def __repr__(self) -> str:
         return f"ImpactIndex({str(self.path)!r}{', memory=True' if self.memory else ''})"
@@ -206,6 +258,7 @@ class ImpactIndex(pt.terrier.TerrierIndex):
                 index.getIndexStructure(structure)
         except Exception as error:
             raise ImpactIndexError(f"Terrier cannot open {self.path}: {summary(error)}") from error
+        self._identity_of_index_obj = index_identity(self.directory)
         return index, self._read_contract()
 
     def _read_whole(self, read: Callable[[], T]) -> T:

@@ -1,20 +1,23 @@
-"""Exact retrieval from an impact index."""
+"""Exact retrieval with Terrier from an impact index."""
 
 from __future__ import annotations
 
+import base64
 import math
+import re
 import warnings
-from collections.abc import Mapping
-from numbers import Integral, Real
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import numpy as np
 import pyterrier as pt
 
 from ._contract import Contract
 from ._documents import is_index_term
-from ._errors import ContractError, DataError, ImpactIndexError
+from ._errors import ImpactIndexError
 from ._java import summary
+from ._retrieval import Hits, IndexRetriever
 
 if TYPE_CHECKING:
     from ._index import ImpactIndex
@@ -22,17 +25,17 @@ if TYPE_CHECKING:
 # Too long for Terrier's lexicon, so never a term of an index.
 _NO_TERM = "\u00e9" * 31
 
-# The heaviest weight that a query may have (ours): scores then stay below the largest double, 2**1024.
-_MAX_WEIGHT = 2.0**512
-
 # Terrier reads weights with six decimals, which is exact for whole numbers: doubles from 2**53 on. Scaled to lie between the
 # two, weights may differ by a factor of 1e285.
 _WHOLE = 53
 _LARGEST = 1000
 
+# Only Terrier's own query language, and no look-up of metadata: all documents' are read together.
+_CONTROLS = {"terrierql": "off", "parsecontrols": "off", "parseql": "off", "matchopql": "on", "decorate": "off"}
 
-class ImpactRetriever(pt.Transformer):
-    """Retrieves by the dot product of query weights and impacts.
+
+class ImpactRetriever(IndexRetriever):
+    """Retrieves with Terrier by the dot product of query weights and impacts.
 
     Scores are the sums of the products in double precision; documents with equal scores come in the order of indexing. A query
     without a term of the index (empty, None, weights of 0, unknown terms only) has no rows in the result.
@@ -51,103 +54,48 @@ class ImpactRetriever(pt.Transformer):
         verbose: bool = False,
     ) -> None:
         """Create a retriever; :meth:`ImpactIndex.retriever` explains the arguments."""
-        if num_results < 1:
-            raise ValueError(f"num_results must be at least 1, found {num_results}")
-        self.impact_index = impact_index
-        self.num_results = num_results
+        super().__init__(impact_index, num_results=num_results, include_fields=include_fields, threads=threads, verbose=verbose)
         self.exact_scores = exact_scores
-        self.include_fields = include_fields
-        self.threads = threads
-        self.verbose = verbose
         self._opened: tuple[Any, pt.Transformer] | None = None
 
-    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Search.
+    def _settings(self) -> dict[str, tuple[Any, Any]]:
+        return {**super()._settings(), "exact_scores": (self.exact_scores, True)}
 
-        Args:
-            inp: Queries with ``qid`` and ``query_toks`` (term to weight).
+    def _open(self) -> Contract | None:
+        self.impact_index.index_obj()
+        return self.impact_index.contract
 
-        Returns:
-            The input's columns (a ``docid``, ``score`` or ``rank`` is replaced), ``docid``, ``docno``, the included fields,
-            ``rank`` and ``score``, in the order of the queries.
+    def _search(self, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
+        queries = self._known(queries)
+        if not queries:
+            return {}
+        terrier = self._terrier()
+        hits: Iterator[Hits] = (self._search_one(terrier, query) for query in queries.values())
+        try:
+            if self.threads > 1:
+                with ThreadPoolExecutor(self.threads) as executor:
+                    hits = executor.map(lambda query: _detached(self._search_one, terrier, query), queries.values())
+            if self.verbose:
+                hits = pt.tqdm(hits, desc="ImpactRetriever", total=len(queries), unit="q")
+            return dict(zip(queries, hits))
+        except Exception as error:
+            raise ImpactIndexError(f"Terrier could not search {self.impact_index.path}: {summary(error)}") from error
 
-        Raises:
-            ContractError: The queries come from another encoder than the documents.
-            DataError: A weight is negative or not finite, or a qid stands twice.
-            ImpactIndexError: There is no index, it is damaged, or Terrier failed.
-        """
-        pt.validate.query_frame(inp, extra_columns=["query_toks"], context=self)
-        queries = inp.drop(columns=self._new_columns, errors="ignore").assign(qid=inp["qid"].astype(str))
-        _check_unique(queries["qid"])
-        weights = {qid: _check_weights(toks, qid) for qid, toks in zip(queries["qid"], queries["query_toks"])}
-        weights = {qid: query for qid, query in weights.items() if query}
-        if weights:
-            self._check_contracts(queries)
-            weights = self._known(weights)
-        results = self._search(weights) if weights else _no_results(self._new_columns)
-        ranked: pd.DataFrame = queries.merge(results.astype({"qid": queries["qid"].dtype}), on="qid")
-        return ranked
+    def _search_one(self, terrier: pt.Transformer, query: dict[str, float]) -> Hits:
+        weights, factor = _scale(query) if self.exact_scores else (query, 1.0)
+        request = terrier.manager.newSearchRequest("q")
+        for control, value in {**terrier.controls, **_CONTROLS}.items():
+            request.setControl(control, value)
+        request.setOriginalQuery(_to_terrier(weights))
+        terrier.manager.runSearchRequest(request)
+        # The public view of the results is a list of objects, each with its own calls into Java.
+        results = pt.java.cast("org.terrier.querying.Request", request).getResultSet()
+        size = results.getResultSize()
+        docids, scores = (np.array(values[:size]) for values in (results.getDocids(), results.getScores()))
+        return Hits(docids.astype(np.int64), scores.astype(np.float64) * factor)
 
-    def transform_inputs(self) -> list[list[str]]:
-        """Return the columns that queries need."""
-        return [["qid", "query_toks"]]
-
-    def transform_outputs(self, input_columns: list[str]) -> list[str]:
-        """Return the columns of the result."""
-        pt.validate.query_frame(input_columns, extra_columns=["query_toks"], context=self)
-        return [column for column in input_columns if column not in self._new_columns] + self._new_columns
-
-    def fuse_rank_cutoff(self, k: int) -> pt.Transformer | None:
-        """Push a rank cutoff into the search; never relaxes a stricter one."""
-        return self if k >= self.num_results else pt.inspect.transformer_apply_attributes(self, num_results=k)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ImpactRetriever) and self._identity() == other._identity()
-
-    def __hash__(self) -> int:
-        return hash(self._identity())
-
-    def __repr__(self) -> str:
-        values = {
-            "num_results": (self.num_results, 1000),
-            "exact_scores": (self.exact_scores, True),
-            "include_fields": (self.include_fields, None),
-            "threads": (self.threads, 1),
-        }
-        arguments = ", ".join(f"{name}={value!r}" for name, (value, default) in values.items() if value != default)
-        return f"{self.impact_index!r}.retriever({arguments})"
-
-    @property
-    def _fields(self) -> list[str]:
-        return ["docno", *(field for field in self.include_fields or () if field != "docno")]
-
-    @property
-    def _new_columns(self) -> list[str]:
-        return ["docid", *self._fields, "rank", "score"]
-
-    def _identity(self) -> tuple[Any, ...]:
-        return (
-            self.impact_index.directory,
-            self.impact_index.memory,
-            self.num_results,
-            self.exact_scores,
-            tuple(self._fields),
-            self.threads,
-        )
-
-    def _check_contracts(self, queries: pd.DataFrame) -> None:
-        indexed = self.impact_index.contract
-        accepted: Contract | None = None
-        for qid, toks in zip(queries["qid"], queries["query_toks"]):
-            contract = getattr(toks, "contract", None)
-            if indexed is None or contract is None or contract is accepted:
-                continue
-            if contract.fingerprint != indexed.fingerprint:
-                raise ContractError(
-                    f"query {qid!r} was encoded by {contract.summary}, the documents of {self.impact_index.path} by "
-                    f"{indexed.summary}: encode both with one model"
-                )
-            accepted = contract
+    def _read(self, field: str, docids: np.ndarray) -> Sequence[str]:
+        return self.impact_index.read_field(field, docids)
 
     def _known(self, queries: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
         """Leave out the terms that the index does not hold, and the queries of which nothing is left."""
@@ -158,61 +106,31 @@ class ImpactRetriever(pt.Transformer):
         }
         return {qid: query for qid, query in known.items() if query}
 
-    def _search(self, queries: dict[str, dict[str, float]]) -> pd.DataFrame:
-        scaled = {qid: _scale(query) if self.exact_scores else (query, 1.0) for qid, query in queries.items()}
-        frame = pd.DataFrame({"qid": list(scaled), "query_toks": [query for query, _ in scaled.values()]})
-        terrier = self._terrier()
-        try:
-            results: pd.DataFrame = terrier.transform(frame)
-        except Exception as error:
-            raise ImpactIndexError(f"Terrier could not search {self.impact_index.path}: {summary(error)}") from error
-        factors = {qid: factor for qid, (_, factor) in scaled.items()}
-        results["score"] = results["score"] * results["qid"].map(factors)
-        return results.loc[:, ["qid", *self._new_columns]]
-
     def _terrier(self) -> pt.Transformer:
         index = self.impact_index.index_obj()
         if self._opened is None or self._opened[0] is not index:  # the index may have been built again
-            stored = list(self.impact_index.meta_index().getKeys())
-            missing = [field for field in self._fields if field not in stored]
-            if missing:
-                raise ImpactIndexError(f"{self.impact_index.path} has no field {missing[0]!r}, only {', '.join(stored)}")
             with warnings.catch_warnings():
-                # Threads are said to be experimental because rows come in any order of the queries; ours are merged.
+                # Threads are said to be experimental because rows come in any order of the queries; ours do not.
                 warnings.filterwarnings("ignore", message="Multi-threaded|Upgrading")
                 retriever = pt.terrier.Retriever(
                     # For threads Terrier changes the index object, which others use: let it open its own.
                     index if self.threads == 1 else str(self.impact_index.directory),
                     wmodel="Tf",
-                    metadata=self._fields,
                     num_results=self.num_results,
                     threads=self.threads,
-                    verbose=self.verbose,
                 )
             self._opened = (index, retriever)
         return self._opened[1]
 
 
-def _check_unique(qids: pd.Series) -> None:
-    duplicates = qids[qids.duplicated()]
-    if len(duplicates):
-        raise DataError(f"qid {duplicates.iloc[0]!r} stands twice: a qid names one query")
+def _detached(function: Any, *args: Any) -> Any:
+    """Call a function in a thread that then lets go of Java, which would keep it otherwise."""
+    from jnius import detach
 
-
-def _check_weights(toks: object, qid: str) -> dict[str, float]:
-    """Return the positive weights of a query."""
-    if not isinstance(toks, Mapping):
-        if toks is None or toks is pd.NA or (isinstance(toks, float) and math.isnan(toks)):
-            return {}
-        raise DataError(f"query {qid!r}: query_toks must be a dict of term to weight, found {toks!r}")
-    for term, weight in toks.items():
-        if not isinstance(term, str):
-            raise DataError(f"query {qid!r}: terms must be str, found {term!r}")
-        # Compared as a Python number: a float32 of numpy would turn the limit into infinity.
-        value = int(weight) if isinstance(weight, Integral) else float(weight) if isinstance(weight, Real) else math.nan
-        if not 0 <= value <= _MAX_WEIGHT:
-            raise DataError(f"query {qid!r}: the weight of {term!r} must be a number from 0 to 1e154, found {weight!r}")
-    return {term: float(weight) for term, weight in toks.items() if weight > 0}
+    try:
+        return function(*args)
+    finally:
+        detach()
 
 
 def _scale(query: dict[str, float]) -> tuple[dict[str, float], float]:
@@ -230,6 +148,11 @@ def _scale(query: dict[str, float]) -> tuple[dict[str, float], float]:
     return {**scaled, _NO_TERM: math.ldexp(1.0, above + shift)}, math.ldexp(1.0, above)
 
 
-def _no_results(columns: list[str]) -> pd.DataFrame:
-    dtypes = {"docid": "int64", "rank": "int64", "score": "float64"}
-    return pd.DataFrame({column: pd.Series(dtype=dtypes.get(column, "str")) for column in ["qid", *columns]})
+def _to_terrier(query: dict[str, float]) -> str:
+    """Return a query in Terrier's language of matching operators; terms that it could take for syntax are encoded."""
+    plain = re.compile("[A-Za-z0-9]+")
+    terms = {
+        term if plain.fullmatch(term) else f"#base64({base64.b64encode(term.encode()).decode()})": weight
+        for term, weight in query.items()
+    }
+    return " ".join(f"#combine:0={weight:f}({term})" for term, weight in terms.items())

@@ -17,7 +17,8 @@ LIGHT = [
     "_contract.py", "_documents.py", "_errors.py", "_impacts.py", "_index.py", "_indexer.py", "_java.py", "_manifest.py",
     "_retriever.py", "_spool.py", "_texts.py", "_transformers.py", "_scorer.py", "_vectors.py", "_vocabulary.py",
     "_workspace.py",
-    "_plots.py", "_pruning.py", "_recall.py",
+    "_plots.py", "_pruning.py", "_recall.py", "_retrieval.py",
+    *(file for file in FILES if file.startswith("search/")),
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors"}
 MODEL = {"_model", "_backbone", "_loading", "_encoding", "_pooling", "_selftest"}

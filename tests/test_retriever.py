@@ -34,6 +34,11 @@ def impacts() -> csr_matrix:
 MATRIX = impacts()
 
 
+@pytest.fixture(scope="module", params=["terrier", "exhaustive"])
+def algorithm(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> ImpactIndex:
     rows = (MATRIX[i] for i in range(DOCUMENTS))
@@ -71,27 +76,30 @@ def random_query(generator: np.random.Generator, size: int, scale: float) -> dic
 
 @pytest.mark.parametrize("k", [1, 10, 1000])
 @pytest.mark.parametrize("scale", [1e-7, 0.01, 1, 250, 1e30])
-def test_scores_and_order_are_those_of_scipy(index: ImpactIndex, k: int, scale: float) -> None:
+def test_scores_and_order_are_those_of_scipy(index: ImpactIndex, k: int, scale: float, algorithm: str) -> None:
     generator = np.random.default_rng(3)
     queries = [random_query(generator, size, scale) for size in (1, 2, 5, 20, 50)]
-    result = index.retriever(num_results=k).transform(frame(*queries))
+    result = index.retriever(algorithm=algorithm, num_results=k).transform(frame(*queries))
     assert result["qid"].drop_duplicates().tolist() == [f"q{i}" for i in range(5)]
     for i, query in enumerate(queries):
         assert_exact(result[result["qid"] == f"q{i}"], query, k)
 
 
-def test_unknown_terms_change_nothing(index: ImpactIndex) -> None:
+def test_unknown_terms_change_nothing(index: ImpactIndex, algorithm: str) -> None:
     query = {"Ġthe": 0.25, "z": 1.5}
     unknown = {"never": 1e30, "x" * 200: 2.0, "": 1.0, "\ud800": 1.0, "é" * 31: 3.0}
-    plain, more = (index.retriever().transform(frame(q))[["docno", "rank", "score"]] for q in (query, {**unknown, **query}))
+    plain, more = (
+        index.retriever(algorithm=algorithm).transform(frame(q))[["docno", "rank", "score"]]
+        for q in (query, {**unknown, **query})
+    )
     pd.testing.assert_frame_equal(plain, more)
     assert_exact(more.assign(docid=more["docno"].str[4:].astype(int)), query, 1000)
 
 
 @pytest.mark.parametrize("small", [1e-7, 1e-30, 5e-324])
 @pytest.mark.parametrize("large", [1.0, 1e30, 2.0**512])
-def test_weights_far_apart(index: ImpactIndex, small: float, large: float) -> None:
-    result = index.retriever().transform(frame({"Ġthe": small, "z": large}))
+def test_weights_far_apart(index: ImpactIndex, small: float, large: float, algorithm: str) -> None:
+    result = index.retriever(algorithm=algorithm).transform(frame({"Ġthe": small, "z": large}))
     assert np.isfinite(result["score"]).all() and (result["score"] >= 0).all()
     columns = [TERMS.index("z"), TERMS.index("Ġthe")]
     exact = {d: tuple(MATRIX[d, c] for c in columns) for d in range(DOCUMENTS) if MATRIX[d, columns].nnz}
@@ -109,15 +117,15 @@ def test_weights_far_apart(index: ImpactIndex, small: float, large: float) -> No
 
 @settings(max_examples=30, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(st.dictionaries(st.sampled_from(TERMS), st.floats(2**-20, 2**20, width=32), min_size=1), st.integers(1, 900))
-def test_any_query_is_exact(index: ImpactIndex, query: dict[str, float], k: int) -> None:
-    assert_exact(index.retriever(num_results=k).transform(frame(query)), query, k)
+def test_any_query_is_exact(index: ImpactIndex, algorithm: str, query: dict[str, float], k: int) -> None:
+    assert_exact(index.retriever(algorithm=algorithm, num_results=k).transform(frame(query)), query, k)
 
 
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("k", [1, 3, 50, 150])
-def test_ties_come_in_the_order_of_indexing(tied: ImpactIndex, k: int, threads: int) -> None:
+def test_ties_come_in_the_order_of_indexing(tied: ImpactIndex, k: int, threads: int, algorithm: str) -> None:
     queries = frame({"a": 0.1, "b": 0.2, "c": 0.3}, {"c": 0.7}, {"b": 0.3, "a": 0.1, "d": 0.4})
-    result = tied.retriever(num_results=k, threads=threads).transform(queries)
+    result = tied.retriever(algorithm=algorithm, num_results=k, threads=threads).transform(queries)
     assert result["qid"].tolist() == [qid for qid in queries["qid"] for _ in range(k)]
     for qid, rows in result.groupby("qid"):
         assert rows["docid"].tolist() == list(range(k)), qid
@@ -130,50 +138,50 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> ImpactIndex:
 
 
 @pytest.mark.filterwarnings("error")
-def test_queries_without_a_known_term_have_no_rows_and_harm_no_other(index: ImpactIndex) -> None:
+def test_queries_without_a_known_term_have_no_rows_and_harm_no_other(index: ImpactIndex, algorithm: str) -> None:
     nothing: list[Any] = [{}, None, math.nan, pd.NA, {"z": 0.0, "Z": 0}, {"never": 1.0}]
     queries = frame(*nothing, {"z": 1.0, "Z": 0.0}, {"Ġthe": 2})
-    result = index.retriever().transform(queries)
+    result = index.retriever(algorithm=algorithm).transform(queries)
     assert result["qid"].drop_duplicates().tolist() == ["q6", "q7"]
     assert_exact(result[result["qid"] == "q6"], {"z": 1.0}, 1000)
     assert not result["score"].isna().any()
-    empty = index.retriever().transform(frame(*nothing))
+    empty = index.retriever(algorithm=algorithm).transform(frame(*nothing))
     assert len(empty) == 0
     assert list(empty.columns) == list(result.columns)
     assert [str(empty[c].dtype) for c in ("docid", "rank", "score")] == ["int64", "int64", "float64"]
 
 
 @pytest.mark.parametrize("weight", [-1.0, -1e-9, math.nan, math.inf, -math.inf, "1", None, [1.0], 1e300, 10**400])
-def test_weight_that_is_none_is_refused_with_its_query(index: ImpactIndex, weight: Any) -> None:
+def test_weight_that_is_none_is_refused_with_its_query(index: ImpactIndex, weight: Any, algorithm: str) -> None:
     with pytest.raises(DataError, match="query 'q1'.*'Ġthe'"):
-        index.retriever().transform(frame({"z": 1.0}, {"Ġthe": weight}))
+        index.retriever(algorithm=algorithm).transform(frame({"z": 1.0}, {"Ġthe": weight}))
 
 
 @pytest.mark.parametrize("toks", [["z"], "z", 3.0, ("z", 1), np.array([1.0, 2.0]), {1: 2.0}])
-def test_query_that_is_no_dict_of_terms_is_refused(index: ImpactIndex, toks: Any) -> None:
+def test_query_that_is_no_dict_of_terms_is_refused(index: ImpactIndex, toks: Any, algorithm: str) -> None:
     with pytest.raises(DataError, match="query 'q1'"):
-        index.retriever().transform(frame({"z": 1.0}, toks))
+        index.retriever(algorithm=algorithm).transform(frame({"z": 1.0}, toks))
 
 
-def test_qid_that_stands_twice_is_refused(index: ImpactIndex) -> None:
+def test_qid_that_stands_twice_is_refused(index: ImpactIndex, algorithm: str) -> None:
     with pytest.raises(DataError, match="qid '7' stands twice"):
-        index.retriever().transform(frame({"z": 1.0}, {"Z": 1.0}).assign(qid=[7, "7"]))
+        index.retriever(algorithm=algorithm).transform(frame({"z": 1.0}, {"Z": 1.0}).assign(qid=[7, "7"]))
 
 
-def test_terms_are_data_and_never_syntax(index: ImpactIndex) -> None:
+def test_terms_are_data_and_never_syntax(index: ImpactIndex, algorithm: str) -> None:
     for term in ["#combine:0=9(z)", "z) OR (Z", "#base64(eg==)", "z^9", "z Z"]:
-        assert len(index.retriever().transform(frame({term: 1.0}))) == 0
+        assert len(index.retriever(algorithm=algorithm).transform(frame({term: 1.0}))) == 0
 
 
-def test_numpy_weights_and_integers_are_numbers(index: ImpactIndex) -> None:
+def test_numpy_weights_and_integers_are_numbers(index: ImpactIndex, algorithm: str) -> None:
     for weight in (2, np.float32(2), np.int64(2), True + 1):
-        assert_exact(index.retriever().transform(frame({"z": weight})), {"z": 2.0}, 1000)
+        assert_exact(index.retriever(algorithm=algorithm).transform(frame({"z": weight})), {"z": 2.0}, 1000)
 
 
-def test_frame_is_not_changed_and_its_columns_are_kept(index: ImpactIndex) -> None:
+def test_frame_is_not_changed_and_its_columns_are_kept(index: ImpactIndex, algorithm: str) -> None:
     queries = frame({"z": 1.0}, {"Z": 1.0}).assign(query="raw: text?", topic=[4, 5], score=-1.0)[::-1]
     before = queries.copy()
-    result = index.retriever(num_results=2).transform(queries)
+    result = index.retriever(algorithm=algorithm, num_results=2).transform(queries)
     pd.testing.assert_frame_equal(queries, before)
     assert list(result.columns) == ["qid", "query_toks", "query", "topic", "docid", "docno", "rank", "score"]
     assert result["qid"].tolist() == ["q1", "q1", "q0", "q0"]
@@ -182,23 +190,25 @@ def test_frame_is_not_changed_and_its_columns_are_kept(index: ImpactIndex) -> No
     assert result["query_toks"].tolist() == [{"Z": 1.0}] * 2 + [{"z": 1.0}] * 2
 
 
-def test_integer_qids_become_text(index: ImpactIndex) -> None:
-    assert index.retriever(num_results=1).transform(frame({"z": 1.0}).assign(qid=7))["qid"].tolist() == ["7"]
+def test_integer_qids_become_text(index: ImpactIndex, algorithm: str) -> None:
+    assert index.retriever(algorithm=algorithm, num_results=1).transform(frame({"z": 1.0}).assign(qid=7))["qid"].tolist() == [
+        "7"
+    ]
 
 
-def test_frames_lists_and_iterables_agree(index: ImpactIndex) -> None:
-    retriever = index.retriever(num_results=3)
+def test_frames_lists_and_iterables_agree(index: ImpactIndex, algorithm: str) -> None:
+    retriever = index.retriever(algorithm=algorithm, num_results=3)
     queries = frame({"z": 1.0}, {"Z": 1.0})
     records = retriever.transform(queries).to_dict("records")
     assert retriever(queries.to_dict("records")) == records
     assert list(retriever.transform_iter(iter(queries.to_dict("records")))) == records
 
 
-def test_included_fields(index: ImpactIndex) -> None:
-    result = index.retriever(num_results=3, include_fields=["url"]).transform(frame({"z": 1.0}))
+def test_included_fields(index: ImpactIndex, algorithm: str) -> None:
+    result = index.retriever(algorithm=algorithm, num_results=3, include_fields=["url"]).transform(frame({"z": 1.0}))
     assert result["url"].tolist() == [f"u{docid}" for docid in result["docid"]]
     with pytest.raises(ImpactIndexError, match="nowhere"):
-        index.retriever(include_fields=["nowhere"]).transform(frame({"z": 1.0}))
+        index.retriever(algorithm=algorithm, include_fields=["nowhere"]).transform(frame({"z": 1.0}))
 
 
 def test_scores_of_terrier_on_request(index: ImpactIndex) -> None:
@@ -208,25 +218,25 @@ def test_scores_of_terrier_on_request(index: ImpactIndex) -> None:
     assert raw["score"].to_numpy() == pytest.approx(exact["score"].to_numpy() / 4.0, rel=1e-6)
 
 
-def test_query_of_another_encoder_is_refused_and_both_are_named(index: ImpactIndex) -> None:
+def test_query_of_another_encoder_is_refused_and_both_are_named(index: ImpactIndex, algorithm: str) -> None:
     other = ImpactVector({"z": 1.0}, CONTRACT.replace(weights="v", base_model="lm-two"))
     with pytest.raises(ContractError, match="query 'q1'.*lm-two.*lm-one"):
-        index.retriever().transform(frame(ImpactVector({"z": 1.0}, CONTRACT), other))
+        index.retriever(algorithm=algorithm).transform(frame(ImpactVector({"z": 1.0}, CONTRACT), other))
 
 
-def test_query_of_the_same_or_an_unknown_encoder_is_answered(index: ImpactIndex) -> None:
+def test_query_of_the_same_or_an_unknown_encoder_is_answered(index: ImpactIndex, algorithm: str) -> None:
     same = ImpactVector({"z": 1.0}, CONTRACT.replace(query_length=8))
-    assert len(index.retriever(num_results=1).transform(frame(same, {"z": 1.0}))) == 2
+    assert len(index.retriever(algorithm=algorithm, num_results=1).transform(frame(same, {"z": 1.0}))) == 2
 
 
-def test_cutoff_is_pushed_into_the_search_and_never_relaxed(index: ImpactIndex) -> None:
-    retriever = index.retriever(num_results=20)
+def test_cutoff_is_pushed_into_the_search_and_never_relaxed(index: ImpactIndex, algorithm: str) -> None:
+    retriever = index.retriever(algorithm=algorithm, num_results=20)
     fused = (retriever % 5).compile()
-    assert fused == index.retriever(num_results=5)
+    assert fused == index.retriever(algorithm=algorithm, num_results=5)
     pd.testing.assert_frame_equal(fused.transform(frame({"z": 1.0})), (retriever % 5).transform(frame({"z": 1.0})))
     assert (retriever % 50).compile() == retriever
     with pytest.raises(ValueError, match="num_results"):
-        index.retriever(num_results=0)
+        index.retriever(algorithm=algorithm, num_results=0)
 
 
 def test_equality_hash_and_repr(index: ImpactIndex) -> None:
@@ -238,8 +248,8 @@ def test_equality_hash_and_repr(index: ImpactIndex) -> None:
     assert repr(index.retriever()).endswith(".retriever()")
 
 
-def test_inspection(index: ImpactIndex) -> None:
-    retriever = index.retriever(include_fields=["url"])
+def test_inspection(index: ImpactIndex, algorithm: str) -> None:
+    retriever = index.retriever(algorithm=algorithm, include_fields=["url"])
     assert pt.inspect.transformer_inputs(retriever) == [["qid", "query_toks"]]
     outputs = ["qid", "query", "query_toks", "docid", "docno", "url", "rank", "score"]
     assert pt.inspect.transformer_outputs(retriever, ["qid", "query", "query_toks"]) == outputs
@@ -247,11 +257,11 @@ def test_inspection(index: ImpactIndex) -> None:
 
 
 @pytest.mark.parametrize("columns", [["qid"], ["query_toks"], ["qid", "query"], ["qid", "query_toks", "docno"]])
-def test_wrong_frame_is_refused_by_name(index: ImpactIndex, columns: list[str]) -> None:
+def test_wrong_frame_is_refused_by_name(index: ImpactIndex, columns: list[str], algorithm: str) -> None:
     with pytest.raises(pt.validate.InputValidationError, match="retriever"):
-        index.retriever().transform(pd.DataFrame(columns=columns))
+        index.retriever(algorithm=algorithm).transform(pd.DataFrame(columns=columns))
     with pytest.raises(pt.validate.InputValidationError, match="retriever"):
-        index.retriever().transform_outputs(columns)
+        index.retriever(algorithm=algorithm).transform_outputs(columns)
 
 
 def test_weighting_models_of_terrier_stay_available(index: ImpactIndex) -> None:
@@ -260,11 +270,14 @@ def test_weighting_models_of_terrier_stay_available(index: ImpactIndex) -> None:
     assert len(index.bm25(num_results=5).transform(frame({"z": 1.0}))) == 5
 
 
-def test_experiment_without_a_warning(index: ImpactIndex, tmp_path: Path) -> None:
+def test_experiment_without_a_warning(index: ImpactIndex, tmp_path: Path, algorithm: str) -> None:
     queries = frame({"z": 1.0}, {"never": 1.0}).assign(query="text")
-    best = index.retriever(num_results=1).transform(queries)["docno"][0]
+    best = index.retriever(algorithm=algorithm, num_results=1).transform(queries)["docno"][0]
     qrels = pd.DataFrame({"qid": ["q0", "q1"], "docno": [best, best], "label": 1})
-    systems = [index.retriever(), index.retriever(num_results=10) + index.retriever()]
+    systems = [
+        index.retriever(algorithm=algorithm),
+        index.retriever(algorithm=algorithm, num_results=10) + index.retriever(algorithm=algorithm),
+    ]
     table = pt.Experiment(systems, queries, qrels, ["recip_rank"], names=["a", "b"], validate="error")
     assert table["recip_rank"].tolist() == [0.5, 0.5]
 

@@ -1,0 +1,199 @@
+"""What all retrievers of an impact index have in common: everything but the search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+from ._contract import Contract
+from ._errors import ContractError, DataError
+
+if TYPE_CHECKING:
+    from ._index import ImpactIndex
+
+# The heaviest weight that a query may have (ours): scores then stay below the largest double, 2**1024.
+_MAX_WEIGHT = 2.0**512
+
+
+@dataclass(frozen=True)
+class Hits:
+    """The documents that were found for a query, the best first.
+
+    Attributes:
+        docids: int64 array.
+        scores: float64 array.
+        cut: Whether a budget ended the search before everything was looked at.
+    """
+
+    docids: np.ndarray
+    scores: np.ndarray
+    cut: bool = False
+
+    @classmethod
+    def none(cls) -> Hits:
+        """Return no hits."""
+        return cls(np.zeros(0, np.int64), np.zeros(0))
+
+
+class IndexRetriever(pt.Transformer):
+    """Retrieves by the dot product of query weights and impacts.
+
+    Documents with equal scores come in the order of indexing. A query without a term of the index (empty, None, weights of 0,
+    unknown terms only) has no rows in the result.
+    """
+
+    def __init__(
+        self,
+        impact_index: ImpactIndex,
+        *,
+        num_results: int = 1000,
+        include_fields: list[str] | None = None,
+        threads: int = 1,
+        verbose: bool = False,
+    ) -> None:
+        """Create a retriever; :meth:`ImpactIndex.retriever` explains the arguments."""
+        if num_results < 1:
+            raise ValueError(f"num_results must be at least 1, found {num_results}")
+        self.impact_index = impact_index
+        self.num_results = num_results
+        self.include_fields = include_fields
+        self.threads = threads
+        self.verbose = verbose
+
+    def _open(self) -> Contract | None:
+        """Make ready to search; return the contract of the documents, None if unknown."""
+        raise NotImplementedError
+
+    def _search(self, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
+        """Search with queries (qid to weights above 0, at least one), whose terms the index may not hold."""
+        raise NotImplementedError
+
+    def _read(self, field: str, docids: np.ndarray) -> Sequence[str]:
+        """Return a metadata field of documents, all different."""
+        raise NotImplementedError
+
+    def _settings(self) -> dict[str, tuple[Any, Any]]:
+        """Arguments beside the index and ``verbose``: name to value and default."""
+        return {
+            "num_results": (self.num_results, 1000),
+            "include_fields": (self.include_fields, None),
+            "threads": (self.threads, 1),
+        }
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Search.
+
+        Args:
+            inp: Queries with ``qid`` and ``query_toks`` (term to weight).
+
+        Returns:
+            The input's columns (a ``docid``, ``score`` or ``rank`` is replaced), ``docid``, ``docno``, the included fields,
+            ``rank`` and ``score``, in the order of the queries.
+
+        Raises:
+            ContractError: The queries come from another encoder than the documents.
+            DataError: A weight is negative or not finite, or a qid stands twice.
+            ImpactIndexError: There is no index, it is damaged, or the search failed.
+        """
+        pt.validate.query_frame(inp, extra_columns=["query_toks"], context=self)
+        queries = inp.drop(columns=self._new_columns, errors="ignore").assign(qid=inp["qid"].astype(str))
+        _check_unique(queries["qid"])
+        weights = {qid: _check_weights(toks, qid) for qid, toks in zip(queries["qid"], queries["query_toks"])}
+        weights = {qid: query for qid, query in weights.items() if query}
+        hits = {}
+        if weights:
+            self._check_contracts(queries, self._open())
+            hits = self._search(weights)
+        return self._frame(queries, [hits.get(qid, Hits.none()) for qid in queries["qid"]])
+
+    def transform_inputs(self) -> list[list[str]]:
+        """Return the columns that queries need."""
+        return [["qid", "query_toks"]]
+
+    def transform_outputs(self, input_columns: list[str]) -> list[str]:
+        """Return the columns of the result."""
+        pt.validate.query_frame(input_columns, extra_columns=["query_toks"], context=self)
+        return [column for column in input_columns if column not in self._new_columns] + self._new_columns
+
+    def fuse_rank_cutoff(self, k: int) -> pt.Transformer | None:
+        """Push a rank cutoff into the search; never relaxes a stricter one."""
+        return self if k >= self.num_results else pt.inspect.transformer_apply_attributes(self, num_results=k)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, IndexRetriever) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __repr__(self) -> str:
+        changed = [f"{name}={value!r}" for name, (value, default) in self._settings().items() if value != default]
+        return f"{self.impact_index!r}.retriever({', '.join(changed)})"
+
+    @property
+    def _fields(self) -> list[str]:
+        return ["docno", *(field for field in self.include_fields or () if field != "docno")]
+
+    @property
+    def _new_columns(self) -> list[str]:
+        return ["docid", *self._fields, "rank", "score"]
+
+    def _identity(self) -> tuple[Any, ...]:
+        values = {name: value for name, (value, _) in self._settings().items()} | {"include_fields": tuple(self._fields)}
+        return (type(self), self.impact_index.directory, self.impact_index.memory, *values.items())
+
+    def _check_contracts(self, queries: pd.DataFrame, indexed: Contract | None) -> None:
+        accepted: Contract | None = None
+        for qid, toks in zip(queries["qid"], queries["query_toks"]):
+            contract = getattr(toks, "contract", None)
+            if indexed is None or contract is None or contract is accepted:
+                continue
+            if contract.fingerprint != indexed.fingerprint:
+                raise ContractError(
+                    f"query {qid!r} was encoded by {contract.summary}, the documents of {self.impact_index.path} by "
+                    f"{indexed.summary}: encode both with one model"
+                )
+            accepted = contract
+
+    def _frame(self, queries: pd.DataFrame, hits: list[Hits]) -> pd.DataFrame:
+        """Return a row for each hit: the query's columns and the new ones."""
+        hits = [*hits, Hits.none()]  # arrays of the right type where there is no query
+        counts = [len(found.docids) for found in hits]
+        docids = np.concatenate([found.docids for found in hits])
+        distinct, places = np.unique(docids, return_inverse=True)
+        columns: dict[str, Any] = {"docid": docids}
+        for field in self._fields:
+            values = self._read(field, distinct) if len(distinct) else []
+            columns[field] = pd.Series(np.array(values, dtype=object)[places], dtype="str")
+        columns["rank"] = np.concatenate([np.arange(count) for count in counts])
+        columns["score"] = np.concatenate([found.scores for found in hits])
+        rows = queries.iloc[np.repeat(np.arange(len(queries)), counts[:-1])].reset_index(drop=True)
+        return rows.assign(**columns)
+
+
+def _check_unique(qids: pd.Series) -> None:
+    duplicates = qids[qids.duplicated()]
+    if len(duplicates):
+        raise DataError(f"qid {duplicates.iloc[0]!r} stands twice: a qid names one query")
+
+
+def _check_weights(toks: object, qid: str) -> dict[str, float]:
+    """Return the positive weights of a query."""
+    if not isinstance(toks, Mapping):
+        if toks is None or toks is pd.NA or (isinstance(toks, float) and math.isnan(toks)):
+            return {}
+        raise DataError(f"query {qid!r}: query_toks must be a dict of term to weight, found {toks!r}")
+    for term, weight in toks.items():
+        if not isinstance(term, str):
+            raise DataError(f"query {qid!r}: terms must be str, found {term!r}")
+        # Compared as a Python number: a float32 of numpy would turn the limit into infinity.
+        value = int(weight) if isinstance(weight, Integral) else float(weight) if isinstance(weight, Real) else math.nan
+        if not 0 <= value <= _MAX_WEIGHT:
+            raise DataError(f"query {qid!r}: the weight of {term!r} must be a number from 0 to 1e154, found {weight!r}")
+    return {term: float(weight) for term, weight in toks.items() if weight > 0}

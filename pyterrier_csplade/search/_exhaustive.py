@@ -1,0 +1,60 @@
+"""Exhaustive search: every posting of every term of the query is scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from pyterrier_csplade._retrieval import Hits
+
+from ._algorithm import Algorithm, Budget, Searcher
+from ._postings import Postings, Query
+
+
+@dataclass(frozen=True)
+class Exhaustive(Algorithm):
+    """Term at a time, the reference for all others.
+
+    With a budget, the terms that may add least are left out when it is spent: the scores that are returned are then parts of
+    the dot products.
+    """
+
+    name: ClassVar[str] = "exhaustive"
+
+    def prepare(self, postings: Postings) -> Searcher:
+        """Make ready to search."""
+        return _NumpySearcher(postings)
+
+
+class _NumpySearcher:
+    def __init__(self, postings: Postings) -> None:
+        self._postings = postings
+
+    def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
+        scores = np.zeros(len(self._postings))
+        spent, cut = budget.start(), False
+        for term, weight in zip(query.terms.tolist(), query.weights.tolist()):
+            docids, impacts = self._postings.list_of(term)
+            cut = spent.exhausted(len(docids))
+            if cut:
+                break
+            # A document stands once in a list, so no addition is lost.
+            scores[docids] += weight * impacts
+            spent.postings += len(docids)
+        return best(scores, k, cut=cut)
+
+
+def best(scores: np.ndarray, k: int, *, cut: bool = False) -> Hits:
+    """Return the k largest scores above 0, of equal ones those of the first documents.
+
+    Args:
+        scores: float64 [documents].
+        k: How many.
+        cut: Whether the search was cut.
+    """
+    least = 0.0 if k >= len(scores) else float(np.partition(scores, len(scores) - k)[len(scores) - k])
+    docids = np.flatnonzero(scores >= least if least > 0 else scores)
+    order = docids[np.argsort(-scores[docids], kind="stable")[:k]]
+    return Hits(order, scores[order], cut)
