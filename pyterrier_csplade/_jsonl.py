@@ -18,18 +18,36 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         DataError: The file is missing, or a line is no JSON object; the message names file and line.
     """
+    for number, line in read_lines(path):
+        yield number, parse_object(line, f"{path}, line {number}")
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number, line) of a text file, gzip-compressed if its name ends in ``.gz``.
+
+    Raises:
+        DataError: The file is missing or cannot be read to its end.
+    """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"there is no file {path}")
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-        for number, line in _numbered(lines, path):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: not valid JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
-            yield number, row
+        yield from _numbered(lines, path)
+
+
+def parse_object(line: str, where: str) -> dict[str, Any]:
+    """Parse a line of a JSONL file.
+
+    Raises:
+        DataError: It is no JSON object.
+    """
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not valid JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected an object, found {type(row).__name__}")
+    return row
 
 
 def _numbered(lines: Iterable[str], path: Path) -> Iterator[tuple[int, str]]:

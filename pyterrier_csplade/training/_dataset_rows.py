@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
-
-import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError
 
+from ._corpus import find_dataset
+from ._row_errors import RowErrors
 from ._rows import TrainingRow, checked_row, passage_text
 
 # Negatives of a query that are kept, so that the hundreds of millions of pairs of msmarco-passage/train fit in memory. Ours.
@@ -18,7 +19,7 @@ _MOST_NEGATIVES = 100
 _Ids = dict[str, dict[str, None]]  # query id to document ids in their order, each once
 
 
-def read_dataset_rows(name: str) -> Iterator[TrainingRow]:
+def read_dataset_rows(name: str, errors: RowErrors) -> Iterator[TrainingRow]:
     """Yield a training row for each query that has a relevant document.
 
     Positives are the documents judged relevant (label above 0). Negatives are those of ``docpairs`` or else ``scoreddocs``
@@ -26,13 +27,11 @@ def read_dataset_rows(name: str) -> Iterator[TrainingRow]:
 
     Args:
         name: Name of a PyTerrier dataset, for example ``irds:msmarco-passage/train``.
-
-    Raises:
-        DataError: A relevant document is not in the corpus, or a text is empty.
+        errors: Notes rows that cannot be used: a relevant document that is not in the corpus, an empty text.
     """
-    dataset = pt.get_dataset(name)
+    dataset = find_dataset(name)
     if hasattr(dataset, "irds_ref"):
-        yield from _irds_rows(dataset.irds_ref(), name)
+        yield from _irds_rows(dataset.irds_ref(), name, errors)
         return
     positives: _Ids = defaultdict(dict)
     for judgement in dataset.get_qrels().itertuples():
@@ -41,10 +40,10 @@ def read_dataset_rows(name: str) -> Iterator[TrainingRow]:
     needed = {document for documents in positives.values() for document in documents}
     texts = {d["docno"]: passage_text(d) for d in dataset.get_corpus_iter(verbose=False) if d["docno"] in needed}
     queries = ((topic.qid, topic.query) for topic in dataset.get_topics().itertuples())
-    yield from _rows(queries, positives, {}, texts, name)
+    yield from _rows(queries, positives, {}, texts, name, errors)
 
 
-def _irds_rows(dataset: Any, name: str) -> Iterator[TrainingRow]:
+def _irds_rows(dataset: Any, name: str, errors: RowErrors) -> Iterator[TrainingRow]:
     positives: _Ids = defaultdict(dict)
     negatives: _Ids = defaultdict(dict)
     if dataset.has_qrels():
@@ -57,7 +56,8 @@ def _irds_rows(dataset: Any, name: str) -> Iterator[TrainingRow]:
         if len(negatives[query]) < _MOST_NEGATIVES:
             negatives[query][negative] = None
     texts = _Texts(dataset.docs_store())
-    yield from _rows(((q.query_id, q.default_text()) for q in dataset.queries_iter()), positives, negatives, texts, name)
+    queries = ((q.query_id, q.default_text()) for q in dataset.queries_iter())
+    yield from _rows(queries, positives, negatives, texts, name, errors)
 
 
 def _negatives(dataset: Any) -> Iterator[tuple[str, str | None, str]]:
@@ -81,13 +81,20 @@ class _Texts:
         return passage_text(values) if isinstance(values.get("text"), str) else str(found.default_text())
 
 
-def _rows(queries: Iterable[tuple[str, str]], positives: _Ids, negatives: _Ids, texts: Any, name: str) -> Iterator[TrainingRow]:
+def _rows(
+    queries: Iterable[tuple[str, str]], positives: _Ids, negatives: _Ids, texts: Any, name: str, errors: RowErrors
+) -> Iterator[TrainingRow]:
     for query, text in queries:
         if query in positives:
             hard = [document for document in negatives.get(query, {}) if document not in positives[query]]
-            where = f"{name}, query {query}"
-            try:
-                relevant, others = [texts[d] for d in positives[query]], [texts[d] for d in hard]
-            except KeyError as error:
-                raise DataError(f"{where}: the document {error} is not in the corpus") from error
-            yield checked_row(text, relevant, others, where)
+            row = errors.attempt(partial(_row, text, list(positives[query]), hard, texts, f"{name}, query {query}"))
+            if row is not None:
+                yield row
+
+
+def _row(query: str, positives: list[str], negatives: list[str], texts: Any, where: str) -> TrainingRow:
+    try:
+        relevant, others = [texts[d] for d in positives], [texts[d] for d in negatives]
+    except KeyError as error:
+        raise DataError(f"{where}: the document {error} is not in the corpus") from error
+    return checked_row(query, relevant, others, where)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade._jsonl import read_jsonl
+from pyterrier_csplade._jsonl import parse_object, read_lines
 from pyterrier_csplade._texts import check_texts
+
+from ._row_errors import RowErrors
 
 
 @dataclass(frozen=True)
@@ -26,23 +30,37 @@ class TrainingRow:
     negatives: list[str]
 
 
-def read_rows(data: str | list[str]) -> Iterator[TrainingRow]:
+def read_rows(data: str | list[str], *, max_bad_rows: int = 0) -> Iterator[TrainingRow]:
     """Yield training rows.
 
     Args:
-        data: ``.jsonl`` or ``.jsonl.gz`` files, or the name of a PyTerrier dataset (``irds:`` ids included).
+        data: ``.jsonl`` or ``.jsonl.gz`` files, directories of a collection with ``train.triples.jsonl``, or the name of a
+            PyTerrier dataset (``irds:`` ids included).
+        max_bad_rows: Rows that may be unusable: they are left out, with a warning that names and counts them.
 
     Raises:
-        DataError: A row cannot be used; the message names file and line, or the query.
+        DataError: More rows than allowed cannot be used; the message counts them and names file and line, or the query.
     """
+    errors = RowErrors(max_bad_rows)
     for source in [data] if isinstance(data, str) else data:
-        if source.endswith((".jsonl", ".jsonl.gz")):
-            for number, values in read_jsonl(source):
-                yield _row(values, f"{source}, line {number}")
-        else:
-            from ._dataset_rows import read_dataset_rows
+        yield from _read_source(source, errors)
+    errors.finish()
 
-            yield from read_dataset_rows(source)
+
+def _read_source(source: str, errors: RowErrors) -> Iterator[TrainingRow]:
+    if source.endswith((".jsonl", ".jsonl.gz")):
+        for number, line in read_lines(source):
+            row = errors.attempt(partial(_parsed_row, line, f"{source}, line {number}"))
+            if row is not None:
+                yield row
+    elif Path(source).is_dir():
+        from ._directory_rows import read_directory_rows
+
+        yield from read_directory_rows(source, errors)
+    else:
+        from ._dataset_rows import read_dataset_rows
+
+        yield from read_dataset_rows(source, errors)
 
 
 def passage_text(passage: dict[str, Any]) -> str:
@@ -66,6 +84,10 @@ def _names(where: str) -> Iterator[str]:
     yield f"{where}: the query"
     while True:
         yield f"{where}: a passage"
+
+
+def _parsed_row(line: str, where: str) -> TrainingRow:
+    return _row(parse_object(line, where), where)
 
 
 def _row(values: dict[str, Any], where: str) -> TrainingRow:
