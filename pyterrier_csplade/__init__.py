@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._contract import Contract
-    from ._errors import ConfigError, ContractError, CspladeError, DataError, ImpactIndexError, TrainingError
+    from ._errors import CollectionError, ConfigError, ContractError, CspladeError, DataError, ImpactIndexError, TrainingError
     from ._impacts import ImpactVector, Quantizer
     from ._index import ImpactIndex
     from ._model import CSPLADE
@@ -27,16 +27,19 @@ if TYPE_CHECKING:
     from ._pruning import PruneToks
     from ._recall import exact_recall
     from ._vocabulary import Vocabulary
+    from .collection import EncodedCollection
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CSPLADE",
+    "CollectionError",
     "ConfigError",
     "Contract",
     "ContractError",
     "CspladeError",
     "DataError",
+    "EncodedCollection",
     "ImpactIndex",
     "ImpactIndexError",
     "ImpactVector",
@@ -51,11 +54,13 @@ __all__ = [
 # Names are imported when they are first used: torch and transformers take seconds, and searching an index needs neither.
 _MODULES = {
     "CSPLADE": "_model",
+    "CollectionError": "_errors",
     "ConfigError": "_errors",
     "Contract": "_contract",
     "ContractError": "_errors",
     "CspladeError": "_errors",
     "DataError": "_errors",
+    "EncodedCollection": "collection",
     "ImpactIndex": "_index",
     "ImpactIndexError": "_errors",
     "ImpactVector": "_impacts",

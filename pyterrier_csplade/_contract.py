@@ -16,9 +16,9 @@ Variant = Literal["causal", "echo", "bidirectional"]
 #: The file of a checkpoint that holds its contract.
 CONTRACT_FILE = "csplade_config.json"
 
-# Two encoders whose contracts agree in these make comparable vectors. Maximum lengths and the impact scale are left out: they
-# change how much of a text is read and how finely it is stored, not what a weight means.
-_IDENTITY = (
+#: Two encoders whose contracts agree in these make comparable vectors. Maximum lengths and the impact scale are left out: they
+#: change how much of a text is read and how finely it is stored, not what a weight means.
+IDENTITY = (
     "weights",
     "vocabulary_sha256",
     "variant",
@@ -87,7 +87,7 @@ class Contract:
     @property
     def fingerprint(self) -> str:
         """Digest in hexadecimal, equal for two contracts if and only if the vectors of their encoders are comparable."""
-        identity = json.dumps([getattr(self, name) for name in _IDENTITY])
+        identity = json.dumps([getattr(self, name) for name in IDENTITY])
         return hashlib.sha256(identity.encode()).hexdigest()
 
     @property

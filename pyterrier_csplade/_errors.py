@@ -7,6 +7,10 @@ class CspladeError(Exception):
     """Base class: something that the message says how to put right."""
 
 
+class CollectionError(CspladeError, RuntimeError):
+    """An encoded collection is missing, incomplete, damaged, locked or made with other settings."""
+
+
 class ConfigError(CspladeError, ValueError):
     """A training configuration is not valid."""
 

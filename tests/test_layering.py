@@ -19,8 +19,10 @@ LIGHT = [
     "_workspace.py",
     "_plots.py", "_pruning.py", "_recall.py", "_retrieval.py",
     *(file for file in FILES if file.startswith("search/")),
+    "_jsonl.py",
+    *(file for file in FILES if file.startswith("collection/") and file not in ("collection/_ray.py", "collection/_launch.py")),
 ]  # fmt: skip
-HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors"}
+HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "ray"}
 MODEL = {"_model", "_backbone", "_loading", "_encoding", "_pooling", "_selftest"}
 
 

@@ -1,0 +1,175 @@
+"""The run that encodes a collection: from documents to shards on disk."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.sparse import vstack
+
+from pyterrier_csplade._errors import DataError
+
+from ._documents import DocumentShard, divide
+from ._part import Part
+from ._shard import EncodedShard, pack
+from ._store import Store, add_up
+
+if TYPE_CHECKING:
+    from pyterrier_csplade._transformers import DocEncoder
+
+# Documents that are sorted by length together; ours. Their matrix has to fit into memory, and progress is shown after each.
+WINDOW = 4096
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did.
+
+    Attributes:
+        documents: Of the input.
+        shards: Of the input.
+        complete: Whether all of them are in the collection now.
+    """
+
+    documents: int
+    shards: int
+    complete: bool
+
+
+@dataclass(frozen=True)
+class ShardEncoder:
+    """Encodes shards.
+
+    Attributes:
+        encoder: Of the documents.
+        plan: Fingerprint of the plan.
+        max_empty: Largest share of texts without any impact.
+    """
+
+    encoder: DocEncoder
+    plan: str
+    max_empty: float = 0.5
+
+    def __call__(self, shard: DocumentShard, advance: Callable[[int], Any] = lambda count: None) -> EncodedShard:
+        """Encode a shard.
+
+        Args:
+            shard: Its documents.
+            advance: Called with the number of documents that were encoded since the last call.
+
+        Raises:
+            DataError: A text cannot be encoded, or more than ``max_empty`` of them have no impact.
+        """
+        model, names = self.encoder.model, shard.names
+        cut_before = model.truncated["document"]
+        blocks = []
+        for start in range(0, len(names), WINDOW):
+            texts = shard.texts[start : start + WINDOW]
+            blocks.append(self.encoder.impacts(texts, names[start : start + WINDOW]))
+            advance(len(texts))
+        matrix = vstack(blocks, format="csr")
+        self._check_empty(shard, np.diff(matrix.indptr) == 0)
+        truncated = model.truncated["document"] - cut_before
+        return pack(shard.number, shard.docnos, matrix, truncated=truncated, input_sha256=shard.sha256, plan=self.plan)
+
+    def _check_empty(self, shard: DocumentShard, empty: np.ndarray) -> None:
+        filled = np.array([bool(text.strip()) for text in shard.texts])
+        count, total = int(np.sum(empty & filled)), int(filled.sum())
+        if count > self.max_empty * total:
+            raise DataError(
+                f"shard {shard.number}: {count:,} of {total:,} texts ({count / total:.0%}) have no impact above 0: no query "
+                "will find them. Does the model work? max_empty=1 encodes them all the same"
+            )
+
+
+class Pending:
+    """The shards of an input that a part has still to encode.
+
+    Attributes:
+        documents: Of the input, as far as it was read.
+        shards: Likewise.
+        skipped: Documents whose shards are there, or another part's.
+    """
+
+    def __init__(self, store: Store, documents: Iterable[Mapping[str, Any]], text_field: str, part: Part) -> None:
+        self._store = store
+        self._input = divide(documents, text_field, store.plan.shard_size)
+        self._part = part
+        self.documents = self.shards = self.skipped = 0
+
+    def __iter__(self) -> Iterator[DocumentShard]:
+        for shard in self._input:
+            self.documents += len(shard.docnos)
+            self.shards += 1
+            if self._store.wants(shard, self._part):
+                yield shard
+            else:
+                self.skipped += len(shard.docnos)
+
+
+def encode_serially(
+    store: Store, pending: Pending, encode: ShardEncoder, advance: Callable[[int], Any] = lambda count: None
+) -> None:
+    """Encode in this process what is pending, and write it.
+
+    Raises:
+        CollectionError: The input is not the one that the collection was begun with.
+        DataError: A document cannot be encoded.
+        OSError: The disk is full.
+    """
+    for shard in pending:
+        store.write(encode(shard, advance))
+
+
+def finish(store: Store, pending: Pending) -> Outcome:
+    """Complete the collection, if all of its shards are there; warn of documents that are empty or were cut.
+
+    Raises:
+        CollectionError: There are shards beyond the end of the input.
+        DataError: The input has no documents.
+    """
+    if not pending.documents:
+        raise DataError("nothing to encode: the input has no documents")
+    complete = store.finish(pending.shards)
+    if complete:
+        _warn_of_losses(add_up(store.records(range(pending.shards))))
+    return Outcome(pending.documents, pending.shards, complete)
+
+
+def _warn_of_losses(totals: Mapping[str, int]) -> None:
+    """Warn of documents that are empty or were cut."""
+    for name, consequence in (("empty", "have no impact above 0: no query finds them"), ("truncated", "were cut")):
+        if totals[name]:
+            share = totals[name] / totals["documents"]
+            warnings.warn(f"{totals[name]:,} of {totals['documents']:,} documents ({share:.1%}) {consequence}", stacklevel=2)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a run has before it, when the number of documents is known.
+
+    Attributes:
+        documents: Of the input.
+        shards: Of the input.
+        present: Shards that are there.
+        own: Shards that this run encodes.
+        own_documents: Their documents.
+    """
+
+    documents: int
+    shards: int
+    present: int
+    own: int
+    own_documents: int
+
+    @classmethod
+    def of(cls, store: Store, part: Part, documents: int) -> Outlook:
+        """Compare an input of so many documents with what is there."""
+        size, present = store.plan.shard_size, set(store.finished)
+        shards = -(-documents // size)
+        own = [number for number in range(shards) if number in part and number not in present]
+        own_documents = sum(min(size, documents - number * size) for number in own)
+        return cls(documents, shards, len(present), len(own), own_documents)
