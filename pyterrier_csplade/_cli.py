@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
+from ._cli_collection import add_commands
 from ._errors import CspladeError
 
 # Everything else is imported by the command that needs it: --help and a mistyped option answer without loading torch.
@@ -60,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     plot = commands.add_parser("plot", help="draw the training curves of a run")
     plot.add_argument("run_directory", type=Path, metavar="RUN", help="the output directory of the run")
     plot.set_defaults(run=_plot)
+
+    add_commands(commands, _say)
     return parser
 
 

@@ -1,0 +1,9 @@
+"""``python -m pyterrier_csplade``: the command line, also for launchers such as torchrun."""
+
+from __future__ import annotations
+
+import sys
+
+from ._cli import main
+
+sys.exit(main())

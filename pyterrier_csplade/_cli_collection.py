@@ -1,0 +1,113 @@
+"""The commands that encode a collection and verify one."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._transformers import DocEncoder
+
+Say = Callable[[str], None]
+
+
+def add_commands(commands: Any, say: Say) -> None:
+    """Add ``encode`` and ``verify`` to the command line.
+
+    Args:
+        commands: The subparsers.
+        say: Takes lines for people to read.
+    """
+    encode = commands.add_parser("encode", help="encode a collection into sparse vectors on disk; goes on where it stopped")
+    encode.add_argument(
+        "dataset", metavar="DATASET", help="ir_datasets id, PyTerrier dataset, .jsonl(.gz) file, or TREC file or directory"
+    )
+    encode.add_argument("--model", required=True, metavar="M", help="directory or hub id, or csplade-tiny, which is included")
+    encode.add_argument("--output", required=True, type=Path, metavar="DIR", help="the encoded collection")
+    encode.add_argument("--estimate", action="store_true", help="measure a sample, print time and disk, and encode nothing")
+    encode.add_argument("--fields", nargs="+", default=["text"], metavar="F", help="fields that make the text; default: text")
+    encode.add_argument("--top-k", type=int, metavar="K", help="keep the K heaviest terms of a document")
+    encode.add_argument("--min-weight", type=float, default=0.0, metavar="W", help="keep weights of at least W")
+    encode.add_argument("--max-empty", type=float, default=0.5, metavar="X", help="largest share of texts without impacts")
+    _add_model_options(encode)
+    _add_division_options(encode)
+    encode.set_defaults(run=lambda arguments: _encode(arguments, say))
+
+    verify = commands.add_parser("verify", help="check every file and vector of an encoded collection")
+    verify.add_argument("directory", type=Path, metavar="DIR")
+    verify.set_defaults(run=lambda arguments: _verify(arguments, say))
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    model = parser.add_argument_group("model")
+    model.add_argument("--adapter", help="directory or hub id of a PEFT adapter")
+    model.add_argument("--revision", help="of a hub model")
+    model.add_argument("--variant", choices=["causal", "echo", "bidirectional"], help="default: what the checkpoint says")
+    model.add_argument("--quantization", choices=["int8", "nf4"])
+    model.add_argument("--dtype", default="auto", help="for example bfloat16; default: %(default)s")
+    model.add_argument("--device", help="for example cuda:0; default: an accelerator if there is one")
+    model.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: %(default)s")
+
+
+def _add_division_options(parser: argparse.ArgumentParser) -> None:
+    division = parser.add_argument_group("division of the work")
+    division.add_argument(
+        "--shard-size", type=int, default=20_000, metavar="N", help="documents of a file; default: %(default)s"
+    )
+    division.add_argument("--shard", metavar="i/n", help="encode every n-th shard from the i-th on, counted from 0")
+    division.add_argument("--processes", type=int, metavar="N", help="refuse to start unless torchrun gave so many processes")
+
+
+def _encode(arguments: argparse.Namespace, say: Say) -> None:
+    from .collection._encode import encode_collection
+    from .collection._launch import launched_part
+    from .collection._signals import stopping
+    from .collection._sources import open_source
+
+    part = launched_part(arguments.shard, arguments.processes, os.environ)
+    source = open_source(arguments.dataset)
+    encoder = _encoder(arguments)
+    documents = source.documents(arguments.fields, encoder.text_field)
+    with stopping():
+        if arguments.estimate:
+            from .collection._estimate import estimate
+
+            say(estimate(encoder, documents, arguments.shard_size).summary)
+            return
+        outcome = encode_collection(
+            encoder,
+            documents,
+            arguments.output,
+            shard_size=arguments.shard_size,
+            part=part,
+            max_empty=arguments.max_empty,
+            total=source.count(),
+            verbose=True,
+            say=say,
+        )
+    if outcome.complete:
+        say(f"{outcome.documents:,} documents are encoded: {arguments.output}")
+    else:
+        say(f"part {part} is done; {arguments.output} is complete when all parts are")
+
+
+def _encoder(arguments: argparse.Namespace) -> DocEncoder:
+    from ._model import CSPLADE
+    from .collection._launch import launched_device
+
+    names = ("adapter", "revision", "variant", "quantization", "dtype", "device", "batch_size")
+    settings = {name: getattr(arguments, name) for name in names}
+    settings["device"] = arguments.device or launched_device(os.environ)
+    tiny = arguments.model == "csplade-tiny"
+    csplade = CSPLADE.tiny(**settings) if tiny else CSPLADE(arguments.model, **settings)
+    return csplade.doc_encoder(top_k=arguments.top_k, min_weight=arguments.min_weight)
+
+
+def _verify(arguments: argparse.Namespace, say: Say) -> None:
+    from .collection._verify import verify
+
+    totals = verify(arguments.directory).totals
+    say(f"{arguments.directory} is whole: {totals['documents']:,} documents, {totals['postings']:,} postings")
