@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyterrier_csplade.training._losses import accuracy, adaptation_loss, flops, ramped, ranking_loss
+from pyterrier_csplade.training._losses import accuracy, adaptation_loss, ramped, ranking_loss
+from pyterrier_csplade.training._penalties import flops
 
 RNG = np.random.default_rng(5)
 

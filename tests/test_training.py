@@ -180,7 +180,7 @@ def test_bf16_ranks_in_float32(base: Path, tmp_path: Path, monkeypatch: pytest.M
         seen.add(scores.dtype)
         return ranking_loss(scores, *rest)
 
-    monkeypatch.setattr("pyterrier_csplade.training._contrastive.ranking_loss", recorded)
+    monkeypatch.setattr("pyterrier_csplade.training._objective.ranking_loss", recorded)
     half = train(contrastive_config(base, tmp_path / "half", bf16=True))
     assert seen == {torch.float32}
     assert load_file(half / "model.safetensors")["model.norm.weight"].dtype == torch.float32

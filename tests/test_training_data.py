@@ -16,8 +16,9 @@ import torch
 from pyterrier_csplade import Contract, DataError
 from pyterrier_csplade._backbone import Backbone
 from pyterrier_csplade._jsonl import read_jsonl
-from pyterrier_csplade.training._batches import Collator, RowDataset
+from pyterrier_csplade.training._batches import Collator, RowDataset, write_rows
 from pyterrier_csplade.training._corpus import read_corpus
+from pyterrier_csplade.training._labels import Labels
 from pyterrier_csplade.training._packing import PackedDataset, pack_corpus
 from pyterrier_csplade.training._rows import TrainingRow, passage_text, read_rows
 
@@ -142,7 +143,8 @@ ROWS = [
 
 
 def make_dataset(tmp_path: Path, **settings: Any) -> RowDataset:
-    return RowDataset(iter(ROWS), tmp_path / "rows.jsonl", **{"negatives": 4, "seed": 1, **settings})
+    write_rows(iter(ROWS), tmp_path / "rows.jsonl", scored=False)
+    return RowDataset(tmp_path / "rows.jsonl", **{"negatives": 4, "seed": 1, **settings})
 
 
 def test_draws_are_reproducible_and_change_with_the_epoch(tmp_path: Path) -> None:
@@ -173,7 +175,8 @@ def test_draws_are_even(tmp_path: Path) -> None:
 
 def test_no_rows(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the training data has no rows"):
-        RowDataset([], tmp_path / "rows.jsonl", negatives=1, seed=1)
+        write_rows([], tmp_path / "rows.jsonl", scored=False)
+    assert not (tmp_path / "rows.jsonl").exists()
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 32])
@@ -184,19 +187,78 @@ def test_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) ->
     dataset = make_dataset(tmp_path, negatives=2)
     rows = [dataset[i] for i in range(3)]
     batch = Collator(backbone)(rows)
+    labels = Labels(**batch["labels"])
+    excluded = labels.excluded
 
     def texts_of(part: Any) -> list[str]:
         return [models.tokenizer().decode(ids[mask.bool()]) for ids, mask in zip(part["input_ids"], part["attention_mask"])]
 
-    assert texts_of(batch["queries"]) == ["q: dogs", "q: mäp", "q: sparse"]
+    assert [text for part in batch["queries"] for text in texts_of(part)] == ["q: dogs", "q: mäp", "q: sparse"]
     passages = [text for part in batch["passages"] for text in texts_of(part)]
     drawn = [row["positive"] for row in rows] + [text for row in rows for text in row["negatives"]]
     assert sorted(passages) == sorted(f"d: {text}" for text in drawn)
-    assert [passages[target] for target in batch["targets"]] == [f"d: {row['positive']}" for row in rows]
+    assert [passages[target] for target in labels.targets] == [f"d: {row['positive']}" for row in rows]
     assert all(len(part["input_ids"]) <= chunk for part in batch["passages"])
     lengths = [int(mask.sum()) for part in batch["passages"] for mask in part["attention_mask"]]
     assert lengths == sorted(lengths, reverse=True)
     for own in range(3):
         for place, text in enumerate(passages):
             relevant = text.removeprefix("d: ") in ROWS[own].positives
-            assert bool(batch["excluded"][own, place]) == (relevant and place != batch["targets"][own])
+            assert bool(excluded[own, place]) == (relevant and place != labels.targets[own])
+            hard = text.removeprefix("d: ") in rows[own]["negatives"]
+            assert bool(labels.own[own, place]) == (hard or place == labels.targets[own])
+
+
+def test_a_batch_is_cut_into_as_many_parts(tmp_path: Path) -> None:
+    backbone = Backbone(models.language_model(), models.tokenizer(), Contract())
+    dataset = make_dataset(tmp_path, negatives=2)
+    batch = Collator(backbone, pieces=3)([dataset[i] for i in range(3)])
+    assert [len(part["input_ids"]) for part in batch["queries"]] == [1, 1, 1]
+    assert [len(part["input_ids"]) for part in batch["passages"]] == [3, 3, 1]
+
+
+# ---------------------------------------------------------------------- a teacher's scores
+
+
+def test_scores_of_a_teacher_follow_their_passages(tmp_path: Path) -> None:
+    def passage(number: int) -> dict[str, Any]:
+        return {"text": f"passage {number}", "score": number / 10}
+
+    row = {"query": "q", "positive_passages": [passage(0), passage(1)], "negative_passages": [passage(i) for i in range(2, 8)]}
+    path = write_jsonl(tmp_path / "scored.jsonl", [row, row])
+    assert next(read_rows(path)).scores == [i / 10 for i in range(8)]
+    write_rows(read_rows(path), tmp_path / "rows.jsonl", scored=True)
+    dataset = RowDataset(tmp_path / "rows.jsonl", negatives=3, seed=7)
+    for epoch in range(5):
+        dataset.set_epoch(epoch)
+        drawn = dataset[0]
+        passages = [drawn["positive"], *drawn["negatives"]]
+        assert drawn["scores"] == [int(text.split()[1]) / 10 for text in passages]
+    backbone = Backbone(models.language_model(), models.tokenizer(), Contract())
+    rows = [dataset[0], dataset[1]]
+    labels = Labels(**Collator(backbone)(rows)["labels"])
+    for own, drawn in enumerate(rows):
+        assert sorted(labels.teacher[labels.own[own]].tolist()) == pytest.approx(sorted(drawn["scores"]))
+        assert float(labels.teacher[labels.targets[own]]) == pytest.approx(drawn["scores"][0])
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (None, "rows.jsonl, line 2: 1 of 2 passages have a score; give all of them one, or none"),
+        ("3", "line 2: a score is no finite number: '3'"),
+        (True, "line 2: a score is no finite number: True"),
+        (float("nan"), "line 2: a score is no finite number: nan"),
+    ],
+)
+def test_bad_scores(tmp_path: Path, score: Any, message: str) -> None:
+    row = {**ROW, "positive_passages": [{"text": "p", "score": 1}], "negative_passages": [{"text": "n", "score": score}]}
+    path = write_jsonl(tmp_path / "rows.jsonl", [ROW, row])
+    with pytest.raises(DataError, match=message):
+        list(read_rows(path))
+
+
+def test_distillation_needs_scores(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="row 1, 'dogs': the passages have no scores of a teacher"):
+        write_rows(ROWS, tmp_path / "rows.jsonl", scored=True)
+    assert not (tmp_path / "rows.jsonl").exists()

@@ -30,15 +30,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check_resume(phase: Callable[..., Path], make_config: Callable[[Path], Any], tmp_path: Path) -> None:
     """A run that stopped in the middle of its fifth step and went on ends as one that did not; steps run over two epochs."""
     whole = phase(make_config(tmp_path / "whole"))
-    step = CurvesTrainer.training_step
+    check = CurvesTrainer.check_loss
 
-    def interrupted(self: CurvesTrainer, *args: Any, **kwargs: Any) -> Any:
+    def interrupted(self: CurvesTrainer, loss: torch.Tensor) -> None:
         if self.state.global_step == 4:
             raise KeyboardInterrupt
-        return step(self, *args, **kwargs)
+        check(self, loss)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CurvesTrainer, "training_step", interrupted)
+        patch.setattr(CurvesTrainer, "check_loss", interrupted)
         with pytest.raises(KeyboardInterrupt):
             phase(make_config(tmp_path / "parts"))
     shutil.rmtree(tmp_path / "parts/checkpoints/checkpoint-4")
@@ -89,7 +89,7 @@ def test_a_lost_loss_stops_the_run(base: Path, tmp_path: Path, monkeypatch: pyte
         steps.append(1)
         return ranking_loss(*args) * (value if len(steps) == 3 else 1)
 
-    monkeypatch.setattr("pyterrier_csplade.training._contrastive.ranking_loss", broken)
+    monkeypatch.setattr("pyterrier_csplade.training._objective.ranking_loss", broken)
     with pytest.raises(TrainingError, match=f"step 3: the loss is {value}"):
         train(contrastive_config(base, tmp_path / "run", steps=5))
     assert len(log_of(tmp_path / "run")) == 2

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ._adaptation import adapt
-from ._config import AdaptationConfig, ContrastiveConfig, LoraSettings
+from ._config import AdaptationConfig, LoraSettings
 from ._config_file import load_config
 from ._contrastive import train
+from ._contrastive_config import ContrastiveConfig
 from ._curves import plot_curves
 
 __all__ = ["AdaptationConfig", "ContrastiveConfig", "LoraSettings", "adapt", "load_config", "plot_curves", "train"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from ._config import AdaptationConfig
 from ._corpus import read_corpus
 from ._losses import prediction_loss
 from ._packing import PackedDataset, pack_corpus
+from ._processes import barrier, is_first_process, on_one_process_first
 from ._run import CurvesTrainer, load_tokenizer_and_model, open_output, save_run, training_arguments
 
 
@@ -80,14 +82,17 @@ def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
         TrainingError: The loss is not finite.
     """
     output = open_output(config, resume)
+    arguments, tokens = training_arguments(config, pieces=config.gradient_accumulation_steps), output / "tokens.int32"
     tokenizer, model = load_tokenizer_and_model(config)
     model.config.is_causal = config.objective == "clm"
     mask_id = _mask_id(tokenizer, config) if config.objective == "mntp" else None
-    tokens = pack_corpus(read_corpus(config.corpus, config.text_fields), tokenizer, output / "tokens.int32")
-    dataset = PackedDataset(tokens, config.sequence_length)
-    trainer = AdaptationTrainer(config, mask_id, model=model, args=training_arguments(config), train_dataset=dataset)
+    on_one_process_first(lambda: pack_corpus(read_corpus(config.corpus, config.text_fields), tokenizer, tokens))
+    dataset = PackedDataset(np.memmap(tokens, dtype=np.int32, mode="r"), config.sequence_length)
+    trainer = AdaptationTrainer(config, mask_id, model=model, args=arguments, train_dataset=dataset)
     trainer.run(resume)
-    save_run(model, tokenizer, config)
+    if is_first_process():
+        save_run(model, tokenizer, config)
+    barrier()
     return output
 
 

@@ -9,15 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
 
 from pyterrier_csplade._backbone import Backbone
 from pyterrier_csplade._errors import DataError
 
+from ._labels import make_labels
 from ._rows import TrainingRow
 
-# Passages that go through the model together. They are sorted by length, so that small parts hold little padding. Ours,
+# Texts that go through the model together. They are sorted by length, so that small parts hold little padding. Ours,
 # measured on a CPU: 8 and 16 are no faster, 128 are slower.
 _CHUNK = 32
 
@@ -29,25 +29,19 @@ class RowDataset(Dataset[dict[str, Any]]):
     row depends on seed, epoch and row alone: the same after resuming and in any number of processes.
     """
 
-    def __init__(self, rows: Iterable[TrainingRow], path: Path, *, negatives: int, seed: int) -> None:
-        """Write the rows to a file.
+    def __init__(self, path: Path, *, negatives: int, seed: int) -> None:
+        """Open a file that ``write_rows`` made.
 
         Args:
-            rows: The rows.
             path: The file.
             negatives: Hard negatives to draw; all where a row has fewer.
             seed: Of the draws.
-
-        Raises:
-            DataError: There is no row.
         """
         self.path, self.negatives, self.seed, self.epoch = path, negatives, seed, 0
         self._places = [0]
-        with path.open("wb") as out:
-            for row in rows:
-                self._places.append(self._places[-1] + out.write(json.dumps(asdict(row)).encode() + b"\n"))
-        if len(self._places) == 1:
-            raise DataError("the training data has no rows")
+        with path.open("rb") as lines:
+            for line in lines:
+                self._places.append(self._places[-1] + len(line))
 
     def set_epoch(self, epoch: int) -> None:
         """Draw other passages in another epoch."""
@@ -61,39 +55,74 @@ class RowDataset(Dataset[dict[str, Any]]):
             lines.seek(self._places[index])
             row = json.loads(lines.readline())
         rng = random.Random(f"{self.seed} {self.epoch} {index}")
+        positives, negatives, scores = row["positives"], row["negatives"], row["scores"]
+        positive = rng.randrange(len(positives))
+        drawn = rng.sample(range(len(negatives)), min(self.negatives, len(negatives)))
         return {
             "query": row["query"],
-            "positive": rng.choice(row["positives"]),
-            "negatives": rng.sample(row["negatives"], min(self.negatives, len(row["negatives"]))),
-            "positives": row["positives"],
+            "positive": positives[positive],
+            "negatives": [negatives[place] for place in drawn],
+            "positives": positives,
+            "scores": scores and [scores[positive], *(scores[len(positives) + place] for place in drawn)],
         }
 
 
-class Collator:
-    """Makes a batch: the queries, and all their passages sorted by length and cut into parts."""
+def write_rows(rows: Iterable[TrainingRow], path: Path, *, scored: bool) -> None:
+    """Write training rows to a file, which appears when it is whole.
 
-    def __init__(self, backbone: Backbone) -> None:
-        self.backbone = backbone
+    Args:
+        rows: The rows.
+        path: The file.
+        scored: Whether the losses need scores of a teacher.
+
+    Raises:
+        DataError: There is no row, or one without the scores that it needs.
+    """
+    unfinished = path.with_suffix(".partial")
+    number = 0
+    with unfinished.open("wb") as out:
+        for number, row in enumerate(rows, 1):
+            if scored and row.scores is None:
+                raise DataError(
+                    f"row {number}, {row.query[:60]!r}: the passages have no scores of a teacher, which kl_weight and "
+                    "margin_mse_weight need"
+                )
+            out.write(json.dumps(asdict(row)).encode() + b"\n")
+    if not number:
+        raise DataError("the training data has no rows")
+    unfinished.replace(path)
+
+
+class Collator:
+    """Makes a batch: the queries and all their passages, cut into parts."""
+
+    def __init__(self, backbone: Backbone, pieces: int = 1) -> None:
+        """Say how a batch is cut.
+
+        Args:
+            backbone: Tokenises and pads.
+            pieces: Queries and passages are cut into as many parts at least.
+        """
+        self.backbone, self.pieces = backbone, pieces
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Tokenise and pad.
 
         Returns:
-            ``queries``, as ``Backbone.collate`` makes it; ``passages``, a list of such; ``targets``, int64 [queries], the
-            place of each query's positive among the passages; ``excluded``, bool [queries, passages], true for other passages
-            whose text is a positive of the query: they are relevant and no negatives (ours).
+            ``queries`` and ``passages``, lists of parts as ``Backbone.collate`` makes them, passages sorted by length; and
+            ``labels``, the fields of ``Labels``.
         """
         texts = [row["positive"] for row in rows] + [text for row in rows for text in row["negatives"]]
+        owners = [*range(len(rows)), *(own for own, row in enumerate(rows) for _ in row["negatives"])]
         sequences = self.backbone.tokenize(texts, "document")[0]
         order = sorted(range(len(texts)), key=lambda i: -len(sequences[i]))
-        place = {i: rank for rank, i in enumerate(order)}
-        relevant = [set(row["positives"]) for row in rows]
-        excluded = torch.tensor([[i != own and texts[i] in relevant[own] for i in order] for own in range(len(rows))])
-        parts = [[sequences[i] for i in order[start : start + _CHUNK]] for start in range(0, len(order), _CHUNK)]
-        queries = self.backbone.tokenize([row["query"] for row in rows], "query")[0]
+        labels = make_labels(rows, texts, owners, order)
         return {
-            "queries": self.backbone.collate(queries),
-            "passages": [self.backbone.collate(part) for part in parts],
-            "targets": torch.tensor([place[own] for own in range(len(rows))]),
-            "excluded": excluded,
+            "queries": self._parts(self.backbone.tokenize([row["query"] for row in rows], "query")[0]),
+            "passages": self._parts([sequences[passage] for passage in order]),
+            "labels": {name: values.to(self.backbone.device) for name, values in vars(labels).items()},
         }
+
+    def _parts(self, sequences: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+        size = min(_CHUNK, -(-len(sequences) // self.pieces))
+        return [self.backbone.collate(sequences[start : start + size]) for start in range(0, len(sequences), size)]

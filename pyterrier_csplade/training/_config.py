@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pyterrier_csplade._contract import Variant
 from pyterrier_csplade._errors import ConfigError
 
 
@@ -41,8 +40,8 @@ class TrainingConfig:
         revision: Revision of a hub model.
         output: Directory of the run: the trained model, checkpoints, the log and the training curves.
         learning_rate: Peak learning rate; the schedule is a cosine with linear warm-up (paper, table 3).
-        batch_size: Rows per optimizer step on one device.
-        gradient_accumulation_steps: Parts into which a batch is divided to save memory.
+        batch_size: Rows per optimizer step, over all processes: the result does not depend on how many there are.
+        gradient_accumulation_steps: Parts into which each process divides its share of a batch to save memory.
         steps: Optimizer steps.
         warmup_steps: Optimizer steps of linear warm-up; a value below 1 is a share of all steps.
         weight_decay: Decoupled weight decay of AdamW (not in the paper; transformers' default).
@@ -117,66 +116,3 @@ class AdaptationConfig(TrainingConfig):
             )
         if self.relu_weight < 0:
             raise ConfigError(f"relu_weight must not be negative, found {self.relu_weight}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContrastiveConfig(TrainingConfig):
-    """The contrastive phase (paper, section 3.2): InfoNCE over hard and in-batch negatives, and FLOPS regularisers.
-
-    A batch holds ``batch_size`` queries. With gradient accumulation, the negatives of a query come from its part of the batch
-    only, and the FLOPS terms are means over the parts.
-
-    Attributes:
-        data: JSONL files in Tevatron's form (optionally gzip-compressed), ``{"query": ..., "positive_passages": [{"text": ...,
-            "title": ...}], "negative_passages": [...]}``, or the name of a PyTerrier dataset (``irds:`` ids included).
-        negatives: Hard negatives of each query in a batch, drawn anew in each epoch (paper: 15). A row that has fewer brings
-            all it has; a row without any has those of the batch only.
-        variant: "causal", "echo" or "bidirectional".
-        query_prefix: Put before every query (not in the paper; LACONIC: "query: ").
-        document_prefix: Put before every passage (not in the paper; LACONIC: "passage: ").
-        query_length: Tokens of a query at most in training (not in the paper; Tevatron's 32).
-        document_length: Tokens of a passage at most in training (not in the paper; LACONIC's 192).
-        encoding_query_length: Tokens of a query at most for the trained model's contract; None: as in training.
-        encoding_document_length: Tokens of a document at most for the trained model's contract; None: as in training.
-        add_bos: Whether the beginning-of-text token stands first (not in the paper; LACONIC: no).
-        add_eos: Whether the end-of-text token stands last (not in the paper; LACONIC: no).
-        logit_scale: Factor of the logits before pooling (paper: 1).
-        temperature: Divides the scores in the loss (not in the paper; LACONIC: 1).
-        lambda_query: Weight of FLOPS on queries (paper, table 3: 0.003 for 1B and 0.03 for 8B).
-        lambda_document: Weight of FLOPS on passages; as for queries.
-        flops_warmup_steps: Optimizer steps in which both weights grow as the square of the step; a value below 1 is a share of
-            all steps (not in the paper; a third, as SPLADE and sentence-transformers have it).
-    """
-
-    data: str | list[str]
-    negatives: int = 15
-    variant: Variant = "causal"
-    query_prefix: str = ""
-    document_prefix: str = ""
-    query_length: int = 32
-    document_length: int = 192
-    encoding_query_length: int | None = None
-    encoding_document_length: int | None = None
-    add_bos: bool = False
-    add_eos: bool = False
-    logit_scale: float = 1.0
-    temperature: float = 1.0
-    lambda_query: float = 0.003
-    lambda_document: float = 0.003
-    flops_warmup_steps: float = 1 / 3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("query_length", "document_length", "logit_scale", "temperature"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be positive, found {getattr(self, name)}")
-        for name in ("negatives", "lambda_query", "lambda_document", "flops_warmup_steps"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative, found {getattr(self, name)}")
-        if not self.data:
-            raise ConfigError("data names no file")
-
-    @property
-    def flops_ramp(self) -> float:
-        """Length of the FLOPS ramp in optimizer steps."""
-        return self.flops_warmup_steps * self.steps if self.flops_warmup_steps < 1 else self.flops_warmup_steps

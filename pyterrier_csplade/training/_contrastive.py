@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from pyterrier_csplade._backbone import Backbone
 from pyterrier_csplade._contract import Contract
 from pyterrier_csplade._loading import prepare_backbone
 
-from ._batches import Collator, RowDataset
-from ._config import ContrastiveConfig
-from ._losses import accuracy, flops, ranking_loss
+from ._batches import Collator, RowDataset, write_rows
+from ._contrastive_config import ContrastiveConfig
+from ._gradient_cache import GradientCache
+from ._labels import Labels
+from ._objective import ContrastiveObjective
+from ._processes import barrier, gather, is_first_process, on_one_process_first
 from ._regularizers import make_schedule
 from ._rows import read_rows
 from ._run import CurvesTrainer, load_tokenizer_and_model, open_output, save_run, training_arguments
@@ -26,56 +30,64 @@ from ._run import CurvesTrainer, load_tokenizer_and_model, open_output, save_run
 # Points of the curves without any active term after which a run is called collapsed. Ours.
 _PATIENCE = 3
 _WEIGHTS = "model.safetensors"
+_OBJECTIVE = "objective.safetensors"
 _SCHEDULE = "schedule.json"
 
 
 class ContrastiveTrainer(CurvesTrainer):
-    """Trainer of L = L_rank + lambda_Q * FLOPS(Q) + lambda_D * FLOPS(D) (paper, section 3.2).
+    """Trainer of ``ContrastiveObjective``.
 
     Attributes:
+        objective: Computes the loss.
         schedule: Gives both lambdas at every step.
+        diagnostics: Functions of the batch's query and passage vectors whose figures are recorded at every step.
     """
 
     def __init__(self, config: ContrastiveConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.config = config
+        self.objective = ContrastiveObjective(config)
         self.schedule = make_schedule(config)
+        self.diagnostics: list[Callable[[Tensor, Tensor], dict[str, Tensor | float]]] = []
         self._empty_points = 0
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
-        queries = model(**inputs["queries"])
-        passages = torch.cat([model(**part) for part in inputs["passages"]])
-        scores = queries @ passages.T
-        rank = ranking_loss(scores, inputs["targets"], inputs["excluded"], self.config.temperature)
-        flops_query, flops_document = flops(queries), flops(passages)
-        lambda_query, lambda_document = self.schedule.weights(self.state.global_step)
-        loss = rank + lambda_query * flops_query + lambda_document * flops_document
-        with torch.no_grad():
-            self.record(
-                rank_loss=rank,
-                flops_query=flops_query,
-                flops_document=flops_document,
-                lambda_query=lambda_query,
-                lambda_document=lambda_document,
-                accuracy=accuracy(scores, inputs["targets"], inputs["excluded"]),
-                max_score=scores.amax(dim=1).mean(),
-                **_sparsity(queries, "query"),
-                **_sparsity(passages, "document"),
-            )
-        return (loss, {"scores": scores}) if return_outputs else loss
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Do a step on the batch of all processes.
+
+        Raises:
+            TrainingError: The loss is infinite or no number.
+        """
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        cache = GradientCache(self.accelerator, model, keep_graphs=self.config.gradient_accumulation_steps == 1)
+        vectors = cache.encode([*inputs["queries"], *inputs["passages"]])
+        count = sum(len(part["input_ids"]) for part in inputs["queries"])
+        queries, passages = map(torch.cat, gather([vectors[:count], vectors[count:]]))
+        weights = self.schedule.weights(self.state.global_step)
+        loss, figures = self.objective(queries, passages, Labels(**inputs["labels"]).gathered(), weights)
+        self.check_loss(loss)
+        cache.backward(torch.autograd.grad(loss, vectors)[0])
+        self.record(**figures)
+        for diagnose in self.diagnostics:
+            self.record(**diagnose(queries.detach(), passages.detach()))
+        return loss.detach()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Save the trained parameters: each once, though the head may share them with the embeddings."""
+        if not self.args.should_save:
+            return
         state_dict = state_dict or self.model.state_dict()
         directory = Path(output_dir or self.args.output_dir)
         directory.mkdir(parents=True, exist_ok=True)
         trained = {name: state_dict[name].contiguous() for name, p in self.model.named_parameters() if p.requires_grad}
         save_file(trained, directory / _WEIGHTS)
+        save_file(self.objective.state_dict(), directory / _OBJECTIVE)
         (directory / _SCHEDULE).write_text(json.dumps(self.schedule.state_dict()), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         directory = Path(resume_from_checkpoint)
         (model or self.model).load_state_dict(load_file(directory / _WEIGHTS), strict=False)
+        self.objective.load_state_dict(load_file(directory / _OBJECTIVE))
         self.schedule.load_state_dict(json.loads((directory / _SCHEDULE).read_text(encoding="utf-8")))
 
     def step_done(self, figures: dict[str, float]) -> None:
@@ -113,23 +125,28 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
         TrainingError: The loss is not finite.
     """
     output = open_output(config, resume)
-    dataset = RowDataset(read_rows(config.data), output / "rows.jsonl", negatives=config.negatives, seed=config.seed)
+    arguments = training_arguments(config, pieces=1)
+    rows = output / "rows.jsonl"
+    on_one_process_first(lambda: write_rows(read_rows(config.data), rows, scored=config.needs_teacher))
+    dataset = RowDataset(rows, negatives=config.negatives, seed=config.seed)
     # On a CPU, the backward pass of torch's fused attention takes several times as long as plain products for short texts.
     tokenizer, model = load_tokenizer_and_model(config, None if torch.cuda.is_available() else "eager")
     backbone = Backbone(model, tokenizer, _contract(config, config.query_length, config.document_length))
     trainer = ContrastiveTrainer(
         config,
         model=backbone,
-        args=training_arguments(config),
+        args=arguments,
         train_dataset=dataset,
-        data_collator=Collator(backbone),
+        data_collator=Collator(backbone, config.gradient_accumulation_steps),
     )
     trainer.run(resume)
-    model = save_run(model, tokenizer, config).eval()
-    contract = _contract(config, config.encoding_query_length, config.encoding_document_length).replace(
-        training={"phase": "contrastive", "rows": len(dataset), **_published(config)}
-    )
-    prepare_backbone(model, tokenizer, contract, name=config.output).contract.save(output)
+    if is_first_process():
+        model = save_run(model, tokenizer, config).eval()
+        contract = _contract(config, config.encoding_query_length, config.encoding_document_length).replace(
+            training={"phase": "contrastive", "rows": len(dataset), **_published(config)}
+        )
+        prepare_backbone(model, tokenizer, contract, name=config.output).contract.save(output)
+    barrier()
     return output
 
 
@@ -159,9 +176,3 @@ def _published(config: ContrastiveConfig) -> dict[str, Any]:
 
 def _name(source: str) -> str:
     return Path(source).name if Path(source).exists() else source
-
-
-def _sparsity(weights: Tensor, side: str) -> dict[str, Tensor]:
-    """Mean active terms of a vector, and the share of vectors without any."""
-    active = (weights > 0).sum(dim=1)
-    return {f"nnz_{side}": active.float().mean(), f"empty_{side}": (active == 0).float().mean()}

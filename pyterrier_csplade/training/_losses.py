@@ -51,13 +51,42 @@ def accuracy(scores: Tensor, targets: Tensor, excluded: Tensor) -> Tensor:
     return (scores.masked_fill(excluded, float("-inf")).argmax(dim=1) == targets).float().mean()
 
 
-def flops(weights: Tensor) -> Tensor:
-    """The FLOPS regulariser: sum over terms of the squared mean weight in the batch (Paria et al., 2020).
+def kl_loss(scores: Tensor, teacher: Tensor, own: Tensor, temperature: float = 1.0, teacher_temperature: float = 1.0) -> Tensor:
+    """Mean Kullback-Leibler divergence of each query's softmax over its own passages from that of a teacher.
 
     Args:
-        weights: Not negative, [texts, terms].
+        scores: Inner products, [queries, passages].
+        teacher: A teacher's score of each passage for its query, [passages].
+        own: The passages that were drawn for a query, bool [queries, passages].
+        temperature: Divides the scores. The loss is not multiplied by its square, as some have it: weigh it instead.
+        teacher_temperature: Divides the teacher's scores.
     """
-    return weights.mean(dim=0).square().sum()
+    minus_infinity = torch.finfo(scores.dtype).min
+    student = torch.log_softmax((scores / temperature).masked_fill(~own, minus_infinity), dim=1)
+    target = (teacher.to(scores.dtype) / teacher_temperature).expand_as(scores).masked_fill(~own, minus_infinity)
+    target = torch.log_softmax(target, dim=1)
+    return (target.exp() * (target - student)).masked_fill(~own, 0).sum(dim=1).mean()
+
+
+def margin_mse_loss(
+    scores: Tensor,
+    teacher: Tensor,
+    own: Tensor,
+    targets: Tensor,
+    temperature: float = 1.0,
+    teacher_temperature: float = 1.0,
+) -> Tensor:
+    """Mean squared difference between margins, positive minus negative, and those of a teacher (arXiv 2010.02666).
+
+    The mean runs over all pairs of a query and a hard negative of its own; arguments as in ``kl_loss`` and ``ranking_loss``.
+    """
+    rows = torch.arange(len(scores), device=scores.device)
+    student = scores / temperature
+    wanted = teacher.to(scores.dtype) / teacher_temperature
+    difference = (student[rows, targets, None] - student) - (wanted[targets, None] - wanted[None, :])
+    negatives = own.clone()
+    negatives[rows, targets] = False
+    return difference.masked_fill(~negatives, 0).square().sum() / negatives.sum().clamp(min=1)
 
 
 def ramped(weight: float, step: int, ramp: float) -> float:

@@ -34,7 +34,9 @@ class PackedDataset(Dataset[dict[str, torch.Tensor]]):
 
 
 def pack_corpus(texts: Iterable[str], tokenizer: Any, path: Path, *, batch_size: int = 1000) -> np.ndarray:
-    """Tokenise texts into one stream in the file ``path``, each followed by the end-of-text token if there is one.
+    """Tokenise texts into one stream, each followed by the end-of-text token if there is one.
+
+    The file ``path`` appears when it is whole.
 
     The paper says "packed"; that documents are separated by the end-of-text token is ours.
 
@@ -42,12 +44,14 @@ def pack_corpus(texts: Iterable[str], tokenizer: Any, path: Path, *, batch_size:
         The memory-mapped stream, int32.
     """
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    with path.open("wb") as out:
+    unfinished = path.with_suffix(".partial")
+    with unfinished.open("wb") as out:
         for batch in _batches(texts, batch_size):
             for ids in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
                 out.write(np.asarray(ids + end, dtype=np.int32).tobytes())
-    if not path.stat().st_size:
+    if not unfinished.stat().st_size:
         raise DataError("the corpus is empty")
+    unfinished.replace(path)
     return np.memmap(path, dtype=np.int32, mode="r")
 
 

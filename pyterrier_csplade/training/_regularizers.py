@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from ._config import ContrastiveConfig
+from ._contrastive_config import ContrastiveConfig
 from ._losses import ramped
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,11 +24,13 @@ class TrainingRow:
         query: Text of the query.
         positives: Texts of relevant passages, at least one.
         negatives: Texts of hard negatives, any number.
+        scores: A teacher's scores of the positives, then of the negatives; None without a teacher.
     """
 
     query: str
     positives: list[str]
     negatives: list[str]
+    scores: list[float] | None = None
 
 
 def read_rows(data: str | list[str], *, max_bad_rows: int = 0) -> Iterator[TrainingRow]:
@@ -69,7 +72,9 @@ def passage_text(passage: dict[str, Any]) -> str:
     return text if not title or text.startswith(title) else f"{title} {text}"
 
 
-def checked_row(query: Any, positives: list[Any], negatives: list[Any], where: str) -> TrainingRow:
+def checked_row(
+    query: Any, positives: list[Any], negatives: list[Any], where: str, scores: list[float] | None = None
+) -> TrainingRow:
     """Make a row, proving that it has a positive and that no text is blank."""
     if not positives:
         raise DataError(f"{where}: the query has no positive passage")
@@ -77,7 +82,7 @@ def checked_row(query: Any, positives: list[Any], negatives: list[Any], where: s
     for text, name in zip(texts, _names(where)):
         if not text.strip():
             raise DataError(f"{name} is empty")
-    return TrainingRow(texts[0], texts[1 : 1 + len(positives)], texts[1 + len(positives) :])
+    return TrainingRow(texts[0], texts[1 : 1 + len(positives)], texts[1 + len(positives) :], scores)
 
 
 def _names(where: str) -> Iterator[str]:
@@ -94,15 +99,26 @@ def _row(values: dict[str, Any], where: str) -> TrainingRow:
     for key in ("query", "positive_passages"):
         if key not in values:
             raise DataError(f"{where}: {key!r} is missing; expected query, positive_passages and negative_passages")
-    return checked_row(
-        values["query"],
-        _passages(values["positive_passages"], f"{where}: positive_passages"),
-        _passages(values.get("negative_passages") or [], f"{where}: negative_passages"),
-        where,
-    )
+    positives = _passages(values["positive_passages"], f"{where}: positive_passages")
+    negatives = _passages(values.get("negative_passages") or [], f"{where}: negative_passages")
+    texts = [[passage_text(passage) for passage in side] for side in (positives, negatives)]
+    return checked_row(values["query"], texts[0], texts[1], where, _scores([*positives, *negatives], where))
 
 
-def _passages(values: Any, where: str) -> list[str]:
+def _scores(passages: list[dict[str, Any]], where: str) -> list[float] | None:
+    """A teacher's scores, if the passages have them."""
+    scores = [passage["score"] for passage in passages if passage.get("score") is not None]
+    if not scores:
+        return None
+    if len(scores) < len(passages):
+        raise DataError(f"{where}: {len(scores)} of {len(passages)} passages have a score; give all of them one, or none")
+    for score in scores:
+        if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+            raise DataError(f"{where}: a score is no finite number: {score!r}")
+    return [float(score) for score in scores]
+
+
+def _passages(values: Any, where: str) -> list[dict[str, Any]]:
     if not isinstance(values, list):
         raise DataError(f"{where}: expected a list, found {type(values).__name__}")
     for passage in values:
@@ -110,4 +126,4 @@ def _passages(values: Any, where: str) -> list[str]:
             raise DataError(f"{where}: expected objects with a 'text', found {str(passage)[:60]!r}")
         if not isinstance(passage.get("title") or "", str):
             raise DataError(f"{where}: a title is no text: {passage['title']!r}")
-    return [passage_text(passage) for passage in values]
+    return values

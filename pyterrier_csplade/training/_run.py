@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCa
 from pyterrier_csplade._errors import ConfigError, DataError, TrainingError
 
 from ._config import LoraSettings, TrainingConfig
+from ._launch import start_processes
+from ._processes import world_size
 
 #: The training curves, in a run's directory.
 LOG_FILE = "training_log.json"
@@ -30,7 +32,7 @@ class CurvesTrainer(Trainer):
         super().__init__(**kwargs)
         self._recorded: dict[str, list[Tensor]] = defaultdict(list)
         self._of_step: dict[str, list[Tensor]] = defaultdict(list)
-        self.add_callback(_EndOfStep(self))
+        self.add_callback(_Progress(self))
 
     def run(self, resume: bool) -> None:
         """Train, from the last complete checkpoint if asked to and there is one.
@@ -40,8 +42,9 @@ class CurvesTrainer(Trainer):
             TrainingError: A loss is not finite.
         """
         rows: int = len(self.train_dataset)  # type: ignore[arg-type]
-        if rows < self.args.train_batch_size:
-            raise DataError(f"the data has {rows:,} rows, a batch {self.args.train_batch_size:,}: lower batch_size")
+        batch = self.args.train_batch_size * world_size()
+        if rows < batch:
+            raise DataError(f"the data has {rows:,} rows, a batch {batch:,}: lower batch_size")
         checkpoint = last_checkpoint(Path(self.args.output_dir)) if resume else None
         if checkpoint and _step(checkpoint) >= self.args.max_steps:  # transformers would do one step more
             self._load_from_checkpoint(str(checkpoint))
@@ -78,19 +81,32 @@ class CurvesTrainer(Trainer):
             TrainingError: The loss is infinite or no number.
         """
         loss: Tensor = super().training_step(*args, **kwargs)
-        if not math.isfinite(float(loss)):
+        self.check_loss(loss)
+        return loss
+
+    def check_loss(self, loss: Tensor) -> None:
+        """Prove that a loss is finite.
+
+        Raises:
+            TrainingError: It is infinite or no number.
+        """
+        if not math.isfinite(float(loss.detach())):
             raise TrainingError(
                 f"step {self.state.global_step + 1}: the loss is {float(loss)}. Lower learning_rate, or go on from the last "
                 f"checkpoint in {self.args.output_dir} with other settings"
             )
-        return loss
 
 
-class _EndOfStep(TrainerCallback):
-    """Tells the trainer that an optimizer step has ended, before a checkpoint may be written."""
+class _Progress(TrainerCallback):
+    """Tells the data that an epoch begins, and the trainer that an optimizer step has ended and may be saved."""
 
     def __init__(self, trainer: CurvesTrainer) -> None:
         self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        # accelerate does it in a single process only: with several, each epoch would draw the same passages.
+        if hasattr(self.trainer.train_dataset, "set_epoch"):
+            self.trainer.train_dataset.set_epoch(int(state.epoch))
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.trainer.end_step()
@@ -112,13 +128,28 @@ def open_output(config: TrainingConfig, resume: bool) -> Path:
     return output
 
 
-def training_arguments(config: TrainingConfig) -> TrainingArguments:
-    """Translate a configuration into transformers' arguments."""
-    return TrainingArguments(
+def training_arguments(config: TrainingConfig, *, pieces: int) -> TrainingArguments:
+    """Translate a configuration into transformers' arguments, and start the processes' communication.
+
+    Args:
+        config: The run's settings.
+        pieces: Parts of a process's share of the batch that transformers takes from the data one by one.
+
+    Raises:
+        ConfigError: The batch cannot be divided among the processes, or there are fewer than were asked for.
+    """
+    use_cpu = not torch.cuda.is_available()
+    processes = start_processes(use_cpu=use_cpu)
+    if config.batch_size % (processes * pieces):
+        raise ConfigError(
+            f"batch_size {config.batch_size} is that of all processes together and cannot be divided by {processes} processes"
+            + (f" and {pieces} gradient accumulation steps" if pieces > 1 else "")
+        )
+    arguments = TrainingArguments(
         output_dir=str(Path(config.output) / CHECKPOINTS),
         max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size // config.gradient_accumulation_steps,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        per_device_train_batch_size=config.batch_size // (processes * pieces),
+        gradient_accumulation_steps=pieces,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=config.warmup_steps,
@@ -135,8 +166,11 @@ def training_arguments(config: TrainingConfig) -> TrainingArguments:
         dataloader_pin_memory=False,  # batches are made on the model's device
         ddp_broadcast_buffers=False,  # a step runs the model more than once: buffers must not change between
         ddp_find_unused_parameters=False,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=use_cpu,
     )
+    # Several devices in one process would multiply the batch: transformers would divide it among them (DataParallel).
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def load_tokenizer_and_model(config: TrainingConfig, attn_implementation: str | None = None) -> tuple[Any, Any]:

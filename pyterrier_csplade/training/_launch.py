@@ -1,0 +1,37 @@
+"""The processes of a run: started by torchrun or accelerate, or one alone."""
+
+from __future__ import annotations
+
+import os
+
+from accelerate import PartialState
+
+from pyterrier_csplade._errors import ConfigError
+
+from ._processes import world_size
+
+
+def start_processes(*, use_cpu: bool) -> int:
+    """Let this process find the others that a launcher started.
+
+    Args:
+        use_cpu: Whether there is no accelerator.
+
+    Returns:
+        The number of processes.
+
+    Raises:
+        ConfigError: A launcher was asked for several processes and started one alone, or some did not come.
+    """
+    asked = int(os.environ.get("WORLD_SIZE", 1))
+    # What accelerate sets when it was asked for several processes; where it cannot start them it runs one and says nothing.
+    alone = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
+    if alone:
+        raise ConfigError(
+            "accelerate was asked for several processes but started this one alone (it starts several on CPUs with MPI only): "
+            "use torchrun --nproc-per-node N -m pyterrier_csplade ..."
+        )
+    PartialState(cpu=use_cpu)
+    if world_size() != asked:
+        raise ConfigError(f"{asked} processes were asked for and {world_size()} came together")
+    return world_size()
