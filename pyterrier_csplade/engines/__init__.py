@@ -1,0 +1,41 @@
+"""Adapters: the same sparse vectors in other engines, each an optional extra.
+
+They are built like an :class:`~pyterrier_csplade.ImpactIndex`, from documents with ``toks`` or from a bulk encoder's vectors,
+and their retrievers take and give the same columns::
+
+    from pyterrier_csplade.engines import PisaEngine
+
+    index = PisaEngine("my.pisa")
+    (csplade.doc_encoder() >> index).index(dataset.get_corpus_iter())
+    pipeline = csplade.query_encoder() >> index.retriever()
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._anserini import AnseriniEngine
+    from ._bmp import BmpEngine
+    from ._engine import Engine
+    from ._pisa import PisaEngine
+    from ._seismic import SeismicEngine
+    from ._splade_index import SpladeIndexEngine
+
+__all__ = ["AnseriniEngine", "BmpEngine", "Engine", "PisaEngine", "SeismicEngine", "SpladeIndexEngine"]
+
+_MODULES = {
+    "AnseriniEngine": "_anserini",
+    "BmpEngine": "_bmp",
+    "Engine": "_engine",
+    "PisaEngine": "_pisa",
+    "SeismicEngine": "_seismic",
+    "SpladeIndexEngine": "_splade_index",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
