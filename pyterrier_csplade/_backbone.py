@@ -90,7 +90,7 @@ class Backbone(nn.Module):
 
         Returns:
             ``input_ids`` and ``attention_mask``, int64 [batch, length]; ``pool_mask``, bool [batch, length], false on padding,
-            on special tokens and on the first copy of echo.
+            on special tokens (unless the contract pools them) and on the first copy of echo.
         """
         copies = 2 if self.contract.variant == "echo" else 1
         length = copies * max(map(len, sequences))
@@ -102,7 +102,8 @@ class Backbone(nn.Module):
             input_ids[row, :total] = torch.tensor(list(ids) * copies)
             attention_mask[row, :total] = 1
             pool_mask[row, total - len(ids) : total] = True
-        pool_mask &= ~torch.isin(input_ids, self._special.cpu())
+        if not self.contract.pool_special:
+            pool_mask &= ~torch.isin(input_ids, self._special.cpu())
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "pool_mask": pool_mask}
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
 

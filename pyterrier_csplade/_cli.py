@@ -7,10 +7,14 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import __version__
 from ._cli_collection import add_commands
-from ._errors import CspladeError
+from ._errors import ConfigError, CspladeError
+
+if TYPE_CHECKING:
+    from .training._config import TrainingConfig
 
 # Everything else is imported by the command that needs it: --help and a mistyped option answer without loading torch.
 
@@ -56,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         phase = commands.add_parser(name, help=text)
         phase.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings of the run")
         phase.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run")
+        _add_dry_run(phase)
         phase.set_defaults(run=run)
 
     plot = commands.add_parser("plot", help="draw the training curves of a run")
@@ -64,6 +69,15 @@ def _parser() -> argparse.ArgumentParser:
 
     add_commands(commands, _say)
     return parser
+
+
+def _add_dry_run(phase: argparse.ArgumentParser) -> None:
+    plan = phase.add_argument_group("dry run", "checks configuration and data, and estimates memory and time; loads no weights")
+    plan.add_argument("--dry-run", action="store_true", help="do not train")
+    plan.add_argument("--gpu", default="h100", help="accelerator of the estimate; default: %(default)s")
+    plan.add_argument("--gpus", type=int, default=1, metavar="N", help="how many share a batch; default: %(default)s")
+    plan.add_argument("--fsdp", action="store_true", help="they share the weights as well")
+    plan.add_argument("--like", metavar="MODEL", help="a model of the same shape, where that of the run does not exist yet")
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -85,13 +99,30 @@ def _demo(arguments: argparse.Namespace) -> None:
 def _adapt(arguments: argparse.Namespace) -> None:
     from .training import AdaptationConfig, adapt, load_config
 
-    _say(f"adapted model: {adapt(load_config(arguments.config, AdaptationConfig), resume=arguments.resume)}")
+    config = load_config(arguments.config, AdaptationConfig)
+    if not arguments.dry_run:
+        _say(f"adapted model: {adapt(config, resume=arguments.resume)}")
+    else:
+        _plan(arguments, config)
 
 
 def _train(arguments: argparse.Namespace) -> None:
     from .training import ContrastiveConfig, load_config, train
 
-    _say(f"CSPLADE model: {train(load_config(arguments.config, ContrastiveConfig), resume=arguments.resume)}")
+    config = load_config(arguments.config, ContrastiveConfig)
+    if not arguments.dry_run:
+        _say(f"CSPLADE model: {train(config, resume=arguments.resume)}")
+    else:
+        _plan(arguments, config)
+
+
+def _plan(arguments: argparse.Namespace, config: TrainingConfig) -> None:
+    from .training import dry_run
+
+    plan = dry_run(config, gpu=arguments.gpu, gpus=arguments.gpus, fsdp=arguments.fsdp, like=arguments.like)
+    _say(str(plan))
+    if plan.problems:
+        raise ConfigError(f"{len(plan.problems)} problems in {arguments.config}, the first: {plan.problems[0]}")
 
 
 def _plot(arguments: argparse.Namespace) -> None:

@@ -44,6 +44,8 @@ class Contract:
         add_bos: Whether the beginning-of-text token stands first. One too many took a published model from 0.752 to 0.022
             nDCG@10.
         add_eos: Whether the end-of-text token stands last.
+        pool_special: Whether the positions of special tokens take part in the maximum (Lion-SP's do; in the paper there are
+            none).
         query_length: Tokens of a query at most, prefix included; of one copy for echo.
         document_length: Tokens of a document at most, prefix included; of one copy for echo.
         logit_scale: Factor of the logits before pooling (1 in the paper; hidden size ** -0.25 in Lion-SP).
@@ -61,6 +63,7 @@ class Contract:
     document_prefix: str = ""
     add_bos: bool = False
     add_eos: bool = False
+    pool_special: bool = False
     query_length: int = 64
     document_length: int = 512
     logit_scale: float = 1.0
@@ -87,7 +90,8 @@ class Contract:
     @property
     def fingerprint(self) -> str:
         """Digest in hexadecimal, equal for two contracts if and only if the vectors of their encoders are comparable."""
-        identity = json.dumps([getattr(self, name) for name in IDENTITY])
+        # pool_special came later: where it is not used, fingerprints are as before.
+        identity = json.dumps([*(getattr(self, name) for name in IDENTITY), *(["pool_special"] if self.pool_special else [])])
         return hashlib.sha256(identity.encode()).hexdigest()
 
     @property

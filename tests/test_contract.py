@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ SETTINGS: dict[str, Any] = {
     "document_prefix": "passage: ",
     "add_bos": True,
     "add_eos": True,
+    "pool_special": True,
     "query_length": 32,
     "document_length": 192,
     "logit_scale": 0.125,
@@ -36,8 +38,12 @@ def test_the_file_gives_back_every_field(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["variant", "query_prefix", "document_prefix", "add_bos", "add_eos", "logit_scale", "weights", "vocabulary_sha256"]
-)
+    "name",
+    [
+        "variant", "query_prefix", "document_prefix", "add_bos", "add_eos", "pool_special", "logit_scale", "weights",
+        "vocabulary_sha256",
+    ],
+)  # fmt: skip
 def test_fingerprint_changes_with_what_changes_a_vector(name: str) -> None:
     assert Contract(**{name: SETTINGS[name]}).fingerprint != Contract().fingerprint
 
@@ -45,6 +51,13 @@ def test_fingerprint_changes_with_what_changes_a_vector(name: str) -> None:
 @pytest.mark.parametrize("name", ["query_length", "document_length", "impact_scale", "temperature", "base_model", "training"])
 def test_fingerprint_keeps_with_what_does_not(name: str) -> None:
     assert Contract(**{name: SETTINGS[name]}).fingerprint == Contract().fingerprint
+
+
+def test_fingerprints_of_older_indexes_hold() -> None:
+    assert (
+        Contract(pool_special=False).fingerprint
+        == hashlib.sha256(json.dumps(["", "", "causal", "", "", False, False, 1.0]).encode()).hexdigest()
+    )
 
 
 def test_defaults_are_those_of_a_model_without_a_contract() -> None:

@@ -70,7 +70,7 @@ class Plan:
     def compared(self) -> dict[str, Any]:
         """The settings that decide whether two runs make the same vectors; of the model not its name, but its digests."""
         names = [f.name for f in dataclasses.fields(self) if f.name not in ("model", "contract")]
-        of_contract = {name: getattr(self.contract, name) for name in (*IDENTITY, "document_length")}
+        of_contract = {name: getattr(self.contract, name) for name in (*IDENTITY, "pool_special", "document_length")}
         return {**of_contract, **{name: getattr(self, name) for name in names}}
 
     @property

@@ -8,5 +8,17 @@ from ._config_file import load_config
 from ._contrastive import train
 from ._contrastive_config import ContrastiveConfig
 from ._curves import plot_curves
+from ._dry_run import dry_run
+from ._plan import Plan
 
-__all__ = ["AdaptationConfig", "ContrastiveConfig", "LoraSettings", "adapt", "load_config", "plot_curves", "train"]
+__all__ = [
+    "AdaptationConfig",
+    "ContrastiveConfig",
+    "LoraSettings",
+    "Plan",
+    "adapt",
+    "dry_run",
+    "load_config",
+    "plot_curves",
+    "train",
+]

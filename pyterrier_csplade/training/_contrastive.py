@@ -157,6 +157,7 @@ def _contract(config: ContrastiveConfig, query_length: int | None, document_leng
         document_prefix=config.document_prefix,
         add_bos=config.add_bos,
         add_eos=config.add_eos,
+        pool_special=config.pool_special,
         query_length=query_length or config.query_length,
         document_length=document_length or config.document_length,
         logit_scale=config.logit_scale,

@@ -45,6 +45,7 @@ class ContrastiveConfig(TrainingConfig):
         encoding_document_length: Tokens of a document at most for the trained model's contract; None: as in training.
         add_bos: Whether the beginning-of-text token stands first (not in the paper; LACONIC: no).
         add_eos: Whether the end-of-text token stands last (not in the paper; LACONIC: no).
+        pool_special: Whether the positions of special tokens take part in the maximum (Lion-SP: yes).
         logit_scale: Factor of the logits before pooling (paper: 1).
         temperature: Divides the scores in the losses (not in the paper; LACONIC: 1).
         infonce_weight: Weight of InfoNCE, L_rank of the paper.
@@ -78,6 +79,7 @@ class ContrastiveConfig(TrainingConfig):
     encoding_document_length: int | None = None
     add_bos: bool = False
     add_eos: bool = False
+    pool_special: bool = False
     logit_scale: float = 1.0
     temperature: float = 1.0
     infonce_weight: float = 1.0

@@ -1,0 +1,182 @@
+"""The dry run: checks a whole configuration in seconds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyterrier_csplade._errors import ConfigError, CspladeError
+
+from ._config import AdaptationConfig, TrainingConfig
+from ._contrastive_config import ContrastiveConfig
+from ._estimate import Load, Method, find_gpu
+from ._plan import Plan
+from ._sample import CorpusSample, RowSample, sample_corpus, sample_rows
+from ._shape import ModelShape, model_shape, read_model_config
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What is known of the model that a run starts from."""
+
+    shape: ModelShape | None
+    tokenizer: Any
+
+
+def dry_run(config: TrainingConfig, *, gpu: str = "h100", gpus: int = 1, fsdp: bool = False, like: str | None = None) -> Plan:
+    """Check a configuration and its data and estimate what the run costs; loads no weights and touches no accelerator.
+
+    Data files are sampled from their beginning. Datasets of ``irds:`` are not read, because that may download them.
+
+    Args:
+        config: An ``AdaptationConfig`` or a ``ContrastiveConfig``.
+        gpu: Name of the accelerator for the estimate.
+        gpus: How many processes share a batch.
+        fsdp: Whether they also share weights, gradients and optimizer states.
+        like: Hub id or directory of a model of the same shape, where that of the configuration does not exist yet.
+
+    Returns:
+        The plan; ``problems`` is empty if the run can start.
+
+    Raises:
+        ConfigError: The accelerator is not known.
+    """
+    plan = Plan(gpu=find_gpu(gpu), gpus=gpus)
+    if gpus < 1 or config.batch_size % gpus:
+        raise ConfigError(f"batch_size {config.batch_size} cannot be divided by {gpus} processes")
+    base = _check_model(config, like, plan)
+    method = Method(
+        rank=config.lora.rank if config.lora else None,
+        bf16=config.bf16,
+        checkpointing=config.gradient_checkpointing,
+        four_bit=getattr(config, "quantization", None) == "nf4",
+        shards=gpus if fsdp else 1,
+    )
+    _describe_method(config, method, base, plan)
+    load = _check_data(config, base, plan)
+    _check_output(config, base, plan)
+    if base.shape and load:
+        plan.add_cost(base.shape, method, load, config.steps)
+    return plan
+
+
+def _check_model(config: TrainingConfig, like: str | None, plan: Plan) -> _Base:
+    from transformers import AutoTokenizer
+
+    shape, tokenizer, name = None, None, config.model
+    targets = config.lora.target_modules if config.lora else ()
+    try:
+        read_model_config(config.model, config.revision)
+    except ConfigError as error:
+        (plan.problems if like is None else plan.warnings).append(str(error))
+        name = like or ""
+    if name:
+        try:
+            found, published = read_model_config(name, config.revision if name == config.model else None)
+            shape = model_shape(found, targets)
+            note = " (published shape: the hub was not reached)" if published else ""
+            plan.facts.append(
+                ("model", f"{name}{note}: {shape.parameters / 1e9:,.3g} billion parameters, {shape.layers} layers")
+            )
+            tokenizer = None if published else AutoTokenizer.from_pretrained(name)
+        except (CspladeError, OSError, ValueError) as error:
+            plan.problems.append(" ".join(str(error).split())[:300])
+    if tokenizer is not None and shape is not None:
+        _check_tokenizer(config, tokenizer, shape, plan)
+    return _Base(shape, tokenizer)
+
+
+def _check_tokenizer(config: TrainingConfig, tokenizer: Any, shape: ModelShape, plan: Plan) -> None:
+    from pyterrier_csplade._vocabulary import Vocabulary
+
+    tokens = tokenizer.get_vocab()
+    largest = max(tokens.values(), default=-1)
+    if largest >= shape.vocabulary:
+        plan.problems.append(
+            f"the tokenizer does not fit the model: its ids go up to {largest:,}, the LM head has {shape.vocabulary:,} rows"
+        )
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    terms = Vocabulary.from_tokens(tokens, special_ids=special, size=shape.vocabulary)
+    plan.facts.append(("vocabulary", f"{len(terms):,} index terms of {shape.vocabulary:,} rows of the head"))
+    if isinstance(config, ContrastiveConfig):
+        for flag, token in (("add_bos", "bos_token"), ("add_eos", "eos_token")):
+            if getattr(config, flag) and getattr(tokenizer, token) is None:
+                plan.problems.append(f"{flag} is set, but the tokenizer has no {token}")
+        longest = max(config.query_length, config.document_length) * (2 if config.variant == "echo" else 1)
+    else:
+        longest = getattr(config, "sequence_length", 0)
+    if shape.positions and longest > shape.positions:
+        plan.warnings.append(f"sequences of up to {longest:,} tokens, but the model has {shape.positions:,} positions")
+
+
+def _describe_method(config: TrainingConfig, method: Method, base: _Base, plan: Plan) -> None:
+    if base.shape is None:
+        return
+    trained = base.shape.adapted * method.rank if method.rank else base.shape.parameters
+    how = f"LoRA of rank {method.rank}" if method.rank else "all parameters"
+    plan.facts.append(("trained", f"{trained / 1e6:,.1f} million parameters ({how}{', nf4 base' if method.four_bit else ''})"))
+
+
+def _check_data(config: TrainingConfig, base: _Base, plan: Plan) -> Load | None:
+    if isinstance(config, ContrastiveConfig):
+        return _contrastive_load(config, sample_rows(config, base.tokenizer, plan), plan.gpus)
+    if isinstance(config, AdaptationConfig):
+        sample = sample_corpus(config, base.tokenizer, plan)
+        return _adaptation_load(config, sample, plan)
+    return None
+
+
+def _contrastive_load(config: ContrastiveConfig, sample: RowSample, gpus: int) -> Load:
+    queries = config.batch_size / gpus
+    copies = 2 if config.variant == "echo" else 1
+    passages = queries * (1 + sample.negatives)
+    tokens = queries * sample.query_tokens + passages * sample.document_tokens
+    parts = config.gradient_accumulation_steps
+    return Load(
+        tokens=copies * tokens,
+        live_tokens=copies * sample.padding * tokens / parts,
+        head_tokens=tokens,
+        texts=queries + passages,
+        length=copies * sample.document_tokens,
+        forwards=int(parts > 1),
+    )
+
+
+def _adaptation_load(config: AdaptationConfig, sample: CorpusSample, plan: Plan) -> Load:
+    tokens = config.batch_size * config.sequence_length / plan.gpus
+    live = tokens / config.gradient_accumulation_steps
+    if sample.tokens:
+        epochs = config.steps * config.batch_size * config.sequence_length / sample.tokens
+        plan.facts.append(("passes", f"{epochs:,.2f} over the corpus"))
+    predicted = 1.0 if config.objective == "clm" else config.mask_rate + config.visible_rate
+    return Load(
+        tokens=tokens,
+        live_tokens=live,
+        head_tokens=tokens * predicted,
+        texts=0,
+        length=config.sequence_length / (2 if config.objective == "clm" else 1),
+        full_logits=live * predicted,
+    )
+
+
+def _check_output(config: TrainingConfig, base: _Base, plan: Plan) -> None:
+    from ._run import CHECKPOINTS, last_checkpoint
+
+    output = Path(config.output)
+    if (checkpoint := last_checkpoint(output / CHECKPOINTS)) is not None:
+        plan.warnings.append(f"{output} holds {checkpoint.name}: the run needs --resume, or another output")
+    existing = next((path for path in (output, *output.absolute().parents) if path.exists()), Path("/"))
+    if not os.access(existing, os.W_OK):
+        plan.problems.append(f"{existing} cannot be written")
+    if base.shape is None:
+        return
+    trained = base.shape.adapted * config.lora.rank if config.lora else base.shape.parameters
+    # The model itself, and two checkpoints of float32 weights with two moments, and a third while it is written.
+    need = base.shape.parameters * (2 if config.lora and config.bf16 else 4) + 3 * 12 * trained
+    free = shutil.disk_usage(existing).free
+    plan.facts.append(("disk", f"{need / 1e9:,.1f} GB for the model and its checkpoints, {free / 1e9:,.0f} GB are free"))
+    if need > free:
+        plan.problems.append(f"{output} needs {need / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free")
