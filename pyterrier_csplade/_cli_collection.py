@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._transformers import DocEncoder
+    from .collection._run import Engine
 
 Say = Callable[[str], None]
 
@@ -58,6 +60,8 @@ def _add_division_options(parser: argparse.ArgumentParser) -> None:
         "--shard-size", type=int, default=20_000, metavar="N", help="documents of a file; default: %(default)s"
     )
     division.add_argument("--shard", metavar="i/n", help="encode every n-th shard from the i-th on, counted from 0")
+    division.add_argument("--ray", metavar="ADDRESS", help="encode on a Ray cluster: local, auto or host:port")
+    division.add_argument("--workers", type=int, metavar="N", help="processes on the Ray cluster; default: one for each GPU")
     division.add_argument("--processes", type=int, metavar="N", help="refuse to start unless torchrun gave so many processes")
 
 
@@ -71,11 +75,11 @@ def _encode(arguments: argparse.Namespace, say: Say) -> None:
     source = open_source(arguments.dataset)
     encoder = _encoder(arguments)
     documents = source.documents(arguments.fields, encoder.text_field)
-    with stopping():
+    with stopping(), _engine(arguments) as engine:
         if arguments.estimate:
             from .collection._estimate import estimate
 
-            say(estimate(encoder, documents, arguments.shard_size).summary)
+            say(estimate(encoder, documents).summary)
             return
         outcome = encode_collection(
             encoder,
@@ -87,11 +91,20 @@ def _encode(arguments: argparse.Namespace, say: Say) -> None:
             total=source.count(),
             verbose=True,
             say=say,
+            engine=engine,
         )
     if outcome.complete:
         say(f"{outcome.documents:,} documents are encoded: {arguments.output}")
     else:
         say(f"part {part} is done; {arguments.output} is complete when all parts are")
+
+
+def _engine(arguments: argparse.Namespace) -> AbstractContextManager[Engine | None]:
+    if arguments.ray is None:
+        return nullcontext()
+    from .collection._ray import cluster
+
+    return cluster(arguments.ray, arguments.workers)
 
 
 def _encoder(arguments: argparse.Namespace) -> DocEncoder:

@@ -10,8 +10,7 @@ import pyterrier as pt
 
 from ._locks import writing
 from ._part import Part
-from ._plan import Plan
-from ._run import Outcome, Outlook, Pending, ShardEncoder, encode_serially, finish
+from ._run import Engine, InProcess, Outcome, Outlook, Pending, ShardEncoder, finish
 from ._store import Store, check_place
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ def encode_collection(
     total: int | None = None,
     verbose: bool = False,
     say: Callable[[str], None] = lambda text: None,
+    engine: Engine | None = None,
 ) -> Outcome:
     """Encode documents into a directory; :meth:`EncodedCollection.encode` explains arguments and errors.
 
@@ -42,12 +42,14 @@ def encode_collection(
         total: Number of documents, for progress; None if unknown.
         verbose: Whether to show a progress bar.
         say: Takes lines for people to read.
+        engine: Where to encode; in this process by default.
     """
     if shard_size < 1:
         raise ValueError(f"shard_size must be positive, found {shard_size}")
     check_place(directory)  # before the model is loaded
-    plan = Plan.of(encoder, shard_size)
-    store = Store(directory, plan, encoder.model.vocabulary)
+    engine = engine or InProcess()
+    plan, vocabulary = engine.describe(encoder, shard_size)
+    store = Store(directory, plan, vocabulary)
     with writing(directory, part):
         outlook = None if total is None else Outlook.of(store, part, total)
         if outlook:
@@ -55,7 +57,7 @@ def encode_collection(
         pending = Pending(store, documents, encoder.text_field, part)
         bar = pt.tqdm(desc="encoding", unit="d", total=outlook and outlook.own_documents, disable=not verbose)
         with bar:
-            encode_serially(store, pending, ShardEncoder(encoder, plan.fingerprint, max_empty), bar.update)
+            engine.run(store, pending, ShardEncoder(encoder, plan.fingerprint, max_empty), bar.update)
         return finish(store, pending)
 
 

@@ -60,13 +60,12 @@ class Estimate:
         )
 
 
-def estimate(encoder: DocEncoder, documents: Iterable[Mapping[str, Any]], shard_size: int) -> Estimate:
+def estimate(encoder: DocEncoder, documents: Iterable[Mapping[str, Any]]) -> Estimate:
     """Encode a random sample of documents, and count all of them.
 
     Args:
         encoder: Of the documents.
         documents: All of them, with ``docno`` and the encoder's text field.
-        shard_size: Documents of a shard.
 
     Raises:
         DataError: There are no documents, or one of the sample cannot be encoded.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from scipy.sparse import vstack
@@ -14,11 +14,13 @@ from pyterrier_csplade._errors import DataError
 
 from ._documents import DocumentShard, divide
 from ._part import Part
+from ._plan import Plan
 from ._shard import EncodedShard, pack
 from ._store import Store, add_up
 
 if TYPE_CHECKING:
     from pyterrier_csplade._transformers import DocEncoder
+    from pyterrier_csplade._vocabulary import Vocabulary
 
 # Documents that are sorted by length together; ours. Their matrix has to fit into memory, and progress is shown after each.
 WINDOW = 4096
@@ -91,14 +93,13 @@ class Pending:
     Attributes:
         documents: Of the input, as far as it was read.
         shards: Likewise.
-        skipped: Documents whose shards are there, or another part's.
     """
 
     def __init__(self, store: Store, documents: Iterable[Mapping[str, Any]], text_field: str, part: Part) -> None:
         self._store = store
         self._input = divide(documents, text_field, store.plan.shard_size)
         self._part = part
-        self.documents = self.shards = self.skipped = 0
+        self.documents = self.shards = 0
 
     def __iter__(self) -> Iterator[DocumentShard]:
         for shard in self._input:
@@ -106,22 +107,31 @@ class Pending:
             self.shards += 1
             if self._store.wants(shard, self._part):
                 yield shard
-            else:
-                self.skipped += len(shard.docnos)
 
 
-def encode_serially(
-    store: Store, pending: Pending, encode: ShardEncoder, advance: Callable[[int], Any] = lambda count: None
-) -> None:
-    """Encode in this process what is pending, and write it.
+class Engine(Protocol):
+    """Where shards are encoded."""
 
-    Raises:
-        CollectionError: The input is not the one that the collection was begun with.
-        DataError: A document cannot be encoded.
-        OSError: The disk is full.
-    """
-    for shard in pending:
-        store.write(encode(shard, advance))
+    def describe(self, encoder: DocEncoder, shard_size: int) -> tuple[Plan, Vocabulary]:
+        """Load the model and return plan and index terms."""
+        ...
+
+    def run(self, store: Store, pending: Pending, encode: ShardEncoder, advance: Callable[[int], Any]) -> None:
+        """Encode what is pending, and write it."""
+        ...
+
+
+class InProcess:
+    """Encodes in this process, one shard after the other."""
+
+    def describe(self, encoder: DocEncoder, shard_size: int) -> tuple[Plan, Vocabulary]:
+        """Load the model and return plan and index terms."""
+        return Plan.of(encoder, shard_size), encoder.model.vocabulary
+
+    def run(self, store: Store, pending: Pending, encode: ShardEncoder, advance: Callable[[int], Any]) -> None:
+        """Encode what is pending, and write it."""
+        for shard in pending:
+            store.write(encode(shard, advance))
 
 
 def finish(store: Store, pending: Pending) -> Outcome:
