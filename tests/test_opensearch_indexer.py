@@ -38,6 +38,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backoff.__init__, "__defaults__", (0.001, 0.002, 1.0))
     for module in (_remote, _connection):
         monkeypatch.setattr(module, "_BACKOFF", Backoff())
+    monkeypatch.setattr(_remote, "_LOAD_BACKOFF", Backoff())
 
 
 def documents(count: int = 25, contract: Contract | None = CONTRACT) -> list[dict[str, Any]]:

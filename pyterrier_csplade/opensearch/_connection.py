@@ -6,6 +6,7 @@ import importlib
 import json
 import threading
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -63,6 +64,8 @@ class Connection:
         """
         self._secrets: tuple[str, ...] = ()
         self._checked = False
+        if ca_certs is not None and not Path(ca_certs).is_file():
+            raise ValueError(f"ca_certs: there is no file {ca_certs}")
         if isinstance(server, str):
             self.name, auth = _split_url(server, auth)
             self._secrets = tuple(secret for secret in (auth or ())[1:] if secret)
@@ -109,6 +112,10 @@ class Connection:
                 return answer
             except self._errors().TransportError as error:
                 failure, again = self._translate(error)
+            except self._errors().OpenSearchException as error:
+                raise ImpactIndexError(
+                    f"{self.name} answered what no OpenSearch does: {self.redact(str(error))[:500]}"
+                ) from None
             pause = next(pauses, None) if again else None
             if pause is None:
                 raise failure from None  # the client's own error would print headers and server traces

@@ -14,6 +14,7 @@ from ._retry import Backoff
 
 # Whoever opens an index or searches waits less than a load does (ours).
 _BACKOFF = Backoff(patience=30.0)
+_LOAD_BACKOFF = Backoff()
 
 _LOADING = {"index": {"refresh_interval": "-1", "number_of_replicas": 0}}
 
@@ -84,19 +85,20 @@ class RemoteIndex:
 
     def end_load(self, replicas: int) -> None:
         """Set refreshes and replicas as they are to stay."""
-        self._request("PUT", "/_settings", {"index": {"refresh_interval": None, "number_of_replicas": replicas}})
+        settings = {"index": {"refresh_interval": None, "number_of_replicas": replicas}}
+        self._request("PUT", "/_settings", settings, backoff=_LOAD_BACKOFF)
 
     def complete(self, metadata: Metadata) -> None:
         """Mark the index complete."""
-        self._request("PUT", "/_mapping", {"_meta": metadata.to_dict()})
+        self._request("PUT", "/_mapping", {"_meta": metadata.to_dict()}, backoff=_LOAD_BACKOFF)
 
     def refresh(self) -> None:
         """Make what was loaded visible, on every shard."""
-        self._check_shards(self._request("POST", "/_refresh"))
+        self._check_shards(self._request("POST", "/_refresh", backoff=_LOAD_BACKOFF))
 
     def count(self) -> int:
         """Return the number of documents on all shards."""
-        answer = self._request("GET", "/_count")
+        answer = self._request("GET", "/_count", backoff=_LOAD_BACKOFF)
         self._check_shards(answer)
         return int(answer["count"])
 
@@ -116,7 +118,7 @@ class RemoteIndex:
         )
         parts = "hits.hits.sort,hits.hits._source,error,status,timed_out"
         params = {"filter_path": ",".join(f"responses.{part}" for part in parts.split(",")), **header}
-        answers = self._request("POST", "/_msearch", ndjson(lines), params)["responses"]
+        answers = self._request("POST", "/_msearch", ndjson(lines), params=params)["responses"]
         if len(answers) != len(bodies) or any(answer.get("timed_out") for answer in answers):
             raise ImpactIndexError(f"{self} answered only a part of the queries: try again")
         return list(answers)
@@ -127,9 +129,15 @@ class RemoteIndex:
         self.connection("PUT", "/_cluster/settings", settings, backoff=_BACKOFF)
 
     def _request(
-        self, method: str, path: str, body: Mapping[str, Any] | bytes | None = None, params: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | bytes | None = None,
+        *,
+        params: Mapping[str, str] | None = None,
+        backoff: Backoff | None = None,
     ) -> dict[str, Any]:
-        return self.connection(method, self._path + path, body, params=params, backoff=_BACKOFF)
+        return self.connection(method, self._path + path, body, params=params, backoff=backoff or _BACKOFF)
 
     def _create(self, metadata: Metadata, fields: Fields, shards: int) -> None:
         body = {
