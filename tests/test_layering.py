@@ -20,7 +20,7 @@ LIGHT = [
     "_plots.py", "_pruning.py", "_recall.py", "_retrieval.py",
     "_jsonl.py",
     *(file for file in FILES if file.startswith("collection/") and file not in ("collection/_ray.py", "collection/_launch.py")),
-    *(file for file in FILES if file.startswith(("search/", "engines/", "opensearch/"))),
+    *(file for file in FILES if file.startswith(("search/", "engines/"))),
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "ray"}
 MODEL = {"_model", "_backbone", "_loading", "_encoding", "_pooling", "_selftest"}
