@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from ._errors import DataError
 from ._impacts import MAX_IMPACT
-from ._vocabulary import MAX_TERM_BYTES
-from ._vocabulary import is_index_term as _is_index_term
+from ._vocabulary import MAX_TERM_BYTES, is_index_term
 
 #: UTF-16 units that a docno may have. Ours: Terrier reserves three bytes for each of them, in every document.
 MAX_DOCNO_LENGTH = 4096
 
-# A whole LLM vocabulary fits, so each term is measured once.
-is_index_term = lru_cache(maxsize=2**18)(_is_index_term)
-
-
-@lru_cache(maxsize=2**18)
-def may_be_misplaced(term: str) -> bool:
-    """Whether UTF-8 and UTF-16 may sort a term differently: it has a character from U+E000 on."""
-    return max(term) >= "\ue000"
-
 
 def check_order(terms: Iterable[str]) -> None:
-    """Refuse terms that hide each other: Terrier sorts its lexicon by UTF-16 and searches it by UTF-8.
+    """Refuse terms that hide each other: Terrier sorts lexicons by UTF-16, in a merge for one, and searches them by UTF-8.
 
     Args:
-        terms: All terms that :func:`may_be_misplaced`.
+        terms: The terms of an index.
 
     Raises:
         DataError: The two orders differ; names two terms.
     """
-    by_utf8 = sorted(terms)
+    by_utf8 = sorted(term for term in terms if max(term) >= "\ue000")  # the two agree on all others
     for one, other in zip(by_utf8, sorted(by_utf8, key=lambda term: term.encode("utf-16-be"))):
         if one != other:
             raise DataError(
@@ -89,10 +80,30 @@ def text_length(text: str, what: str) -> int:
     Raises:
         DataError: UTF-8 cannot encode the text.
     """
+    if text.isascii():
+        return len(text)
     try:
         return len(text.encode("utf-16-le")) // 2
     except UnicodeEncodeError as error:
         raise DataError(f"{what} holds a lone surrogate, which UTF-8 cannot encode: remove it") from error
+
+
+def check_toks(toks: object, docno: str) -> Mapping[str, Any]:
+    """Return the ``toks`` of a document.
+
+    Raises:
+        DataError: They are not a dict.
+    """
+    if not isinstance(toks, Mapping):
+        raise DataError(f"document {docno!r}: toks must be a dict of term to weight, found {type(toks).__name__}")
+    return toks
+
+
+def term_error(term: object, docno: str) -> DataError:
+    """Return the error that says that Terrier's lexicon cannot hold a term."""
+    return DataError(
+        f"document {docno!r}: Terrier cannot index the term {term!r}: terms have 1 to {MAX_TERM_BYTES} bytes of UTF-8"
+    )
 
 
 def to_impacts(toks: object, docno: str) -> dict[str, int]:
@@ -111,14 +122,10 @@ def to_impacts(toks: object, docno: str) -> dict[str, int]:
         DataError: ``toks`` is not a dict, a term is one that Terrier's lexicon cannot hold, a weight is not a finite number,
             or an impact, or the sum of the impacts, is above 2**31 - 1.
     """
-    if not isinstance(toks, Mapping):
-        raise DataError(f"document {docno!r}: toks must be a dict of term to weight, found {type(toks).__name__}")
     impacts = {}
-    for term, weight in toks.items():
+    for term, weight in check_toks(toks, docno).items():
         if not (isinstance(term, str) and is_index_term(term)):
-            raise DataError(
-                f"document {docno!r}: Terrier cannot index the term {term!r}: terms have 1 to {MAX_TERM_BYTES} bytes of UTF-8"
-            )
+            raise term_error(term, docno)
         impact = _round(weight, term, docno)
         if impact > 0:
             impacts[term] = impact
@@ -126,6 +133,27 @@ def to_impacts(toks: object, docno: str) -> dict[str, int]:
     if sum(impacts.values()) > MAX_IMPACT:
         raise DataError(f"document {docno!r}: the impacts add up to more than {MAX_IMPACT:,}: use a smaller scale")
     return impacts
+
+
+def to_impact_array(weights: np.ndarray, counts: np.ndarray) -> np.ndarray | None:
+    """Do for many documents at once what :func:`to_impacts` does for one, where all is well.
+
+    Args:
+        weights: Of one document after the other.
+        counts: How many each document has.
+
+    Returns:
+        int64 array of the same length, with numbers below 1 where there is no impact; None if :func:`to_impacts` may refuse a
+        document.
+    """
+    if weights.dtype.kind not in "iubf" or not np.isfinite(weights).all() or weights.max(initial=0) > MAX_IMPACT:
+        return None
+    rounded = np.floor(weights.astype(np.float64) + 0.5) if weights.dtype.kind == "f" else weights
+    # A weight below 0 of any size leaves nothing.
+    impacts = np.maximum(rounded, 0).astype(np.int64)
+    sums = np.concatenate([[0], np.cumsum(impacts)])
+    ends = np.cumsum(counts)
+    return impacts if (sums[ends] - sums[ends - counts]).max(initial=0) <= MAX_IMPACT else None
 
 
 def _round(weight: object, term: str, docno: str) -> int:

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyterrier as pt
 from pyterrier.terrier import TerrierModel
 
 from ._contract import Contract
-from ._errors import CspladeError, ImpactIndexError
+from ._errors import ImpactIndexError
 from ._indexer import ImpactIndexer
 from ._java import start, summary
-from ._manifest import MANIFEST_FILE, check_all, check_on_opening, has_manifest
+from ._manifest import check_all, check_on_opening, has_manifest, read_whole
+from ._metadata import read_contract, read_metadata
 from ._retriever import ImpactRetriever
 from ._spool import OnDuplicate
+from ._vectors import EncodedVectors
 from .search._algorithm import algorithm as make_algorithm
 from .search._opening import open_postings
 from .search._postings import POSTINGS_FILE, Postings, index_identity
 from .search._retriever import PostingsRetriever
-
-T = TypeVar("T")
 
 # Structures that Terrier would otherwise open at first use, perhaps after another process has replaced the index.
 _STRUCTURES = ("lexicon", "inverted", "document", "meta")
@@ -67,7 +66,7 @@ class ImpactIndex(pt.terrier.TerrierIndex):
     @property
     def contract(self) -> Contract | None:
         """The contract of the encoder of the documents; None if it is unknown or nothing is built."""
-        return self._read_contract() if self._index_obj is None else self._contract
+        return read_contract(self.directory) if self._index_obj is None else self._contract
 
     def verify(self) -> None:
         """Compare every file with the manifest, and the postings with their own: size and SHA-256. Reads the whole index.
@@ -76,7 +75,7 @@ class ImpactIndex(pt.terrier.TerrierIndex):
             ImpactIndexError: A file is missing or has changed (names it), or there is no index or no manifest.
         """
         self._check_built()
-        self._read_whole(lambda: check_all(self.directory))
+        read_whole(self.directory, lambda: check_all(self.directory))
         if (self.directory / POSTINGS_FILE).exists():
             Postings(self.directory / POSTINGS_FILE).file.verify()
 
@@ -126,6 +125,42 @@ class ImpactIndex(pt.terrier.TerrierIndex):
         return ImpactIndexer(
             self, meta=meta, overwrite=overwrite, on_duplicate=on_duplicate, max_empty=max_empty, verbose=verbose
         )
+
+    def index_vectors(
+        self,
+        encoded: EncodedVectors,
+        *,
+        meta: Mapping[str, Iterable[str]] | None = None,
+        overwrite: bool = False,
+        on_duplicate: OnDuplicate = "refuse",
+        max_empty: float = 0.5,
+        verbose: bool = False,
+    ) -> ImpactIndex:
+        """Build the index from encoded documents, matrices of weights or impacts, without a dictionary for each.
+
+        The result and the rules are those of :meth:`toks_indexer`.
+
+        Args:
+            encoded: The documents, for example an encoded collection or :class:`MatrixVectors`.
+            meta: Metadata fields to store beside the docno: name to values, one for each document.
+            overwrite: Whether to replace an index.
+            on_duplicate: "refuse" a docno that comes again, "skip" the later document, or keep the "last" one.
+            max_empty: Largest share of documents without any impact.
+            verbose: Whether to show progress bars.
+
+        Returns:
+            This index.
+
+        Raises:
+            DataError: A document cannot be indexed exactly (names it), or there is nothing to index.
+            ImpactIndexError: There is an index already, or another process is writing one.
+            OSError: The disk is full.
+        """
+        fields = dict(meta or {})
+        indexer = self.toks_indexer(
+            meta=fields, overwrite=overwrite, on_duplicate=on_duplicate, max_empty=max_empty, verbose=verbose
+        )
+        return indexer.index_vectors(encoded, fields)
 
     def indexer(self, **kwargs: Any) -> ImpactIndexer:
         """Return :meth:`toks_indexer`: an impact index has no text to tokenise."""
@@ -188,8 +223,9 @@ class ImpactIndex(pt.terrier.TerrierIndex):
         """
         if self._postings is None:
             self._check_built()
-            self._postings = self._read_whole(
-                lambda: open_postings(self.directory, self._read_contract(), memory=self.memory, verbose=verbose)
+            self._postings = read_whole(
+                self.directory,
+                lambda: open_postings(self.directory, read_contract(self.directory), memory=self.memory, verbose=verbose),
             )
         return self._postings
 
@@ -219,7 +255,7 @@ class ImpactIndex(pt.terrier.TerrierIndex):
             ImpactIndexError: There is no index, or its files do not match its manifest.
         """
         if self._index_obj is None:
-            self._index_obj, self._contract = self._read_whole(self._open)
+            self._index_obj, self._contract = read_whole(self.directory, self._open)
         return self._index_obj
 
     def close(self) -> None:
@@ -233,23 +269,9 @@ class ImpactIndex(pt.terrier.TerrierIndex):
         if not self.built():
             raise ImpactIndexError(f"no index at {self.path}: build it with (csplade.doc_encoder() >> index).index(...)")
 
-    def _read_contract(self) -> Contract | None:
-        values = self._csplade_metadata().get("contract")
-        return None if values is None else Contract.from_dict(values, source=str(self.directory / "pt_meta.json"))
-
-    def _csplade_metadata(self) -> dict[str, Any]:
-        path = self.directory / "pt_meta.json"
-        if not path.exists():
-            return {}
-        try:
-            metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")).get("csplade", {})
-        except (ValueError, AttributeError) as error:
-            raise ImpactIndexError(f"{path} is damaged ({error}): build the index again") from error
-        return metadata
-
     def _open(self) -> tuple[Any, Contract | None]:
         self._check_built()
-        if has_manifest(self.directory) or self._csplade_metadata():
+        if has_manifest(self.directory) or read_metadata(self.directory):
             check_on_opening(self.directory)
         start()
         try:
@@ -259,20 +281,4 @@ class ImpactIndex(pt.terrier.TerrierIndex):
         except Exception as error:
             raise ImpactIndexError(f"Terrier cannot open {self.path}: {summary(error)}") from error
         self._identity_of_index_obj = index_identity(self.directory)
-        return index, self._read_contract()
-
-    def _read_whole(self, read: Callable[[], T]) -> T:
-        """Read files that all belong to one index: once more if another process has replaced them meanwhile."""
-        while True:
-            before = self._identity()
-            try:
-                result = read()
-            except (CspladeError, OSError):
-                if self._identity() == before:
-                    raise
-            else:
-                if self._identity() == before:
-                    return result
-
-    def _identity(self) -> bytes:
-        return (self.directory / MANIFEST_FILE).read_bytes() if has_manifest(self.directory) else b""
+        return index, read_contract(self.directory)

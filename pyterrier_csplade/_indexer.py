@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import errno
-import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import pyterrier as pt
 
-from . import __version__
+from ._building import write_terrier_index
 from ._errors import DataError, ImpactIndexError
-from ._java import check_reachable, start, summary
+from ._intake import take_documents, take_vectors
+from ._java import check_reachable, start
 from ._manifest import write_manifest
+from ._metadata import write_metadata
+from ._readback import read_back
 from ._spool import OnDuplicate, Spool
+from ._vectors import EncodedVectors
 from ._workspace import publish, workspace
 
 if TYPE_CHECKING:
@@ -26,9 +29,9 @@ class ImpactIndexer(pt.Indexer):
     """Builds an :class:`ImpactIndex` from documents with ``toks``.
 
     Nothing is visible at the index's path until everything is done: documents are checked and spooled to a temporary directory
-    beside it, Terrier builds there, documents and postings are counted, the manifest is written, and only then does the
-    directory move to its place. Whatever goes wrong before surfaces as an exception and leaves the path as it was. The disk
-    must hold the compressed documents and the index at the same time.
+    beside it, Terrier's files are written there in bulk, Terrier reads some documents back, the manifest is written, and only
+    then does the directory move to its place. Whatever goes wrong before surfaces as an exception and leaves the path as it
+    was. The disk must hold about twice the index at the same time.
     """
 
     schematic = {"label": "ImpactIndexer", "help_url": None}
@@ -76,6 +79,14 @@ class ImpactIndexer(pt.Indexer):
         """
         if kwargs:
             raise TypeError(f"unknown arguments: {', '.join(kwargs)}")
+        documents = pt.tqdm(iter, desc="ImpactIndexer", unit="d") if self.verbose else iter
+        return self._publish(lambda spool: take_documents(documents, spool))
+
+    def index_vectors(self, encoded: EncodedVectors, fields: Mapping[str, Iterable[str]]) -> ImpactIndex:
+        """Build the index from matrices; :meth:`ImpactIndex.index_vectors` explains the arguments, results and errors."""
+        return self._publish(lambda spool: take_vectors(encoded, fields, spool, verbose=self.verbose))
+
+    def _publish(self, take: Callable[[Spool], None]) -> ImpactIndex:
         target = self.impact_index.directory
         with workspace(target) as directory:
             self._check_target(target)
@@ -83,7 +94,7 @@ class ImpactIndexer(pt.Indexer):
             check_reachable(directory)
             built = directory / "index"
             try:
-                self._build(iter, directory / "documents.jsonl.lz4", built)
+                self._build(take, directory, built)
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
@@ -100,76 +111,32 @@ class ImpactIndexer(pt.Indexer):
         if not self.overwrite:
             raise ImpactIndexError(f"there is an index at {target}: toks_indexer(overwrite=True) replaces it")
 
-    def _build(self, documents: Iterable[Mapping[str, Any]], spool_path: Path, directory: Path) -> None:
-        spool = Spool(spool_path, fields=self.meta, on_duplicate=self.on_duplicate)
-        spool.fill(pt.tqdm(documents, desc="ImpactIndexer", unit="d") if self.verbose else documents)
-        self._check_spool(spool)
-        directory.mkdir()
-        _run_terrier(spool, directory)
-        (directory / "pt_meta.json").write_text(json.dumps(_metadata(spool), indent=2) + "\n", encoding="utf-8")
-        write_manifest(directory)
+    def _build(self, take: Callable[[Spool], None], directory: Path, built: Path) -> None:
+        spool = Spool(directory, fields=self.meta, on_duplicate=self.on_duplicate)
+        take(spool)
+        counts = spool.counts
+        documents, empty, postings = len(counts), int((counts == 0).sum()), int(counts.sum())
+        self._check_spool(spool, documents, empty)
+        built.mkdir()
+        with pt.tqdm(total=2 * postings, desc="writing", unit="posting", unit_scale=True, disable=not self.verbose) as bar:
+            write_terrier_index(spool, built, bar.update)
+        read_back(built, spool)
+        write_metadata(built, documents=documents, empty=empty, postings=postings, contract=spool.contract)
+        write_manifest(built)
 
-    def _check_spool(self, spool: Spool) -> None:
-        if spool.empty == spool.documents:
-            raise DataError(f"nothing to index: {spool.documents:,} documents, none with an impact above 0")
-        share = spool.empty / spool.documents
-        message = f"{spool.empty:,} of {spool.documents:,} documents ({share:.1%}) have no impact above 0: no query finds them"
+    def _check_spool(self, spool: Spool, documents: int, empty: int) -> None:
+        if empty == documents:
+            raise DataError(f"nothing to index: {documents:,} documents, none with an impact above 0")
+        share = empty / documents
+        message = f"{empty:,} of {documents:,} documents ({share:.1%}) have no impact above 0: no query finds them"
         if share > self.max_empty:
             raise DataError(f"{message}; does the encoder work? toks_indexer(max_empty=1) indexes them all the same")
-        if spool.empty:
+        if empty:
             warnings.warn(message, stacklevel=2)
         if spool.fractional:
             warnings.warn("weights were rounded to whole impacts: let the encoder's quantizer scale them first", stacklevel=2)
 
 
-class _Feed:
-    """Hands documents to Terrier's thread, in which an exception would be lost, and remembers what happened."""
-
-    def __init__(self, spool: Spool) -> None:
-        self.spool = spool
-        self.error: Exception | None = None
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        try:
-            yield from self.spool
-        except Exception as error:
-            self.error = error
-
-
-def _run_terrier(spool: Spool, directory: Path) -> None:
-    feed = _Feed(spool)
-    try:
-        # The term length is Terrier's default, set because another index of this process may have changed it.
-        properties = {"max.term.length": "20"}
-        indexer = pt.IterDictIndexer(str(directory), meta=spool.lengths, pretokenised=True, properties=properties)
-        statistics = pt.terrier.IndexFactory.of(indexer.index(feed)).getCollectionStatistics()
-        found = statistics.getNumberOfDocuments(), statistics.getNumberOfPointers()
-    except Exception as error:
-        if "No space left" in str(error):
-            raise OSError(errno.ENOSPC, "No space left on device") from error
-        raise ImpactIndexError(f"Terrier could not build the index: {summary(error)}") from error
-    if feed.error is not None:
-        raise feed.error
-    if found != (spool.documents, spool.postings):
-        read = spool.documents, spool.postings
-        raise ImpactIndexError(f"Terrier indexed (documents, postings) = {found}, not {read} that were read: report this")
-
-
-def _metadata(spool: Spool) -> dict[str, Any]:
-    return {
-        "type": "sparse_index",
-        "format": "terrier",
-        "package_hint": "python-terrier",
-        "csplade": {
-            "version": __version__,
-            "documents": spool.documents,
-            "empty_documents": spool.empty,
-            "postings": spool.postings,
-            "contract": None if spool.contract is None else spool.contract.to_dict(),
-        },
-    }
-
-
 def _no_space(target: Path) -> OSError:
-    message = "no space left for the index and, beside it, its compressed documents; free some and run the same again"
+    message = "no space left for the index and, beside it, its documents; free some and run the same again"
     return OSError(errno.ENOSPC, message, str(target))

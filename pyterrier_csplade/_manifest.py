@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ._errors import ImpactIndexError
+from ._errors import CspladeError, ImpactIndexError
+
+T = TypeVar("T")
 
 MANIFEST_FILE = "csplade_manifest.json"
 
@@ -66,6 +69,24 @@ def check_all(directory: Path) -> None:
     files = _read(directory)
     _check_sizes(directory, files)
     _check_digests(directory, files)
+
+
+def read_whole(directory: Path, read: Callable[[], T]) -> T:
+    """Read files that all belong to one index: once more if another process has replaced them meanwhile."""
+    while True:
+        before = _identity(directory)
+        try:
+            result = read()
+        except (CspladeError, OSError):
+            if _identity(directory) == before:
+                raise
+        else:
+            if _identity(directory) == before:
+                return result
+
+
+def _identity(directory: Path) -> bytes:
+    return (directory / MANIFEST_FILE).read_bytes() if has_manifest(directory) else b""
 
 
 def _read(directory: Path) -> dict[str, dict[str, Any]]:

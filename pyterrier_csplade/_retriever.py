@@ -14,10 +14,10 @@ import numpy as np
 import pyterrier as pt
 
 from ._contract import Contract
-from ._documents import is_index_term
 from ._errors import ImpactIndexError
 from ._java import summary
 from ._retrieval import Hits, IndexRetriever
+from ._vocabulary import is_index_term
 
 if TYPE_CHECKING:
     from ._index import ImpactIndex

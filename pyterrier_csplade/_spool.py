@@ -1,112 +1,109 @@
-"""Checked documents on disk, between a pipeline and Terrier."""
+"""Checked documents on disk, between a pipeline and the writers of the index."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import lz4.frame
+import numpy as np
+from scipy.sparse import csr_matrix
 
 from ._contract import Contract
-from ._documents import check_docno, check_field, check_order, may_be_misplaced, text_length, to_impacts
+from ._documents import text_length
 from ._errors import ContractError, DataError
+from ._vocabulary import is_index_term
+from .terrier import FieldLength
 
 #: What to do with a docno that was seen before.
 OnDuplicate = Literal["refuse", "skip", "last"]
 
-# Terrier's default; lengths below would save nothing.
-_MIN_LENGTH = 20
+# Postings of a shard, which is written and read at once.
+_SHARD = 2**22
 
-_KEPT = (0, 0)
+
+class TermNumbers(dict[str, int]):
+    """Numbers terms in the order in which they are asked for; KeyError for what Terrier's lexicon cannot hold."""
+
+    def __missing__(self, term: object) -> int:
+        if not (isinstance(term, str) and is_index_term(term)):
+            raise KeyError(term)
+        return self.setdefault(term, len(self))
 
 
 class Spool:
-    """Documents that passed all checks, in a compressed file.
+    """Documents that passed all checks, in temporary files: their impacts in shards, their metadata fields as JSON.
 
-    Terrier must know the longest docno before the first document, and must never see a document that it cannot index or an
-    exception of the pipeline; so all documents wait here until the last one has come. Memory is constant but for a digest of
-    each docno (about 100 bytes a document).
+    The lexicon and the longest docno must be known before the first document is written, and nothing may be written of a
+    document that cannot be indexed; so all documents wait here until the last one has come. A posting takes 8 bytes on disk.
+    Memory holds docnos and terms (about 200 bytes each) and two shards of 4 million postings.
 
     Attributes:
-        lengths: Metadata field to the length in UTF-16 units that holds its longest value.
-        documents: Documents to index.
-        empty: Those of them without any impact.
-        postings: Impacts in all.
+        terms: Terms to their numbers, which are the columns of :meth:`shards`.
+        lengths: Metadata field to the length that holds its longest value.
         contract: The contract of the encoder of the documents; None if unknown.
         fractional: Whether a weight was rounded.
     """
 
-    def __init__(self, path: Path, *, fields: Iterable[str] = (), on_duplicate: OnDuplicate = "refuse") -> None:
+    def __init__(self, directory: Path, *, fields: Iterable[str] = (), on_duplicate: OnDuplicate = "refuse") -> None:
         """Prepare an empty spool.
 
         Args:
-            path: The file to write.
+            directory: Where its files are written; must exist.
             fields: Metadata fields to keep beside the docno.
             on_duplicate: "refuse" a docno that comes again, "skip" the later document, or keep the "last" one.
         """
-        self.path = path
-        self.lengths = dict.fromkeys(("docno", *fields), _MIN_LENGTH)
-        self.documents = self.empty = self.postings = 0
+        self.terms = TermNumbers()
+        self.lengths = {name: FieldLength() for name in dict.fromkeys(("docno", *fields))}
         self.contract: Contract | None = None
         self.fractional = False
         self._on_duplicate = on_duplicate
-        # Digest of a docno to position and postings of its document; these only where a later document may replace it.
-        self._seen: dict[bytes, tuple[int, int]] = {}
-        self._replaced: set[int] = set()
-        self._misplaced: set[str] = set()
+        self._impacts_path, self._fields_path = directory / "impacts", directory / "fields.lz4"
+        # Docno to the row of its document, in the order of the index; rows of documents that were replaced stand in none.
+        self._rows: dict[str, int] = {}
+        self._next_row = 0
+        self._counts: list[np.ndarray] = []  # postings of each row, of the shards on disk
+        self._waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # the same, columns, impacts
+        self._records: list[str] = []  # metadata that wait
 
-    def fill(self, documents: Iterable[Mapping[str, Any]]) -> None:
-        """Check and write documents.
+    @property
+    def docnos(self) -> Sequence[str]:
+        """The docnos of the documents to index, in their order."""
+        return list(self._rows)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int64 array: the number of impacts of each document to index."""
+        counts = np.concatenate([np.zeros(0, dtype=np.int64), *self._counts])
+        return counts if len(self._rows) == len(counts) else counts[self._kept()]
+
+    def accept(self, docno: str, position: int) -> bool:
+        """Whether the document with a docno is to be indexed; its impacts must be put next.
 
         Raises:
-            ContractError: Two documents come from different encoders.
-            DataError: A document cannot be indexed exactly, or two terms not together; names them.
-            OSError: The file cannot be written.
+            DataError: The docno stands twice, and that is not allowed.
         """
-        with lz4.frame.open(self.path, "wt", encoding="utf-8") as file:
-            for position, document in enumerate(documents, start=1):
-                docno = check_docno(document, position)
-                digest = hashlib.blake2b(docno.encode(), digest_size=16).digest()
-                if digest in self._seen and self._skips(docno, position):
-                    continue
-                record = self._record(document, docno)
-                self._count(digest, position, len(record["toks"]))
-                file.write(json.dumps({"position": position, **record}) + "\n")
-        check_order(self._misplaced)
+        if docno in self._rows:
+            if self._on_duplicate == "refuse":
+                raise DataError(
+                    f"docno {docno!r} of document {position} stands twice: a docno names one document; on_duplicate='skip' "
+                    "keeps the first, on_duplicate='last' the last"
+                )
+            if self._on_duplicate == "skip":
+                return False
+            del self._rows[docno]
+        self._rows[docno] = self._next_row
+        self._next_row += 1
+        return True
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield the documents for Terrier: metadata fields and ``toks``."""
-        with lz4.frame.open(self.path, "rt", encoding="utf-8") as file:
-            for line in file:
-                record = json.loads(line)
-                if record.pop("position") not in self._replaced:
-                    yield record
+    def observe_contract(self, contract: Contract | None, docno: str) -> None:
+        """Take the contract of a document's encoder.
 
-    def _skips(self, docno: str, position: int) -> bool:
-        if self._on_duplicate == "refuse":
-            raise DataError(
-                f"docno {docno!r} of document {position} stands twice: a docno names one document; on_duplicate='skip' keeps "
-                "the first, on_duplicate='last' the last"
-            )
-        return self._on_duplicate == "skip"
-
-    def _record(self, document: Mapping[str, Any], docno: str) -> dict[str, Any]:
-        if "toks" not in document:
-            raise DataError(f"document {docno!r} has no toks: put a document encoder before the index")
-        toks = document["toks"]
-        impacts = to_impacts(toks, docno)
-        self._misplaced.update(filter(may_be_misplaced, impacts))
-        self._observe_contract(getattr(toks, "contract", None), docno)
-        self.fractional = self.fractional or any(weight % 1 for weight in toks.values())
-        fields = {name: docno if name == "docno" else check_field(document, name, docno) for name in self.lengths}
-        for name, value in fields.items():
-            self.lengths[name] = max(self.lengths[name], text_length(value, f"document {docno!r}: field {name!r}"))
-        return {**fields, "toks": impacts}
-
-    def _observe_contract(self, contract: Contract | None, docno: str) -> None:
+        Raises:
+            ContractError: Another document comes from another encoder.
+        """
         if contract is None or contract is self.contract:
             return
         if self.contract is not None and contract.fingerprint != self.contract.fingerprint:
@@ -116,15 +113,63 @@ class Spool:
             )
         self.contract = self.contract or contract
 
-    def _count(self, digest: bytes, position: int, postings: int) -> None:
-        if digest in self._seen:
-            replaced, old_postings = self._seen[digest]
-            self._replaced.add(replaced)
-            self._add(-1, old_postings)
-        self._seen[digest] = (position, postings) if self._on_duplicate == "last" else _KEPT
-        self._add(1, postings)
+    def put_fields(self, values: Mapping[str, str], docno: str) -> None:
+        """Take the metadata fields of an accepted document, the docno among them."""
+        for name, value in values.items():
+            what = f"document {docno!r}: field {name!r}"
+            self.lengths[name].observe(text_length(value, what), len(value.encode()))
+        if len(values) > 1:
+            self._records.append(json.dumps(list(values.values())) + "\n")
 
-    def _add(self, sign: int, postings: int) -> None:
-        self.documents += sign
-        self.postings += sign * postings
-        self.empty += sign * (postings == 0)
+    def put_impacts(self, counts: np.ndarray, columns: np.ndarray, impacts: np.ndarray) -> None:
+        """Take the impacts of the accepted documents.
+
+        Args:
+            counts: Impacts of each document.
+            columns: Number of the term of each impact; no document has one twice.
+            impacts: From 1 to 2**31 - 1.
+        """
+        self._waiting.append((counts.astype(np.int64), columns.astype(np.int32), impacts.astype(np.int32)))
+        if sum(len(waiting[1]) for waiting in self._waiting) >= _SHARD:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits. Call it after the last document."""
+        if self._waiting:
+            counts, columns, impacts = (np.concatenate(arrays) for arrays in zip(*self._waiting))
+            with self._impacts_path.open("ab") as file:
+                file.write(columns.data)
+                file.write(impacts.data)
+            self._counts.append(counts)
+        if self._records:
+            with lz4.frame.open(self._fields_path, "ab") as file:
+                file.write("".join(self._records).encode())
+        self._waiting, self._records = [], []
+
+    def shards(self) -> Iterator[csr_matrix]:
+        """Yield the impacts of the documents to index, int32 [documents, terms], a shard after the other."""
+        offset = row = 0
+        for counts in self._counts:
+            postings = int(counts.sum())
+            columns, impacts = np.fromfile(self._impacts_path, np.int32, 2 * postings, offset=offset).reshape(2, postings)
+            indptr = np.concatenate([[0], np.cumsum(counts)])
+            shard = csr_matrix((impacts, columns, indptr), shape=(len(counts), len(self.terms)))
+            kept = self._kept() - row
+            yield shard if len(self._rows) == self._next_row else shard[kept[(kept >= 0) & (kept < len(counts))]]
+            offset, row = offset + 8 * postings, row + len(counts)
+
+    def records(self) -> Iterator[Sequence[str]]:
+        """Yield the metadata fields of the documents to index, in the order of ``lengths``."""
+        if len(self.lengths) == 1:
+            yield from ((docno,) for docno in self._rows)
+            return
+        kept = frozenset(self._rows.values())
+        with lz4.frame.open(self._fields_path, "rt", encoding="utf-8") as file:
+            yield from (json.loads(line) for row, line in enumerate(file) if row in kept)
+
+    def remove(self) -> None:
+        """Remove the impacts, to make room on the disk."""
+        self._impacts_path.unlink()
+
+    def _kept(self) -> np.ndarray:
+        return np.fromiter(self._rows.values(), dtype=np.int64, count=len(self._rows))

@@ -19,6 +19,7 @@ LIGHT = [
     "_workspace.py",
     "_plots.py", "_pruning.py", "_recall.py", "_retrieval.py",
     "_jsonl.py",
+    "_building.py", "_intake.py", "_metadata.py", "_readback.py", *(file for file in FILES if file.startswith("terrier/")),
     *(file for file in FILES if file.startswith("collection/") and file not in ("collection/_ray.py", "collection/_launch.py")),
     *(file for file in FILES if file.startswith(("search/", "engines/"))),
 ]  # fmt: skip

@@ -225,7 +225,7 @@ def small_disk(directory: Path, size: str) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux") or shutil.which("mount") is None, reason="mounts a tmpfs")
-@pytest.mark.parametrize("count", [200, 60_000])  # full while Terrier builds; full while documents are spooled
+@pytest.mark.parametrize("count", [1200, 60_000])  # full while the index is written; full while documents are spooled
 def test_full_disk_is_an_error_of_the_system_and_harms_nothing(tmp_path: Path, count: int) -> None:
     with small_disk(tmp_path / "disk", "700k") as disk:
         path = disk / "index"
