@@ -88,7 +88,7 @@ class TerrierFiles:
         for number, record in enumerate(pt.tqdm(order.tolist(), desc="reading postings", unit="term", disable=not verbose)):
             start, end = writer.starts[number], writer.starts[number + 1]
             docids, impacts = writer.docids[start:end], writer.impacts[start:end]
-            with suppress(IndexError):  # of a list that ends too early, which its sum shows
+            with suppress(IndexError, StopIteration):  # of a list that ends too early, which its sum shows
                 decode(data, int(first_bits[record]), int(last_bits[record]), docids, impacts)
             found = int(impacts.sum(dtype=np.int64)) % 2**32, int(impacts.max())
             # Terrier adds up the impacts of a term in a Java int.
