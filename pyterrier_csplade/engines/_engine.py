@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ import pyterrier as pt
 from pyterrier_csplade import __version__
 from pyterrier_csplade._contract import Contract
 from pyterrier_csplade._errors import CspladeError, DataError, ImpactIndexError
-from pyterrier_csplade._impacts import to_vectors
+from pyterrier_csplade._intake import take_documents, take_vectors
 from pyterrier_csplade._manifest import check_on_opening, write_manifest
 from pyterrier_csplade._spool import Spool
 from pyterrier_csplade._vectors import EncodedVectors
@@ -42,23 +43,26 @@ class Documents:
     def __init__(self, spool: Spool) -> None:
         """Number docnos and terms; reads the spool once."""
         self._spool = spool
-        self.terms: dict[str, int] = {}
-        self.docnos: list[str] = []
+        self.docnos = spool.docnos
+        self.postings = int(spool.counts.sum())
         self.largest = 0
-        self.postings = spool.postings
-        for document in spool:
-            self.docnos.append(document["docno"])
-            for term, impact in document["toks"].items():
-                self.terms.setdefault(term, len(self.terms))
-                self.largest = max(self.largest, impact)
+        used = np.zeros(len(spool.terms), dtype=bool)
+        for shard in spool.shards():
+            used[shard.indices] = True
+            self.largest = max(self.largest, int(shard.data.max(initial=0)))
+        self._numbers = np.cumsum(used) - 1
+        self.terms = {term: int(self._numbers[number]) for term, number in spool.terms.items() if used[number]}
 
     def __len__(self) -> int:
         return len(self.docnos)
 
     def __iter__(self) -> Iterator[dict[int, int]]:
         """Yield the documents in their order: number of a term to impact, by ascending number."""
-        for document in self._spool:
-            yield dict(sorted((self.terms[term], impact) for term, impact in document["toks"].items()))
+        for shard in self._spool.shards():
+            shard.sort_indices()  # the numbers have the order of the columns
+            numbers, impacts = self._numbers[shard.indices].tolist(), shard.data.tolist()
+            for start, end in pairwise(shard.indptr.tolist()):
+                yield dict(zip(numbers[start:end], impacts[start:end]))
 
     def name(self, condition: Any) -> str:
         """Return the docno of the first document of which an impact meets a condition, for messages."""
@@ -115,15 +119,26 @@ class Engine(pt.Indexer):
         """
         if kwargs:
             raise TypeError(f"unknown arguments: {', '.join(kwargs)}")
+        return self._publish(lambda spool: take_documents(iter, spool))
+
+    def index_vectors(self, vectors: EncodedVectors) -> Engine:
+        """Build the index from encoded documents in matrices; otherwise as :meth:`index`.
+
+        Args:
+            vectors: From a bulk encoder, :meth:`pyterrier_csplade.PruneToks.vectors`, or any other source.
+        """
+        return self._publish(lambda spool: take_vectors(vectors, {}, spool))
+
+    def _publish(self, take: Callable[[Spool], None]) -> Engine:
         self._check_engine()
         with workspace(self.directory) as directory:
             if self.directory.exists() and not (self.directory.is_dir() and not any(self.directory.iterdir())):
                 raise ImpactIndexError(f"{self.path} exists: choose another path, or remove it")
-            spool = Spool(directory / "documents.jsonl.lz4")
-            spool.fill(iter)
-            if spool.postings == 0:
-                raise DataError(f"nothing to index: {spool.documents:,} documents, none with an impact above 0")
+            spool = Spool(directory)
+            take(spool)
             documents, built = Documents(spool), directory / "index"
+            if documents.postings == 0:
+                raise DataError(f"nothing to index: {len(documents):,} documents, none with an impact above 0")
             self._check_limits(documents)
             built.mkdir()
             self._build(documents, built)
@@ -132,18 +147,6 @@ class Engine(pt.Indexer):
             publish(built, self.directory)
         self.close()
         return self
-
-    def index_vectors(self, vectors: EncodedVectors) -> Engine:
-        """Build the index from encoded documents in matrices; otherwise as :meth:`index`.
-
-        Args:
-            vectors: From a bulk encoder, :meth:`pyterrier_csplade.PruneToks.vectors`, or any other source.
-        """
-        return self.index(
-            {"docno": docno, "toks": toks}
-            for docnos, matrix in vectors.blocks()
-            for docno, toks in zip(docnos, to_vectors(matrix, vectors.vocabulary, vectors.contract))
-        )
 
     def index_inputs(self) -> list[list[str]]:
         """Return the columns that documents need."""
