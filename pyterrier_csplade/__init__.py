@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ._recall import exact_recall
     from ._vocabulary import Vocabulary
     from .collection import EncodedCollection
+    from .opensearch import OpenSearchIndex
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ __all__ = [
     "ImpactIndex",
     "ImpactIndexError",
     "ImpactVector",
+    "OpenSearchIndex",
     "PruneToks",
     "Quantizer",
     "TrainingError",
@@ -64,6 +66,7 @@ _MODULES = {
     "ImpactIndex": "_index",
     "ImpactIndexError": "_errors",
     "ImpactVector": "_impacts",
+    "OpenSearchIndex": "opensearch",
     "PruneToks": "_pruning",
     "Quantizer": "_impacts",
     "TrainingError": "_errors",

@@ -104,12 +104,12 @@ class IndexRetriever(pt.Transformer):
         """
         pt.validate.query_frame(inp, extra_columns=["query_toks"], context=self)
         queries = inp.drop(columns=self._new_columns, errors="ignore").assign(qid=inp["qid"].astype(str))
-        _check_unique(queries["qid"])
-        weights = {qid: _check_weights(toks, qid) for qid, toks in zip(queries["qid"], queries["query_toks"])}
+        check_unique(queries["qid"])
+        weights = {qid: check_weights(toks, qid) for qid, toks in zip(queries["qid"], queries["query_toks"])}
         weights = {qid: query for qid, query in weights.items() if query}
         hits = {}
         if weights:
-            self._check_contracts(queries, self._open())
+            check_contracts(queries, self._open(), str(self.impact_index.path))
             hits = self._search(weights)
         return self._frame(queries, [hits.get(qid, Hits.none()) for qid in queries["qid"]])
 
@@ -148,19 +148,6 @@ class IndexRetriever(pt.Transformer):
         values = {name: value for name, (value, _) in self._settings().items()} | {"include_fields": tuple(self._fields)}
         return (type(self), self.impact_index.directory, self.impact_index.memory, *values.items())
 
-    def _check_contracts(self, queries: pd.DataFrame, indexed: Contract | None) -> None:
-        accepted: Contract | None = None
-        for qid, toks in zip(queries["qid"], queries["query_toks"]):
-            contract = getattr(toks, "contract", None)
-            if indexed is None or contract is None or contract is accepted:
-                continue
-            if contract.fingerprint != indexed.fingerprint:
-                raise ContractError(
-                    f"query {qid!r} was encoded by {contract.summary}, the documents of {self.impact_index.path} by "
-                    f"{indexed.summary}: encode both with one model"
-                )
-            accepted = contract
-
     def _frame(self, queries: pd.DataFrame, hits: list[Hits]) -> pd.DataFrame:
         """Return a row for each hit: the query's columns and the new ones."""
         hits = [*hits, Hits.none()]  # arrays of the right type where there is no query
@@ -177,14 +164,47 @@ class IndexRetriever(pt.Transformer):
         return rows.assign(**columns)
 
 
-def _check_unique(qids: pd.Series) -> None:
+def check_unique(qids: pd.Series) -> None:
+    """Refuse a qid that stands twice.
+
+    Raises:
+        DataError: One does; names it.
+    """
     duplicates = qids[qids.duplicated()]
     if len(duplicates):
         raise DataError(f"qid {duplicates.iloc[0]!r} stands twice: a qid names one query")
 
 
-def _check_weights(toks: object, qid: str) -> dict[str, float]:
-    """Return the positive weights of a query."""
+def check_contracts(queries: pd.DataFrame, indexed: Contract | None, index: str) -> None:
+    """Refuse queries of another encoder than that of the documents.
+
+    Args:
+        queries: Queries with ``qid`` and ``query_toks``.
+        indexed: The contract of the documents; None if unknown.
+        index: The index, for messages.
+
+    Raises:
+        ContractError: There is one; names both encoders.
+    """
+    accepted: Contract | None = None
+    for qid, toks in zip(queries["qid"], queries["query_toks"]):
+        contract = getattr(toks, "contract", None)
+        if indexed is None or contract is None or contract is accepted:
+            continue
+        if contract.fingerprint != indexed.fingerprint:
+            raise ContractError(
+                f"query {qid!r} was encoded by {contract.summary}, the documents of {index} by {indexed.summary}: "
+                "encode both with one model"
+            )
+        accepted = contract
+
+
+def check_weights(toks: object, qid: str) -> dict[str, float]:
+    """Return the positive weights of a query.
+
+    Raises:
+        DataError: A weight is negative, not finite or too large; names the query and the term.
+    """
     if not isinstance(toks, Mapping):
         if toks is None or toks is pd.NA or (isinstance(toks, float) and math.isnan(toks)):
             return {}

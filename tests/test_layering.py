@@ -21,7 +21,7 @@ LIGHT = [
     "_jsonl.py",
     "_building.py", "_intake.py", "_metadata.py", "_readback.py", *(file for file in FILES if file.startswith("terrier/")),
     *(file for file in FILES if file.startswith("collection/") and file not in ("collection/_ray.py", "collection/_launch.py")),
-    *(file for file in FILES if file.startswith(("search/", "engines/"))),
+    *(file for file in FILES if file.startswith(("search/", "engines/", "opensearch/"))),
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "ray"}
 MODEL = {"_model", "_backbone", "_loading", "_encoding", "_pooling", "_selftest"}

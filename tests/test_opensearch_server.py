@@ -1,0 +1,341 @@
+"""One real OpenSearch node: exactness, what it would swallow, filters, BM25, and kills in the middle of a load."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+import pytest
+from opensearch_cluster import CONTRACT, VOCABULARY, assert_exact, collection, frame, queries, running
+
+from pyterrier_csplade import DataError, ImpactIndexError, OpenSearchIndex, Vocabulary
+from pyterrier_csplade._vectors import MatrixVectors
+
+pytestmark = pytest.mark.opensearch
+
+VECTORS = collection()
+QUERIES = queries()
+TOKENS = 250
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with running(tmp_path_factory.mktemp("opensearch"), nodes=1) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def indexes(cluster: Any) -> dict[int, OpenSearchIndex]:
+    """The collection on 1 and on 3 shards."""
+    found = {}
+    for shards in (1, 3):
+        index = OpenSearchIndex(cluster.url, f"collection-{shards}")
+        found[shards] = index.index_vectors(VECTORS, shards=shards, replicas=0, request_bytes=500_000)
+    return found
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("k", [10, 1000])
+def test_rankings_are_those_of_the_matrices(indexes: dict[int, OpenSearchIndex], shards: int, k: int) -> None:
+    index = indexes[shards]
+    assert len(index) == index.statistics["documents"] == 5000
+    assert index.statistics["postings"] == VECTORS.matrix.nnz and index.contract == CONTRACT
+    assert_exact(index.retriever(num_results=k)(frame(QUERIES)), VECTORS, QUERIES, k)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 0.01, 250.0, 1e30])
+def test_weights_of_any_size(indexes: dict[int, OpenSearchIndex], scale: float) -> None:
+    scaled = [{term: weight * scale for term, weight in query.items()} for query in QUERIES[:10]]
+    unknown = [{**query, "never": 1e30 * scale, "\ud800": scale} for query in scaled]
+    result = indexes[3].retriever(num_results=100)(frame(unknown))
+    assert_exact(result, VECTORS, scaled, 100)
+
+
+def test_scorer_agrees_with_the_retriever(indexes: dict[int, OpenSearchIndex]) -> None:
+    found = indexes[3].retriever(num_results=1500)(frame(QUERIES[:5]))
+    scored = indexes[1].scorer()(found.sample(frac=1, random_state=3).drop(columns=["score", "rank"])).sort_index()
+    assert scored["score"].to_numpy() == pytest.approx(found["score"].to_numpy(), rel=1e-6)
+
+
+def test_ties_come_in_the_order_of_docnos(cluster: Any) -> None:
+    docnos = [f"d{i}" for i in random.Random(1).sample(range(3000), 3000)] + ["Z", "é", "検", "🙂", "\uffee"]
+    rows = [{"docno": docno, "toks": {"d": 2, "c": 4, "b": 6, "a": 3}} for docno in docnos]
+    for shards in (1, 3):
+        index = OpenSearchIndex(cluster.url, f"ties-{shards}")
+        index.toks_indexer(shards=shards, replicas=0).index(rows)
+        for k in (1, 3, 150, 3005):
+            result = index.retriever(num_results=k)(frame([{"a": 0.1, "b": 0.2, "c": 0.3}, {"b": 0.3, "a": 0.1, "d": 0.4}]))
+            assert result["docno"].tolist() == sorted(docnos)[:k] * 2
+
+
+AWKWARD = [
+    ".",
+    "a.b",
+    "..",
+    "%",
+    "%2E",
+    "%25",
+    "",
+    " ",
+    "\n",
+    "\r\n",
+    "\t",
+    "\0",
+    "*",
+    "?",
+    "_id",
+    "docno",
+    "impacts",
+    "😀",
+    "\ufeff",
+    "Ġa",
+]
+AWKWARD += [
+    '"',
+    "\\",
+    "/",
+    "A",
+    "a",
+    "é",
+    "e\u0301",
+    "\u202e",
+    "a) OR (b",
+    '"}\n{"index":{"_id":"evil"}}',
+    "#combine:0=9(a)",
+    "z" * 32_766,
+]
+
+
+def test_awkward_terms_and_docnos_are_found_exactly(cluster: Any) -> None:
+    docnos = [term if 0 < len(term.encode()) <= 512 else f"long {i}" for i, term in enumerate(AWKWARD)]
+    rows = [{"docno": docno, "toks": {term: i + 1}} for i, (docno, term) in enumerate(zip(docnos, AWKWARD))]
+    index = OpenSearchIndex(cluster.url, "awkward")
+    index.toks_indexer(replicas=0, shards=3).index(rows)
+    assert len(index) == len(AWKWARD)
+    result = index.retriever()(frame([{term: 0.5} for term in AWKWARD]))
+    assert result["qid"].tolist() == [f"q{i}" for i in range(len(AWKWARD))]
+    assert result["docno"].tolist() == docnos
+    assert result["score"].tolist() == [(i + 1) / 2 for i in range(len(AWKWARD))]
+    assert index.retriever()(frame([{"a) OR (c": 1.0, "nothing": 1.0, "t*": 1.0}])).empty
+
+
+def test_impacts_up_to_512_are_stored_exactly(cluster: Any) -> None:
+    index = OpenSearchIndex(cluster.url, "impacts")
+    index.toks_indexer(replicas=0).index({"docno": f"d{i}", "toks": {"a": i}} for i in range(1, 513))
+    result = index.retriever()(frame([{"a": 1.0}]))
+    assert result["score"].tolist() == list(range(512, 0, -1))
+    with pytest.raises(DataError, match="above 512"):
+        index.toks_indexer(overwrite=True).index([{"docno": "d", "toks": {"a": 513}}])
+
+
+def test_ten_thousand_terms_and_more_query_terms_than_a_cluster_allows(cluster: Any) -> None:
+    impacts = {f"x{i}": i % 512 + 1 for i in range(10_000)}
+    index = OpenSearchIndex(cluster.url, "long")
+    index.toks_indexer(replicas=0).index([{"docno": "d", "toks": impacts}, {"docno": "e", "toks": {"x7": 1}}])
+    query = {f"x{i}": 0.25 for i in range(2000)}
+    with pytest.raises(ImpactIndexError, match=r"query 'q1' has more terms.*1024.*allow_query_terms"):
+        index.retriever()(frame([{"x7": 1.0}, query]))
+    index.allow_query_terms(2000)
+    result = index.retriever()(frame([{"x7": 1.0}, query]))
+    assert result["score"].tolist() == [8.0, 1.0, sum(i % 512 + 1 for i in range(2000)) / 4, 0.25]
+
+
+@pytest.mark.parametrize(("by_token_id", "every"), [(False, 1), (True, 16)])
+def test_tokens_of_llama_3_are_found_alone(cluster: Any, by_token_id: bool, every: int) -> None:
+    lines = files("llama_models").joinpath("llama3/tokenizer.model").read_text().splitlines()
+    tokens = [_byte_level(line.split()[0]) for line in lines]
+    assert len(set(tokens)) == len(tokens) == 128_000 and sum("." in token for token in tokens) > 5000
+    vocabulary = Vocabulary(tokens, range(len(tokens))) if by_token_id else None
+    index = OpenSearchIndex(cluster.url, f"llama-{every}", vocabulary=vocabulary)
+    # A document holds many tokens, each with impact 1: one that is lost or merged with another costs a point.
+    tokens = tokens[::every]
+    parts = [tokens[start : start + TOKENS] for start in range(0, len(tokens), TOKENS)]
+    index.toks_indexer(replicas=0).index({"docno": f"d{i:04d}", "toks": dict.fromkeys(part, 1)} for i, part in enumerate(parts))
+    result = index.retriever()(frame([dict.fromkeys(part, 1.0) for part in parts]))
+    assert result["docno"].tolist() == [f"d{i:04d}" for i in range(len(parts))]
+    assert result["score"].tolist() == [len(part) for part in parts]
+
+
+def _byte_level(encoded: str) -> str:
+    """A token of tiktoken's file as the tokenizer of Hugging Face spells it."""
+    import base64
+
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    spelling = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    return "".join(spelling[byte] for byte in base64.b64decode(encoded))
+
+
+TEXTS = {
+    "d1": ("inverted index terms postings", "physics", 2019),
+    "d2": ("sparse retrieval expands terms terms", "physics", 2021),
+    "d3": ("maximum over positions", "biology", 2022),
+    "d4": ("dogs and cats", "biology", 2023),
+    "d5": ("postings of sparse terms in an index of postings", "physics", 2024),
+}
+
+
+@pytest.fixture(scope="module")
+def library(cluster: Any) -> OpenSearchIndex:
+    rows = [
+        {"docno": docno, "toks": {"sparse": 3 * i + 1, docno: 5}, "text": text, "book": book, "year": year, "tags": [book, "x"]}
+        for i, (docno, (text, book, year)) in enumerate(TEXTS.items())
+    ]
+    index = OpenSearchIndex(cluster.url, "library")
+    meta = {"book": "keyword", "year": "integer", "tags": "keyword"}
+    return index.toks_indexer(meta=meta, text="text", analyzer="standard", shards=3, replicas=0).index(rows)
+
+
+def bm25(query: str) -> dict[str, float]:
+    """Lucene's formula, k1 = 1.2, b = 0.75, on the white space terms of the texts."""
+    lengths = {docno: len(text.split()) for docno, (text, _, _) in TEXTS.items()}
+    mean = sum(lengths.values()) / len(lengths)
+    scores: dict[str, float] = {}
+    for docno, (text, _, _) in TEXTS.items():
+        for term in query.split():
+            df = sum(term in other.split() for other, _, _ in TEXTS.values())
+            tf = text.split().count(term)
+            idf = np.log(1 + (len(TEXTS) - df + 0.5) / (df + 0.5))
+            if tf:
+                weight = tf / (tf + 1.2 * (1 - 0.75 + 0.75 * lengths[docno] / mean))
+                scores[docno] = scores.get(docno, 0.0) + idf * weight
+    return scores
+
+
+def test_bm25_is_lucenes_formula_whatever_the_shards(library: OpenSearchIndex) -> None:
+    for query in ("terms postings", "sparse index", "postings terms sparse index dogs"):
+        result = library.bm25()(pd.DataFrame([{"qid": "1", "query": query}]))
+        expected = sorted(bm25(query).items(), key=lambda hit: (-hit[1], hit[0]))
+        assert result["docno"].tolist() == [docno for docno, _ in expected]
+        assert result["score"].to_numpy() == pytest.approx([score for _, score in expected], rel=1e-6)
+    nothing = pd.DataFrame({"qid": ["1", "2", "3"], "query": ["", "!?", 'terms" OR *:* AND (']})
+    assert set(library.bm25()(nothing)["qid"]) <= {"3"}
+
+
+def test_filters_fields_and_stored_text(library: OpenSearchIndex) -> None:
+    query = frame([{"sparse": 2.0}])
+    for condition, expected in (
+        ({"term": {"book": "physics"}}, ["d5", "d2", "d1"]),
+        ({"range": {"year": {"gte": 2021, "lt": 2024}}}, ["d4", "d3", "d2"]),
+        ({"bool": {"must_not": [{"term": {"tags": "biology"}}]}}, ["d5", "d2", "d1"]),
+        ({"term": {"book": "never"}}, []),
+    ):
+        found = library.retriever(filter=condition, include_fields=["year", "text", "tags"])(query)
+        assert found["docno"].tolist() == expected
+        assert found["score"].tolist() == [2.0 * (3 * (int(docno[1]) - 1) + 1) for docno in expected]
+        assert [(text, year) for text, year in zip(found["text"], found["year"])] == [TEXTS[d][::2] for d in expected]
+        words = pd.DataFrame([{"qid": "1", "query": "terms cats maximum postings index"}])
+        assert set(library.bm25(filter=condition)(words)["docno"]) == set(expected)
+    with pytest.raises(ImpactIndexError, match="unknown field .nonsense"):
+        library.retriever(filter={"nonsense": {}})(query)
+
+
+def test_hybrids_and_an_experiment_on_one_engine(library: OpenSearchIndex) -> None:
+    topics = pd.DataFrame([{"qid": "1", "query": "sparse terms", "query_toks": {"sparse": 1.0, "d4": 2.0}}])
+    lexical: Any = library.bm25()
+    learned: Any = library.retriever()
+    both = {docno: score for docno, score in zip(*[learned(topics)[c] for c in ("docno", "score")])}
+    summed = (lexical + learned)(topics)
+    for docno, score in zip(summed["docno"], summed["score"]):
+        assert score == pytest.approx(both.get(docno, 0.0) + bm25("sparse terms").get(docno, 0.0), rel=1e-6)
+    assert set((lexical | learned)(topics)["docno"]) == set(TEXTS)
+    assert ((lexical % 2) >> library.scorer())(topics)["score"].tolist() == pytest.approx(
+        [both[docno] for docno in (lexical % 2)(topics)["docno"]]
+    )
+    qrels = pd.DataFrame([{"qid": "1", "docno": "d4", "label": 1}])
+    table = pt.Experiment(
+        {"BM25": lexical, "CSPLADE": learned, "sum": lexical + learned}, topics, qrels, ["recip_rank"], validate="error"
+    )
+    assert table["recip_rank"].tolist() == [0.0, 1.0, 1.0]
+
+
+def test_what_is_no_index_of_ours_is_refused(cluster: Any, indexes: dict[int, OpenSearchIndex]) -> None:
+    cluster.request("PUT", "/plain", {"mappings": {"properties": {"text": {"type": "text"}}}})
+    with pytest.raises(ImpactIndexError, match="'plain' at .* is not an index of impacts"):
+        OpenSearchIndex(cluster.url, "plain").retriever()(frame(QUERIES[:1]))
+    with pytest.raises(ImpactIndexError, match="there is no index 'nowhere'.*build it"):
+        OpenSearchIndex(cluster.url, "nowhere").retriever()(frame(QUERIES[:1]))
+    with pytest.raises(ImpactIndexError, match="was refused by|400"):
+        OpenSearchIndex(cluster.url, "bad-type").toks_indexer(meta={"x": "no_such_type"}).index(
+            [{"docno": "d", "toks": {"a": 1}, "x": 1}]
+        )
+    with pytest.raises(DataError, match="document 'd' was refused.*For input string"):
+        OpenSearchIndex(cluster.url, "bad-value").toks_indexer(meta={"x": "integer"}, replicas=0).index(
+            [{"docno": "d", "toks": {"a": 1}, "x": "abc"}]
+        )
+    cluster.request("POST", "/_aliases", {"actions": [{"add": {"index": "collection-*", "alias": "several"}}]})
+    with pytest.raises(ImpactIndexError, match="stands for 2 indexes"):
+        OpenSearchIndex(cluster.url, "several").retriever()(frame(QUERIES[:1]))
+    cluster.request("POST", "/_aliases", {"actions": [{"add": {"index": "collection-3", "alias": "live"}}]})
+    assert len(OpenSearchIndex(cluster.url, "live").retriever(num_results=3)(frame(QUERIES[:1]))) == 3
+
+
+def test_settings_are_restored_after_the_load(cluster: Any) -> None:
+    index = OpenSearchIndex(cluster.url, "settings")
+    index.toks_indexer(replicas=2, shards=2).index([{"docno": "d", "toks": {"a": 1}}])
+    settings = cluster.request("GET", "/settings/_settings")["settings"]["settings"]["index"]
+    assert (settings["number_of_replicas"], settings["number_of_shards"]) == ("2", "2") and "refresh_interval" not in settings
+
+
+def test_kills_in_the_middle_of_a_load_lose_and_double_nothing(cluster: Any) -> None:
+    """Five kills at random moments: the load that lives through it, and the one that is made again, both end exact."""
+    generator = random.Random(11)
+    index = OpenSearchIndex(cluster.url, "killed")
+    killed = 0
+    for attempt in range(5):
+        if attempt:
+            cluster.request("DELETE", "/killed")
+        moment = generator.randrange(500, 4500)
+        failures = _load_and_kill(cluster, index, moment, restart=attempt % 2 == 0)
+        killed += 1
+        if failures:
+            assert isinstance(failures[0], ImpactIndexError) and not index.built()
+            index.index_vectors(VECTORS, shards=2, replicas=0, request_bytes=200_000)
+        else:
+            assert attempt % 2 == 0
+        assert index.built() and len(index) == 5000
+        assert_exact(index.retriever(num_results=10)(frame(QUERIES[:30])), VECTORS, QUERIES[:30], 10)
+    assert killed == 5
+    assert_exact(index.retriever(num_results=1000)(frame(QUERIES)), VECTORS, QUERIES, 1000)
+
+
+def _load_and_kill(cluster: Any, index: OpenSearchIndex, moment: int, *, restart: bool) -> list[BaseException]:
+    """Kill the server when so many documents were read; restart it at once, or only when the load has given up."""
+    reached, failures = threading.Event(), []
+
+    class Watched(MatrixVectors):
+        def blocks(self) -> Iterator[Any]:
+            for start in range(0, len(self), 100):
+                if start >= moment:
+                    reached.set()
+                yield self.docnos[start : start + 100], self.matrix[start : start + 100]
+
+    def load() -> None:
+        try:
+            index.index_vectors(
+                Watched(VECTORS.docnos, VECTORS.matrix, VOCABULARY, CONTRACT), shards=2, replicas=0, request_bytes=200_000
+            )
+        except BaseException as error:
+            failures.append(error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not restart:
+            from pyterrier_csplade.opensearch._retry import Backoff
+
+            patch.setattr(Backoff.__init__, "__defaults__", (0.1, 0.5, 1.0))
+        thread = threading.Thread(target=load)
+        thread.start()
+        assert reached.wait(60)
+        cluster.kill()
+        if not restart:
+            thread.join(60)
+        cluster.start()
+        thread.join(120)
+        assert not thread.is_alive()
+    return failures
