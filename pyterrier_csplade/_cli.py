@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from . import __version__
 from ._cli_collection import add_commands
-from ._errors import ConfigError, CspladeError
+from ._errors import ConfigError, CspladeError, TrainingInterruptedError
 
 if TYPE_CHECKING:
     from .training._config import TrainingConfig
@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; those of the process by default.
 
     Returns:
-        The exit status: 0, 2 after an error that one line on stderr explains, 130 after an interruption.
+        The exit status: 0, 2 after an error that one line on stderr explains, 130 after an interruption, 143 when SIGTERM
+        ended a training run, which was saved.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.run(arguments)
     except (CspladeError, OSError) as error:
         sys.stderr.write(f"pyterrier-csplade: {' '.join(str(error).split())}\n")
-        return 2
+        return 143 if isinstance(error, TrainingInterruptedError) else 2
     except KeyboardInterrupt:
         sys.stderr.write("\npyterrier-csplade: interrupted\n")
         return 130

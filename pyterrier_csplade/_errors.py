@@ -29,3 +29,7 @@ class ImpactIndexError(CspladeError, RuntimeError):
 
 class TrainingError(CspladeError, RuntimeError):
     """A training run cannot go on."""
+
+
+class TrainingInterruptedError(TrainingError):
+    """A signal asked a training run to end; it has been saved and can go on."""

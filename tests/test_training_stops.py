@@ -17,8 +17,10 @@ from training_runs import LORA, adaptation_config, contrastive_config, log_of, m
 from pyterrier_csplade import ConfigError, DataError
 from pyterrier_csplade._errors import TrainingError
 from pyterrier_csplade.training import LoraSettings, adapt, train
+from pyterrier_csplade.training._checkpoints import last_checkpoint
+from pyterrier_csplade.training._gradient_cache import GradientCache
 from pyterrier_csplade.training._losses import ranking_loss
-from pyterrier_csplade.training._run import CurvesTrainer, last_checkpoint
+from pyterrier_csplade.training._trainer import CurvesTrainer
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +32,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check_resume(phase: Callable[..., Path], make_config: Callable[[Path], Any], tmp_path: Path) -> None:
     """A run that stopped in the middle of its fifth step and went on ends as one that did not; steps run over two epochs."""
     whole = phase(make_config(tmp_path / "whole"))
-    check = CurvesTrainer.check_loss
+    check = CurvesTrainer.check_finite
 
-    def interrupted(self: CurvesTrainer, loss: torch.Tensor) -> None:
+    def interrupted(self: CurvesTrainer, value: torch.Tensor, name: str) -> None:
         if self.state.global_step == 4:
             raise KeyboardInterrupt
-        check(self, loss)
+        check(self, value, name)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CurvesTrainer, "check_loss", interrupted)
+        patch.setattr(CurvesTrainer, "check_finite", interrupted)
         with pytest.raises(KeyboardInterrupt):
             phase(make_config(tmp_path / "parts"))
     shutil.rmtree(tmp_path / "parts/checkpoints/checkpoint-4")
@@ -71,16 +73,6 @@ def test_resume_at_the_beginning_and_at_the_end(base: Path, tmp_path: Path, phas
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    assert last_checkpoint(tmp_path) is None
-    for step, complete in ((5, True), (10, True), (15, False)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}/model.safetensors").touch()
-        if complete:
-            (tmp_path / f"checkpoint-{step}/trainer_state.json").touch()
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_lost_loss_stops_the_run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     steps = []
@@ -93,6 +85,22 @@ def test_a_lost_loss_stops_the_run(base: Path, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(TrainingError, match=f"step 3: the loss is {value}"):
         train(contrastive_config(base, tmp_path / "run", steps=5))
     assert len(log_of(tmp_path / "run")) == 2
+
+
+def test_a_lost_gradient_stops_the_run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backward = GradientCache.backward
+
+    def broken(self: GradientCache, gradient: torch.Tensor) -> None:
+        backward(self, gradient)
+        if len(list((tmp_path / "run/checkpoints").glob("checkpoint-*"))) == 2:
+            next(self.model.parameters()).grad[0, 0] = math.nan
+
+    monkeypatch.setattr(GradientCache, "backward", broken)
+    with pytest.raises(TrainingError, match="step 3: the norm of the gradient is nan"):
+        train(contrastive_config(base, tmp_path / "run", steps=5, save_steps=1))
+    newest = last_checkpoint(tmp_path / "run/checkpoints")
+    assert newest is not None and newest.name == "checkpoint-2"
+    assert all(torch.isfinite(values).all() for values in load_file(newest / "model.safetensors").values())
 
 
 def test_a_collapsed_run_is_called_so(base: Path, tmp_path: Path) -> None:

@@ -16,14 +16,15 @@ from ._corpus import read_corpus
 from ._losses import prediction_loss
 from ._packing import PackedDataset, pack_corpus
 from ._processes import barrier, is_first_process, on_one_process_first
-from ._run import CurvesTrainer, load_tokenizer_and_model, open_output, save_run, training_arguments
+from ._run import load_tokenizer_and_model, open_output, save_run, training_arguments
+from ._trainer import CurvesTrainer
 
 
 class AdaptationTrainer(CurvesTrainer):
     """Trainer of L_Adapt over packed sequences."""
 
     def __init__(self, config: AdaptationConfig, mask_id: int | None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(keep_checkpoints=config.keep_checkpoints, **kwargs)
         self.config = config
         self.mask_id = mask_id
 

@@ -7,6 +7,10 @@ from typing import Literal
 
 from pyterrier_csplade._errors import ConfigError
 
+_POSITIVE = (
+    "batch_size", "gradient_accumulation_steps", "steps", "logging_steps", "save_steps", "keep_checkpoints", "learning_rate",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
@@ -51,6 +55,7 @@ class TrainingConfig:
         seed: Of initialisation, data order and dropout.
         logging_steps: Optimizer steps between two points of the training curves.
         save_steps: Optimizer steps between two checkpoints.
+        keep_checkpoints: Newest checkpoints that stay, beside the best one.
     """
 
     model: str
@@ -68,9 +73,10 @@ class TrainingConfig:
     seed: int = 42
     logging_steps: int = 10
     save_steps: int = 500
+    keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "gradient_accumulation_steps", "steps", "logging_steps", "save_steps", "learning_rate"):
+        for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be positive, found {getattr(self, name)}")
         if self.batch_size % self.gradient_accumulation_steps:

@@ -25,7 +25,8 @@ from ._objective import ContrastiveObjective
 from ._processes import barrier, gather, is_first_process, on_one_process_first
 from ._regularizers import make_schedule
 from ._rows import read_rows
-from ._run import CurvesTrainer, load_tokenizer_and_model, open_output, save_run, training_arguments
+from ._run import load_tokenizer_and_model, open_output, save_run, training_arguments
+from ._trainer import CurvesTrainer
 
 # Points of the curves without any active term after which a run is called collapsed. Ours.
 _PATIENCE = 3
@@ -44,7 +45,7 @@ class ContrastiveTrainer(CurvesTrainer):
     """
 
     def __init__(self, config: ContrastiveConfig, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(keep_checkpoints=config.keep_checkpoints, **kwargs)
         self.config = config
         self.objective = ContrastiveObjective(config)
         self.schedule = make_schedule(config)
@@ -65,7 +66,7 @@ class ContrastiveTrainer(CurvesTrainer):
         queries, passages = map(torch.cat, gather([vectors[:count], vectors[count:]]))
         weights = self.schedule.weights(self.state.global_step)
         loss, figures = self.objective(queries, passages, Labels(**inputs["labels"]).gathered(), weights)
-        self.check_loss(loss)
+        self.check_finite(loss, "loss")
         cache.backward(torch.autograd.grad(loss, vectors)[0])
         self.record(**figures)
         for diagnose in self.diagnostics:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyterrier_csplade._errors import DataError
 
-from ._run import LOG_FILE
+from ._trainer import LOG_FILE
 
 # What shares a panel; figures that a run did not log are left out.
 _PANELS = {

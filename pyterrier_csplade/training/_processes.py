@@ -48,6 +48,15 @@ def largest(value: int, device: torch.device) -> int:
     return int(tensor)
 
 
+def mean_over_processes(tensor: Tensor) -> Tensor:
+    """The mean of the processes' tensors."""
+    if _together():
+        shared = tensor.to(PartialState().device)
+        dist.all_reduce(shared)
+        tensor = shared / world_size()
+    return tensor
+
+
 def gather(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     """Collect tensors whose first dimensions may differ between processes.
 

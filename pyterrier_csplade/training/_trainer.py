@@ -1,0 +1,186 @@
+"""What transformers' Trainer lacks: curves of any figure, whole checkpoints, exact resuming, stops that say why."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer, TrainerCallback
+
+from pyterrier_csplade._errors import DataError, TrainingError, TrainingInterruptedError
+
+from ._checkpoints import last_checkpoint, processes_of, publish, remove_old, step_of, unfinished
+from ._figures import Figures
+from ._processes import barrier, is_first_process, largest, mean_over_processes, world_size
+from ._signals import StopRequest
+
+#: The training curves, in a run's directory.
+LOG_FILE = "training_log.json"
+#: The checkpoints, in a run's directory.
+CHECKPOINTS = "checkpoints"
+_FIGURES = "figures.json"
+_LOSS = "loss.json"
+
+
+class CurvesTrainer(Trainer):
+    """transformers' Trainer with the curves, checkpoints and stops of this package.
+
+    Args:
+        keep_checkpoints: How many of the newest checkpoints stay, beside that of ``state.best_global_step``.
+        **kwargs: As transformers has them.
+    """
+
+    def __init__(self, *, keep_checkpoints: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.keep_checkpoints = keep_checkpoints
+        self._figures = Figures()
+        self._stop = StopRequest()
+        self._resumed: Path | None = None
+        self._target: Path | None = None
+        self.add_callback(_Progress(self))
+
+    @property
+    def _checkpoints(self) -> Path:
+        return Path(self.args.output_dir)
+
+    def run(self, resume: bool) -> None:
+        """Train, from the last whole checkpoint if asked to and there is one.
+
+        Raises:
+            DataError: There is less data than one batch.
+            TrainingError: A loss or gradient is not finite.
+            TrainingInterruptedError: SIGTERM came; a checkpoint has been written.
+        """
+        rows: int = len(self.train_dataset)  # type: ignore[arg-type]
+        batch = self.args.train_batch_size * world_size()
+        if rows < batch:
+            raise DataError(f"the data has {rows:,} rows, a batch {batch:,}: lower batch_size")
+        checkpoint = self._resumed = self._agreed_checkpoint() if resume else None
+        if checkpoint and step_of(checkpoint) >= self.args.max_steps:  # transformers would do one step more
+            self._load_from_checkpoint(str(checkpoint))
+            return
+        with self._stop.listening():
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if self.state.global_step < self.args.max_steps and self._stop.number:
+            raise TrainingInterruptedError(
+                f"stopped by signal {self._stop.number} after step {self.state.global_step}; a checkpoint is in "
+                f"{self._checkpoints}: go on with resume=True, --resume"
+            )
+
+    def _agreed_checkpoint(self) -> Path | None:
+        """The checkpoint that the first process found whole."""
+        found = last_checkpoint(self._checkpoints) if is_first_process() else None
+        step = largest(step_of(found) if found else -1, self.args.device)
+        if step < 0:
+            return None
+        checkpoint = self._checkpoints / f"checkpoint-{step}"
+        if (before := processes_of(checkpoint)) != world_size():
+            warnings.warn(
+                f"{checkpoint} is of {before} processes, this run has {world_size()}: dropout draws other numbers, the rest is "
+                "the same",
+                stacklevel=2,
+            )
+        return checkpoint
+
+    def record(self, **figures: Tensor | float) -> None:
+        """Add figures of one forward pass to the next point of the training curves."""
+        self._figures.record(figures)
+
+    def end_step(self) -> None:
+        """Hand the figures of the optimizer step that ends to ``step_done``, and obey a signal that asks to end."""
+        self.step_done(self._figures.end_step())
+        if largest(self._stop.number, self.args.device):
+            self.control.should_save = self.control.should_training_stop = True
+
+    def step_done(self, figures: dict[str, float]) -> None:
+        """Learn from the figures of an optimizer step, means over its parts and all processes."""
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, adding the means of what was recorded since the last time, and write the curves to ``LOG_FILE``."""
+        super().log(logs | self._figures.end_point(), *args, **kwargs)
+        if self.is_world_process_zero():
+            curves = json.dumps(self.state.log_history, indent=1) + "\n"
+            (self._checkpoints.parent / LOG_FILE).write_text(curves, encoding="utf-8")
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Do a step; stop before a loss that is not finite changes the weights.
+
+        Raises:
+            TrainingError: The loss is infinite or no number.
+        """
+        loss: Tensor = super().training_step(*args, **kwargs)
+        self.check_finite(loss, "loss")
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None:
+            self.check_finite(torch.as_tensor(norm), "norm of the gradient")
+        return norm
+
+    def check_finite(self, value: Tensor, name: str) -> None:
+        """Prove that a figure of the step in progress is finite.
+
+        Raises:
+            TrainingError: It is infinite or no number.
+        """
+        number = float(value.detach())
+        if not math.isfinite(number):
+            raise TrainingError(
+                f"step {self.state.global_step + 1}: the {name} is {number}. Lower learning_rate, or go on from the last "
+                f"checkpoint in {self._checkpoints} with other settings"
+            )
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where transformers writes a checkpoint: beside its place until it is whole."""
+        return str(self._target or self._checkpoints)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint that appears when it is whole, then remove old ones."""
+        self._target = unfinished(self._checkpoints)
+        written = self._target / f"checkpoint-{self.state.global_step}"
+        if is_first_process() and self._target.exists():
+            shutil.rmtree(self._target)
+        barrier()
+        super()._save_checkpoint(model, trial)
+        self._target = None
+        loss = float(mean_over_processes(self._tr_loss.detach().clone()))
+        if is_first_process():
+            self._figures.save(written / _FIGURES)
+            (written / _LOSS).write_text(json.dumps([loss, self._globalstep_last_logged]), encoding="utf-8")
+        barrier()
+        if is_first_process():
+            publish(written, world_size())
+            remove_old(self._checkpoints, self.keep_checkpoints, self.state.best_global_step)
+        barrier()
+
+    def restore_curves(self) -> None:
+        """Go on with the point of the curves that was being collected when the checkpoint was written."""
+        if self._resumed:
+            self._figures.load(self._resumed / _FIGURES)
+            loss, self._globalstep_last_logged = json.loads((self._resumed / _LOSS).read_text(encoding="utf-8"))
+            self._tr_loss += loss
+
+
+class _Progress(TrainerCallback):
+    """Tells the trainer where it is, and the data that an epoch begins."""
+
+    def __init__(self, trainer: CurvesTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer.restore_curves()
+
+    def on_epoch_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        # accelerate does it in a single process only: with several, each epoch would draw the same passages.
+        if hasattr(self.trainer.train_dataset, "set_epoch"):
+            self.trainer.train_dataset.set_epoch(int(state.epoch))
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.trainer.end_step()
