@@ -119,7 +119,8 @@ class Backbone(nn.Module):
         """Compute the maxima of the logits before the activation, float32 [batch, index terms]."""
         head = self._lm.get_output_embeddings()
         pooled = max_pool_logits(self.hidden_states(input_ids, attention_mask), head.weight, pool_mask)
-        return self._finish_logits(pooled, head.bias).index_select(1, self._columns) * self.contract.logit_scale
+        pooled = pooled if head.bias is None else pooled + head.bias
+        return finish_logits(self._lm.config, pooled).index_select(1, self._columns) * self.contract.logit_scale
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Run the model without its head: last hidden states, [batch, length, width]."""
@@ -132,15 +133,13 @@ class Backbone(nn.Module):
         pooled = logits.masked_fill(~pool_mask[..., None], float("-inf")).amax(dim=1)
         return pooled.index_select(1, self._columns) * self.contract.logit_scale
 
-    def _finish_logits(self, pooled: Tensor, bias: Tensor | None) -> Tensor:
-        """Apply what the architecture does after the LM head. All of it is monotonic, so it commutes with the maximum."""
-        config = self._lm.config
-        if bias is not None:
-            pooled = pooled + bias
-        if scale := getattr(config, "logit_scale", None):  # Cohere
-            pooled = pooled * scale
-        if scale := getattr(config, "logits_scaling", None):  # Granite
-            pooled = pooled / scale
-        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
-            pooled = torch.tanh(pooled / cap) * cap
-        return pooled
+
+def finish_logits(config: Any, logits: Tensor) -> Tensor:
+    """Apply what the architecture does after the LM head. All of it is monotonic, so it commutes with the maximum."""
+    if scale := getattr(config, "logit_scale", None):  # Cohere
+        logits = logits * scale
+    if scale := getattr(config, "logits_scaling", None):  # Granite
+        logits = logits / scale
+    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
+        logits = torch.tanh(logits / cap) * cap
+    return logits

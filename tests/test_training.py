@@ -40,7 +40,7 @@ def test_adaptation_runs_the_model_once_a_step(base: Path, tmp_path: Path, monke
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         model = load(*args, **kwargs)
-        model.register_forward_hook(lambda *_: calls.append(1))
+        model.base_model.register_forward_hook(lambda *_: calls.append(1))
         return model
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", counted)

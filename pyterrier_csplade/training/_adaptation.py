@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pyterrier_csplade._backbone import finish_logits
 from pyterrier_csplade._errors import ConfigError
 
 from ._config import AdaptationConfig
 from ._corpus import read_corpus
-from ._losses import prediction_loss
 from ._packing import PackedDataset, pack_corpus
 from ._processes import barrier, is_first_process, on_one_process_first
 from ._run import load_tokenizer_and_model, open_output, save_run, training_arguments
+from ._streamed_loss import streamed_prediction_loss
 from ._trainer import CurvesTrainer
 
 
@@ -35,13 +37,43 @@ class AdaptationTrainer(CurvesTrainer):
             masked, predicted = draw_positions(tokens.shape[1], self.config.mask_rate, self.config.visible_rate)
             visible = tokens.index_fill(1, masked.to(tokens.device), self.mask_id)
         predicted = predicted.to(tokens.device)
-        logits = model(input_ids=visible, use_cache=False, logits_to_keep=predicted - 1).logits.float()
-        targets = tokens[:, predicted]
-        loss, clm, relu = prediction_loss(logits, targets, self.config.relu_weight)
-        with torch.no_grad():
-            target = logits.gather(2, targets[..., None])
-            self.record(clm=clm, relu=relu, positive_logits=_share(logits > 0), live_targets=_share(target > 0))
-        return (loss, {"logits": logits}) if return_outputs else loss
+        loss, figures = model(visible, predicted - 1, tokens[:, predicted])
+        self.record(**figures)
+        return (loss, figures) if return_outputs else loss
+
+
+class Predictor(nn.Module):
+    """A language model whose forward pass ends in L_Adapt, so that no logits outlive it.
+
+    Attributes:
+        model: The transformers model, or a PEFT model around it.
+        relu_weight: lambda_ReLU of Eq. 2.
+    """
+
+    def __init__(self, model: Any, relu_weight: float) -> None:
+        super().__init__()
+        self.model, self.relu_weight = model, relu_weight
+        self._no_split_modules = model._no_split_modules  # what FSDP wraps
+
+    def forward(self, input_ids: Tensor, positions: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the loss.
+
+        Args:
+            input_ids: [batch, length].
+            positions: Where something is predicted, [positions].
+            targets: What, [batch, positions].
+
+        Returns:
+            The loss and figures, as ``streamed_prediction_loss`` does.
+        """
+        lm = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        hidden = lm.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[:, positions].flatten(0, 1)
+        head = lm.get_output_embeddings()
+        finish = partial(finish_logits, lm.config)
+        plain = finish(probe := torch.ones(1)) is probe
+        return streamed_prediction_loss(
+            hidden, head.weight, targets.flatten(), self.relu_weight, head.bias, None if plain else finish
+        )
 
 
 def draw_positions(length: int, mask_rate: float, visible_rate: float) -> tuple[Tensor, Tensor]:
@@ -61,10 +93,6 @@ def draw_positions(length: int, mask_rate: float, visible_rate: float) -> tuple[
     order = 1 + torch.randperm(length - 1)
     masked = max(1, round(mask_rate * (length - 1)))
     return order[:masked], order[: masked + round(visible_rate * (length - 1))]
-
-
-def _share(flags: Tensor) -> Tensor:
-    return flags.float().mean()
 
 
 def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
@@ -89,7 +117,8 @@ def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
     mask_id = _mask_id(tokenizer, config) if config.objective == "mntp" else None
     on_one_process_first(lambda: pack_corpus(read_corpus(config.corpus, config.text_fields), tokenizer, tokens))
     dataset = PackedDataset(np.memmap(tokens, dtype=np.int32, mode="r"), config.sequence_length)
-    trainer = AdaptationTrainer(config, mask_id, model=model, args=arguments, train_dataset=dataset)
+    predictor = Predictor(model, config.relu_weight)
+    trainer = AdaptationTrainer(config, mask_id, model=predictor, args=arguments, train_dataset=dataset)
     trainer.run(resume)
     if is_first_process():
         save_run(model, tokenizer, config)

@@ -30,7 +30,6 @@ from ._trainer import CurvesTrainer
 
 # Points of the curves without any active term after which a run is called collapsed. Ours.
 _PATIENCE = 3
-_WEIGHTS = "model.safetensors"
 _OBJECTIVE = "objective.safetensors"
 _SCHEDULE = "schedule.json"
 
@@ -73,21 +72,13 @@ class ContrastiveTrainer(CurvesTrainer):
             self.record(**diagnose(queries.detach(), passages.detach()))
         return loss.detach()
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Save the trained parameters: each once, though the head may share them with the embeddings."""
-        if not self.args.should_save:
-            return
-        state_dict = state_dict or self.model.state_dict()
-        directory = Path(output_dir or self.args.output_dir)
-        directory.mkdir(parents=True, exist_ok=True)
-        trained = {name: state_dict[name].contiguous() for name, p in self.model.named_parameters() if p.requires_grad}
-        save_file(trained, directory / _WEIGHTS)
+    def save_state(self, directory: Path) -> None:
+        """Save what this phase knows beside the weights."""
         save_file(self.objective.state_dict(), directory / _OBJECTIVE)
         (directory / _SCHEDULE).write_text(json.dumps(self.schedule.state_dict()), encoding="utf-8")
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        directory = Path(resume_from_checkpoint)
-        (model or self.model).load_state_dict(load_file(directory / _WEIGHTS), strict=False)
+    def load_state(self, directory: Path) -> None:
+        """Go on from what was saved."""
         self.objective.load_state_dict(load_file(directory / _OBJECTIVE))
         self.schedule.load_state_dict(json.loads((directory / _SCHEDULE).read_text(encoding="utf-8")))
 

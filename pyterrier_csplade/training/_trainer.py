@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from transformers import Trainer, TrainerCallback
 
 from pyterrier_csplade._errors import DataError, TrainingError, TrainingInterruptedError
@@ -24,6 +26,7 @@ from ._signals import StopRequest
 LOG_FILE = "training_log.json"
 #: The checkpoints, in a run's directory.
 CHECKPOINTS = "checkpoints"
+_WEIGHTS = "model.safetensors"
 _FIGURES = "figures.json"
 _LOSS = "loss.json"
 
@@ -136,6 +139,33 @@ class CurvesTrainer(Trainer):
                 f"step {self.state.global_step + 1}: the {name} is {number}. Lower learning_rate, or go on from the last "
                 f"checkpoint in {self._checkpoints} with other settings"
             )
+
+    def save_state(self, directory: Path) -> None:
+        """Save what a phase knows beside the weights; called in the first process alone."""
+
+    def load_state(self, directory: Path) -> None:
+        """Go on from what ``save_state`` wrote."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Save the trained parameters: each once, though the head may share them with the embeddings."""
+        if not self.args.should_save:
+            return
+        state = state_dict or self.model.state_dict()
+        directory = Path(output_dir or self.args.output_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        trained = {name: state[name].contiguous() for name, p in self.model.named_parameters() if p.requires_grad}
+        save_file(trained, directory / _WEIGHTS)
+        self.save_state(directory)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        directory = Path(resume_from_checkpoint)
+        weights = load_file(directory / _WEIGHTS)
+        if self.is_fsdp_enabled and model is not None:
+            options = StateDictOptions(full_state_dict=True, strict=False)
+            set_model_state_dict(model, weights, options=options)
+        else:
+            (model or self.model).load_state_dict(weights, strict=False)
+        self.load_state(directory)
 
     def _get_output_dir(self, trial: Any) -> str:
         """Where transformers writes a checkpoint: beside its place until it is whole."""
