@@ -17,7 +17,7 @@ from ._config import AdaptationConfig
 from ._corpus import read_corpus
 from ._packing import PackedDataset, pack_corpus
 from ._processes import barrier, is_first_process, on_one_process_first
-from ._run import load_tokenizer_and_model, open_output, save_run, training_arguments
+from ._run import load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
 from ._streamed_loss import streamed_prediction_loss
 from ._trainer import CurvesTrainer
 
@@ -120,8 +120,10 @@ def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
     predictor = Predictor(model, config.relu_weight)
     trainer = AdaptationTrainer(config, mask_id, model=predictor, args=arguments, train_dataset=dataset)
     trainer.run(resume)
+    weights = trainer.trained_weights()
     if is_first_process():
-        save_run(model, tokenizer, config)
+        rebuilt = trainer.sharded or config.quantization
+        save_run(whole_model(config, weights) if rebuilt else model, tokenizer, config)
     barrier()
     return output
 

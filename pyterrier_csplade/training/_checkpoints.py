@@ -11,6 +11,8 @@ from pathlib import Path
 from pyterrier_csplade._manifest import sync
 from pyterrier_csplade.collection._files import sha256
 
+#: The checkpoints, in a run's directory.
+CHECKPOINTS = "checkpoints"
 _MANIFEST = "manifest.json"
 _UNFINISHED = ".unfinished"
 

@@ -50,6 +50,8 @@ class TrainingConfig:
         warmup_steps: Optimizer steps of linear warm-up; a value below 1 is a share of all steps.
         weight_decay: Decoupled weight decay of AdamW (not in the paper; transformers' default).
         lora: None trains all parameters.
+        quantization: "nf4" holds the weights that LoRA freezes in 4 bits (QLoRA, arXiv 2305.14314); what is saved is merged
+            with the weights as they were, in bfloat16 in a bfloat16 run.
         bf16: Mixed precision with bfloat16.
         gradient_checkpointing: Recompute activations in the backward pass.
         seed: Of initialisation, data order and dropout.
@@ -68,6 +70,7 @@ class TrainingConfig:
     warmup_steps: float = 0.05
     weight_decay: float = 0.0
     lora: LoraSettings | None = None
+    quantization: Literal["nf4"] | None = None
     bf16: bool = True
     gradient_checkpointing: bool = False
     seed: int = 42
@@ -79,6 +82,8 @@ class TrainingConfig:
         for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be positive, found {getattr(self, name)}")
+        if self.quantization and not self.lora:
+            raise ConfigError("quantization freezes the weights in 4 bits: it needs lora")
         if self.batch_size % self.gradient_accumulation_steps:
             raise ConfigError(
                 f"gradient_accumulation_steps {self.gradient_accumulation_steps} does not divide batch_size {self.batch_size}"

@@ -22,10 +22,11 @@ from ._contrastive_config import ContrastiveConfig
 from ._gradient_cache import GradientCache
 from ._labels import Labels
 from ._objective import ContrastiveObjective
+from ._parity import Probe, write_report
 from ._processes import barrier, gather, is_first_process, on_one_process_first
 from ._regularizers import make_schedule
 from ._rows import read_rows
-from ._run import load_tokenizer_and_model, open_output, save_run, training_arguments
+from ._run import load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
 from ._trainer import CurvesTrainer
 
 # Points of the curves without any active term after which a run is called collapsed. Ours.
@@ -132,14 +133,29 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
         data_collator=Collator(backbone, config.gradient_accumulation_steps),
     )
     trainer.run(resume)
+    weights = trainer.trained_weights()
     if is_first_process():
-        model = save_run(model, tokenizer, config).eval()
-        contract = _contract(config, config.encoding_query_length, config.encoding_document_length).replace(
-            training={"phase": "contrastive", "rows": len(dataset), **_published(config)}
-        )
-        prepare_backbone(model, tokenizer, contract, name=config.output).contract.save(output)
+        if trainer.sharded:
+            backbone = Backbone(whole_model(config, weights), tokenizer, backbone.contract)
+        _save_trained(backbone, weights, config, dataset)
     barrier()
     return output
+
+
+def _save_trained(backbone: Backbone, weights: dict[str, Tensor], config: ContrastiveConfig, dataset: RowDataset) -> None:
+    """Save the trained model with its adapter merged, its contract, and a report on what merging changed."""
+    output = Path(config.output)
+    probe = Probe(dataset)
+    before = probe.encode(backbone) if config.lora else None
+    unmerged = whole_model(config, weights) if config.quantization else backbone.model
+    merged = save_run(unmerged, backbone.tokenizer, config).eval()
+    contract = _contract(config, config.encoding_query_length, config.encoding_document_length).replace(
+        training={"phase": "contrastive", "rows": len(dataset), **_published(config)}
+    )
+    prepare_backbone(merged, backbone.tokenizer, contract, name=config.output).contract.save(output)
+    if before:
+        same_lengths = prepare_backbone(merged, backbone.tokenizer, backbone.contract, name=config.output)
+        write_report(probe.report(before, probe.encode(same_lengths)), output)
 
 
 def _contract(config: ContrastiveConfig, query_length: int | None, document_length: int | None) -> Contract:

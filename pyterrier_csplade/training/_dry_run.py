@@ -163,7 +163,7 @@ def _adaptation_load(config: AdaptationConfig, sample: CorpusSample, plan: Plan)
 
 
 def _check_output(config: TrainingConfig, base: _Base, plan: Plan) -> None:
-    from ._run import CHECKPOINTS, last_checkpoint
+    from ._checkpoints import CHECKPOINTS, last_checkpoint
 
     output = Path(config.output)
     if (checkpoint := last_checkpoint(output / CHECKPOINTS)) is not None:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments, set_seed
+from accelerate import PartialState
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainingArguments, set_seed
 
-from pyterrier_csplade._errors import ConfigError
+from pyterrier_csplade._errors import ConfigError, TrainingError
 
+from ._checkpoints import CHECKPOINTS
 from ._config import LoraSettings, TrainingConfig
 from ._launch import start_processes
-from ._trainer import CHECKPOINTS
 
 
 def open_output(config: TrainingConfig, resume: bool) -> Path:
@@ -77,25 +79,56 @@ def training_arguments(config: TrainingConfig, *, pieces: int) -> TrainingArgume
     return arguments
 
 
-def load_tokenizer_and_model(config: TrainingConfig, attn_implementation: str | None = None) -> tuple[Any, Any]:
+def load_tokenizer_and_model(
+    config: TrainingConfig, attn_implementation: str | None = None, *, quantized: bool = True
+) -> tuple[Any, Any]:
     """Load what a run starts from, with a fresh adapter if the configuration asks for one.
 
-    Weights that are trained are float32. Those that LoRA freezes are bfloat16 in a bfloat16 run, which halves their memory.
+    Weights that are trained are float32. Those that LoRA freezes are bfloat16 in a bfloat16 run, which halves their memory, or
+    take 4 bits each if the configuration asks for it and ``quantized`` lets it.
     """
     set_seed(config.seed)
     frozen_bf16 = config.lora is not None and config.bf16
+    dtype = torch.bfloat16 if frozen_bf16 else torch.float32
     tokenizer = AutoTokenizer.from_pretrained(config.model, revision=config.revision)
+    quantization = (
+        {"quantization_config": _nf4(dtype), "device_map": {"": PartialState().device}}
+        if config.quantization and quantized
+        else {}
+    )
     model = AutoModelForCausalLM.from_pretrained(
         config.model,
         revision=config.revision,
-        dtype=torch.bfloat16 if frozen_bf16 else torch.float32,
+        dtype=dtype,
         use_safetensors=True,
         attn_implementation=attn_implementation,
+        **quantization,
     )
     if config.gradient_checkpointing:
         # transformers 5.23 renamed the method; the old name warns. Non-reentrant, it works with frozen embeddings, too.
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)({"use_reentrant": False})
     return tokenizer, add_lora(model, config.lora) if config.lora else model
+
+
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """4 bits for each frozen weight, its scales quantised as well, as in QLoRA (arXiv 2305.14314)."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def whole_model(config: TrainingConfig, weights: dict[str, Tensor]) -> Any:
+    """Load the model of a run again, in one piece and not quantised, with the weights that were trained.
+
+    Args:
+        config: The run's settings.
+        weights: As ``CurvesTrainer.trained_weights`` gives them; their names begin with that of a module around the model.
+    """
+    model = load_tokenizer_and_model(config, quantized=False)[1]
+    unexpected = model.load_state_dict({name.partition(".")[2]: w.cpu() for name, w in weights.items()}, strict=False)
+    if unexpected.unexpected_keys or not weights:
+        raise TrainingError(f"the trained weights do not fit the model: {unexpected.unexpected_keys[:2]}")
+    return model
 
 
 def add_lora(model: Any, settings: LoraSettings) -> Any:

@@ -24,8 +24,6 @@ from ._signals import StopRequest
 
 #: The training curves, in a run's directory.
 LOG_FILE = "training_log.json"
-#: The checkpoints, in a run's directory.
-CHECKPOINTS = "checkpoints"
 _WEIGHTS = "model.safetensors"
 _FIGURES = "figures.json"
 _LOSS = "loss.json"
@@ -139,6 +137,17 @@ class CurvesTrainer(Trainer):
                 f"step {self.state.global_step + 1}: the {name} is {number}. Lower learning_rate, or go on from the last "
                 f"checkpoint in {self._checkpoints} with other settings"
             )
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of the weights only (FSDP, DeepSpeed)."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    def trained_weights(self) -> dict[str, Tensor]:
+        """The trained parameters by name, whole; all processes must ask, the first gets them."""
+        state = self.accelerator.get_state_dict(self.model_wrapped) if self.sharded else dict(self.model.named_parameters())
+        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        return {name: values.detach() for name, values in (state or {}).items() if name in trained}
 
     def save_state(self, directory: Path) -> None:
         """Save what a phase knows beside the weights; called in the first process alone."""
