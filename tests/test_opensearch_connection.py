@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,8 @@ def test_repr_of_a_client_with_a_password_shows_its_host_alone() -> None:
 def test_cluster_that_does_not_answer(fault: Any, message: str) -> None:
     cluster = FakeCluster()
     cluster.faults += [fault] * 1000
-    for act in (lambda index: index.retriever()(QUERY), lambda index: index.index([]), lambda index: index.built()):
+    acts: list[Callable[[Any], Any]] = [lambda i: i.retriever()(QUERY), lambda i: i.index([]), lambda i: i.built()]
+    for act in acts:
         with pytest.raises(ImpactIndexError, match=message):
             act(OpenSearchIndex(cluster.client(), "docs"))
 
