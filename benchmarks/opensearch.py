@@ -145,8 +145,16 @@ def _ratio(one: pd.DataFrame, other: pd.DataFrame) -> float:
 
 
 def print_size(cluster: Cluster, name: str, postings: int) -> None:
+    """Print it as loaded, when the server still keeps what was sent, for recovery; and merged, when it has dropped it."""
     cluster.request("POST", f"/{name}/_flush")
-    size = cluster.request("GET", f"/{name}/_stats/store,docs")["_all"]["primaries"]
+    _print_size(cluster, f"{name} as loaded", postings)
+    cluster.request("POST", f"/{name}/_forcemerge?max_num_segments=1", timeout=600)
+    cluster.request("POST", f"/{name}/_flush?force=true")
+    _print_size(cluster, f"{name} merged", postings)
+
+
+def _print_size(cluster: Cluster, name: str, postings: int) -> None:
+    size = cluster.request("GET", f"/{name.split()[0]}/_stats/store,docs")["_all"]["primaries"]
     size, documents = size["store"]["size_in_bytes"], size["docs"]["count"]
     print(
         f"{name}: {size / 1e6:.0f} MB on disk, {size / documents:.0f} bytes a document, {size / postings:.2f} a posting "
