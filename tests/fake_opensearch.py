@@ -25,6 +25,7 @@ class FakeCluster:
     def __init__(self) -> None:
         self.version: dict[str, Any] = {"distribution": "opensearch", "number": "3.8.0"}
         self.indexes: dict[str, dict[str, Any]] = {}
+        self.aliases: dict[str, list[str]] = {}
         self.requests: list[tuple[str, str]] = []
         self.faults: list[Fault] = []
         self.max_clauses = 1024
@@ -64,6 +65,8 @@ class FakeCluster:
             values = json.loads(body)
             self.indexes[name] = {"documents": {}, "mappings": values["mappings"], "settings": values["settings"]["index"]}
             return 200, {}
+        if name in self.aliases and operation == "_mapping":
+            return 200, {part: {"mappings": self.indexes[part]["mappings"]} for part in self.aliases[name]}
         if name not in self.indexes:
             return 404, {"error": {"type": "index_not_found_exception", "reason": f"no such index [{name}]"}}
         index = self.indexes[name]

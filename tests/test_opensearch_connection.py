@@ -13,7 +13,7 @@ import pytest
 from fake_opensearch import FakeCluster, broken, status
 from opensearchpy.exceptions import SSLError
 
-from pyterrier_csplade import CspladeError, ImpactIndexError, OpenSearchIndex
+from pyterrier_csplade import Contract, CspladeError, ImpactIndexError, OpenSearchIndex
 from pyterrier_csplade.opensearch import _connection
 from pyterrier_csplade.opensearch._retry import Backoff
 
@@ -209,3 +209,31 @@ def test_missing_client_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "opensearchpy", None)
     with pytest.raises(CspladeError, match=r"pip install \"pyterrier_csplade\[opensearch\]\""):
         OpenSearchIndex("http://localhost:1", "docs").built()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, ""),
+        ({"contract": Contract(weights="v").to_dict()}, "differ in contract"),
+        ({"scale": 0.5}, "differ in scale"),
+        ({"fields": ["url"]}, "differ in fields"),
+        ({"complete": False}, "load of 'two' .* broke off"),
+        ({"terms": "token ids"}, "vocabulary"),
+    ],
+)
+def test_alias_joins_indexes_that_were_built_alike(change: dict[str, Any], message: str) -> None:
+    cluster = FakeCluster()
+    for name, count in (("one", 2), ("two", 3)):
+        rows = [{"docno": f"{name}{i}", "toks": {"a": 1}} for i in range(count)]
+        OpenSearchIndex(cluster.client(), name).index(rows)
+    cluster.aliases["both"] = ["one", "two"]
+    cluster.indexes["two"]["mappings"]["_meta"]["csplade"].update(change)
+    both = OpenSearchIndex(cluster.client(), "both")
+    if message:
+        with pytest.raises(ImpactIndexError, match=message):
+            both.statistics  # noqa: B018
+    else:
+        assert both.statistics["documents"] == both.statistics["postings"] == 5
+    with pytest.raises(ImpactIndexError, match="stands for 2 indexes.*name one"):
+        both.index([{"docno": "d", "toks": {"a": 1}}])

@@ -269,11 +269,20 @@ def test_what_is_no_index_of_ours_is_refused(cluster: Any, indexes: dict[int, Op
         OpenSearchIndex(cluster.url, "bad-value").toks_indexer(meta={"x": "integer"}, replicas=0).index(
             [{"docno": "d", "toks": {"a": 1}, "x": "abc"}]
         )
-    cluster.request("POST", "/_aliases", {"actions": [{"add": {"index": "collection-*", "alias": "several"}}]})
-    with pytest.raises(ImpactIndexError, match="stands for 2 indexes"):
-        OpenSearchIndex(cluster.url, "several").retriever()(frame(QUERIES[:1]))
-    cluster.request("POST", "/_aliases", {"actions": [{"add": {"index": "collection-3", "alias": "live"}}]})
-    assert len(OpenSearchIndex(cluster.url, "live").retriever(num_results=3)(frame(QUERIES[:1]))) == 3
+
+
+def test_aliases_of_one_index_and_of_two(cluster: Any, indexes: dict[int, OpenSearchIndex]) -> None:
+    wanted = QUERIES[:20]
+    for name, rows in (("part-1", slice(0, 2000)), ("part-2", slice(2000, 5000))):
+        part = MatrixVectors(VECTORS.docnos[rows], VECTORS.matrix[rows], VOCABULARY, CONTRACT)
+        OpenSearchIndex(cluster.url, name).index_vectors(part, replicas=0)
+    adds = [{"add": {"index": index, "alias": alias}} for index, alias in (("part-*", "both"), ("collection-3", "live"))]
+    cluster.request("POST", "/_aliases", {"actions": adds})
+    for alias in ("both", "live"):
+        index = OpenSearchIndex(cluster.url, alias)
+        assert index.statistics["documents"] == len(index) == 5000
+        assert_exact(index.retriever(num_results=100)(frame(wanted)), VECTORS, wanted, 100)
+        assert len(index.scorer()(frame(wanted[:1]).assign(docno=VECTORS.docnos[4999]))) == 1
 
 
 def test_settings_are_restored_after_the_load(cluster: Any) -> None:

@@ -52,7 +52,7 @@ class OpenSearchIndex(pt.Indexer):
         Args:
             server: URL of the cluster, or a client of opensearch-py, such as one that signs requests for AWS. With an https URL
                 the certificate of the server is verified.
-            name: The index; for retrieval also an alias of one.
+            name: The index; for retrieval also an alias, of one or of several that were built alike.
             auth: User and password. They may stand in the URL; neither repr nor messages show them.
             ca_certs: File with the certificates to trust in place of the system's.
             vocabulary: ``csplade.vocabulary``, to call terms by token id (``t12345``) in the index; otherwise they are called

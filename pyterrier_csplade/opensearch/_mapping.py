@@ -118,6 +118,31 @@ class Metadata:
             **values,
         )
 
+    @classmethod
+    def join(cls, parts: Mapping[str, Metadata], index: str) -> Metadata:
+        """Return what several indexes are together; the largest of their losses stands for all.
+
+        Args:
+            parts: Name to metadata, at least one.
+            index: What they are called together, for messages.
+
+        Raises:
+            ImpactIndexError: Their scores cannot be compared.
+        """
+        (first_name, first), *others = parts.items()
+        for name, other in others:
+            for what in ("contract", "scale", "fields", "text"):
+                one, two = (getattr(part, what) for part in (first, other))
+                if what == "contract":
+                    one, two = (None if contract is None else contract.fingerprint for contract in (one, two))
+                if one != two:
+                    raise ImpactIndexError(f"{index} joins {first_name!r} and {name!r}, which differ in {what}: leave one out")
+        sums = ("documents", "empty_documents", "postings", "dropped")
+        return first.replace(
+            quantization_loss=max(part.quantization_loss for part in parts.values()),
+            **{name: sum(getattr(part, name) for part in parts.values()) for name in sums},
+        )
+
     def check_same_build(self, wanted: Metadata, index: str) -> None:
         """Refuse to go on with an index that was begun otherwise.
 

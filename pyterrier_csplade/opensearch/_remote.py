@@ -34,36 +34,33 @@ class RemoteIndex:
         """Return what the index says of itself; None if there is none.
 
         Raises:
-            ImpactIndexError: It is not an index of this package, or its name stands for several.
+            ImpactIndexError: It is not an index of this package, or its name is an alias of several.
         """
-        self.connection.check()
-        try:
-            answer = self._request("GET", "/_mapping")
-        except RequestRefusedError as refused:
-            if refused.status != 404:
-                raise
-            return None
-        if len(answer) != 1:
-            raise ImpactIndexError(f"{self} stands for {len(answer)} indexes: name one")
-        (values,) = answer.values()
-        return Metadata.from_mapping(values["mappings"], str(self))
+        found = self._find_all()
+        if len(found) > 1:
+            raise ImpactIndexError(f"{self} stands for {len(found)} indexes, which can only be searched together: name one")
+        return next(iter(found.values()), None)
 
     def open(self, names: Mapping[str, Any]) -> Metadata:
-        """Return what a complete index says of itself.
+        """Return what a complete index says of itself, or several that an alias joins.
 
         Args:
             names: How the reader calls terms.
 
         Raises:
-            ImpactIndexError: There is no index, it is not complete, or it calls terms otherwise.
+            ImpactIndexError: There is no index, one is not complete, or it calls terms otherwise; or they do not go together.
         """
-        found = self.find()
-        if found is None:
+        found = self._find_all()
+        if not found:
             raise ImpactIndexError(f"there is no index {self}: build it with (csplade.doc_encoder() >> index).index(...)")
-        if not found.complete:
-            raise ImpactIndexError(f"the load of {self} is under way or broke off: run the same indexing again to complete it")
-        found.check_names(names, str(self))
-        return found
+        for name, metadata in found.items():
+            if not metadata.complete:
+                raise ImpactIndexError(
+                    f"the load of {name!r} at {self.connection.name} is under way or broke off: run the same indexing again to "
+                    "complete it"
+                )
+            metadata.check_names(names, str(self))
+        return Metadata.join(found, str(self))
 
     def begin(self, wanted: Metadata, fields: Fields, *, shards: int, overwrite: bool) -> None:
         """Create the index, or go on with one whose load broke off, and set it up for a load.
@@ -127,6 +124,19 @@ class RemoteIndex:
         """Set the cluster's limit of clauses of a query."""
         settings = {"persistent": {"indices.query.bool.max_clause_count": terms}}
         self.connection("PUT", "/_cluster/settings", settings, backoff=_BACKOFF)
+
+    def _find_all(self) -> dict[str, Metadata]:
+        self.connection.check()
+        try:
+            answer = self._request("GET", "/_mapping")
+        except RequestRefusedError as refused:
+            if refused.status != 404:
+                raise
+            return {}
+        return {
+            name: Metadata.from_mapping(values["mappings"], f"{name!r} at {self.connection.name}")
+            for name, values in sorted(answer.items())
+        }
 
     def _request(
         self,
