@@ -16,6 +16,8 @@ from scipy.sparse import csr_matrix
 
 from pyterrier_csplade import Contract, ContractError, DataError, ImpactIndexError, ImpactVector, OpenSearchIndex
 from pyterrier_csplade._vectors import MatrixVectors
+from pyterrier_csplade.opensearch import _remote
+from pyterrier_csplade.opensearch._retry import Backoff
 
 CONTRACT = Contract(weights="w", base_model="lm-one")
 TERMS = ["Ġthe", "a.b", "%", "%2E", ".", "", "*", "检索", *(f"Ġ{i}" for i in range(40))]
@@ -202,6 +204,20 @@ def test_answers_that_are_cut_are_refused(
 ) -> None:
     cluster.faults += answering(answer)
     with pytest.raises(ImpactIndexError, match=message):
+        index.retriever()(frame({"%": 1.0}))
+
+
+def test_search_that_the_server_was_too_busy_for_is_sent_again(
+    cluster: FakeCluster, index: OpenSearchIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_remote, "_BACKOFF", Backoff(0.001, 0.001, 5.0))
+    error = {"type": "rejected_execution_exception", "reason": "queue is full"}
+    cluster.faults += answering({"responses": [{"status": 429, "error": error}]})
+    found = index.retriever()(frame({"%": 1.0}))
+    assert list(zip(found["docno"], found["score"])) == brute_force({"%": 1.0}, 1000)
+    monkeypatch.setattr(_remote, "_BACKOFF", Backoff(patience=0.0))
+    cluster.faults += answering({"responses": [{"status": 429, "error": error}]})
+    with pytest.raises(ImpactIndexError, match="query 'q0': rejected_execution_exception: queue is full"):
         index.retriever()(frame({"%": 1.0}))
 
 

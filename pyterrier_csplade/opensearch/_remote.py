@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from pyterrier_csplade._errors import ImpactIndexError
 
-from ._connection import Connection, RequestRefusedError, ndjson
+from ._connection import RETRIED, Connection, RequestRefusedError, ndjson
 from ._mapping import Fields, Metadata
 from ._retry import Backoff
 
@@ -115,7 +116,14 @@ class RemoteIndex:
         )
         parts = "hits.hits.sort,hits.hits._source,error,status,timed_out"
         params = {"filter_path": ",".join(f"responses.{part}" for part in parts.split(",")), **header}
-        answers = self._request("POST", "/_msearch", ndjson(lines), params=params)["responses"]
+        body, pauses = ndjson(lines), _BACKOFF.pauses()
+        while True:
+            answers = self._request("POST", "/_msearch", body, params=params)["responses"]
+            busy = any(answer.get("status") in RETRIED for answer in answers)
+            pause = next(pauses, None) if busy else None
+            if pause is None:
+                break
+            time.sleep(pause)
         if len(answers) != len(bodies) or any(answer.get("timed_out") for answer in answers):
             raise ImpactIndexError(f"{self} answered only a part of the queries: try again")
         return list(answers)
