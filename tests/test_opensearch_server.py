@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
+import textwrap
 import threading
 from collections.abc import Iterator
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +18,9 @@ import pyterrier as pt
 import pytest
 from opensearch_cluster import CONTRACT, VOCABULARY, assert_exact, collection, frame, queries, running
 
-from pyterrier_csplade import DataError, ImpactIndexError, OpenSearchIndex, Vocabulary
+from pyterrier_csplade import CSPLADE, DataError, ImpactIndexError, OpenSearchIndex, Vocabulary
 from pyterrier_csplade._vectors import MatrixVectors
+from pyterrier_csplade.opensearch._names import escape
 
 pytestmark = pytest.mark.opensearch
 
@@ -283,6 +288,32 @@ def test_aliases_of_one_index_and_of_two(cluster: Any, indexes: dict[int, OpenSe
         assert index.statistics["documents"] == len(index) == 5000
         assert_exact(index.retriever(num_results=100)(frame(wanted)), VECTORS, wanted, 100)
         assert len(index.scorer()(frame(wanted[:1]).assign(docno=VECTORS.docnos[4999]))) == 1
+
+
+def test_documentation(cluster: Any, csplade: CSPLADE, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parent.parent / "pyterrier_csplade" / "pt_docs" / "opensearch.rst"
+    text = page.read_text(encoding="utf-8").replace("http://localhost:9200", cluster.url)
+    found = re.findall(r"^\.\. code-block:: (python3|json)\n((?: +.*\n|\n)+)", text, re.MULTILINE)
+    blocks = [(language, re.sub(r"^:\w+:.*\n", "", textwrap.dedent(block), flags=re.MULTILINE)) for language, block in found]
+    monkeypatch.setattr(CSPLADE, "tiny", lambda: csplade)
+    names: dict[str, Any] = {}
+    exec(compile("\n".join(block for language, block in blocks if language == "python3"), str(page), "exec"), names)
+    assert all(len(names[name].search("inverted index")) > 0 for name in ("retriever", "bm25", "hybrid", "reranker"))
+    assert set(names["recent"].search("dogs and cats")["year"]) == {2021, 2024}
+    mapping, search = (json.loads(block) for language, block in blocks if language == "json")
+    real = cluster.request("GET", "/docs/_mapping")["docs"]["mappings"]
+    mapping["properties"]["text"].pop("analyzer")  # english, which a server without all languages lacks
+    real["properties"]["text"].pop("analyzer", None)
+    assert {key: real[key] for key in ("dynamic", "_source", "properties")} == {k: mapping[k] for k in mapping if k != "_meta"}
+    assert mapping["_meta"]["csplade"].keys() <= real["_meta"]["csplade"].keys()
+    assert cluster.request("POST", "/docs/_search", search)["hits"]["hits"] == []
+    query = search["query"]["bool"]["must"][0]["bool"]
+    (term, weight), *_ = csplade.query_encoder().search("inverted index")["query_toks"][0].items()
+    query["should"] = [{"rank_feature": {"field": f"impacts.{escape(term)}", "boost": weight, "linear": {}}}]
+    hits = cluster.request("POST", "/docs/_search", search)["hits"]["hits"]
+    index = names["index"].retriever(filter=search["query"]["bool"]["filter"][0])
+    expected = index(frame([{term: weight}]))
+    assert [tuple(hit["sort"]) for hit in hits] == list(zip(expected["score"], expected["docno"]))
 
 
 def test_settings_are_restored_after_the_load(cluster: Any) -> None:
