@@ -151,16 +151,19 @@ def test_ten_thousand_terms_and_more_query_terms_than_a_cluster_allows(cluster: 
     assert result["score"].tolist() == [8.0, 1.0, sum(i % 512 + 1 for i in range(2000)) / 4, 0.25]
 
 
-@pytest.mark.parametrize(("by_token_id", "every"), [(False, 1), (True, 16)])
-def test_tokens_of_llama_3_are_found_alone(cluster: Any, by_token_id: bool, every: int) -> None:
+@pytest.mark.parametrize("by_token_id", [False, True])
+def test_tokens_of_llama_3_are_found_alone(cluster: Any, by_token_id: bool) -> None:
     lines = files("llama_models").joinpath("llama3/tokenizer.model").read_text().splitlines()
     tokens = [_byte_level(line.split()[0]) for line in lines]
-    assert len(set(tokens)) == len(tokens) == 128_000 and sum("." in token for token in tokens) > 5000
+    assert len(set(tokens)) == len(tokens) == 128_000
     vocabulary = Vocabulary(tokens, range(len(tokens))) if by_token_id else None
-    index = OpenSearchIndex(cluster.url, f"llama-{every}", vocabulary=vocabulary)
+    # All that a server might take for something else, and a tenth of the rest.
+    awkward = [token for token in tokens if set(token) & set(".%*?\\/\"'") or len(token.encode()) > 60]
+    assert len(awkward) > 7000
+    tokens = list(dict.fromkeys([*awkward, *tokens[::10]]))
     # A document holds many tokens, each with impact 1: one that is lost or merged with another costs a point.
-    tokens = tokens[::every]
     parts = [tokens[start : start + TOKENS] for start in range(0, len(tokens), TOKENS)]
+    index = OpenSearchIndex(cluster.url, f"llama-{by_token_id}".lower(), vocabulary=vocabulary)
     index.toks_indexer(replicas=0).index({"docno": f"d{i:04d}", "toks": dict.fromkeys(part, 1)} for i, part in enumerate(parts))
     result = index.retriever()(frame([dict.fromkeys(part, 1.0) for part in parts]))
     assert result["docno"].tolist() == [f"d{i:04d}" for i in range(len(parts))]
