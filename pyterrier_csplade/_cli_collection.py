@@ -67,6 +67,7 @@ def _add_division_options(parser: argparse.ArgumentParser) -> None:
 
 def _encode(arguments: argparse.Namespace, say: Say) -> None:
     from .collection._encode import encode_collection
+    from .collection._estimate import estimate
     from .collection._launch import launched_part
     from .collection._signals import stopping
     from .collection._sources import open_source
@@ -75,24 +76,23 @@ def _encode(arguments: argparse.Namespace, say: Say) -> None:
     source = open_source(arguments.dataset)
     encoder = _encoder(arguments)
     documents = source.documents(arguments.fields, encoder.text_field)
-    with stopping(), _engine(arguments) as engine:
+    with stopping():
         if arguments.estimate:
-            from .collection._estimate import estimate
-
             say(estimate(encoder, documents).summary)
             return
-        outcome = encode_collection(
-            encoder,
-            documents,
-            arguments.output,
-            shard_size=arguments.shard_size,
-            part=part,
-            max_empty=arguments.max_empty,
-            total=source.count(),
-            verbose=True,
-            say=say,
-            engine=engine,
-        )
+        with _engine(arguments) as engine:
+            outcome = encode_collection(
+                encoder,
+                documents,
+                arguments.output,
+                shard_size=arguments.shard_size,
+                part=part,
+                max_empty=arguments.max_empty,
+                total=source.count(),
+                verbose=True,
+                say=say,
+                engine=engine,
+            )
     if outcome.complete:
         say(f"{outcome.documents:,} documents are encoded: {arguments.output}")
     else:

@@ -76,14 +76,23 @@ def test_the_files_are_as_documented(csplade: CSPLADE, tmp_path: Path) -> None:
     assert (record["shard"], record["documents"], record["postings"]) == (1, 5, 60)
 
 
-def test_it_feeds_an_index_without_a_model(csplade: CSPLADE, unloaded: CSPLADE, tmp_path: Path) -> None:
-    collection = EncodedCollection(encode(tmp_path / "c", csplade).path)
+@pytest.fixture
+def stored(csplade: CSPLADE, tmp_path: Path) -> Path:
+    """The directory of a collection."""
+    encode(tmp_path / "c", csplade)
+    return tmp_path / "c"
+
+
+def test_it_feeds_an_index_without_a_model(csplade: CSPLADE, stored: Path, unloaded: CSPLADE, tmp_path: Path) -> None:
+    collection = EncodedCollection(stored)
     index = ImpactIndex(tmp_path / "index").index(collection.get_corpus_iter())
+    bulk = ImpactIndex(tmp_path / "bulk").index_vectors(collection)
     plain = (csplade.doc_encoder(top_k=12) >> ImpactIndex(tmp_path / "plain")).index(documents())
     query = dict(csplade.query_encoder().search("sparse index")["query_toks"].iloc[0])
-    assert docnos(index) == docnos(plain)
-    assert search(index, query) == search(plain, query) != []
-    assert index.contract == csplade.contract
+    for built in (index, bulk):
+        assert docnos(built) == docnos(plain)
+        assert search(built, query) == search(plain, query) != []
+        assert built.contract == csplade.contract
 
 
 def test_it_is_an_artifact(csplade: CSPLADE, tmp_path: Path) -> None:
@@ -105,8 +114,8 @@ def test_it_is_an_artifact(csplade: CSPLADE, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ as a transformer
 
 
-def test_it_stands_in_for_the_document_encoder(csplade: CSPLADE, unloaded: CSPLADE, tmp_path: Path) -> None:
-    collection = EncodedCollection(encode(tmp_path / "c", csplade).path)
+def test_it_stands_in_for_the_document_encoder(csplade: CSPLADE, stored: Path, unloaded: CSPLADE) -> None:
+    collection = EncodedCollection(stored)
     frame = pd.DataFrame(documents()).iloc[[20, 3, 3, 11]].assign(rank=[0, 1, 2, 3])
     expected = csplade.doc_encoder(top_k=12)(frame)
     pd.testing.assert_frame_equal(collection(frame), expected)
@@ -125,7 +134,7 @@ def test_documents_that_are_not_there(csplade: CSPLADE, tmp_path: Path) -> None:
         EncodedCollection(path, encoder=csplade.doc_encoder(top_k=3))(inp)
 
 
-def test_pyterrier_can_inspect_it(csplade: CSPLADE, unloaded: CSPLADE, tmp_path: Path) -> None:
+def test_pyterrier_can_inspect_it(unloaded: CSPLADE, tmp_path: Path) -> None:
     collection = EncodedCollection(tmp_path / "none")
     assert pt.inspect.transformer_inputs(collection) == [["docno"]]
     assert pt.inspect.transformer_outputs(collection, ["docno", "text"]) == ["docno", "text", "toks"]

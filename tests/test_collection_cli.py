@@ -18,6 +18,7 @@ from vector_collections import content, documents
 
 from pyterrier_csplade import CSPLADE, CollectionError, DataError, EncodedCollection
 from pyterrier_csplade._cli import main
+from pyterrier_csplade.collection import _signals
 from pyterrier_csplade.collection._launch import launched_part
 from pyterrier_csplade.collection._part import Part
 from pyterrier_csplade.collection._sources import dataset_source, open_source
@@ -198,3 +199,14 @@ def test_signals_stop_a_run(number: int, status: int, busy: str, tmp_path: Path)
     finally:
         process.kill()
         process.stdout.close()
+
+
+def test_a_run_that_stopped_in_time_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process may go on, as a notebook does."""
+    monkeypatch.setattr(_signals, "_PATIENCE", 0.2)
+    with pytest.raises(KeyboardInterrupt), _signals.stopping():
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(SystemExit), _signals.stopping():
+        signal.raise_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

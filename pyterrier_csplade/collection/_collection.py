@@ -43,7 +43,7 @@ class EncodedCollection(pt.Artifact, pt.Transformer):
 
         collection = EncodedCollection("msmarco.vectors")
         collection.encode(csplade.doc_encoder(top_k=256), dataset.get_corpus_iter())
-        ImpactIndex("msmarco.index").index(collection.get_corpus_iter())
+        ImpactIndex("msmarco.index").index_vectors(collection)
 
     Attributes:
         path: Its directory.

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 
 # Seconds that a run has to stop by itself; less than the ten after which batch systems kill. Ours.
@@ -24,10 +23,12 @@ def stopping() -> Iterator[None]:
     os.set_blocking(writing, False)
     before = signal.signal(signal.SIGTERM, _terminate)
     previous = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(reading,), daemon=True).start()
+    stopped = threading.Event()
+    threading.Thread(target=_watch, args=(reading, stopped), daemon=True).start()
     try:
         yield
     finally:
+        stopped.set()
         signal.set_wakeup_fd(previous)
         signal.signal(signal.SIGTERM, before)
         os.close(writing)
@@ -37,9 +38,8 @@ def _terminate(number: int, _: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _watch(descriptor: int) -> None:
+def _watch(descriptor: int, stopped: threading.Event) -> None:
     with os.fdopen(descriptor, "rb", buffering=0) as pipe:
         while content := pipe.read(1):
-            if content[0] in (signal.SIGTERM, signal.SIGINT):
-                time.sleep(_PATIENCE)
+            if content[0] in (signal.SIGTERM, signal.SIGINT) and not stopped.wait(_PATIENCE):
                 os._exit(128 + content[0])
