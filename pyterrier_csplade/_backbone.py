@@ -46,6 +46,17 @@ class Backbone(nn.Module):
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @property
+    def head(self) -> nn.Module:
+        """The LM head, whose weight is [rows, width]."""
+        head: nn.Module = self._lm.get_output_embeddings()
+        return head
+
+    @property
+    def columns(self) -> Tensor:
+        """The head's row of each index term, int64 [terms]."""
+        return self._columns
+
+    @property
     def device(self) -> torch.device:
         """Where inputs must be."""
         return self._columns.device

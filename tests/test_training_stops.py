@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import models
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -101,16 +100,6 @@ def test_a_lost_gradient_stops_the_run(base: Path, tmp_path: Path, monkeypatch: 
     newest = last_checkpoint(tmp_path / "run/checkpoints")
     assert newest is not None and newest.name == "checkpoint-2"
     assert all(torch.isfinite(values).all() for values in load_file(newest / "model.safetensors").values())
-
-
-def test_a_collapsed_run_is_called_so(base: Path, tmp_path: Path) -> None:
-    model = models.language_model()
-    torch.nn.init.zeros_(model.lm_head.weight)
-    model.save_pretrained(tmp_path / "dead")
-    models.tokenizer().save_pretrained(tmp_path / "dead")
-    with pytest.warns(UserWarning, match="step 3: all query vectors have been empty at the last 3 logged points"):
-        output = train(contrastive_config(base, tmp_path / "run", model=tmp_path / "dead", steps=5))
-    assert log_of(output, "empty_query") == [1.0] * 5
 
 
 def test_checkpoints_of_another_run_are_not_mixed(base: Path, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from ._contrastive import train
 from ._contrastive_config import ContrastiveConfig
 from ._curves import plot_curves
 from ._dry_run import dry_run
+from ._mining import mine_negatives
+from ._monitoring_config import TargetNnz, ValidationSettings
 from ._plan import Plan
 
 __all__ = [
@@ -16,9 +18,12 @@ __all__ = [
     "ContrastiveConfig",
     "LoraSettings",
     "Plan",
+    "TargetNnz",
+    "ValidationSettings",
     "adapt",
     "dry_run",
     "load_config",
+    "mine_negatives",
     "plot_curves",
     "train",
 ]

@@ -58,6 +58,8 @@ class TrainingConfig:
         logging_steps: Optimizer steps between two points of the training curves.
         save_steps: Optimizer steps between two checkpoints.
         keep_checkpoints: Newest checkpoints that stay, beside the best one.
+        report_to: Where curves go beside the run's own files, by the names of transformers, for example [wandb]; None:
+            TensorBoard if it is installed.
     """
 
     model: str
@@ -77,6 +79,7 @@ class TrainingConfig:
     logging_steps: int = 10
     save_steps: int = 500
     keep_checkpoints: int = 2
+    report_to: list[str] | None = None
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:

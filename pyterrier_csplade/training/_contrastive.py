@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -18,8 +17,10 @@ from pyterrier_csplade._contract import Contract
 from pyterrier_csplade._loading import prepare_backbone
 
 from ._batches import Collator, RowDataset, write_rows
+from ._checkpoints import CHECKPOINTS
 from ._contrastive_config import ContrastiveConfig
 from ._gradient_cache import GradientCache
+from ._instruments import attach, best_weights
 from ._labels import Labels
 from ._objective import ContrastiveObjective
 from ._parity import Probe, write_report
@@ -29,8 +30,6 @@ from ._rows import read_rows
 from ._run import load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
 from ._trainer import CurvesTrainer
 
-# Points of the curves without any active term after which a run is called collapsed. Ours.
-_PATIENCE = 3
 _OBJECTIVE = "objective.safetensors"
 _SCHEDULE = "schedule.json"
 
@@ -50,7 +49,6 @@ class ContrastiveTrainer(CurvesTrainer):
         self.objective = ContrastiveObjective(config)
         self.schedule = make_schedule(config)
         self.diagnostics: list[Callable[[Tensor, Tensor], dict[str, Tensor | float]]] = []
-        self._empty_points = 0
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Do a step on the batch of all processes.
@@ -87,20 +85,6 @@ class ContrastiveTrainer(CurvesTrainer):
         """Let the schedule learn from the figures of an optimizer step."""
         self.schedule.observe(self.state.global_step, figures)
 
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log, and warn when every vector of a side has been empty for some time: nothing can be learnt any more."""
-        super().log(logs, *args, **kwargs)
-        point = self.state.log_history[-1]
-        empty = [side for side in ("query", "document") if point.get(f"nnz_{side}") == 0]
-        self._empty_points = self._empty_points + 1 if empty else 0
-        if self._empty_points == _PATIENCE:
-            warnings.warn(
-                f"step {self.state.global_step}: all {empty[0]} vectors have been empty at the last {_PATIENCE} logged points: "
-                "the run has collapsed. Start from an adapted model, lower learning_rate or the lambdas, or lengthen "
-                "flops_warmup_steps",
-                stacklevel=2,
-            )
-
 
 def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
     """Run the contrastive phase.
@@ -115,12 +99,13 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
     Raises:
         ConfigError: ``config.output`` holds checkpoints of another run.
         DataError: A training row cannot be used, or there is none.
-        TrainingError: The loss is not finite.
+        TrainingError: The loss is not finite, or the run has collapsed.
     """
     output = open_output(config, resume)
     arguments = training_arguments(config, pieces=1)
     rows = output / "rows.jsonl"
-    on_one_process_first(lambda: write_rows(read_rows(config.data), rows, scored=config.needs_teacher))
+    found = read_rows(config.data, max_bad_rows=config.max_bad_rows)
+    on_one_process_first(lambda: write_rows(found, rows, scored=config.needs_teacher))
     dataset = RowDataset(rows, negatives=config.negatives, seed=config.seed)
     # On a CPU, the backward pass of torch's fused attention takes several times as long as plain products for short texts.
     tokenizer, model = load_tokenizer_and_model(config, None if torch.cuda.is_available() else "eager")
@@ -132,11 +117,15 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
         train_dataset=dataset,
         data_collator=Collator(backbone, config.gradient_accumulation_steps),
     )
+    contract = _contract(config, config.encoding_query_length, config.encoding_document_length)
+    attach(trainer, backbone, config, contract)
     trainer.run(resume)
-    weights = trainer.trained_weights()
+    weights = best_weights(trainer, output / CHECKPOINTS) or trainer.trained_weights()
     if is_first_process():
         if trainer.sharded:
             backbone = Backbone(whole_model(config, weights), tokenizer, backbone.contract)
+        else:
+            backbone.load_state_dict(weights, strict=False)
         _save_trained(backbone, weights, config, dataset)
     barrier()
     return output
@@ -179,6 +168,8 @@ def _published(config: ContrastiveConfig) -> dict[str, Any]:
     """The settings as they go into a contract: without the paths of this machine."""
     data = [config.data] if isinstance(config.data, str) else config.data
     settings = asdict(config) | {"model": _name(config.model), "data": [_name(source) for source in data]}
+    if config.validation is not None:
+        settings["validation"]["collection"] = _name(config.validation.collection)
     del settings["output"]
     return settings
 

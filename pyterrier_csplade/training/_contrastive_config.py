@@ -8,7 +8,7 @@ from typing import Literal
 from pyterrier_csplade._contract import Variant
 from pyterrier_csplade._errors import ConfigError
 
-from ._config import TrainingConfig
+from ._monitoring_config import MonitoringConfig
 
 #: A penalty on weights that are not needed; _penalties.py has the formulas.
 Regularizer = Literal["flops", "l1", "df_flops"]
@@ -24,7 +24,7 @@ _NOT_NEGATIVE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastiveConfig(TrainingConfig):
+class ContrastiveConfig(MonitoringConfig):
     """The contrastive phase (paper, section 3.2): InfoNCE over hard and in-batch negatives, and FLOPS regularisers.
 
     A batch holds ``batch_size`` queries, whatever the number of processes and of gradient accumulation steps: the negatives of

@@ -52,7 +52,7 @@ def dry_run(config: TrainingConfig, *, gpu: str = "h100", gpus: int = 1, fsdp: b
         rank=config.lora.rank if config.lora else None,
         bf16=config.bf16,
         checkpointing=config.gradient_checkpointing,
-        four_bit=getattr(config, "quantization", None) == "nf4",
+        four_bit=config.quantization == "nf4",
         shards=gpus if fsdp else 1,
     )
     _describe_method(config, method, base, plan)
@@ -158,7 +158,7 @@ def _adaptation_load(config: AdaptationConfig, sample: CorpusSample, plan: Plan)
         head_tokens=tokens * predicted,
         texts=0,
         length=config.sequence_length / (2 if config.objective == "clm" else 1),
-        full_logits=live * predicted,
+        every_logit=True,
     )
 
 

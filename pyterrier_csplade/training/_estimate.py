@@ -36,8 +36,10 @@ GPUS = {
 }  # fmt: skip
 #: Share of the attainable FLOP/s that a training step of a large model reaches as a rule. Ours; smaller batches reach less.
 UTILISATION = 0.5
-#: Logits that the streamed head has in flight, as bytes (see ``_pooling``).
-_HEAD_BLOCK = 2**23 * 4
+# Bytes of the streamed head's logits in flight: of pooling (see ``_pooling``), and of the loss of the adaptation phase (see
+# ``_streamed_loss``), which holds logits, their activation and two gradients.
+_POOLING_BLOCK = 2**23 * 4.0
+_LOSS_BLOCKS = 4 * 2**26 * 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ class Load:
         head_tokens: Tokens that go through the LM head (half of ``tokens`` for echo).
         texts: Representations that are in memory at once.
         length: Mean length of a sequence, for the cost of attention.
-        full_logits: Tokens whose logits are in memory at once; 0 with the streamed head.
+        every_logit: Whether the loss has a gradient for every logit (adaptation), not for the maxima alone.
         forwards: Forward passes without a graph that precede the step (1 with gradient caching).
     """
 
@@ -59,7 +61,7 @@ class Load:
     head_tokens: float
     texts: float
     length: float
-    full_logits: float = 0
+    every_logit: bool = False
     forwards: int = 0
 
 
@@ -113,7 +115,7 @@ def memory_parts(shape: ModelShape, method: Method, load: Load) -> dict[str, flo
         "gradients": 4.0 * trained / method.shards,
         "optimizer": 8.0 * trained / method.shards,
         "activations": _activations(shape, method, load),
-        "head": logits_bytes(load.full_logits, shape) if load.full_logits else float(_HEAD_BLOCK),
+        "head": _LOSS_BLOCKS if load.every_logit else _POOLING_BLOCK,
         "representations": 16.0 * load.texts * shape.vocabulary,
     }
 
@@ -141,20 +143,15 @@ def layer_activation(shape: ModelShape, *, lora: bool, bf16: bool) -> float:
     return norms + attention + network + inputs
 
 
-def logits_bytes(tokens: float, shape: ModelShape) -> float:
-    """Bytes of logits that the naive graph holds: bfloat16 and float32 copies, the activation, and two float32 gradients."""
-    return 18.0 * tokens * shape.vocabulary
-
-
 def step_flops(shape: ModelShape, method: Method, load: Load) -> float:
     """FLOP of one step of one process.
 
     A product costs two FLOP for each weight and token. The backward pass computes gradients of the inputs, and those of the
     weights too where they are trained; checkpointing and gradient caching repeat the forward pass. The backward pass of the
-    streamed head is nearly free (it touches the winning positions alone); that of full logits costs as much as its forward.
+    streamed head is nearly free (it touches the winning positions alone), unless every logit has a gradient.
     """
     passes = 2 + (method.rank is None) + method.checkpointing + load.forwards
-    head_passes = 1 + load.forwards + (1 + (method.rank is None) if load.full_logits else 0)
+    head_passes = 1 + load.forwards + (1 + (method.rank is None) if load.every_logit else 0)
     attention = 4 * load.length * shape.hidden * shape.layers
     return load.tokens * (2 * shape.backbone + attention) * passes + load.head_tokens * 2 * shape.head * head_passes
 

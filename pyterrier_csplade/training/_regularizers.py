@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ._contrastive_config import ContrastiveConfig
+from ._controller import BudgetSchedule
 from ._losses import ramped
 
 
@@ -55,4 +56,8 @@ class RampSchedule:
 
 def make_schedule(config: ContrastiveConfig) -> WeightSchedule:
     """Make the schedule that a configuration asks for."""
+    targets = config.targets
+    if any(targets.values()):
+        weights = {"query": config.lambda_query, "document": config.lambda_document}
+        return BudgetSchedule(weights, targets, ramp=config.flops_ramp, steps=config.steps)
     return RampSchedule(config.lambda_query, config.lambda_document, config.flops_ramp)

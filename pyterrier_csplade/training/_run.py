@@ -17,6 +17,7 @@ from pyterrier_csplade._errors import ConfigError, TrainingError
 from ._checkpoints import CHECKPOINTS
 from ._config import LoraSettings, TrainingConfig
 from ._launch import start_processes
+from ._reports import reporters
 
 
 def open_output(config: TrainingConfig, resume: bool) -> Path:
@@ -66,7 +67,7 @@ def training_arguments(config: TrainingConfig, *, pieces: int) -> TrainingArgume
         logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,
         save_steps=config.save_steps,
-        report_to=[],
+        report_to=reporters(config.report_to),
         remove_unused_columns=False,
         dataloader_drop_last=True,
         dataloader_pin_memory=False,  # batches are made on the model's device

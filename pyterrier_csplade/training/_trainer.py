@@ -24,7 +24,8 @@ from ._signals import StopRequest
 
 #: The training curves, in a run's directory.
 LOG_FILE = "training_log.json"
-_WEIGHTS = "model.safetensors"
+#: The trained parameters, in a checkpoint.
+WEIGHTS_FILE = "model.safetensors"
 _FIGURES = "figures.json"
 _LOSS = "loss.json"
 
@@ -163,12 +164,12 @@ class CurvesTrainer(Trainer):
         directory = Path(output_dir or self.args.output_dir)
         directory.mkdir(parents=True, exist_ok=True)
         trained = {name: state[name].contiguous() for name, p in self.model.named_parameters() if p.requires_grad}
-        save_file(trained, directory / _WEIGHTS)
+        save_file(trained, directory / WEIGHTS_FILE)
         self.save_state(directory)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         directory = Path(resume_from_checkpoint)
-        weights = load_file(directory / _WEIGHTS)
+        weights = load_file(directory / WEIGHTS_FILE)
         if self.is_fsdp_enabled and model is not None:
             options = StateDictOptions(full_state_dict=True, strict=False)
             set_model_state_dict(model, weights, options=options)

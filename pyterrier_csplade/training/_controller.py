@@ -1,0 +1,89 @@
+"""The sparsity budget: a controller that sets the weights of the regularisers by what the vectors are like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ._losses import ramped
+
+# Ours, tuned on runs of csplade-tiny. Both gains are of log lambda for an error of log nnz.
+_PROPORTIONAL = 2.0
+_INTEGRAL_STEPS = 0.06  # an error that stays adds its proportional part again in this share of all steps
+_SMOOTHING = 0.2  # weight of a new step in the moving average of log nnz
+_FASTEST = 0.1  # the logarithm of a lambda moves by no more in a step
+_RANGE = (1e-8, 1e4)  # of a lambda
+
+
+class BudgetSchedule:
+    """Moves each lambda so that the mean number of active terms reaches a target (ours; a PI controller in logarithms).
+
+    The target is approached on a path that is straight in logarithms, from what the first step found to the target at the end
+    of the ramp: a jump would let lambda grow until everything is 0. A side without a target has a fixed weight with a ramp.
+    """
+
+    def __init__(self, weights: Mapping[str, float], targets: Mapping[str, float | None], *, ramp: float, steps: int) -> None:
+        """Name start and target.
+
+        Args:
+            weights: lambda of "query" and of "document", to begin with.
+            targets: Active terms of each side; None: a fixed weight.
+            ramp: Optimizer steps after which the target is due.
+            steps: Optimizer steps of the run.
+        """
+        self.fixed = {side: weight for side, weight in weights.items() if targets[side] is None}
+        self.ramp = ramp
+        self.sides = {
+            side: _Side(max(weights[side], _RANGE[0]), target, ramp, steps)
+            for side, target in targets.items()
+            if target is not None
+        }
+
+    def weights(self, step: int) -> tuple[float, float]:
+        """Both weights after ``step`` optimizer steps."""
+        query, document = (
+            self.sides[side].weight if side in self.sides else ramped(self.fixed[side], step, self.ramp)
+            for side in ("query", "document")
+        )
+        return query, document
+
+    def observe(self, step: int, figures: Mapping[str, float]) -> None:
+        """Learn from ``nnz_query`` and ``nnz_document`` of an optimizer step."""
+        for name, side in self.sides.items():
+            side.observe(step, figures[f"nnz_{name}"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of both controllers."""
+        return {name: side.state for name, side in self.sides.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        for name, side in self.sides.items():
+            side.state = dict(state[name])
+
+
+class _Side:
+    """The controller of one side."""
+
+    def __init__(self, weight: float, target: float, ramp: float, steps: int) -> None:
+        self.target, self.ramp = target, ramp
+        self.integral = _PROPORTIONAL / max(1.0, _INTEGRAL_STEPS * steps)
+        self.state: dict[str, float] = {"log_weight": math.log(weight)}
+
+    @property
+    def weight(self) -> float:
+        return math.exp(self.state["log_weight"])
+
+    def observe(self, step: int, nnz: float) -> None:
+        log_nnz = math.log(max(nnz, 0.5))  # below one term, the way back must stay finite
+        state = self.state
+        if "start" not in state:
+            state |= {"start": log_nnz, "mean": log_nnz, "error": 0.0}
+        state["mean"] += _SMOOTHING * (log_nnz - state["mean"])
+        way = min(1.0, step / self.ramp) if self.ramp else 1.0
+        error = state["mean"] - (1 - way) * state["start"] - way * math.log(self.target)
+        change = _PROPORTIONAL * (error - state["error"]) + self.integral * error
+        log_weight = state["log_weight"] + max(-_FASTEST, min(_FASTEST, change))
+        state["log_weight"] = max(math.log(_RANGE[0]), min(math.log(_RANGE[1]), log_weight))
+        state["error"] = error
