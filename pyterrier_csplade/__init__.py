@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from ._index import ImpactIndex
     from ._model import CSPLADE
     from ._plots import plot_tradeoff
+    from ._presets import contract_preset
     from ._pruning import PruneToks
     from ._recall import exact_recall
+    from ._sentence_transformers import export_sentence_transformers
     from ._vocabulary import Vocabulary
     from .collection import EncodedCollection
     from .opensearch import OpenSearchIndex
@@ -49,7 +51,9 @@ __all__ = [
     "Quantizer",
     "TrainingError",
     "Vocabulary",
+    "contract_preset",
     "exact_recall",
+    "export_sentence_transformers",
     "plot_tradeoff",
 ]
 
@@ -71,6 +75,8 @@ _MODULES = {
     "Quantizer": "_impacts",
     "TrainingError": "_errors",
     "Vocabulary": "_vocabulary",
+    "contract_preset": "_presets",
+    "export_sentence_transformers": "_sentence_transformers",
     "exact_recall": "_recall",
     "plot_tradeoff": "_plots",
 }
