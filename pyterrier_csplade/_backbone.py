@@ -23,6 +23,7 @@ class Backbone(nn.Module):
         tokenizer: Its tokenizer.
         contract: How texts are encoded.
         vocabulary: The index terms.
+        column_of_token: Column of each of the head's rows in the vocabulary, int64, ascending; -1 if it is no index term.
     """
 
     def __init__(self, model: Any, tokenizer: Any, contract: Contract) -> None:
@@ -32,12 +33,14 @@ class Backbone(nn.Module):
         self.contract = contract
         self._lm.config.is_causal = contract.attention == "causal"
         special_ids = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-        self.vocabulary = Vocabulary.from_tokens(
-            tokenizer.get_vocab(), special_ids=special_ids, size=self._lm.get_output_embeddings().weight.shape[0]
-        )
+        self.vocabulary = Vocabulary.from_tokens(tokenizer.get_vocab(), special_ids=special_ids, size=self.head.weight.shape[0])
         self._columns: Tensor
         self._special: Tensor
         self.register_buffer("_columns", torch.from_numpy(self.vocabulary.token_ids), persistent=False)
+        columns = torch.full((self.head.weight.shape[0],), -1, dtype=torch.long)
+        columns[self._columns] = torch.arange(len(self.vocabulary))
+        self.column_of_token: Tensor
+        self.register_buffer("column_of_token", columns, persistent=False)
         self.register_buffer("_special", torch.tensor(sorted(special_ids), dtype=torch.long), persistent=False)
 
     @property
@@ -46,10 +49,9 @@ class Backbone(nn.Module):
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @property
-    def head(self) -> nn.Module:
-        """The LM head, whose weight is [rows, width]."""
-        head: nn.Module = self._lm.get_output_embeddings()
-        return head
+    def head(self) -> Any:
+        """The LM head, a linear layer whose weight is [tokens, width]."""
+        return self._lm.get_output_embeddings()
 
     @property
     def columns(self) -> Tensor:
@@ -128,10 +130,8 @@ class Backbone(nn.Module):
 
     def pooled_logits(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
         """Compute the maxima of the logits before the activation, float32 [batch, index terms]."""
-        head = self._lm.get_output_embeddings()
-        pooled = max_pool_logits(self.hidden_states(input_ids, attention_mask), head.weight, pool_mask)
-        pooled = pooled if head.bias is None else pooled + head.bias
-        return finish_logits(self._lm.config, pooled).index_select(1, self._columns) * self.contract.logit_scale
+        pooled = max_pool_logits(self.hidden_states(input_ids, attention_mask), self.head.weight, pool_mask)
+        return self.finish_logits(pooled).index_select(1, self._columns)
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Run the model without its head: last hidden states, [batch, length, width]."""
@@ -143,6 +143,19 @@ class Backbone(nn.Module):
         logits = self._lm(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits.float()
         pooled = logits.masked_fill(~pool_mask[..., None], float("-inf")).amax(dim=1)
         return pooled.index_select(1, self._columns) * self.contract.logit_scale
+
+    def finish_logits(self, pooled: Tensor, tokens: slice | Tensor = slice(None)) -> Tensor:
+        """Apply the head's bias, what the architecture does after the head, and the contract's scale.
+
+        All of it is non-decreasing in the logit, so it commutes with the maximum.
+
+        Args:
+            pooled: Products of states and rows of the head, [..., tokens].
+            tokens: Which rows these are; all by default.
+        """
+        bias = self.head.bias
+        pooled = pooled if bias is None else pooled + bias[tokens]
+        return finish_logits(self._lm.config, pooled) * self.contract.logit_scale
 
 
 def finish_logits(config: Any, logits: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
-"""Encoding of many texts: batches of like length, smaller ones when memory runs out, sparse results."""
+"""Encoding of many texts: batches of like length in a budget of tokens, smaller when memory runs out, sparse results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -10,6 +12,37 @@ from scipy.sparse import csr_matrix, vstack
 
 from ._backbone import Backbone
 from ._errors import DataError
+from ._head import Entries, streamed_entries
+from ._pooling import activate, pooled_states
+from ._screen import Screen
+
+Head = Literal["streamed", "screened"]
+
+# What the allocators of CUDA, ROCm, XPU, MPS, XLA and CPUs (Linux, Windows) say.
+_OUT_OF_MEMORY = (
+    "out of memory", "OUT_OF_MEMORY", "STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory", "MemoryAllocation",
+    "OUT_OF_DEVICE_MEMORY", "OUT_OF_HOST_MEMORY", "RESOURCE_EXHAUSTED", "Failed to allocate",
+)  # fmt: skip
+
+# Short texts that go through an accelerator together, as a multiple of the batch size: bounds the matrix [texts, vocabulary].
+# On a CPU larger batches gain nothing. Ours.
+_SHORT_TEXTS = {"cpu": 1}
+_SHORT_TEXTS_ELSEWHERE = 8
+
+
+def plan(lengths: Sequence[int], tokens: int, texts: int) -> Iterator[slice]:
+    """Divide sequences into batches of at most ``texts`` sequences and ``tokens`` tokens with padding.
+
+    Args:
+        lengths: Of the sequences, the longest first. A sequence of more than ``tokens`` tokens gets a batch of its own.
+        tokens: In a batch, padding included.
+        texts: In a batch.
+    """
+    start = 0
+    while start < len(lengths):
+        size = max(1, min(texts, tokens // lengths[start]))
+        yield slice(start, start + size)
+        start += size
 
 
 class BatchEncoder:
@@ -17,27 +50,48 @@ class BatchEncoder:
 
     Attributes:
         backbone: The loaded model.
-        largest_batch: Sequences that fitted into memory together after it had run out; None while it has not.
+        head: How the LM head is worked out: "streamed" all of it, "screened" what an int8 product does not rule out (CPU only).
+        token_limit: Tokens that are tried together after memory has run out; None while it has not.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, head: Head | None = None) -> None:
+        """Take a model.
+
+        Args:
+            backbone: The model.
+            head: None takes "screened" on a CPU that multiplies int8 numbers fast (AVX-512 VNNI), "streamed" elsewhere.
+
+        Raises:
+            ValueError: There is no such head, or a screened one was asked for on an accelerator.
+        """
+        if head not in (None, "streamed", "screened"):
+            raise ValueError(f"head must be None, 'streamed' or 'screened', found {head!r}")
+        on_cpu = backbone.device.type == "cpu"
+        if head == "screened" and not on_cpu:
+            raise ValueError(f"head='screened' is for CPUs, the model is on {backbone.device}: leave head out")
         self.backbone = backbone
-        self.largest_batch: int | None = None
+        self.head = head or ("screened" if on_cpu and _multiplies_int8_fast() else "streamed")
+        self.token_limit: int | None = None
+        self._screen: tuple[Any, Screen] | None = None
 
     def encode(
         self,
         sequences: Sequence[Sequence[int]],
         batch_size: int,
         names: Sequence[str],
-        progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+        *,
+        min_weight: float = 0.0,
+        advance: Callable[[int], Any] = lambda texts: None,
     ) -> csr_matrix:
         """Encode token sequences.
 
         Args:
             sequences: Token ids of each text; an empty sequence has an empty vector.
-            batch_size: Sequences that go through the model together.
+            batch_size: Sequences of the contract's document length that go through the model together; on an accelerator more,
+                where they are shorter.
             names: How a message calls each sequence.
-            progress: Wraps the iteration over batches, for example a progress bar.
+            min_weight: Weights below it are left out.
+            advance: Called with the number of texts done since the last call.
 
         Returns:
             float32 [sequences, index terms], weights above 0, rows in the order of the sequences.
@@ -48,37 +102,74 @@ class BatchEncoder:
         # Longest first: texts of like length share a batch, and a batch that does not fit shows at once.
         filled = sorted((row for row, ids in enumerate(sequences) if ids), key=lambda row: -len(sequences[row]))
         empty = [row for row, ids in enumerate(sequences) if not ids]
-        starts = progress(range(0, len(filled), batch_size))
-        blocks = [self._encode_rows(filled[start : start + batch_size], sequences, names) for start in starts]
+        advance(len(empty))
+        texts = batch_size * _SHORT_TEXTS.get(self.backbone.device.type, _SHORT_TEXTS_ELSEWHERE)
+        tokens = batch_size * self.backbone.contract.document_length
+        blocks = [csr_matrix((0, len(self.backbone.vocabulary)), dtype=np.float32)]
+        for part in plan([len(sequences[row]) for row in filled], tokens, texts):
+            blocks.append(self._encode_rows(filled[part], sequences, names, min_weight))
+            advance(len(filled[part]))
         blocks.append(csr_matrix((len(empty), len(self.backbone.vocabulary)), dtype=np.float32))
         return vstack(blocks, format="csr", dtype=np.float32)[np.argsort([*filled, *empty], kind="stable")]
 
-    def _encode_rows(self, rows: list[int], sequences: Sequence[Sequence[int]], names: Sequence[str]) -> csr_matrix:
-        size = min(self.largest_batch or len(rows), len(rows))
-        if size < len(rows):
-            parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-            return vstack([self._encode_rows(part, sequences, names) for part in parts], format="csr")
+    def _encode_rows(
+        self, rows: list[int], sequences: Sequence[Sequence[int]], names: Sequence[str], min_weight: float
+    ) -> csr_matrix:
+        lengths = [len(sequences[row]) for row in rows]
+        tokens = len(rows) * lengths[0]
+        if self.token_limit is not None and tokens > self.token_limit and len(rows) > 1:
+            parts = plan(lengths, self.token_limit, len(rows))
+            return vstack([self._encode_rows(rows[part], sequences, names, min_weight) for part in parts], format="csr")
         try:
-            with torch.inference_mode():
-                return _to_csr(self.backbone(**self.backbone.collate([sequences[row] for row in rows])))
+            return self._encode_batch([sequences[row] for row in rows], min_weight)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
             if len(rows) == 1:
-                name, tokens = names[rows[0]], len(sequences[rows[0]])
-                raise DataError(f"{name}: memory does not suffice for one text of {tokens} tokens ({error})") from error
-        self.largest_batch = len(rows) // 2
-        return self._encode_rows(rows, sequences, names)
+                message = f"{names[rows[0]]}: memory does not suffice for one text of {lengths[0]} tokens ({error})"
+                raise DataError(message) from error
+        # Out of the handler: the error's traceback holds the tensors of the failed batch.
+        if self.backbone.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.token_limit = tokens // 2
+        return self._encode_rows(rows, sequences, names, min_weight)
+
+    @torch.inference_mode()
+    def _encode_batch(self, sequences: Sequence[Sequence[int]], min_weight: float) -> csr_matrix:
+        batch = self.backbone.collate(sequences)
+        hidden = self.backbone.hidden_states(batch["input_ids"], batch["attention_mask"])
+        texts, states = pooled_states(hidden, batch["pool_mask"])
+        # Slightly below, so that rounding in the activation loses no weight of exactly ``min_weight``.
+        found = self._entries(states, math.expm1(max(0.0, min_weight) * (1 - 1e-6))) if len(texts) else None
+        if found is None:
+            return csr_matrix((len(sequences), len(self.backbone.vocabulary)), dtype=np.float32)
+        columns = self.backbone.column_of_token[found.tokens]
+        kept = columns >= 0
+        kept &= ~(activate(found.logits) < min_weight)
+        rows, columns, weights = texts[found.rows[kept]], columns[kept], activate(found.logits[kept])
+        counts = np.bincount(rows.cpu().numpy(), minlength=len(sequences))
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        return csr_matrix(
+            (weights.cpu().numpy(), columns.cpu().numpy().astype(np.int32), indptr),
+            shape=(len(sequences), len(self.backbone.vocabulary)),
+        )
+
+    def _entries(self, states: torch.Tensor, threshold: float) -> Entries:
+        weight, finish = self.backbone.head.weight, self.backbone.finish_logits
+        if self.head == "streamed":
+            return streamed_entries(states, weight, threshold, finish)
+        # The model may be in training still: another state of the weights needs another screen.
+        state = (weight.data_ptr(), weight.dtype, None if weight.is_inference() else weight._version)
+        if self._screen is None or self._screen[0] != state:
+            self._screen = state, Screen(weight)
+        return self._screen[1].entries(states, threshold, finish)
+
+
+def _multiplies_int8_fast() -> bool:
+    supported = getattr(torch.cpu, "_is_vnni_supported", None) or getattr(torch.cpu, "_is_avx512_vnni_supported", None)
+    return bool(supported and supported())
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    signs = ("CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "out of memory")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in signs)
-
-
-def _to_csr(weights: torch.Tensor) -> csr_matrix:
-    """Move the entries above 0 of a dense matrix to the CPU."""
-    row, column = weights.nonzero(as_tuple=True)
-    values = weights[row, column].cpu().numpy()
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(row.cpu().numpy(), minlength=len(weights)))])
-    return csr_matrix((values, column.cpu().numpy().astype(np.int32), indptr), shape=tuple(weights.shape))
+    text = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in text for sign in _OUT_OF_MEMORY)

@@ -46,6 +46,11 @@ class Quantizer:
         if not 0 < self.scale < float("inf"):
             raise ValueError(f"scale must be positive and finite, found {self.scale}")
 
+    @property
+    def smallest_weight(self) -> float:
+        """A weight below which every impact is 0: a little under that of the impact 1, against rounding."""
+        return 0.5 / self.scale * (1 - 1e-6)
+
     def __call__(self, matrix: csr_matrix) -> csr_matrix:
         """Quantise a matrix of weights [texts, terms].
 

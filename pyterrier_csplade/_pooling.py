@@ -38,6 +38,23 @@ def activate(pooled: Tensor) -> Tensor:
     return torch.log1p(torch.relu(pooled))
 
 
+def pooled_states(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Gather the hidden states that are pooled.
+
+    Args:
+        hidden: Last hidden states, [batch, length, width].
+        mask: Bool [batch, length], true where a position takes part.
+
+    Returns:
+        Rows of the batch that have such a position, int64 [texts]; and their states [texts, positions, width], where a text
+        with fewer positions than others has its first once more, which changes no maximum.
+    """
+    rows = mask.any(dim=1).nonzero()[:, 0]
+    if mask.all():
+        return rows, hidden
+    return rows, hidden[rows[:, None], _pooled_positions(mask[rows])] if len(rows) else hidden[:0]
+
+
 def _pooled_positions(mask: Tensor) -> Tensor:
     """Indices [batch, largest count] of each row's true positions; short rows repeat their first, which changes no maximum."""
     counts = mask.sum(dim=1, keepdim=True)

@@ -14,7 +14,7 @@ import pyterrier as pt
 from scipy.sparse import csr_matrix
 
 from ._errors import DataError
-from ._impacts import ImpactVector, Quantizer, minimum_weight, to_vectors, top_k
+from ._impacts import ImpactVector, Quantizer, to_vectors, top_k
 from ._texts import check_texts
 
 if TYPE_CHECKING:
@@ -114,13 +114,11 @@ class _Encoder(ModelTransformer):
             names = [f"{self._noun} {identifier}" for identifier in identifiers]
             yield from self._vectors(check_texts(texts, names), names)
 
-    def _options(self, names: Sequence[str]) -> dict[str, Any]:
-        return {"batch_size": self._batch_size, "verbose": self.verbose, "names": names}
+    def _options(self, names: Sequence[str], min_weight: float) -> dict[str, Any]:
+        return {"min_weight": min_weight, "batch_size": self._batch_size, "verbose": self.verbose, "names": names}
 
     def _cut(self, matrix: csr_matrix, names: Sequence[str]) -> csr_matrix:
         _check_finite(matrix, names)
-        if self.min_weight:
-            matrix = minimum_weight(matrix, self.min_weight)
         return matrix if self.top_k is None else top_k(matrix, self.top_k)
 
     def _settings(self) -> dict[str, tuple[Any, Any]]:
@@ -183,8 +181,10 @@ class DocEncoder(_Encoder):
         Raises:
             DataError: A text is no string or no valid Unicode, or its weights are not finite; names it.
         """
-        matrix = self._cut(self.model.encode_docs(texts, **self._options(names)), names)
         quantizer = Quantizer(self.model.contract.impact_scale) if self.quantizer == "default" else self.quantizer
+        smallest = quantizer.smallest_weight if isinstance(quantizer, Quantizer) else 0.0
+        options = self._options(names, max(self.min_weight, smallest))
+        matrix = self._cut(self.model.encode_docs(texts, **options), names)
         return quantizer(matrix) if callable(quantizer) else matrix
 
     def _vectors(self, texts: list[str], names: list[str]) -> Iterator[ImpactVector]:
@@ -231,7 +231,7 @@ class QueryEncoder(_Encoder):
     def _vectors(self, texts: list[str], names: list[str]) -> Iterator[ImpactVector]:
         distinct = dict(zip(texts, names))
         names = list(distinct.values())
-        matrix = self._cut(self.model.encode_queries(list(distinct), **self._options(names)), names)
+        matrix = self._cut(self.model.encode_queries(list(distinct), **self._options(names, self.min_weight)), names)
         vectors = dict(zip(distinct, to_vectors(matrix, self.model.vocabulary, self.model.contract)))
         yield from (vectors[text] for text in texts)
 

@@ -98,6 +98,12 @@ def test_explanation_adds_up_to_the_score(csplade: CSPLADE) -> None:
         torch.OutOfMemoryError("CUDA out of memory."),
         RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+        RuntimeError("HIP error: hipErrorOutOfMemory, HIP out of memory"),
+        RuntimeError("CUDA error: cudaErrorMemoryAllocation"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+        RuntimeError("UR error: UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY"),
+        RuntimeError("RESOURCE_EXHAUSTED: Failed to allocate request"),
         MemoryError(),
     ],
 )
@@ -105,9 +111,15 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_vectors_stay(
     csplade: CSPLADE, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = dense(csplade.encode_docs(TEXTS, batch_size=1))
-    sizes = limit_batches(csplade, 1, error, monkeypatch)
-    np.testing.assert_allclose(dense(csplade.encode_docs(TEXTS, batch_size=6)), expected, rtol=1e-4, atol=1e-4)
-    assert max(sizes[3:]) == 1, "once memory has run out the batch stays small"
+    longest = max(len(ids) for ids in csplade.backbone.tokenize(TEXTS, "document")[0])
+    sizes = limit_batches(csplade, longest, error, monkeypatch)
+    np.testing.assert_allclose(dense(csplade.encode_docs(TEXTS, batch_size=6)), expected, rtol=1e-5, atol=1e-5)
+    failed = [tokens for tokens in sizes if tokens > longest]
+    assert len(failed) > 1 and all(later <= earlier / 2 for earlier, later in zip(failed, failed[1:]))
+    assert longest // 2 < (csplade._encoder.token_limit or 0) < 2 * longest
+    first = len(sizes)
+    csplade.encode_docs(TEXTS, batch_size=6)
+    assert max(sizes[first:]) <= longest, "once memory has run out batches stay within the budget of tokens"
 
 
 def test_one_text_that_does_not_fit_is_an_error_that_names_it(csplade: CSPLADE, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,18 +129,18 @@ def test_one_text_that_does_not_fit_is_an_error_that_names_it(csplade: CSPLADE, 
 
 
 def limit_batches(csplade: CSPLADE, largest: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let the backbone fail with ``error`` above ``largest`` texts; returns the list of the sizes that were tried."""
+    """Let the backbone fail with ``error`` above ``largest`` tokens; returns the list of the numbers that were tried."""
     sizes: list[int] = []
-    forward = csplade.backbone.forward
+    hidden_states = csplade.backbone.hidden_states
 
-    def limited(**batch: torch.Tensor) -> torch.Tensor:
-        sizes.append(len(batch["input_ids"]))
+    def limited(input_ids: torch.Tensor, *args: torch.Tensor) -> torch.Tensor:
+        sizes.append(input_ids.numel())
         if sizes[-1] > largest:
             raise error
-        return forward(**batch)
+        return hidden_states(input_ids, *args)
 
-    monkeypatch.setattr(csplade.backbone, "forward", limited)
-    monkeypatch.setattr(csplade._encoder, "largest_batch", None)
+    monkeypatch.setattr(csplade.backbone, "hidden_states", limited)
+    monkeypatch.setattr(csplade._encoder, "token_limit", None)
     return sizes
 
 

@@ -427,15 +427,26 @@ def test_repr_is_the_call_that_makes_an_equal_one() -> None:
 def test_silent_unless_verbose(csplade: CSPLADE, documents: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     bars: list[dict[str, Any]] = []
 
-    def tqdm(iterable: Any, **kwargs: Any) -> Any:
-        bars.append(kwargs)
-        return iterable
+    shown: list[int] = []
 
-    monkeypatch.setattr(pt, "tqdm", tqdm)
+    class Bar:
+        def __init__(self, **kwargs: Any) -> None:
+            bars.append(kwargs)
+
+        def __enter__(self) -> Bar:
+            return self
+
+        def __exit__(self, *args: object) -> None:
+            pass
+
+        update = shown.append
+
+    monkeypatch.setattr(pt, "tqdm", Bar)
     csplade.doc_encoder()(documents)
     assert (bars, capfd.readouterr()) == ([], ("", ""))
     csplade.doc_encoder(verbose=True)(documents)
-    assert [bar["unit"] for bar in bars] == ["document"]
+    assert [(bar["unit"], bar["total"]) for bar in bars] == [("document", len(documents))]
+    assert sum(shown) == len(documents)
 
 
 def test_a_batch_that_does_not_fit_is_halved(
@@ -443,17 +454,18 @@ def test_a_batch_that_does_not_fit_is_halved(
 ) -> None:
     expected = csplade.doc_encoder()(documents)["toks"]
     small = CSPLADE((language_model(), tokenizer()), batch_size=8)
-    forward, sizes = small.backbone.forward, []
+    hidden_states, sizes = small.backbone.hidden_states, []
 
-    def limited(input_ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        sizes.append(len(input_ids))
-        if len(input_ids) > 2:
+    def limited(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        sizes.append(input_ids.shape)
+        if input_ids.numel() > 100:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return forward(input_ids, **kwargs)
+        return hidden_states(input_ids, attention_mask)
 
-    monkeypatch.setattr(small.backbone, "forward", limited)
+    monkeypatch.setattr(small.backbone, "hidden_states", limited)
     found = small.doc_encoder()(documents)["toks"]
-    assert sizes[:3] == [8, 4, 2] and max(sizes[3:]) == 2
+    assert len(sizes[0]) == 2 and sizes[0][0] == 8 and sizes[1].numel() <= sizes[0].numel() / 2
+    assert max(size.numel() for size in sizes[-2:]) <= 100
     for left, right in zip(found, expected):
         assert left.keys() == right.keys() and all(abs(left[term] - right[term]) <= 1 for term in left)
 
@@ -461,10 +473,10 @@ def test_a_batch_that_does_not_fit_is_halved(
 def test_a_document_that_does_not_fit_alone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     csplade = CSPLADE((language_model(), tokenizer()))
 
-    def full(**kwargs: Any) -> torch.Tensor:
+    def full(*args: Any) -> torch.Tensor:
         raise RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")
 
-    monkeypatch.setattr(csplade.backbone, "forward", full)
+    monkeypatch.setattr(csplade.backbone, "hidden_states", full)
     with pytest.raises(DataError, match="document d2: memory does not suffice"):
         csplade.doc_encoder()([{"docno": "d1", "text": "a"}, {"docno": "d2", "text": "a longer text"}])
 

@@ -1,0 +1,173 @@
+"""The heads of inference: whatever the inputs, the screen's bound holds, and what comes out are the exact logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import TEXTS, language_model, tokenizer
+
+from pyterrier_csplade import CSPLADE, _encoding, _head, _screen
+from pyterrier_csplade._encoding import BatchEncoder, plan
+from pyterrier_csplade._head import Entries, max_logits, streamed_entries
+from pyterrier_csplade._pooling import pooled_states
+from pyterrier_csplade._screen import Screen
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def identity(logits: torch.Tensor, tokens: object) -> torch.Tensor:
+    return logits
+
+
+def as_matrix(entries: Entries, shape: tuple[int, int]) -> np.ndarray:
+    matrix = np.zeros(shape, dtype=np.float32)
+    assert len({*zip(entries.rows.tolist(), entries.tokens.tolist())}) == len(entries.rows)
+    matrix[entries.rows, entries.tokens] = entries.logits
+    return matrix
+
+
+def draw(seed: int, texts: int, length: int, width: int, tokens: int, outlier: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states and a head; a few dimensions and rows are ``outlier`` times as large, as in real models."""
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(texts, length, width, generator=generator)
+    weight = torch.randn(tokens, width, generator=generator)
+    states[:, :, 0] *= outlier
+    weight[:, -1] *= outlier
+    weight[0] *= outlier
+    return states, weight
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 9), st.sampled_from([1, 3, 8, 64]), st.integers(1, 40),
+    st.sampled_from([0.0, 1e-30, 1.0, 100.0, 1e6]), st.sampled_from(DTYPES),
+)  # fmt: skip
+def test_the_bound_is_never_violated(
+    seed: int, texts: int, length: int, width: int, tokens: int, outlier: float, dtype: torch.dtype
+) -> None:
+    states, weight = (tensor.to(dtype) for tensor in draw(seed, texts, length, width, tokens, outlier))
+    exact = (states.double() @ weight.double().T).amax(dim=1).numpy()
+    bounds = Screen(weight).bounds(states).double().numpy()
+    assert np.all(bounds >= exact)
+    assert np.all(bounds >= max_logits(states, weight).double().numpy()), "nor by the product that it replaces"
+
+
+def test_the_bound_is_near() -> None:
+    states, weight = draw(0, 3, 50, 256, 300, 1.0)
+    logits = (states @ weight.T).amax(dim=1)
+    assert (Screen(weight).bounds(states) - logits).mean() < 0.03 * (states.norm(dim=2).mean() * weight.norm(dim=1).mean())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("share", [0.01, 0.5])
+@pytest.mark.parametrize("in_flight", [64, 2**20])
+def test_both_heads_give_the_exact_logits(
+    dtype: torch.dtype, share: float, in_flight: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_head._LOGITS_IN_FLIGHT, "cpu", in_flight)
+    states, weight = (tensor.to(dtype) for tensor in draw(1, 4, 7, 64, 500, 2.0))
+    logits = (states.double() @ weight.double().T).amax(dim=1).numpy()
+    threshold = float(np.quantile(logits, 1 - share))
+    expected = np.where(logits > threshold, logits, 0)
+    tolerance: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.01, "atol": 0.01}
+    for entries in (streamed_entries(states, weight, threshold, identity), Screen(weight).entries(states, threshold, identity)):
+        found = as_matrix(entries, logits.shape)
+        unsure = np.abs(logits - threshold) < 0.01 * threshold  # which side of the threshold rounding puts them on
+        np.testing.assert_allclose(found[~unsure], expected[~unsure], **tolerance)
+
+
+def test_few_survivors_alone_are_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    states, weight = draw(1, 4, 7, 64, 500, 1.0)
+    threshold = float(np.quantile((states @ weight.T).amax(dim=1).numpy(), 0.99))
+
+    def refuse(*args: Any) -> Any:
+        raise AssertionError("the whole head was worked out")
+
+    monkeypatch.setattr(_screen, "streamed_entries", refuse)
+    assert len(Screen(weight).entries(states, threshold, identity).rows) == 20
+    with pytest.raises(AssertionError, match="whole head"):
+        Screen(weight).entries(states, 0.0, identity)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_not_lost(bad: float) -> None:
+    states, weight = draw(1, 2, 3, 8, 50, 1.0)
+    states[1, 2, 3] = bad
+    for entries in (streamed_entries(states, weight, 1.0, identity), Screen(weight).entries(states, 1.0, identity)):
+        assert not torch.isfinite(entries.logits[entries.rows == 1]).all()
+
+
+def test_gathers_pooled_states_only() -> None:
+    hidden = torch.arange(24.0).view(3, 4, 2)
+    mask = torch.tensor([[True, True, False, False], [False] * 4, [False, True, True, True]])
+    rows, states = pooled_states(hidden, mask)
+    assert rows.tolist() == [0, 2]
+    assert {tuple(state) for state in states[0].tolist()} == {(0.0, 1.0), (2.0, 3.0)}
+    assert states[1].tolist() == hidden[2, 1:].tolist()
+    assert len(pooled_states(hidden, mask & False)[0]) == 0
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "granite", "phi"])  # cap, scale, bias
+@pytest.mark.parametrize("variant", ["causal", "echo", "bidirectional"])
+def test_vectors_do_not_depend_on_the_head(name: str, variant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_screen, "_LARGEST_SHARE", 1.0)
+    lm = language_model(name, attn_implementation="eager")
+    heads = [CSPLADE((lm, tokenizer()), variant=variant, head=head, batch_size=2) for head in ("streamed", "screened")]
+    for min_weight in (0.0, 0.4):
+        streamed, screened = (model.encode_docs(TEXTS, min_weight=min_weight) for model in heads)
+        assert abs(streamed - screened).max() < 1e-5
+        assert (streamed.nnz == screened.nnz) and streamed.nnz
+
+
+def test_impacts_do_not_depend_on_the_head_or_the_batch() -> None:
+    lm = language_model()
+    with torch.no_grad():
+        lm.lm_head.weight[:, 0] -= 2  # sparse
+    encoders = [
+        CSPLADE((lm, tokenizer()), head=head, batch_size=batch_size).doc_encoder()
+        for head in ("streamed", "screened")
+        for batch_size in (1, 7, 64)
+    ]
+    names = [f"document {i}" for i in range(len(TEXTS))]
+    first, *others = (encoder.impacts(TEXTS, names) for encoder in encoders)
+    assert first.dtype == np.int32
+    for other in others:
+        assert (first != other).nnz <= 0.001 * first.nnz
+
+
+def test_a_changed_model_gets_a_new_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_screen, "_LARGEST_SHARE", 1.0)
+    lm = language_model()
+    screened, streamed = (CSPLADE((lm, tokenizer()), head=head) for head in ("screened", "streamed"))
+    before = screened.encode_docs(TEXTS)
+    with torch.no_grad():
+        lm.lm_head.weight.neg_()
+    after = screened.encode_docs(TEXTS)
+    assert abs(after - before).max() > 0.1
+    assert abs(after - streamed.encode_docs(TEXTS)).max() < 1e-5
+
+
+def test_the_head_is_chosen_by_the_machine_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = CSPLADE((language_model(), tokenizer())).backbone
+    for fast, chosen in ((True, "screened"), (False, "streamed")):
+        monkeypatch.setattr(_encoding, "_multiplies_int8_fast", lambda fast=fast: fast)
+        assert BatchEncoder(backbone).head == chosen
+        assert BatchEncoder(backbone, "streamed").head == "streamed"
+    with pytest.raises(ValueError, match="head must be None, 'streamed' or 'screened', found 'fast'"):
+        BatchEncoder(backbone, "fast")  # type: ignore[arg-type]
+
+
+@given(st.lists(st.integers(1, 300), max_size=50), st.integers(1, 2000), st.integers(1, 40))
+def test_batches_keep_to_their_budget_and_leave_nothing_out(lengths: list[int], tokens: int, texts: int) -> None:
+    lengths.sort(reverse=True)
+    batches = [lengths[part] for part in plan(lengths, tokens, texts)]
+    assert [length for batch in batches for length in batch] == lengths
+    for batch, following in zip(batches, [*batches[1:], []]):
+        assert 1 <= len(batch) <= texts
+        assert len(batch) == 1 or len(batch) * batch[0] <= tokens
+        assert not following or len(batch) == texts or (len(batch) + 1) * batch[0] > tokens
