@@ -18,7 +18,7 @@ from ._errors import ContractError
 from ._impacts import Quantizer, to_vectors
 from ._loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone
 from ._scorer import Scorer
-from ._texts import check_texts
+from ._texts import TokenizedTexts, check_texts
 from ._transformers import DocEncoder, QueryEncoder
 from ._vocabulary import Vocabulary
 
@@ -207,10 +207,7 @@ class CSPLADE:
         return dict(to_vectors(csr_matrix(row), self.vocabulary)[0])
 
     def explain(self, query: str, doc: str) -> dict[str, float]:
-        """Return what each matching term contributes to the score of a document for a query, the largest first.
-
-        The contributions add up to the score: each is the query's weight times the document's.
-        """
+        """Return what each matching term adds to the score of a document for a query (weight times weight), the most first."""
         products = self.encode_queries([query]).multiply(self.encode_docs([doc]))
         return self.decode(csr_matrix(products))
 
@@ -218,14 +215,16 @@ class CSPLADE:
         min_weight, batch_size, verbose, names = options
         names = names or [f"text {position}" for position in range(len(texts))]
         size = batch_size or self.batch_size
-        sequences, cut = self.backbone.tokenize(check_texts(texts, names), role)
-        self._count_truncated(role, cut)
+        sequences = (texts if isinstance(texts, TokenizedTexts) else self.tokenize(texts, role, names)).sequences
         if not (self.verbose if verbose is None else verbose):
             return self._encoder.encode(sequences, size, names, min_weight=min_weight)
         with pt.tqdm(total=len(sequences), desc=f"CSPLADE {role} encoding", unit=role) as bar:
             return self._encoder.encode(sequences, size, names, min_weight=min_weight, advance=bar.update)
 
-    def _count_truncated(self, role: Role, cut: int) -> None:
+    def tokenize(self, texts: Sequence[str], role: Role, names: Sequence[str]) -> TokenizedTexts:
+        """Tokenise texts ahead of ``encode_docs`` or ``encode_queries``, which take the result as texts."""
+        checked = check_texts(texts, names)
+        sequences, cut = self.backbone.tokenize(checked, role)
         if cut and not self.truncated[role]:
             length = self.contract.query_length if role == "query" else self.contract.document_length
             warnings.warn(
@@ -234,6 +233,7 @@ class CSPLADE:
                 stacklevel=4,
             )
         self.truncated[role] += cut
+        return TokenizedTexts(checked, sequences)
 
     def doc_encoder(
         self,

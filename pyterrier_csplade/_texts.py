@@ -7,6 +7,18 @@ from collections.abc import Iterable
 from ._errors import DataError
 
 
+class TokenizedTexts(list[str]):
+    """Texts whose tokens are known already, so that encoding them only has to run the model.
+
+    Attributes:
+        sequences: Token ids of each text.
+    """
+
+    def __init__(self, texts: Iterable[str], sequences: list[list[int]]) -> None:
+        super().__init__(texts)
+        self.sequences = sequences
+
+
 def check_texts(texts: Iterable[object], names: Iterable[object]) -> list[str]:
     """Return the texts, each proved to be a string that UTF-8 can encode.
 

@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix
 
 from ._errors import DataError
 from ._impacts import ImpactVector, Quantizer, to_vectors, top_k
+from ._pipelining import pipelined
 from ._texts import check_texts
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 # Model batches that are sorted by length together. With log-normal lengths (median 120 tokens, sigma 0.8, at most 512) padding
 # adds 5 % to the tokens of 32 batches of 32, and 58 % to those of PyTerrier's default chunk of 100 documents.
 _BATCHES = 32
+
+# Windows of so many batches in what an indexing pipeline hands over. Ours: the first of eight overlaps with nothing.
+_WINDOWS = 8
 
 
 class ModelTransformer(pt.Transformer):
@@ -86,8 +90,8 @@ class _Encoder(ModelTransformer):
         """Columns of docno or qid and of the text."""
         raise NotImplementedError
 
-    def _vectors(self, texts: list[str], names: list[str]) -> Iterator[ImpactVector]:
-        """Encode texts; ``names`` are for messages."""
+    def _matrix(self, texts: list[str], names: list[str]) -> csr_matrix:
+        """Encode texts, one row for each; ``names`` are for messages."""
         raise NotImplementedError
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
@@ -97,22 +101,48 @@ class _Encoder(ModelTransformer):
             DataError: A text is None, NaN, a number, bytes or no valid Unicode; names its docno or qid.
         """
         pt.validate.columns(inp, includes=list(self._inputs), context=self)
-        vectors = self._encode(*(inp[name].tolist() for name in self._inputs))
-        return inp.assign(**{self._output: pd.Series(list(vectors), index=inp.index, dtype=object)})
+        identifiers, texts = (inp[name].tolist() for name in self._inputs)
+        vectors: list[ImpactVector] = []
+        if texts:  # where there are none, nothing is loaded
+            names = self._names(identifiers)
+            vectors = list(self._vectors(self._matrix(check_texts(texts, names), names)))
+        return inp.assign(**{self._output: pd.Series(vectors, index=inp.index, dtype=object)})
 
     def transform_iter(self, inp: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Encode a stream of records in constant memory; otherwise as ``transform``."""
-        records = iter(inp)
-        while chunk := list(islice(records, _BATCHES * (self._batch_size or self.model.batch_size))):
-            pt.validate.columns(list(chunk[0]), includes=list(self._inputs), context=self)
-            vectors = self._encode(*([record.get(name) for record in chunk] for name in self._inputs))
-            for record, vector in zip(chunk, vectors):
+        """Encode a stream of records in constant memory; otherwise as ``transform``.
+
+        While the caller uses the vectors of one window of texts (``batch_size`` times 32), those of the next are made and the
+        texts after them tokenised, in background threads.
+        """
+        for window, matrix in pipelined(self._windows(iter(inp)), self._tokenized, self._encoded):
+            for record, vector in zip(window, self._vectors(matrix)):
                 yield {**record, self._output: vector}
 
-    def _encode(self, identifiers: Sequence[Any], texts: Sequence[Any]) -> Iterator[ImpactVector]:
-        if texts:  # where there are none, nothing is loaded
-            names = [f"{self._noun} {identifier}" for identifier in identifiers]
-            yield from self._vectors(check_texts(texts, names), names)
+    def _windows(self, records: Iterator[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+        while window := list(islice(records, _BATCHES * (self._batch_size or self.model.batch_size))):
+            pt.validate.columns(list(window[0]), includes=list(self._inputs), context=self)
+            yield window
+
+    def _tokenized(self, window: list[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[str], list[str]]:
+        identifiers, texts = ([record.get(name) for record in window] for name in self._inputs)
+        names = self._names(identifiers)
+        return window, self._tokenize(check_texts(texts, names), names), names
+
+    def _encoded(self, job: tuple[list[Mapping[str, Any]], list[str], list[str]]) -> tuple[list[Mapping[str, Any]], csr_matrix]:
+        window, texts, names = job
+        return window, self._matrix(texts, names)
+
+    def _tokenize(self, texts: list[str], names: list[str]) -> list[str]:
+        """Do ahead what does not need the model's weights."""
+        return texts
+
+    def _names(self, identifiers: Iterable[Any]) -> list[str]:
+        return [f"{self._noun} {identifier}" for identifier in identifiers]
+
+    def _vectors(self, matrix: csr_matrix) -> Iterator[ImpactVector]:
+        # One at a time: as dictionaries, all vectors of a chunk would take ten times the memory of the matrix.
+        for row in range(matrix.shape[0]):
+            yield from to_vectors(matrix[row], self.model.vocabulary, self.model.contract)
 
     def _options(self, names: Sequence[str], min_weight: float) -> dict[str, Any]:
         return {"min_weight": min_weight, "batch_size": self._batch_size, "verbose": self.verbose, "names": names}
@@ -158,11 +188,11 @@ class DocEncoder(_Encoder):
 
     @property
     def batch_size(self) -> int:
-        """Documents that an indexing pipeline of PyTerrier hands over together: several of the model's batches.
+        """Documents that an indexing pipeline of PyTerrier hands over together: several windows of the model's batches.
 
-        They are sorted by length here, so that little is padded.
+        Those of a window are sorted by length, so that little is padded; one window is indexed while the next is encoded.
         """
-        return _BATCHES * super().batch_size
+        return _WINDOWS * _BATCHES * super().batch_size
 
     @property
     def _inputs(self) -> tuple[str, str]:
@@ -187,12 +217,13 @@ class DocEncoder(_Encoder):
         matrix = self._cut(self.model.encode_docs(texts, **options), names)
         return quantizer(matrix) if callable(quantizer) else matrix
 
-    def _vectors(self, texts: list[str], names: list[str]) -> Iterator[ImpactVector]:
+    def _tokenize(self, texts: list[str], names: list[str]) -> list[str]:
+        return self.model.tokenize(texts, "document", names)
+
+    def _matrix(self, texts: list[str], names: list[str]) -> csr_matrix:
         matrix = self.impacts(texts, names)
         _warn_if_empty(matrix, texts)
-        # One at a time: as dictionaries, all vectors of a chunk would take ten times the memory of the matrix.
-        for row in range(len(texts)):
-            yield from to_vectors(matrix[row], self.model.vocabulary, self.model.contract)
+        return matrix
 
     def _settings(self) -> dict[str, tuple[Any, Any]]:
         return {
@@ -228,12 +259,11 @@ class QueryEncoder(_Encoder):
         """Create an encoder; :meth:`CSPLADE.query_encoder` explains the arguments."""
         super().__init__(model, top_k, min_weight, batch_size, verbose)
 
-    def _vectors(self, texts: list[str], names: list[str]) -> Iterator[ImpactVector]:
+    def _matrix(self, texts: list[str], names: list[str]) -> csr_matrix:
         distinct = dict(zip(texts, names))
-        names = list(distinct.values())
+        names, rows = list(distinct.values()), {text: row for row, text in enumerate(distinct)}
         matrix = self._cut(self.model.encode_queries(list(distinct), **self._options(names, self.min_weight)), names)
-        vectors = dict(zip(distinct, to_vectors(matrix, self.model.vocabulary, self.model.contract)))
-        yield from (vectors[text] for text in texts)
+        return matrix if len(rows) == len(texts) else matrix[[rows[text] for text in texts]]
 
 
 def _check_finite(matrix: csr_matrix, names: Sequence[str]) -> None:

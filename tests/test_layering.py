@@ -16,7 +16,7 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 LIGHT = [
     "_contract.py", "_documents.py", "_errors.py", "_impacts.py", "_index.py", "_indexer.py", "_java.py", "_manifest.py",
     "_retriever.py", "_spool.py", "_texts.py", "_transformers.py", "_scorer.py", "_vectors.py", "_vocabulary.py",
-    "_workspace.py",
+    "_workspace.py", "_pipelining.py",
     "_plots.py", "_presets.py", "_pruning.py", "_recall.py", "_retrieval.py",
     "_jsonl.py",
     "_building.py", "_intake.py", "_metadata.py", "_readback.py", *(file for file in FILES if file.startswith("terrier/")),
