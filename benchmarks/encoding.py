@@ -1,96 +1,136 @@
-"""Documents per second from text to ``toks``: this package against the way of its peers, with the same weights.
+"""From text to impacts: CPU time and peak memory of this package and its peers, with the same weights, in one interleaved run.
 
-Usage: python benchmarks/encoding.py [--docs 256] [--repeat 3] [--vocabulary 32000] [--width 256] [--layers 4]
+Usage: python benchmarks/encoding.py [--kind A|B] [--docs 64] [--repeat 3] [--dtypes float32 bfloat16] [--systems NAME ...]
 
-The peers' way (pyterrier-splade 0.1.0 and plain loops do so): batches in the order of the texts, all logits of a batch, the
-activation of all of them, the maximum, dictionaries of what is above 0. A randomly initialised Llama and texts of lengths as in
-MS MARCO; one thread, the two ways in turns, medians. The impacts of both are compared.
+Each measurement is a process of its own, one thread, the systems in turns; medians. Kind A is a Llama of 8 layers x 512 with a
+vocabulary of 128,256, kind B one of 4 layers x 256 with 32,000; weights are random, lengths as in MS MARCO. Peak memory is the
+largest resident set less that with the loaded model; "query" the CPU time of one query of 8 tokens alone. Impacts are compared
+with those of the plain loop in float32: the share that is equal, the largest difference. Systems whose package is not
+installed are left out (pip install pyterrier-splade pyterrier-alpha sentence-transformers).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from _systems import KINDS, SYSTEMS, language_model, msmarco_like_texts, word_tokenizer
 
-from pyterrier_csplade import CSPLADE
-
-BATCH_SIZE = 32
+QUERIES = 10
+REFERENCE = ("plain loop", "float32")
 
 
-def word_tokenizer(size: int) -> Any:
-    """A tokenizer of made-up words, one token each, so that lengths are known."""
-    tokens = {"<pad>": 0, **{f"w{i}": i for i in range(1, size)}}
-    tokenizer = Tokenizer(models.WordLevel(tokens, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")
-
-
-def msmarco_like_texts(number: int, size: int) -> list[str]:
-    """Texts with a mean of about 73 tokens and a tail to 256."""
-    rng = np.random.default_rng(0)
-    lengths = np.clip(rng.lognormal(4.17, 0.45, number), 8, 256).astype(int)
-    return [" ".join(f"w{i}" for i in rng.integers(1, size, length)) for length in lengths]
-
-
-def peers_way(lm: Any, tokenizer: Any, texts: list[str]) -> list[dict[str, int]]:
-    vectors = []
-    terms = {i: term for term, i in tokenizer.get_vocab().items()}
-    for start in range(0, len(texts), BATCH_SIZE):
-        batch = tokenizer(texts[start : start + BATCH_SIZE], padding=True, return_tensors="pt")
-        with torch.no_grad():
-            logits = lm(**{key: batch[key] for key in ("input_ids", "attention_mask")}).logits
-            weights = torch.log1p(torch.relu(logits)) * batch["attention_mask"][..., None]
-            impacts = (weights.amax(dim=1) * 100).round().int()
-        for row in impacts:
-            (columns,) = row.nonzero(as_tuple=True)
-            vectors.append({terms[c]: w for c, w in zip(columns.tolist(), row[columns].tolist())})
-    return vectors
-
-
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+def measure(kind_name: str, system: str, dtype: str, docs: int, output: Path) -> None:
+    """Encode in this process, and write figures and impacts."""
+    torch.set_num_threads(1)
+    kind = KINDS[kind_name]
+    lm, tokenizer = language_model(kind, getattr(torch, dtype)), word_tokenizer(kind.vocabulary)
+    texts = msmarco_like_texts(docs, kind.vocabulary)
+    encode = SYSTEMS[system](lm, tokenizer, kind.batch_size)
+    encode(["w1 w2 w3"])
+    with open("/proc/self/clear_refs", "w") as file:  # start the peak anew: making the weights took more than holding them
+        file.write("5")
+    before, start = peak_mib(), time.process_time()
+    vectors = encode(texts)
+    seconds, peak = time.process_time() - start, peak_mib() - before
+    queries = [" ".join(text.split()[:8]) for text in texts[:QUERIES]]
     start = time.process_time()
-    result = function()
-    return time.process_time() - start, result
+    for query in queries:
+        encode([query])
+    per_query = (time.process_time() - start) / len(queries)
+    figures = {"ms_per_text": 1000 * seconds / docs, "peak_mib": peak, "query_ms": 1000 * per_query}
+    output.write_text(json.dumps({"figures": figures, "vectors": vectors}))
+
+
+def peak_mib() -> float:
+    """The largest resident set since it was last reset."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def agreement(expected: list[dict[str, int]], found: list[dict[str, int]]) -> tuple[float, int]:
+    """Share of equal impacts among the terms of either, and the largest difference."""
+    pairs = [(a.get(term, 0), b.get(term, 0)) for a, b in zip(expected, found) for term in {*a, *b}]
+    return statistics.fmean(a == b for a, b in pairs), max(abs(a - b) for a, b in pairs)
+
+
+def run(args: argparse.Namespace) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Measure all systems in turns."""
+    results = defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(args.repeat):
+            for dtype in args.dtypes:
+                for system in args.systems:
+                    output = Path(folder) / "result.json"
+                    command = [sys.executable, __file__, "--kind", args.kind, "--docs", str(args.docs)]
+                    command += ["--measure", system, dtype, str(output)]
+                    process = subprocess.run(command, capture_output=True, text=True)
+                    if process.returncode:
+                        print(f"{system}, {dtype}: {(process.stderr.strip().splitlines() or ['killed'])[-1]}", file=sys.stderr)
+                        continue
+                    results[system, dtype].append(json.loads(output.read_text()))
+    return dict(results)
+
+
+def table(results: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
+    """Medians as a Markdown table; ratios are to the floor and to sentence-transformers in the same dtype."""
+    medians = {
+        key: {name: statistics.median(run["figures"][name] for run in runs) for name in runs[0]["figures"]}
+        for key, runs in results.items()
+    }
+    names = [
+        "system",
+        "dtype",
+        "ms / text",
+        "of floor",
+        "of SparseEncoder",
+        "peak MiB",
+        "query ms",
+        "equal",
+        "largest difference",
+    ]
+    rows = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for (system, dtype), figures in medians.items():
+        ratios = []
+        for other in ("floor", "sentence-transformers"):
+            base = medians.get((other, dtype))
+            ratios.append(f"{figures['ms_per_text'] / base['ms_per_text']:.2f}" if base else "-")
+        same = ["-", "-"]
+        if REFERENCE in results and system != "floor":
+            share, largest = agreement(results[REFERENCE][0]["vectors"], results[system, dtype][0]["vectors"])
+            same = [f"{share:.2%}", str(largest)]
+        cells = [f"{figures['ms_per_text']:.1f}", *ratios, f"{figures['peak_mib']:.0f}", f"{figures['query_ms']:.1f}", *same]
+        rows.append("| " + " | ".join([system, dtype, *cells]) + " |")
+    reference = results.get(REFERENCE)
+    if reference:
+        entries = statistics.fmean(len(vector) for vector in reference[0]["vectors"])
+        rows.append(f"\n{entries:.0f} impacts above 0 a text")
+    return "\n".join(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"docs": 256, "repeat": 3, "vocabulary": 32_000, "width": 256, "layers": 4}.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--kind", choices=KINDS, default="B")
+    parser.add_argument("--docs", type=int, default=64)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), metavar="NAME")
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=args.vocabulary, hidden_size=args.width, intermediate_size=args.width * 11 // 4,
-        num_hidden_layers=args.layers, num_attention_heads=max(1, args.width // 64), max_position_embeddings=512,
-    )  # fmt: skip
-    lm, tokenizer = LlamaForCausalLM(config).eval(), word_tokenizer(args.vocabulary)
-    with torch.no_grad():
-        lm.lm_head.weight.mul_(8)  # weights as large as those of trained models
-    texts = msmarco_like_texts(args.docs, args.vocabulary)
-    frame = pd.DataFrame({"docno": [f"d{i}" for i in range(len(texts))], "text": texts})
-    encoder = CSPLADE((lm, tokenizer), batch_size=BATCH_SIZE).doc_encoder()
-    ours, theirs = [], []
-    for _ in range(args.repeat):
-        seconds, peers = timed(lambda: peers_way(lm, tokenizer, texts))
-        theirs.append(seconds)
-        seconds, encoded = timed(lambda: encoder(frame)["toks"].tolist())
-        ours.append(seconds)
-    pairs = [(peer.get(term, 0), impact) for peer, vector in zip(peers, encoded) for term, impact in vector.items()]
-    same = np.mean([first == second for first, second in pairs])
-    for name, seconds in (("peers' way", theirs), ("pyterrier_csplade", ours)):
-        print(f"{name}: {len(texts) / statistics.median(seconds):.1f} documents per CPU second")
-    print(f"time, ours / theirs: {statistics.median(ours) / statistics.median(theirs):.3f}; equal impacts: {same:.3%}")
+    if args.measure:
+        system, dtype, output = args.measure
+        measure(args.kind, system, dtype, args.docs, Path(output))
+        return
+    print(table(run(args)))
 
 
 if __name__ == "__main__":
