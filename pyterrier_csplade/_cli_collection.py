@@ -48,7 +48,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--adapter", help="directory or hub id of a PEFT adapter")
     model.add_argument("--revision", help="of a hub model")
     model.add_argument("--variant", choices=["causal", "echo", "bidirectional"], help="default: what the checkpoint says")
-    model.add_argument("--quantization", choices=["int8", "nf4"])
+    model.add_argument("--quantization", choices=["int8", "nf4", "int8-weight-only"])
     model.add_argument("--dtype", default="auto", help="for example bfloat16; default: %(default)s")
     model.add_argument("--device", help="for example cuda:0; default: an accelerator if there is one")
     model.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: %(default)s")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from ._head import Entries, streamed_entries
 from ._pooling import activate, pooled_states
 from ._screen import Screen
 
-Head = Literal["streamed", "screened"]
+Head = Literal["streamed", "screened", "triton"]
 
 # What the allocators of CUDA, ROCm, XPU, MPS, XLA and CPUs (Linux, Windows) say.
 _OUT_OF_MEMORY = (
@@ -50,7 +50,8 @@ class BatchEncoder:
 
     Attributes:
         backbone: The loaded model.
-        head: How the LM head is worked out: "streamed" all of it, "screened" what an int8 product does not rule out (CPU only).
+        head: How the LM head is worked out: "streamed" all of it, "triton" likewise in one kernel (CUDA only), "screened" what
+            an int8 product does not rule out (CPU only).
         token_limit: Tokens that are tried together after memory has run out; None while it has not.
     """
 
@@ -62,15 +63,15 @@ class BatchEncoder:
             head: None takes "screened" on a CPU that multiplies int8 numbers fast (AVX-512 VNNI), "streamed" elsewhere.
 
         Raises:
-            ValueError: There is no such head, or a screened one was asked for on an accelerator.
+            ValueError: There is no such head, or it does not run on the model's device.
         """
-        if head not in (None, "streamed", "screened"):
-            raise ValueError(f"head must be None, 'streamed' or 'screened', found {head!r}")
         on_cpu = backbone.device.type == "cpu"
-        if head == "screened" and not on_cpu:
-            raise ValueError(f"head='screened' is for CPUs, the model is on {backbone.device}: leave head out")
+        if head not in (None, *get_args(Head)):
+            raise ValueError(f"head must be None, 'streamed', 'screened' or 'triton', found {head!r}")
+        if (head == "screened" and not on_cpu) or (head == "triton" and backbone.device.type != "cuda"):
+            raise ValueError(f"head={head!r} does not run on {backbone.device}: leave head out")
         self.backbone = backbone
-        self.head = head or ("screened" if on_cpu and _multiplies_int8_fast() else "streamed")
+        self.head: Head = head or ("screened" if on_cpu and _multiplies_int8_fast() else "streamed")
         self.token_limit: int | None = None
         self._screen: tuple[Any, Screen] | None = None
 
@@ -158,6 +159,10 @@ class BatchEncoder:
         weight, finish = self.backbone.head.weight, self.backbone.finish_logits
         if self.head == "streamed":
             return streamed_entries(states, weight, threshold, finish)
+        if self.head == "triton":
+            from ._triton import max_logits
+
+            return streamed_entries(states, weight, threshold, finish, max_logits)
         # The model may be in training still: another state of the weights needs another screen.
         state = (weight.data_ptr(), weight.dtype, None if weight.is_inference() else weight._version)
         if self._screen is None or self._screen[0] != state:

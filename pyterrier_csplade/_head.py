@@ -16,6 +16,8 @@ _LOGITS_IN_FLIGHT_ELSEWHERE = 2**26
 #: What an architecture does with the logits of some terms (bias, scale, cap): non-decreasing in the logit.
 Finish = Callable[[Tensor, "slice | Tensor"], Tensor]
 
+Product = Callable[[Tensor, Tensor], Tensor]
+
 
 class Entries(NamedTuple):
     """Entries of a matrix [texts, tokens]: three tensors of the same length, in no particular order."""
@@ -56,7 +58,9 @@ def max_logits(states: Tensor, weight: Tensor) -> Tensor:
     return pooled
 
 
-def streamed_entries(states: Tensor, weight: Tensor, threshold: float, finish: Finish) -> Entries:
+def streamed_entries(
+    states: Tensor, weight: Tensor, threshold: float, finish: Finish, product: Product = max_logits
+) -> Entries:
     """Find the logits above ``threshold`` by working all of them out, one block of the vocabulary at a time.
 
     Args:
@@ -64,7 +68,8 @@ def streamed_entries(states: Tensor, weight: Tensor, threshold: float, finish: F
         weight: The LM head, [tokens, width].
         threshold: Of finished logits. What is not a number counts as above it, so that it is not lost.
         finish: What follows the product.
+        product: Computes the maxima over positions; as ``max_logits``.
     """
-    logits = finish(max_logits(states, weight), slice(None))
+    logits = finish(product(states, weight), slice(None))
     rows, tokens = (~(logits <= threshold)).nonzero(as_tuple=True)
     return Entries(rows, tokens, logits[rows, tokens])

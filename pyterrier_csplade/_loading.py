@@ -1,4 +1,4 @@
-"""Loading of checkpoints: transformers, PEFT adapters, bitsandbytes, and the contract that comes with them."""
+"""Loading of checkpoints: transformers, PEFT adapters, bitsandbytes, torchao, and the contract that comes with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ._contract import CONTRACT_FILE, Contract, Variant
 from ._errors import ContractError
 from ._selftest import self_test
 
-Quantization = Literal["int8", "nf4"]
+Quantization = Literal["int8", "nf4", "int8-weight-only"]
 
 # Values of each parameter that its digest reads.
 _SAMPLE = 256
@@ -70,6 +70,7 @@ def load_backbone(
         ContractError: A tensor of the checkpoint or the adapter is missing, unexpected or not finite; the vocabulary or the
             weights are not those of the contract; or the self-test fails.
         ValueError: There is no such ``dtype``.
+        ImportError: torchao is asked for and not installed.
     """
     device = device or _default_device()
     dtype = _to_dtype(dtype, device)
@@ -92,11 +93,12 @@ def load_backbone(
     if adapter is not None:
         lm = _add_adapter(lm, adapter)
     digest = weights_digest(lm)
-    if adapter is not None and quantization is None:
+    exact = quantization in (None, "int8-weight-only")  # what was loaded are the checkpoint's own weights
+    if adapter is not None and exact:
         lm = lm.merge_and_unload()
-    return prepare_backbone(
-        lm, tokenizer, contract, digest, name=adapter or model, verify=quantization is None and dtype != torch.float16
-    )
+    if quantization == "int8-weight-only":
+        _round_linear_layers(lm)
+    return prepare_backbone(lm, tokenizer, contract, digest, name=adapter or model, verify=exact and dtype != torch.float16)
 
 
 def prepare_backbone(
@@ -185,7 +187,7 @@ def _to_dtype(dtype: str | torch.dtype, device: str) -> torch.dtype | Literal["a
 
 
 def _quantization_config(quantization: Quantization | None, dtype: torch.dtype | Literal["auto"]) -> BitsAndBytesConfig | None:
-    if quantization is None:
+    if quantization in (None, "int8-weight-only"):
         return None
     if quantization == "int8":
         # It says at every product of every layer that its input is cast to float16.
@@ -195,7 +197,16 @@ def _quantization_config(quantization: Quantization | None, dtype: torch.dtype |
         return BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16 if dtype == "auto" else dtype
         )
-    raise ContractError(f"quantization must be None, 'int8' or 'nf4', found {quantization!r}")
+    raise ContractError(f"quantization must be None, 'int8', 'nf4' or 'int8-weight-only', found {quantization!r}")
+
+
+def _round_linear_layers(lm: Any) -> None:
+    """Round the weights of all linear layers but the LM head to int8, one scale for each row; inputs stay as they are."""
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise ImportError("quantization='int8-weight-only' needs torchao: pip install 'pyterrier-csplade[torchao]'") from error
+    quantize_(lm.base_model, Int8WeightOnlyConfig())
 
 
 def _add_adapter(lm: Any, adapter: str) -> Any:

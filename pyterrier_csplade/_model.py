@@ -62,12 +62,12 @@ class CSPLADE:
             adapter: Hub id or directory of a PEFT adapter for ``model``; it is merged unless the model is quantised.
             revision: Revision of the hub model.
             variant: "causal", "echo" or "bidirectional"; None follows the checkpoint's contract, "causal" where there is none.
-            quantization: None, "int8" or "nf4" (bitsandbytes).
+            quantization: None, "int8" or "nf4" (bitsandbytes), or "int8-weight-only" (torchao).
             dtype: A torch dtype or its name; "auto" is the checkpoint's own on an accelerator and float32 on a CPU.
             device: For example "cuda"; None takes an accelerator if there is one.
             attn_implementation: As in transformers, for example "sdpa" or "eager"; None leaves it to transformers.
             head: "streamed" works out all logits; "screened", on a CPU, only those that an int8 product does not rule out: the
-                same vectors, sooner where they are sparse. None: "screened" on a CPU with AVX-512 VNNI, else "streamed".
+                same vectors, sooner where sparse; "triton" is for CUDA. None: "screened" with AVX-512 VNNI, else "streamed".
             batch_size: Texts of full length that go through the model together; an accelerator takes more of shorter ones.
             text_field: Column of a document's text.
             verbose: Whether progress is shown.
@@ -203,7 +203,7 @@ class CSPLADE:
             row: One row of an encoded matrix; terms are spelled as in ``vocabulary``.
         """
         if row.shape != (1, len(self.vocabulary)):
-            raise ValueError(f"expected one row of {len(self.vocabulary)} terms, found a matrix of shape {row.shape}")
+            raise ValueError(f"expected 1 row of {len(self.vocabulary)} terms, found a matrix of shape {row.shape}")
         return dict(to_vectors(csr_matrix(row), self.vocabulary)[0])
 
     def explain(self, query: str, doc: str) -> dict[str, float]:

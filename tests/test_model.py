@@ -225,8 +225,10 @@ def test_bfloat16_vectors_are_near(csplade: CSPLADE, checkpoint: Path) -> None:
     assert 0 < np.abs(drift).max() < 0.1
 
 
-@pytest.mark.parametrize(("quantization", "similarity"), [("int8", 0.999), ("nf4", 0.95)])
+@pytest.mark.parametrize(("quantization", "similarity"), [("int8", 0.999), ("nf4", 0.95), ("int8-weight-only", 0.999)])
 def test_quantised_vectors_are_near_and_keep_the_contract(quantization: Any, similarity: float, tmp_path: Path) -> None:
+    if quantization == "int8-weight-only":
+        pytest.importorskip("torchao")
     exact = CSPLADE((language_model(hidden_size=64, intermediate_size=128), tokenizer()))
     exact.save(tmp_path)
     quantised = CSPLADE(tmp_path, quantization=quantization)
@@ -238,7 +240,7 @@ def test_quantised_vectors_are_near_and_keep_the_contract(quantization: Any, sim
 
 
 def test_unknown_quantization_and_dtype_are_refused(checkpoint: Path) -> None:
-    with pytest.raises(ContractError, match="'int8' or 'nf4'"):
+    with pytest.raises(ContractError, match="'int8', 'nf4' or 'int8-weight-only', found 'int2'"):
         CSPLADE(checkpoint, quantization="int2").encode_docs(["a"])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="bfloat16"):
         CSPLADE(checkpoint, dtype="float99").encode_docs(["a"])

@@ -1,0 +1,107 @@
+"""Which way of working out the LM head is the fastest on this machine, and by how much: a choice for ``CSPLADE(head=...)``.
+
+Usage: python benchmarks/head.py [--width 2048] [--vocabulary 128256] [--texts 64] [--length 80] [--active 0.005] [--repeat 5]
+
+Times the product and maximum over positions of one batch of random hidden states, all ways in turns, and reports medians, the
+ratio to the plain product of PyTorch, teraflops a second, and the largest difference to the reference. On a CUDA device it
+compares "streamed" with "triton", on a CPU "streamed" with "screened". The project's own figures are from a CPU: so far nobody
+has run this on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pyterrier_csplade._head import Entries, max_logits, streamed_entries
+from pyterrier_csplade._screen import Screen
+
+
+def timed(function: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one call: of the CPU on a CPU, of the clock on an accelerator."""
+    if device.type == "cpu":
+        start = time.process_time()
+        function()
+        return time.process_time() - start
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def random_batch(args: argparse.Namespace, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Random states and head, and the threshold that a share of ``args.active`` of the maxima is above."""
+    torch.manual_seed(0)
+    dtype = getattr(torch, args.dtype)
+    states = torch.randn(args.texts, args.length, args.width, device=device).to(dtype)
+    weight = (torch.randn(args.vocabulary, args.width, device=device) / args.width**0.5).to(dtype)
+    sample = max_logits(states, weight[:4096]).flatten().float()
+    return states, weight, float(sample.kthvalue(int((1 - args.active) * len(sample))).values)
+
+
+def ways(states: torch.Tensor, weight: torch.Tensor, threshold: float) -> dict[str, Callable[[], Entries | None]]:
+    def product_alone() -> None:
+        for part in weight.split(max(1, 2**20 // (states.shape[0] * states.shape[1]))):
+            states.flatten(0, 1) @ part.T
+
+    def finish(logits: torch.Tensor, tokens: Any) -> torch.Tensor:
+        return logits
+
+    found: dict[str, Callable[[], Entries | None]] = {"product alone": product_alone}
+    found["streamed"] = lambda: streamed_entries(states, weight, threshold, finish)
+    if states.device.type == "cpu":
+        screen = Screen(weight)
+        found["screened"] = lambda: screen.entries(states, threshold, finish)
+    if states.device.type == "cuda":
+        from pyterrier_csplade import _triton
+
+        found["triton"] = lambda: streamed_entries(states, weight, threshold, finish, _triton.max_logits)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sizes = {"width": 2048, "vocabulary": 128_256, "texts": 64, "length": 80, "repeat": 5}
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--active", type=float, default=0.005, help="share of the terms of a text above the threshold")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    device = torch.device(args.device)
+    with torch.inference_mode():
+        states, weight, threshold = random_batch(args, device)
+        functions = ways(states, weight, threshold)
+        results = {name: function() for name, function in functions.items()}  # compiles and warms up
+        seconds: dict[str, list[float]] = {name: [] for name in functions}
+        for _ in range(args.repeat):
+            for name, function in functions.items():
+                seconds[name].append(timed(function, device))
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    flop = 2 * states.numel() * args.vocabulary
+    for name, value in medians.items():
+        ratio = value / medians["product alone"]
+        row = f"{name}: {1000 * value:.2f} ms, {ratio:.2f} of the product alone, {flop / value / 1e12:.3f} TFLOP/s"
+        print(row + (difference(results["streamed"], results[name], args) if results[name] else ""))
+    best = min((name for name in medians if name != "product alone"), key=lambda name: medians[name])
+    print(f'fastest: CSPLADE(..., head="{best}")')
+
+
+def difference(expected: Entries | None, found: Entries | None, args: argparse.Namespace) -> str:
+    """How far entries are apart, where an entry that only one has counts as one at the threshold's side."""
+    assert expected is not None and found is not None
+    values = [dict(zip((e.rows * args.vocabulary + e.tokens).tolist(), e.logits.tolist())) for e in (expected, found)]
+    common = values[0].keys() & values[1].keys()
+    largest = max((abs(values[0][key] - values[1][key]) for key in common), default=0.0)
+    return f", largest difference {largest:.2g}, entries of one alone {len(values[0].keys() ^ values[1].keys())}"
+
+
+if __name__ == "__main__":
+    main()
