@@ -1,12 +1,12 @@
 """From text to impacts: CPU time and peak memory of this package and its peers, with the same weights, in one interleaved run.
 
-Usage: python benchmarks/encoding.py [--kind A|B] [--docs 64] [--repeat 3] [--dtypes float32 bfloat16] [--systems NAME ...]
+Usage: python benchmarks/encoding.py [--kind A|B] [--docs 64] [--repeat 3] [--dtypes float32 bfloat16] [--output DIR]
 
 Each measurement is a process of its own, one thread, the systems in turns; medians. Kind A is a Llama of 8 layers x 512 with a
 vocabulary of 128,256, kind B one of 4 layers x 256 with 32,000; weights are random, lengths as in MS MARCO. Peak memory is the
 largest resident set less that with the loaded model; "query" the CPU time of one query of 8 tokens alone. Impacts are compared
-with those of the plain loop in float32: the share that is equal, the largest difference. Systems whose package is not
-installed are left out (pip install pyterrier-splade pyterrier-alpha sentence-transformers).
+with those of the plain loop in float32: the share that is equal, the largest difference. Systems whose package is not installed
+are left out (pip install pyterrier-splade pyterrier-alpha sentence-transformers). A run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -64,20 +63,21 @@ def agreement(expected: list[dict[str, int]], found: list[dict[str, int]]) -> tu
 
 
 def run(args: argparse.Namespace) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Measure all systems in turns."""
+    """Measure all systems in turns; what the output directory holds already is not measured again."""
     results = defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(args.repeat):
-            for dtype in args.dtypes:
-                for system in args.systems:
-                    output = Path(folder) / "result.json"
+    args.output.mkdir(parents=True, exist_ok=True)
+    for turn in range(args.repeat):
+        for dtype in args.dtypes:
+            for system in args.systems:
+                output = args.output / f"{args.kind}-{args.docs}-{dtype}-{system}-{turn}.json"
+                if not output.exists():
                     command = [sys.executable, __file__, "--kind", args.kind, "--docs", str(args.docs)]
                     command += ["--measure", system, dtype, str(output)]
                     process = subprocess.run(command, capture_output=True, text=True)
                     if process.returncode:
                         print(f"{system}, {dtype}: {(process.stderr.strip().splitlines() or ['killed'])[-1]}", file=sys.stderr)
                         continue
-                    results[system, dtype].append(json.loads(output.read_text()))
+                results[system, dtype].append(json.loads(output.read_text()))
     return dict(results)
 
 
@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), metavar="NAME")
+    parser.add_argument("--output", type=Path, default=Path("encoding"), help="directory of the measurements")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
