@@ -109,10 +109,12 @@ def pyserini_style(lm: Any, tokenizer: Any, batch_size: int) -> Encode:
 
 
 def pyterrier_splade(lm: Any, tokenizer: Any, batch_size: int) -> Encode:
-    """The package pyterrier-splade; its impacts are rounded down, a weight of 1 / 200 is added so that they are comparable."""
+    """The package pyterrier-splade; its impacts are rounded down, so that about half of them are one less than others'."""
     from pyterrier_splade import Splade
 
-    encoder = Splade(lm, tokenizer, device="cpu").doc_encoder(batch_size=batch_size)
+    splade = Splade(lm, tokenizer, device="cpu")
+    splade.agg = "max"  # version 0.1.0 only sets it for models that it loads itself
+    encoder = splade.doc_encoder(batch_size=batch_size)
     return lambda texts: encoder(pd.DataFrame({"docno": [f"d{i}" for i in range(len(texts))], "text": texts}))["toks"].tolist()
 
 
