@@ -34,7 +34,7 @@ def impacts() -> csr_matrix:
 MATRIX = impacts()
 
 
-@pytest.fixture(scope="module", params=["terrier", "exhaustive"])
+@pytest.fixture(scope="module", params=["terrier", "exhaustive", "maxscore"])
 def algorithm(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -15,6 +15,7 @@ from ._postings import Postings, Query
 # Name of an algorithm to its module and class; modules are imported when they are first used.
 _ALGORITHMS = {
     "exhaustive": ("_exhaustive", "Exhaustive"),
+    "maxscore": ("_maxscore", "MaxScore"),
 }
 
 

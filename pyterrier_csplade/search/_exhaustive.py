@@ -10,6 +10,7 @@ import numpy as np
 from pyterrier_csplade._retrieval import Hits
 
 from ._algorithm import Algorithm, Budget, Searcher
+from ._fast import has_numba, kernels
 from ._postings import Postings, Query
 
 
@@ -24,11 +25,13 @@ class Exhaustive(Algorithm):
     name: ClassVar[str] = "exhaustive"
 
     def prepare(self, postings: Postings) -> Searcher:
-        """Make ready to search."""
-        return _NumpySearcher(postings)
+        """Make ready to search; with numba in compiled code, which is much faster."""
+        return _CompiledSearcher(postings) if has_numba() else _NumpySearcher(postings)
 
 
 class _NumpySearcher:
+    """Adds list after list to the scores of all documents."""
+
     def __init__(self, postings: Postings) -> None:
         self._postings = postings
 
@@ -40,10 +43,39 @@ class _NumpySearcher:
             cut = spent.exhausted(len(docids))
             if cut:
                 break
-            # A document stands once in a list, so no addition is lost.
-            scores[docids] += weight * impacts
+            self._add(docids, impacts, weight, scores)
             spent.postings += len(docids)
         return best(scores, k, cut=cut)
+
+    def _add(self, docids: np.ndarray, impacts: np.ndarray, weight: float, scores: np.ndarray) -> None:
+        # A document stands once in a list, so no addition is lost.
+        scores[docids] += weight * impacts
+
+
+class _CompiledSearcher(_NumpySearcher):
+    """Scores window after window of documents, or, with a budget, list after list."""
+
+    def __init__(self, postings: Postings) -> None:
+        super().__init__(postings)
+        self._kernels = kernels("_kernel_exhaustive", "compiled search")
+
+    def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
+        if budget:
+            return super().__call__(query, k, budget)
+        found, documents = self._postings, len(self._postings)
+        docids, scores = self._kernels.exhaustive(
+            found.starts, found.docids, found.impacts, query.terms, query.weights, documents, min(k, documents)
+        )
+        return ranked(docids, scores)
+
+    def _add(self, docids: np.ndarray, impacts: np.ndarray, weight: float, scores: np.ndarray) -> None:
+        self._kernels.add_list(docids, impacts, weight, scores)
+
+
+def ranked(docids: np.ndarray, scores: np.ndarray, *, cut: bool = False) -> Hits:
+    """Return hits, the best first, from documents in their order."""
+    order = np.argsort(-scores, kind="stable")
+    return Hits(docids[order], scores[order], cut)
 
 
 def best(scores: np.ndarray, k: int, *, cut: bool = False) -> Hits:

@@ -1,0 +1,198 @@
+"""The compiled loop of MaxScore, exact and guided."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._kernels import compiled
+
+# Documents whose scores by the essential lists are added up together (as in Lucene's MaxScoreBulkScorer).
+_WINDOW = 2**12
+# A list is read through, not looked up, if it has fewer postings than this for each document that was found (ours).
+_LOOK_UP = 16
+
+
+@compiled
+def maxscore(
+    lists: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    query: tuple[np.ndarray, np.ndarray],
+    rests: np.ndarray,
+    mix: tuple[float, float, float],
+    heaps: tuple[np.ndarray, np.ndarray, np.ndarray],
+    cursors: np.ndarray,
+    first: int,
+    last: int,
+) -> int:
+    """Search some documents.
+
+    Args:
+        lists: Documents, learned impacts and guide's impacts of all lists, and whether the guide's are used (of length 1).
+        query: Where the list of each term ends, and its weight; those of the largest global bound first.
+        rests: float64 [2, terms + 1]: what the terms from each one on can add to a global and to a local score.
+        mix: Share of the guide in the global, the local and the final score.
+        heaps: float64 [3, k] scores and int64 [3, k] documents of the best by global, local and final score, and int64 [3] how
+            many there are; changed.
+        cursors: int64 [terms]: the next posting of each list; changed.
+        first: The first document.
+        last: The document after the last.
+
+    Returns:
+        The postings that were scored.
+    """
+    docids, impacts, guides, guided = lists[0], lists[1], lists[2], lists[3][0]
+    ends, weights = query
+    learned, guide = np.zeros(_WINDOW), np.zeros(_WINDOW)
+    found = np.empty(_WINDOW, np.int64)
+    essential, scored, base = len(ends), 0, first
+    while base < last:
+        while essential > 0 and rests[0, essential - 1] <= threshold(heaps, 0):
+            essential -= 1
+        base = _next(docids, cursors, ends, essential, base, last)
+        limit = min(base + _WINDOW, last)
+        for i in range(essential):
+            cursor = cursors[i]
+            if guided:
+                _add(docids, guides, cursor, ends[i], limit, weights[i], guide, base)
+            cursors[i] = _add(docids, impacts, cursor, ends[i], limit, weights[i], learned, base)
+            scored += cursors[i] - cursor
+        needed, count = threshold(heaps, 1), _WINDOW
+        for j in range(_WINDOW):
+            found[j] = j
+        for i in range(essential, len(ends)):
+            count = _keep(found, count, learned, guide, guided, mix[1], needed - rests[1, i])
+            if count == 0:
+                break
+            cursors[i] = advance(docids, cursors[i], ends[i], base)
+            expected = (ends[i] - cursors[i]) * _WINDOW // (last - base)
+            if expected < _LOOK_UP * count:
+                end = ends[i]
+                if guided:
+                    _add(docids, guides, cursors[i], end, limit, weights[i], guide, base)
+                cursor = _add(docids, impacts, cursors[i], end, limit, weights[i], learned, base)
+                scored += cursor - cursors[i]
+                cursors[i] = cursor
+            else:
+                cursor = cursors[i]
+                for c in range(count):
+                    cursor = advance(docids, cursor, ends[i], base + found[c])
+                    if cursor < ends[i] and docids[cursor] == base + found[c]:
+                        learned[found[c]] += weights[i] * impacts[cursor]
+                        guide[found[c]] += weights[i] * guides[cursor]
+                        scored += 1
+                cursors[i] = cursor
+        for c in range(_keep(found, count, learned, guide, guided, mix[1], needed)):
+            _offer(heaps, mix, learned[found[c]], guide[found[c]], base + found[c])
+        learned[:] = 0.0
+        guide[:] = 0.0
+        base = limit
+    return scored
+
+
+@compiled
+def _add(
+    docids: np.ndarray, impacts: np.ndarray, cursor: int, end: int, limit: int, weight: float, scores: np.ndarray, base: int
+) -> int:
+    """Add postings up to a document to scores; return the place of the next one."""
+    while cursor < end and docids[cursor] < limit:
+        scores[docids[cursor] - base] += weight * impacts[cursor]
+        cursor += 1
+    return cursor
+
+
+@compiled
+def _keep(
+    found: np.ndarray, count: int, learned: np.ndarray, guide: np.ndarray, guided: bool, share: float, needed: float
+) -> int:
+    """Keep the documents that were found and whose local score is above what is needed; return how many."""
+    kept = 0
+    for c in range(count):
+        j = found[c]
+        score = share * guide[j] + (1 - share) * learned[j] if guided else learned[j]
+        found[kept] = j  # without a branch, which processors would often foresee wrongly
+        kept += (learned[j] > 0.0) & (score > needed)
+    return kept
+
+
+@compiled
+def _offer(
+    heaps: tuple[np.ndarray, np.ndarray, np.ndarray], mix: tuple[float, float, float], learned: float, guide: float, docid: int
+) -> None:
+    """Offer a document to the heaps of the final, the local and the global score; those of equal shares are one."""
+    push(heaps, 2, _mixed(learned, guide, mix[2]), docid)
+    for heap in range(2):
+        if mix[heap] != mix[2]:
+            push(heaps, heap, _mixed(learned, guide, mix[heap]), docid)
+        else:
+            heaps[2][heap], heaps[0][heap, 0] = heaps[2][2], heaps[0][2, 0]
+
+
+@compiled
+def _mixed(learned: float, guide: float, share: float) -> float:
+    return learned if share == 0.0 else share * guide + (1 - share) * learned
+
+
+@compiled
+def threshold(heaps: tuple[np.ndarray, np.ndarray, np.ndarray], heap: int) -> float:
+    return heaps[0][heap, 0] if heaps[2][heap] == heaps[0].shape[1] else 0.0
+
+
+@compiled
+def _next(docids: np.ndarray, cursors: np.ndarray, ends: np.ndarray, essential: int, base: int, last: int) -> int:
+    """Return the first document, from ``base`` on, of the essential lists."""
+    found = last
+    for i in range(essential):
+        if cursors[i] < ends[i]:
+            found = min(found, docids[cursors[i]])
+    return max(base, found)
+
+
+@compiled
+def advance(docids: np.ndarray, cursor: int, end: int, docid: int) -> int:
+    """Return the first place, from ``cursor`` on, of a document that is not before ``docid``; ``end`` if there is none."""
+    step = 1
+    while cursor + step < end and docids[cursor + step] < docid:
+        cursor += step
+        step *= 2
+    high = min(cursor + step, end)
+    while cursor < high:
+        middle = (cursor + high) // 2
+        if docids[middle] < docid:
+            cursor = middle + 1
+        else:
+            high = middle
+    return cursor
+
+
+@compiled
+def push(heaps: tuple[np.ndarray, np.ndarray, np.ndarray], heap: int, score: float, docid: int) -> None:
+    """Offer a document to a heap, in which of two of equal scores the later one is worse; the worst stands first."""
+    scores, docids, sizes = heaps[0][heap], heaps[1][heap], heaps[2]
+    size = sizes[heap]
+    if size < len(scores):
+        place = size
+        sizes[heap] += 1
+        while place > 0:
+            parent = (place - 1) // 2
+            if not worse(score, docid, scores[parent], docids[parent]):
+                break
+            scores[place], docids[place] = scores[parent], docids[parent]
+            place = parent
+    elif score > scores[0]:
+        place = 0
+        while 2 * place + 1 < size:
+            child = 2 * place + 1
+            if child + 1 < size and worse(scores[child + 1], docids[child + 1], scores[child], docids[child]):
+                child += 1
+            if not worse(scores[child], docids[child], score, docid):
+                break
+            scores[place], docids[place] = scores[child], docids[child]
+            place = child
+    else:
+        return
+    scores[place], docids[place] = score, docid
+
+
+@compiled
+def worse(score: float, docid: int, other_score: float, other_docid: int) -> bool:
+    """Whether a document ranks behind another."""
+    return score < other_score or (score == other_score and docid > other_docid)
