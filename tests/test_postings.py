@@ -74,7 +74,7 @@ def test_terrier_files_hold_the_same_postings(tmp_path: Path, decode: str, monke
     values.eliminate_zeros()
     index = build(tmp_path, csr_matrix(values))
     if decode == "python":
-        monkeypatch.setattr(_terrier, "_decoder", lambda: _terrier.decode_in_python)
+        monkeypatch.setattr(_terrier, "decoder", lambda: _terrier.decode_in_python)
     assert lists(index.postings()) == expected(values)
     assert list(index.postings().docnos) == [f"d {i}" for i in range(300)]
 

@@ -16,6 +16,7 @@ from ._postings import Postings, Query
 _ALGORITHMS = {
     "exhaustive": ("_exhaustive", "Exhaustive"),
     "maxscore": ("_maxscore", "MaxScore"),
+    "guided": ("_guided", "Guided"),
 }
 
 

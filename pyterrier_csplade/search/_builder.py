@@ -101,13 +101,14 @@ def write_postings(directory: Path, vectors: EncodedVectors, *, verbose: bool = 
 
 
 @contextlib.contextmanager
-def publishing(directory: Path) -> Iterator[Path]:
+def publishing(directory: Path, name: str = POSTINGS_FILE) -> Iterator[Path]:
     """Write the postings of an index under a temporary name, and rename the file when it is complete.
 
     One process writes at a time; others wait for its end.
 
     Args:
         directory: The directory of the index.
+        name: The file to write; one of several that belong to the postings.
 
     Yields:
         The temporary name. Where nothing is written, nothing is renamed.
@@ -126,7 +127,7 @@ def publishing(directory: Path) -> Iterator[Path]:
             leftover.unlink()
         yield temporary
         if temporary.exists():
-            os.replace(temporary, directory / POSTINGS_FILE)
+            os.replace(temporary, directory / name)
             sync(directory)
     finally:
         with contextlib.suppress(OSError):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._kernels import compiled
+from ._kernels import add_up_to, compiled
 
-# Documents whose scores are added up together: 16,384 doubles stay in a core's cache.
-_WINDOW = 2**14
+# Documents whose scores are added up together: 65,536 doubles stay in a core's second-level cache.
+_WINDOW = 2**16
 # Scores that are compared with the threshold together.
 _CHUNK = 64
 
@@ -44,11 +44,7 @@ def exhaustive(
     for first in range(0, documents, _WINDOW):
         limit = min(first + _WINDOW, documents)
         for i in range(len(terms)):
-            cursor, end, weight = cursors[i], ends[i], weights[i]
-            while cursor < end and docids[cursor] < limit:
-                scores[docids[cursor] - first] += weight * impacts[cursor]
-                cursor += 1
-            cursors[i] = cursor
+            cursors[i] = add_up_to(docids, impacts, cursors[i], ends[i], limit, weights[i], scores, first)
         for chunk in range(0, limit - first, _CHUNK):
             found = False
             for j in range(chunk, chunk + _CHUNK):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._kernels import compiled
+from ._kernels import add_up_to, advance, compiled
 
 # Documents whose scores by the essential lists are added up together (as in Lucene's MaxScoreBulkScorer).
 _WINDOW = 2**12
@@ -15,7 +15,7 @@ _LOOK_UP = 16
 @compiled
 def maxscore(
     lists: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    query: tuple[np.ndarray, np.ndarray],
+    query: tuple[np.ndarray, np.ndarray, np.ndarray],
     rests: np.ndarray,
     mix: tuple[float, float, float],
     heaps: tuple[np.ndarray, np.ndarray, np.ndarray],
@@ -23,24 +23,21 @@ def maxscore(
     first: int,
     last: int,
 ) -> int:
-    """Search some documents.
+    """Search the documents from ``first`` to before ``last``; return the postings that were scored or looked up.
 
     Args:
         lists: Documents, learned impacts and guide's impacts of all lists, and whether the guide's are used (of length 1).
-        query: Where the list of each term ends, and its weight; those of the largest global bound first.
+        query: Where each list ends, and its weights for learned and guide's impacts; the largest global bound first.
         rests: float64 [2, terms + 1]: what the terms from each one on can add to a global and to a local score.
         mix: Share of the guide in the global, the local and the final score.
-        heaps: float64 [3, k] scores and int64 [3, k] documents of the best by global, local and final score, and int64 [3] how
-            many there are; changed.
+        heaps: float64 [3, k] scores and int64 [3, k] documents of the best by global, local and final score, and int64 [3]
+            how many there are; changed.
         cursors: int64 [terms]: the next posting of each list; changed.
         first: The first document.
         last: The document after the last.
-
-    Returns:
-        The postings that were scored.
     """
     docids, impacts, guides, guided = lists[0], lists[1], lists[2], lists[3][0]
-    ends, weights = query
+    ends, weights, guide_weights = query
     learned, guide = np.zeros(_WINDOW), np.zeros(_WINDOW)
     found = np.empty(_WINDOW, np.int64)
     essential, scored, base = len(ends), 0, first
@@ -50,11 +47,11 @@ def maxscore(
         base = _next(docids, cursors, ends, essential, base, last)
         limit = min(base + _WINDOW, last)
         for i in range(essential):
-            cursor = cursors[i]
             if guided:
-                _add(docids, guides, cursor, ends[i], limit, weights[i], guide, base)
-            cursors[i] = _add(docids, impacts, cursor, ends[i], limit, weights[i], learned, base)
-            scored += cursors[i] - cursor
+                add_up_to(docids, guides, cursors[i], ends[i], limit, guide_weights[i], guide, base)
+            cursor = add_up_to(docids, impacts, cursors[i], ends[i], limit, weights[i], learned, base)
+            scored += cursor - cursors[i]
+            cursors[i] = cursor
         needed, count = threshold(heaps, 1), _WINDOW
         for j in range(_WINDOW):
             found[j] = j
@@ -62,24 +59,14 @@ def maxscore(
             count = _keep(found, count, learned, guide, guided, mix[1], needed - rests[1, i])
             if count == 0:
                 break
-            cursors[i] = advance(docids, cursors[i], ends[i], base)
-            expected = (ends[i] - cursors[i]) * _WINDOW // (last - base)
-            if expected < _LOOK_UP * count:
-                end = ends[i]
-                if guided:
-                    _add(docids, guides, cursors[i], end, limit, weights[i], guide, base)
-                cursor = _add(docids, impacts, cursors[i], end, limit, weights[i], learned, base)
-                scored += cursor - cursors[i]
-                cursors[i] = cursor
-            else:
-                cursor = cursors[i]
-                for c in range(count):
-                    cursor = advance(docids, cursor, ends[i], base + found[c])
-                    if cursor < ends[i] and docids[cursor] == base + found[c]:
-                        learned[found[c]] += weights[i] * impacts[cursor]
-                        guide[found[c]] += weights[i] * guides[cursor]
-                        scored += 1
-                cursors[i] = cursor
+            start, end = advance(docids, cursors[i], ends[i], base), ends[i]
+            # With far more postings in the window than documents that were found, only theirs are looked up.
+            few = (end - start) * _WINDOW // (last - base) >= _LOOK_UP * count
+            kept = found[:count] if few else found[:0]
+            if guided:
+                _add_some(docids, guides, start, end, limit, guide_weights[i], guide, base, kept)
+            cursors[i] = _add_some(docids, impacts, start, end, limit, weights[i], learned, base, kept)
+            scored += count if few else cursors[i] - start
         for c in range(_keep(found, count, learned, guide, guided, mix[1], needed)):
             _offer(heaps, mix, learned[found[c]], guide[found[c]], base + found[c])
         learned[:] = 0.0
@@ -89,13 +76,24 @@ def maxscore(
 
 
 @compiled
-def _add(
-    docids: np.ndarray, impacts: np.ndarray, cursor: int, end: int, limit: int, weight: float, scores: np.ndarray, base: int
+def _add_some(
+    docids: np.ndarray,
+    impacts: np.ndarray,
+    cursor: int,
+    end: int,
+    limit: int,
+    weight: float,
+    scores: np.ndarray,
+    base: int,
+    kept: np.ndarray,
 ) -> int:
-    """Add postings up to a document to scores; return the place of the next one."""
-    while cursor < end and docids[cursor] < limit:
-        scores[docids[cursor] - base] += weight * impacts[cursor]
-        cursor += 1
+    """Add the postings of some documents of a window to scores, or of all where none is named; return the next one's place."""
+    if len(kept) == 0:
+        return add_up_to(docids, impacts, cursor, end, limit, weight, scores, base)
+    for j in kept:
+        cursor = advance(docids, cursor, end, base + j)
+        if cursor < end and docids[cursor] == base + j:
+            scores[j] += weight * impacts[cursor]
     return cursor
 
 
@@ -144,23 +142,6 @@ def _next(docids: np.ndarray, cursors: np.ndarray, ends: np.ndarray, essential: 
         if cursors[i] < ends[i]:
             found = min(found, docids[cursors[i]])
     return max(base, found)
-
-
-@compiled
-def advance(docids: np.ndarray, cursor: int, end: int, docid: int) -> int:
-    """Return the first place, from ``cursor`` on, of a document that is not before ``docid``; ``end`` if there is none."""
-    step = 1
-    while cursor + step < end and docids[cursor + step] < docid:
-        cursor += step
-        step *= 2
-    high = min(cursor + step, end)
-    while cursor < high:
-        middle = (cursor + high) // 2
-        if docids[middle] < docid:
-            cursor = middle + 1
-        else:
-            high = middle
-    return cursor
 
 
 @compiled

@@ -36,3 +36,49 @@ def decode(data: np.ndarray, first: int, last: int, docids: np.ndarray, impacts:
         position += 1
         docids[i] = docid
         impacts[i] = impact
+
+
+@compiled
+def advance(docids: np.ndarray, cursor: int, end: int, docid: int) -> int:
+    """Return the first place, from ``cursor`` on, of a document that is not before ``docid``; ``end`` if there is none."""
+    step = 1
+    while cursor + step < end and docids[cursor + step] < docid:
+        cursor += step
+        step *= 2
+    high = min(cursor + step, end)
+    while cursor < high:
+        middle = (cursor + high) // 2
+        if docids[middle] < docid:
+            cursor = middle + 1
+        else:
+            high = middle
+    return cursor
+
+
+@compiled
+def add_up_to(
+    docids: np.ndarray, impacts: np.ndarray, cursor: int, end: int, limit: int, weight: float, scores: np.ndarray, base: int
+) -> int:
+    """Add the postings of a list before a document to scores.
+
+    Args:
+        docids: Documents of all lists.
+        impacts: Their impacts.
+        cursor: The first posting.
+        end: The end of the list.
+        limit: The document.
+        weight: The term's weight.
+        scores: float64: scores of the documents from ``base`` on.
+        base: The first document.
+
+    Returns:
+        The place of the first posting that was not added.
+    """
+    if cursor == end or docids[cursor] >= limit:
+        return cursor
+    stop = advance(docids, cursor, end, limit)
+    some_docids, some_impacts = docids[cursor:stop], impacts[cursor:stop]
+    for i in range(len(some_docids)):
+        # Of an unsigned number numba does not ask whether it counts from the end.
+        scores[np.uint32(some_docids[i] - base)] += weight * np.float64(some_impacts[i])
+    return stop

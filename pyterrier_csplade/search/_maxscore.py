@@ -49,6 +49,7 @@ class MaxScoreSearcher:
         *,
         guides: np.ndarray | None = None,
         max_guides: np.ndarray | None = None,
+        scale: float = 1.0,
         mix: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> None:
         """Make ready to search.
@@ -57,6 +58,7 @@ class MaxScoreSearcher:
             postings: The postings.
             guides: The guide's impact of each posting; None for exact search.
             max_guides: Its largest impact of each term.
+            scale: What one of the guide's impacts counts in learned ones.
             mix: Share of the guide in the global, the local and the final score.
         """
         self._kernel = kernels("_kernel_maxscore", "this algorithm").maxscore
@@ -64,6 +66,7 @@ class MaxScoreSearcher:
         self._guided = guides is not None
         self._guides = postings.impacts if guides is None else guides
         self._max_guides = postings.max_impacts if max_guides is None else max_guides
+        self._scale = scale
         self._mix = mix
 
     def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
@@ -87,11 +90,13 @@ class MaxScoreSearcher:
             if cut:
                 break
             last = min(first + step, documents)
-            spent.postings += self._kernel(lists, (ends, weights), rests, self._mix, heaps, cursors, first, last)
+            spent.postings += self._kernel(
+                lists, (ends, weights, weights * self._scale), rests, self._mix, heaps, cursors, first, last
+            )
         scores, docids = heaps[0][2, : heaps[2][2]], heaps[1][2, : heaps[2][2]]
         ranking = np.lexsort((docids, -scores))
         return Hits(docids[ranking], scores[ranking], cut)
 
     def _bounds(self, terms: np.ndarray, share: float) -> np.ndarray:
-        bounds: np.ndarray = (1 - share) * self._postings.max_impacts[terms] + share * self._max_guides[terms]
+        bounds: np.ndarray = (1 - share) * self._postings.max_impacts[terms] + share * self._scale * self._max_guides[terms]
         return bounds

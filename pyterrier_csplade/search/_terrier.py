@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyterrier as pt
+from scipy.sparse import csc_matrix, csr_matrix
 
 from pyterrier_csplade._contract import Contract
 from pyterrier_csplade._errors import ImpactIndexError
@@ -68,13 +69,24 @@ class TerrierFiles:
         text = records["text"][np.argsort(records["docid"])]
         return [_text(record.tobytes()) for record in text]
 
-    def postings(self, decode: Decoder, writer: PostingsWriter, order: np.ndarray, *, verbose: bool = False) -> None:
+    def postings(
+        self,
+        decode: Decoder,
+        order: np.ndarray,
+        starts: np.ndarray,
+        all_docids: np.ndarray,
+        all_impacts: np.ndarray,
+        *,
+        verbose: bool = False,
+    ) -> None:
         """Decode all lists.
 
         Args:
             decode: Decodes one list.
-            writer: Where they go.
-            order: Records of the lexicon in the order of the writer's lists.
+            order: Records of the lexicon, in the order of the lists.
+            starts: int64 [terms + 1]: where each list goes.
+            all_docids: [postings] to be filled.
+            all_impacts: [postings] to be filled.
             verbose: Whether to show a progress bar.
 
         Raises:
@@ -86,8 +98,8 @@ class TerrierFiles:
         in_file = np.sort(first_bits)
         last_bits = np.append(in_file, len(data) * 8)[np.searchsorted(in_file, first_bits, side="right")]
         for number, record in enumerate(pt.tqdm(order.tolist(), desc="reading postings", unit="term", disable=not verbose)):
-            start, end = writer.starts[number], writer.starts[number + 1]
-            docids, impacts = writer.docids[start:end], writer.impacts[start:end]
+            start, end = starts[number], starts[number + 1]
+            docids, impacts = all_docids[start:end], all_impacts[start:end]
             with suppress(IndexError, StopIteration):  # of a list that ends too early, which its sum shows
                 decode(data, int(first_bits[record]), int(last_bits[record]), docids, impacts)
             found = int(impacts.sum(dtype=np.int64)) % 2**32, int(impacts.max())
@@ -96,6 +108,14 @@ class TerrierFiles:
                 raise ImpactIndexError(
                     f"the postings of {self.terms[record]!r} in {self.directory} are damaged: build it again"
                 )
+
+    def matrix(self, *, verbose: bool = False) -> csr_matrix:
+        """Decode all lists into a matrix of frequencies [documents, terms], float64, in memory."""
+        starts = np.concatenate([[0], np.cumsum(self.lexicon["documents"], dtype=np.int64)])
+        docids, frequencies = np.zeros(starts[-1], np.int32), np.zeros(starts[-1])
+        self.postings(decoder(), np.arange(len(self.terms)), starts, docids, frequencies, verbose=verbose)
+        shape = int(self._properties["num.Documents"]), len(self.terms)
+        return csc_matrix((frequencies, docids, starts), shape=shape).tocsr()
 
     def _lexicon_record(self) -> np.dtype:
         text = 3 * int(self._properties.get("max.term.length", "20"))
@@ -145,7 +165,7 @@ def write_terrier_postings(
         order = np.array(sorted(range(len(files.terms)), key=files.terms.__getitem__), dtype=np.int64)
         counts = files.lexicon["documents"].astype(np.int64)[order]
         writer = PostingsWriter(path, counts, int(files.lexicon["max"].max(initial=1)))
-        files.postings(_decoder(), writer, order, verbose=verbose)
+        files.postings(decoder(), order, writer.starts, writer.docids, writer.impacts, verbose=verbose)
         writer.finish([files.terms[i] for i in order.tolist()], files.docnos(), contract, identity)
 
 
@@ -180,7 +200,7 @@ def decode_in_python(data: np.ndarray, first: int, last: int, docids: np.ndarray
     impacts[:] = found_impacts
 
 
-def _decoder() -> Decoder:
+def decoder() -> Decoder:
     with suppress(ImportError):
         from ._kernels import decode
 
