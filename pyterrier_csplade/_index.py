@@ -24,12 +24,13 @@ from .search._algorithm import algorithm as make_algorithm
 from .search._opening import open_postings
 from .search._postings import POSTINGS_FILE, Postings, index_identity
 from .search._retriever import PostingsRetriever
+from .search._searchable import Searchable
 
 # Structures that Terrier would otherwise open at first use, perhaps after another process has replaced the index.
 _STRUCTURES = ("lexicon", "inverted", "document", "meta")
 
 
-class ImpactIndex(pt.terrier.TerrierIndex):
+class ImpactIndex(Searchable, pt.terrier.TerrierIndex):
     """A Terrier index of impacts, built safely and searched exactly.
 
     On disk it is a plain Terrier index: ``pt.Artifact.load`` opens it without this package. Its ``pt_meta.json`` also holds the
@@ -185,7 +186,7 @@ class ImpactIndex(pt.terrier.TerrierIndex):
             model: A weighting model of Terrier in place of the dot product.
             model_args: Arguments of that model.
             algorithm: "terrier", or one that searches arrays of postings, which are built beside Terrier's files at first use,
-                and needs no Java: "exhaustive".
+                and needs no Java: "exhaustive" and "maxscore" are exact, "guided" and others are not.
             num_results: Documents for each query, at most.
             exact_scores: Whether Terrier's scores are the dot product; its own are divided by the query's largest weight.
             include_fields: Metadata fields to return beside the docno. Reading them needs Java.

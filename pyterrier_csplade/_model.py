@@ -242,6 +242,7 @@ class CSPLADE:
         top_k: int | None = None,
         min_weight: float = 0.0,
         quantizer: Quantizer | None | str = _DEFAULT_QUANTIZER,
+        counts: bool = False,
         batch_size: int | None = None,
         verbose: bool | None = None,
     ) -> DocEncoder:
@@ -251,6 +252,7 @@ class CSPLADE:
             text_field: Column of the text; this model's by default.
             top_k: Keep only the heaviest terms; None keeps all.
             min_weight: Keep only weights of at least this.
+            counts: Whether to add ``toks_tf``, how often each token stands in the text, for ``ImpactIndex.add_guide``.
             quantizer: Makes integer impacts, as Terrier needs them; by default of the contract's scale. None keeps floats.
             batch_size: This model's by default.
             verbose: This model's by default.
@@ -261,6 +263,7 @@ class CSPLADE:
             top_k=top_k,
             min_weight=min_weight,
             quantizer=quantizer,
+            counts=counts,
             batch_size=batch_size,
             verbose=verbose,
         )

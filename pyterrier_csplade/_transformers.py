@@ -17,6 +17,7 @@ from ._errors import DataError
 from ._impacts import ImpactVector, Quantizer, to_vectors, top_k
 from ._pipelining import pipelined
 from ._texts import check_texts
+from ._token_counts import token_counts
 
 if TYPE_CHECKING:
     from ._model import CSPLADE
@@ -176,6 +177,7 @@ class DocEncoder(_Encoder):
         top_k: int | None = None,
         min_weight: float = 0.0,
         quantizer: Quantizer | None | str = "default",
+        counts: bool = False,
         batch_size: int | None = None,
         verbose: bool | None = None,
     ) -> None:
@@ -185,6 +187,7 @@ class DocEncoder(_Encoder):
             raise ValueError(f"quantizer must be 'default', a Quantizer, or None for float weights, found {quantizer!r}")
         self.text_field = text_field or model.text_field
         self.quantizer = quantizer
+        self.counts = counts
 
     @property
     def batch_size(self) -> int:
@@ -217,6 +220,19 @@ class DocEncoder(_Encoder):
         matrix = self._cut(self.model.encode_docs(texts, **options), names)
         return quantizer(matrix) if callable(quantizer) else matrix
 
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Encode a frame; see the base class."""
+        encoded = super().transform(inp)
+        if self.counts:
+            counts = token_counts(self.model, inp[self.text_field].tolist()) if len(inp) else []
+            encoded["toks_tf"] = pd.Series(counts, index=inp.index, dtype=object)
+        return encoded
+
+    def transform_iter(self, inp: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Encode a stream of records; see the base class."""
+        for record in super().transform_iter(inp):
+            yield {**record, "toks_tf": token_counts(self.model, [record[self.text_field]])[0]} if self.counts else record
+
     def _tokenize(self, texts: list[str], names: list[str]) -> list[str]:
         return self.model.tokenize(texts, "document", names)
 
@@ -230,6 +246,7 @@ class DocEncoder(_Encoder):
             "text_field": (self.text_field, self.model.text_field),
             **super()._settings(),
             "quantizer": (self.quantizer, "default"),
+            "counts": (self.counts, False),
         }
 
 

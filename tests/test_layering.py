@@ -17,7 +17,7 @@ LIGHT = [
     "_contract.py", "_documents.py", "_errors.py", "_impacts.py", "_index.py", "_indexer.py", "_java.py", "_manifest.py",
     "_retriever.py", "_spool.py", "_texts.py", "_transformers.py", "_scorer.py", "_vectors.py", "_vocabulary.py",
     "_workspace.py", "_pipelining.py",
-    "_plots.py", "_presets.py", "_pruning.py", "_recall.py", "_retrieval.py",
+    "_plots.py", "_presets.py", "_pruning.py", "_recall.py", "_retrieval.py", "_token_counts.py",
     "_jsonl.py",
     "_building.py", "_intake.py", "_metadata.py", "_readback.py", *(file for file in FILES if file.startswith("terrier/")),
     *(file for file in FILES if file.startswith("collection/") and file not in ("collection/_ray.py", "collection/_launch.py")),

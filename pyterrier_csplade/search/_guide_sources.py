@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyterrier as pt
 from scipy.sparse import csc_matrix, csr_matrix
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
+from pyterrier_csplade._java import start
 
 from ._postings import Postings
 from ._terrier import TerrierFiles
@@ -104,15 +106,12 @@ def counts_source(postings: Postings, documents: Iterable[Mapping[str, Any]], k1
     return MatrixSource(bm25(matrix, k1, b), lambda term: keys.get(folded(term)), f"BM25 over tokens, k1={k1}, b={b}")
 
 
-def terrier_source(
-    postings: Postings, directory: Path, stem: Callable[[str], str], k1: float, b: float, *, verbose: bool = False
-) -> MatrixSource:
+def terrier_source(postings: Postings, directory: Path, k1: float, b: float, *, verbose: bool = False) -> MatrixSource:
     """Return BM25 of a Terrier index, whose documents are found by docno, and terms as folded tokens.
 
     Args:
         postings: The postings of the index.
         directory: The directory of the Terrier index.
-        stem: Turns a word into the index term of the Terrier index.
         k1: Of BM25.
         b: Of BM25.
         verbose: Whether to show a progress bar.
@@ -121,6 +120,7 @@ def terrier_source(
         ImpactIndexError: The Terrier index cannot be read, or has no document in common with the index.
     """
     files = TerrierFiles(directory)
+    stem = _stemmer(files.pipeline)
     numbers = docno_numbers(postings.docnos)
     docids = np.array([numbers.get(docno, -1) for docno in files.docnos()], dtype=np.int64)
     if not (docids >= 0).any():
@@ -134,6 +134,18 @@ def terrier_source(
     mapped.sort_indices()
     columns = {term: column for column, term in enumerate(files.terms)}
     return MatrixSource(mapped, lambda term: columns.get(stem(folded(term))), f"BM25 of a Terrier index, k1={k1}, b={b}")
+
+
+def _stemmer(pipeline: list[str]) -> Callable[[str], str]:
+    """Return the stemmer of a Terrier index; stopwords need no care, for they are not in it."""
+    names = [name for name in pipeline if name != "Stopwords"]
+    if not names:
+        return str
+    if len(names) > 1:
+        raise ImpactIndexError(f"a Terrier index with several term pipelines ({', '.join(names)}) cannot be a guide")
+    start()
+    name = names[0] if "." in names[0] else f"org.terrier.terms.{names[0]}"
+    return pt.java.autoclass(name)().stem  # type: ignore[no-any-return]
 
 
 def bm25(counts: csr_matrix, k1: float, b: float) -> csc_matrix:

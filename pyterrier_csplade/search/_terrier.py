@@ -51,6 +51,11 @@ class TerrierFiles:
         if found != (int(self._properties["num.Terms"]), int(self._properties["num.Pointers"])):
             raise ImpactIndexError(f"{directory / 'data.lexicon.fsomapfile'} is damaged: build the index again")
 
+    @property
+    def pipeline(self) -> list[str]:
+        """Names of the classes that turned words into its terms."""
+        return [name for name in self._properties.get("termpipelines", "").split(",") if name]
+
     def docnos(self) -> list[str]:
         """Read the docno of each document.
 
