@@ -99,6 +99,20 @@ def heaviest_mass(matrix: csr_matrix, mass: float) -> csr_matrix:
     return _keep(matrix, np.concatenate(kept))
 
 
+def check_finite(matrix: csr_matrix, names: Sequence[str]) -> None:
+    """Refuse weights that are not finite; ``names`` are those of the rows.
+
+    Raises:
+        DataError: There is one; names its row.
+    """
+    bad = np.flatnonzero(~np.isfinite(matrix.data))
+    if len(bad):
+        row = int(np.searchsorted(matrix.indptr, bad[0], side="right")) - 1
+        raise DataError(
+            f"{names[row]}: the model gave the weight {matrix.data[bad[0]]}; try another dtype, such as 'bfloat16' or 'float32'"
+        )
+
+
 def to_vectors(matrix: csr_matrix, vocabulary: Sequence[str], contract: Contract | None = None) -> list[ImpactVector]:
     """Turn each row into a dictionary, the heaviest term first; integers stay integers."""
     vectors = []

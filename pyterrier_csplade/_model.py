@@ -258,15 +258,9 @@ class CSPLADE:
             verbose: This model's by default.
         """
         return DocEncoder(
-            self,
-            text_field=text_field,
-            top_k=top_k,
-            min_weight=min_weight,
-            quantizer=quantizer,
-            counts=counts,
-            batch_size=batch_size,
-            verbose=verbose,
-        )
+            self, text_field=text_field, top_k=top_k, min_weight=min_weight, quantizer=quantizer, counts=counts,
+            batch_size=batch_size, verbose=verbose,
+        )  # fmt: skip
 
     def query_encoder(
         self, *, top_k: int | None = None, min_weight: float = 0.0, batch_size: int | None = None, verbose: bool | None = None

@@ -13,8 +13,7 @@ import pandas as pd
 import pyterrier as pt
 from scipy.sparse import csr_matrix
 
-from ._errors import DataError
-from ._impacts import ImpactVector, Quantizer, to_vectors, top_k
+from ._impacts import ImpactVector, Quantizer, check_finite, to_vectors, top_k
 from ._pipelining import pipelined
 from ._texts import check_texts
 from ._token_counts import token_counts
@@ -149,7 +148,7 @@ class _Encoder(ModelTransformer):
         return {"min_weight": min_weight, "batch_size": self._batch_size, "verbose": self.verbose, "names": names}
 
     def _cut(self, matrix: csr_matrix, names: Sequence[str]) -> csr_matrix:
-        _check_finite(matrix, names)
+        check_finite(matrix, names)
         return matrix if self.top_k is None else top_k(matrix, self.top_k)
 
     def _settings(self) -> dict[str, tuple[Any, Any]]:
@@ -224,8 +223,7 @@ class DocEncoder(_Encoder):
         """Encode a frame; see the base class."""
         encoded = super().transform(inp)
         if self.counts:
-            counts = token_counts(self.model, inp[self.text_field].tolist()) if len(inp) else []
-            encoded["toks_tf"] = pd.Series(counts, index=inp.index, dtype=object)
+            encoded["toks_tf"] = pd.Series(token_counts(self.model, inp[self.text_field].tolist()), inp.index, dtype=object)
         return encoded
 
     def transform_iter(self, inp: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -281,15 +279,6 @@ class QueryEncoder(_Encoder):
         names, rows = list(distinct.values()), {text: row for row, text in enumerate(distinct)}
         matrix = self._cut(self.model.encode_queries(list(distinct), **self._options(names, self.min_weight)), names)
         return matrix if len(rows) == len(texts) else matrix[[rows[text] for text in texts]]
-
-
-def _check_finite(matrix: csr_matrix, names: Sequence[str]) -> None:
-    bad = np.flatnonzero(~np.isfinite(matrix.data))
-    if len(bad):
-        row = int(np.searchsorted(matrix.indptr, bad[0], side="right")) - 1
-        raise DataError(
-            f"{names[row]}: the model gave the weight {matrix.data[bad[0]]}; try another dtype, such as 'bfloat16' or 'float32'"
-        )
 
 
 def _warn_if_empty(matrix: csr_matrix, texts: Sequence[str]) -> None:
