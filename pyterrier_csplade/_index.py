@@ -22,6 +22,7 @@ from ._spool import OnDuplicate
 from ._vectors import EncodedVectors
 from .search._algorithm import algorithm as make_algorithm
 from .search._opening import open_postings
+from .search._order import bisect, given_order, write_order
 from .search._postings import POSTINGS_FILE, Postings, index_identity
 from .search._retriever import PostingsRetriever
 from .search._searchable import Searchable
@@ -229,6 +230,20 @@ class ImpactIndex(Searchable, pt.terrier.TerrierIndex):
                 lambda: open_postings(self.directory, read_contract(self.directory), memory=self.memory, verbose=verbose),
             )
         return self._postings
+
+    def reorder(self, docnos: Iterable[str] | None = None, *, verbose: bool = False) -> ImpactIndex:
+        """Put similar documents side by side for ``algorithm="bmp"``; docids, docnos and the order of equal scores stay.
+
+        Args:
+            docnos: All documents in an order by subject; None finds one by recursive graph bisection, which needs numba.
+            verbose: Whether to show a progress bar.
+
+        Returns:
+            This index. Retrievers that were made before keep the order that they have.
+        """
+        postings = self.postings(verbose=verbose)
+        write_order(postings, bisect(postings, verbose=verbose) if docnos is None else given_order(postings, docnos))
+        return self
 
     def read_field(self, field: str, docids: np.ndarray, index: str | None = None) -> list[str]:
         """Read a metadata field of documents. Needs Java.

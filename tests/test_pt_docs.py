@@ -78,7 +78,7 @@ def test_pages_are_valid_rst(page: Path) -> None:
 
     for name in ("toctree", "how-to", "related", "autoclass", "autofunction", "autoexception", "code-block"):
         rst.directives.register_directive(name, Nested)
-    for name in ("class", "meth", "ref"):
+    for name in ("class", "func", "meth", "ref"):
         rst.roles.register_local_role(name, lambda role, raw, text, line, inliner, **rest: ([nodes.literal(raw, text)], []))
     settings = {"halt_level": 2, "report_level": 2, "warning_stream": False}
     docutils.publish_doctree(page.read_text(encoding="utf-8"), settings_overrides=settings)

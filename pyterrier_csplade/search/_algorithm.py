@@ -17,6 +17,7 @@ _ALGORITHMS = {
     "exhaustive": ("_exhaustive", "Exhaustive"),
     "maxscore": ("_maxscore", "MaxScore"),
     "guided": ("_guided", "Guided"),
+    "bmp": ("_bmp", "BlockMaxPruning"),
 }
 
 

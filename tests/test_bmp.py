@@ -1,0 +1,325 @@
+"""Block-max pruning: exactness at its settings, what they do, the order of documents, and files that are stale or damaged."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+
+from pyterrier_csplade import CspladeError, DataError, ImpactIndex, ImpactIndexError
+from pyterrier_csplade._vectors import MatrixVectors
+from pyterrier_csplade.search import POSTINGS_FILE, Postings, _bmp, _fast, _order, write_postings
+from pyterrier_csplade.search._algorithm import Budget, Searcher, algorithm
+from pyterrier_csplade.search._blocks import BLOCKS_OF_GROUP, open_blocks
+from pyterrier_csplade.search._order import bisect, given_order, read_order, write_order
+
+DOCUMENTS, VOCABULARY, SUBJECTS = 6000, 400, 40
+TERMS = [f"Ġ{i}" for i in range(VOCABULARY)]
+
+
+def subjects() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, SUBJECTS, DOCUMENTS)
+
+
+def collection() -> csr_matrix:
+    """Documents about subjects, in random order; each subject has ten terms of its own, of heavy and often equal impacts."""
+    generator = np.random.default_rng(2)
+    mask = generator.random((DOCUMENTS, VOCABULARY)) < 0.03
+    impacts = mask * generator.integers(1, 600, mask.shape)
+    for document, subject in enumerate(subjects().tolist()):
+        own = generator.choice(10, 7, replace=False) + 10 * subject
+        impacts[document, own] = 100 * generator.integers(1, 8, 7)
+    return csr_matrix(impacts)
+
+
+MATRIX = collection()
+DENSE = MATRIX.toarray().astype(np.float64)
+
+
+@pytest.fixture(scope="module")
+def postings(tmp_path_factory: pytest.TempPathFactory) -> Postings:
+    directory = tmp_path_factory.mktemp("bmp")
+    write_postings(directory, MatrixVectors([f"d{i}" for i in range(DOCUMENTS)], MATRIX, TERMS))
+    postings = Postings(directory / POSTINGS_FILE)
+    write_order(postings, bisect(postings))
+    return postings
+
+
+def queries(count: int = 25) -> list[dict[str, float]]:
+    """About a subject, with other terms; weights are multiples of 1/8, so that sums are exact in any order."""
+    generator = np.random.default_rng(3)
+    found = []
+    for _ in range(count):
+        subject = generator.integers(SUBJECTS)
+        columns = {*(10 * subject + generator.choice(10, 5)).tolist(), *generator.choice(VOCABULARY, 12).tolist()}
+        found.append({TERMS[c]: float(generator.integers(1, 24)) / 8 for c in columns})
+    return found
+
+
+def brute_force(query: dict[str, float], k: int) -> tuple[list[int], list[float]]:
+    columns = [TERMS.index(term) for term in query]
+    scores = DENSE[:, columns] @ np.array(list(query.values()))
+    order = np.argsort(-scores, kind="stable")[:k]
+    return order[scores[order] > 0].tolist(), scores[order][scores[order] > 0].tolist()
+
+
+def search(searcher: Searcher, postings: Postings, query: dict[str, float], k: int) -> tuple[list[int], list[float]]:
+    hits = searcher(postings.query(query), k, Budget())
+    return hits.docids.tolist(), hits.scores.tolist()
+
+
+@pytest.mark.parametrize("k", [1, 10, 300, DOCUMENTS + 1])
+@pytest.mark.parametrize("block_size", [1, 7, 64, 256])
+@pytest.mark.parametrize("reordered", [False, True])
+def test_safe_settings_return_the_exact_ranking(postings: Postings, block_size: int, reordered: bool, k: int) -> None:
+    searcher = algorithm("bmp", {"block_size": block_size, "reordered": reordered}).prepare(postings)
+    for query in queries():
+        assert search(searcher, postings, query, k) == brute_force(query, k)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.sampled_from(TERMS), st.floats(2**-60, 2.0**60), min_size=1, max_size=30), st.integers(1, 400))
+def test_any_query_ranks_as_exhaustive_search(postings: Postings, query: dict[str, float], k: int) -> None:
+    exhaustive = algorithm("exhaustive", {}).prepare(postings)
+    for reordered in (False, True):
+        searcher = algorithm("bmp", {"block_size": 16, "reordered": reordered}).prepare(postings)
+        assert search(searcher, postings, query, k) == search(exhaustive, postings, query, k)
+
+
+@pytest.mark.parametrize("whole", [0.0, 0.6, 1.0])
+def test_whole_groups_and_single_blocks_score_alike(postings: Postings, whole: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyterrier_csplade.search import _kernel_bmp
+
+    # The loop as it stands, in Python: the constant is compiled into the other.
+    monkeypatch.setattr(_kernel_bmp, "_WHOLE", whole)
+    for name in ("search_groups", "_bound_blocks", "_score_group", "_score_blocks", "_end", "offer", "_worse"):
+        monkeypatch.setattr(_kernel_bmp, name, getattr(_kernel_bmp, name).py_func)
+    searcher = algorithm("bmp", {"block_size": 32}).prepare(postings)
+    for query in queries(2):
+        assert search(searcher, postings, query, 20) == brute_force(query, 20)
+
+
+def test_bounds_hold_and_lengths_add_up(postings: Postings) -> None:
+    for reordered in (False, True):
+        sides = open_blocks(postings, 32, reordered=reordered)
+        places = np.argsort(sides.order) if reordered else np.arange(DOCUMENTS)
+        for term in range(0, len(postings.terms), 37):
+            docids, impacts = postings.list_of(term)
+            start, end = sides.block_starts[term], sides.block_starts[term + 1]
+            assert int(sides.lengths[start:end].astype(int).sum()) + end - start == len(docids)
+            largest = np.zeros(-(-DOCUMENTS // 32), int)
+            np.maximum.at(largest, places[docids] // 32, impacts.astype(int))
+            groups = slice(sides.group_starts[term], sides.group_starts[term + 1])
+            of_block = np.repeat(sides.groups[groups], np.diff([*sides.group_blocks[groups], end - start])).astype(int)
+            found = of_block * BLOCKS_OF_GROUP + sides.blocks[start:end]
+            step = int(sides.steps[term])
+            stored = sides.maxima[start:end].astype(int) * step
+            assert found.tolist() == np.flatnonzero(largest).tolist()
+            assert (stored >= largest[found]).all() and (stored < largest[found] + step).all()
+            for depth, kth in zip((10, 100), sides.kth_impacts):
+                assert kth[term] == (np.sort(impacts)[-depth] if len(impacts) >= depth else 0)
+
+
+def test_smaller_alpha_scores_less_and_keeps_most(postings: Postings) -> None:
+    kept, costs = [], []
+    for alpha in (1.0, 0.7, 0.4):
+        searcher = algorithm("bmp", {"block_size": 8, "alpha": alpha}).prepare(postings)
+        found = [search(searcher, postings, query, 10) for query in queries()]
+        kept.append(
+            np.mean([len({*docids} & {*brute_force(query, 10)[0]}) / 10 for query, (docids, _) in zip(queries(), found)])
+        )
+        # What is returned has its exact score.
+        for query, (docids, scores) in zip(queries(), found):
+            assert scores == [float(DENSE[d, [TERMS.index(t) for t in query]] @ [*query.values()]) for d in docids]
+        costs.append(sum(_postings_until_done(searcher, postings, query) for query in queries()))
+    assert kept[0] == 1 and kept[0] >= kept[1] >= kept[2] > 0
+    assert costs[0] > costs[1] > costs[2]
+
+
+def _postings_until_done(searcher: Searcher, postings: Postings, query: dict[str, float]) -> int:
+    """The smallest budget, of powers of two, that does not cut the search."""
+    return next(2**i for i in range(8, 30) if not searcher(postings.query(query), 10, Budget(postings=2**i)).cut)
+
+
+def test_beta_keeps_the_heaviest_terms(postings: Postings) -> None:
+    query = {"Ġ0": 3.0, "Ġ1": 0.5, "Ġ2": 2.0, "Ġ3": 0.25}
+    half = algorithm("bmp", {"beta": 0.5}).prepare(postings)
+    assert search(half, postings, query, 50) == brute_force({"Ġ0": 3.0, "Ġ2": 2.0}, 50)
+    most = algorithm("bmp", {"beta": 0.51}).prepare(postings)
+    assert search(most, postings, query, 50) == brute_force({"Ġ0": 3.0, "Ġ2": 2.0, "Ġ1": 0.5}, 50)
+
+
+def test_a_budget_keeps_the_most_promising_groups(postings: Postings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_bmp, "_PIECE", 1)
+    searcher = algorithm("bmp", {"block_size": 8}).prepare(postings)
+    for query in queries(5):
+        found = [searcher(postings.query(query), 10, Budget(postings=number)) for number in (300, 1500, 10**9)]
+        assert [hits.cut for hits in found] == [True, True, False]
+        totals = [hits.scores.sum() for hits in found]
+        assert 0 < totals[0] <= totals[1] <= totals[2]
+        assert (found[2].docids.tolist(), found[2].scores.tolist()) == brute_force(query, 10)
+        columns = [TERMS.index(term) for term in query]
+        assert found[0].scores.tolist() == (DENSE[found[0].docids][:, columns] @ [*query.values()]).tolist()
+
+
+@pytest.mark.parametrize("option", [{"block_size": 0}, {"block_size": 257}, {"alpha": 0}, {"alpha": 1.1}, {"beta": 0}])
+def test_options_outside_their_range_are_refused(option: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(option))):
+        algorithm("bmp", option)
+
+
+def test_bisection_puts_documents_of_a_subject_side_by_side(postings: Postings) -> None:
+    order = read_order(postings)
+    assert order is not None and np.array_equal(np.sort(order), np.arange(DOCUMENTS))
+    subject = subjects()
+    assert np.mean(np.diff(subject) == 0) < 0.05
+    assert np.mean(np.diff(subject[order]) == 0) > 0.5
+    before, after = (len(open_blocks(postings, 32, reordered=reordered).blocks) for reordered in (False, True))
+    assert after < 0.8 * before
+
+
+@pytest.mark.parametrize("documents", [1, 2, 15, 17, 33])
+def test_small_collections(tmp_path: Path, documents: int) -> None:
+    write_postings(tmp_path, MatrixVectors([f"d{i}" for i in range(documents)], MATRIX[:documents], TERMS))
+    postings = Postings(tmp_path / POSTINGS_FILE)
+    assert sorted(bisect(postings).tolist()) == list(range(documents))
+    searcher = algorithm("bmp", {"block_size": 4}).prepare(postings)
+    exhaustive = algorithm("exhaustive", {}).prepare(postings)
+    for query in queries(3):
+        assert search(searcher, postings, query, 10) == search(exhaustive, postings, query, 10)
+
+
+def test_given_orders(postings: Postings) -> None:
+    docnos = [f"d{i}" for i in np.argsort(subjects(), kind="stable")]
+    assert given_order(postings, docnos).tolist() == np.argsort(subjects(), kind="stable").tolist()
+    with pytest.raises(DataError, match="lacks 1 documents.*'d0'"):
+        given_order(postings, [f"d{i}" for i in range(1, DOCUMENTS)])
+    for wrong in ("d5", "d6000"):
+        with pytest.raises(DataError, match=f"{wrong!r} twice"):
+            given_order(postings, [*docnos, wrong])
+
+
+def build(path: Path, impact: int = 1) -> ImpactIndex:
+    stream = ({"docno": f"d{i}", "toks": {"a": 1 + i % 5, "b": impact, f"c{i % 7}": 3}} for i in range(300))
+    return ImpactIndex(path).toks_indexer(overwrite=True).index(stream)
+
+
+def found(index: ImpactIndex, query: dict[str, float], **options: object) -> list[tuple[str, float]]:
+    frame = pd.DataFrame([{"qid": "q", "query_toks": query}])
+    result = index.retriever(algorithm="bmp", **options).transform(frame)  # type: ignore[arg-type]
+    return list(zip(result["docno"], result["score"]))
+
+
+def test_an_index_is_reordered_and_keeps_its_ties(tmp_path: Path) -> None:
+    index = build(tmp_path / "index")
+    expected = found(index, {"a": 1.0, "c3": 0.5}, reordered=False)
+    assert [score for _, score in expected] == sorted((score for _, score in expected), reverse=True)
+    for order in (None, [f"d{i}" for i in reversed(range(300))]):
+        assert index.reorder(order) is index
+        assert found(index, {"a": 1.0, "c3": 0.5}, block_size=4) == expected
+    assert len(found(index, {"a": 1.0}, num_results=7)) == 7
+    assert found(index, {"never": 1.0}) == found(index, {}) == []
+    heavy = found(index, {"a": 2.0**512, "b": 2.0**500})
+    assert heavy[0] == ("d4", 5 * 2.0**512 + 2.0**500)
+
+
+def test_side_lists_and_order_follow_the_index(tmp_path: Path) -> None:
+    index = build(tmp_path / "index").reorder()
+    assert found(index, {"b": 1.0})[0] == ("d0", 1)
+    index = build(tmp_path / "index", impact=9)
+    assert found(index, {"b": 1.0})[0] == ("d0", 9)
+    # Files of the old index that somebody copied back are no part of the new one.
+    stale = {file.name: file.read_bytes() for file in (tmp_path / "index").glob("csplade_blocks*")}
+    build(tmp_path / "index", impact=5)
+    for name, content in stale.items():
+        (tmp_path / "index" / name).write_bytes(content)
+    assert found(ImpactIndex(tmp_path / "index"), {"b": 1.0})[0] == ("d0", 5)
+
+
+@pytest.mark.parametrize("pattern", ["csplade_blocks-64-reordered.bin", "csplade_order.bin"])
+@pytest.mark.parametrize("damage", ["cut", "first byte", "last byte", "empty"])
+def test_damaged_files_are_refused(tmp_path: Path, pattern: str, damage: str) -> None:
+    index = build(tmp_path / "index").reorder()
+    found(index, {"a": 1.0})
+    path = tmp_path / "index" / pattern
+    content = bytearray(path.read_bytes())
+    if damage == "first byte":
+        content[0] ^= 1
+    elif damage == "last byte":
+        content[-1] ^= 1
+    path.write_bytes(content[: {"cut": len(content) // 2, "empty": 0}.get(damage, len(content))])
+    with pytest.raises(ImpactIndexError, match=f"{pattern}.*remove it"):
+        found(ImpactIndex(tmp_path / "index"), {"a": 1.0})
+    path.unlink()
+    assert found(ImpactIndex(tmp_path / "index"), {"a": 1.0})[0] == ("d4", 5)
+
+
+def test_a_damaged_list_is_not_built_upon(tmp_path: Path) -> None:
+    index = build(tmp_path / "index")
+    path = index.postings().file.path
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1  # a document of the first list
+    path.write_bytes(content)
+    with pytest.raises(ImpactIndexError, match="postings of 'a'"):
+        found(ImpactIndex(tmp_path / "index"), {"b": 1.0})
+
+
+def test_two_processes_search_while_a_third_rebuilds(tmp_path: Path) -> None:
+    index = build(tmp_path / "index").reorder()
+    searching = textwrap.dedent(
+        """
+        import sys, time
+        import pandas as pd
+        from pyterrier_csplade import ImpactIndex
+        frame = pd.DataFrame([{"qid": "q", "query_toks": {"a": 1.0, "b": 1.0}}])
+        end = time.monotonic() + 6
+        seen = set()
+        while time.monotonic() < end:
+            index = ImpactIndex(sys.argv[1])
+            found = index.retriever(algorithm="bmp", block_size=8).transform(frame)
+            best = list(zip(found["docno"], found["score"]))[0]
+            assert best[0] == "d4" and len(found) == 300, best
+            seen.add(best[1] - 5)
+        print(sorted(seen))
+        """
+    )
+    others = [
+        subprocess.Popen(
+            [sys.executable, "-c", searching, str(index.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    for impact in range(1, 5):
+        build(tmp_path / "index", impact=impact).reorder()
+    for process in others:
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        assert output.strip() and set(map(float, output.strip(" []\n").split(","))) <= {1.0, 2.0, 3.0, 4.0}
+
+
+def test_without_numba(postings: Postings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_fast, "has_numba", lambda: False)
+    with pytest.raises(CspladeError, match=r"block-max pruning needs numba.*\[fast\]"):
+        algorithm("bmp", {}).prepare(postings)
+    with pytest.raises(CspladeError, match="reordering needs numba"):
+        _order.bisect(postings)
+
+
+def test_lists_of_an_index_that_was_replaced_belong_to_it(tmp_path: Path) -> None:
+    index = build(tmp_path / "index")
+    old = index.postings()
+    new = build(tmp_path / "index", impact=9).postings()
+    for postings, best in ((old, 1.0), (new, 9.0), (old, 1.0)):
+        sides = open_blocks(postings, 16, reordered=False)
+        assert sides.identity[2] == postings.index
+        term = postings.number("b")
+        assert term is not None
+        assert sides.maxima[sides.block_starts[term]] == best
