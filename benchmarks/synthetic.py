@@ -1,0 +1,113 @@
+"""A collection of learned sparse vectors of any size, without a model: what its documents are like is documented here.
+
+The model (all of it ours):
+
+- Documents belong to topics, and to one of ten subtopics of their topic. A topic has 400 terms that it prefers, a subtopic 60,
+  both drawn from the background: a Zipf distribution over the vocabulary.
+- A document has about 145 terms (of 170 that are drawn, log-normal, sigma 0.35; those that come twice count once): 40 % from
+  the background, 35 % from its topic, 25 % from its subtopic.
+- Impacts are log(1 + x) * 100 of an exponential variable x, larger for what is closer to the document's subject: mean x of
+  0.25, 0.6 and 1.2. A vector has few heavy terms and many light ones, as SPLADE's do.
+- A query is about a document: 24 of its terms, drawn in proportion to their impacts, and 8 of its subtopic's that it may lack
+  (expansion); float weights of the same shape.
+- Documents come in random order, as crawls do.
+
+Every block of documents has its own seed, so that the collection is never in memory and can be read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+_BLOCK = 10_000
+_SUBTOPICS = 10
+_SHARES = (0.4, 0.35, 0.25)
+_MEANS = np.array([0.25, 0.6, 1.2])
+
+
+@dataclass
+class SyntheticVectors:
+    """Encoded documents; implements ``EncodedVectors``.
+
+    Attributes:
+        documents: How many.
+        terms: Size of the vocabulary.
+        mean_terms: Terms of a document before those that come twice are merged.
+        seed: Of everything that is drawn.
+    """
+
+    documents: int
+    terms: int = 32_000
+    mean_terms: int = 170
+    seed: int = 0
+
+    contract = None
+
+    @property
+    def topics(self) -> int:
+        """How many topics there are; about 500 documents each."""
+        return max(20, self.documents // 500)
+
+    @cached_property
+    def vocabulary(self) -> Sequence[str]:
+        """Names of the terms, the most frequent first."""
+        return [f"t{i}" for i in range(self.terms)]
+
+    def __len__(self) -> int:
+        return self.documents
+
+    def blocks(self) -> Iterator[tuple[Sequence[str], csr_matrix]]:
+        """Yield docnos and vectors."""
+        for first in range(0, self.documents, _BLOCK):
+            number = min(_BLOCK, self.documents - first)
+            yield [f"d{i}" for i in range(first, first + number)], self._block(first, number)
+
+    def queries(self, number: int) -> list[dict[str, float]]:
+        """Return queries, each about a document."""
+        generator = np.random.default_rng([self.seed, 1])
+        _, matrix = next(self.blocks())
+        subjects = self._subjects(0, matrix.shape[0])
+        names, found = self.vocabulary, []
+        for row in generator.integers(0, matrix.shape[0], number).tolist():
+            columns, impacts = matrix[row].indices, matrix[row].data.astype(float)
+            own = generator.choice(columns, min(24, len(columns)), replace=False, p=impacts / impacts.sum())
+            related = generator.choice(self._preferred(subjects[1][row : row + 1], 60, 3)[0], 8)
+            weights = np.log1p(generator.exponential(0.8, len(own) + len(related)))
+            found.append({names[c]: round(float(w) + 0.01, 6) for c, w in zip([*own.tolist(), *related.tolist()], weights)})
+        return found
+
+    def _subjects(self, first: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Topic and subtopic of documents."""
+        generator = np.random.default_rng([self.seed, 2, first])
+        topics = generator.integers(0, self.topics, number)
+        return topics, topics * _SUBTOPICS + generator.integers(0, _SUBTOPICS, number)
+
+    def _block(self, first: int, number: int) -> csr_matrix:
+        generator = np.random.default_rng([self.seed, 3, first])
+        lengths = np.clip(generator.lognormal(np.log(self.mean_terms), 0.35, number), 8, 2000).astype(int)
+        rows = np.repeat(np.arange(number), lengths)
+        kinds = generator.choice(3, len(rows), p=_SHARES)
+        columns = self._zipf(generator.random(len(rows)))
+        for kind, subjects, size, salt in zip((1, 2), self._subjects(first, number), (400, 60), (2, 3)):
+            at = np.flatnonzero(kinds == kind)
+            distinct, places = np.unique(subjects[rows[at]], return_inverse=True)
+            # Within a subject the first terms are the most frequent.
+            columns[at] = self._preferred(distinct, size, salt)[places, (size * generator.random(len(at)) ** 2).astype(int)]
+        impacts = np.ceil(100 * np.log1p(generator.exponential(_MEANS[kinds]))).astype(np.int32)
+        keys, kept = np.unique(rows * self.terms + columns, return_index=True)
+        indptr = np.searchsorted(keys, np.arange(number + 1) * self.terms)
+        return csr_matrix((impacts[kept], keys % self.terms, indptr), shape=(number, self.terms))
+
+    def _preferred(self, subjects: np.ndarray, size: int, salt: int) -> np.ndarray:
+        """Terms that subjects prefer: [subjects, size]."""
+        return np.stack([self._zipf(np.random.default_rng([self.seed, salt, s]).random(size)) for s in subjects.tolist()])
+
+    def _zipf(self, uniform: np.ndarray) -> np.ndarray:
+        """Turn uniform numbers into terms whose frequency falls with their number, starting at a rank of 20."""
+        offset = 20
+        return (offset * ((self.terms + offset) / offset) ** uniform - offset).astype(np.int64)
