@@ -88,6 +88,12 @@ def test_guide_holds_the_other_models_weights_at_the_postings_of_the_index(posti
     assert scale == MATRIX.data.max() / 255
 
 
+def test_shares_may_be_whole_numbers(postings: Postings, guide: csr_matrix) -> None:
+    query = queries(1)[0]
+    whole, real = (search(postings, query, 10, alpha=a, beta=a, gamma=0.5) for a in (1, 1.0))
+    assert (whole.docids.tolist(), whole.scores.tolist()) == (real.docids.tolist(), real.scores.tolist())
+
+
 def test_filling(postings: Postings, guide: csr_matrix) -> None:
     zero, one, scaled = (read_guide(postings, "noisy", fill)[0] for fill in ("zero", "one", "scaled"))
     missing = zero == 0

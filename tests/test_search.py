@@ -25,7 +25,7 @@ from pyterrier_csplade.search._exhaustive import _NumpySearcher
 
 DOCUMENTS, VOCABULARY = 18_000, 300
 TERMS = [f"Ġ{i}" for i in range(VOCABULARY)]
-EXACT = ["numpy", "exhaustive", "maxscore"]
+EXACT = ["numpy", "exhaustive", "maxscore", "bmp"]
 
 
 def collection() -> csr_matrix:
@@ -175,7 +175,7 @@ def frame(queries: list[dict[str, float]]) -> pd.DataFrame:
     return pd.DataFrame({"qid": [str(i) for i in range(len(queries))], "query_toks": queries})
 
 
-@pytest.mark.parametrize("name", ["exhaustive", "maxscore"])
+@pytest.mark.parametrize("name", ["exhaustive", "maxscore", "bmp"])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_retrievers_agree_with_terrier(index: ImpactIndex, name: str, threads: int) -> None:
     queries = frame(random_queries(60, step=0.25))
@@ -208,7 +208,7 @@ print([repr(r) for r in retrievers] and sorted({"numba", "llvmlite", "torch", "j
     assert process.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("name", ["exhaustive", "maxscore"])
+@pytest.mark.parametrize("name", ["exhaustive", "maxscore", "bmp"])
 def test_heaviest_terms_only(index: ImpactIndex, name: str) -> None:
     query = {"Ġ0": 0.5, "never": 9.0, "Ġ1": 2.0, "Ġ7": 1.0}
     cut = index.retriever(algorithm=name, max_terms=2).transform(frame([query]))
@@ -220,7 +220,7 @@ def test_heaviest_terms_only(index: ImpactIndex, name: str) -> None:
         index.retriever(algorithm=name, max_terms=0)
 
 
-@pytest.mark.parametrize("name", ["exhaustive", "maxscore"])
+@pytest.mark.parametrize("name", ["exhaustive", "maxscore", "bmp"])
 def test_budget_that_suffices_changes_nothing(index: ImpactIndex, name: str) -> None:
     queries = frame([*random_queries(20, step=0.25), {"never": 1.0}])
     limited = index.retriever(algorithm=name, max_postings=10**9, max_ms=1e9).transform(queries)
@@ -247,7 +247,7 @@ def test_maxscore_budget_keeps_the_first_documents(postings: Postings) -> None:
     assert np.array_equal(found.docids, docids[docids < 4096]) and np.array_equal(found.scores, scores[docids < 4096])
 
 
-@pytest.mark.parametrize("name", ["exhaustive", "maxscore"])
+@pytest.mark.parametrize("name", ["exhaustive", "maxscore", "bmp"])
 def test_time_budget_ends_every_search_after_its_first_step(index: ImpactIndex, postings: Postings, name: str) -> None:
     found = search(postings, algorithm(name, {}).prepare(postings), {"Ġ0": 1.0, "Ġ1": 1.0, "Ġ2": 1.0}, 10, Budget(ms=1e-9))
     assert found.cut

@@ -52,5 +52,5 @@ class Guided(Algorithm):
             ImpactIndexError: The index has no such guide.
         """
         guides, maxima, scale = read_guide(postings, self.guide, self.fill)
-        mix = self.alpha, self.beta, self.gamma
+        mix = float(self.alpha), float(self.beta), float(self.gamma)  # compiled for three numbers of one type
         return MaxScoreSearcher(postings, guides=guides, max_guides=maxima, scale=scale, mix=mix)
