@@ -323,6 +323,19 @@ def test_arrays_round_trip(tmp_path: Path) -> None:
         file.verify()
 
 
+def test_directory_that_is_replaced_meanwhile_gets_no_half_a_file(tmp_path: Path) -> None:
+    place, aside = tmp_path / "index", tmp_path / "aside"
+    place.mkdir()
+    writer = ArrayWriter(place / "file")
+    writer.add("a", np.arange(1000))
+    place.rename(aside)
+    place.mkdir()
+    writer.add("b", np.arange(5))
+    writer.finish({})
+    assert not list(place.iterdir())
+    assert np.array_equal(ArrayFile(aside / "file")["a"], np.arange(1000))
+
+
 def test_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pyterrier_csplade.search import _arrays
 

@@ -13,7 +13,6 @@ from typing import IO, Any
 import numpy as np
 
 from pyterrier_csplade._errors import ImpactIndexError
-from pyterrier_csplade._manifest import sync
 
 _FORMAT = 1
 _MAGIC = b"CSPLADE\x01"
@@ -35,7 +34,8 @@ class ArrayWriter:
         self.path = path
         self._arrays: dict[str, tuple[np.ndarray, int, bool]] = {}
         self._size = 0
-        path.write_bytes(b"")
+        # One handle for everything: the directory may be replaced by another meanwhile, in which the path would be a new file.
+        self._file = path.open("w+b")
 
     def allocate(
         self, name: str, shape: int | tuple[int, ...], dtype: np.typing.DTypeLike, *, digest: bool = True
@@ -58,7 +58,7 @@ class ArrayWriter:
         if math.prod(shape) == 0:
             array = np.zeros(shape, dtype)
         else:
-            array = np.memmap(self.path, dtype, "r+", offset=start, shape=shape)  # extends the file
+            array = np.memmap(self._file, dtype, "r+", offset=start, shape=shape)  # extends the file
             self._size = start + array.nbytes
         self._arrays[name] = array, start, digest
         return array
@@ -86,9 +86,11 @@ class ArrayWriter:
             }
         self._arrays = {}
         footer = json.dumps({"format": _FORMAT, "arrays": entries, "metadata": metadata}, ensure_ascii=False).encode()
-        with self.path.open("ab") as file:
+        with self._file as file:
+            file.seek(0, os.SEEK_END)
             file.write(footer + len(footer).to_bytes(8, "little") + hashlib.sha256(footer).digest() + _MAGIC)
-        sync(self.path)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class ArrayFile:
