@@ -183,6 +183,7 @@ class Synthetic:
             impacts = np.clip(100 * np.log1p(generator.gamma(1.2, 1.5, columns.size)), 1, 250).astype(np.int32)
             matrix = csr_matrix((impacts, (rows, columns.ravel())), shape=(number, len(self.vocabulary)))
             matrix.sum_duplicates()
+            matrix.data = np.minimum(matrix.data, 512)
             yield [f"d{i:09d}" for i in range(first, first + number)], matrix
             if (done := first + number) % 20_000 == 0:
                 seconds = time.perf_counter() - start
