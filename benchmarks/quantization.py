@@ -32,6 +32,13 @@ SETTINGS: dict[str, dict[str, str]] = {
 REFERENCE = "bfloat16"
 
 
+def size(tensor: Any) -> int:
+    """Bytes of a tensor; torchao's consist of several."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        return sum(size(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return int(tensor.numel() * tensor.element_size())
+
+
 def measure(setting: str, args: argparse.Namespace) -> dict[str, Any]:
     """Encode documents and queries in this process."""
     import numpy as np
@@ -49,7 +56,7 @@ def measure(setting: str, args: argparse.Namespace) -> dict[str, Any]:
     qrels = dataset.get_qrels()
     qrels = qrels[qrels["docno"].isin([document["docno"] for document in documents])].head(args.queries)
     queries = dataset.get_topics().set_index("qid").loc[qrels["qid"], "query"].tolist()
-    parameters = sum(p.numel() * p.element_size() for p in csplade.backbone.model.parameters())
+    parameters = sum(map(size, csplade.backbone.model.parameters()))
     names = [document["docno"] for document in documents]
     start = time.process_time() if args.device == "cpu" else time.perf_counter()
     impacts = csplade.doc_encoder().impacts([document["text"] for document in documents], names)
@@ -92,6 +99,13 @@ def compare(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def markdown(table: pd.DataFrame) -> str:
+    """The table with three decimals."""
+    rows = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row] for row in table.to_numpy().tolist()]
+    lines = [list(table.columns), ["---"] * len(table.columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def draw(table: pd.DataFrame, path: Path) -> None:
     """Effectiveness and overlap over the time of one query."""
     from pyterrier_csplade import plot_tradeoff
@@ -124,7 +138,7 @@ def main() -> None:
             results[setting] = json.loads(output.read_text())
     table = compare(results)
     args.output.mkdir(parents=True, exist_ok=True)
-    text = table.to_markdown(index=False, floatfmt=".3f")
+    text = markdown(table)
     (args.output / "quantization.md").write_text(text + "\n")
     draw(table, args.output / "quantization.png")
     print(text)
