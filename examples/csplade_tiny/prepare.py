@@ -2,14 +2,13 @@
 
 Usage: python prepare.py COLLECTIONS OUTPUT
 
-COLLECTIONS holds the folders ``openstax`` and ``medquad`` (``docs.jsonl.gz``, ``topics.train.tsv``, ``qrels.train.txt``,
-``train.triples.jsonl.gz``), both CC BY 4.0. The documentation of permissively licensed Python packages is read from the
+COLLECTIONS holds the folders ``openstax`` and ``medquad`` (``docs.jsonl.gz``, ``topics.train.tsv``, ``train.triples.jsonl.gz``,
+openstax also ``queries.long.tsv``), both CC BY 4.0. The documentation of permissively licensed Python packages is read from the
 packages that are installed. Only training splits are read; the documents of Python's own standard library, which the demo
 searches, are left out of everything.
 
-OUTPUT gets ``corpus.jsonl.gz`` (text for the language model), ``train.jsonl.gz`` (query, positives, negatives),
-``train-openstax.jsonl.gz`` (those of them that come from openstax's queries), and ``untrained/`` (a randomly initialised Llama
-with its own byte-level BPE).
+OUTPUT gets ``corpus.jsonl.gz`` (text for the language model), ``train.jsonl.gz`` (query, positives, negatives) and
+``untrained/`` (a Llama with its own byte-level BPE, see ``untrained.py``).
 """
 
 from __future__ import annotations
@@ -23,20 +22,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from keywords import Keywords
+from untrained import initialise_model, train_tokenizer
+
 from pyterrier_csplade._jsonl import read_jsonl
 from pyterrier_csplade._python_docs import python_docs
 from pyterrier_csplade.training._rows import passage_text
 
 SEED = 7
-VOCABULARY_SIZE = 12_288
 #: Packages whose licence is BSD, MIT, Apache-2.0 or PSF; their docstrings serve as text and as known-item training rows.
 PACKAGES = ("numpy", "scipy", "pandas", "sklearn", "networkx", "sympy", "statsmodels", "matplotlib", "torch", "transformers")
+#: How often a glossary query of openstax stands in the training data, whose other rows are far more.
+GLOSSARY_COPIES = 3
+#: Paragraphs on either side among which the negatives of an unjudged paragraph are drawn.
+NEIGHBOURS = 4
+
+Row = dict[str, Any]
 
 
-def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_jsonl(path: Path, rows: list[Row]) -> None:
     with gzip.open(path, "wt", encoding="utf-8") as out:
         for row in rows:
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def training_row(query: str, positives: list[str], negatives: list[str]) -> Row:
+    return {
+        "query": query,
+        "positive_passages": [{"text": text} for text in positives],
+        "negative_passages": [{"text": text} for text in negatives],
+    }
 
 
 def package_rows() -> list[tuple[str, str]]:
@@ -59,102 +74,54 @@ def package_rows() -> list[tuple[str, str]]:
     return sorted(rows.items())
 
 
-def collection_rows(folder: Path, texts: dict[str, str]) -> Iterator[dict[str, Any]]:
-    topics = dict(line.rstrip("\n").split("\t", 1) for line in (folder / "topics.train.tsv").open(encoding="utf-8"))
+def judged_rows(folder: Path, topics: str, texts: dict[str, str]) -> Iterator[Row]:
+    """The training queries of a collection, worded as in the file ``topics``."""
+    words = dict(line.rstrip("\n").split("\t", 1) for line in (folder / topics).open(encoding="utf-8"))
     for _, row in read_jsonl(folder / "train.triples.jsonl.gz"):
-        yield training_row(topics[row["qid"]], [texts[d] for d in row["pos"]], [texts[d] for d in row["neg"]])
+        if row["qid"] in words:
+            yield training_row(words[row["qid"]], [texts[d] for d in row["pos"]], [texts[d] for d in row["neg"]])
 
 
-def training_row(query: str, positives: list[str], negatives: list[str]) -> dict[str, Any]:
-    return {
-        "query": query,
-        "positive_passages": [{"text": text} for text in positives],
-        "negative_passages": [{"text": text} for text in negatives],
-    }
+def unjudged_rows(documents: list[Row], keywords: Keywords, rng: random.Random) -> Iterator[Row]:
+    """Two weak rows a paragraph: one of its sentences, and a few of its telling words, each as a query for it.
 
-
-def sentence_rows(documents: list[dict[str, Any]], rng: random.Random, number: int) -> Iterator[dict[str, Any]]:
-    """Weak rows of running text: query = a sentence taken out of a paragraph, document = the paragraph without it."""
-    for document in rng.sample(documents, number):
+    Neighbours in the book are the negatives. Half of the time the sentence stays in the document, so that exact matches are
+    learnt as well, and half of the time the title does.
+    """
+    for position, document in enumerate(documents):
+        others = [i for i in range(position - NEIGHBOURS, position + NEIGHBOURS + 1) if i != position]
+        near = [passage_text(documents[i]) for i in rng.sample([i for i in others if 0 <= i < len(documents)], 2)]
         sentences = document["text"].split(". ")
-        if len(sentences) >= 4:
-            query = sentences.pop(rng.randrange(len(sentences)))
-            if 5 <= len(query.split()) <= 40:
-                yield training_row(query, [". ".join(sentences)], [])
-
-
-def train_tokenizer(texts: list[str], output: Path) -> Any:
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    bpe = Tokenizer(models.BPE())
-    # Case is folded and every word starts with a space, so that a word is one index term wherever it stands.
-    bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=False), pre_tokenizers.ByteLevel(add_prefix_space=True)]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=VOCABULARY_SIZE,
-            special_tokens=["<|end|>", "<|pad|>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|pad|>", model_max_length=1024, padding_side="right"
-    )
-    tokenizer.save_pretrained(output)
-    return tokenizer
-
-
-def initialise_model(tokenizer: Any, output: Path) -> None:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(SEED)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=256,
-        intermediate_size=704,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(output)
+        drawn = rng.randrange(len(sentences))
+        if len(sentences) >= 3 and 5 <= len(sentences[drawn].split()) <= 40:
+            body = document["text"] if rng.random() < 0.5 else ". ".join(sentences[:drawn] + sentences[drawn + 1 :])
+            body = f"{document.get('title') or ''} {body}" if rng.random() < 0.5 else body
+            yield training_row(sentences[drawn], [body], near)
+        if query := keywords.draw(document["text"], rng):
+            yield training_row(query, [passage_text(document)], near)
 
 
 def main(collections: Path, output: Path) -> None:
     rng = random.Random(SEED)
     output.mkdir(parents=True, exist_ok=True)
-    corpus: list[str] = []
-    rows: list[dict[str, Any]] = []
-    openstax_queries: set[str] = set()
-    for name in ("openstax", "medquad"):
-        documents = [document for _, document in read_jsonl(collections / name / "docs.jsonl.gz")]
-        texts = {document["docno"]: passage_text(document) for document in documents}
-        corpus += texts.values()
-        rows += collection_rows(collections / name, texts)
-        if name == "openstax":
-            openstax_queries.update(row["query"] for row in rows)
-            rows += sentence_rows(documents, rng, 20_000)
+    documents = {name: [d for _, d in read_jsonl(collections / name / "docs.jsonl.gz")] for name in ("openstax", "medquad")}
+    texts = {name: {d["docno"]: passage_text(d) for d in rows} for name, rows in documents.items()}
     packages = package_rows()
-    corpus += [f"{summary} {body}" for summary, body in packages]
+    keywords = Keywords(d["text"] for rows in documents.values() for d in rows)
+    rows = GLOSSARY_COPIES * list(judged_rows(collections / "openstax", "topics.train.tsv", texts["openstax"]))
+    rows += judged_rows(collections / "openstax", "queries.long.tsv", texts["openstax"])
+    rows += judged_rows(collections / "medquad", "topics.train.tsv", texts["medquad"])
     rows += [training_row(summary, [body], []) for summary, body in packages]
+    for name in documents:
+        rows += unjudged_rows(documents[name], keywords, rng)
+    rows += [training_row(query, [body], []) for _, body in packages if (query := keywords.draw(body, rng))]
+    corpus = [text for name in texts for text in texts[name].values()] + [f"{s} {b}" for s, b in packages]
     rng.shuffle(corpus)
     rng.shuffle(rows)
     write_jsonl(output / "corpus.jsonl.gz", [{"text": text} for text in corpus])
     write_jsonl(output / "train.jsonl.gz", rows)
-    write_jsonl(output / "train-openstax.jsonl.gz", [row for row in rows if row["query"] in openstax_queries])
     tokenizer = train_tokenizer(corpus, output / "untrained")
-    initialise_model(tokenizer, output / "untrained")
+    initialise_model(tokenizer, corpus, output / "untrained")
     print(f"{len(corpus):,} texts, {sum(map(len, corpus)):,} characters, {len(rows):,} training rows")
 
 
