@@ -1,7 +1,7 @@
 """Does adaptation matter at this size? The same short contrastive run from the adapted and from the unadapted language model.
 
-Two recipes, both cut to 60 steps of 32 queries: that of ``train-1.yaml``, and for the causal variant the same with the paper's
-temperature of 1 and its lambda for 1B.
+Two recipes, both cut to 60 steps of 32 queries and 64 tokens: that of ``train-1.yaml``, and for the bidirectional variant the same
+with the paper's temperature of 1 and its lambda for 1B.
 
 Usage: python ablation.py BUILD COLLECTIONS OUTPUT
 
@@ -33,11 +33,11 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "causal": ("causal", {}),
     "echo": ("echo", {}),
     "bidirectional": ("bidirectional", {}),
-    "causal, temperature 1": ("causal", PAPER),
+    "bidirectional, temperature 1": ("bidirectional", PAPER),
 }
 STARTS = {"unadapted": "lm", "adapted": "adapted"}
 SEEDS = (1, 2, 3)
-SETTINGS: dict[str, Any] = {"steps": 60, "batch_size": 32, "warmup_steps": 6, "logging_steps": 2}
+SETTINGS: dict[str, Any] = {"steps": 60, "batch_size": 32, "document_length": 64, "warmup_steps": 6, "logging_steps": 2}
 DISTRACTORS = 1000
 
 
