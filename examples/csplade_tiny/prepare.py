@@ -7,8 +7,9 @@ openstax also ``queries.long.tsv``), both CC BY 4.0. The documentation of permis
 packages that are installed. Only training splits are read; the documents of Python's own standard library, which the demo
 searches, are left out of everything.
 
-OUTPUT gets ``corpus.jsonl.gz`` (text for the language model), ``train.jsonl.gz`` (query, positives, negatives) and
-``untrained/`` (a Llama with its own byte-level BPE, see ``untrained.py``).
+OUTPUT gets ``corpus.jsonl.gz`` (text for the language model), ``train.jsonl.gz`` (query, positives, negatives),
+``judged.jsonl.gz`` (those of its rows that people wrote a query for) and ``untrained/`` (a Llama with its own byte-level BPE, see
+``untrained.py``).
 """
 
 from __future__ import annotations
@@ -112,6 +113,7 @@ def main(collections: Path, output: Path) -> None:
     rows += judged_rows(collections / "openstax", "queries.long.tsv", texts["openstax"])
     rows += judged_rows(collections / "medquad", "topics.train.tsv", texts["medquad"])
     rows += [training_row(summary, [body], []) for summary, body in packages]
+    write_jsonl(output / "judged.jsonl.gz", rows)
     for name in documents:
         rows += unjudged_rows(documents[name], keywords, rng)
     rows += [training_row(query, [body], []) for _, body in packages if (query := keywords.draw(body, rng))]
