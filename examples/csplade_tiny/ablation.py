@@ -1,7 +1,7 @@
 """Does adaptation matter at this size? The same short contrastive run from the adapted and from the unadapted language model.
 
-Two recipes, both cut to 60 steps of 32 queries and 64 tokens: that of ``train-1.yaml``, and for the bidirectional variant the same
-with the paper's temperature of 1 and its lambda for 1B.
+Two recipes, both cut to 60 steps of 32 queries and 64 tokens: that of ``train-1.yaml``, and for the bidirectional variant
+the same with the paper's temperature of 1 and its lambda for 1B.
 
 Usage: python ablation.py BUILD COLLECTIONS OUTPUT
 

@@ -8,8 +8,8 @@ packages that are installed. Only training splits are read; the documents of Pyt
 searches, are left out of everything.
 
 OUTPUT gets ``corpus.jsonl.gz`` (text for the language model), ``train.jsonl.gz`` (query, positives, negatives),
-``judged.jsonl.gz`` (those of its rows that people wrote a query for) and ``untrained/`` (a Llama with its own byte-level BPE, see
-``untrained.py``).
+``judged.jsonl.gz`` (those of its rows that people wrote a query for) and ``untrained/`` (a Llama with its own byte-level BPE,
+see ``untrained.py``).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pyterrier_csplade import CSPLADE
 
-PHASES = ("lm", "adapted", "contrastive-1", "contrastive-2", "contrastive-3", "contrastive-4")
+PHASES = ("lm", "adapted", "contrastive-1", "contrastive-2", "contrastive-3", "contrastive-4", "contrastive-5")
 #: Settings that name places, or that say nothing about the result.
 LEFT_OUT = ("model", "output", "data", "corpus", "logging_steps", "save_steps", "revision")
 
