@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pyterrier as pt
 from pyterrier.terrier import TerrierModel
 
+from ._artifact import ImpactArtifact
 from ._contract import Contract
 from ._errors import ImpactIndexError
 from ._indexer import ImpactIndexer
@@ -31,7 +31,7 @@ from .search._searchable import Searchable
 _STRUCTURES = ("lexicon", "inverted", "document", "meta")
 
 
-class ImpactIndex(Searchable, pt.terrier.TerrierIndex):
+class ImpactIndex(Searchable, ImpactArtifact):
     """A Terrier index of impacts, built safely and searched exactly.
 
     On disk it is a plain Terrier index: ``pt.Artifact.load`` opens it without this package. Its ``pt_meta.json`` also holds the
@@ -59,11 +59,6 @@ class ImpactIndex(Searchable, pt.terrier.TerrierIndex):
         self._contract: Contract | None = None
         self._identity_of_index_obj = ""
         self._postings: Postings | None = None
-
-    @property
-    def directory(self) -> Path:
-        """The directory of the index, absolute and free of links."""
-        return Path(os.path.realpath(str(self.path)))
 
     @property
     def contract(self) -> Contract | None:

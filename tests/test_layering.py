@@ -19,7 +19,8 @@ LIGHT = [
     "_workspace.py", "_pipelining.py",
     "_plots.py", "_presets.py", "_pruning.py", "_recall.py", "_retrieval.py", "_token_counts.py",
     "_jsonl.py",
-    "_building.py", "_intake.py", "_metadata.py", "_readback.py", *(file for file in FILES if file.startswith("terrier/")),
+    "_artifact.py", "_building.py", "_intake.py", "_metadata.py", "_readback.py",
+    *(file for file in FILES if file.startswith("terrier/")),
     *(file for file in FILES if file.startswith("collection/") and file not in ("collection/_ray.py", "collection/_launch.py")),
     *(file for file in FILES if file.startswith(("search/", "engines/", "opensearch/"))),
 ]  # fmt: skip
