@@ -53,10 +53,12 @@ class MadeUp:
         return self._documents
 
     def blocks(self) -> Iterator[tuple[Sequence[str], csr_matrix]]:
+        """Yield docnos and impacts."""
         for number, matrix in enumerate(self._matrices):
             yield [f"d{number * BLOCK + row}" for row in range(matrix.shape[0])], matrix
 
     def dictionaries(self) -> Iterator[dict[str, Any]]:
+        """Yield the same as an encoder does."""
         for docnos, matrix in self.blocks():
             for docno, toks in zip(docnos, to_vectors(matrix, self.vocabulary)):
                 yield {"docno": docno, "toks": toks}

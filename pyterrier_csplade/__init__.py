@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ._pruning import PruneToks
     from ._recall import exact_recall
     from ._sentence_transformers import export_sentence_transformers
+    from ._vectors import MatrixVectors
     from ._vocabulary import Vocabulary
     from .collection import EncodedCollection
     from .opensearch import OpenSearchIndex
@@ -46,6 +47,7 @@ __all__ = [
     "ImpactIndex",
     "ImpactIndexError",
     "ImpactVector",
+    "MatrixVectors",
     "OpenSearchIndex",
     "PruneToks",
     "Quantizer",
@@ -70,6 +72,7 @@ _MODULES = {
     "ImpactIndex": "_index",
     "ImpactIndexError": "_errors",
     "ImpactVector": "_impacts",
+    "MatrixVectors": "_vectors",
     "OpenSearchIndex": "opensearch",
     "PruneToks": "_pruning",
     "Quantizer": "_impacts",
