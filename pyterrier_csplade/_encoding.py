@@ -24,6 +24,8 @@ _OUT_OF_MEMORY = (
     "OUT_OF_DEVICE_MEMORY", "OUT_OF_HOST_MEMORY", "RESOURCE_EXHAUSTED", "Failed to allocate",
 )  # fmt: skip
 
+# No weight is larger: it is below the logarithm of the largest float32.
+_LARGEST_WEIGHT = 80.0
 # Short texts that go through an accelerator together, as a multiple of the batch size: bounds the matrix [texts, vocabulary].
 # On a CPU larger batches gain nothing. Ours.
 _SHORT_TEXTS = {"cpu": 1}
@@ -141,7 +143,9 @@ class BatchEncoder:
         hidden = self.backbone.hidden_states(batch["input_ids"], batch["attention_mask"])
         texts, states = pooled_states(hidden, batch["pool_mask"])
         # Slightly below, so that rounding in the activation loses no weight of exactly ``min_weight``.
-        found = self._entries(states, math.expm1(max(0.0, min_weight) * (1 - 1e-6))) if len(texts) else None
+        found = (
+            self._entries(states, math.expm1(min(max(0.0, min_weight), _LARGEST_WEIGHT) * (1 - 1e-6))) if len(texts) else None
+        )
         if found is None:
             return csr_matrix((len(sequences), len(self.backbone.vocabulary)), dtype=np.float32)
         columns = self.backbone.column_of_token[found.tokens]

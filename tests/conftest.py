@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,9 @@ import pytest
 
 if TYPE_CHECKING:  # loads torch, which the tests of the index do without
     from pyterrier_csplade import CSPLADE
+
+# A shell that starts the tests in the background has SIGINT ignored, in them and in the processes that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DOCUMENTS = {
     "d1": "An inverted index maps every term to its postings.",
