@@ -91,9 +91,8 @@ def assert_exact(result: pd.DataFrame, vectors: MatrixVectors, wanted: list[dict
 
 
 def _zipf(generator: np.random.Generator, number: int) -> np.ndarray:
-    probabilities = _PROBABILITIES
-    return generator.choice(SIZE, number, p=probabilities)
+    return np.minimum(np.searchsorted(_CUMULATED, generator.random(number)), SIZE - 1)
 
 
-_PROBABILITIES = 1.0 / (np.arange(1, SIZE + 1) + 50.0)
-_PROBABILITIES /= _PROBABILITIES.sum()
+_CUMULATED = np.cumsum(1.0 / (np.arange(SIZE) + 51.0))
+_CUMULATED /= _CUMULATED[-1]
