@@ -70,7 +70,7 @@ def lion_adapter(folder: Path) -> Path:
     adapted.save_pretrained(folder / "adapter")
     config = folder / "adapter/adapter_config.json"
     values = json.loads(config.read_text())
-    config.write_text(json.dumps({**values, "base_model_name_or_path": "/work/user/checkpoints/mntp", "task_type": None}))
+    config.write_text(json.dumps({**values, "base_model_name_or_path": "/home/user/checkpoints/mntp", "task_type": None}))
     models.language_model().save_pretrained(folder / "base")
     models.tokenizer().save_pretrained(folder / "base")
     return folder
