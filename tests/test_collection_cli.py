@@ -174,6 +174,7 @@ def test_launches() -> None:
         launched_part("0/2", None, {"RANK": "3", "WORLD_SIZE": "4"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("busy", ["hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)", "time.sleep(0.01)"])
 def test_signals_stop_a_run(number: int, status: int, busy: str, tmp_path: Path) -> None:
@@ -201,6 +202,7 @@ def test_signals_stop_a_run(number: int, status: int, busy: str, tmp_path: Path)
         process.stdout.close()
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_in_time_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process may go on, as a notebook does."""
     monkeypatch.setattr(_signals, "_PATIENCE", 0.2)
