@@ -66,6 +66,8 @@ def test_json_and_lists_and_nested_settings(tmp_path: Path) -> None:
         (TRAIN + "revision:\nseed: x\n", r"seed: expected int, found 'x'"),
         (TRAIN + "lora: true\n", r"lora: expected a mapping"),
         (TRAIN + "variant: bi\n", r"variant: expected one of 'causal', 'echo', 'bidirectional', found 'bi'"),
+        (TRAIN + "lora: {}\nquantization: int3\n", r"quantization: expected one of 'nf4', found 'int3'"),
+        (TRAIN + "quantization: nf4\n", r"quantization freezes the weights in 4 bits: it needs lora"),
         (TRAIN + "batch_size: 0\n", r"batch_size must be positive, found 0"),
         (TRAIN + "negatives: -1\n", r"negatives must not be negative, found -1"),
         (TRAIN + "temperature: 0\n", r"temperature must be positive, found 0.0"),

@@ -87,7 +87,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         if value is None and type(None) in arguments:
             return None
         hints = [a for a in arguments if a is not type(None)]
-        return _convert(value, next((a for a in hints if isinstance(value, typing.get_origin(a) or a)), hints[0]), where)
+        return _convert(value, next((a for a in hints if _looks_like(value, a)), hints[0]), where)
     if origin is Literal:
         if value not in arguments:
             raise ConfigError(f"{where}: expected one of {', '.join(map(repr, arguments))}, found {value!r}")
@@ -99,6 +99,12 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if isinstance(hint, type) and is_dataclass(hint):
         return config_from_dict(value, hint, source=where)
     return _convert_scalar(value, hint, where)
+
+
+def _looks_like(value: Any, hint: Any) -> bool:
+    """Whether a value is meant for one type of several."""
+    origin = typing.get_origin(hint)
+    return value in typing.get_args(hint) if origin is Literal else isinstance(value, origin or hint)
 
 
 def _convert_scalar(value: Any, hint: type, where: str) -> Any:
