@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from training_runs import contrastive_config
 
-from pyterrier_csplade.training import train
+from pyterrier_csplade.training import LoraSettings, train
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for text in sys.argv[3:]:
         settings = json.loads(text)
+        settings["lora"] = LoraSettings(**settings["lora"]) if settings.get("lora") else None
         train(contrastive_config(Path(sys.argv[1]), Path(sys.argv[2]) / settings.pop("name"), **settings))
