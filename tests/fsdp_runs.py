@@ -12,6 +12,7 @@ from accelerate.utils import DistributedType
 from pyterrier_csplade.training import _contrastive, _run
 
 if __name__ == "__main__":
+
     def like_accelerators(*args: Any, **kwargs: Any) -> Any:
         arguments = _run.training_arguments(*args, **kwargs)
         assert arguments.device.type == "cpu"

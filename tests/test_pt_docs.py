@@ -32,7 +32,7 @@ def test_python_blocks_run(page: Path, csplade: CSPLADE, monkeypatch: pytest.Mon
     monkeypatch.setattr(CSPLADE, "tiny", lambda: csplade)
     monkeypatch.chdir(tmp_path)
     code = "\n".join(blocks(page, "python"))
-    assert code or page.stem in ("api", "engines", "opensearch", "overview", "scale-out")
+    assert code or page.stem in ("api", "engines", "opensearch", "overview", "scale-out", "training")
     names: dict[str, Any] = {}
     exec(compile(code, str(page), "exec"), names)
     for name in {"pipeline", "retriever", "reranker", "maxp"} & set(names):
@@ -45,6 +45,10 @@ def test_configurations_are_valid(tmp_path: Path) -> None:
         path = tmp_path / "config.yaml"
         path.write_text(text, encoding="utf-8")
         assert load_config(path, config).steps > 0
+    for name in ("training", "training-practice"):
+        for text in blocks(next(page for page in PAGES if page.stem == name), "yaml"):
+            path.write_text(text, encoding="utf-8")
+            assert load_config(path, ContrastiveConfig).steps > 0
 
 
 def test_documented_names_exist() -> None:
