@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from indexes import CONTRACT, documents
 from scipy.sparse import csc_matrix, csr_matrix
 
 from pyterrier_csplade import DataError, ImpactIndex, ImpactIndexError
+from pyterrier_csplade._manifest import read_whole
 from pyterrier_csplade._vectors import MatrixVectors
 from pyterrier_csplade.search import POSTINGS_FILE, Postings, _builder, _terrier, write_postings
 from pyterrier_csplade.search._arrays import ArrayFile, ArrayWriter
@@ -293,6 +295,23 @@ print("ok", file=sys.stderr)
     for reader in readers:
         output = reader.communicate()[1]
         assert reader.returncode == 0, output.decode()
+
+
+def test_an_index_replaced_by_an_equal_one_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    ImpactIndex(path).index(documents(10))
+    calls = []
+
+    def read() -> str:
+        calls.append(1)
+        if len(calls) > 1:
+            return "whole"
+        shutil.copytree(path, tmp_path / "equal")
+        path.rename(tmp_path / "old")
+        (tmp_path / "equal").rename(path)
+        raise FileNotFoundError("a file of the index that was here before")
+
+    assert read_whole(path, read) == "whole"
 
 
 def test_lists_need_no_java(tmp_path: Path) -> None:
