@@ -33,11 +33,11 @@ class Backbone(nn.Module):
         self.contract = contract
         self._lm.config.is_causal = contract.attention == "causal"
         special_ids = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-        self.vocabulary = Vocabulary.from_tokens(tokenizer.get_vocab(), special_ids=special_ids, size=self.head.weight.shape[0])
+        self.vocabulary = Vocabulary.from_tokens(tokenizer.get_vocab(), special_ids=special_ids, size=self.head.out_features)
         self._columns: Tensor
         self._special: Tensor
         self.register_buffer("_columns", torch.from_numpy(self.vocabulary.token_ids), persistent=False)
-        columns = torch.full((self.head.weight.shape[0],), -1, dtype=torch.long)
+        columns = torch.full((self.head.out_features,), -1, dtype=torch.long)
         columns[self._columns] = torch.arange(len(self.vocabulary))
         self.column_of_token: Tensor
         self.register_buffer("column_of_token", columns, persistent=False)

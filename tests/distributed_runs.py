@@ -1,22 +1,49 @@
-"""Contrastive runs that must end alike; started by test_distributed.py in several processes, or in one.
+"""Runs that must end alike; started by tests in several processes, or in one.
 
-Usage: distributed_runs.py BASE OUTPUT SETTINGS..., each SETTINGS a JSON object with a name and settings of the run.
+Usage: distributed_runs.py BASE OUTPUT SETTINGS..., each SETTINGS a JSON object with a name and settings of the run; and perhaps
+"phase": "adaptation", "terminate_at", a step after which SIGTERM comes, and "resume".
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
-from training_runs import contrastive_config
+from training_runs import adaptation_config, contrastive_config
 
-from pyterrier_csplade.training import LoraSettings, train
+from pyterrier_csplade._errors import TrainingInterruptedError
+from pyterrier_csplade.training import LoraSettings, adapt, train
+from pyterrier_csplade.training._trainer import CurvesTrainer
+
+
+def run(base: Path, output: Path, settings: dict[str, Any]) -> None:
+    """Do one run."""
+    adaptation, resume = settings.pop("phase", "") == "adaptation", settings.pop("resume", False)
+    last, end_step = settings.pop("terminate_at", None), CurvesTrainer.end_step
+    settings["lora"] = LoraSettings(**settings["lora"]) if settings.get("lora") else None
+
+    def terminated(self: CurvesTrainer) -> None:
+        if self.state.global_step == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+        end_step(self)
+
+    setattr(CurvesTrainer, "end_step", terminated)  # noqa: B010
+    output = output / settings.pop("name")
+    with suppress(TrainingInterruptedError):
+        if adaptation:
+            adapt(adaptation_config(base, output, **settings), resume=resume)
+        else:
+            train(contrastive_config(base, output, **settings), resume=resume)
+    setattr(CurvesTrainer, "end_step", end_step)  # noqa: B010
+
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for text in sys.argv[3:]:
-        settings = json.loads(text)
-        settings["lora"] = LoraSettings(**settings["lora"]) if settings.get("lora") else None
-        train(contrastive_config(Path(sys.argv[1]), Path(sys.argv[2]) / settings.pop("name"), **settings))
+        run(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(text))

@@ -1,4 +1,4 @@
-"""Launchers: the shipped configurations, too few processes, killed ones, FSDP."""
+"""Launchers: the shipped configurations, too few processes, killed ones, FSDP, DeepSpeed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from processes import TESTS, torchrun
-from training_runs import contrastive_config, log_of, make_base
+from safetensors.torch import load_file
+from training_runs import adaptation_config, contrastive_config, log_of, make_base
 
-from pyterrier_csplade import CSPLADE, ConfigError
-from pyterrier_csplade.training import LoraSettings, train
+from pyterrier_csplade import ConfigError
+from pyterrier_csplade.training import LoraSettings, adapt, train
 from pyterrier_csplade.training._checkpoints import last_checkpoint
 
 CONFIGS = TESTS.parent / "examples/configs/accelerate"
 SETTINGS: dict[str, Any] = {
     "batch_size": 8, "steps": 5, "lambda_query": 0.01, "lambda_document": 0.02, "flops_warmup_steps": 2, "save_steps": 3,
 }  # fmt: skip
+ADAPTATION: dict[str, Any] = {"batch_size": 8, "steps": 5, "save_steps": 3}
 
 
 @pytest.fixture(scope="module")
@@ -69,21 +72,64 @@ def test_accelerate_launch_with_too_few_processes(base: Path, tmp_path: Path) ->
     assert not (tmp_path / "run/model.safetensors").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("lora", [None, {"rank": 2, "dropout": 0.0}], ids=["full", "lora"])
-def test_fsdp_ends_as_one_process(base: Path, tmp_path: Path, lora: Any) -> None:
-    """With the settings that are shipped, but in float32 and with two processes on CPUs."""
-    shipped = yaml.safe_load((CONFIGS / "fsdp-8x40gb.yaml").read_text())["fsdp_config"]
-    env = {name.upper(): str(value) for name, value in shipped.items()} | {"ACCELERATE_USE_FSDP": "true"}
-    run = {"name": "fsdp", "lora": lora, **SETTINGS}
-    done = torchrun(2, str(TESTS / "fsdp_runs.py"), str(base), str(tmp_path), json.dumps(run), env=env)
+def shipped(kind: str) -> dict[str, str]:
+    """The environment that accelerate makes of a shipped configuration, but in float32."""
+    if kind == "fsdp":
+        settings = yaml.safe_load((CONFIGS / "fsdp-8x40gb.yaml").read_text())["fsdp_config"]
+        return {name.upper(): str(value) for name, value in settings.items()} | {"ACCELERATE_USE_FSDP": "true"}
+    settings = yaml.safe_load((CONFIGS / "deepspeed-zero3.yaml").read_text())["deepspeed_config"]
+    names = {"gradient_accumulation_steps": "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"}
+    names |= {"gradient_clipping": "ACCELERATE_GRADIENT_CLIPPING", "zero3_init_flag": "ACCELERATE_DEEPSPEED_ZERO3_INIT"}
+    env = {names.get(name, f"ACCELERATE_DEEPSPEED_{name.upper()}"): str(value) for name, value in settings.items()}
+    return env | {"ACCELERATE_USE_DEEPSPEED": "true"}
+
+
+LORA: dict[str, Any] = {"rank": 2, "dropout": 0.0}
+RUNS: list[dict[str, Any]] = [
+    {"name": "full"},
+    {"name": "lora", "lora": LORA},
+    {"name": "resumed", "terminate_at": 2, "keep_checkpoints": 9},
+    {"name": "resumed", "resume": True, "keep_checkpoints": 9},
+    {"name": "adapted", "phase": "adaptation"},
+]
+
+
+@pytest.fixture(scope="module", params=["fsdp", "deepspeed"])
+def sharded(request: pytest.FixtureRequest, base: Path) -> Path:
+    """Runs of two processes on CPUs, divided as shipped configurations have it."""
+    if request.param == "deepspeed":
+        pytest.importorskip("deepspeed", reason="pip install deepspeed")
+    runs = [json.dumps(run | (ADAPTATION if "phase" in run else SETTINGS)) for run in RUNS]
+    output = base / request.param
+    done = torchrun(2, str(TESTS / "sharded_runs.py"), str(base), str(output), *runs, env=shipped(request.param))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "fsdp/checkpoints/checkpoint-5/pytorch_model_fsdp.bin").exists()
-    one = train(contrastive_config(base, tmp_path / "one", lora=lora and LoraSettings(**lora), **SETTINGS))
-    for name in ("loss", "flops_document", "grad_norm"):
-        assert log_of(tmp_path / "fsdp", name) == pytest.approx(log_of(one, name), rel=1e-5), name
-    vectors = [CSPLADE(path).encode_docs(["An inverted index.", "dogs and cats"]) for path in (one, tmp_path / "fsdp")]
-    assert abs(vectors[0] - vectors[1]).max() < 1e-4 * vectors[0].max()
+    state = {"fsdp": "pytorch_model_fsdp.bin", "deepspeed": "global_step5"}[request.param]
+    assert (output / "full/checkpoints/checkpoint-5" / state).exists()
+    return output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["full", "lora", "adapted"])
+def test_sharded_runs_end_as_one_process(base: Path, sharded: Path, tmp_path: Path, name: str) -> None:
+    lora = LoraSettings(**LORA) if name == "lora" else None
+    if name == "adapted":
+        one = adapt(adaptation_config(base, tmp_path / "one", **ADAPTATION))
+    else:
+        one = train(contrastive_config(base, tmp_path / "one", lora=lora, **SETTINGS))
+    for figure in ("loss", "grad_norm"):
+        assert log_of(sharded / name, figure) == pytest.approx(log_of(one, figure), rel=1e-5), figure
+    weights = [load_file(run / "model.safetensors") for run in (one, sharded / name)]
+    for parameter, values in weights[0].items():
+        torch.testing.assert_close(weights[1][parameter], values, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_sharded_run_goes_on_exactly(sharded: Path) -> None:
+    assert (sharded / "resumed/checkpoints/checkpoint-2").is_dir()
+    for figure in ("loss", "grad_norm", "flops_document", "lambda_document"):
+        assert log_of(sharded / "resumed", figure) == log_of(sharded / "full", figure)
+    weights = [load_file(sharded / name / "model.safetensors") for name in ("full", "resumed")]
+    assert all(torch.equal(values, weights[1][name]) for name, values in weights[0].items())
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from ._processes import barrier, is_first_process, on_one_process_first
 from ._run import load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
 from ._streamed_loss import streamed_prediction_loss
 from ._trainer import CurvesTrainer
+from ._zero import reads_weights_of
 
 
 class AdaptationTrainer(CurvesTrainer):
@@ -54,6 +55,12 @@ class Predictor(nn.Module):
         super().__init__()
         self.model, self.relu_weight = model, relu_weight
         self._no_split_modules = model._no_split_modules  # what FSDP wraps
+        reads_weights_of(self, self._lm.get_output_embeddings())
+
+    @property
+    def _lm(self) -> Any:
+        """The transformers model, without the PEFT wrapper: its layers hold the adapters."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def forward(self, input_ids: Tensor, positions: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss.
@@ -66,7 +73,7 @@ class Predictor(nn.Module):
         Returns:
             The loss and figures, as ``streamed_prediction_loss`` does.
         """
-        lm = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        lm = self._lm
         hidden = lm.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[:, positions].flatten(0, 1)
         head = lm.get_output_embeddings()
         finish = partial(finish_logits, lm.config)

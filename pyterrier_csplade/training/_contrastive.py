@@ -29,6 +29,7 @@ from ._regularizers import make_schedule
 from ._rows import read_rows
 from ._run import load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
 from ._trainer import CurvesTrainer
+from ._zero import reads_weights_of
 
 _OBJECTIVE = "objective.safetensors"
 _SCHEDULE = "schedule.json"
@@ -110,6 +111,7 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
     # On a CPU, the backward pass of torch's fused attention takes several times as long as plain products for short texts.
     tokenizer, model = load_tokenizer_and_model(config, None if torch.cuda.is_available() else "eager")
     backbone = Backbone(model, tokenizer, _contract(config, config.query_length, config.document_length))
+    reads_weights_of(backbone, backbone.head)
     trainer = ContrastiveTrainer(
         config,
         model=backbone,

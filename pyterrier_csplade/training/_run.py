@@ -18,6 +18,7 @@ from ._checkpoints import CHECKPOINTS
 from ._config import LoraSettings, TrainingConfig
 from ._launch import start_processes
 from ._reports import reporters
+from ._zero import in_one_piece
 
 
 def open_output(config: TrainingConfig, resume: bool) -> Path:
@@ -125,7 +126,8 @@ def whole_model(config: TrainingConfig, weights: dict[str, Tensor]) -> Any:
         config: The run's settings.
         weights: As ``CurvesTrainer.trained_weights`` gives them; their names begin with that of a module around the model.
     """
-    model = load_tokenizer_and_model(config, quantized=False)[1]
+    with in_one_piece():
+        model = load_tokenizer_and_model(config, quantized=False)[1]
     unexpected = model.load_state_dict({name.partition(".")[2]: w.cpu() for name, w in weights.items()}, strict=False)
     if unexpected.unexpected_keys or not weights:
         raise TrainingError(f"the trained weights do not fit the model: {unexpected.unexpected_keys[:2]}")

@@ -44,6 +44,7 @@ class CurvesTrainer(Trainer):
         self._figures = Figures()
         self._stop = StopRequest()
         self._resumed: Path | None = None
+        self._ended: Path | None = None
         self._target: Path | None = None
         self.add_callback(_Progress(self))
 
@@ -65,7 +66,9 @@ class CurvesTrainer(Trainer):
             raise DataError(f"the data has {rows:,} rows, a batch {batch:,}: lower batch_size")
         checkpoint = self._resumed = self._agreed_checkpoint() if resume else None
         if checkpoint and step_of(checkpoint) >= self.args.max_steps:  # transformers would do one step more
-            self._load_from_checkpoint(str(checkpoint))
+            self._ended = checkpoint
+            if not self.sharded:
+                self._load_from_checkpoint(str(checkpoint))
             return
         with self._stop.listening():
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -146,6 +149,8 @@ class CurvesTrainer(Trainer):
 
     def trained_weights(self) -> dict[str, Tensor]:
         """The trained parameters by name, whole; all processes must ask, the first gets them."""
+        if self._ended:
+            return dict(load_file(self._ended / WEIGHTS_FILE))
         state = self.accelerator.get_state_dict(self.model_wrapped) if self.sharded else dict(self.model.named_parameters())
         trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         return {name: values.detach() for name, values in (state or {}).items() if name in trained}
@@ -175,7 +180,6 @@ class CurvesTrainer(Trainer):
             set_model_state_dict(model, weights, options=options)
         else:
             (model or self.model).load_state_dict(weights, strict=False)
-        self.load_state(directory)
 
     def _get_output_dir(self, trial: Any) -> str:
         """Where transformers writes a checkpoint: beside its place until it is whole."""
@@ -200,9 +204,10 @@ class CurvesTrainer(Trainer):
             remove_old(self._checkpoints, self.keep_checkpoints, self.state.best_global_step)
         barrier()
 
-    def restore_curves(self) -> None:
-        """Go on with the point of the curves that was being collected when the checkpoint was written."""
+    def restore(self) -> None:
+        """Go on with what a phase knew when the checkpoint was written, and with the point of the curves that was begun."""
         if self._resumed:
+            self.load_state(self._resumed)
             self._figures.load(self._resumed / _FIGURES)
             loss, self._globalstep_last_logged = json.loads((self._resumed / _LOSS).read_text(encoding="utf-8"))
             self._tr_loss += loss
@@ -215,7 +220,7 @@ class _Progress(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.trainer.restore_curves()
+        self.trainer.restore()
 
     def on_epoch_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
         # accelerate does it in a single process only: with several, each epoch would draw the same passages.
