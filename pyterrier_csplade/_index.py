@@ -240,13 +240,16 @@ class ImpactIndex(Searchable, ImpactArtifact):
         write_order(postings, bisect(postings, verbose=verbose) if docnos is None else given_order(postings, docnos))
         return self
 
-    def read_field(self, field: str, docids: np.ndarray, index: str | None = None) -> list[str]:
+    def read_field(self, field: str, docids: np.ndarray, index: str | None = None) -> np.ndarray:
         """Read a metadata field of documents. Needs Java.
 
         Args:
             field: Its name.
-            docids: Numbers of documents.
+            docids: Numbers of documents, of which some may stand several times.
             index: Identity of the index that they come from; None for the one that Terrier has opened.
+
+        Returns:
+            Strings, in an array of objects.
 
         Raises:
             ImpactIndexError: There is no such field, or the index was built again between the two.
@@ -256,7 +259,8 @@ class ImpactIndex(Searchable, ImpactArtifact):
             raise ImpactIndexError(f"{self.path} has no field {field!r}, only {', '.join(stored)}")
         if index not in (None, self._identity_of_index_obj):
             raise ImpactIndexError(f"{self.path} was built again while it was open: call close(), and search again")
-        values: list[str] = self.meta_index().getItems(field, docids.tolist())
+        distinct, places = np.unique(docids, return_inverse=True)  # each string crosses from Java once
+        values: np.ndarray = np.array(self.meta_index().getItems(field, distinct.tolist()), dtype=object)[places]
         return values
 
     def index_obj(self) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -75,8 +75,8 @@ class IndexRetriever(pt.Transformer):
         """Search with queries (qid to weights above 0, at least one), whose terms the index may not hold."""
         raise NotImplementedError
 
-    def _read(self, field: str, docids: np.ndarray) -> Sequence[str]:
-        """Return a metadata field of documents, all different."""
+    def _read(self, field: str, docids: np.ndarray) -> Any:
+        """Return a metadata field of documents, of which some may stand several times: array or list of str."""
         raise NotImplementedError
 
     def _settings(self) -> dict[str, tuple[Any, Any]]:
@@ -103,15 +103,15 @@ class IndexRetriever(pt.Transformer):
             ImpactIndexError: There is no index, it is damaged, or the search failed.
         """
         pt.validate.query_frame(inp, extra_columns=["query_toks"], context=self)
-        queries = inp.drop(columns=self._new_columns, errors="ignore").assign(qid=inp["qid"].astype(str))
-        check_unique(queries["qid"])
-        weights = {qid: check_weights(toks, qid) for qid, toks in zip(queries["qid"], queries["query_toks"])}
+        qids = inp["qid"].astype(str)
+        check_unique(qids)
+        weights = {qid: check_weights(toks, qid) for qid, toks in zip(qids, inp["query_toks"])}
         weights = {qid: query for qid, query in weights.items() if query}
         hits = {}
         if weights:
-            check_contracts(queries, self._open(), str(self.impact_index.path))
+            check_contracts(inp, self._open(), str(self.impact_index.path))
             hits = self._search(weights)
-        return self._frame(queries, [hits.get(qid, Hits.none()) for qid in queries["qid"]])
+        return self._frame(inp.assign(qid=qids), [hits.get(qid, Hits.none()) for qid in qids])
 
     def transform_inputs(self) -> list[list[str]]:
         """Return the columns that queries need."""
@@ -153,15 +153,15 @@ class IndexRetriever(pt.Transformer):
         hits = [*hits, Hits.none()]  # arrays of the right type where there is no query
         counts = [len(found.docids) for found in hits]
         docids = np.concatenate([found.docids for found in hits])
-        distinct, places = np.unique(docids, return_inverse=True)
-        columns: dict[str, Any] = {"docid": docids}
+        # Column by column: each step of a chain of frames costs as much as the search of a small collection.
+        rows = np.repeat(np.arange(len(queries)), counts[:-1])
+        columns = {name: queries[name].array.take(rows) for name in queries.columns if name not in self._new_columns}
+        columns["docid"] = docids
         for field in self._fields:
-            values = self._read(field, distinct) if len(distinct) else []
-            columns[field] = pd.Series(np.array(values, dtype=object)[places], dtype="str")
+            columns[field] = pd.Series(self._read(field, docids) if len(docids) else [], dtype="str")
         columns["rank"] = np.concatenate([np.arange(count) for count in counts])
         columns["score"] = np.concatenate([found.scores for found in hits])
-        rows = queries.iloc[np.repeat(np.arange(len(queries)), counts[:-1])].reset_index(drop=True)
-        return rows.assign(**columns)
+        return pd.DataFrame(columns, copy=False)
 
 
 def check_unique(qids: pd.Series) -> None:
@@ -170,9 +170,8 @@ def check_unique(qids: pd.Series) -> None:
     Raises:
         DataError: One does; names it.
     """
-    duplicates = qids[qids.duplicated()]
-    if len(duplicates):
-        raise DataError(f"qid {duplicates.iloc[0]!r} stands twice: a qid names one query")
+    if len(set(qids)) < len(qids):
+        raise DataError(f"qid {qids[qids.duplicated()].iloc[0]!r} stands twice: a qid names one query")
 
 
 def check_contracts(queries: pd.DataFrame, indexed: Contract | None, index: str) -> None:

@@ -6,7 +6,7 @@ import base64
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +94,7 @@ class ImpactRetriever(IndexRetriever):
         docids, scores = (np.array(values[:size]) for values in (results.getDocids(), results.getScores()))
         return Hits(docids.astype(np.int64), scores.astype(np.float64) * factor)
 
-    def _read(self, field: str, docids: np.ndarray) -> Sequence[str]:
+    def _read(self, field: str, docids: np.ndarray) -> Any:
         return self.impact_index.read_field(field, docids)
 
     def _known(self, queries: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -21,7 +21,7 @@ from pyterrier_csplade._spool import Spool
 from pyterrier_csplade._vectors import EncodedVectors
 from pyterrier_csplade._workspace import publish, workspace
 from pyterrier_csplade.search._arrays import ArrayFile, ArrayWriter
-from pyterrier_csplade.search._strings import StringTable, write_strings
+from pyterrier_csplade.search._strings import PackedStrings, StringTable
 
 # Docnos and terms of an index, and its contract, beside the files of the engine.
 _NAMES_FILE = "csplade_engine.bin"
@@ -228,8 +228,8 @@ def to_arrays(vector: Mapping[int, float], dtype: np.typing.DTypeLike) -> tuple[
 
 def _write_names(path: Path, engine: str, documents: Documents, contract: Contract | None) -> None:
     writer = ArrayWriter(path)
-    write_strings(writer, "docnos", documents.docnos)
-    write_strings(writer, "terms", documents.terms)
+    PackedStrings(documents.docnos).write(writer, "docnos")
+    PackedStrings(documents.terms).write(writer, "terms")
     writer.finish(
         {
             "engine": engine,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,7 +48,7 @@ class EngineRetriever(IndexRetriever):
         """
         raise NotImplementedError
 
-    def _read(self, field: str, docids: np.ndarray) -> Sequence[str]:
+    def _read(self, field: str, docids: np.ndarray) -> Any:
         assert self._index is not None
         return self._index.docnos.take(docids)
 

@@ -21,7 +21,7 @@ from pyterrier_csplade._vectors import EncodedVectors
 
 from ._arrays import ArrayWriter
 from ._postings import FORMAT, POSTINGS_FILE, checksum, index_identity
-from ._strings import write_strings
+from ._strings import PackedStrings
 
 # Postings that are turned together (ours): about 100 MB of working memory.
 _PIECE = 2**22
@@ -50,7 +50,7 @@ class PostingsWriter:
         self.docids = self._writer.allocate("docids", postings, np.int32, digest=False)
         self.impacts = self._writer.allocate("impacts", postings, dtype, digest=False)
 
-    def finish(self, terms: Sequence[str], docnos: Sequence[str], contract: Contract | None, index: str) -> None:
+    def finish(self, terms: PackedStrings, docnos: PackedStrings, contract: Contract | None, index: str) -> None:
         """Add what is known only when the lists are full, and close the file."""
         bounds = list(zip(self.starts[:-1].tolist(), self.starts[1:].tolist()))
         checksums = [checksum(self.docids[start:end], self.impacts[start:end]) for start, end in bounds]
@@ -58,8 +58,8 @@ class PostingsWriter:
         self._writer.add("checksums", np.array(checksums, np.uint32))
         maxima = np.maximum.reduceat(self.impacts, self.starts[:-1]) if bounds else self.impacts
         self._writer.add("max_impacts", maxima)
-        write_strings(self._writer, "terms", terms)
-        write_strings(self._writer, "docnos", docnos)
+        terms.write(self._writer, "terms")
+        docnos.write(self._writer, "docnos")
         self._writer.finish(
             {
                 "postings_format": FORMAT,
@@ -73,7 +73,8 @@ class PostingsWriter:
 def write_postings(directory: Path, vectors: EncodedVectors, *, verbose: bool = False) -> None:
     """Write the postings of an index from its documents' vectors; call it when the index is complete, manifest and all.
 
-    The vectors are read twice, in pieces. Memory beside one of their blocks: 100 MB, the docnos, and 32 bytes a term.
+    The vectors are read twice, in pieces. Memory beside one of their blocks: 100 MB, the docnos and 8 bytes each,
+    and 32 bytes a term; the file that is written is mapped, and its pages are the system's to write back.
 
     Args:
         directory: The directory of the index.
@@ -97,7 +98,8 @@ def write_postings(directory: Path, vectors: EncodedVectors, *, verbose: bool = 
         for piece in _pieces(vectors, "writing postings", verbose):
             _scatter(piece, first, cursors, writer)
             first += piece.shape[0]
-        writer.finish([vocabulary[i] for i in order], docnos, vectors.contract, index_identity(directory))
+        terms = PackedStrings(vocabulary[i] for i in order)
+        writer.finish(terms, docnos, vectors.contract, index_identity(directory))
 
 
 @contextlib.contextmanager
@@ -137,13 +139,13 @@ def publishing(directory: Path, name: str = POSTINGS_FILE) -> Iterator[Path]:
         lock.release()
 
 
-def _measure(vectors: EncodedVectors, verbose: bool) -> tuple[list[str], np.ndarray, int]:
+def _measure(vectors: EncodedVectors, verbose: bool) -> tuple[PackedStrings, np.ndarray, int]:
     """Return docnos, postings of each column, and the largest impact."""
-    docnos: list[str] = []
+    docnos = PackedStrings()
     counts, largest = np.zeros(len(vectors.vocabulary), dtype=np.int64), 1
     bar = pt.tqdm(total=len(vectors), desc="counting postings", unit="d", disable=not verbose)
     for names, block in vectors.blocks():
-        docnos += names
+        docnos.extend(names)
         if block.nnz:
             largest = max(largest, _check(block, names))
             counts += np.bincount(block.indices, minlength=len(counts))

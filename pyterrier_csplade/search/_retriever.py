@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +93,7 @@ class PostingsRetriever(IndexRetriever):
         postings.check(query.terms)
         return searcher(query, self.num_results, self._budget) if len(query) else Hits.none()
 
-    def _read(self, field: str, docids: np.ndarray) -> Sequence[str]:
+    def _read(self, field: str, docids: np.ndarray) -> Any:
         assert self._opened is not None
         if field == "docno":
             return self._opened[0].docnos.take(docids)

@@ -15,6 +15,7 @@ from pyterrier_csplade._errors import ImpactIndexError
 
 from ._builder import PostingsWriter, publishing
 from ._postings import index_identity
+from ._strings import PackedStrings
 
 _INVERTED = "org.terrier.structures.postings.bit.BasicIterablePosting"
 
@@ -171,7 +172,8 @@ def write_terrier_postings(
         counts = files.lexicon["documents"].astype(np.int64)[order]
         writer = PostingsWriter(path, counts, int(files.lexicon["max"].max(initial=1)))
         files.postings(decoder(), order, writer.starts, writer.docids, writer.impacts, verbose=verbose)
-        writer.finish([files.terms[i] for i in order.tolist()], files.docnos(), contract, identity)
+        terms = PackedStrings(files.terms[i] for i in order.tolist())
+        writer.finish(terms, PackedStrings(files.docnos()), contract, identity)
 
 
 def decode_in_python(data: np.ndarray, first: int, last: int, docids: np.ndarray, impacts: np.ndarray) -> None:
