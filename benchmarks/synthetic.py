@@ -12,7 +12,8 @@ The model (all of it ours):
   (expansion); float weights of the same shape.
 - Documents come in random order, as crawls do.
 
-Every block of documents has its own seed, so that the collection is never in memory and can be read again.
+Every block of documents has its own seed, so that the collection is never in memory. Drawing takes longer than building an
+index, so :class:`StoredVectors` draws once.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, load_npz, save_npz
 
 _BLOCK = 10_000
 _SUBTOPICS = 10
@@ -76,7 +78,7 @@ class SyntheticVectors:
         for row in generator.integers(0, matrix.shape[0], number).tolist():
             columns, impacts = matrix[row].indices, matrix[row].data.astype(float)
             own = generator.choice(columns, min(24, len(columns)), replace=False, p=impacts / impacts.sum())
-            related = generator.choice(self._preferred(subjects[1][row : row + 1], 60, 3)[0], 8)
+            related = generator.choice(self._preferred[2][subjects[1][row]], 8)
             weights = np.log1p(generator.exponential(0.8, len(own) + len(related)))
             found.append({names[c]: round(float(w) + 0.01, 6) for c, w in zip([*own.tolist(), *related.tolist()], weights)})
         return found
@@ -93,21 +95,49 @@ class SyntheticVectors:
         rows = np.repeat(np.arange(number), lengths)
         kinds = generator.choice(3, len(rows), p=_SHARES)
         columns = self._zipf(generator.random(len(rows)))
-        for kind, subjects, size, salt in zip((1, 2), self._subjects(first, number), (400, 60), (2, 3)):
-            at = np.flatnonzero(kinds == kind)
-            distinct, places = np.unique(subjects[rows[at]], return_inverse=True)
+        for kind, subjects in zip((1, 2), self._subjects(first, number)):
+            at, preferred = np.flatnonzero(kinds == kind), self._preferred[kind]
             # Within a subject the first terms are the most frequent.
-            columns[at] = self._preferred(distinct, size, salt)[places, (size * generator.random(len(at)) ** 2).astype(int)]
+            places = (preferred.shape[1] * generator.random(len(at)) ** 2).astype(int)
+            columns[at] = preferred[subjects[rows[at]], places]
         impacts = np.ceil(100 * np.log1p(generator.exponential(_MEANS[kinds]))).astype(np.int32)
         keys, kept = np.unique(rows * self.terms + columns, return_index=True)
         indptr = np.searchsorted(keys, np.arange(number + 1) * self.terms)
         return csr_matrix((impacts[kept], keys % self.terms, indptr), shape=(number, self.terms))
 
-    def _preferred(self, subjects: np.ndarray, size: int, salt: int) -> np.ndarray:
-        """Terms that subjects prefer: [subjects, size]."""
-        return np.stack([self._zipf(np.random.default_rng([self.seed, salt, s]).random(size)) for s in subjects.tolist()])
+    @cached_property
+    def _preferred(self) -> dict[int, np.ndarray]:
+        """Terms that topics (kind 1) and subtopics (kind 2) prefer: [subjects, terms of a subject]."""
+        return {
+            kind: np.stack([self._zipf(np.random.default_rng([self.seed, salt, s]).random(size)) for s in range(number)])
+            for kind, number, size, salt in ((1, self.topics, 400, 2), (2, self.topics * _SUBTOPICS, 60, 3))
+        }
 
     def _zipf(self, uniform: np.ndarray) -> np.ndarray:
         """Turn uniform numbers into terms whose frequency falls with their number, starting at a rank of 20."""
         offset = 20
         return (offset * ((self.terms + offset) / offset) ** uniform - offset).astype(np.int64)
+
+
+class StoredVectors:
+    """Vectors that were drawn once and stand in files, a block each; implements ``EncodedVectors``."""
+
+    contract = None
+
+    def __init__(self, vectors: SyntheticVectors, directory: Path) -> None:
+        """Draw vectors, where they are not there yet."""
+        self.vocabulary, self._documents = vectors.vocabulary, len(vectors)
+        self._files = [directory / f"{first}.npz" for first in range(0, len(vectors), _BLOCK)]
+        if not all(file.exists() for file in self._files):
+            directory.mkdir(parents=True, exist_ok=True)
+            for file, (_, matrix) in zip(self._files, vectors.blocks()):
+                save_npz(file, matrix, compressed=False)
+
+    def __len__(self) -> int:
+        return self._documents
+
+    def blocks(self) -> Iterator[tuple[Sequence[str], csr_matrix]]:
+        """Yield docnos and vectors."""
+        for number, file in enumerate(self._files):
+            matrix = load_npz(file)
+            yield [f"d{i}" for i in range(number * _BLOCK, number * _BLOCK + matrix.shape[0])], matrix
