@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ from safetensors.torch import load_file
 from training_runs import adaptation_config, contrastive_config, log_of, make_base
 
 from pyterrier_csplade._cli import main
-from pyterrier_csplade._errors import TrainingInterruptedError
+from pyterrier_csplade._errors import DataError, TrainingInterruptedError
 from pyterrier_csplade.training import adapt, train
 from pyterrier_csplade.training._checkpoints import damage_of, last_checkpoint, publish, remove_old, unfinished
+from pyterrier_csplade.training._prepared import prepared
 from pyterrier_csplade.training._trainer import CurvesTrainer
 
 
@@ -202,3 +205,70 @@ def test_another_number_of_processes_is_said(base: Path, tmp_path: Path) -> None
     manifest.write_text(manifest.read_text().replace('"processes": 1', '"processes": 4'))
     with pytest.warns(UserWarning, match="checkpoint-2 is of 4 processes, this run has 1"):
         train(config, resume=True)
+
+
+# ---------------------------------------------------------------------- what a run goes on with
+
+
+@pytest.mark.parametrize("phase", ["contrastive", "adaptation"])
+def test_a_run_goes_on_with_the_data_it_began_with(tmp_path: Path, phase: str) -> None:
+    folder = make_base(tmp_path)
+    if phase == "contrastive":
+        data = folder / "rows.jsonl"
+        go: Any = partial(train, contrastive_config(folder, folder / "run", steps=2, save_steps=1))
+    else:
+        data = folder / "corpus.jsonl"
+        go = partial(adapt, adaptation_config(folder, folder / "run", steps=2, save_steps=1))
+    go()
+    prepared_file = next(path for path in (folder / "run").iterdir() if path.name in ("rows.jsonl", "tokens.int32"))
+    before = prepared_file.read_bytes()
+    go(resume=True)
+    assert prepared_file.read_bytes() == before
+    lines = data.read_text().splitlines(keepends=True)
+    data.write_text("".join(lines[1:] + lines[:1]))
+    with pytest.raises(DataError, match="run: the training data is no longer what the run began with"):
+        go(resume=True)
+    assert prepared_file.read_bytes() == before
+    assert not list((folder / "run").glob("*.partial"))
+
+
+def test_machines_that_share_a_directory_prepare_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with prepared(tmp_path / "rows.jsonl") as first:
+        first.write(b"one\n")
+        monkeypatch.setattr("pyterrier_csplade.training._prepared.rank", lambda: 8)
+        with prepared(tmp_path / "rows.jsonl") as second:
+            second.write(b"one\ntwo\n")
+        first.write(b"two\n")
+    assert (tmp_path / "rows.jsonl").read_bytes() == b"one\ntwo\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+class Malice:
+    """A pickle that makes a directory when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_checkpoint_cannot_run_code(
+    base: Path, whole: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Even if its manifest fits."""
+    run, trace = tmp_path / "run", tmp_path / "executed"
+    shutil.copytree(whole, run)
+    for step in (6, 8):
+        shutil.rmtree(run / f"checkpoints/checkpoint-{step}")
+    written = unfinished(run / "checkpoints") / "checkpoint-4"
+    written.parent.mkdir(exist_ok=True)
+    (run / "checkpoints/checkpoint-4").rename(written)
+    (written / "manifest.json").unlink()
+    torch.save({"state": Malice(trace)}, written / name)
+    publish(written, processes=1)
+    assert last_checkpoint(run / "checkpoints") == run / "checkpoints/checkpoint-4"
+    assert main(["train", str(write_config(base, run)), "--resume"]) == 2
+    assert re.search("checkpoint-4 holds more than tensors and numbers, .*mkdir", capsys.readouterr().err)
+    assert not trace.exists()

@@ -15,6 +15,7 @@ from pyterrier_csplade._backbone import Backbone
 from pyterrier_csplade._errors import DataError
 
 from ._labels import make_labels
+from ._prepared import prepared
 from ._rows import TrainingRow
 
 # Texts that go through the model together. They are sorted by length, so that small parts hold little padding. Ours,
@@ -76,11 +77,10 @@ def write_rows(rows: Iterable[TrainingRow], path: Path, *, scored: bool) -> None
         scored: Whether the losses need scores of a teacher.
 
     Raises:
-        DataError: There is no row, or one without the scores that it needs.
+        DataError: There is no row, or one without the scores that it needs, or the run in this directory began with others.
     """
-    unfinished = path.with_suffix(".partial")
     number = 0
-    with unfinished.open("wb") as out:
+    with prepared(path) as out:
         for number, row in enumerate(rows, 1):
             if scored and row.scores is None:
                 raise DataError(
@@ -88,9 +88,8 @@ def write_rows(rows: Iterable[TrainingRow], path: Path, *, scored: bool) -> None
                     "margin_mse_weight need"
                 )
             out.write(json.dumps(asdict(row)).encode() + b"\n")
-    if not number:
-        raise DataError("the training data has no rows")
-    unfinished.replace(path)
+        if not number:
+            raise DataError("the training data has no rows")
 
 
 class Collator:

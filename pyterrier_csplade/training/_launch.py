@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 from accelerate import PartialState
 
 from pyterrier_csplade._errors import ConfigError
 
 from ._processes import world_size
+
+# How long processes wait for another: one reads and writes the training data, which takes more than NCCL's ten minutes for
+# large collections. Ours; a launcher ends the others at once when one dies.
+_PATIENCE = timedelta(hours=6)
 
 
 def start_processes(*, use_cpu: bool) -> int:
@@ -31,7 +36,7 @@ def start_processes(*, use_cpu: bool) -> int:
             "accelerate was asked for several processes but started this one alone (it starts several on CPUs with MPI only): "
             "use torchrun --nproc-per-node N -m pyterrier_csplade ..."
         )
-    PartialState(cpu=use_cpu)
+    PartialState(cpu=use_cpu, timeout=_PATIENCE)
     if world_size() != asked:
         raise ConfigError(f"{asked} processes were asked for and {world_size()} came together")
     return world_size()

@@ -13,6 +13,8 @@ from torch.utils.data import Dataset
 
 from pyterrier_csplade._errors import DataError
 
+from ._prepared import prepared
+
 
 class PackedDataset(Dataset[dict[str, torch.Tensor]]):
     """Sequences of ``sequence_length`` token ids, cut from one long stream of documents.
@@ -44,14 +46,12 @@ def pack_corpus(texts: Iterable[str], tokenizer: Any, path: Path, *, batch_size:
         The memory-mapped stream, int32.
     """
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    unfinished = path.with_suffix(".partial")
-    with unfinished.open("wb") as out:
+    with prepared(path) as out:
         for batch in _batches(texts, batch_size):
             for ids in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
                 out.write(np.asarray(ids + end, dtype=np.int32).tobytes())
-    if not unfinished.stat().st_size:
-        raise DataError("the corpus is empty")
-    unfinished.replace(path)
+        if not out.tell():
+            raise DataError("the corpus is empty")
     return np.memmap(path, dtype=np.int32, mode="r")
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ from ._checkpoints import last_checkpoint, processes_of, publish, remove_old, st
 from ._figures import Figures
 from ._processes import barrier, is_first_process, largest, mean_over_processes, world_size
 from ._signals import StopRequest
+from ._zero import values_only
 
 #: The training curves, in a run's directory.
 LOG_FILE = "training_log.json"
@@ -57,7 +61,7 @@ class CurvesTrainer(Trainer):
 
         Raises:
             DataError: There is less data than one batch.
-            TrainingError: A loss or gradient is not finite.
+            TrainingError: A loss or gradient is not finite, or the checkpoint holds code.
             TrainingInterruptedError: SIGTERM came; a checkpoint has been written.
         """
         rows: int = len(self.train_dataset)  # type: ignore[arg-type]
@@ -71,7 +75,14 @@ class CurvesTrainer(Trainer):
                 self._load_from_checkpoint(str(checkpoint))
             return
         with self._stop.listening():
-            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            try:
+                with values_only() if self.is_deepspeed_enabled else nullcontext():
+                    self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            except UnpicklingError as error:
+                raise TrainingError(
+                    f"{checkpoint} holds more than tensors and numbers, which is not loaded because it could run any code: "
+                    f"{_unsupported(error)}"
+                ) from error
         if self.state.global_step < self.args.max_steps and self._stop.number:
             raise TrainingInterruptedError(
                 f"stopped by signal {self._stop.number} after step {self.state.global_step}; a checkpoint is in "
@@ -211,6 +222,12 @@ class CurvesTrainer(Trainer):
             self._figures.load(self._resumed / _FIGURES)
             loss, self._globalstep_last_logged = json.loads((self._resumed / _LOSS).read_text(encoding="utf-8"))
             self._tr_loss += loss
+
+
+def _unsupported(error: UnpicklingError) -> str:
+    """What torch refused to load, without its advice to load it all the same."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return found[1] if found else str(error).splitlines()[0]
 
 
 class _Progress(TrainerCallback):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.serialization import safe_globals
 from transformers.integrations import deepspeed
 
 
@@ -32,3 +34,22 @@ def in_one_piece() -> Iterator[None]:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = reference
+
+
+@contextmanager
+def values_only() -> Iterator[None]:
+    """Let DeepSpeed load tensors, numbers and its own settings, where it would load any pickle of a checkpoint, code too."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # of torch, for all of its loading
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        with safe_globals([ZeroStageEnum, LossScaler, fragment_address]):
+            yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
