@@ -57,6 +57,18 @@ class ImpactArtifact(pt.terrier.TerrierIndex):
         """The directory of the index, absolute and free of links."""
         return Path(os.path.realpath(str(self.path)))
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r}{', memory=True' if self.memory else ''})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ImpactArtifact) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[Any, ...]:
+        return type(self), self.directory, self.memory
+
     def _hf_readme(self, *, repo: str, branch: str | None = "main", **kwargs: Any) -> str:
         """Fill PyTerrier's card, of which only the parts around its content are kept."""
         card: str = super()._hf_readme(repo=repo, branch=branch, **kwargs)

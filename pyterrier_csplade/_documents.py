@@ -34,6 +34,21 @@ def check_order(terms: Iterable[str]) -> None:
             )
 
 
+def check_record(record: object, what: str) -> Mapping[str, Any]:
+    """Return a record of a stream.
+
+    Args:
+        record: A document or a query.
+        what: How a message calls it.
+
+    Raises:
+        DataError: It is no dict, as the columns of a DataFrame, over which a loop runs, are none.
+    """
+    if not isinstance(record, Mapping):
+        raise DataError(f"{what} must be a dict, found {record!r:.60}; those of a DataFrame are frame.to_dict('records')")
+    return record
+
+
 def check_docno(document: Mapping[str, Any], position: int) -> str:
     """Return the docno of a document that Terrier gives back exactly.
 

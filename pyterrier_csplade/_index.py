@@ -205,6 +205,8 @@ class ImpactIndex(Searchable, ImpactArtifact):
             return PostingsRetriever(self, make_algorithm(algorithm, options), **limits, **common)
         if options:
             raise TypeError(f"Terrier has no option {next(iter(options))!r}: choose another algorithm")
+        if not isinstance(model, (str, TerrierModel, type(None))):
+            raise TypeError(f"model must be one of Terrier's, such as 'BM25', found {model!r}; num_results={model!r}?")
         if model is not None:
             return super().retriever(model, model_args, **common)
         return ImpactRetriever(self, exact_scores=exact_scores, **common)
@@ -276,9 +278,6 @@ class ImpactIndex(Searchable, ImpactArtifact):
     def close(self) -> None:
         """Forget the opened index, so that the next use opens what is at the path then."""
         self._index_obj = self._index_ref = self._postings = None
-
-    def __repr__(self) -> str:
-        return f"ImpactIndex({str(self.path)!r}{', memory=True' if self.memory else ''})"
 
     def _check_built(self) -> None:
         if not self.built():

@@ -17,6 +17,7 @@ from ._java import check_reachable, start
 from ._manifest import write_manifest
 from ._metadata import write_metadata
 from ._readback import read_back
+from ._retrieval import as_names
 from ._spool import OnDuplicate, Spool
 from ._vectors import EncodedVectors
 from ._workspace import publish, workspace
@@ -50,8 +51,13 @@ class ImpactIndexer(pt.Indexer):
         super().__init__()
         if on_duplicate not in get_args(OnDuplicate):
             raise ValueError(f"on_duplicate must be one of {', '.join(get_args(OnDuplicate))}, found {on_duplicate!r}")
+        if not 0 <= max_empty <= 1:
+            raise ValueError(f"max_empty must be a share from 0 to 1, found {max_empty}")
         self.impact_index = impact_index
-        self.meta = tuple(meta)
+        self.meta = tuple(as_names(meta) or ())
+        for name in self.meta:
+            if not name.strip() or "," in name:
+                raise ValueError(f"Terrier cannot store a metadata field {name!r}: its name is empty or has a comma")
         self.overwrite = overwrite
         self.on_duplicate = on_duplicate
         self.max_empty = max_empty
@@ -60,6 +66,11 @@ class ImpactIndexer(pt.Indexer):
     def index_inputs(self) -> list[list[str]]:
         """Return the columns that documents need."""
         return [["docno", "toks", *(field for field in self.meta if field != "docno")]]
+
+    def __repr__(self) -> str:
+        defaults = {"meta": ("docno",), "overwrite": False, "on_duplicate": "refuse", "max_empty": 0.5}
+        changed = [f"{name}={getattr(self, name)!r}" for name, value in defaults.items() if getattr(self, name) != value]
+        return f"{self.impact_index!r}.toks_indexer({', '.join(changed)})"
 
     def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Any) -> ImpactIndex:  # the base class's name
         """Build the index.
@@ -121,7 +132,7 @@ class ImpactIndexer(pt.Indexer):
         with pt.tqdm(total=2 * postings, desc="writing", unit="posting", unit_scale=True, disable=not self.verbose) as bar:
             write_terrier_index(spool, built, bar.update)
         read_back(built, spool)
-        write_metadata(built, documents=documents, empty=empty, postings=postings, contract=spool.contract)
+        write_metadata(built, documents=documents, empty=empty, postings=postings, contract=spool.encoder.contract)
         write_manifest(built)
 
     def _check_spool(self, spool: Spool, documents: int, empty: int) -> None:

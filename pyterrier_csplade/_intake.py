@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyterrier as pt
 from scipy.sparse import csr_matrix
 
-from ._documents import check_docno, check_field, check_toks, term_error, to_impact_array, to_impacts
+from ._documents import check_docno, check_field, check_record, check_toks, term_error, to_impact_array, to_impacts
 from ._errors import DataError
 from ._spool import Spool
-from ._vectors import EncodedVectors
+from ._vectors import EncodedVectors, checked_pieces
 
-# Postings that are checked at once.
-_BATCH, _PIECE = 2**16, 2**20
+# Postings of dictionaries that are checked at once.
+_BATCH = 2**16
 
 
 def take_documents(documents: Iterable[Mapping[str, Any]], spool: Spool) -> None:
@@ -27,16 +27,14 @@ def take_documents(documents: Iterable[Mapping[str, Any]], spool: Spool) -> None
         OSError: The spool cannot be written.
     """
     batch = _Batch(spool)
-    for position, document in enumerate(documents, start=1):
-        docno = check_docno(document, position)
-        if not spool.accept(docno, position):
-            continue
-        if "toks" not in document:
-            raise DataError(f"document {docno!r} has no toks: put a document encoder before the index")
-        toks = check_toks(document["toks"], docno)
-        spool.observe_contract(getattr(toks, "contract", None), docno)
-        spool.put_fields({name: check_field(document, name, docno) for name in spool.lengths}, docno)
-        batch.add(docno, toks)
+    position = 0
+    try:
+        for position, document in enumerate(documents, start=1):
+            _take(document, position, spool, batch)
+    except Exception as error:
+        if hasattr(error, "add_note"):  # Python 3.11
+            error.add_note(f"after {position:,} documents; nothing was indexed")
+        raise
     batch.put()
     spool.flush()
 
@@ -55,33 +53,37 @@ def take_vectors(encoded: EncodedVectors, fields: Mapping[str, Iterable[str]], s
             promised, or a term stands twice in the vocabulary.
         OSError: The spool cannot be written.
     """
-    spool.contract = encoded.contract
+    spool.encoder.contract = encoded.contract
     columns = _Columns(encoded.vocabulary, spool)
     values = {name: iter(texts) for name, texts in fields.items()}
     position = 0
-    bar = pt.tqdm(total=len(encoded), desc="ImpactIndexer", unit="d", disable=not verbose)
-    for docnos, matrix in encoded.blocks():
-        if matrix.shape != (len(docnos), len(encoded.vocabulary)):
-            raise DataError(
-                f"the block after {position:,} documents has {len(docnos):,} docnos and {len(encoded.vocabulary):,} terms, "
-                f"but a matrix of {matrix.shape}"
-            )
-        for rows in _pieces(matrix.indptr):
+    with pt.tqdm(total=len(encoded), desc="ImpactIndexer", unit="d", disable=not verbose) as bar:
+        for docnos, matrix in checked_pieces(encoded):
             accepted = []
-            for row in range(rows.start, rows.stop):
+            for row, given in enumerate(docnos):
                 position += 1
                 document = {name: next(texts, None) for name, texts in values.items()}
-                docno = check_docno({"docno": docnos[row]}, position)
+                docno = check_docno({"docno": given}, position)
                 if spool.accept(docno, position):
                     checked = {name: check_field(document, name, docno) for name in document}
                     spool.put_fields({"docno": docno, **checked}, docno)
                     accepted.append(row)
-            columns.put(matrix[rows] if len(accepted) == rows.stop - rows.start else matrix[accepted], docnos, accepted)
-            bar.update(rows.stop - rows.start)
-    bar.close()
-    if position != len(encoded):
-        raise DataError(f"{position:,} encoded documents came, not the {len(encoded):,} that were promised")
+            columns.put(matrix if len(accepted) == len(docnos) else matrix[accepted], docnos, accepted)
+            bar.update(len(docnos))
     spool.flush()
+
+
+def _take(document: object, position: int, spool: Spool, batch: _Batch) -> None:
+    record = check_record(document, f"document {position}")
+    docno = check_docno(record, position)
+    if not spool.accept(docno, position):
+        return
+    if "toks" not in record:
+        raise DataError(f"document {docno!r} has no toks: put a document encoder before the index")
+    toks = check_toks(record["toks"], docno)
+    spool.encoder.observe(getattr(toks, "contract", None), f"document {docno!r}")
+    spool.put_fields({name: check_field(record, name, docno) for name in spool.lengths}, docno)
+    batch.add(docno, toks)
 
 
 class _Batch:
@@ -128,14 +130,9 @@ class _Columns:
         self._vocabulary = list(vocabulary)
         self._spool = spool
         self._numbers = np.full(len(self._vocabulary), -1, dtype=np.int32)
-        seen: set[str] = set()
-        twice = [term for term in self._vocabulary if term in seen or seen.add(term)]  # type: ignore[func-returns-value]
-        if twice:
-            raise DataError(f"the term {twice[0]!r} stands twice in the vocabulary of the encoded documents")
 
     def put(self, matrix: csr_matrix, docnos: Sequence[str], rows: Sequence[int]) -> None:
         """Put a matrix of which the rows are those of some docnos."""
-        matrix.sum_duplicates()
         counts = np.diff(matrix.indptr).astype(np.int64)
         self._number(matrix, docnos, rows)
         impacts = to_impact_array(matrix.data, counts)
@@ -183,11 +180,3 @@ def _put(counts: np.ndarray, columns: np.ndarray, impacts: np.ndarray, spool: Sp
     before = np.concatenate([[0], np.cumsum(positive)])
     ends = np.cumsum(counts)
     spool.put_impacts(before[ends] - before[ends - counts], columns[positive], impacts[positive])
-
-
-def _pieces(indptr: np.ndarray) -> Iterator[slice]:
-    """Yield ranges of rows with about ``_PIECE`` postings each, or one row."""
-    row, rows = 0, len(indptr) - 1
-    while row < rows:
-        end = int(np.searchsorted(indptr, indptr[row] + _PIECE, side="right")) - 1
-        yield slice(row, row := min(max(end, row + 1), rows))

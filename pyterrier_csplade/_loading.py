@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import cached_file
+from transformers.utils import logging as transformers_logging
 
 from ._backbone import Backbone
 from ._contract import CONTRACT_FILE, Contract, Variant
@@ -46,10 +49,11 @@ def agree_on_contract(stored: Contract | None, variant: Variant | None, given: C
             f"variant={variant!r} contradicts {source}, which was trained as {stored.variant!r}: leave variant out, "
             "or load another checkpoint"
         )
-    if given is not None and given.fingerprint != stored.fingerprint:
+    if given is not None:
         ours, theirs = given.to_dict(), stored.to_dict()
-        name = next((key for key in theirs if key != "training" and ours[key] != theirs[key]), "fingerprint")
-        raise ContractError(f"contract: {name}={ours.get(name)!r} contradicts {source}, which says {theirs.get(name)!r}")
+        name = next((key for key in theirs if key != "training" and ours[key] != theirs[key]), None)
+        if name is not None:
+            raise ContractError(f"contract: {name}={ours[name]!r} contradicts {source}, which says {theirs[name]!r}")
     return stored
 
 
@@ -63,6 +67,7 @@ def load_backbone(
     dtype: str | torch.dtype,
     device: str | None,
     attn_implementation: str | None,
+    verbose: bool = False,
 ) -> Backbone:
     """Load a checkpoint from safetensors files, never from pickles, and prove that it keeps its contract.
 
@@ -75,16 +80,18 @@ def load_backbone(
     device = device or _default_device()
     dtype = _to_dtype(dtype, device)
     tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-    lm, report = AutoModelForCausalLM.from_pretrained(
-        model,
-        revision=revision,
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-        use_safetensors=True,
-        output_loading_info=True,
-        device_map={"": device},
-        quantization_config=_quantization_config(quantization, dtype),
-    )
+    # Downloads are long enough to be seen by all.
+    with _progress(shown=verbose or not Path(model).is_dir()):
+        lm, report = AutoModelForCausalLM.from_pretrained(
+            model,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            output_loading_info=True,
+            device_map={"": device},
+            quantization_config=_quantization_config(quantization, dtype),
+        )
     for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         if report.get(problem):
             raise ContractError(
@@ -171,6 +178,19 @@ def weights_digest(lm: Any) -> str:
             sample = values[:: max(1, len(values) // _SAMPLE)].to("cpu", torch.bfloat16)
             digest.update(f"{name}{tuple(parameter.shape)}".encode() + sample.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _progress(*, shown: bool) -> Iterator[None]:
+    """Hide the progress bars of transformers unless they are to be shown."""
+    if shown or not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
 
 
 def _default_device() -> str:

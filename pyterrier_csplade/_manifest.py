@@ -89,7 +89,7 @@ def _identity(directory: Path) -> tuple[int, int, int] | None:
     """Which file the manifest is, not what it says: an index that is built again from the same documents says the same."""
     try:
         status = (directory / MANIFEST_FILE).stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_dev, status.st_ino, status.st_mtime_ns
 

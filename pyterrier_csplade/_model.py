@@ -17,12 +17,12 @@ from ._encoding import BatchEncoder, Head
 from ._errors import ContractError
 from ._impacts import Quantizer, to_vectors
 from ._loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone
+from ._retrieval import check_positive
 from ._scorer import Scorer
+from ._source import check_source
 from ._texts import TokenizedTexts, check_texts
 from ._transformers import DocEncoder, QueryEncoder
 from ._vocabulary import Vocabulary
-
-_DEFAULT_QUANTIZER = "default"
 
 
 class CSPLADE:
@@ -75,6 +75,7 @@ class CSPLADE:
 
         Raises:
             ContractError: An argument contradicts the contract that stands in the checkpoint.
+            FileNotFoundError: ``model`` or ``adapter`` names a directory that is missing or holds no checkpoint.
         """
         self.model = str(model) if isinstance(model, (str, Path)) else model
         self.adapter = None if adapter is None else str(adapter)
@@ -91,8 +92,8 @@ class CSPLADE:
         self.truncated: dict[Role, int] = {"query": 0, "document": 0}
         self._given_contract = contract
         self._loaded: BatchEncoder | None = None
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be positive, found {batch_size}")
+        check_positive(batch_size=batch_size)
+        check_source(self.model, self.adapter)
         if isinstance(self.model, str) and Path(self.adapter or self.model).is_dir():
             self._agreed_contract()
 
@@ -146,6 +147,7 @@ class CSPLADE:
             dtype=self.dtype,
             device=self.device,
             attn_implementation=self.attn_implementation,
+            verbose=self.verbose,
         )
 
     def save(self, path: str | Path) -> None:
@@ -241,7 +243,7 @@ class CSPLADE:
         text_field: str | None = None,
         top_k: int | None = None,
         min_weight: float = 0.0,
-        quantizer: Quantizer | None | str = _DEFAULT_QUANTIZER,
+        quantizer: Quantizer | None | str = "default",
         counts: bool = False,
         batch_size: int | None = None,
         verbose: bool | None = None,

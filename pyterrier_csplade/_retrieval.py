@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -59,11 +60,10 @@ class IndexRetriever(pt.Transformer):
         verbose: bool = False,
     ) -> None:
         """Create a retriever; :meth:`ImpactIndex.retriever` explains the arguments."""
-        if num_results < 1:
-            raise ValueError(f"num_results must be at least 1, found {num_results}")
+        check_positive(num_results=num_results, threads=threads)
         self.impact_index = impact_index
         self.num_results = num_results
-        self.include_fields = include_fields
+        self.include_fields = as_names(include_fields)
         self.threads = threads
         self.verbose = verbose
 
@@ -99,12 +99,11 @@ class IndexRetriever(pt.Transformer):
 
         Raises:
             ContractError: The queries come from another encoder than the documents.
-            DataError: A weight is negative or not finite, or a qid stands twice.
+            DataError: A weight is negative or not finite, or a qid is missing or stands twice.
             ImpactIndexError: There is no index, it is damaged, or the search failed.
         """
         pt.validate.query_frame(inp, extra_columns=["query_toks"], context=self)
-        qids = inp["qid"].astype(str)
-        check_unique(qids)
+        qids = query_ids(inp)
         weights = {qid: check_weights(toks, qid) for qid, toks in zip(qids, inp["query_toks"])}
         weights = {qid: query for qid, query in weights.items() if query}
         hits = {}
@@ -164,18 +163,39 @@ class IndexRetriever(pt.Transformer):
         return pd.DataFrame(columns, copy=False)
 
 
-def check_unique(qids: pd.Series) -> None:
-    """Refuse a qid that stands twice.
+def check_positive(**arguments: object) -> None:
+    """Refuse arguments that are no whole numbers above 0.
 
     Raises:
-        DataError: One does; names it.
+        ValueError: One is none; names it.
     """
+    for name, value in arguments.items():
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, found {value!r}")
+
+
+def as_names(names: Iterable[str] | str | None) -> list[str] | None:
+    """Return names of fields as a list; a name alone is one, not its letters."""
+    return None if names is None else [names] if isinstance(names, str) else list(names)
+
+
+def query_ids(queries: pd.DataFrame) -> pd.Series:
+    """Return the qids of queries as text.
+
+    Raises:
+        DataError: One is missing or stands twice.
+    """
+    missing = queries["qid"].isna().to_numpy()
+    if missing.any():
+        raise DataError(f"row {missing.argmax()} of the queries has no qid: give each query one")
+    qids = queries["qid"].astype(str)
     if len(set(qids)) < len(qids):
         raise DataError(f"qid {qids[qids.duplicated()].iloc[0]!r} stands twice: a qid names one query")
+    return qids
 
 
 def check_contracts(queries: pd.DataFrame, indexed: Contract | None, index: str) -> None:
-    """Refuse queries of another encoder than that of the documents.
+    """Refuse queries of another encoder than that of the documents; warn of another impact scale.
 
     Args:
         queries: Queries with ``qid`` and ``query_toks``.
@@ -194,6 +214,12 @@ def check_contracts(queries: pd.DataFrame, indexed: Contract | None, index: str)
             raise ContractError(
                 f"query {qid!r} was encoded by {contract.summary}, the documents of {index} by {indexed.summary}: "
                 "encode both with one model"
+            )
+        if contract.impact_scale != indexed.impact_scale:
+            warnings.warn(
+                f"the impacts of {index} have scale {indexed.impact_scale:g}, the model of the queries has "
+                f"{contract.impact_scale:g}: rankings are the same, but scores are not, nor sums with those of other systems",
+                stacklevel=2,
             )
         accepted = contract
 

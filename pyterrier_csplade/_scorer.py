@@ -12,8 +12,9 @@ import pyterrier as pt
 
 from ._contract import Contract
 from ._errors import ContractError, DataError
+from ._model_transformer import ModelTransformer
 from ._texts import check_texts
-from ._transformers import DocEncoder, ModelTransformer, QueryEncoder
+from ._transformers import DocEncoder, QueryEncoder
 
 if TYPE_CHECKING:
     from ._model import CSPLADE

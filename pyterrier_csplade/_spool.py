@@ -11,9 +11,9 @@ import lz4.frame
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ._contract import Contract
 from ._documents import text_length
-from ._errors import ContractError, DataError
+from ._errors import DataError
+from ._one_encoder import OneEncoder
 from ._vocabulary import is_index_term
 from .terrier import FieldLength
 
@@ -43,7 +43,7 @@ class Spool:
     Attributes:
         terms: Terms to their numbers, which are the columns of :meth:`shards`.
         lengths: Metadata field to the length that holds its longest value.
-        contract: The contract of the encoder of the documents; None if unknown.
+        encoder: Of the documents.
         fractional: Whether a weight was rounded.
     """
 
@@ -57,7 +57,7 @@ class Spool:
         """
         self.terms = TermNumbers()
         self.lengths = {name: FieldLength() for name in dict.fromkeys(("docno", *fields))}
-        self.contract: Contract | None = None
+        self.encoder = OneEncoder()
         self.fractional = False
         self._on_duplicate = on_duplicate
         self._impacts_path, self._fields_path = directory / "impacts", directory / "fields.lz4"
@@ -97,21 +97,6 @@ class Spool:
         self._rows[docno] = self._next_row
         self._next_row += 1
         return True
-
-    def observe_contract(self, contract: Contract | None, docno: str) -> None:
-        """Take the contract of a document's encoder.
-
-        Raises:
-            ContractError: Another document comes from another encoder.
-        """
-        if contract is None or contract is self.contract:
-            return
-        if self.contract is not None and contract.fingerprint != self.contract.fingerprint:
-            raise ContractError(
-                f"document {docno!r} was encoded by {contract.summary}, the documents before it by {self.contract.summary}: "
-                "an index holds the vectors of one encoder"
-            )
-        self.contract = self.contract or contract
 
     def put_fields(self, values: Mapping[str, str], docno: str) -> None:
         """Take the metadata fields of an accepted document, the docno among them."""

@@ -29,6 +29,8 @@ def check_texts(texts: Iterable[object], names: Iterable[object]) -> list[str]:
     Raises:
         DataError: A text is None, NaN, a number, bytes, or holds a lone surrogate; the message names it.
     """
+    if isinstance(texts, (str, bytes)):
+        raise DataError(f"expected a list of texts, found one text, {texts[:40]!r}: put it in a list")
     checked = []
     for text, name in zip(texts, names):
         if not isinstance(text, str):

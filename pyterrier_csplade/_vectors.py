@@ -6,9 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 from scipy.sparse import csr_matrix
 
 from ._contract import Contract
+from ._errors import DataError
+
+# Postings of a piece.
+_PIECE = 2**20
 
 
 @runtime_checkable
@@ -59,3 +64,39 @@ class MatrixVectors:
     def blocks(self) -> Iterator[tuple[Sequence[str], csr_matrix]]:
         """Yield everything as one block."""
         yield self.docnos, self.matrix
+
+
+def checked_pieces(encoded: EncodedVectors) -> Iterator[tuple[list[str], csr_matrix]]:
+    """Yield docnos and vectors in pieces of about a million postings; entries that stand twice are added up, as scipy does.
+
+    Raises:
+        DataError: A term stands twice in the vocabulary, a block has another shape than its docnos and the vocabulary, or
+            there are more or fewer documents than promised.
+    """
+    terms = encoded.vocabulary
+    seen: set[str] = set()
+    twice = [term for term in terms if term in seen or seen.add(term)]  # type: ignore[func-returns-value]
+    if twice:
+        raise DataError(f"the term {twice[0]!r} stands twice in the vocabulary of the encoded documents")
+    documents = 0
+    for docnos, matrix in encoded.blocks():
+        if matrix.shape != (len(docnos), len(terms)):
+            raise DataError(
+                f"the block after {documents:,} documents has {len(docnos):,} docnos and {len(terms):,} terms, but a matrix of "
+                f"{matrix.shape}"
+            )
+        for rows in _pieces(matrix.indptr):
+            piece = matrix[rows]  # a copy: what is done to it, the caller does not see
+            piece.sum_duplicates()
+            yield [docnos[row] for row in range(rows.start, rows.stop)], piece
+        documents += len(docnos)
+    if documents != len(encoded):
+        raise DataError(f"{documents:,} encoded documents came, not the {len(encoded):,} that were promised")
+
+
+def _pieces(indptr: np.ndarray) -> Iterator[slice]:
+    """Yield ranges of rows with about ``_PIECE`` postings each, or one row."""
+    row, rows = 0, len(indptr) - 1
+    while row < rows:
+        end = int(np.searchsorted(indptr, indptr[row] + _PIECE, side="right")) - 1
+        yield slice(row, row := min(max(end, row + 1), rows))

@@ -188,7 +188,7 @@ def test_contract_of_comparable_and_unknown_vectors_is_kept(spool: Spool) -> Non
     contract = Contract(weights="1", document_length=64)
     vectors = [{"a": 1}, ImpactVector({"a": 1}, contract), ImpactVector({}, contract.replace(document_length=512))]
     take_documents(({"docno": f"d{i}", "toks": toks} for i, toks in enumerate(vectors)), spool)
-    assert spool.contract == contract
+    assert spool.encoder.contract == contract
 
 
 def test_metadata_fields_are_kept_and_measured(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from indexes import CONTRACT, docnos, search
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import Contract, DataError, ImpactIndex, ImpactIndexError, _intake, _spool
+from pyterrier_csplade import Contract, DataError, ImpactIndex, ImpactIndexError, _intake, _spool, _vectors
 from pyterrier_csplade._vectors import MatrixVectors
 from pyterrier_csplade.terrier import _postings
 
@@ -89,7 +89,7 @@ def slow_route(path: Path, documents: Iterator[dict[str, Any]]) -> Path:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if memory held 50 postings."""
-    monkeypatch.setattr(_intake, "_PIECE", 30)
+    monkeypatch.setattr(_vectors, "_PIECE", 30)
     monkeypatch.setattr(_intake, "_BATCH", 30)
     monkeypatch.setattr(_spool, "_SHARD", 50)
     monkeypatch.setattr(_postings, "POSTINGS_IN_MEMORY", 50)

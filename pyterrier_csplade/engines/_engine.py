@@ -142,7 +142,7 @@ class Engine(pt.Indexer):
             self._check_limits(documents)
             built.mkdir()
             self._build(documents, built)
-            _write_names(built / _NAMES_FILE, self.name, documents, spool.contract)
+            _write_names(built / _NAMES_FILE, self.name, documents, spool.encoder.contract)
             write_manifest(built)
             publish(built, self.directory)
         self.close()

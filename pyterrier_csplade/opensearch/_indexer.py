@@ -123,7 +123,7 @@ class OpenSearchIndexer(pt.Indexer):
         first = next(incoming, None)
         if first is None:
             raise DataError("nothing to index: there is no document")
-        metadata = Metadata(self._index.names.scheme, self.scale, self.fields.names, self.fields.text, records.contract)
+        metadata = Metadata(self._index.names.scheme, self.scale, self.fields.names, self.fields.text, records.encoder.contract)
         remote.begin(metadata, self.fields, shards=self.shards, overwrite=self.overwrite)
         loader = BulkLoader(remote.connection, remote.name, parallel=self.parallel, request_bytes=self.request_bytes)
         loader.load(chain([first], incoming))
@@ -169,7 +169,7 @@ def _without_duplicates(records: Iterator[Record], seen: Docnos) -> Iterator[Rec
 
 def _finished(metadata: Metadata, records: Records, documents: int) -> Metadata:
     return metadata.replace(
-        contract=records.contract,
+        contract=records.encoder.contract,
         complete=True,
         documents=documents,
         empty_documents=records.empty,

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from pyterrier_csplade._contract import Contract
-from pyterrier_csplade._errors import ContractError, DataError
-from pyterrier_csplade._vectors import EncodedVectors
+from pyterrier_csplade._documents import check_record
+from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._one_encoder import OneEncoder
+from pyterrier_csplade._vectors import EncodedVectors, checked_pieces
 
 from ._mapping import DOCNO, IMPACTS, Fields
 from ._names import TermNames
@@ -42,13 +43,13 @@ class Records:
     Attributes:
         loss: What rounding has changed.
         empty: Documents without any impact.
-        contract: The contract of the encoder; None if unknown.
+        encoder: Of the documents.
     """
 
     def __init__(self, names: TermNames, fields: Fields, scale: float) -> None:
         self.loss = Loss()
         self.empty = 0
-        self.contract: Contract | None = None
+        self.encoder = OneEncoder()
         self._names = names
         self._fields = fields
         self._scale = scale
@@ -64,11 +65,12 @@ class Records:
             ContractError: It comes from another encoder than those before it.
             DataError: It cannot be indexed exactly.
         """
+        document = check_record(document, f"document {position}")
         docno = check_docno(document.get(DOCNO), position)
         toks = document.get("toks")
         if not isinstance(toks, Mapping):
             raise DataError(f"document {docno!r}: toks must be a dict of term to weight, found {type(toks).__name__}")
-        self.observe(getattr(toks, "contract", None), f"document {docno!r}")
+        self.encoder.observe(getattr(toks, "contract", None), f"document {docno!r}")
         weights = _to_array(toks, docno)
         return self._record(docno, self._impacts(list(toks), weights, docno), document)
 
@@ -83,10 +85,10 @@ class Records:
             ContractError: They come from another encoder than those before them.
             DataError: One cannot be indexed exactly, or the documents are others than the vectors.
         """
-        self.observe(vectors.contract, "a collection")
+        self.encoder.observe(vectors.contract, "a collection")
         terms = vectors.vocabulary
         position = 0
-        for docnos, matrix in vectors.blocks():
+        for docnos, matrix in checked_pieces(vectors):
             for row, docno in enumerate(docnos):
                 position += 1
                 docno = check_docno(docno, position)
@@ -99,21 +101,6 @@ class Records:
                 yield self._record(docno, self._impacts([terms[column] for column in columns], weights, docno), document)
         if documents is not None and (left := next(documents, None)) is not None:
             raise DataError(f"document {left.get(DOCNO)!r} comes after the last of the {position:,} vectors")
-
-    def observe(self, contract: Contract | None, what: str) -> None:
-        """Remember the contract of the encoder.
-
-        Raises:
-            ContractError: It is not the one of the documents before.
-        """
-        if contract is None or contract is self.contract:
-            return
-        if self.contract is not None and contract.fingerprint != self.contract.fingerprint:
-            raise ContractError(
-                f"{what} was encoded by {contract.summary}, the documents before it by {self.contract.summary}: "
-                "an index holds the vectors of one encoder"
-            )
-        self.contract = self.contract or contract
 
     def _impacts(self, terms: Sequence[Any], weights: np.ndarray, docno: str) -> dict[str, int]:
         scaled, impacts = quantize(weights, self._scale)

@@ -11,7 +11,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import ImpactIndexError
-from pyterrier_csplade._retrieval import check_unique
+from pyterrier_csplade._retrieval import as_names, check_positive, query_ids
 
 from ._connection import explain
 from ._mapping import DOCNO, Metadata
@@ -43,10 +43,9 @@ class EngineRetriever(pt.Transformer):
         verbose: bool = False,
     ) -> None:
         """Create a retriever; :meth:`OpenSearchIndex.retriever` explains the arguments."""
-        if not 1 <= num_results <= _MAX_RESULTS:
+        check_positive(num_results=num_results, batch_size=batch_size)
+        if num_results > _MAX_RESULTS:
             raise ValueError(f"num_results must be from 1 to {_MAX_RESULTS:,}, found {num_results}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, found {batch_size}")
         if filter is not None and not isinstance(filter, Mapping):
             raise ValueError(
                 f"filter must be a query of OpenSearch, such as {{'term': {{'book': 'physics'}}}}, found {filter!r}"
@@ -54,7 +53,7 @@ class EngineRetriever(pt.Transformer):
         self.index = index
         self.num_results = num_results
         self.filter = filter
-        self.include_fields = include_fields
+        self.include_fields = as_names(include_fields)
         self.batch_size = batch_size
         self.verbose = verbose
 
@@ -78,12 +77,11 @@ class EngineRetriever(pt.Transformer):
 
         Raises:
             ContractError: The queries come from another encoder than the documents.
-            DataError: A query cannot be searched, or a qid stands twice.
+            DataError: A query cannot be searched, or a qid is missing or stands twice.
             ImpactIndexError: There is no complete index, the cluster is not reached, or it refused a query; names it.
         """
         pt.validate.query_frame(inp, extra_columns=[self._column], context=self)
-        queries = inp.drop(columns=self._new_columns, errors="ignore").assign(qid=inp["qid"].astype(str))
-        check_unique(queries["qid"])
+        queries = inp.drop(columns=self._new_columns, errors="ignore").assign(qid=query_ids(inp))
         found: dict[str, list[dict[str, Any]]] = {}
         if self._check(queries):
             found = self._search(queries, self.index.remote.open(self.index.names.scheme))

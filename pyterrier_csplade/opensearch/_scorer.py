@@ -9,7 +9,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade._retrieval import check_contracts, check_weights
+from pyterrier_csplade._retrieval import check_contracts, check_positive, check_weights
 
 from ._mapping import DOCNO
 from ._queries import impact_query, search_body
@@ -33,8 +33,7 @@ class OpenSearchScorer(pt.Transformer):
 
     def __init__(self, index: OpenSearchIndex, *, batch_size: int = 32, verbose: bool = False) -> None:
         """Create a scorer; :meth:`OpenSearchIndex.scorer` explains the arguments."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, found {batch_size}")
+        check_positive(batch_size=batch_size)
         self.index = index
         self.batch_size = batch_size
         self.verbose = verbose
