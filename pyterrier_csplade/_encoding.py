@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix, vstack
 from ._backbone import Backbone
 from ._errors import DataError
 from ._head import Entries, streamed_entries
+from ._onednn import fast_products
 from ._pooling import activate, pooled_states
 from ._screen import Screen
 
@@ -124,7 +125,8 @@ class BatchEncoder:
             parts = plan(lengths, self.token_limit, len(rows))
             return vstack([self._encode_rows(rows[part], sequences, names, min_weight) for part in parts], format="csr")
         try:
-            return self._encode_batch([sequences[row] for row in rows], min_weight)
+            with fast_products(self.backbone.device, tokens):
+                return self._encode_batch([sequences[row] for row in rows], min_weight)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
