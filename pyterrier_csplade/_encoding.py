@@ -107,14 +107,17 @@ class BatchEncoder:
         filled = sorted((row for row, ids in enumerate(sequences) if ids), key=lambda row: -len(sequences[row]))
         empty = [row for row, ids in enumerate(sequences) if not ids]
         advance(len(empty))
-        texts = batch_size * _SHORT_TEXTS.get(self.backbone.device.type, _SHORT_TEXTS_ELSEWHERE)
-        tokens = batch_size * self.backbone.contract.document_length
         blocks = [csr_matrix((0, len(self.backbone.vocabulary)), dtype=np.float32)]
-        for part in plan([len(sequences[row]) for row in filled], tokens, texts):
+        for part in self.batches([len(sequences[row]) for row in filled], batch_size):
             blocks.append(self._encode_rows(filled[part], sequences, names, min_weight))
             advance(len(filled[part]))
         blocks.append(csr_matrix((len(empty), len(self.backbone.vocabulary)), dtype=np.float32))
         return vstack(blocks, format="csr", dtype=np.float32)[np.argsort([*filled, *empty], kind="stable")]
+
+    def batches(self, lengths: Sequence[int], batch_size: int) -> Iterator[slice]:
+        """Divide sequences into batches, as long as memory suffices; ``lengths`` are theirs, the longest first."""
+        texts = batch_size * _SHORT_TEXTS.get(self.backbone.device.type, _SHORT_TEXTS_ELSEWHERE)
+        return plan(lengths, batch_size * self.backbone.contract.document_length, texts)
 
     def _encode_rows(
         self, rows: list[int], sequences: Sequence[Sequence[int]], names: Sequence[str], min_weight: float

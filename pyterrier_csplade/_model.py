@@ -235,7 +235,7 @@ class CSPLADE:
                 stacklevel=4,
             )
         self.truncated[role] += cut
-        return TokenizedTexts(checked, sequences)
+        return TokenizedTexts(checked, sequences, cut)
 
     def doc_encoder(
         self,

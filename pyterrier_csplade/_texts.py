@@ -12,11 +12,13 @@ class TokenizedTexts(list[str]):
 
     Attributes:
         sequences: Token ids of each text.
+        cut: How many texts were cut to the maximum length.
     """
 
-    def __init__(self, texts: Iterable[str], sequences: list[list[int]]) -> None:
+    def __init__(self, texts: Iterable[str], sequences: list[list[int]], cut: int = 0) -> None:
         super().__init__(texts)
         self.sequences = sequences
+        self.cut = cut
 
 
 def check_texts(texts: Iterable[object], names: Iterable[object]) -> list[str]:

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pyterrier_csplade._errors import DataError
 
 from ._documents import divide
@@ -33,7 +31,8 @@ class Estimate:
         bytes: Of the encoded collection.
         postings: Of all documents.
         tokens: Of all documents, after cutting.
-        padding: Tokens that the model computes for each of the documents' tokens, with batches sorted by length.
+        padding: Tokens that the model computes for each of the sample's tokens, sorted by length; in the larger windows of a whole
+            collection it is less.
         truncated: Share of documents that are cut.
     """
 
@@ -76,14 +75,14 @@ def estimate(encoder: DocEncoder, documents: Iterable[Mapping[str, Any]]) -> Est
     (shard,) = divide(chosen, encoder.text_field, len(chosen))
     encode = ShardEncoder(encoder, "", max_empty=1)
     (warm_up,) = divide(chosen[: encoder.model.batch_size], encoder.text_field, encoder.model.batch_size)
-    encode(warm_up)
+    list(encode([warm_up]))
     start = time.perf_counter()
-    record = encode(shard).record
-    seconds = time.perf_counter() - start
+    (encoded,) = encode([shard])
+    seconds, record = time.perf_counter() - start, encoded.record
     sequences, _ = encoder.model.backbone.tokenize(shard.texts, "document")
-    lengths = np.sort([len(ids) for ids in sequences])[::-1]
-    batch = encoder._batch_size or encoder.model.batch_size
-    padded = sum(int(lengths[i]) * len(lengths[i : i + batch]) for i in range(0, len(lengths), batch))
+    lengths = sorted(filter(None, map(len, sequences)), reverse=True)
+    batches = encoder.model._encoder.batches(lengths, encoder._batch_size or encoder.model.batch_size)
+    padded = sum(lengths[batch.start] * (batch.stop - batch.start) for batch in batches)
     scale = count / len(chosen)
     return Estimate(
         documents=count,
@@ -91,8 +90,8 @@ def estimate(encoder: DocEncoder, documents: Iterable[Mapping[str, Any]]) -> Est
         seconds=seconds * scale,
         bytes=round(record.size * scale),
         postings=round(record.postings * scale),
-        tokens=round(int(lengths.sum()) * scale),
-        padding=padded / max(int(lengths.sum()), 1),
+        tokens=round(sum(lengths) * scale),
+        padding=padded / max(sum(lengths), 1),
         truncated=record.truncated / len(chosen),
     )
 

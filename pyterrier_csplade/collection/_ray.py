@@ -154,7 +154,7 @@ class _Worker:
         docnos, texts = json.loads(row["documents"])
         content, record, error = b"", b"", ""
         try:
-            encoded = self._encode(DocumentShard(row["shard"], docnos, texts))
+            (encoded,) = self._encode([DocumentShard(row["shard"], docnos, texts)])
             content, record = encoded.content, encoded.record.to_json()
         except CspladeError as caught:  # not raised here, where Ray would wrap it
             error = str(caught)

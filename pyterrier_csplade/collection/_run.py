@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from scipy.sparse import vstack
+from scipy.sparse import csr_matrix, vstack
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._pipelining import Behind, pipelined
+from pyterrier_csplade._texts import TokenizedTexts
 
 from ._documents import DocumentShard, divide
 from ._part import Part
@@ -42,6 +44,23 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Window:
+    """Documents of a shard that are encoded together.
+
+    Attributes:
+        shard: Theirs.
+        texts: Of the documents.
+        names: How messages call the documents.
+        last: Whether they are the last of the shard.
+    """
+
+    shard: DocumentShard
+    texts: Sequence[str]
+    names: Sequence[str]
+    last: bool
+
+
+@dataclass(frozen=True)
 class ShardEncoder:
     """Encodes shards.
 
@@ -55,27 +74,40 @@ class ShardEncoder:
     plan: str
     max_empty: float = 0.5
 
-    def __call__(self, shard: DocumentShard, advance: Callable[[int], Any] = lambda count: None) -> EncodedShard:
-        """Encode a shard.
+    def __call__(
+        self,
+        shards: Iterable[DocumentShard],
+        advance: Callable[[int], Any] = lambda count: None,
+        before_last: Callable[[], Any] = lambda: None,
+    ) -> Iterator[EncodedShard]:
+        """Encode shards, one after the other; a background thread tokenises what comes next.
 
         Args:
-            shard: Its documents.
+            shards: Any number; the documents of up to three windows more than those of the shard under way are in memory.
             advance: Called with the number of documents that were encoded since the last call.
+            before_last: Called before the last window of each shard is encoded.
 
         Raises:
-            DataError: A text cannot be encoded, or more than ``max_empty`` of them have no impact.
+            DataError: A text cannot be encoded, or more than ``max_empty`` of a shard have no impact.
         """
-        model, names = self.encoder.model, shard.names
-        cut_before = model.truncated["document"]
-        blocks = []
-        for start in range(0, len(names), WINDOW):
-            texts = shard.texts[start : start + WINDOW]
-            blocks.append(self.encoder.impacts(texts, names[start : start + WINDOW]))
+        blocks: list[csr_matrix] = []
+        cut = 0
+        for window, texts in pipelined(_windows(shards), self._tokenized):
+            if window.last:
+                before_last()
+            blocks.append(self.encoder.impacts(texts, window.names))
+            cut += texts.cut
             advance(len(texts))
-        matrix = vstack(blocks, format="csr")
+            if window.last:
+                yield self._packed(window.shard, vstack(blocks, format="csr"), cut)
+                blocks, cut = [], 0
+
+    def _tokenized(self, window: Window) -> tuple[Window, TokenizedTexts]:
+        return window, self.encoder.model.tokenize(window.texts, "document", window.names)
+
+    def _packed(self, shard: DocumentShard, matrix: csr_matrix, cut: int) -> EncodedShard:
         self._check_empty(shard, np.diff(matrix.indptr) == 0)
-        truncated = model.truncated["document"] - cut_before
-        return pack(shard.number, shard.docnos, matrix, truncated=truncated, input_sha256=shard.sha256, plan=self.plan)
+        return pack(shard.number, shard.docnos, matrix, truncated=cut, input_sha256=shard.sha256, plan=self.plan)
 
     def _check_empty(self, shard: DocumentShard, empty: np.ndarray) -> None:
         filled = np.array([bool(text.strip()) for text in shard.texts])
@@ -85,6 +117,14 @@ class ShardEncoder:
                 f"shard {shard.number}: {count:,} of {total:,} texts ({count / total:.0%}) have no impact above 0: no query "
                 "will find them. Does the model work? max_empty=1 encodes them all the same"
             )
+
+
+def _windows(shards: Iterable[DocumentShard]) -> Iterator[Window]:
+    for shard in shards:
+        names = shard.names
+        for start in range(0, len(names), WINDOW):
+            part = slice(start, start + WINDOW)
+            yield Window(shard, shard.texts[part], names[part], last=start + WINDOW >= len(names))
 
 
 class Pending:
@@ -122,7 +162,7 @@ class Engine(Protocol):
 
 
 class InProcess:
-    """Encodes in this process, one shard after the other."""
+    """Encodes in this process, one shard after the other: one thread tokenises, this one runs the model, one writes."""
 
     def describe(self, encoder: DocEncoder, shard_size: int) -> tuple[Plan, Vocabulary]:
         """Load the model and return plan and index terms."""
@@ -130,8 +170,10 @@ class InProcess:
 
     def run(self, store: Store, pending: Pending, encode: ShardEncoder, advance: Callable[[int], Any]) -> None:
         """Encode what is pending, and write it."""
-        for shard in pending:
-            store.write(encode(shard, advance))
+        with Behind(store.write) as writer:
+            # No shard is completed while the one before is not on the disk: a kill costs one whole shard at most.
+            for shard in encode(pending, advance, before_last=writer.wait):
+                writer.put(shard)
 
 
 def finish(store: Store, pending: Pending) -> Outcome:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 # Seconds that a run has to stop by itself; less than the ten after which batch systems kill. Ours.
 _PATIENCE = 8.0
@@ -17,18 +17,22 @@ def stopping() -> Iterator[None]:
     """Raise SystemExit(143) at SIGTERM and KeyboardInterrupt at SIGINT; end the process if it has not stopped in time.
 
     Python runs its handlers between two of its instructions, so a long computation would delay them. Ending the process is safe
-    for what writes files under temporary names only. For the main thread.
+    for what writes files under temporary names only, and never happens once the run is over, or at a SIGINT that a handler of
+    the host takes. For the main thread.
     """
+    interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    watched = {signal.SIGTERM, signal.SIGINT} if interrupts else {signal.SIGTERM}
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     before = signal.signal(signal.SIGTERM, _terminate)
     previous = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    stopped = threading.Event()
-    threading.Thread(target=_watch, args=(reading, stopped), daemon=True).start()
+    stopped, deciding = threading.Event(), threading.Lock()
+    threading.Thread(target=_watch, args=(reading, watched, stopped, deciding), daemon=True).start()
     try:
         yield
     finally:
-        stopped.set()
+        with deciding:
+            stopped.set()
         signal.set_wakeup_fd(previous)
         signal.signal(signal.SIGTERM, before)
         os.close(writing)
@@ -38,8 +42,10 @@ def _terminate(number: int, _: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _watch(descriptor: int, stopped: threading.Event) -> None:
+def _watch(descriptor: int, watched: Container[int], stopped: threading.Event, deciding: threading.Lock) -> None:
     with os.fdopen(descriptor, "rb", buffering=0) as pipe:
         while content := pipe.read(1):
-            if content[0] in (signal.SIGTERM, signal.SIGINT) and not stopped.wait(_PATIENCE):
-                os._exit(128 + content[0])
+            if content[0] in watched and not stopped.wait(_PATIENCE):
+                with deciding:  # the run may have stopped at this moment
+                    if not stopped.is_set():
+                        os._exit(128 + content[0])
