@@ -31,8 +31,8 @@ class Estimate:
         bytes: Of the encoded collection.
         postings: Of all documents.
         tokens: Of all documents, after cutting.
-        padding: Tokens that the model computes for each of the sample's tokens, sorted by length; in the larger windows of a whole
-            collection it is less.
+        padding: Tokens that the model computes for each of the sample's tokens, sorted by length; in the larger windows of a
+            whole collection it is less.
         truncated: Share of documents that are cut.
     """
 
