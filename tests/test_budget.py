@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ class Plant:
     def __init__(self, start: float, elasticity: float, delay: float) -> None:
         self.log_nnz, self.elasticity, self.delay = math.log(start), elasticity, delay
 
-    def step(self, weight: float) -> float:
+    def step(self, weight: float, rate: float = 1.0) -> float:
         wanted = math.log(50) - self.elasticity * (math.log(weight) - math.log(0.01))
-        self.log_nnz += (wanted - self.log_nnz) / self.delay
+        self.log_nnz += rate * (wanted - self.log_nnz) / self.delay
         return math.exp(self.log_nnz)
 
 
@@ -51,6 +52,23 @@ def test_the_target_is_reached_and_held(start: float, elasticity: float, steps: 
         last = nnz[side][-steps // 10 :]
         assert all(abs(value / target - 1) < 0.1 for value in last), (side, last[0], last[-1])
         assert min(nnz[side]) > min(start, target) / 2
+
+
+@pytest.mark.parametrize(("steps", "delay", "noise"), [(400, 15, 0.3), (3000, 150, 0.1)])
+def test_noise_of_batches_does_not_decide_the_end(steps: int, delay: int, noise: float) -> None:
+    """Batches that differ as those of 16 and of 512 passages do: 20 runs end within 6% of the target (root mean square)."""
+    errors = []
+    for seed in range(20):
+        draw = random.Random(seed)
+        schedule = BudgetSchedule(
+            {"query": 0.003, "document": 0.0}, {"query": 40.0, "document": None}, ramp=steps / 3, steps=steps
+        )
+        plant = Plant(2000.0, 0.6, delay)
+        for step in range(1, steps + 1):
+            nnz = plant.step(schedule.weights(step - 1)[0], rate=(1 + math.cos(math.pi * step / steps)) / 2)
+            schedule.observe(step, {"nnz_query": nnz * math.exp(draw.gauss(0, noise)), "nnz_document": 1.0})
+        errors.append(plant.log_nnz - math.log(40))
+    assert math.sqrt(sum(error**2 for error in errors) / len(errors)) < 0.06
 
 
 def test_state_goes_on_exactly() -> None:
