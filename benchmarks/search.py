@@ -5,8 +5,9 @@ Usage: python benchmarks/search.py OUTPUT (--collection DIR | --vectors DIR [--c
 
 --collection holds ``docs.jsonl.gz``, ``topics.tsv`` and ``qrels.txt``; csplade-tiny encodes it. --vectors takes vectors that
 were encoded before: ``docs.npz`` and ``queries.npz`` (scipy CSR), ``docnos.txt``, ``qids.txt`` and ``terms.json``; then
---collection is needed only for effectiveness and the guide's token counts. --synthetic adds collections of ``synthetic.py``.
-Terrier and other engines are built up to 100,000 documents, unless --engines-up-to and --terrier-up-to say otherwise.
+--collection is needed only for effectiveness and the guide's token counts. --synthetic adds collections of ``synthetic.py``,
+and a table of how times and memory grow with them. Terrier and other engines are built up to 100,000 documents, unless
+--engines-up-to and --terrier-up-to say otherwise. What OUTPUT holds already is not built again.
 
 All systems search the same batches of queries in turns, through ``transform``, with one thread. Times are medians over the
 batches; the ratio is the median of time / time of exhaustive search on the same batch, which a busy machine changes little.
@@ -32,8 +33,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from ir_measures import calc_aggregate, nDCG
-from scipy.sparse import csr_matrix, load_npz
-from synthetic import SyntheticVectors
+from scipy.sparse import csr_matrix, load_npz, save_npz
+from synthetic import StoredVectors, SyntheticVectors, guide_of_noise, guide_of_rarity
 
 from pyterrier_csplade import CspladeError, ImpactIndex, engines, plot_tradeoff
 from pyterrier_csplade._impacts import to_vectors
@@ -41,7 +42,9 @@ from pyterrier_csplade._jsonl import read_jsonl
 from pyterrier_csplade._recall import _top
 from pyterrier_csplade._vectors import EncodedVectors, MatrixVectors
 from pyterrier_csplade.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.search._algorithm import _ALGORITHMS, Budget, algorithm
+from pyterrier_csplade.search._algorithm import Budget, algorithm
+from pyterrier_csplade.search._guide import write_guide
+from pyterrier_csplade.search._guide_sources import counts_source
 from pyterrier_csplade.search._order import bisect, write_order
 from pyterrier_csplade.search._retriever import PostingsRetriever
 
@@ -122,13 +125,13 @@ def directory_megabytes_of(directory: Path, pattern: str) -> float:
     return sum(file.stat().st_size for file in directory.glob(pattern)) / 1e6
 
 
-def own_systems(index: Any, guided: bool) -> list[tuple[str, str, Any]]:
+def own_systems(index: Any, guides: list[str]) -> list[tuple[str, str, Any]]:
     def retriever(name: str, options: dict[str, Any]) -> Any:
         return lambda k: PostingsRetriever(index, algorithm(name, options), num_results=k)
 
     systems = [(system, label, retriever(name, options)) for system, label, name, options in OURS]
-    if guided:
-        systems += [("guided", name, retriever("guided", options)) for name, options in GUIDED]
+    for guide in guides:
+        systems += [(f"guided by {guide}", name, retriever("guided", {"guide": guide, **options})) for name, options in GUIDED]
     if isinstance(index, ImpactIndex):
         systems.insert(0, ("Terrier", "", lambda k: index.retriever(num_results=k)))
     return systems
@@ -244,34 +247,41 @@ def exactness(index: Any, matrix: csr_matrix, terms: list[str], queries: pd.Data
     return {"queries": len(queries), "top 1000 as scipy's": found}
 
 
-def real(args: argparse.Namespace) -> tuple[EncodedVectors, csr_matrix, pd.DataFrame, pd.DataFrame | None]:
-    """Vectors of a model: read, or encoded by csplade-tiny."""
-    qrels = None
+def real(args: argparse.Namespace, name: str) -> tuple[EncodedVectors, csr_matrix, pd.DataFrame, pd.DataFrame | None]:
+    """Vectors of a model: read, or encoded by csplade-tiny, which OUTPUT then keeps."""
+    qrels, directory = None, args.vectors or args.output / name / "vectors"
     if args.collection is not None:
         names = ["query_id", "_", "doc_id", "relevance"]
         qrels = pd.read_csv(args.collection / "qrels.txt", sep=r"\s+", names=names, dtype={"query_id": str, "doc_id": str})
-    if args.vectors is not None:
-        docnos, qids = ((args.vectors / f"{name}.txt").read_text().splitlines() for name in ("docnos", "qids"))
-        terms = json.loads((args.vectors / "terms.json").read_text())
-        matrix, queries = load_npz(args.vectors / "docs.npz").tocsr(), load_npz(args.vectors / "queries.npz").tocsr()
-    else:
-        from pyterrier_csplade import CSPLADE, Quantizer
-
-        csplade = CSPLADE.tiny(verbose=True)
-        rows = [row for _, row in read_jsonl(args.collection / "docs.jsonl.gz")]
-        topics = pd.read_csv(args.collection / "topics.tsv", sep="\t", names=["qid", "query"], dtype=str, quoting=3)
-        docnos, qids, terms = [row["docno"] for row in rows], topics["qid"].tolist(), list(csplade.vocabulary)
-        matrix = Quantizer()(csplade.encode_docs([f"{row.get('title', '')} {row['text']}" for row in rows]))
-        queries = csplade.encode_queries(topics["query"].tolist())
+    if not (directory / "terms.json").exists():
+        encode(args.collection, directory)
+    docnos, qids = ((directory / f"{file}.txt").read_text().splitlines() for file in ("docnos", "qids"))
+    terms = json.loads((directory / "terms.json").read_text())
+    matrix, queries = load_npz(directory / "docs.npz").tocsr(), load_npz(directory / "queries.npz").tocsr()
     frame = pd.DataFrame({"qid": qids, "query_toks": [dict(toks) for toks in to_vectors(queries, terms)]})
     return MatrixVectors(docnos, matrix, terms), matrix, frame, qrels
+
+
+def encode(collection: Path, directory: Path) -> None:
+    """Encode documents and queries with csplade-tiny, and write what --vectors reads."""
+    from pyterrier_csplade import CSPLADE, Quantizer
+
+    csplade = CSPLADE.tiny(verbose=True)
+    rows = [row for _, row in read_jsonl(collection / "docs.jsonl.gz")]
+    topics = pd.read_csv(collection / "topics.tsv", sep="\t", names=["qid", "query"], dtype=str, quoting=3)
+    directory.mkdir(parents=True, exist_ok=True)
+    taken, documents = timed(lambda: csplade.encode_docs([f"{row.get('title', '')} {row['text']}" for row in rows]))
+    save_npz(directory / "docs.npz", Quantizer()(documents))
+    save_npz(directory / "queries.npz", csplade.encode_queries(topics["query"].tolist()))
+    (directory / "docnos.txt").write_text("".join(f"{row['docno']}\n" for row in rows))
+    (directory / "qids.txt").write_text("".join(f"{qid}\n" for qid in topics["qid"]))
+    (directory / "encoding.json").write_text(json.dumps({"documents": len(rows), "s": taken}) + "\n")
+    (directory / "terms.json").write_text(json.dumps(list(csplade.vocabulary)) + "\n")
 
 
 def add_guide(index: Any, collection: Path) -> None:
     """Add BM25 over the model's own tokens."""
     from pyterrier_csplade import CSPLADE
-    from pyterrier_csplade.search._guide import write_guide
-    from pyterrier_csplade.search._guide_sources import counts_source
 
     tokenizer = CSPLADE.tiny().backbone.tokenizer
     documents = (
@@ -285,7 +295,7 @@ def add_guide(index: Any, collection: Path) -> None:
 BUILD = """
 import sys, tempfile, threading, time
 from pathlib import Path
-from synthetic import SyntheticVectors
+from synthetic import StoredVectors, SyntheticVectors
 from pyterrier_csplade.search import write_postings
 
 def own():
@@ -297,25 +307,46 @@ def watch():
         peaks[0] = max(peaks[0], own())
         time.sleep(0.02)
 
-vectors = SyntheticVectors(int(sys.argv[1]))
+vectors = StoredVectors(SyntheticVectors(int(sys.argv[1])), Path(sys.argv[2]))
 next(vectors.blocks())
 before = own()
 peaks = [before]
 threading.Thread(target=watch, daemon=True).start()
-start = time.perf_counter()
+start = time.perf_counter(), time.process_time()
 with tempfile.TemporaryDirectory() as directory:
     write_postings(Path(directory), vectors)
-print(time.perf_counter() - start, peaks[0], before)
+print(time.perf_counter() - start[0], time.process_time() - start[1], peaks[0], before)
 """
 
 
-def peak_of_build(documents: int) -> dict[str, float]:
+def cost_of_build(documents: int, vectors: Path) -> dict[str, float]:
     """Build posting arrays of a synthetic collection in a process of its own (Linux): its time and the memory it needs."""
-    done = subprocess.run(
-        [sys.executable, "-c", BUILD, str(documents)], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-    )
-    seconds, peak, before = map(float, done.stdout.split())
-    return {"build s, documents drawn twice": seconds, "peak MB of the build": peak, "MB before": before}
+    command = [sys.executable, "-c", BUILD, str(documents), str(vectors.resolve())]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    names = ("build s", "build processor s", "peak MB of the build", "MB before")
+    return dict(zip(names, map(float, done.stdout.split())))
+
+
+def growth(collections: dict[str, dict[str, Any]]) -> list[str]:
+    """Lines of a table: what synthetic collections of several sizes take."""
+    names = [
+        "documents",
+        "postings",
+        "build processor s",
+        "peak MB of the build",
+        "bytes a posting",
+        "with blocks",
+        "reorder s",
+    ]
+    systems = [(system, label, k) for system, label in (("exhaustive", ""), ("MaxScore", ""), ("bmp", "1.0")) for k in DEPTHS]
+    titles = [f"{system} {k}, ms" for system, _, k in systems]
+    lines = ["\n## Growth\n", "| " + " | ".join(names + titles) + " |", "|---" * len(names + titles) + "|"]
+    for name, found in collections.items():
+        if name.startswith("synthetic"):
+            times = {(row["system"], row["label"], row["k"]): row["mrt"] for row in found["rows"]}
+            facts = [f"{found['facts'].get(n, float('nan')):,.4g}" for n in names]
+            lines.append("| " + " | ".join([*facts, *(f"{times[system]:.3f}" for system in systems)]) + " |")
+    return lines
 
 
 def report(collections: dict[str, dict[str, Any]], output: Path) -> None:
@@ -343,6 +374,7 @@ def report(collections: dict[str, dict[str, Any]], output: Path) -> None:
             plot_tradeoff(
                 frame, output / f"{name}-{k}.png", title=f"{name}, {found['facts']['documents']:,} documents, k = {k}"
             )
+    lines += growth(collections)
     (output / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -362,11 +394,12 @@ def main() -> None:
     collections: dict[str, dict[str, Any]] = {}
     if args.collection or args.vectors:
         name = (args.collection or args.vectors).name
-        vectors, matrix, queries, qrels = real(args)
+        vectors, matrix, queries, qrels = real(args, name)
         run(name, vectors, queries, qrels, matrix, args, collections)
     for documents in args.synthetic:
-        vectors = SyntheticVectors(documents)
-        toks = vectors.queries(max(args.queries, args.exactness if documents <= 100_000 else 0))
+        drawn = SyntheticVectors(documents)
+        vectors = StoredVectors(drawn, args.output / f"synthetic-{documents}" / "vectors")
+        toks = drawn.queries(max(args.queries, args.exactness if documents <= 100_000 else 0))
         queries = pd.DataFrame({"qid": [f"q{i}" for i in range(len(toks))], "query_toks": toks})
         whole = next(iter([m for _, m in vectors.blocks()])) if documents <= 10_000 else None
         run(f"synthetic-{documents}", vectors, queries, None, whole, args, collections)
@@ -380,14 +413,19 @@ def run(
     output = args.output / name
     index, facts = build(vectors, output, args)
     found: dict[str, Any] = {"facts": facts}
-    if isinstance(vectors, SyntheticVectors):
-        facts |= peak_of_build(len(vectors))
+    if isinstance(vectors, StoredVectors):
+        facts |= cost_of_build(len(vectors), output / "vectors")
     if matrix is not None:
         found["exactness"] = exactness(index, matrix, list(vectors.vocabulary), queries[: args.exactness])
-    guided = "guided" in _ALGORITHMS and args.collection is not None and not isinstance(vectors, SyntheticVectors)
-    if guided:
+    guides: list[str] = []
+    if isinstance(vectors, StoredVectors):
+        guides = ["noise", "rarity"]
+        for guide, source in zip(guides, (guide_of_noise(index.postings()), guide_of_rarity(index.postings()))):
+            write_guide(index.postings(), index.directory, guide, source)
+    elif args.collection is not None:
+        guides = ["bm25"]
         add_guide(index, args.collection)
-    systems = own_systems(index, guided)
+    systems = own_systems(index, guides)
     if len(vectors) <= args.engines_up_to:
         others, found["engines"] = engine_systems(vectors, output, args.engines)
         systems += others

@@ -18,13 +18,15 @@ index, so :class:`StoredVectors` draws once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_matrix, load_npz, save_npz
+
+from pyterrier_csplade.search import Postings
 
 _BLOCK = 10_000
 _SUBTOPICS = 10
@@ -141,3 +143,39 @@ class StoredVectors:
         for number, file in enumerate(self._files):
             matrix = load_npz(file)
             yield [f"d{i}" for i in range(number * _BLOCK, number * _BLOCK + matrix.shape[0])], matrix
+
+
+class DrawnGuide:
+    """A guide (``GuideSource``) that is computed from the impacts of an index."""
+
+    def __init__(self, postings: Postings, weigh: Callable[[int, np.ndarray], np.ndarray], description: str) -> None:
+        """Take a function from a term's number and impacts to the guide's weights."""
+        self._postings, self._weigh, self.description = postings, weigh, description
+        self.largest = max(float(self.list_of(term)[1].max()) for term in postings.terms)
+
+    def list_of(self, term: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return documents and weights."""
+        number = self._postings.number(term)
+        assert number is not None
+        docids, impacts = self._postings.list_of(number)
+        return docids, self._weigh(number, impacts)
+
+
+def guide_of_noise(postings: Postings) -> DrawnGuide:
+    """A guide that agrees with the learned impacts: these times log-normal noise, sigma 0.3."""
+
+    def weigh(number: int, impacts: np.ndarray) -> np.ndarray:
+        return impacts * np.exp(0.3 * np.random.default_rng([4, number]).standard_normal(len(impacts)))
+
+    return DrawnGuide(postings, weigh, "impacts times noise")
+
+
+def guide_of_rarity(postings: Postings) -> DrawnGuide:
+    """A guide shaped like BM25: the impacts saturate (k1 = 0.82, at the mean impact) and are multiplied by the term's IDF."""
+    mean = float(postings.impacts[:1_000_000].mean())
+
+    def weigh(number: int, impacts: np.ndarray) -> np.ndarray:
+        idf = np.log1p((len(postings) - len(impacts) + 0.5) / (len(impacts) + 0.5))
+        return idf * 1.82 * impacts / (impacts + 0.82 * mean)
+
+    return DrawnGuide(postings, weigh, "saturated impacts times IDF")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,12 @@ from ._fast import kernels
 from ._order import read_order
 from ._postings import Postings
 
-_FORMAT = 1
-# Blocks that have a bound in common, by which all of them may be left out at once (ours, measured: see benchmarks/search.py).
+_FORMAT = 2
+
+# Blocks of a group: where its postings start is known for the terms that are in many blocks (ours).
 BLOCKS_OF_GROUP = 16
+# The largest of the stored maxima.
+_LARGEST = 255
 # Results for which the k-th largest impact of each term is known, as in the authors' implementation.
 DEPTHS = (10, 100, 1000)
 
@@ -24,25 +28,22 @@ DEPTHS = (10, 100, 1000)
 class BlockLists:
     """Side lists, open to be searched: arrays that are mapped into memory.
 
-    Documents are cut into blocks of ``block_size``, and blocks into groups. A block of a term takes 3 bytes: its number in the
-    group, its largest impact in one byte (rounded up to a multiple of the term's step), and how many postings it has.
+    Documents are cut into blocks of ``block_size``. The largest impact of a term in a block takes one byte, rounded up to a
+    multiple of the term's step. A term that is in many blocks has a maximum for each, in the order of the blocks; another only
+    for those that it is in, with their numbers.
 
     Attributes:
         block_size: Documents of a block.
-        group_size: Documents of a group.
         docids: int32 [postings]: documents in the order of the blocks; those of the postings if that is the order of indexing.
         impacts: [postings]: their impacts.
         order: int32 [documents]: place of each document in the order of indexing; empty if the two orders are the same.
         steps: uint32 [terms]: what a unit of the stored maxima stands for.
-        group_starts: int64 [terms + 1]: where the groups of each term start.
-        groups: uint32: their numbers.
-        group_maxima: uint8: largest impact, in steps.
-        group_postings: uint32: first posting, counted from the first of the term.
-        group_blocks: uint32: first block, counted from the first of the term.
-        block_starts: int64 [terms + 1]: where the blocks of each term start.
-        blocks: uint8: their numbers in the group.
-        maxima: uint8: largest impact, in steps.
-        lengths: uint8: postings less one.
+        starts: int64 [terms + 1]: where the maxima of each term start.
+        maxima: uint8: largest impacts, in steps.
+        block_starts: int64 [terms + 1]: where the numbers of the blocks of each term start; none for terms in many blocks.
+        blocks: Numbers of blocks, of the smallest sufficient type.
+        offset_starts: int64 [terms + 1]: where the offsets of each term start; only terms in many blocks have some.
+        offsets: uint32: first posting of each group of blocks, counted from the first of the term.
         kth_impacts: [depths, terms]: the 10th, 100th and 1000th largest impact of each term, 0 where it has fewer.
     """
 
@@ -57,34 +58,17 @@ class BlockLists:
             FileNotFoundError: There is none.
             ImpactIndexError: It is cut off or has changed, or is of another version.
         """
-        self.file = ArrayFile(path)
-        self.identity: list[Any] = self.file.metadata["identity"]
-        self.block_size: int = self.file.metadata["block_size"]
-        self.group_size = self.block_size * BLOCKS_OF_GROUP
-        reordered = "docids" in self.file
-        self.docids = self.file["docids"] if reordered else postings.docids
-        self.impacts = self.file["impacts"] if reordered else postings.impacts
-        self.order = self.file["order"] if reordered else np.zeros(0, np.int32)
-        for name in _SIDES:
-            setattr(self, name, self.file[name])
-
-    steps: np.ndarray
-    group_starts: np.ndarray
-    groups: np.ndarray
-    group_maxima: np.ndarray
-    group_postings: np.ndarray
-    group_blocks: np.ndarray
-    block_starts: np.ndarray
-    blocks: np.ndarray
-    maxima: np.ndarray
-    lengths: np.ndarray
-    kth_impacts: np.ndarray
-
-
-_SIDES = (
-    "steps", "group_starts", "groups", "group_maxima", "group_postings", "group_blocks", "block_starts", "blocks", "maxima",
-    "lengths", "kth_impacts",
-)  # fmt: skip
+        self.file = file = ArrayFile(path)
+        self.identity: list[Any] = file.metadata["identity"]
+        self.block_size: int = file.metadata["block_size"]
+        reordered = "docids" in file
+        self.docids = file["docids"] if reordered else postings.docids
+        self.impacts = file["impacts"] if reordered else postings.impacts
+        self.order = file["order"] if reordered else np.zeros(0, np.int32)
+        if self.identity[0] == _FORMAT:  # else it is written anew
+            self.steps, self.starts, self.maxima = file["steps"], file["starts"], file["maxima"]
+            self.block_starts, self.blocks, self.kth_impacts = file["block_starts"], file["blocks"], file["kth_impacts"]
+            self.offset_starts, self.offsets = file["offset_starts"], file["offsets"]
 
 
 def open_blocks(postings: Postings, block_size: int, *, reordered: bool) -> BlockLists:
@@ -143,20 +127,36 @@ def _write(path: Path, postings: Postings, block_size: int, order: np.ndarray | 
         kernel.reorder_lists(starts, docids, impacts, places, new_docids, new_impacts)
         docids, impacts = new_docids, new_impacts
         writer.add("order", order)
-    sizes = block_size, block_size * BLOCKS_OF_GROUP
-    steps = np.maximum(1, -(-postings.max_impacts.astype(np.int64) // 255)).astype(np.uint32)
-    counts = np.zeros((2, terms), np.int64)
-    for count, size in zip(counts, sizes):
-        kernel.count_blocks(starts, docids, size, count)
-    block_starts, group_starts = np.concatenate([np.zeros((2, 1), np.int64), np.cumsum(counts, axis=1)], axis=1)
-    blocks = [writer.allocate(name, int(block_starts[-1]), np.uint8) for name in ("blocks", "maxima", "lengths")]
-    types = {"groups": np.uint32, "group_maxima": np.uint8, "group_postings": np.uint32, "group_blocks": np.uint32}
-    groups = [writer.allocate(name, int(group_starts[-1]), dtype) for name, dtype in types.items()]
-    lists = starts, docids, impacts
-    kernel.fill_blocks(lists, sizes, steps, (group_starts, block_starts), tuple(groups), tuple(blocks))
+    steps = np.maximum(1, -(-postings.max_impacts.astype(np.int64) // _LARGEST)).astype(np.uint32)
+    _write_maxima(writer, kernel, (starts, docids, impacts), steps, block_size, len(postings))
     kth = np.zeros((len(DEPTHS), terms), impacts.dtype)
     for k, found in zip(DEPTHS, kth):
         kernel.kth_impacts(starts, impacts, k, found)
-    for name, array in {"steps": steps, "group_starts": group_starts, "block_starts": block_starts, "kth_impacts": kth}.items():
-        writer.add(name, array)
+    writer.add("steps", steps)
+    writer.add("kth_impacts", kth)
     writer.finish({"identity": identity, "block_size": block_size})
+
+
+def _write_maxima(
+    writer: ArrayWriter,
+    kernel: ModuleType,
+    lists: tuple[np.ndarray, np.ndarray, np.ndarray],
+    steps: np.ndarray,
+    block_size: int,
+    documents: int,
+) -> None:
+    """Write ``maxima``, ``blocks``, ``offsets`` and where those of each term start."""
+    blocks, found = -(-documents // block_size), np.zeros(len(steps), np.int64)
+    kernel.count_blocks(lists[0], lists[1], block_size, found)
+    number = np.min_scalar_type(max(1, blocks) - 1)
+    many = found * (1 + number.itemsize) >= blocks  # with the numbers they would take as much as all blocks
+    groups = -(-blocks // BLOCKS_OF_GROUP)
+    counts = np.stack([np.where(many, blocks, found), np.where(many, 0, found), np.where(many, groups, 0)])
+    starts, block_starts, offset_starts = np.concatenate([np.zeros((3, 1), np.int64), np.cumsum(counts, axis=1)], axis=1)
+    maxima = writer.allocate("maxima", int(starts[-1]), np.uint8)
+    numbers = writer.allocate("blocks", int(block_starts[-1]), number)
+    kernel.fill_maxima(lists, block_size, steps, (starts, block_starts), maxima, numbers)
+    offsets = writer.allocate("offsets", int(offset_starts[-1]), np.uint32)
+    kernel.fill_offsets(lists[0], lists[1], block_size * BLOCKS_OF_GROUP, offset_starts, offsets)
+    for name, array in {"starts": starts, "block_starts": block_starts, "offset_starts": offset_starts}.items():
+        writer.add(name, array)

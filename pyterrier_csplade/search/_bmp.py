@@ -11,22 +11,31 @@ import numpy as np
 from pyterrier_csplade._retrieval import Hits
 
 from ._algorithm import Algorithm, Budget, Searcher
-from ._blocks import DEPTHS, open_blocks
+from ._blocks import BLOCKS_OF_GROUP, DEPTHS, open_blocks
 from ._fast import kernels
 from ._postings import Postings, Query
 
-# Postings between two looks at a budget of time (ours): less than a millisecond.
-_PIECE = 2**17
+# Documents whose blocks are searched first, beside as many as there are results; each further step takes eight times as many
+# (ours).
+_FIRST = 160
+_GROWTH = 8
+# Bounds that are looked at to choose the first blocks (ours).
+_SAMPLE = 2048
+# Postings between two looks at a budget, in blocks of a step (ours): less than a millisecond.
+_STEP = 64
+# Bounds are sums in single precision: they are raised by more than these may be off, for each term of a query.
+_SLACK = 2.0**-22
+# Weights this far below the largest count as much as this in bounds, for single precision has an end.
+_LEAST_WEIGHT = 2.0**-60
 
 
 @dataclass(frozen=True)
 class BlockMaxPruning(Algorithm):
     """Block-max pruning (Mallia, Suel, Tonellotto, SIGIR 2024); with ``alpha=1`` and ``beta=1`` exact, ties included.
 
-    A bound of the scores in each group of blocks is added up first, and groups are searched from the largest bound on; in a
-    group, blocks whose own bound is too small are left out (two levels, as in arXiv 2504.17045). The search ends when no
-    bound reaches the worst of the best documents. With a budget, the groups of the smallest bounds are left out when it is
-    spent.
+    A bound of the scores in each block is added up first. The blocks of the largest bounds are searched first, and the others
+    that may then still hold a better document, in the order of the index: at worst this is exhaustive search and the adding up
+    of bounds. With a budget, the blocks of the smallest bounds are left out when it is spent.
 
     Attributes:
         block_size: Documents of a block, from 1 to 256: smaller blocks have closer bounds and take more memory.
@@ -38,7 +47,7 @@ class BlockMaxPruning(Algorithm):
 
     name: ClassVar[str] = "bmp"
 
-    block_size: int = 64
+    block_size: int = 4
     alpha: float = 1.0
     beta: float = 1.0
     reordered: bool = True
@@ -66,53 +75,65 @@ class _BlockSearcher:
         self._kernel = kernels("_kernel_bmp", "block-max pruning")
         self._sides = sides = open_blocks(postings, options.block_size, reordered=options.reordered)
         self._lists = postings.starts, sides.docids, sides.impacts
-        self._side_lists = (
-            sides.steps, sides.group_starts, sides.group_postings, sides.group_blocks, sides.block_starts, sides.blocks,
-            sides.maxima, sides.lengths,
-        )  # fmt: skip
         self._documents = len(postings)
-        self._groups = -(-len(postings) // sides.group_size)
 
     def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
         """Search; see :class:`._algorithm.Searcher`."""
         query = self._heaviest(query)
         k = min(k, self._documents)
-        bounds, entries = np.empty(self._groups), np.empty((len(query), self._groups), np.int32)
-        sides = self._sides
-        self._kernel.bound_groups(
-            query.terms, query.weights, sides.steps, sides.group_starts, sides.groups, sides.group_maxima, entries, bounds
-        )
+        bounds, scale = self._bounds(query)
+        scale *= self._options.alpha
         least = self._estimate(query, k)
-        candidates = np.flatnonzero((bounds > 0) & (self._options.alpha * bounds >= least))
-        candidates = candidates[np.argsort(-bounds[candidates], kind="stable")]
         heap = np.empty(k), np.empty(k, np.int64), np.zeros(1, np.int64)
-        cut = self._search(candidates, bounds[candidates], least, (query.terms, query.weights, entries), heap, budget)
+        cut = self._search(query, bounds, scale, least, heap, budget)
         scores, docids = heap[0][: heap[2][0]], heap[1][: heap[2][0]]
         ranking = np.lexsort((docids, -scores))
         return Hits(docids[ranking], scores[ranking], cut)
 
+    def _bounds(self, query: Query) -> tuple[np.ndarray, float]:
+        """Return the bound of each block, float32, and what a unit of it counts in scores."""
+        sides, heaviest = self._sides, float(query.weights.max())
+        bounds = np.empty(-(-self._documents // sides.block_size), np.float32)
+        weights = np.maximum(query.weights / heaviest, _LEAST_WEIGHT) * sides.steps[query.terms]
+        self._kernel.bound_blocks(
+            query.terms, weights.astype(np.float32), (sides.starts, sides.block_starts), sides.blocks, sides.maxima, bounds
+        )
+        return bounds, heaviest * (1 + (len(query) + 2) * _SLACK)
+
     def _search(
         self,
-        candidates: np.ndarray,
+        query: Query,
         bounds: np.ndarray,
+        scale: float,
         least: float,
-        query: tuple[np.ndarray, np.ndarray, np.ndarray],
         heap: tuple[np.ndarray, np.ndarray, np.ndarray],
         budget: Budget,
     ) -> bool:
-        """Search the groups, in pieces where there is a budget; return whether it was cut."""
-        sizes = self._sides.block_size, self._sides.group_size, self._documents
-        spent, done = budget.start(), 0
-        piece = min(_PIECE, budget.postings or _PIECE) if budget else np.iinfo(np.int64).max
-        while done < len(candidates):
-            if spent.exhausted():
-                return True
-            searched, scored = self._kernel.search_groups(
-                candidates[done:], bounds[done:], self._options.alpha, least, piece, sizes, query, self._lists,
-                self._side_lists, self._sides.order, heap,
-            )  # fmt: skip
-            done += searched
-            spent.postings += scored
+        """Search blocks, the most promising first; return whether the budget cut it."""
+        sides, k, spent = self._sides, len(heap[0]), budget.start()
+        sizes = sides.block_size, sides.block_size * BLOCKS_OF_GROUP, self._documents
+        step = _STEP if budget else -(-(k + _FIRST) // sides.block_size)
+        # Steps may take half the time of exhaustive search: what is left then is searched in the order of the index.
+        starts = self._lists[0]
+        most = int(np.sum(starts[query.terms + 1] - starts[query.terms])) // (2 * self._kernel.JUMP * len(query))
+        high = _high(bounds, step)
+        for low, below in ((high, math.inf), (0.0, high)):
+            if heap[2][0] == k:
+                least = max(least, float(heap[0][0]))
+            blocks, done = np.flatnonzero((bounds >= max(low, least / scale)) & (bounds < below) & (bounds > 0)), 0
+            blocks = blocks[np.argsort(-bounds[blocks])]
+            while done < len(blocks):
+                if spent.exhausted():
+                    return True
+                some = np.sort(blocks[done : done + step])
+                spent.postings += self._kernel.search_blocks(
+                    some, bounds[some], least, scale, sizes, (query.terms, query.weights), self._lists,
+                    (sides.starts, sides.maxima, sides.offset_starts, sides.offsets), sides.order, heap,
+                )  # fmt: skip
+                done += step
+                most -= step
+                if not budget:
+                    step = _GROWTH * step if _GROWTH * step <= most else len(blocks)
         return False
 
     def _heaviest(self, query: Query) -> Query:
@@ -128,3 +149,11 @@ class _BlockSearcher:
             if k <= depth:
                 return float(np.max(query.weights * kth_impacts[query.terms], initial=0.0))
         return 0.0
+
+
+def _high(bounds: np.ndarray, number: int) -> float:
+    """Return a bound that roughly ``number`` blocks reach, or as many as stand for one in the sample that is looked at."""
+    step = -(-len(bounds) // _SAMPLE)
+    sample = bounds[::step]
+    place = len(sample) - min(len(sample), -(-number // step))
+    return float(np.partition(sample, place)[place])

@@ -20,47 +20,56 @@ def count_blocks(starts: np.ndarray, docids: np.ndarray, size: int, counts: np.n
 
 
 @compiled
-def fill_blocks(
+def fill_maxima(
     lists: tuple[np.ndarray, np.ndarray, np.ndarray],
-    sizes: tuple[int, int],
+    size: int,
     steps: np.ndarray,
     starts: tuple[np.ndarray, np.ndarray],
-    group_lists: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    block_lists: tuple[np.ndarray, np.ndarray, np.ndarray],
+    maxima: np.ndarray,
+    blocks: np.ndarray,
 ) -> None:
-    """Fill the side lists.
+    """Fill in the largest impact of each term in each block.
 
     Args:
         lists: Where the list of each term starts, documents, impacts.
-        sizes: Documents of a block and of a group.
+        size: Documents of a block.
         steps: As in :class:`._blocks.BlockLists`, like the others.
-        starts: ``group_starts`` and ``block_starts``.
-        group_lists: ``groups``, ``group_maxima``, ``group_postings``, ``group_blocks``, to be filled.
-        block_lists: ``blocks``, ``maxima``, ``lengths``, to be filled.
+        starts: ``starts`` and ``block_starts``.
+        maxima: Zeros, to be filled.
+        blocks: To be filled.
     """
     list_starts, docids, impacts = lists
-    block_size, group_size = sizes
-    groups, group_maxima, group_postings, group_blocks = group_lists
-    blocks, maxima, lengths = block_lists
     for term in range(len(steps)):
-        step = np.int64(steps[term])
-        g, b = starts[0][term] - 1, starts[1][term] - 1
-        last_group, last_block = -1, -1
+        step, numbered, at, last = np.int64(steps[term]), starts[1][term], starts[0][term] - 1, np.int64(-1)
+        has_numbers = starts[1][term + 1] > numbered
         for i in range(list_starts[term], list_starts[term + 1]):
-            if docids[i] // block_size != last_block:
-                last_block = docids[i] // block_size
-                b += 1
-                blocks[b], maxima[b], lengths[b] = last_block % (group_size // block_size), 0, 0
-                if docids[i] // group_size != last_group:
-                    last_group = docids[i] // group_size
-                    g += 1
-                    groups[g], group_maxima[g] = last_group, 0
-                    group_postings[g], group_blocks[g] = i - list_starts[term], b - starts[1][term]
-            else:
-                lengths[b] += 1
-            code = (np.int64(impacts[i]) + step - 1) // step
-            maxima[b] = max(np.int64(maxima[b]), code)
-            group_maxima[g] = max(np.int64(group_maxima[g]), code)
+            block = np.int64(docids[i] // size)
+            if has_numbers and block != last:
+                blocks[numbered], last = block, block
+                numbered += 1
+                at += 1
+            place = at if has_numbers else starts[0][term] + block
+            maxima[place] = max(np.int64(maxima[place]), (np.int64(impacts[i]) + step - 1) // step)
+
+
+@compiled
+def fill_offsets(starts: np.ndarray, docids: np.ndarray, size: int, offset_starts: np.ndarray, offsets: np.ndarray) -> None:
+    """Fill in where the postings of each group of ``size`` documents start, for the terms that have offsets.
+
+    Args:
+        starts: Where the list of each term starts.
+        docids: Documents.
+        size: Documents of a group.
+        offset_starts: As in :class:`._blocks.BlockLists`.
+        offsets: To be filled.
+    """
+    for term in range(len(starts) - 1):
+        at = starts[term]
+        for place in range(offset_starts[term], offset_starts[term + 1]):
+            first = (place - offset_starts[term]) * size
+            while at < starts[term + 1] and docids[at] < first:
+                at += 1
+            offsets[place] = at - starts[term]
 
 
 @compiled

@@ -1,177 +1,143 @@
-"""The compiled loops of block-max pruning: the bounds of groups of blocks, and the search in groups."""
+"""The compiled loops of block-max pruning: bounds of blocks, and the search in blocks."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ._kernels import compiled
+from ._kernels import add_up_to, advance, compiled
 
-# Groups whose bound, times this, reaches the worst of the best are scored whole: so many of their blocks would have to be
-# scored that the bounds of blocks do not pay (ours, measured).
-_WHOLE = 0.6
-
-# Arrays that go together; see the arguments of search_groups.
-Arrays = tuple[np.ndarray, ...]
+# Documents that are scored together at most, where blocks stand close to each other: their scores stay in a core's cache.
+_WINDOW = 2**14
+# Documents of which the postings are read one by one, instead of looking for the last one first (ours).
+_SHORT = 512
+#: Postings that are scored in the time in which the next place of a list is found (ours, measured).
+JUMP = 40
 
 
 @compiled
-def bound_groups(
+def bound_blocks(
     terms: np.ndarray,
     weights: np.ndarray,
-    steps: np.ndarray,
-    group_starts: np.ndarray,
-    groups: np.ndarray,
+    starts: tuple[np.ndarray, np.ndarray],
+    blocks: np.ndarray,
     maxima: np.ndarray,
-    entries: np.ndarray,
     bounds: np.ndarray,
 ) -> None:
-    """Add up the largest score that a document of each group may have.
+    """Add up the largest score that a document of each block may have.
 
     Args:
         terms: Numbers of the query's terms.
-        weights: Their weights.
-        steps: As in :class:`._blocks.BlockLists`, like the next three.
-        group_starts: As there.
-        groups: As there.
-        maxima: ``group_maxima`` as there.
-        entries: int32 [terms of the query, groups], to be filled with the place of a group in the side lists of a term, counted
-            from the first one of the term; -1 where the term is in no document of the group.
-        bounds: float64 [groups], to be filled.
+        weights: float32: what one unit of their stored maxima adds to a score.
+        starts: ``starts`` and ``block_starts`` of :class:`._blocks.BlockLists`.
+        blocks: As there.
+        maxima: As there.
+        bounds: float32 [blocks], to be filled.
     """
-    entries[:] = -1
-    bounds[:] = 0.0
+    bounds[:] = 0
     for i in range(len(terms)):
-        weight, step, start = weights[i], np.int64(steps[terms[i]]), group_starts[terms[i]]
-        for entry in range(start, group_starts[terms[i] + 1]):
-            bounds[groups[entry]] += weight * (step * maxima[entry])
-            entries[i, groups[entry]] = entry - start
+        weight, start, end = weights[i], starts[0][terms[i]], starts[0][terms[i] + 1]
+        first = starts[1][terms[i]]
+        if starts[1][terms[i] + 1] == first:  # a maximum for each block
+            row = maxima[start:end]
+            for j in range(len(row)):
+                bounds[j] += weight * np.float32(row[j])
+        else:
+            numbers, row = blocks[first : first + end - start], maxima[start:end]
+            for j in range(len(row)):
+                bounds[numbers[j]] += weight * np.float32(row[j])
 
 
 @compiled
-def search_groups(
-    candidates: np.ndarray,
+def search_blocks(
+    blocks: np.ndarray,
     bounds: np.ndarray,
-    alpha: float,
-    at_least: float,
-    max_postings: int,
+    least: float,
+    scale: float,
     sizes: tuple[int, int, int],
-    query: tuple[np.ndarray, np.ndarray, np.ndarray],
+    query: tuple[np.ndarray, np.ndarray],
     lists: tuple[np.ndarray, np.ndarray, np.ndarray],
-    sides: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    sides: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     order: np.ndarray,
     heap: tuple[np.ndarray, np.ndarray, np.ndarray],
-) -> tuple[int, int]:
-    """Search groups, the one of the largest bound first, until none can hold a better document.
+) -> int:
+    """Score the documents of blocks that may hold one of the best; return the postings that were scored.
 
     Args:
-        candidates: Numbers of the groups, in the order of the search.
-        bounds: float64 [candidates]: their bounds.
-        alpha: Factor of the bounds.
-        at_least: A score that k documents reach.
-        max_postings: Scored postings after which to stop.
-        sizes: Documents of a block, documents of a group, documents of the index.
-        query: Numbers of the terms, their weights, and ``entries`` of :func:`bound_groups`.
+        blocks: Numbers of blocks, increasing.
+        bounds: float32: their bounds.
+        least: A score that k documents reach.
+        scale: What one unit of the bounds counts in scores.
+        sizes: Documents of a block, of a group, and of the index.
+        query: Numbers of the terms, and their weights.
         lists: Where the list of each term starts, documents, impacts.
-        sides: Of :class:`._blocks.BlockLists`: steps, group_starts, group_postings, group_blocks, block_starts, blocks, maxima,
-            lengths.
+        sides: ``starts``, ``maxima``, ``offset_starts``, ``offsets`` of :class:`._blocks.BlockLists`.
         order: int32: place of each document in the order of indexing; empty where it has not changed.
         heap: Scores and documents of the best so far, the worst at the root, and int64 [1] how many there are; changed.
-
-    Returns:
-        How many groups were searched or are not needed, and how many postings were scored.
     """
-    block_size, group_size, documents = sizes
-    block_bounds, scores = np.empty(group_size // block_size), np.empty(group_size)
-    scored = 0
-    for c in range(len(candidates)):
-        least = max(at_least, heap[0][0]) if heap[2][0] == len(heap[0]) else at_least
-        if alpha * bounds[c] < least:
-            return len(candidates), scored
-        if scored >= max_postings:
-            return c, scored
-        first = candidates[c] * group_size
-        scores[:] = 0.0
-        if least <= _WHOLE * alpha * bounds[c]:
-            scored += _score_group(candidates[c], first, query, lists, sides, scores)
-        else:
-            _bound_blocks(candidates[c], query, sides, block_bounds)
-            scored += _score_blocks(candidates[c], first, alpha, least, query, lists, sides, block_bounds, scores)
-        for d in range(min(group_size, documents - first)):
-            if scores[d] >= least and scores[d] > 0:
-                offer(heap, scores[d], order[first + d] if len(order) else first + d)
-    return len(candidates), scored
-
-
-@compiled
-def _bound_blocks(group: int, query: Arrays, sides: Arrays, bounds: np.ndarray) -> None:
-    terms, weights, entries = query
-    steps, group_starts, _, group_blocks, block_starts, blocks, maxima, _ = sides
-    bounds[:] = 0.0
-    for i in range(len(terms)):
-        if entries[i, group] >= 0:
-            entry, weight, step = group_starts[terms[i]] + entries[i, group], weights[i], np.int64(steps[terms[i]])
-            start = block_starts[terms[i]] + np.int64(group_blocks[entry])
-            for j in range(start, _end(entry, terms[i], group_starts, group_blocks, block_starts)):
-                bounds[blocks[j]] += weight * (step * maxima[j])
-
-
-@compiled
-def _score_group(group: int, first: int, query: Arrays, lists: Arrays, sides: Arrays, scores: np.ndarray) -> int:
-    """Score all documents of a group; return how many postings they have."""
-    terms, weights, entries = query
-    starts, docids, impacts = lists
-    _, group_starts, group_postings, _, _, _, _, _ = sides
-    scored = 0
-    for i in range(len(terms)):
-        if entries[i, group] >= 0:
-            entry, weight = group_starts[terms[i]] + entries[i, group], weights[i]
-            start, end = starts[terms[i]] + np.int64(group_postings[entry]), starts[terms[i] + 1]
-            if entry + 1 < group_starts[terms[i] + 1]:
-                end = starts[terms[i]] + np.int64(group_postings[entry + 1])
-            for p in range(start, end):
-                scores[docids[p] - first] += weight * impacts[p]
-            scored += end - start
+    size, group, documents = sizes
+    starts = lists[0][query[0]]
+    cursors, postings = starts.copy(), np.sum(lists[0][query[0] + 1] - starts)
+    # Gaps up to this many blocks are scored too: to find where a list goes on costs more.
+    gap = 1 + JUMP * len(starts) * documents // (max(1, postings) * size)
+    scores = np.zeros(max(_WINDOW, size))
+    scored, at = 0, 0
+    while at < len(blocks):
+        if len(heap[0]) == heap[2][0]:
+            least = max(least, heap[0][0])
+        if bounds[at] * scale < least:
+            at += 1
+            continue
+        end, last, base = at + 1, blocks[at], blocks[at] * size
+        while end < len(blocks) and blocks[end] - last <= gap and (blocks[end] + 1) * size - base <= len(scores):
+            if bounds[end] * scale >= least:
+                last = blocks[end]
+            end += 1
+        limit = min((last + 1) * size, documents)
+        scored += _score(base, limit, last == blocks[at], sizes, query, lists, sides, cursors, scores)
+        for b in range(at, end):
+            if bounds[b] * scale >= least:
+                for d in range(blocks[b] * size, min((blocks[b] + 1) * size, documents)):
+                    if scores[d - base] >= least and scores[d - base] > 0:
+                        offer(heap, scores[d - base], order[d] if len(order) else d)
+        scores[: limit - base] = 0.0
+        at = end
     return scored
 
 
 @compiled
-def _score_blocks(
-    group: int,
-    first: int,
-    alpha: float,
-    least: float,
-    query: Arrays,
-    lists: Arrays,
-    sides: Arrays,
-    bounds: np.ndarray,
+def _score(
+    base: int,
+    limit: int,
+    is_block: bool,
+    sizes: tuple[int, int, int],
+    query: tuple[np.ndarray, np.ndarray],
+    lists: tuple[np.ndarray, np.ndarray, np.ndarray],
+    sides: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    cursors: np.ndarray,
     scores: np.ndarray,
 ) -> int:
-    """Score the documents of a group in blocks that may hold a score of at least ``least``."""
-    terms, weights, entries = query
-    starts, docids, impacts = lists
-    _, group_starts, group_postings, group_blocks, block_starts, blocks, _, lengths = sides
+    """Score the documents from ``base`` to before ``limit``, perhaps one block; return how many postings they have."""
+    terms, weights = query
+    list_starts, docids, impacts = lists
+    starts, maxima, offset_starts, offsets = sides
     scored = 0
     for i in range(len(terms)):
-        if entries[i, group] >= 0:
-            entry, weight = group_starts[terms[i]] + entries[i, group], weights[i]
-            posting = starts[terms[i]] + np.int64(group_postings[entry])
-            start = block_starts[terms[i]] + np.int64(group_blocks[entry])
-            for j in range(start, _end(entry, terms[i], group_starts, group_blocks, block_starts)):
-                after = posting + np.int64(lengths[j]) + 1
-                if alpha * bounds[blocks[j]] >= least:
-                    for p in range(posting, after):
-                        scores[docids[p] - first] += weight * impacts[p]
-                    scored += after - posting
-                posting = after
+        term, start = terms[i], cursors[i]
+        if offset_starts[term + 1] > offset_starts[term]:
+            if is_block and maxima[starts[term] + base // sizes[0]] == 0:
+                continue
+            start = max(start, list_starts[term] + np.int64(offsets[offset_starts[term] + base // sizes[1]]))
+        end, weight = list_starts[term + 1], weights[i]
+        start = at = advance(docids, start, end, base)
+        if limit - base <= _SHORT:
+            while at < end and docids[at] < limit:
+                scores[np.uint32(docids[at] - base)] += weight * np.float64(impacts[at])
+                at += 1
+        else:
+            at = add_up_to(docids, impacts, start, end, limit, weight, scores, base)
+        scored += at - start
+        cursors[i] = at
     return scored
-
-
-@compiled
-def _end(entry: int, term: int, group_starts: np.ndarray, group_blocks: np.ndarray, block_starts: np.ndarray) -> int:
-    """Return the place after the last block of a group in the side list of a term."""
-    if entry + 1 == group_starts[term + 1]:
-        return block_starts[term + 1]
-    return block_starts[term] + np.int64(group_blocks[entry + 1])
 
 
 @compiled
