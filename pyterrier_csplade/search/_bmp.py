@@ -121,7 +121,7 @@ class _BlockSearcher:
             if heap[2][0] == k:
                 least = max(least, float(heap[0][0]))
             blocks, done = np.flatnonzero((bounds >= max(low, least / scale)) & (bounds < below) & (bounds > 0)), 0
-            blocks = blocks[np.argsort(-bounds[blocks])]
+            blocks = _in_order(blocks, bounds, len(blocks) if budget else max(0, most))
             while done < len(blocks):
                 if spent.exhausted():
                     return True
@@ -157,3 +157,11 @@ def _high(bounds: np.ndarray, number: int) -> float:
     sample = bounds[::step]
     place = len(sample) - min(len(sample), -(-number // step))
     return float(np.partition(sample, place)[place])
+
+
+def _in_order(blocks: np.ndarray, bounds: np.ndarray, number: int) -> np.ndarray:
+    """Return blocks, first a number of those with the largest bounds in the order of these, then the others."""
+    if number < len(blocks):
+        blocks = blocks[np.argpartition(-bounds[blocks], number)]
+    best = blocks[:number]
+    return np.concatenate([best[np.argsort(-bounds[best])], blocks[number:]])
