@@ -62,7 +62,13 @@ class Scorer(ModelTransformer):
         """Score records. All must have come before the first can have a rank."""
         records = list(inp)
         if records:
+            self._check_strings(records)  # here, because a frame of pandas 3 with pyarrow refuses some without naming them
             yield from self.transform(pd.DataFrame(records)).to_dict(orient="records")  # type: ignore[misc]
+
+    def _check_strings(self, records: Iterable[Mapping[str, Any]]) -> None:
+        for column, key, noun in (("query", "qid", "query"), (self.text_field, "docno", "document")):
+            given = [record for record in records if isinstance(record.get(column), str)]
+            check_texts([record[column] for record in given], (f"{noun} {record.get(key)}" for record in given))
 
     def _scores(self, inp: pd.DataFrame) -> np.ndarray:
         scores = np.zeros(len(inp))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import struct
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -200,3 +204,22 @@ def test_wrong_vectors_with_right_digests(tmp_path: Path, change: dict[str, Any]
     safetensors.numpy.save_file(content, tmp_path / "shard.safetensors")
     with pytest.raises(CollectionError, match=message):
         check_vectors(ShardFile(tmp_path / "shard.safetensors", 10))
+
+
+def test_pyterrier_opens_it_by_its_files(csplade: CSPLADE, tmp_path: Path) -> None:
+    """``pt.Artifact.load`` finds the class by the entry point that setup.py declares, importing PyTerrier alone."""
+    collection = encode(tmp_path / "c", csplade)
+    root = Path(__file__).parents[1]
+    declared = re.search(r'"pyterrier.artifact": \["(\S+) = (\S+)"\]', (root / "setup.py").read_text())
+    assert declared is not None
+    # As an installation writes it; the one that the tests run on may be older.
+    metadata = tmp_path / "site" / "some_package-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: some-package\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[pyterrier.artifact]\n{declared[1]} = {declared[2]}\n")
+    code = "import pyterrier as pt, sys; c = pt.Artifact.load(sys.argv[1]); print(c, len(c), 'torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(root)])}
+    loaded = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "c")], env=environment, capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout == f"{collection!r} 23 False\n"
