@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from ._backbone import Backbone
 from ._errors import DataError
-from ._head import Entries, streamed_entries
+from ._head import Entries, heaviest, streamed_entries
 from ._onednn import fast_products
 from ._pooling import activate, pooled_states
 from ._screen import Screen
@@ -85,6 +85,7 @@ class BatchEncoder:
         names: Sequence[str],
         *,
         min_weight: float = 0.0,
+        top_k: int | None = None,
         advance: Callable[[int], Any] = lambda texts: None,
     ) -> csr_matrix:
         """Encode token sequences.
@@ -95,6 +96,7 @@ class BatchEncoder:
                 where they are shorter.
             names: How a message calls each sequence.
             min_weight: Weights below it are left out.
+            top_k: Heaviest weights of a text that are kept, of equal ones those in the first columns; None keeps all.
             advance: Called with the number of texts done since the last call.
 
         Returns:
@@ -109,7 +111,7 @@ class BatchEncoder:
         advance(len(empty))
         blocks = [csr_matrix((0, len(self.backbone.vocabulary)), dtype=np.float32)]
         for part in self.batches([len(sequences[row]) for row in filled], batch_size):
-            blocks.append(self._encode_rows(filled[part], sequences, names, min_weight))
+            blocks.append(self._encode_rows(filled[part], sequences, names, (min_weight, top_k)))
             advance(len(filled[part]))
         blocks.append(csr_matrix((len(empty), len(self.backbone.vocabulary)), dtype=np.float32))
         return vstack(blocks, format="csr", dtype=np.float32)[np.argsort([*filled, *empty], kind="stable")]
@@ -120,16 +122,16 @@ class BatchEncoder:
         return plan(lengths, batch_size * self.backbone.contract.document_length, texts)
 
     def _encode_rows(
-        self, rows: list[int], sequences: Sequence[Sequence[int]], names: Sequence[str], min_weight: float
+        self, rows: list[int], sequences: Sequence[Sequence[int]], names: Sequence[str], limits: tuple[float, int | None]
     ) -> csr_matrix:
         lengths = [len(sequences[row]) for row in rows]
         tokens = len(rows) * lengths[0]
         if self.token_limit is not None and tokens > self.token_limit and len(rows) > 1:
             parts = plan(lengths, self.token_limit, len(rows))
-            return vstack([self._encode_rows(rows[part], sequences, names, min_weight) for part in parts], format="csr")
+            return vstack([self._encode_rows(rows[part], sequences, names, limits) for part in parts], format="csr")
         try:
             with fast_products(self.backbone.device, tokens):
-                return self._encode_batch([sequences[row] for row in rows], min_weight)
+                return self._encode_batch([sequences[row] for row in rows], *limits)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -140,10 +142,10 @@ class BatchEncoder:
         if self.backbone.device.type == "cuda":
             torch.cuda.empty_cache()
         self.token_limit = tokens // 2
-        return self._encode_rows(rows, sequences, names, min_weight)
+        return self._encode_rows(rows, sequences, names, limits)
 
     @torch.inference_mode()
-    def _encode_batch(self, sequences: Sequence[Sequence[int]], min_weight: float) -> csr_matrix:
+    def _encode_batch(self, sequences: Sequence[Sequence[int]], min_weight: float, top_k: int | None) -> csr_matrix:
         batch = self.backbone.collate(sequences)
         hidden = self.backbone.hidden_states(batch["input_ids"], batch["attention_mask"])
         texts, states = pooled_states(hidden, batch["pool_mask"])
@@ -157,6 +159,9 @@ class BatchEncoder:
         kept = columns >= 0
         kept &= ~(activate(found.logits) < min_weight)
         rows, columns, weights = texts[found.rows[kept]], columns[kept], activate(found.logits[kept])
+        if top_k is not None:
+            kept = heaviest(rows, weights, top_k)
+            rows, columns, weights = rows[kept], columns[kept], weights[kept]
         counts = np.bincount(rows.cpu().numpy(), minlength=len(sequences))
         indptr = np.concatenate([[0], np.cumsum(counts)])
         return csr_matrix(

@@ -21,7 +21,7 @@ Product = Callable[[Tensor, Tensor], Tensor]
 
 
 class Entries(NamedTuple):
-    """Entries of a matrix [texts, tokens]: three tensors of the same length, in no particular order."""
+    """Entries of a matrix [texts, tokens]: three tensors of the same length, by row and, within it, by token."""
 
     rows: Tensor
     tokens: Tensor
@@ -74,3 +74,21 @@ def streamed_entries(
     logits = finish(product(states, weight), slice(None))
     rows, tokens = (~(logits <= threshold)).nonzero(as_tuple=True)
     return Entries(rows, tokens, logits[rows, tokens])
+
+
+def heaviest(rows: Tensor, weights: Tensor, k: int) -> Tensor:
+    """Find the ``k`` largest weights of each row, of equal ones the first; what is not a number counts as the largest.
+
+    Args:
+        rows: Of the entries, ascending.
+        weights: Of the entries.
+        k: How many to keep.
+
+    Returns:
+        Positions of the entries to keep, ascending.
+    """
+    order = weights.argsort(descending=True, stable=True)
+    order = order[rows[order].argsort(stable=True)]
+    starts = torch.searchsorted(rows, rows)
+    rank = torch.arange(len(rows), device=rows.device) - starts
+    return order[rank < k].sort().values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,16 +140,9 @@ class CSPLADE:
             lm, tokenizer = self.model
             return prepare_backbone(lm, tokenizer, contract, name=repr(self))
         return load_backbone(
-            self.model,
-            adapter=self.adapter,
-            revision=self.revision,
-            contract=contract,
-            quantization=self.quantization,
-            dtype=self.dtype,
-            device=self.device,
-            attn_implementation=self.attn_implementation,
-            verbose=self.verbose,
-        )
+            self.model, adapter=self.adapter, revision=self.revision, contract=contract, quantization=self.quantization,
+            dtype=self.dtype, device=self.device, attn_implementation=self.attn_implementation,
+        )  # fmt: skip
 
     def save(self, path: str | Path) -> None:
         """Write model, tokenizer and contract into a directory that ``CSPLADE(path)`` loads.
@@ -165,6 +159,7 @@ class CSPLADE:
         texts: Sequence[str],
         *,
         min_weight: float = 0.0,
+        top_k: int | None = None,
         batch_size: int | None = None,
         verbose: bool | None = None,
         names: Sequence[str] | None = None,
@@ -174,6 +169,7 @@ class CSPLADE:
         Args:
             texts: Any number of texts; the empty text has an empty vector.
             min_weight: Keep only weights of at least this.
+            top_k: Keep only the heaviest terms; None keeps all.
             batch_size: This model's by default.
             verbose: This model's by default.
             names: How messages call the texts; "text 0", "text 1" ... by default.
@@ -184,19 +180,20 @@ class CSPLADE:
         Raises:
             DataError: A text is no string or no valid Unicode, or memory does not suffice for it alone; names it.
         """
-        return self._encode(texts, "document", (min_weight, batch_size, verbose, names))
+        return self._encode(texts, "document", (min_weight, top_k, batch_size, verbose, names))
 
     def encode_queries(
         self,
         texts: Sequence[str],
         *,
         min_weight: float = 0.0,
+        top_k: int | None = None,
         batch_size: int | None = None,
         verbose: bool | None = None,
         names: Sequence[str] | None = None,
     ) -> csr_matrix:
         """Encode queries; otherwise as ``encode_docs``."""
-        return self._encode(texts, "query", (min_weight, batch_size, verbose, names))
+        return self._encode(texts, "query", (min_weight, top_k, batch_size, verbose, names))
 
     def decode(self, row: csr_matrix) -> dict[str, float]:
         """Return the expansion of one text, term to weight, the heaviest first.
@@ -210,18 +207,17 @@ class CSPLADE:
 
     def explain(self, query: str, doc: str) -> dict[str, float]:
         """Return what each matching term adds to the score of a document for a query (weight times weight), the most first."""
-        products = self.encode_queries([query]).multiply(self.encode_docs([doc]))
-        return self.decode(csr_matrix(products))
+        return self.decode(csr_matrix(self.encode_queries([query]).multiply(self.encode_docs([doc]))))
 
-    def _encode(self, texts: Sequence[str], role: Role, options: tuple[float, int | None, bool | None, Any]) -> csr_matrix:
-        min_weight, batch_size, verbose, names = options
-        names = names or [f"text {position}" for position in range(len(texts))]
-        size = batch_size or self.batch_size
+    def _encode(self, texts: Sequence[str], role: Role, options: tuple[Any, ...]) -> csr_matrix:
+        min_weight, top_k, batch_size, verbose, names = options
+        names, size = names or [f"text {position}" for position in range(len(texts))], batch_size or self.batch_size
         sequences = (texts if isinstance(texts, TokenizedTexts) else self.tokenize(texts, role, names)).sequences
+        encode = partial(self._encoder.encode, sequences, size, names, min_weight=min_weight, top_k=top_k)
         if not (self.verbose if verbose is None else verbose):
-            return self._encoder.encode(sequences, size, names, min_weight=min_weight)
+            return encode()
         with pt.tqdm(total=len(sequences), desc=f"CSPLADE {role} encoding", unit=role) as bar:
-            return self._encoder.encode(sequences, size, names, min_weight=min_weight, advance=bar.update)
+            return encode(advance=bar.update)
 
     def tokenize(self, texts: Sequence[str], role: Role, names: Sequence[str]) -> TokenizedTexts:
         """Tokenise texts ahead of ``encode_docs`` or ``encode_queries``, which take the result as texts."""

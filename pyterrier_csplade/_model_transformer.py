@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 
 from ._contract import Contract
 from ._documents import check_record
-from ._impacts import ImpactVector, check_finite, to_vectors, top_k
+from ._impacts import ImpactVector, to_vectors
 from ._pipelining import pipelined
 from ._texts import check_texts
 
@@ -150,11 +150,8 @@ class TextEncoder(ModelTransformer):
             yield from to_vectors(matrix[row], self.model.vocabulary, contract)
 
     def _options(self, names: Sequence[str], min_weight: float) -> dict[str, Any]:
-        return {"min_weight": min_weight, "batch_size": self._batch_size, "verbose": self.verbose, "names": names}
-
-    def _cut(self, matrix: csr_matrix, names: Sequence[str]) -> csr_matrix:
-        check_finite(matrix, names)
-        return matrix if self.top_k is None else top_k(matrix, self.top_k)
+        limits = {"min_weight": min_weight, "top_k": self.top_k}
+        return {**limits, "batch_size": self._batch_size, "verbose": self.verbose, "names": names}
 
     def _settings(self) -> dict[str, tuple[Any, Any]]:
         return {"top_k": (self.top_k, None), "min_weight": (self.min_weight, 0.0), **super()._settings()}

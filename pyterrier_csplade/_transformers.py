@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from ._contract import Contract
-from ._impacts import Quantizer
+from ._impacts import Quantizer, check_finite
 from ._model_transformer import BATCHES, TextEncoder
 from ._token_counts import token_counts
 
@@ -93,7 +93,8 @@ class DocEncoder(TextEncoder):
         quantizer = self._to_impacts()
         smallest = quantizer.smallest_weight if isinstance(quantizer, Quantizer) else 0.0
         options = self._options(names, max(self.min_weight, smallest))
-        matrix = self._cut(self.model.encode_docs(texts, **options), names)
+        matrix = self.model.encode_docs(texts, **options)
+        check_finite(matrix, names)
         return quantizer(matrix) if callable(quantizer) else matrix
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
@@ -154,7 +155,8 @@ class QueryEncoder(TextEncoder):
     def _matrix(self, texts: list[str], names: list[str]) -> csr_matrix:
         distinct = dict(zip(texts, names))
         names, rows = list(distinct.values()), {text: row for row, text in enumerate(distinct)}
-        matrix = self._cut(self.model.encode_queries(list(distinct), **self._options(names, self.min_weight)), names)
+        matrix = self.model.encode_queries(list(distinct), **self._options(names, self.min_weight))
+        check_finite(matrix, names)
         return matrix if len(rows) == len(texts) else matrix[[rows[text] for text in texts]]
 
 

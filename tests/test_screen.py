@@ -13,7 +13,7 @@ from models import TEXTS, language_model, tokenizer
 
 from pyterrier_csplade import CSPLADE, _encoding, _head, _screen
 from pyterrier_csplade._encoding import BatchEncoder, plan
-from pyterrier_csplade._head import Entries, max_logits, streamed_entries
+from pyterrier_csplade._head import Entries, heaviest, max_logits, streamed_entries
 from pyterrier_csplade._pooling import pooled_states
 from pyterrier_csplade._screen import Screen
 
@@ -173,3 +173,24 @@ def test_batches_keep_to_their_budget_and_leave_nothing_out(lengths: list[int], 
         assert 1 <= len(batch) <= texts
         assert len(batch) == 1 or len(batch) * batch[0] <= tokens
         assert not following or len(batch) == texts or (len(batch) + 1) * batch[0] > tokens
+
+
+@pytest.mark.parametrize("head", ["streamed", "screened"])
+@pytest.mark.parametrize("k", [1, 3, 10_000])
+def test_the_heaviest_terms_are_kept(head: Any, k: int) -> None:
+    csplade = CSPLADE((language_model(), tokenizer()), head=head, batch_size=3)
+    texts = ["An inverted index maps every term.", "", "dogs and cats", "Sparse retrieval", "a b c d e f"]
+    weights = csplade.encode_docs(texts).toarray()
+    expected = np.zeros_like(weights)
+    for row, values in enumerate(weights):
+        best = sorted(range(len(values)), key=lambda column: (-values[column], column))[:k]
+        expected[row, best] = values[best]
+    np.testing.assert_array_equal(csplade.encode_docs(texts, top_k=k).toarray(), expected)
+    np.testing.assert_array_equal(csplade.doc_encoder(top_k=k, quantizer=None).impacts(texts, texts).toarray(), expected)
+
+
+def test_of_equal_weights_the_first_are_kept_and_what_is_no_number_stays() -> None:
+    rows = torch.tensor([0, 0, 0, 2, 2, 2, 2, 3])
+    weights = torch.tensor([1.0, 2.0, 1.0, 3.0, float("nan"), 3.0, 3.0, 0.5])
+    assert heaviest(rows, weights, 2).tolist() == [0, 1, 3, 4, 7]
+    assert heaviest(rows[:0], weights[:0], 2).tolist() == []
