@@ -179,16 +179,25 @@ def as_names(names: Iterable[str] | str | None) -> list[str] | None:
     return None if names is None else [names] if isinstance(names, str) else list(names)
 
 
+def text_qids(frame: pd.DataFrame) -> pd.Series:
+    """Return the qids of a frame as text.
+
+    Raises:
+        DataError: One is missing; names its row.
+    """
+    missing = frame["qid"].isna().to_numpy()
+    if missing.any():
+        raise DataError(f"row {missing.argmax()} has no qid: give each query one")
+    return frame["qid"].astype(str)
+
+
 def query_ids(queries: pd.DataFrame) -> pd.Series:
     """Return the qids of queries as text.
 
     Raises:
         DataError: One is missing or stands twice.
     """
-    missing = queries["qid"].isna().to_numpy()
-    if missing.any():
-        raise DataError(f"row {missing.argmax()} of the queries has no qid: give each query one")
-    qids = queries["qid"].astype(str)
+    qids = text_qids(queries)
     if len(set(qids)) < len(qids):
         raise DataError(f"qid {qids[qids.duplicated()].iloc[0]!r} stands twice: a qid names one query")
     return qids

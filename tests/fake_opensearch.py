@@ -63,6 +63,8 @@ class FakeCluster:
         name, _, operation = unquote(path[1:]).partition("/")
         if method == "PUT" and not operation:
             values = json.loads(body)
+            if name in self.indexes:
+                return 400, {"error": {"type": "resource_already_exists_exception", "reason": f"[{name}] already exists"}}
             self.indexes[name] = {"documents": {}, "mappings": values["mappings"], "settings": values["settings"]["index"]}
             return 200, {}
         if name in self.aliases and operation == "_mapping":

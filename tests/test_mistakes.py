@@ -104,8 +104,9 @@ def test_counts_are_whole_numbers(index: ImpactIndex, name: str, value: Any, alg
 
 @pytest.mark.parametrize("qid", [None, float("nan"), pd.NA])
 def test_a_query_without_a_qid_is_refused_with_its_row(index: ImpactIndex, qid: Any) -> None:
-    with pytest.raises(DataError, match="row 1 of the queries has no qid"):
-        index.retriever()(queries(qid=["1", qid]))
+    for transformer in (index.retriever(), index.scorer()):
+        with pytest.raises(DataError, match="row 1 has no qid"):
+            transformer(queries(qid=["1", qid], **({} if transformer == index.retriever() else {"docno": ["d1", "d2"]})))
 
 
 def test_a_number_of_results_in_the_place_of_a_model(index: ImpactIndex) -> None:

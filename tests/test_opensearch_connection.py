@@ -76,6 +76,23 @@ def test_url_that_is_none_is_refused_without_showing_it(url: str) -> None:
     assert PASSWORD not in "".join(traceback.format_exception(caught.value))
 
 
+class Asynchronous:
+    """What AsyncOpenSearch has in the place of a transport."""
+
+    transport: Any
+
+    async def perform_request(self) -> None: ...
+
+
+Asynchronous.transport = Asynchronous()
+
+
+@pytest.mark.parametrize("server", [None, 9200, ["http://localhost:9200"], Asynchronous()])
+def test_what_is_no_cluster_is_refused_at_once(server: Any) -> None:
+    with pytest.raises(ValueError, match="URL or by a .synchronous. client of opensearch-py"):
+        OpenSearchIndex(server, "docs")
+
+
 def test_credentials_are_given_once() -> None:
     with pytest.raises(ValueError, match="give them once"):
         OpenSearchIndex("https://me:x@h", "docs", auth=("me", "x"))

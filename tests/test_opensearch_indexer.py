@@ -95,6 +95,44 @@ def test_settings_during_the_load(cluster: FakeCluster) -> None:
     assert cluster.indexes["docs"]["settings"]["number_of_replicas"] == 1
 
 
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt, DataError])
+def test_settings_are_restored_when_a_load_fails(cluster: FakeCluster, error: type[BaseException]) -> None:
+    def encoder() -> Iterator[dict[str, Any]]:
+        yield from documents()
+        raise error("enough")
+
+    index = OpenSearchIndex(cluster.client(), "docs")
+    with pytest.raises(error):
+        small_requests(index, replicas=2).index(encoder())
+    assert cluster.indexes["docs"]["settings"] == {"number_of_shards": 1, "number_of_replicas": 2, "refresh_interval": None}
+    assert not index.built()
+
+
+def test_a_cluster_that_is_gone_is_not_waited_for_once_more(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backoff.__init__, "__defaults__", (0.001, 0.002, 0.05))
+    cluster.faults += BEFORE_BULK + [broken()] * 10_000
+    with pytest.raises(ImpactIndexError, match="cannot reach"):
+        OpenSearchIndex(cluster.client(), "docs").index(documents())
+    assert [path for _, path in cluster.requests[-2:]] == ["/docs/_bulk", "/docs/_settings"]
+
+
+def test_index_that_another_process_created_meanwhile_is_not_mixed_with_ours(cluster: FakeCluster) -> None:
+    def another(*request: Any) -> None:
+        cluster.faults.clear()
+        other = CONTRACT.replace(weights="v", base_model="lm-two")
+        with pytest.raises(DataError, match="enough"):
+            small_requests(OpenSearchIndex(cluster.client(), "docs")).index(_failing(documents(contract=other)))
+
+    cluster.faults += [*BEFORE_BULK[:3], another]
+    with pytest.raises(ContractError, match="was begun with documents of lm-two.* these come from lm-one"):
+        OpenSearchIndex(cluster.client(), "docs").index(documents())
+
+
+def _failing(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    yield from rows
+    raise DataError("enough")
+
+
 FAULTS = {
     "429": [status(429), status(429)],
     "503": [status(503)],
@@ -411,6 +449,61 @@ def test_encoded_vectors(cluster: FakeCluster) -> None:
         index.index_vectors(vectors, text="text")
 
 
+def test_entries_of_a_matrix_that_stand_twice_are_added_up(cluster: FakeCluster) -> None:
+    matrix = csr_matrix((np.array([5, 1, 2]), np.array([2, 0, 2]), np.array([0, 3])), shape=(1, 3))
+    OpenSearchIndex(cluster.client(), "docs").index_vectors(MatrixVectors(["d"], matrix, ["a", "b", "c"]))
+    assert impacts(cluster) == {"d": {"a": 1, "c": 7}}
+
+
+@pytest.mark.parametrize(
+    ("docnos", "vocabulary", "shape", "promised", "message"),
+    [
+        (["d"], ["a", "a", "c"], (1, 3), 1, "term 'a' stands twice"),
+        (["d"], ["a", "b", "c"], (2, 3), 1, r"1 docnos and 3 terms, but a matrix of \(2, 3\)"),
+        (["d", "e"], ["a", "b", "c"], (1, 3), 2, r"2 docnos and 3 terms, but a matrix of \(1, 3\)"),
+        (["d"], ["a", "b", "c"], (1, 3), 5, "1 encoded documents came, not the 5"),
+    ],
+)
+def test_vectors_that_do_not_fit_together_are_refused(
+    cluster: FakeCluster, docnos: list[str], vocabulary: list[str], shape: tuple[int, int], promised: int, message: str
+) -> None:
+    class Vectors:
+        contract = None
+
+        def __init__(self) -> None:
+            self.vocabulary = vocabulary
+
+        def __len__(self) -> int:
+            return promised
+
+        def blocks(self) -> Iterator[Any]:
+            yield docnos, csr_matrix(np.ones(shape, dtype=np.int32))
+
+    index = OpenSearchIndex(cluster.client(), "docs")
+    with pytest.raises(DataError, match=message):
+        index.index_vectors(Vectors())
+    assert not index.built()
+
+
+@pytest.mark.parametrize("given", [["a text"], {"docno": "d"}, [("d", 1)]])
+def test_what_is_no_stream_of_dicts_is_refused(cluster: FakeCluster, given: Any) -> None:
+    with pytest.raises(DataError, match=r"document 1 must be a dict.*to_dict\('records'\)"):
+        OpenSearchIndex(cluster.client(), "docs").index(given)
+
+
+def test_impacts_of_two_scales_are_refused(cluster: FakeCluster) -> None:
+    rows = [*documents(3), *documents(4, CONTRACT.replace(impact_scale=50.0))[3:]]
+    with pytest.raises(ContractError, match="document 'd3' has impacts of scale 50, the documents before it of 100"):
+        OpenSearchIndex(cluster.client(), "docs").index(rows)
+
+
+def test_repr_of_an_indexer_is_the_call_that_makes_it(cluster: FakeCluster) -> None:
+    index = OpenSearchIndex(cluster.client(), "docs")
+    assert repr(index.toks_indexer()) == f"{index!r}.toks_indexer()"
+    indexer = index.toks_indexer(meta=["url"], text="text", shards=3)
+    assert repr(indexer) == f"{index!r}.toks_indexer(meta={{'url': 'keyword'}}, text='text', shards=3)"
+
+
 def test_documents_of_two_encoders_are_refused(cluster: FakeCluster) -> None:
     other = CONTRACT.replace(weights="v", base_model="lm-two")
     with pytest.raises(ContractError, match="document 'd7' was encoded by lm-two.*lm-one"):
@@ -418,7 +511,8 @@ def test_documents_of_two_encoders_are_refused(cluster: FakeCluster) -> None:
 
 
 @pytest.mark.parametrize("arguments", [
-    {"scale": 0}, {"shards": 0}, {"replicas": -1}, {"parallel": 0}, {"request_bytes": 0}, {"meta": ["a.b"]}, {"text": "toks"}
+    {"scale": 0}, {"max_empty": 2},
+    {"shards": 0}, {"replicas": -1}, {"parallel": 0}, {"request_bytes": 0}, {"meta": ["a.b"]}, {"text": "toks"}
 ])  # fmt: skip
 def test_arguments_that_cannot_work_are_refused(cluster: FakeCluster, arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be|cannot be"):

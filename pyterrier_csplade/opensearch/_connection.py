@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import threading
 from collections.abc import Iterable, Mapping
@@ -74,6 +75,11 @@ class Connection:
         else:
             if auth is not None or ca_certs is not None:
                 raise ValueError("a client brings its own auth and ca_certs: give a URL, or set them up in the client")
+            send = getattr(getattr(server, "transport", None), "perform_request", None)
+            if send is None or inspect.iscoroutinefunction(send):
+                raise ValueError(
+                    f"a cluster is named by its URL or by a (synchronous) client of opensearch-py, found {server!r}"
+                )
             hosts = [f"{host.get('host')}:{host.get('port', 9200)}" for host in server.transport.hosts]
             self.name, self._client = ",".join(hosts), server
         self._timeout = timeout

@@ -49,6 +49,8 @@ class OpenSearchIndexer(pt.Indexer):
         super().__init__()
         if not 0 < scale < float("inf"):
             raise ValueError(f"scale must be positive and finite, found {scale}")
+        if not 0 <= max_empty <= 1:
+            raise ValueError(f"max_empty must be a share from 0 to 1, found {max_empty}")
         for name, value, least in (
             ("shards", shards, 1), ("replicas", replicas, 0), ("parallel", parallel, 1), ("request_bytes", request_bytes, 1)
         ):  # fmt: skip
@@ -68,6 +70,22 @@ class OpenSearchIndexer(pt.Indexer):
     def index_inputs(self) -> list[list[str]]:
         """Return the columns that documents need."""
         return [["docno", "toks", *self.fields.names]]
+
+    def __repr__(self) -> str:
+        values = {
+            "meta": (dict(self.fields.types), {}),
+            "text": (self.fields.text, None),
+            "analyzer": (self.fields.analyzer, "english"),
+            "scale": (self.scale, 1.0),
+            "shards": (self.shards, 1),
+            "replicas": (self.replicas, 1),
+            "overwrite": (self.overwrite, False),
+            "max_empty": (self.max_empty, 0.5),
+            "parallel": (self.parallel, 2),
+            "request_bytes": (self.request_bytes, 5_000_000),
+        }
+        arguments = ", ".join(f"{name}={value!r}" for name, (value, default) in values.items() if value != default)
+        return f"{self._index!r}.toks_indexer({arguments})"
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
         """Return none: the index is what is loaded, not a step of a pipeline."""
@@ -126,10 +144,14 @@ class OpenSearchIndexer(pt.Indexer):
         metadata = Metadata(self._index.names.scheme, self.scale, self.fields.names, self.fields.text, records.encoder.contract)
         remote.begin(metadata, self.fields, shards=self.shards, overwrite=self.overwrite)
         loader = BulkLoader(remote.connection, remote.name, parallel=self.parallel, request_bytes=self.request_bytes)
-        loader.load(chain([first], incoming))
-        remote.refresh()
-        self._check_count(len(seen))
-        self._check_empty(records, len(seen))
+        try:
+            loader.load(chain([first], incoming))
+            remote.refresh()
+            self._check_count(len(seen))
+            self._check_empty(records, len(seen))
+        except BaseException:
+            remote.give_up_load(self.replicas)
+            raise
         remote.end_load(self.replicas)
         remote.complete(_finished(metadata, records, len(seen)))
         return self._index

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -72,8 +73,7 @@ class RemoteIndex:
         if overwrite:
             self._delete()
         found = self.find()
-        if found is None:
-            self._create(wanted, fields, shards)
+        if found is None and (found := self._create(wanted, fields, shards)) is None:
             return
         if found.complete:
             raise ImpactIndexError(f"there is an index {self}: toks_indexer(overwrite=True) replaces it")
@@ -83,8 +83,12 @@ class RemoteIndex:
 
     def end_load(self, replicas: int) -> None:
         """Set refreshes and replicas as they are to stay."""
-        settings = {"index": {"refresh_interval": None, "number_of_replicas": replicas}}
-        self._request("PUT", "/_settings", settings, backoff=_LOAD_BACKOFF)
+        self._request("PUT", "/_settings", _settled(replicas), backoff=_LOAD_BACKOFF)
+
+    def give_up_load(self, replicas: int) -> None:
+        """Do the same after a failure, as far as a cluster that may be gone lets it: one attempt, and no error."""
+        with contextlib.suppress(ImpactIndexError):
+            self._request("PUT", "/_settings", _settled(replicas), backoff=Backoff(patience=0.0))
 
     def complete(self, metadata: Metadata) -> None:
         """Mark the index complete."""
@@ -157,7 +161,8 @@ class RemoteIndex:
     ) -> dict[str, Any]:
         return self.connection(method, self._path + path, body, params=params, backoff=backoff or _BACKOFF)
 
-    def _create(self, metadata: Metadata, fields: Fields, shards: int) -> None:
+    def _create(self, metadata: Metadata, fields: Fields, shards: int) -> Metadata | None:
+        """Create the index; return what it says of itself if it is there already."""
         body = {
             "settings": {"index": {"number_of_shards": shards, **_LOADING["index"]}},
             "mappings": {
@@ -176,8 +181,9 @@ class RemoteIndex:
                     f"{self.connection.name} has no fields of type rank_features: install its module mapper-extras"
                 ) from None
             if refused.kind == "resource_already_exists_exception":
-                return  # an earlier attempt, whose answer was lost, or another process: both create the same
+                return self.find()  # an earlier attempt, whose answer was lost, or another process
             raise
+        return None
 
     def _check_fields(self, fields: Fields) -> None:
         (values,) = self._request("GET", "/_mapping").values()
@@ -201,3 +207,7 @@ class RemoteIndex:
         failed = answer.get("_shards", {}).get("failed", 0)
         if failed:
             raise ImpactIndexError(f"{failed} shards of {self} did not answer: is a node down?")
+
+
+def _settled(replicas: int) -> dict[str, Any]:
+    return {"index": {"refresh_interval": None, "number_of_replicas": replicas}}

@@ -173,7 +173,7 @@ def hits(answer: Mapping[str, Any], qid: str, index: Any, factor: float = 1.0) -
         if "clause" in kind + reason.lower():
             raise ImpactIndexError(
                 f"query {qid!r} has more terms than the cluster allows ({reason}): index.allow_query_terms() raises the limit "
-                "of the cluster, csplade.query_encoder(top_k=1024) cuts queries"
+                "of the cluster; or give it fewer, as csplade.query_encoder(top_k=1024) does"
             )
         raise ImpactIndexError(f"{index} refused query {qid!r}: {kind}: {reason}")
     found = answer.get("hits", {}).get("hits", [])

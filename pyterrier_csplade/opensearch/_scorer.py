@@ -9,7 +9,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade._retrieval import check_contracts, check_positive, check_weights
+from pyterrier_csplade._retrieval import check_contracts, check_positive, check_weights, text_qids
 
 from ._mapping import DOCNO
 from ._queries import impact_query, search_body
@@ -52,7 +52,7 @@ class OpenSearchScorer(pt.Transformer):
         pt.validate.columns(inp, includes=["qid", "query_toks", DOCNO], context=self)
         scores: dict[tuple[str, str], float] = {}
         if len(inp):
-            frame = inp.assign(qid=inp["qid"].astype(str))
+            frame = inp.assign(qid=text_qids(inp))
             metadata = self.index.remote.open(self.index.names.scheme)
             check_contracts(frame, metadata.contract, str(self.index.remote))
             scores = self._scores(frame)

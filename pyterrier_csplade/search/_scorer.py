@@ -9,7 +9,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade._retrieval import check_contracts, check_weights
+from pyterrier_csplade._retrieval import check_contracts, check_weights, text_qids
 
 from ._postings import Postings
 
@@ -83,7 +83,7 @@ class PostingsScorer(pt.Transformer):
 
     def _queries(self, inp: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
         """Return a frame of the queries, and the places of each one's rows."""
-        frame = pd.DataFrame({"qid": inp["qid"].astype(str).to_numpy(), "query_toks": inp["query_toks"].to_numpy()})
+        frame = pd.DataFrame({"qid": text_qids(inp).to_numpy(), "query_toks": inp["query_toks"].to_numpy()})
         queries = frame.drop_duplicates("qid")
         first = dict(zip(queries["qid"], queries["query_toks"]))
         for qid, toks in zip(frame["qid"], frame["query_toks"]):
