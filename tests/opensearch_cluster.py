@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,9 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import Contract
+from pyterrier_csplade import Contract, OpenSearchIndex
 from pyterrier_csplade._vectors import MatrixVectors
+from pyterrier_csplade.opensearch._retry import Backoff
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "opensearch"))
 start: Any = importlib.import_module("start")
@@ -65,6 +67,42 @@ def queries(number: int = 100, terms: int = 40, seed: int = 8) -> list[dict[str,
         weights = generator.gamma(1.2, 1.0, len(columns)).astype(np.float32)
         found.append({VOCABULARY[column]: float(weight) for column, weight in zip(columns.tolist(), weights)})
     return found
+
+
+def load_and_kill(
+    cluster: Any, index: OpenSearchIndex, vectors: MatrixVectors, moment: int, *, restart: bool
+) -> list[BaseException]:
+    """Kill the server when so many documents were read; restart it at once, or only when the load has given up."""
+    reached, failures = threading.Event(), []
+
+    class Watched(MatrixVectors):
+        def blocks(self) -> Iterator[Any]:
+            for start in range(0, len(self), 100):
+                if start >= moment:
+                    reached.set()
+                yield self.docnos[start : start + 100], self.matrix[start : start + 100]
+
+    def load() -> None:
+        try:
+            index.index_vectors(
+                Watched(vectors.docnos, vectors.matrix, VOCABULARY, CONTRACT), shards=2, replicas=0, request_bytes=100_000
+            )
+        except BaseException as error:
+            failures.append(error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not restart:
+            patch.setattr(Backoff.__init__, "__defaults__", (0.1, 0.5, 1.0))
+        thread = threading.Thread(target=load)
+        thread.start()
+        assert reached.wait(60)
+        cluster.kill()
+        if not restart:
+            thread.join(60)
+        cluster.start()
+        thread.join(120)
+        assert not thread.is_alive()
+    return failures
 
 
 def frame(vectors: list[dict[str, float]]) -> pd.DataFrame:

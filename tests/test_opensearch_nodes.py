@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from opensearch_cluster import assert_exact, collection, frame, queries, running
+from opensearch_cluster import assert_exact, collection, frame, load_and_kill, queries, running
 
-from pyterrier_csplade import OpenSearchIndex
+from pyterrier_csplade import ImpactIndexError, OpenSearchIndex
 
 pytestmark = pytest.mark.opensearch
 
@@ -41,3 +41,18 @@ def test_ties_come_in_the_order_of_docnos(cluster: Any) -> None:
     for k in (1, 10, 1000, 3000):
         result = index.retriever(num_results=k)(frame([{"a": 0.1, "b": 0.2}]))
         assert result["docno"].tolist() == sorted(docnos)[:k]
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_kill_of_all_nodes_in_the_middle_of_a_load_loses_and_doubles_nothing(cluster: Any, restart: bool) -> None:
+    """The load that lives through it, and the one that gives up and is made again."""
+    vectors, wanted = collection(2000), queries()[:30]
+    index = OpenSearchIndex(cluster.urls[2], f"killed-{restart}".lower())
+    failures = load_and_kill(cluster, index, vectors, 900, restart=restart)
+    if not restart:
+        assert isinstance(failures[0], ImpactIndexError) and not index.built()
+    if failures:
+        index.index_vectors(vectors, shards=2, replicas=0, request_bytes=100_000)
+    assert index.built() and len(index) == 2000
+    for k in (10, 1000):
+        assert_exact(index.retriever(num_results=k)(frame(wanted)), vectors, wanted, k)

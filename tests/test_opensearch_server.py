@@ -6,7 +6,6 @@ import json
 import random
 import re
 import textwrap
-import threading
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
-from opensearch_cluster import CONTRACT, VOCABULARY, assert_exact, collection, frame, queries, running
+from faulty_proxy import FAULTS, FaultyProxy
+from opensearch_cluster import CONTRACT, VOCABULARY, assert_exact, collection, frame, load_and_kill, queries, running, start
 
 from pyterrier_csplade import CSPLADE, DataError, ImpactIndexError, OpenSearchIndex, Vocabulary
 from pyterrier_csplade._vectors import MatrixVectors
@@ -319,6 +319,45 @@ def test_documentation(cluster: Any, csplade: CSPLADE, monkeypatch: pytest.Monke
     assert [tuple(hit["sort"]) for hit in hits] == list(zip(expected["score"], expected["docno"]))
 
 
+def test_faults_between_client_and_server_lose_and_double_nothing(cluster: Any) -> None:
+    """Answers of 429 and 503, connections that break before and after the work is done, an answer cut off, a stall."""
+    vectors = MatrixVectors(VECTORS.docnos[:1000], VECTORS.matrix[:1000], VOCABULARY, CONTRACT)
+    with FaultyProxy(cluster.url, stall=4.0) as proxy:
+        index = OpenSearchIndex(proxy.url, "faulty", timeout=1.5)
+        index.index_vectors(vectors, replicas=0, request_bytes=100_000)
+        assert set(proxy.done) == set(FAULTS), "all of them happened"
+    index = OpenSearchIndex(cluster.url, "faulty")
+    assert index.built() and len(index) == 1000
+    assert_exact(index.retriever(num_results=1000)(frame(QUERIES[:20])), vectors, QUERIES[:20], 1000)
+
+
+def test_settings_are_restored_after_a_load_that_fails(cluster: Any) -> None:
+    index = OpenSearchIndex(cluster.url, "failed")
+    rows = [{"docno": "d", "toks": {"a": 1}}, {"docno": "e", "toks": {"a": 513}}]
+    with pytest.raises(DataError, match="above 512"):
+        index.toks_indexer(replicas=2).index(rows)
+    settings = cluster.request("GET", "/failed/_settings")["failed"]["settings"]["index"]
+    assert settings["number_of_replicas"] == "2" and "refresh_interval" not in settings and not index.built()
+
+
+def test_long_texts_as_queries(library: OpenSearchIndex) -> None:
+    long = " ".join(["terms postings"] * 8000)
+    assert len(long) > 100_000 and set(library.bm25().search(long)["docno"]) == {"d1", "d2", "d5"}
+    with pytest.raises(ImpactIndexError, match="query '1' has more terms than the cluster allows.*give it fewer"):
+        library.bm25().search(" ".join(f"word{i}" for i in range(20_000)))
+
+
+def test_server_without_rank_features_is_refused_before_the_first_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "MODULES", [module for module in start.MODULES if "MapperExtras" not in module])
+    with running(tmp_path, nodes=1) as cluster:
+        index = OpenSearchIndex(cluster.url, "docs")
+        with pytest.raises(ImpactIndexError, match="has no fields of type rank_features: install its module mapper-extras"):
+            index.index([{"docno": "d", "toks": {"a": 1}}])
+        assert not index.built()
+
+
 def test_settings_are_restored_after_the_load(cluster: Any) -> None:
     index = OpenSearchIndex(cluster.url, "settings")
     index.toks_indexer(replicas=2, shards=2).index([{"docno": "d", "toks": {"a": 1}}])
@@ -335,7 +374,7 @@ def test_kills_in_the_middle_of_a_load_lose_and_double_nothing(cluster: Any) -> 
         if attempt:
             cluster.request("DELETE", "/killed")
         moment = generator.randrange(200, 1700)
-        failures = _load_and_kill(cluster, index, vectors, moment, restart=attempt % 2 == 0)
+        failures = load_and_kill(cluster, index, vectors, moment, restart=attempt % 2 == 0)
         if failures:
             assert isinstance(failures[0], ImpactIndexError) and not index.built()
             index.index_vectors(vectors, shards=2, replicas=0, request_bytes=100_000)
@@ -344,41 +383,3 @@ def test_kills_in_the_middle_of_a_load_lose_and_double_nothing(cluster: Any) -> 
         assert index.built() and len(index) == 2000
         assert_exact(index.retriever(num_results=10)(frame(QUERIES[:30])), vectors, QUERIES[:30], 10)
     assert_exact(index.retriever(num_results=1000)(frame(QUERIES)), vectors, QUERIES, 1000)
-
-
-def _load_and_kill(
-    cluster: Any, index: OpenSearchIndex, vectors: MatrixVectors, moment: int, *, restart: bool
-) -> list[BaseException]:
-    """Kill the server when so many documents were read; restart it at once, or only when the load has given up."""
-    reached, failures = threading.Event(), []
-
-    class Watched(MatrixVectors):
-        def blocks(self) -> Iterator[Any]:
-            for start in range(0, len(self), 100):
-                if start >= moment:
-                    reached.set()
-                yield self.docnos[start : start + 100], self.matrix[start : start + 100]
-
-    def load() -> None:
-        try:
-            index.index_vectors(
-                Watched(vectors.docnos, vectors.matrix, VOCABULARY, CONTRACT), shards=2, replicas=0, request_bytes=100_000
-            )
-        except BaseException as error:
-            failures.append(error)
-
-    with pytest.MonkeyPatch.context() as patch:
-        if not restart:
-            from pyterrier_csplade.opensearch._retry import Backoff
-
-            patch.setattr(Backoff.__init__, "__defaults__", (0.1, 0.5, 1.0))
-        thread = threading.Thread(target=load)
-        thread.start()
-        assert reached.wait(60)
-        cluster.kill()
-        if not restart:
-            thread.join(60)
-        cluster.start()
-        thread.join(120)
-        assert not thread.is_alive()
-    return failures

@@ -72,7 +72,7 @@ class OpenSearchIndexer(pt.Indexer):
         return [["docno", "toks", *self.fields.names]]
 
     def __repr__(self) -> str:
-        values = {
+        values: dict[str, tuple[Any, Any]] = {
             "meta": (dict(self.fields.types), {}),
             "text": (self.fields.text, None),
             "analyzer": (self.fields.analyzer, "english"),
