@@ -22,7 +22,7 @@ from conftest import DOCUMENTS, dense
 from models import language_model, tokenizer
 from pyterrier.measures import RR, nDCG
 
-from pyterrier_csplade import CSPLADE, ContractError, DataError, ImpactIndex
+from pyterrier_csplade import CSPLADE, ContractError, DataError, EncodedCollection, ImpactIndex, PruneToks
 
 
 def corpus() -> Iterator[dict[str, str]]:
@@ -94,6 +94,23 @@ class TestRetriever(pt.testing.transformer_test_class(ImpactIndex("some.index").
 class TestPipeline(
     pt.testing.transformer_test_class(lambda: _NOT_LOADED.query_encoder() >> ImpactIndex("some.index").retriever())  # type: ignore[misc]
 ):
+    """1. The same."""
+
+
+@pytest.mark.usefixtures("no_network")
+class TestPostingsRetriever(
+    pt.testing.transformer_test_class(lambda: ImpactIndex("some.index").retriever(algorithm="exhaustive"))  # type: ignore[misc]
+):
+    """1. The same."""
+
+
+@pytest.mark.usefixtures("no_network")
+class TestPruneToks(pt.testing.transformer_test_class(lambda: PruneToks(top_k=3))):  # type: ignore[misc]
+    """1. The same."""
+
+
+@pytest.mark.usefixtures("no_network")
+class TestEncodedCollection(pt.testing.transformer_test_class(lambda: EncodedCollection("some.vectors"))):  # type: ignore[misc]
     """1. The same."""
 
 
@@ -299,6 +316,17 @@ def test_a_package_of_the_index_gives_the_same_rankings(
     assert again.contract == index.contract == csplade.contract
     before, after = ((csplade.query_encoder() >> opened.retriever())(topics) for opened in (index, again))
     pd.testing.assert_frame_equal(before, after)
+
+
+def test_the_paper_is_cited_where_people_look() -> None:
+    root = Path(__file__).parent.parent
+    pages = root / "pyterrier_csplade" / "pt_docs"
+    for text in (
+        (root / "README.md").read_text(encoding="utf-8"),
+        "".join((pages / page).read_text(encoding="utf-8") for page in ("index.rst", "overview.rst")),
+        CSPLADE.__doc__ or "",
+    ):
+        assert "2504.10816" in text
 
 
 LOADED = "sorted({'torch', 'transformers', 'peft', 'bitsandbytes', 'jnius', 'sentence_transformers'} & set(sys.modules))"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -20,16 +21,25 @@ from pyterrier_csplade import ImpactIndex, ImpactIndexError, _workspace
 
 OLD, NEW = 50, 400
 
-# Builds over an index again and again, and says when it starts.
+# Builds over an index again and again, and says when it starts; from dictionaries, or from matrices when it is asked to.
 WRITER = """
 import sys
-from pyterrier_csplade import ImpactIndex
+import numpy as np
+from scipy.sparse import csr_matrix
+from pyterrier_csplade import ImpactIndex, MatrixVectors
 index, count, rounds = ImpactIndex(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 len(index)  # starts Java
 for number in range(rounds):
     print("start", flush=True)
-    stream = ({"docno": f"n{i}", "toks": {"all": 1, f"t{i % 50}": i + 1}} for i in range(count))
-    index.toks_indexer(overwrite=True).index(stream)
+    if sys.argv[4:]:
+        columns = np.array([[0, 1 + i % 50] for i in range(count)]).ravel()
+        impacts = np.array([[1, i + 1] for i in range(count)]).ravel()
+        matrix = csr_matrix((impacts, columns, np.arange(0, 2 * count + 1, 2)), shape=(count, 51))
+        vectors = MatrixVectors([f"n{i}" for i in range(count)], matrix, ["all", *(f"t{i}" for i in range(50))])
+        index.index_vectors(vectors, overwrite=True)
+    else:
+        stream = ({"docno": f"n{i}", "toks": {"all": 1, f"t{i % 50}": i + 1}} for i in range(count))
+        index.toks_indexer(overwrite=True).index(stream)
 print("end", flush=True)
 """
 
@@ -80,9 +90,9 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def kill_and_check(path: Path, seconds: float) -> int:
+def kill_and_check(path: Path, seconds: float, *more: str) -> int:
     """Kill a writer some time after its start; whoever comes next finds a whole index and can write."""
-    process = start(WRITER, path, NEW, 1)
+    process = start(WRITER, path, NEW, 1, *more)
     wait_for(process, "start")
     time.sleep(seconds)
     process.kill()
@@ -103,8 +113,10 @@ def test_kill_at_any_time_leaves_a_whole_index(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_kill_at_twenty_instants_leaves_a_whole_index(path: Path) -> None:
-    outcomes = [kill_and_check(path, 0.1 * i) for i in range(20)]
+@pytest.mark.parametrize("source", [[], ["matrices"]])
+def test_kill_at_twenty_random_instants_leaves_a_whole_index(path: Path, source: list[str]) -> None:
+    generator = random.Random(len(source))
+    outcomes = [kill_and_check(path, generator.uniform(0, 0.8), *source) for _ in range(20)]
     assert set(outcomes) <= {OLD, NEW}
     clean_writer_leaves_nothing_else(path)
 
@@ -238,11 +250,24 @@ def test_full_disk_is_an_error_of_the_system_and_harms_nothing(tmp_path: Path, c
         clean_writer_leaves_nothing_else(path)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_directory_without_permission_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(ImpactIndexError, match="cannot write an index at"):
-        ImpactIndex(tmp_path / "index").index(documents(3))
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a tmpfs, or takes rights away")
+def test_directory_that_cannot_be_written_is_refused_and_read_all_the_same(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        place = tmp_path / "place"
+        if os.geteuid() == 0:  # may write everywhere but on what is mounted to be read
+            stack.enter_context(small_disk(place, "700k"))
+        else:
+            place.mkdir()
+            stack.callback(place.chmod, 0o700)
+        index = ImpactIndex(place / "index").index(documents(OLD))
+        if os.geteuid() == 0:
+            subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        else:
+            place.chmod(0o500)
+        for new in (ImpactIndex(place / "new"), index.toks_indexer(overwrite=True)):
+            with pytest.raises(ImpactIndexError, match="cannot write an index at"):
+                new.index(documents(3))
+        assert found(index.directory) == OLD
 
 
 def test_impossible_places_are_refused_before_the_first_document(tmp_path: Path) -> None:
