@@ -21,6 +21,8 @@ from ._selftest import self_test
 
 Quantization = Literal["int8", "nf4", "int8-weight-only"]
 
+_ADAPTER_FILE = "adapter_model.safetensors"
+
 # Values of each parameter that its digest reads.
 _SAMPLE = 256
 
@@ -233,6 +235,11 @@ def _add_adapter(lm: Any, adapter: str) -> Any:
     from peft import PeftConfig, get_peft_model
     from peft.utils import load_peft_weights
 
+    # Where this file is, PEFT reads it and no pickle.
+    if cached_file(adapter, _ADAPTER_FILE, _raise_exceptions_for_missing_entries=False) is None:
+        raise ContractError(
+            f"{adapter} has no {_ADAPTER_FILE}; weights in pickles are never read, save_pretrained makes others"
+        )
     config = PeftConfig.from_pretrained(adapter)
     config.inference_mode = True
     weights = load_peft_weights(adapter, device="cpu")

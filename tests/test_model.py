@@ -293,6 +293,14 @@ def test_an_adapter_with_other_keys_or_bad_values_is_refused(checkpoint: Path, a
             CSPLADE(checkpoint, adapter=adapter).encode_docs(["a"])
 
 
+def test_pickled_adapters_are_never_read(checkpoint: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (adapter / "adapter_model.safetensors").unlink()
+    torch.save({}, adapter / "adapter_model.bin")
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("a pickle was read"))
+    with pytest.raises(ContractError, match="has no adapter_model.safetensors; weights in pickles are never read"):
+        CSPLADE(plain(checkpoint), adapter=adapter).encode_docs(["a"])
+
+
 def test_an_adapter_of_another_rank_or_width_is_refused(checkpoint: Path, adapter: Path, tmp_path: Path) -> None:
     CSPLADE((language_model(hidden_size=64), tokenizer())).save(tmp_path / "wide")
     with pytest.raises(ContractError, match="does not fit"):
