@@ -121,6 +121,8 @@ class _Connection(Connection):
 
     def perform_request(self, method: str, url: str, params: Any = None, body: Any = None, *rest: Any, **more: Any) -> Any:
         status, answer = self.cluster.answer(method, url, body.decode() if isinstance(body, bytes) else body)
+        if status == 404 and (params or {}).get("ignore_unavailable") and "index_not_found" in str(answer):
+            status, answer = 200, {}
         raw = answer if isinstance(answer, str) else json.dumps(answer)
         if not 200 <= status < 300:
             self._raise_error(status, raw, "application/json")

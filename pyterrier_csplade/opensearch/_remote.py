@@ -139,12 +139,8 @@ class RemoteIndex:
 
     def _find_all(self) -> dict[str, Metadata]:
         self.connection.check()
-        try:
-            answer = self._request("GET", "/_mapping")
-        except RequestRefusedError as refused:
-            if refused.status != 404:
-                raise
-            return {}
+        # Not a 404 where there is no index, which the client would log as a warning.
+        answer = self._request("GET", "/_mapping", params={"ignore_unavailable": "true"})
         return {
             name: Metadata.from_mapping(values["mappings"], f"{name!r} at {self.connection.name}")
             for name, values in sorted(answer.items())
