@@ -141,7 +141,7 @@ class CSPLADE:
             return prepare_backbone(lm, tokenizer, contract, name=repr(self))
         return load_backbone(
             self.model, adapter=self.adapter, revision=self.revision, contract=contract, quantization=self.quantization,
-            dtype=self.dtype, device=self.device, attn_implementation=self.attn_implementation,
+            dtype=self.dtype, device=self.device, attn_implementation=self.attn_implementation, verbose=self.verbose,
         )  # fmt: skip
 
     def save(self, path: str | Path) -> None:
