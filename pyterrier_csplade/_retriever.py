@@ -70,14 +70,16 @@ class ImpactRetriever(IndexRetriever):
         if not queries:
             return {}
         terrier = self._terrier()
-        hits: Iterator[Hits] = (self._search_one(terrier, query) for query in queries.values())
         try:
-            if self.threads > 1:
-                with ThreadPoolExecutor(self.threads) as executor:
+            with ThreadPoolExecutor(self.threads) as executor:
+                hits: Iterator[Hits]
+                if self.threads > 1:
                     hits = executor.map(lambda query: _detached(self._search_one, terrier, query), queries.values())
-            if self.verbose:
-                hits = pt.tqdm(hits, desc="ImpactRetriever", total=len(queries), unit="q")
-            return dict(zip(queries, hits))
+                else:
+                    hits = (self._search_one(terrier, query) for query in queries.values())
+                if self.verbose:
+                    hits = pt.tqdm(hits, desc="ImpactRetriever", total=len(queries), unit="q")
+                return dict(zip(queries, hits))
         except Exception as error:
             raise ImpactIndexError(f"Terrier could not search {self.impact_index.path}: {summary(error)}") from error
 

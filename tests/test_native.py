@@ -365,6 +365,25 @@ print(len(found), [name for name in {LOADED} if name != "jnius"])
     assert run_python(code, str(index.path), str(tmp_path / "queries.pickle")).splitlines()[-1] == f"{2 * len(topics)} []"
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("algorithm", ["terrier", "exhaustive"])
+def test_a_search_shows_its_progress_while_it_runs(
+    csplade: CSPLADE, index: ImpactIndex, topics: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, algorithm: str, threads: int
+) -> None:
+    bars: list[dict[str, Any]] = []
+
+    def bar(hits: Any, **settings: Any) -> Any:
+        bars.append(settings)
+        yield from hits
+
+    queries = csplade.query_encoder()(topics)
+    expected = index.retriever(algorithm=algorithm)(queries)
+    monkeypatch.setattr(pt, "tqdm", bar)
+    found = index.retriever(algorithm=algorithm, threads=threads, verbose=True)(queries)
+    assert [(settings["unit"], settings["total"]) for settings in bars] == [("q", len(topics))]
+    pd.testing.assert_frame_equal(found, expected)
+
+
 def test_silent_by_default(csplade: CSPLADE, topics: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index = ImpactIndex(tmp_path / "index")
     (csplade.doc_encoder() >> index).index(corpus())
