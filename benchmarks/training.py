@@ -24,23 +24,30 @@ from typing import Any
 VOCABULARY = 128_256
 KINDS = ("naive", "sentence-transformers", "streamed", "cached")
 WEIGHTS = (0.01, 0.02)
+CACHED = 4  # passages of a part with gradient caching
+
+
+def make_config(width: int, layers: int) -> Any:
+    """The shape of a Llama."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
+        num_attention_heads=width // 64, num_key_value_heads=max(1, width // 256), attn_implementation="eager",
+        bos_token_id=0, eos_token_id=1, pad_token_id=2, initializer_range=0.05,
+    )  # fmt: skip
 
 
 def make_model(width: int, layers: int, dense: bool) -> Any:
     """A Llama with fresh adapters."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
     from pyterrier_csplade.training import LoraSettings
     from pyterrier_csplade.training._run import add_lora
 
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
-        num_attention_heads=width // 64, num_key_value_heads=max(1, width // 256), attn_implementation="eager",
-        bos_token_id=0, eos_token_id=1, pad_token_id=2, initializer_range=0.05,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
+    model = LlamaForCausalLM(make_config(width, layers))
     if not dense:
         model.lm_head.bias = torch.nn.Parameter(torch.full((VOCABULARY,), -4.0 * 0.05 * width**0.5), requires_grad=False)
     return add_lora(model, LoraSettings(rank=16, dropout=0.0))
@@ -112,7 +119,7 @@ def our_step(model: Any, queries: Any, passages: Any, kind: str) -> Callable[[],
         return naive
 
     order = sorted(range(len(passages)), key=lambda i: -len(passages[i]))
-    size = 4 if kind == "cached" else 32
+    size = CACHED if kind == "cached" else 32
     parts = [backbone.collate([passages[i] for i in order[start : start + size]]) for start in range(0, len(order), size)]
     back = torch.argsort(torch.tensor(order))
     accelerator = Accelerator(cpu=True)
@@ -191,6 +198,25 @@ def measure(kind: str, args: argparse.Namespace) -> dict[str, float]:
     return figures | {"tokens_per_s": tokens / figures["seconds"], "peak_mib": peak}
 
 
+def estimated_mib(args: argparse.Namespace, kind: str) -> float:
+    """What the dry run would say of the memory over the frozen model."""
+    from pyterrier_csplade.training import LoraSettings
+    from pyterrier_csplade.training._estimate import Load, Method, memory_parts
+    from pyterrier_csplade.training._shape import model_shape
+
+    queries, passages = make_ids(args.queries, args.passages, args.length)
+    ordered = sorted(map(len, passages), reverse=True)
+    size = CACHED if kind == "cached" else 32
+    parts = [max(map(len, queries)) * len(queries)]
+    parts += [ordered[start] * len(ordered[start : start + size]) for start in range(0, len(ordered), size)]
+    shape = model_shape(make_config(args.width, args.layers), LoraSettings().target_modules)
+    texts = len(queries) + len(passages)
+    live = max(parts) if kind == "cached" else sum(parts)
+    load = Load(tokens=sum(parts), live_tokens=live, head_tokens=sum(parts), texts=texts, length=args.length)
+    found = memory_parts(shape, Method(rank=16, bf16=False, checkpointing=False), load)
+    return sum(size for part, size in found.items() if part not in ("frozen weights", "trained weights")) / 2**20
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default, text in (
@@ -220,6 +246,8 @@ def main() -> None:
             speed = medians[ours]["tokens_per_s"] / medians[other]["tokens_per_s"]
             memory = medians[ours]["peak_mib"] / medians[other]["peak_mib"]
             print(f"{ours} / {other}: {speed:.2f} times the tokens/s, {memory:.3f} times the memory")
+        estimated = estimated_mib(args, ours)
+        print(f"{ours}: the dry run estimates {estimated:,.0f} MiB, {estimated / medians[ours]['peak_mib']:.2f} of the peak")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +141,40 @@ def test_memory_by_part() -> None:
     assert lora["activations"] < memory_parts(shape, Method(rank=16, bf16=True, checkpointing=False), load)["activations"] / 10
     full = memory_parts(shape, Method(rank=None, bf16=False, checkpointing=True), load)
     assert full["frozen weights"] == 0
+    assert full["head"] - lora["head"] == 4 * shape.head
     assert sum(full[part] for part in ("trained weights", "gradients", "optimizer")) == 16 * shape.parameters
     nf4 = memory_parts(shape, Method(rank=16, bf16=True, checkpointing=True, four_bit=True), load)["frozen weights"]
     assert 5.5e9 < nf4 < 6.5e9
     sharded = memory_parts(shape, Method(rank=16, bf16=True, checkpointing=True, shards=8), load)
     assert sharded["frozen weights"] * 8 == lora["frozen weights"]
     assert sharded["activations"] == lora["activations"]
+
+
+PEAK = """
+import resource, sys
+import torch
+from pyterrier_csplade.training._streamed_loss import streamed_prediction_loss
+torch.set_num_threads(1)
+trained, terms, width, positions = sys.argv[1] == "trained", 100_000, 256, 256
+weight = torch.empty(terms, width).normal_().requires_grad_(trained)
+hidden = torch.empty(positions, width).normal_().requires_grad_()
+targets = torch.randint(terms, (positions,))
+torch.randn(64, width) @ weight[:100].T
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+streamed_prediction_loss(hidden, weight, targets, 1.0)[0].backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_memory_of_the_head_in_adaptation(trained: bool) -> None:
+    """Measured in a process of its own: no logits of all positions, which would take 100 MB and their gradients as much."""
+    command = [sys.executable, "-c", PEAK, "trained" if trained else "frozen"]
+    paths = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=paths)
+    head, blocks = 100_000 * 256, 6 * 2**23 * 4
+    gradient, extra = (4 * head, 4 * head) if trained else (0, 0)
+    assert 0.7 < int(done.stdout) / (gradient + extra + blocks) < 1.3
 
 
 # ---------------------------------------------------------------------- what is found out

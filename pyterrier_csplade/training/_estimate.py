@@ -37,9 +37,9 @@ GPUS = {
 #: Share of the attainable FLOP/s that a training step of a large model reaches as a rule. Ours; smaller batches reach less.
 UTILISATION = 0.5
 # Bytes of the streamed head's logits in flight: of pooling (see ``_pooling``), and of the loss of the adaptation phase (see
-# ``_streamed_loss``), which holds logits, their activation and two gradients.
+# ``_streamed_loss``), where six tensors of their size are alive at once (measured).
 _POOLING_BLOCK = 2**23 * 4.0
-_LOSS_BLOCKS = 4 * 2**26 * 4.0
+_LOSS_BLOCKS = 6 * 2**26 * 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +115,17 @@ def memory_parts(shape: ModelShape, method: Method, load: Load) -> dict[str, flo
         "gradients": 4.0 * trained / method.shards,
         "optimizer": 8.0 * trained / method.shards,
         "activations": _activations(shape, method, load),
-        "head": _LOSS_BLOCKS if load.every_logit else _POOLING_BLOCK,
+        "head": _head(shape, method, load),
         "representations": 16.0 * load.texts * shape.vocabulary,
     }
+
+
+def _head(shape: ModelShape, method: Method, load: Load) -> float:
+    """Logits in flight; a head that is trained also needs room for the gradient of a block beside the sum of gradients."""
+    blocks = _LOSS_BLOCKS if load.every_logit else _POOLING_BLOCK
+    if method.rank is not None:
+        return blocks
+    return blocks + (6.0 if method.bf16 and load.every_logit else 4.0) * shape.head
 
 
 def _activations(shape: ModelShape, method: Method, load: Load) -> float:
