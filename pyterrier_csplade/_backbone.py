@@ -82,19 +82,18 @@ class Backbone(nn.Module):
         before = [tokenizer.bos_token_id] if contract.add_bos else []
         after = [tokenizer.eos_token_id] if contract.add_eos else []
         room = length - len(before) - len(after)
-        # No token is longer than this, so what lies behind cannot reach a kept one: texts of any length take bounded memory.
-        readable = (room + 1) * self._longest_token
+        readable = self.readable(room)
         if not texts:  # tokenizers refuse an empty list
             return [], 0
         encoded = tokenizer([prefix + text[:readable] for text in texts], add_special_tokens=False, verbose=False)["input_ids"]
         cut = sum(len(ids) > room or len(text) > readable for ids, text in zip(encoded, texts))
         return [before + ids[:room] + after if text.strip() else [] for ids, text in zip(encoded, texts)], cut
 
-    @property
-    def _longest_token(self) -> int:
+    def readable(self, tokens: int) -> int:
+        """Return how many characters of a text decide its first tokens; so texts of any length take bounded memory."""
         if not hasattr(self, "_longest"):
             self._longest = max(map(len, self.tokenizer.get_vocab()))
-        return self._longest
+        return (tokens + 1) * self._longest  # no token is longer, so what lies behind cannot reach a kept one
 
     def collate(self, sequences: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """Pad token ids on the right and mark what is pooled.

@@ -26,6 +26,9 @@ def token_counts(model: CSPLADE, texts: Sequence[str]) -> list[ImpactVector]:
         return []
     vocabulary, length = model.vocabulary, model.contract.document_length
     terms = dict(zip(vocabulary.token_ids.tolist(), vocabulary.terms))
-    encoded = model.backbone.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    readable = model.backbone.readable(length)
+    encoded = model.backbone.tokenizer([text[:readable] for text in texts], add_special_tokens=False, verbose=False)[
+        "input_ids"
+    ]
     counted = (Counter(ids[:length]) for ids in encoded)
     return [ImpactVector({terms[i]: n for i, n in counts.items() if i in terms}, model.contract) for counts in counted]

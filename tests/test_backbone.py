@@ -10,7 +10,7 @@ import pytest
 import torch
 from models import ARCHITECTURES, TEXTS, language_model, tokenizer
 
-from pyterrier_csplade import Contract, ContractError
+from pyterrier_csplade import CSPLADE, Contract, ContractError
 from pyterrier_csplade._backbone import Backbone
 from pyterrier_csplade._loading import prepare_backbone
 from pyterrier_csplade._selftest import self_test
@@ -115,6 +115,28 @@ def test_a_text_of_any_length_is_cut_at_the_maximum_and_counted() -> None:
     (ids,), cut = model.tokenize([long], "document")
     assert ids == tokenizer()(long[:200])["input_ids"][:20]
     assert cut == 1
+
+
+def test_a_text_of_any_length_takes_bounded_memory() -> None:
+    class Tokenizer:
+        """Remembers the longest text that it gets."""
+
+        longest = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tokenizer(), name)
+
+        def __call__(self, texts: list[str], **settings: Any) -> Any:
+            self.longest = max(self.longest, *map(len, texts))
+            return tokenizer()(texts, **settings)
+
+    tokens = Tokenizer()
+    csplade = CSPLADE((language_model(), tokens), contract=Contract(document_length=20))
+    documents = [{"docno": "d", "text": "index " * 833_334}]
+    with pytest.warns(UserWarning, match="1 document texts were cut to 20 tokens"):
+        (document,) = csplade.doc_encoder(counts=True)(documents)
+    assert sum(document["toks_tf"].values()) == 20 and document["toks"]
+    assert tokens.longest < 1000
 
 
 def test_lengths_never_exceed_the_models_positions() -> None:
