@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from ._backbone import Backbone
 from ._errors import DataError
-from ._head import Entries, heaviest, streamed_entries
+from ._head import Entries, fused_product, heaviest, max_logits, streamed_entries
 from ._onednn import fast_products
 from ._pooling import activate, pooled_states
 from ._screen import Screen
@@ -77,6 +77,7 @@ class BatchEncoder:
         self.head: Head = head or ("screened" if on_cpu and _multiplies_int8_fast() else "streamed")
         self.token_limit: int | None = None
         self._screen: tuple[Any, Screen] | None = None
+        self._product = fused_product(backbone.device) if self.head == "triton" else max_logits
 
     def encode(
         self,
@@ -171,12 +172,8 @@ class BatchEncoder:
 
     def _entries(self, states: torch.Tensor, threshold: float) -> Entries:
         weight, finish = self.backbone.head.weight, self.backbone.finish_logits
-        if self.head == "streamed":
-            return streamed_entries(states, weight, threshold, finish)
-        if self.head == "triton":
-            from ._triton import max_logits
-
-            return streamed_entries(states, weight, threshold, finish, max_logits)
+        if self.head != "screened":
+            return streamed_entries(states, weight, threshold, finish, self._product)
         # The model may be in training still: another state of the weights needs another screen.
         state = (weight.data_ptr(), weight.dtype, None if weight.is_inference() else weight._version)
         if self._screen is None or self._screen[0] != state:

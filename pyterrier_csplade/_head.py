@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -57,6 +58,21 @@ def max_logits(states: Tensor, weight: Tensor) -> Tensor:
         else:
             pooled[:, part] = linear(flat, head).view(batch, length, -1).amax(dim=1)
     return pooled
+
+
+def fused_product(device: torch.device) -> Product:
+    """Return the Triton kernel if it runs on a device and agrees with ``max_logits`` there; otherwise that, with a warning."""
+    try:
+        from ._triton import max_logits as kernel
+
+        generator = torch.Generator().manual_seed(0)
+        states, weight = (torch.randn(shape, generator=generator).to(device) for shape in ((2, 70, 80), (200, 80)))
+        torch.testing.assert_close(kernel(states, weight), max_logits(states, weight), rtol=0.01, atol=0.05)
+    except Exception as error:  # whatever a compiler may raise
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        warnings.warn(f"the Triton kernel does not work on {device} ({reason}): the head is streamed instead", stacklevel=2)
+        return max_logits
+    return kernel
 
 
 def streamed_entries(

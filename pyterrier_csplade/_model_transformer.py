@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 # adds 5 % to the tokens of 32 batches of 32, and 58 % to those of PyTerrier's default chunk of 100 documents.
 BATCHES = 32
 
+# As many times larger is the window on an accelerator, where batches of short texts are larger too. Ours: with lengths as in
+# MS MARCO, padding adds 4 % then, and would add 17 %.
+_ON_ACCELERATOR = 4
+
 
 class ModelTransformer(pt.Transformer):
     """A transformer that a :class:`CSPLADE` made: equal, and of equal hash, to one that was made with the same arguments."""
@@ -120,7 +124,10 @@ class TextEncoder(ModelTransformer):
 
     def _windows(self, records: Iterator[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
         seen = 0
-        while window := list(islice(records, BATCHES * (self._batch_size or self.model.batch_size))):
+        size = BATCHES * (self._batch_size or self.model.batch_size)
+        while window := list(islice(records, size)):
+            if len(window) == size and self.model.backbone.device.type != "cpu":
+                window += islice(records, (_ON_ACCELERATOR - 1) * size)
             for position, record in enumerate(window, start=seen + 1):
                 check_record(record, f"{self._noun} {position}")
             seen += len(window)

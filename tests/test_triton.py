@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+
+from pyterrier_csplade._head import fused_product, max_logits
 
 CHECK = """
 import numpy as np
@@ -33,3 +38,30 @@ def test_the_kernel_computes_the_maxima() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == "equal", done.stderr
+
+
+def fail(states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    raise RuntimeError("no kernel image\nmore")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reason"),
+    [
+        (None, "import of .* halted"),
+        (fail, "no kernel image"),
+        (lambda s, w: max_logits(s, w) + 1, "close"),
+    ],
+)
+def test_a_kernel_that_does_not_work_is_not_used(monkeypatch: pytest.MonkeyPatch, kernel: Any, reason: str) -> None:
+    module = kernel and SimpleNamespace(max_logits=kernel)
+    monkeypatch.setitem(sys.modules, "pyterrier_csplade._triton", module)
+    with pytest.warns(UserWarning, match=rf"does not work on cpu \(.*{reason}.*\): the head is streamed"):
+        assert fused_product(torch.device("cpu")) is max_logits
+
+
+def test_a_kernel_that_works_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kernel(states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return (states @ weight.T).amax(dim=1)
+
+    monkeypatch.setitem(sys.modules, "pyterrier_csplade._triton", SimpleNamespace(max_logits=kernel))
+    assert fused_product(torch.device("cpu")) is kernel

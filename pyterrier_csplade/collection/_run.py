@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from pyterrier_csplade._transformers import DocEncoder
     from pyterrier_csplade._vocabulary import Vocabulary
 
-# Documents that are sorted by length together; ours. Their matrix has to fit into memory, and progress is shown after each.
-WINDOW = 4096
+# Documents that are sorted by length together, and after which progress is shown; ours. With lengths as in MS MARCO, padding adds
+# 1.4 % to the tokens on a CPU. The larger batches of an accelerator need more documents: 0.8 %, instead of 4.1 %.
+_WINDOW = {"cpu": 4096}
+_WINDOW_ELSEWHERE = 20_480
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class ShardEncoder:
         """
         blocks: list[csr_matrix] = []
         cut = 0
-        for window, texts in pipelined(_windows(shards), self._tokenized):
+        for window, texts in pipelined(self._windows(shards), self._tokenized):
             if window.last:
                 before_last()
             blocks.append(self.encoder.impacts(texts, window.names))
@@ -101,6 +103,14 @@ class ShardEncoder:
             if window.last:
                 yield self._packed(window.shard, vstack(blocks, format="csr"), cut)
                 blocks, cut = [], 0
+
+    def _windows(self, shards: Iterable[DocumentShard]) -> Iterator[Window]:
+        size = _WINDOW.get(self.encoder.model.backbone.device.type, _WINDOW_ELSEWHERE)
+        for shard in shards:
+            names = shard.names
+            for start in range(0, len(names), size):
+                part = slice(start, start + size)
+                yield Window(shard, shard.texts[part], names[part], last=start + size >= len(names))
 
     def _tokenized(self, window: Window) -> tuple[Window, TokenizedTexts]:
         return window, self.encoder.model.tokenize(window.texts, "document", window.names)
@@ -117,14 +127,6 @@ class ShardEncoder:
                 f"shard {shard.number}: {count:,} of {total:,} texts ({count / total:.0%}) have no impact above 0: no query "
                 "will find them. Does the model work? max_empty=1 encodes them all the same"
             )
-
-
-def _windows(shards: Iterable[DocumentShard]) -> Iterator[Window]:
-    for shard in shards:
-        names = shard.names
-        for start in range(0, len(names), WINDOW):
-            part = slice(start, start + WINDOW)
-            yield Window(shard, shard.texts[part], names[part], last=start + WINDOW >= len(names))
 
 
 class Pending:
