@@ -74,7 +74,7 @@ def check_docno(document: Mapping[str, Any], position: int) -> str:
         raise DataError(
             f"docno {docno[:40]!r}... of document {position} has {length:,} characters: at most {MAX_DOCNO_LENGTH:,}"
         )
-    return docno
+    return str(docno)  # a numpy.str_, which Java does not take, becomes a str
 
 
 def check_field(document: Mapping[str, Any], name: str, docno: str) -> str:

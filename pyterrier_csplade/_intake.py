@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from ._documents import check_docno, check_field, check_record, check_toks, term_error, to_impact_array, to_impacts
 from ._errors import DataError
 from ._spool import Spool
-from ._vectors import EncodedVectors, checked_pieces
+from ._vectors import EncodedVectors, check_encoded, checked_pieces
 
 # Postings of dictionaries that are checked at once.
 _BATCH = 2**16
@@ -53,6 +53,7 @@ def take_vectors(encoded: EncodedVectors, fields: Mapping[str, Iterable[str]], s
             promised, or a term stands twice in the vocabulary.
         OSError: The spool cannot be written.
     """
+    check_encoded(encoded)
     spool.encoder.contract = encoded.contract
     columns = _Columns(encoded.vocabulary, spool)
     values = {name: iter(texts) for name, texts in fields.items()}

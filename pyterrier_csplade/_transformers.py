@@ -50,7 +50,7 @@ class DocEncoder(TextEncoder):
     ) -> None:
         """Create an encoder; :meth:`CSPLADE.doc_encoder` explains the arguments."""
         super().__init__(model, top_k, min_weight, batch_size, verbose)
-        if not (quantizer is None or quantizer == "default" or callable(quantizer)):
+        if isinstance(quantizer, type) or not (quantizer is None or quantizer == "default" or callable(quantizer)):
             raise ValueError(f"quantizer must be 'default', a Quantizer, or None for float weights, found {quantizer!r}")
         self.text_field = text_field or model.text_field
         self.quantizer = quantizer

@@ -43,7 +43,7 @@ class MatrixVectors:
 
     Attributes:
         docnos: One for each row.
-        matrix: [documents, terms of the vocabulary].
+        matrix: [documents, terms of the vocabulary]; other formats of scipy and arrays of numpy become CSR.
         vocabulary: The index terms, in the order of the columns.
         contract: The contract of the encoder; None if unknown.
     """
@@ -54,6 +54,7 @@ class MatrixVectors:
     contract: Contract | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "matrix", csr_matrix(self.matrix))  # of whatever format; a CSR matrix is not copied
         expected = len(self.docnos), len(self.vocabulary)
         if self.matrix.shape != expected:
             raise ValueError(f"expected a matrix of (docnos, terms) = {expected}, found {self.matrix.shape}")
@@ -64,6 +65,19 @@ class MatrixVectors:
     def blocks(self) -> Iterator[tuple[Sequence[str], csr_matrix]]:
         """Yield everything as one block."""
         yield self.docnos, self.matrix
+
+
+def check_encoded(encoded: object) -> None:
+    """Refuse what is no collection of encoded documents, such as a matrix alone.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not hasattr(encoded, "blocks"):
+        raise TypeError(
+            f"expected encoded documents, such as MatrixVectors(docnos, matrix, csplade.vocabulary, csplade.contract), found "
+            f"{type(encoded).__name__}"
+        )
 
 
 def checked_pieces(encoded: EncodedVectors) -> Iterator[tuple[list[str], csr_matrix]]:

@@ -14,10 +14,21 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import DOCUMENTS
-from indexes import CONTRACT, documents, search
+from indexes import CONTRACT, docnos, documents, search
 from models import language_model, tokenizer
+from scipy.sparse import coo_array, csc_matrix, csr_array
 
-from pyterrier_csplade import CSPLADE, Contract, ContractError, CspladeError, DataError, ImpactIndex, ImpactIndexError
+from pyterrier_csplade import (
+    CSPLADE,
+    Contract,
+    ContractError,
+    CspladeError,
+    DataError,
+    ImpactIndex,
+    ImpactIndexError,
+    MatrixVectors,
+    Quantizer,
+)
 
 FRAME = pd.DataFrame({"docno": list(DOCUMENTS), "text": list(DOCUMENTS.values())})
 
@@ -89,6 +100,22 @@ def test_the_name_of_one_field_is_not_taken_apart(tmp_path: Path) -> None:
 def test_a_share_is_from_0_to_1(index: ImpactIndex, share: float) -> None:
     with pytest.raises(ValueError, match="max_empty must be a share from 0 to 1"):
         index.toks_indexer(max_empty=share)
+
+
+def test_docnos_of_numpy_are_text(tmp_path: Path) -> None:
+    rows = [{**document, "docno": np.str_(document["docno"])} for document in documents()]
+    assert docnos(ImpactIndex(tmp_path / "i").index(rows)) == [f"d{i}" for i in range(10)]
+
+
+def test_matrices_of_any_format_are_vectors_and_a_matrix_alone_is_not(tmp_path: Path) -> None:
+    dense = np.array([[1, 0, 3], [0, 2, 0]])
+    for number, matrix in enumerate((dense, csc_matrix(dense), coo_array(dense), csr_array(dense))):
+        vectors = MatrixVectors(np.array(["x", "y"]), matrix, ["a", "b", "c"])  # type: ignore[arg-type]
+        index = ImpactIndex(tmp_path / str(number)).index_vectors(vectors)
+        assert list(index.get_corpus_iter()) == [{"docno": "x", "toks": {"a": 1, "c": 3}}, {"docno": "y", "toks": {"b": 2}}]
+    for encoded in (csc_matrix(dense), None):
+        with pytest.raises(TypeError, match=r"such as MatrixVectors\(.*, found (csc_matrix|NoneType)"):
+            ImpactIndex(tmp_path / "none").index_vectors(encoded)  # type: ignore[arg-type]
 
 
 # -------------------------------------------------------------------------------------------------------------- queries
@@ -166,8 +193,6 @@ def test_loading_shows_no_progress_unless_asked(tmp_path: Path, capfd: pytest.Ca
 
 @pytest.mark.filterwarnings("ignore:weights were rounded")
 def test_an_index_knows_the_scale_of_its_impacts(tmp_path: Path, csplade: CSPLADE) -> None:
-    from pyterrier_csplade import Quantizer
-
     for quantizer, scale in ((Quantizer(50), 50.0), ("default", 100.0), (None, 1.0)):
         index = ImpactIndex(tmp_path / str(scale))
         (csplade.doc_encoder(quantizer=quantizer) >> index).index(FRAME.to_dict("records"))
@@ -175,8 +200,6 @@ def test_an_index_knows_the_scale_of_its_impacts(tmp_path: Path, csplade: CSPLAD
 
 
 def test_impacts_of_two_scales_are_refused(tmp_path: Path, csplade: CSPLADE) -> None:
-    from pyterrier_csplade import Quantizer
-
     rows = FRAME.to_dict("records")
     mixed = [*csplade.doc_encoder()(rows[:3]), *csplade.doc_encoder(quantizer=Quantizer(50))(rows[3:])]
     with pytest.raises(ContractError, match="document 'd4' has impacts of scale 50, the documents before it of 100"):

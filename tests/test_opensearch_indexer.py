@@ -511,7 +511,7 @@ def test_documents_of_two_encoders_are_refused(cluster: FakeCluster) -> None:
 
 
 @pytest.mark.parametrize("arguments", [
-    {"scale": 0}, {"max_empty": 2},
+    {"scale": 0}, {"max_empty": 2}, {"shards": "2"},
     {"shards": 0}, {"replicas": -1}, {"parallel": 0}, {"request_bytes": 0}, {"meta": ["a.b"]}, {"text": "toks"}
 ])  # fmt: skip
 def test_arguments_that_cannot_work_are_refused(cluster: FakeCluster, arguments: dict[str, Any]) -> None:

@@ -349,7 +349,14 @@ def test_empty_texts_are_no_sign_of_a_collapse(csplade: CSPLADE) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"top_k": 0}, {"min_weight": -0.1}, {"min_weight": float("nan")}, {"batch_size": 0}, {"quantizer": "int8"}],
+    [
+        {"top_k": 0},
+        {"min_weight": -0.1},
+        {"min_weight": float("nan")},
+        {"batch_size": 0},
+        {"quantizer": "int8"},
+        {"quantizer": Quantizer},
+    ],
 )
 def test_arguments_out_of_range_are_refused(unloaded: CSPLADE, settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):

@@ -64,7 +64,8 @@ class OpenSearchIndex(pt.Indexer):
         """
         super().__init__()
         if (
-            not name
+            not isinstance(name, str)
+            or not name
             or name[0] in "-_+."
             or name != name.lower()
             or set(name) & set('\\/*?"<>| ,#:')

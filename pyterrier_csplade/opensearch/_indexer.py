@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
-from pyterrier_csplade._vectors import EncodedVectors
+from pyterrier_csplade._retrieval import check_positive
+from pyterrier_csplade._vectors import EncodedVectors, check_encoded
 
 from ._bulk import BulkLoader
 from ._mapping import Fields, Metadata
@@ -51,11 +52,9 @@ class OpenSearchIndexer(pt.Indexer):
             raise ValueError(f"scale must be positive and finite, found {scale}")
         if not 0 <= max_empty <= 1:
             raise ValueError(f"max_empty must be a share from 0 to 1, found {max_empty}")
-        for name, value, least in (
-            ("shards", shards, 1), ("replicas", replicas, 0), ("parallel", parallel, 1), ("request_bytes", request_bytes, 1)
-        ):  # fmt: skip
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, found {value}")
+        check_positive(shards=shards, parallel=parallel, request_bytes=request_bytes)
+        if replicas < 0:
+            raise ValueError(f"replicas must be at least 0, found {replicas}")
         self._index = index
         self.fields = fields
         self.scale = scale
@@ -125,6 +124,7 @@ class OpenSearchIndexer(pt.Indexer):
         Raises:
             ContractError, DataError, ImpactIndexError: As :meth:`index`; and the documents are others than the vectors.
         """
+        check_encoded(vectors)
         if self.fields.names and documents is None:
             raise ValueError(f"the fields {', '.join(self.fields.names)} need documents=")
         records = Records(self._index.names, self.fields, self.scale)
