@@ -138,6 +138,7 @@ def test_repr_of_a_client_with_a_password_shows_its_host_alone() -> None:
     ("fault", "message"),
     [
         (status(401, "unauthorized"), "401.*does auth="),
+        (status(403, "index_create_block"), "403 index_create_block_exception.*is a disk of the cluster nearly full"),
         (broken(), "cannot reach cluster:9200"),
         (broken(SSLError, "self signed certificate"), "cannot reach.*self signed certificate.*ca_certs"),
         (lambda *request: (404, "<html>not here</html>"), "404.*not here"),

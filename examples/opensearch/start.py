@@ -177,8 +177,8 @@ class Cluster:
                 if found["cluster_name"] == self.name and found["number_of_nodes"] == self.nodes:
                     if self.request("GET", "/_cluster/health?wait_for_status=yellow&timeout=60s")["timed_out"]:
                         continue
-                    # A full disk would make indexes read-only.
-                    settings = {"cluster.routing.allocation.disk.threshold_enabled": False}
+                    # A full disk would make indexes read-only, and may have forbidden new ones already.
+                    settings = {"cluster.routing.allocation.disk.threshold_enabled": False, "cluster.blocks.create_index": None}
                     self.request("PUT", "/_cluster/settings", {"persistent": settings})
                     return
             time.sleep(0.25)

@@ -172,7 +172,9 @@ class Connection:
             return ImpactIndexError(f"cannot reach {self.name}: {reason}{remedy}"), not certificate
         kind, reason = explain(error.info) if error.info else (str(error.error), "")
         kind, reason = self.redact(kind), self.redact(reason)
-        if status in (401, 403):
+        if "block" in kind:  # also 403
+            reason += ": is a disk of the cluster nearly full?"
+        elif status in (401, 403):
             reason += ": does auth=(user, password) name somebody who may do this?"
         message = f"{self.name} answered {status} {kind}{': ' if reason else ''}{reason}"
         return RequestRefusedError(message, status, kind, reason), status in RETRIED
