@@ -1,0 +1,116 @@
+"""Mine negatives and teacher scores for the last contrastive run of csplade-tiny.
+
+Usage: python mine.py MODEL COLLECTIONS OUTPUT
+
+The teacher is the sum of BM25 and MODEL, each divided by the best score of a query. It ranks better than either: its scores
+hold what BM25 knows of rare words and term frequencies. COLLECTIONS is that of ``prepare.py``; only training queries are used.
+OUTPUT gets ``distil.jsonl.gz``, the mined rows of three collections, and the indexes.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyterrier as pt
+from evaluate import documents, without_signs
+from prepare import SEED, package_rows, write_jsonl
+
+from pyterrier_csplade import CSPLADE, ImpactIndex
+from pyterrier_csplade._demo import fuse
+from pyterrier_csplade._jsonl import read_jsonl
+from pyterrier_csplade.training import mine_negatives
+
+#: Results of a teacher; relevant passages beyond them are left out.
+RESULTS = 1000
+#: Negatives are drawn from so many first results.
+DEPTH = 40
+NEGATIVES = 15
+#: Queries of each kind at most.
+QUERIES = {"openstax": 6500, "openstax-long": 3000, "medquad": 4500, "packages": 5000}
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Documents (docno, text), queries (qid, query) and their relevant documents (qid, docno, label)."""
+
+    documents: list[dict[str, str]]
+    topics: pd.DataFrame
+    qrels: pd.DataFrame
+
+
+def judged(collections: Path, name: str, files: dict[str, str]) -> Collection:
+    """A collection with the training queries of some files, each under a name that ``QUERIES`` has."""
+    folder = collections / name
+    relevant = {row["qid"]: row["pos"] for _, row in read_jsonl(folder / "train.triples.jsonl.gz")}
+    queries, qrels = [], []
+    for kind, file in files.items():
+        words = pd.read_csv(folder / file, sep="\t", names=["qid", "query"], dtype=str, quoting=3)
+        words = words[words["qid"].isin(set(relevant))]
+        words = words.sample(min(len(words), QUERIES[kind]), random_state=SEED)
+        queries += [(f"{kind}-{qid}", query) for qid, query in zip(words["qid"], words["query"])]
+        qrels += [(f"{kind}-{qid}", docno, 1) for qid in words["qid"] for docno in relevant[qid]]
+    return Collection(
+        list(documents(folder)),
+        pd.DataFrame(queries, columns=["qid", "query"]),
+        pd.DataFrame(qrels, columns=["qid", "docno", "label"]),
+    )
+
+
+def packages() -> Collection:
+    """Summary lines of docstrings as queries for the rest of them."""
+    rows = package_rows()
+    drawn = random.Random(SEED).sample(range(len(rows)), min(len(rows), QUERIES["packages"]))
+    return Collection(
+        [{"docno": f"p{i}", "text": body} for i, (_, body) in enumerate(rows)],
+        pd.DataFrame([(f"packages-{i}", rows[i][0]) for i in drawn], columns=["qid", "query"]),
+        pd.DataFrame([(f"packages-{i}", f"p{i}", 1) for i in drawn], columns=["qid", "docno", "label"]),
+    )
+
+
+def teacher_scores(model: CSPLADE, collection: Collection, folder: Path) -> pd.DataFrame:
+    """What BM25 and the model together find for the queries."""
+    classic, impacts = folder / "terrier", ImpactIndex(folder / "impacts")
+    if not classic.exists():
+        pt.IterDictIndexer(str(classic), meta={"docno": 100}).index(iter(collection.documents))
+    if not impacts.built():
+        (model.doc_encoder(verbose=True) >> impacts).index(iter(collection.documents))
+    bm25 = without_signs() >> pt.terrier.Retriever(str(classic), wmodel="BM25", num_results=RESULTS)
+    learned = model.query_encoder() >> impacts.retriever(num_results=RESULTS, algorithm="exhaustive")
+    teacher = fuse(bm25, learned)
+    parts = [collection.topics[i : i + 500] for i in range(0, len(collection.topics), 500)]
+    return pd.concat([teacher(part)[["qid", "docno", "score"]] for part in pt.tqdm(parts, desc="teacher")])
+
+
+def mined_rows(model: CSPLADE, collection: Collection, folder: Path) -> Iterator[dict[str, object]]:
+    """Training rows with the teacher's scores."""
+    scores = teacher_scores(model, collection, folder)
+    qrels = collection.qrels.merge(scores[["qid", "docno"]])
+    topics = collection.topics[collection.topics["qid"].isin(set(qrels["qid"]))]
+    mined = mine_negatives(
+        scores, topics, qrels, DEPTH, output=folder / "mined.jsonl.gz", corpus=collection.documents, teacher=scores,
+        negatives=NEGATIVES, seed=SEED,
+    )  # fmt: skip
+    for _, row in read_jsonl(mined):
+        yield row
+
+
+def main(model: str, collections: Path, output: Path) -> None:
+    csplade = CSPLADE(model)
+    sources = {
+        "openstax": judged(collections, "openstax", {"openstax": "topics.train.tsv", "openstax-long": "queries.long.tsv"}),
+        "medquad": judged(collections, "medquad", {"medquad": "topics.train.tsv"}),
+        "packages": packages(),
+    }
+    rows = [row for name, source in sources.items() for row in mined_rows(csplade, source, output / name)]
+    random.Random(SEED).shuffle(rows)
+    write_jsonl(output / "distil.jsonl.gz", rows)
+    print(f"{len(rows):,} rows")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
