@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import models
 import pytest
 import torch
 import yaml
@@ -32,8 +33,11 @@ ADAPTATION: dict[str, Any] = {"batch_size": 8, "steps": 5, "save_steps": 3}
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two models and training data."""
-    return make_base(tmp_path_factory.mktemp("base"))
+    """A folder with three models, one wide enough for blocks of 64 weights, and training data."""
+    folder = make_base(tmp_path_factory.mktemp("base"))
+    models.language_model(hidden_size=64, intermediate_size=128).save_pretrained(folder / "llama-64")
+    models.tokenizer().save_pretrained(folder / "llama-64")
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -91,7 +95,9 @@ RUNS: list[dict[str, Any]] = [
     {"name": "resumed", "terminate_at": 2, "keep_checkpoints": 9},
     {"name": "resumed", "resume": True, "keep_checkpoints": 9},
     {"name": "adapted", "phase": "adaptation"},
+    {"name": "half", "bf16": True, "lora": LORA},
 ]
+QLORA = {"name": "qlora", "bf16": True, "lora": LORA, "quantization": "nf4", "model": "llama-64"}
 
 
 @pytest.fixture(scope="module", params=["fsdp", "deepspeed"])
@@ -99,7 +105,8 @@ def sharded(request: pytest.FixtureRequest, base: Path) -> Path:
     """Runs of two processes on CPUs, divided as shipped configurations have it."""
     if request.param == "deepspeed":
         pytest.importorskip("deepspeed", reason="pip install deepspeed")
-    runs = [json.dumps(run | (ADAPTATION if "phase" in run else SETTINGS)) for run in RUNS]
+    wanted = [*RUNS, QLORA] if request.param == "fsdp" else RUNS
+    runs = [json.dumps(run | (ADAPTATION if "phase" in run else SETTINGS)) for run in wanted]
     output = base / request.param
     done = torchrun(2, str(TESTS / "sharded_runs.py"), str(base), str(output), *runs, env=shipped(request.param))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -121,6 +128,18 @@ def test_sharded_runs_end_as_one_process(base: Path, sharded: Path, tmp_path: Pa
     weights = [load_file(run / "model.safetensors") for run in (one, sharded / name)]
     for parameter, values in weights[0].items():
         torch.testing.assert_close(weights[1][parameter], values, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_bfloat16_runs_rank_in_float32(base: Path, sharded: Path, tmp_path: Path) -> None:
+    names = ["half", *(["qlora"] if sharded.name == "fsdp" else [])]
+    for name in names:
+        losses = torch.tensor(log_of(sharded / name))
+        assert not torch.equal(losses, losses.bfloat16().float()), name
+        model = "llama-64" if name == "qlora" else "llama"
+        one = train(contrastive_config(base, tmp_path / name, model, lora=LoraSettings(**LORA), **SETTINGS))
+        assert log_of(sharded / name)[0] == pytest.approx(log_of(one)[0], rel=0.05 if name == "half" else 0.2)
+        assert load_file(sharded / name / "model.safetensors")["model.layers.0.mlp.up_proj.weight"].isfinite().all()
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer, TrainerCallback
 
 from pyterrier_csplade._errors import DataError, TrainingError, TrainingInterruptedError
@@ -51,6 +52,15 @@ class CurvesTrainer(Trainer):
         self._ended: Path | None = None
         self._target: Path | None = None
         self.add_callback(_Progress(self))
+        if self.is_fsdp_enabled:
+            self._keep_float32()
+
+    def _keep_float32(self) -> None:
+        """Let FSDP2 return vectors and losses as they were computed, in float32, which accelerate would round to bfloat16."""
+        plugin = self.accelerator.state.fsdp_plugin
+        policy = plugin.mixed_precision_policy
+        if isinstance(policy, MixedPrecisionPolicy):
+            plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=policy.param_dtype, reduce_dtype=torch.float32)
 
     @property
     def _checkpoints(self) -> Path:
