@@ -204,9 +204,8 @@ def test_small_collections(tmp_path: Path, documents: int) -> None:
     assert sorted(bisect(postings).tolist()) == list(range(documents))
     searcher = algorithm("bmp", {"block_size": 4}).prepare(postings)
     exhaustive = algorithm("exhaustive", {}).prepare(postings)
-    for query in queries(12):
-        if len(postings.query(query)):
-            assert search(searcher, postings, query, 10) == search(exhaustive, postings, query, 10)
+    for query in queries(3):
+        assert search(searcher, postings, query, 10) == search(exhaustive, postings, query, 10)
 
 
 def test_given_orders(postings: Postings) -> None:

@@ -79,6 +79,8 @@ class _BlockSearcher:
 
     def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
         """Search; see :class:`._algorithm.Searcher`."""
+        if len(query) == 0:
+            return Hits.none()
         query = self._heaviest(query)
         k = min(k, self._documents)
         bounds, scale = self._bounds(query)

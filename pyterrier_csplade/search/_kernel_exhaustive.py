@@ -37,7 +37,8 @@ def exhaustive(
         Documents in their order, and their scores: the k best, of equal ones the first.
     """
     cursors, ends = starts[terms], starts[terms + 1]
-    scores = np.zeros(_WINDOW)
+    # A small collection needs no whole window, and to fill one with zeros takes as long as the search.
+    scores = np.zeros(min(_WINDOW, -(-documents // _CHUNK) * _CHUNK))
     capacity = max(4 * k, 4096)
     best_docids, best_scores = np.empty(capacity, np.int64), np.empty(capacity)
     count, threshold = 0, 0.0
@@ -59,7 +60,8 @@ def exhaustive(
                         best_docids[count] = first + j
                         best_scores[count] = scores[j]
                         count += 1
-        scores[:] = 0.0
+        if limit < documents:
+            scores[:] = 0.0
     if count > k:
         count, threshold = keep_best(best_docids, best_scores, count, k)
     return best_docids[:count], best_scores[:count]
