@@ -50,12 +50,18 @@ class Jdk4pyInit(pt.java.JavaInitializer):
 
 
 def start() -> None:
-    """Start Java if it does not run yet, and let Ctrl-C interrupt Python as before: Java would end the process at once."""
+    """Start Java if it does not run yet, and let signals do to Python what they did before.
+
+    Java's own handlers end the process at once, a notebook's too, where Ctrl-C should raise KeyboardInterrupt; and where Python
+    is in Java at that moment, they wait for each other for ever.
+    """
     if not pt.java.started():
         pt.java.init()
-    handler = signal.getsignal(signal.SIGINT)  # what Python knows; Java has put its own in its place
-    if threading.current_thread() is threading.main_thread() and callable(handler):
-        signal.signal(signal.SIGINT, handler)
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+            handler = signal.getsignal(number)  # what Python knows; Java has put its own in its place
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 def check_reachable(directory: Path) -> None:

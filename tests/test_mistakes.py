@@ -261,7 +261,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize(
     ("number", "codes"),
-    [(signal.SIGINT, (130, -signal.SIGINT)), pytest.param(signal.SIGTERM, (143, -signal.SIGTERM), marks=pytest.mark.slow)],
+    [(signal.SIGINT, (-signal.SIGINT,)), pytest.param(signal.SIGTERM, (-signal.SIGTERM,), marks=pytest.mark.slow)],
 )
 def test_a_signal_ends_indexing_soon_and_leaves_what_was_there(tmp_path: Path, number: signal.Signals, codes: Any) -> None:
     index = ImpactIndex(tmp_path / "i").index(documents())
