@@ -34,8 +34,8 @@ class BlockMaxPruning(Algorithm):
     """Block-max pruning (Mallia, Suel, Tonellotto, SIGIR 2024); with ``alpha=1`` and ``beta=1`` exact, ties included.
 
     A bound of the scores in each block is added up first. The blocks of the largest bounds are searched first, and the others
-    that may then still hold a better document, in the order of the index: at worst this is exhaustive search and the adding up
-    of bounds. With a budget, the blocks of the smallest bounds are left out when it is spent.
+    that may then still hold a better document, in the order of the index. Where many results are wanted few blocks can be left
+    out, and it is slower than exhaustive search. With a budget, the blocks of the smallest bounds go when it is spent.
 
     Attributes:
         block_size: Documents of a block, from 1 to 256: smaller blocks have closer bounds and take more memory.
