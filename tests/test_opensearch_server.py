@@ -62,6 +62,33 @@ def test_weights_of_any_size(indexes: dict[int, OpenSearchIndex], scale: float) 
     assert_exact(result, VECTORS, scaled, 100)
 
 
+def test_queries_without_results_harm_no_other_and_those_without_sense_are_refused(indexes: dict[int, OpenSearchIndex]) -> None:
+    retriever = indexes[3].retriever(num_results=100)
+    good, far = QUERIES[0], dict(zip(QUERIES[1], (1e30, 1e-7)))
+    result = retriever(frame([good, {}, {"never": 1.0}, {term: 0.0 for term in good}, far]))
+    assert list(result["qid"].unique()) == ["q0", "q4"]
+    assert_exact(result[result["qid"] == "q0"], VECTORS, [good], 100)
+    assert_exact(result[result["qid"] == "q4"].assign(qid="q0"), VECTORS, [far], 100)
+    for weight in (-1.0, np.nan, np.inf, "1"):
+        nonsense: Any = {**far, next(iter(good)): weight}
+        with pytest.raises(DataError, match="query 'q1'"):
+            retriever(frame([good, nonsense]))
+    with pytest.raises(DataError, match="qid 'q0' stands twice"):
+        retriever(frame([good, far]).assign(qid="q0"))
+
+
+def test_weights_are_rounded_half_up_and_what_is_no_impact_never_arrives(cluster: Any) -> None:
+    index = OpenSearchIndex(cluster.url, "weights")
+    with pytest.warns(UserWarning, match="2 of 4 weights became 0"):
+        index.index([{"docno": "d", "toks": {"half": 0.5, "more": 1.5, "less": 0.49, "small": 0.3, "none": 0, "negative": -2}}])
+    for term, impact in {"half": 1.0, "more": 2.0, "less": None, "small": None, "none": None, "negative": None}.items():
+        assert index.retriever()(frame([{term: 1.0}]))["score"].tolist() == ([] if impact is None else [pytest.approx(impact)])
+    for weight in (np.nan, np.inf, 513):
+        with pytest.raises(DataError, match="document 'd'"):
+            OpenSearchIndex(cluster.url, "refused").index([{"docno": "d", "toks": {"a": 1, "x": weight}}])
+        assert not OpenSearchIndex(cluster.url, "refused").built()
+
+
 def test_scorer_agrees_with_the_retriever(indexes: dict[int, OpenSearchIndex]) -> None:
     found = indexes[3].retriever(num_results=1500)(frame(QUERIES[:5]))
     scored = indexes[1].scorer()(found.sample(frac=1, random_state=3).drop(columns=["score", "rank"])).sort_index()
