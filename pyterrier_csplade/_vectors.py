@@ -99,7 +99,7 @@ def checked_pieces(encoded: EncodedVectors) -> Iterator[tuple[list[str], csr_mat
                 f"the block after {documents:,} documents has {len(docnos):,} docnos and {len(terms):,} terms, but a matrix of "
                 f"{matrix.shape}"
             )
-        for rows in _pieces(matrix.indptr):
+        for rows in row_pieces(matrix.indptr, _PIECE):
             piece = matrix[rows]  # a copy: what is done to it, the caller does not see
             piece.sum_duplicates()
             yield [docnos[row] for row in range(rows.start, rows.stop)], piece
@@ -108,9 +108,9 @@ def checked_pieces(encoded: EncodedVectors) -> Iterator[tuple[list[str], csr_mat
         raise DataError(f"{documents:,} encoded documents came, not the {len(encoded):,} that were promised")
 
 
-def _pieces(indptr: np.ndarray) -> Iterator[slice]:
-    """Yield ranges of rows with about ``_PIECE`` postings each, or one row."""
+def row_pieces(indptr: np.ndarray, postings: int) -> Iterator[slice]:
+    """Yield ranges of the rows of a CSR matrix with at most so many postings each, or one row."""
     row, rows = 0, len(indptr) - 1
     while row < rows:
-        end = int(np.searchsorted(indptr, indptr[row] + _PIECE, side="right")) - 1
+        end = int(np.searchsorted(indptr, indptr[row] + postings, side="right")) - 1
         yield slice(row, row := min(max(end, row + 1), rows))

@@ -17,7 +17,7 @@ from pyterrier_csplade._contract import Contract
 from pyterrier_csplade._errors import DataError, ImpactIndexError
 from pyterrier_csplade._impacts import MAX_IMPACT
 from pyterrier_csplade._manifest import sync
-from pyterrier_csplade._vectors import EncodedVectors
+from pyterrier_csplade._vectors import EncodedVectors, row_pieces
 
 from ._arrays import ArrayWriter
 from ._postings import FORMAT, POSTINGS_FILE, checksum, index_identity
@@ -175,13 +175,9 @@ def _pieces(vectors: EncodedVectors, what: str, verbose: bool) -> Iterator[csr_m
     """Yield the vectors in matrices of at most ``_PIECE`` postings, or one document."""
     bar = pt.tqdm(total=len(vectors), desc=what, unit="d", disable=not verbose)
     for _, block in vectors.blocks():
-        row = 0
-        while row < block.shape[0]:
-            end = int(np.searchsorted(block.indptr, block.indptr[row] + _PIECE, side="right")) - 1
-            end = min(max(end, row + 1), block.shape[0])
-            yield block[row:end]
-            bar.update(end - row)
-            row = end
+        for rows in row_pieces(block.indptr, _PIECE):
+            yield block[rows]
+            bar.update(rows.stop - rows.start)
     bar.close()
 
 
