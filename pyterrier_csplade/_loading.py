@@ -18,6 +18,7 @@ from ._backbone import Backbone
 from ._contract import CONTRACT_FILE, Contract, Variant
 from ._errors import ContractError
 from ._selftest import self_test
+from ._tokenizer_files import save_tokenizer
 
 Quantization = Literal["int8", "nf4", "int8-weight-only"]
 
@@ -163,7 +164,7 @@ def save_backbone(backbone: Backbone, path: Path) -> None:
     if hasattr(backbone.model, "merge_and_unload"):
         raise ContractError("a PEFT model saves its adapter only: merge it first, model.merge_and_unload()")
     backbone.model.save_pretrained(path)
-    backbone.tokenizer.save_pretrained(path)
+    save_tokenizer(backbone.tokenizer, path)
     # The digest of a model whose adapter was merged at loading is that of base and adapter; what is saved are their sums.
     backbone.contract.replace(weights=weights_digest(backbone.model)).save(path)
 

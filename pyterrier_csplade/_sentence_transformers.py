@@ -11,6 +11,7 @@ import torch
 from ._backbone import Backbone
 from ._contract import Contract
 from ._errors import ContractError
+from ._tokenizer_files import remove_traces
 
 if TYPE_CHECKING:
     from ._model import CSPLADE
@@ -57,6 +58,7 @@ def export_sentence_transformers(model: CSPLADE, path: str | Path) -> None:
     prompts = {"query": contract.query_prefix, "document": contract.document_prefix}
     encoder = SparseEncoder(modules=[transformer, dense, SpladePooling("max")], prompts=prompts, device="cpu")
     encoder.save_pretrained(str(path))
+    remove_traces(path)
 
 
 def check_expressible(backbone: Backbone) -> None:

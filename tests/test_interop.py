@@ -115,6 +115,8 @@ def test_sentence_transformers_gives_the_same_vectors(tmp_path: Path, name: str)
     sentence_transformers = pytest.importorskip("sentence_transformers")
     csplade = CSPLADE((models.language_model("llama-tied"), models.tokenizer()), contract=CONTRACTS[name])
     export_sentence_transformers(csplade, tmp_path / "export")
+    for path in (tmp_path / "export").rglob("tokenizer_config.json"):
+        assert not {"is_local", "local_files_only"} & set(json.loads(path.read_text(encoding="utf-8")))
     encoder = sentence_transformers.SparseEncoder(str(tmp_path / "export"), device="cpu")
     texts = [text for text in models.TEXTS if text]
     for found, expected in (

@@ -87,6 +87,7 @@ def test_train_makes_a_checkpoint(base: Path, tmp_path: Path, variant: str, lora
     for path in output.glob("*.json"):
         if path.name != "training_config.json":
             assert str(tmp_path.parent) not in path.read_text(), path.name
+            assert "local" not in path.read_text(), path.name  # whether this machine was offline
 
 
 def test_first_step_equals_numpy(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainingArguments, set_seed
 
 from pyterrier_csplade._errors import ConfigError, TrainingError
+from pyterrier_csplade._tokenizer_files import save_tokenizer
 
 from ._checkpoints import CHECKPOINTS
 from ._config import LoraSettings, TrainingConfig
@@ -156,6 +157,6 @@ def save_run(model: Any, tokenizer: Any, config: TrainingConfig) -> Any:
     if config.lora:
         model = model.merge_and_unload()
     model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    save_tokenizer(tokenizer, output)
     (output / "training_config.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
     return model
