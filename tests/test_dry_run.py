@@ -19,6 +19,7 @@ from pyterrier_csplade._cli import main
 from pyterrier_csplade.training import LoraSettings, dry_run
 from pyterrier_csplade.training._estimate import GPUS
 
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models without weights, and training data."""
