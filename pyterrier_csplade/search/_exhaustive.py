@@ -12,6 +12,7 @@ from pyterrier_csplade._retrieval import Hits
 from ._algorithm import Algorithm, Budget, Searcher
 from ._fast import has_numba, kernels
 from ._postings import Postings, Query
+from ._scratch import Scratch
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,20 @@ class _CompiledSearcher(_NumpySearcher):
     def __init__(self, postings: Postings) -> None:
         super().__init__(postings)
         self._kernels = kernels("_kernel_exhaustive", "compiled search")
+        self._lists = postings.starts, postings.docids, postings.impacts
+        self._scratch = Scratch()
 
     def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
         if budget:
             return super().__call__(query, k, budget)
-        found, documents = self._postings, len(self._postings)
-        docids, scores = self._kernels.exhaustive(
-            found.starts, found.docids, found.impacts, query.terms, query.weights, documents, min(k, documents)
-        )
-        return ranked(docids, scores)
+        kernel, documents = self._kernels, len(self._postings)
+        k = min(k, documents)
+        # A small collection needs no whole window, and to fill one with zeros takes as long as the search.
+        window = min(kernel.WINDOW, -(-documents // kernel.CHUNK) * kernel.CHUNK)
+        best = self._scratch.array("docids", max(4 * k, 4096), np.int64), self._scratch.array("best", max(4 * k, 4096))
+        scores = self._scratch.array("scores", window)
+        count = kernel.exhaustive(self._lists, query.terms, query.weights, documents, k, scores, best)
+        return ranked(best[0][:count], best[1][:count])
 
     def _add(self, docids: np.ndarray, impacts: np.ndarray, weight: float, scores: np.ndarray) -> None:
         self._kernels.add_list(docids, impacts, weight, scores)

@@ -6,65 +6,85 @@ import numpy as np
 
 from ._kernels import add_up_to, compiled
 
-# Documents whose scores are added up together: 65,536 doubles stay in a core's second-level cache.
-_WINDOW = 2**16
-# Scores that are compared with the threshold together.
-_CHUNK = 64
+#: Documents whose scores are added up together: 65,536 doubles stay in a core's second-level cache.
+WINDOW = 2**16
+#: Scores that are compared with the threshold together.
+CHUNK = 64
+# Scores of the first window that are looked at to guess how large the best ones are (ours).
+_SAMPLE = 1024
 
 
 @compiled
 def exhaustive(
-    starts: np.ndarray,
-    docids: np.ndarray,
-    impacts: np.ndarray,
+    lists: tuple[np.ndarray, np.ndarray, np.ndarray],
     terms: np.ndarray,
     weights: np.ndarray,
     documents: int,
     k: int,
-) -> tuple[np.ndarray, np.ndarray]:
+    scores: np.ndarray,
+    best: tuple[np.ndarray, np.ndarray],
+) -> int:
     """Score all postings of some terms, in windows of documents.
 
     Args:
-        starts: As in :class:`._postings.Postings`.
-        docids: As there.
-        impacts: As there.
+        lists: Where the list of each term starts, documents, impacts.
         terms: Numbers of the terms.
         weights: Their weights.
         documents: Documents of the index.
         k: Documents to return, at most ``documents``.
+        scores: float64, to be used: as many as a window has, a multiple of ``CHUNK``.
+        best: int64 and float64, at least k + ``CHUNK``: filled with the k best documents, of equal ones the first, in their order,
+            and their scores.
 
     Returns:
-        Documents in their order, and their scores: the k best, of equal ones the first.
+        How many documents there are.
     """
+    starts, docids, impacts = lists
     cursors, ends = starts[terms], starts[terms + 1]
-    # A small collection needs no whole window, and to fill one with zeros takes as long as the search.
-    scores = np.zeros(min(_WINDOW, -(-documents // _CHUNK) * _CHUNK))
-    capacity = max(4 * k, 4096)
-    best_docids, best_scores = np.empty(capacity, np.int64), np.empty(capacity)
     count, threshold = 0, 0.0
-    for first in range(0, documents, _WINDOW):
-        limit = min(first + _WINDOW, documents)
+    for first in range(0, documents, len(scores)):
+        limit = min(first + len(scores), documents)
+        scores[:] = 0.0
         for i in range(len(terms)):
             cursors[i] = add_up_to(docids, impacts, cursors[i], ends[i], limit, weights[i], scores, first)
-        for chunk in range(0, limit - first, _CHUNK):
-            found = False
-            for j in range(chunk, chunk + _CHUNK):
-                found |= scores[j] > threshold
-            if not found:
-                continue
-            for j in range(chunk, chunk + _CHUNK):
-                if scores[j] > threshold:
-                    if count == capacity:
-                        count, threshold = keep_best(best_docids, best_scores, count, k)
-                    if scores[j] > threshold:
-                        best_docids[count] = first + j
-                        best_scores[count] = scores[j]
-                        count += 1
-        if limit < documents:
-            scores[:] = 0.0
+        if first == 0:
+            threshold = _guess(scores[:limit], k)
+        count, threshold = _collect(scores, first, threshold, k, best, count)
+        if first == 0 and count < k and threshold > 0:  # the guess was too high
+            count, threshold = _collect(scores, first, 0.0, k, best, 0)
     if count > k:
-        count, threshold = keep_best(best_docids, best_scores, count, k)
-    return best_docids[:count], best_scores[:count]
+        count, threshold = keep_best(best[0], best[1], count, k)
+    return count
+
+
+@compiled
+def _guess(scores: np.ndarray, k: int) -> float:
+    """Return a score that more than k documents are likely to exceed; 0 where that cannot be told from a sample."""
+    sample = scores[:: max(1, len(scores) // _SAMPLE)]
+    share = k * len(sample) / len(scores)
+    place = len(sample) - 1 - int(share + 4 * np.sqrt(share) + 4)
+    return np.partition(sample, place)[place] if place >= 0 else 0.0
+
+
+@compiled
+def _collect(
+    scores: np.ndarray, first: int, threshold: float, k: int, best: tuple[np.ndarray, np.ndarray], count: int
+) -> tuple[int, float]:
+    """Append the documents of a window, from ``first`` on, whose score is above a threshold; return how many there are, and it.
+
+    When there is no room for more, the k best are kept, and the threshold rises.
+    """
+    for chunk in range(0, len(scores), CHUNK):
+        largest = 0.0
+        for score in scores[chunk : chunk + CHUNK]:
+            largest = max(largest, score)
+        if largest > threshold:
+            if count + CHUNK > len(best[0]):
+                count, threshold = keep_best(best[0], best[1], count, k)
+            for j in range(chunk, chunk + CHUNK):
+                best[0][count], best[1][count] = first + j, scores[j]
+                count += scores[j] > threshold  # without a branch, which processors would often foresee wrongly
+    return count, threshold
 
 
 @compiled
