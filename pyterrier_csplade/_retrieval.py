@@ -244,6 +244,8 @@ def check_weights(toks: object, qid: str) -> dict[str, float]:
             return {}
         raise DataError(f"query {qid!r}: query_toks must be a dict of term to weight, found {toks!r}")
     for term, weight in toks.items():
+        if type(term) is str and type(weight) is float and 0 <= weight <= _MAX_WEIGHT:
+            continue  # at once, for checks of abstract types take as long as the search of a small collection
         if not isinstance(term, str):
             raise DataError(f"query {qid!r}: terms must be str, found {term!r}")
         # Compared as a Python number: a float32 of numpy would turn the limit into infinity.
