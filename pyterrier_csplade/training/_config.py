@@ -1,6 +1,6 @@
 """Configuration of the two training phases: one YAML or JSON file per run."""
 
-from __future__ import annotations
+# Annotations are evaluated here: the constructors of subclasses elsewhere have the same, and tools resolve them there.
 
 from dataclasses import dataclass, field
 from typing import Literal

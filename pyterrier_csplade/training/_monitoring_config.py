@@ -1,6 +1,6 @@
 """Configuration of what watches and steers a contrastive run: sparsity budget, validation, reports."""
 
-from __future__ import annotations
+# Annotations are evaluated here: the constructors of subclasses elsewhere have the same, and tools resolve them there.
 
 from dataclasses import dataclass, field
 from typing import Any

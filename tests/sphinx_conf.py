@@ -1,0 +1,63 @@
+"""Configuration of Sphinx for ``pt_docs`` alone: PyTerrier's settings, and stand-ins for its own directives."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.directives.code import CodeBlock
+from sphinx.util.docutils import SphinxDirective
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+html_theme = "basic"
+autodoc_typehints = "description"
+autoclass_content = "both"
+autodoc_inherit_docstrings = False
+
+
+class HowTo(SphinxDirective):
+    """A section with a title."""
+
+    has_content, required_arguments, final_argument_whitespace = True, 1, True
+
+    def run(self) -> list[Any]:
+        section = nodes.section(ids=[nodes.make_id(self.arguments[0])])
+        section += nodes.title("", "", *self.state.inline_text(self.arguments[0], self.lineno)[0])
+        self.state.nested_parse(self.content, self.content_offset, section)
+        return [section]
+
+
+class Related(SphinxDirective):
+    """A link to what is documented elsewhere; PyTerrier drops it without a word where there is no such thing."""
+
+    required_arguments = 1
+
+    def run(self) -> list[Any]:
+        paragraph = nodes.paragraph()
+        name = self.arguments[0]
+        self.state.nested_parse(StringList([f":any:`{name}`"], source=self.env.docname), self.content_offset, paragraph)
+        return [paragraph]
+
+
+class FootnotedCode(CodeBlock):  # type: ignore[misc]
+    """Code whose comments ``:footnote:`` are text in its own right."""
+
+    content: Any
+
+    def run(self) -> list[Any]:
+        lines = list(self.content)
+        found = re.findall(r"# *:footnote: *(.+)", "\n".join(lines))
+        notes = StringList("\n\n".join(found).splitlines(), source=self.env.docname)
+        self.content = StringList([re.sub(r"# *:footnote:.*", "", line) for line in lines], source=self.env.docname)
+        container = nodes.container()
+        self.state.nested_parse(notes, self.content_offset, container)
+        return [*super().run(), container]
+
+
+def setup(app: Sphinx) -> None:
+    app.add_directive("how-to", HowTo)
+    app.add_directive("related", Related)
+    app.add_directive("code-block", FootnotedCode, override=True)
