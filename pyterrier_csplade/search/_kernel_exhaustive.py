@@ -33,8 +33,8 @@ def exhaustive(
         documents: Documents of the index.
         k: Documents to return, at most ``documents``.
         scores: float64, to be used: as many as a window has, a multiple of ``CHUNK``.
-        best: int64 and float64, at least k + ``CHUNK``: filled with the k best documents, of equal ones the first, in their order,
-            and their scores.
+        best: int64 and float64, at least k + ``CHUNK``: filled with the k best documents, of equal ones the first, in
+            their order, and their scores.
 
     Returns:
         How many documents there are.

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Scratch(threading.local):
-    """Arrays that each thread keeps: fresh memory costs a page fault for every 4 kB, more than the search of a small collection."""
+    """Arrays that each thread keeps: fresh memory costs a page fault for every 4 kB, more than a search of few documents."""
 
     def __init__(self) -> None:
         """Keep nothing yet."""
