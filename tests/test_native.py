@@ -1,9 +1,8 @@
-"""The package as a part of PyTerrier: experiments, operators, inspection, artifacts, lazy imports; on a tiny random model."""
+"""The package as a part of PyTerrier: experiments, operators, artifacts, lazy imports; on a tiny random model."""
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -19,10 +18,9 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 from conftest import DOCUMENTS, dense
-from models import language_model, tokenizer
 from pyterrier.measures import RR, nDCG
 
-from pyterrier_csplade import CSPLADE, ContractError, DataError, EncodedCollection, ImpactIndex, PruneToks
+from pyterrier_csplade import CSPLADE, DataError, ImpactIndex
 
 
 def corpus() -> Iterator[dict[str, str]]:
@@ -62,70 +60,6 @@ def brute_force(csplade: CSPLADE, query: str, k: int) -> list[tuple[str, float]]
     scores = impacts @ dense(csplade.encode_queries([query]))[0]
     order = np.argsort(-scores, kind="stable")[:k]
     return [(list(DOCUMENTS)[at], scores[at]) for at in order if scores[at] > 0]
-
-
-# ------------------------------------------------------------------------------------------------- the kit of PyTerrier
-
-os.environ["PT_TEST_TRANSFORMER_REPORTS"] = "0"
-_NOT_LOADED = CSPLADE("some/model")
-
-
-@pytest.mark.usefixtures("no_network", "unloaded")
-class TestDocEncoder(pt.testing.transformer_test_class(_NOT_LOADED.doc_encoder)):  # type: ignore[misc]
-    """1. PyTerrier's own tests of a transformer."""
-
-
-@pytest.mark.usefixtures("no_network", "unloaded")
-class TestQueryEncoder(pt.testing.transformer_test_class(_NOT_LOADED.query_encoder)):  # type: ignore[misc]
-    """1. The same."""
-
-
-@pytest.mark.usefixtures("no_network", "unloaded")
-class TestScorer(pt.testing.transformer_test_class(_NOT_LOADED.scorer)):  # type: ignore[misc]
-    """1. The same."""
-
-
-@pytest.mark.usefixtures("no_network", "unloaded")
-class TestRetriever(pt.testing.transformer_test_class(ImpactIndex("some.index").retriever)):  # type: ignore[misc]
-    """1. The same."""
-
-
-@pytest.mark.usefixtures("no_network", "unloaded")
-class TestPipeline(
-    pt.testing.transformer_test_class(lambda: _NOT_LOADED.query_encoder() >> ImpactIndex("some.index").retriever())  # type: ignore[misc]
-):
-    """1. The same."""
-
-
-@pytest.mark.usefixtures("no_network")
-class TestPostingsRetriever(
-    pt.testing.transformer_test_class(lambda: ImpactIndex("some.index").retriever(algorithm="exhaustive"))  # type: ignore[misc]
-):
-    """1. The same."""
-
-
-@pytest.mark.usefixtures("no_network")
-class TestPruneToks(pt.testing.transformer_test_class(lambda: PruneToks(top_k=3))):  # type: ignore[misc]
-    """1. The same."""
-
-
-@pytest.mark.usefixtures("no_network")
-class TestEncodedCollection(pt.testing.transformer_test_class(lambda: EncodedCollection("some.vectors"))):  # type: ignore[misc]
-    """1. The same."""
-
-
-def test_schematics_of_pipelines_need_no_network(no_network: None, unloaded: CSPLADE) -> None:
-    indexing = unloaded.doc_encoder() >> ImpactIndex("some.index")
-    reranking = unloaded.query_encoder() >> ImpactIndex("some.index").retriever() >> unloaded.scorer()
-    for pipeline in (indexing, reranking):
-        assert "CSPLADE" in pt.schematic.draw(pipeline)
-
-
-def test_columns_flow_through_pipelines(unloaded: CSPLADE) -> None:
-    retrieval = unloaded.query_encoder() >> ImpactIndex("some.index").retriever()
-    assert pt.inspect.transformer_inputs(retrieval) == [["qid", "query"]]
-    expected = ["qid", "query", "query_toks", "docid", "docno", "rank", "score"]
-    assert sorted(pt.inspect.transformer_outputs(retrieval, ["qid", "query"])) == sorted(expected)
 
 
 # ------------------------------------------------------------------------------------------------ retrieval, experiments
@@ -235,54 +169,6 @@ def test_passages_are_ranked_as_documents(csplade: CSPLADE, tmp_path: Path) -> N
     assert len(index) > len(DOCUMENTS) + 5
     found = (csplade.query_encoder() >> index.retriever() >> pt.text.max_passage()).search("inverted index")
     assert sorted(found["docno"]) == sorted([*DOCUMENTS, "long"])
-
-
-# ----------------------------------------------------------------------------------------------- failures while indexing
-
-
-@pytest.mark.parametrize(
-    ("bad", "message"), [(None, "document 59: expected text"), ("a\ud800", "document 59: .*lone surrogate")]
-)
-def test_an_error_of_the_encoder_surfaces_and_leaves_no_index(csplade: CSPLADE, tmp_path: Path, bad: Any, message: str) -> None:
-    index = ImpactIndex(tmp_path / "index")
-    documents = ({"docno": str(number), "text": bad if number == 59 else "a text"} for number in range(100))
-    with pytest.raises(DataError, match=message):
-        (csplade.doc_encoder(batch_size=1) >> index).index(documents)
-    assert not (tmp_path / "index").exists() and not index.built()
-
-
-def test_an_error_of_the_collection_surfaces(csplade: CSPLADE, tmp_path: Path) -> None:
-    def broken() -> Iterator[dict[str, str]]:
-        yield from corpus()
-        raise ConnectionError("gone")
-
-    with pytest.raises(ConnectionError, match="gone"):
-        (csplade.doc_encoder() >> ImpactIndex(tmp_path / "index")).index(broken())
-    assert not (tmp_path / "index").exists()
-
-
-def test_a_document_without_text_is_kept_and_found_by_its_docno(csplade: CSPLADE, tmp_path: Path) -> None:
-    index = ImpactIndex(tmp_path / "index")
-    with pytest.warns(UserWarning, match="1 of 9 documents"):
-        (csplade.doc_encoder() >> index).index([*corpus(), {"docno": "blank", "text": " "}])
-    assert len(index) == 9
-    assert index.index_obj().getMetaIndex().getDocument("docno", "blank") == 8
-
-
-def test_queries_of_another_model_are_refused(index: ImpactIndex) -> None:
-    other = CSPLADE((language_model(seed=1), tokenizer()))
-    with pytest.raises(ContractError, match="fingerprint .* fingerprint"):
-        (other.query_encoder() >> index.retriever()).search("dogs")
-
-
-def test_documents_of_two_models_are_refused(csplade: CSPLADE, tmp_path: Path) -> None:
-    other = CSPLADE((language_model(seed=1), tokenizer()))
-    mixed = [
-        *csplade.doc_encoder()([{"docno": "1", "text": "dogs"}]),
-        *other.doc_encoder()([{"docno": "2", "text": "dogs"}]),
-    ]
-    with pytest.raises(ContractError, match="document '2'"):
-        ImpactIndex(tmp_path / "index").index(mixed)
 
 
 # ---------------------------------------------------------------------------------------------------- artifacts, imports

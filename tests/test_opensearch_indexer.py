@@ -1,4 +1,4 @@
-"""Loading into a cluster in memory that fails in every way a real one does."""
+"""Loading into a cluster in memory: what is sent, what is resumed, and what is left when it breaks off."""
 
 from __future__ import annotations
 

@@ -1,0 +1,71 @@
+"""PyTerrier's own tests of transformers, and what it can say of pipelines without a model."""
+
+from __future__ import annotations
+
+import os
+
+import pyterrier as pt
+import pytest
+
+from pyterrier_csplade import CSPLADE, EncodedCollection, ImpactIndex, PruneToks
+
+os.environ["PT_TEST_TRANSFORMER_REPORTS"] = "0"
+_NOT_LOADED = CSPLADE("some/model")
+
+
+@pytest.mark.usefixtures("no_network", "unloaded")
+class TestDocEncoder(pt.testing.transformer_test_class(_NOT_LOADED.doc_encoder)):  # type: ignore[misc]
+    """PyTerrier's own tests of a transformer."""
+
+
+@pytest.mark.usefixtures("no_network", "unloaded")
+class TestQueryEncoder(pt.testing.transformer_test_class(_NOT_LOADED.query_encoder)):  # type: ignore[misc]
+    """The same."""
+
+
+@pytest.mark.usefixtures("no_network", "unloaded")
+class TestScorer(pt.testing.transformer_test_class(_NOT_LOADED.scorer)):  # type: ignore[misc]
+    """The same."""
+
+
+@pytest.mark.usefixtures("no_network", "unloaded")
+class TestRetriever(pt.testing.transformer_test_class(ImpactIndex("some.index").retriever)):  # type: ignore[misc]
+    """The same."""
+
+
+@pytest.mark.usefixtures("no_network", "unloaded")
+class TestPipeline(
+    pt.testing.transformer_test_class(lambda: _NOT_LOADED.query_encoder() >> ImpactIndex("some.index").retriever())  # type: ignore[misc]
+):
+    """The same."""
+
+
+@pytest.mark.usefixtures("no_network")
+class TestPostingsRetriever(
+    pt.testing.transformer_test_class(lambda: ImpactIndex("some.index").retriever(algorithm="exhaustive"))  # type: ignore[misc]
+):
+    """The same."""
+
+
+@pytest.mark.usefixtures("no_network")
+class TestPruneToks(pt.testing.transformer_test_class(lambda: PruneToks(top_k=3))):  # type: ignore[misc]
+    """The same."""
+
+
+@pytest.mark.usefixtures("no_network")
+class TestEncodedCollection(pt.testing.transformer_test_class(lambda: EncodedCollection("some.vectors"))):  # type: ignore[misc]
+    """The same."""
+
+
+def test_schematics_of_pipelines_need_no_network(no_network: None, unloaded: CSPLADE) -> None:
+    indexing = unloaded.doc_encoder() >> ImpactIndex("some.index")
+    reranking = unloaded.query_encoder() >> ImpactIndex("some.index").retriever() >> unloaded.scorer()
+    for pipeline in (indexing, reranking):
+        assert "CSPLADE" in pt.schematic.draw(pipeline)
+
+
+def test_columns_flow_through_pipelines(unloaded: CSPLADE) -> None:
+    retrieval = unloaded.query_encoder() >> ImpactIndex("some.index").retriever()
+    assert pt.inspect.transformer_inputs(retrieval) == [["qid", "query"]]
+    expected = ["qid", "query", "query_toks", "docid", "docno", "rank", "score"]
+    assert sorted(pt.inspect.transformer_outputs(retrieval, ["qid", "query"])) == sorted(expected)
