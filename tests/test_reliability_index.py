@@ -1,8 +1,7 @@
-"""Kills, full disks and other writers: the path holds the old index, the new one, or none, and always a whole one."""
+"""Kills and other writers: the path holds the old index, the new one, or none, and always a whole one."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
@@ -16,10 +15,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from whole_indexes import OLD, clean_writer_leaves_nothing_else, documents, found
 
 from pyterrier_csplade import ImpactIndex, ImpactIndexError, _workspace
 
-OLD, NEW = 50, 400
+NEW = 400
 
 # Builds over an index again and again, and says when it starts; from dictionaries, or from matrices when it is asked to.
 WRITER = """
@@ -59,19 +59,6 @@ ImpactIndex(sys.argv[1]).toks_indexer(overwrite=True).index(stream)
 """
 
 
-def documents(count: int, prefix: str = "o") -> Iterator[dict[str, Any]]:
-    return ({"docno": f"{prefix}{i}", "toks": {"all": 1, f"t{i % 50}": i + 1}} for i in range(count))
-
-
-def found(path: Path) -> int:
-    """How many documents a search for all finds in a verified index."""
-    index = ImpactIndex(path)
-    index.verify()
-    result = index.retriever(num_results=10_000).transform(pd.DataFrame([{"qid": "q", "query_toks": {"all": 1.0}}]))
-    assert result["docno"].str[1:].tolist() == [str(i) for i in range(len(index))]
-    return len(result)
-
-
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -98,12 +85,6 @@ def kill_and_check(path: Path, seconds: float, *more: str) -> int:
     process.kill()
     process.communicate()
     return found(path)
-
-
-def clean_writer_leaves_nothing_else(path: Path) -> None:
-    ImpactIndex(path).toks_indexer(overwrite=True).index(documents(OLD))
-    assert found(path) == OLD
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
 def test_kill_at_any_time_leaves_a_whole_index(path: Path) -> None:
@@ -222,91 +203,3 @@ def test_index_replaced_while_it_is_opened_is_opened_again(path: Path, monkeypat
 
     monkeypatch.setattr(_index, "check_on_opening", replace_first)
     assert found(path) == 7
-
-
-@contextlib.contextmanager
-def small_disk(directory: Path, size: str) -> Iterator[Path]:
-    directory.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting needs more rights")
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", "-l", str(directory)], check=True)
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux") or shutil.which("mount") is None, reason="mounts a tmpfs")
-@pytest.mark.parametrize("count", [1200, 60_000])  # full while the index is written; full while documents are spooled
-def test_full_disk_is_an_error_of_the_system_and_harms_nothing(tmp_path: Path, count: int) -> None:
-    with small_disk(tmp_path / "disk", "700k") as disk:
-        path = disk / "index"
-        ImpactIndex(path).index(documents(OLD))
-        vectors = ({f"t{(i * j) % 9973}": 1 + j % 90 for j in range(60)} for i in range(count))
-        wide = ({"docno": f"n{i}", "toks": toks} for i, toks in enumerate(vectors))
-        with pytest.raises(OSError, match="no space left.*index"):
-            ImpactIndex(path).toks_indexer(overwrite=True).index(wide)
-        assert found(path) == OLD
-        clean_writer_leaves_nothing_else(path)
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a tmpfs, or takes rights away")
-def test_directory_that_cannot_be_written_is_refused_and_read_all_the_same(tmp_path: Path) -> None:
-    with contextlib.ExitStack() as stack:
-        place = tmp_path / "place"
-        if os.geteuid() == 0:  # may write everywhere but on what is mounted to be read
-            stack.enter_context(small_disk(place, "700k"))
-        else:
-            place.mkdir()
-            stack.callback(place.chmod, 0o700)
-        index = ImpactIndex(place / "index").index(documents(OLD))
-        if os.geteuid() == 0:
-            subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
-        else:
-            place.chmod(0o500)
-        for new in (ImpactIndex(place / "new"), index.toks_indexer(overwrite=True)):
-            with pytest.raises(ImpactIndexError, match="cannot write an index at"):
-                new.index(documents(3))
-        assert found(index.directory) == OLD
-
-
-def test_impossible_places_are_refused_before_the_first_document(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    places = [tmp_path / "file" / "index", tmp_path / ("x" * 256)] + [Path("/proc/nowhere/index")] * Path("/proc").exists()
-    for place in places:
-        with pytest.raises(ImpactIndexError, match="cannot write an index at"):
-            ImpactIndex(place).index(pytest.fail("read too early") for _ in [0])
-    with pytest.raises(ImpactIndexError, match="is not an index"):
-        ImpactIndex(tmp_path / "file").index(documents(3))
-
-
-@pytest.mark.parametrize("name", ["with spaces", "Ünïcödé 検索", "x" * 255, "a/missing/parent", "$HOME;'\"#%"])
-def test_unusual_paths_work(tmp_path: Path, name: str) -> None:
-    ImpactIndex(tmp_path / name).index(documents(OLD))
-    assert found(tmp_path / name) == OLD
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have no C locale")
-def test_locale_without_unicode(tmp_path: Path) -> None:
-    code = """
-import sys
-from pyterrier_csplade import ImpactIndex, ImpactIndexError
-index = ImpactIndex(sys.argv[1] + "/plain").index([{"docno": "é", "toks": {"Ġa": 1}}])
-assert index.meta_index().getItem("docno", 0) == "é" and "Ġa" in index.lexicon()
-try:
-    ImpactIndex(sys.argv[1] + "/ünï/index").index(1 / 0 for _ in [0])
-except ImpactIndexError as error:
-    assert "LC_ALL" in str(error)
-    print("refused")
-"""
-    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "utf-8"}
-    process = subprocess.run(
-        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, env=environment, check=False
-    )
-    assert process.stdout == "refused\n", process.stderr
-
-
-def test_relative_path_and_change_of_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    index = ImpactIndex("index").index(documents(3))
-    assert len(index) == 3 and (tmp_path / "index").is_dir()
