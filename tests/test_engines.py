@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import base64
 import importlib.util
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from importlib.resources import files
@@ -23,11 +21,10 @@ import pytest
 from scipy.sparse import csr_matrix
 from test_index_vocabulary import spell
 
-from pyterrier_csplade import Contract, ContractError, CspladeError, DataError, ImpactIndexError, ImpactVector
+from pyterrier_csplade import Contract, ContractError, DataError, ImpactIndexError, ImpactVector
 from pyterrier_csplade._vectors import MatrixVectors
 from pyterrier_csplade._vocabulary import is_index_term
 from pyterrier_csplade.engines import AnseriniEngine, BmpEngine, Engine, PisaEngine, SeismicEngine, SpladeIndexEngine
-from pyterrier_csplade.engines import _anserini as anserini
 
 DOCUMENTS, TERMS, QUERIES = 2000, 30_000, 60
 CONTRACT = Contract(weights="w", base_model="lm-one")
@@ -258,40 +255,6 @@ def test_a_panic_of_bmp_names_the_query(tmp_path: Path) -> None:
     index.open().engine = Panics()
     with pytest.raises(ImpactIndexError, match="bmp failed at query 'q'"):
         index.retriever(num_results=5).transform(pd.DataFrame([{"qid": "q", "query_toks": {"a": 1.0}}]))
-
-
-def test_an_engine_that_is_not_installed_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for engine, module in ((PisaEngine, "pyterrier_pisa"), (SeismicEngine, "seismic"), (BmpEngine, "bmp")):
-        monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(CspladeError, match=rf"pip install \"pyterrier-csplade\[{engine.extra}\]\""):
-            engine(tmp_path / "index").index([{"docno": "d", "toks": {"a": 1}}])
-
-
-def test_an_old_java_is_refused_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(anserini, "_java_version", lambda: 17)
-    with pytest.raises(CspladeError, match="JDK of version 21 or newer, found version 17.*JAVA_HOME"):
-        AnseriniEngine(tmp_path / "index").index([{"docno": "d", "toks": {"a": 1}}])
-    monkeypatch.setattr(anserini, "_java_version", lambda: 0)
-    with pytest.raises(CspladeError, match="found none"):
-        anserini.check_java()
-    monkeypatch.setattr(anserini, "_java_version", lambda: 25)
-    monkeypatch.setattr(anserini, "_has_module", lambda: False)
-    with pytest.raises(CspladeError, match="found one without jdk.incubator.vector"):
-        anserini.check_java()
-
-
-@pytest.mark.parametrize(
-    "line, version", [('openjdk version "17.0.15" 2025-04-15', 17), ('java version "1.8.0_452"', 8), ("", 0)]
-)
-def test_the_version_of_java_is_read(line: str, version: int, tmp_path: Path) -> None:
-    java = tmp_path / "bin" / "java"
-    java.parent.mkdir()
-    java.write_text(f"#!/bin/sh\necho '{line}' >&2\n")
-    java.chmod(0o755)
-    code = "from pyterrier_csplade.engines import _anserini; print(_anserini._java_version())"
-    environment = {"JAVA_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert int(done.stdout) == version
 
 
 @available("pyterrier_pisa")
