@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pyterrier as pt
 import pytest
@@ -69,3 +71,17 @@ def test_columns_flow_through_pipelines(unloaded: CSPLADE) -> None:
     assert pt.inspect.transformer_inputs(retrieval) == [["qid", "query"]]
     expected = ["qid", "query", "query_toks", "docid", "docno", "rank", "score"]
     assert sorted(pt.inspect.transformer_outputs(retrieval, ["qid", "query"])) == sorted(expected)
+
+
+def test_no_jvm_and_no_torch_before_the_first_search() -> None:
+    code = """
+import sys, pandas as pd, pyterrier as pt
+from pyterrier_csplade import ImpactIndex
+retriever = ImpactIndex("nowhere").retriever()
+retriever.transform(pd.DataFrame(columns=["qid", "query_toks"]))
+pt.inspect.transformer_outputs(retriever % 5, ["qid", "query_toks"])
+repr(retriever), hash(retriever), (retriever % 5).compile(), ImpactIndex("nowhere").toks_indexer().index_inputs()
+print(pt.java.started(), sorted({"jnius", "torch", "transformers"} & set(sys.modules)))
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.split("\n")[0] == "False []"

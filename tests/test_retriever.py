@@ -286,20 +286,6 @@ class TestTransformerContract(pt.testing.transformer_test_class(lambda: ImpactIn
     """PyTerrier's own tests of inspection and schematics."""
 
 
-def test_no_jvm_and_no_torch_before_the_first_search() -> None:
-    code = """
-import sys, pandas as pd, pyterrier as pt
-from pyterrier_csplade import ImpactIndex
-retriever = ImpactIndex("nowhere").retriever()
-retriever.transform(pd.DataFrame(columns=["qid", "query_toks"]))
-pt.inspect.transformer_outputs(retriever % 5, ["qid", "query_toks"])
-repr(retriever), hash(retriever), (retriever % 5).compile(), ImpactIndex("nowhere").toks_indexer().index_inputs()
-print(pt.java.started(), sorted({"jnius", "torch", "transformers"} & set(sys.modules)))
-"""
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert process.stdout.split("\n")[0] == "False []"
-
-
 def test_new_process_searches_what_another_has_built(index: ImpactIndex) -> None:
     code = """
 import sys, pandas as pd
