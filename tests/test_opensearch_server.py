@@ -1,4 +1,4 @@
-"""One real OpenSearch node: exactness, what it would swallow, filters, BM25, and kills in the middle of a load."""
+"""One real OpenSearch node: exactness, what it would swallow, aliases, and the documentation."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyterrier as pt
 import pytest
-from faulty_proxy import FAULTS, FaultyProxy
-from opensearch_cluster import CONTRACT, VOCABULARY, assert_exact, collection, frame, load_and_kill, queries, running, start
+from opensearch_cluster import CONTRACT, VOCABULARY, assert_exact, collection, frame, queries, running
 
 from pyterrier_csplade import CSPLADE, DataError, ImpactIndexError, OpenSearchIndex, Vocabulary
 from pyterrier_csplade._vectors import MatrixVectors
@@ -207,89 +204,6 @@ def _byte_level(encoded: str) -> str:
     return "".join(spelling[byte] for byte in base64.b64decode(encoded))
 
 
-TEXTS = {
-    "d1": ("inverted index terms postings", "physics", 2019),
-    "d2": ("sparse retrieval expands terms terms", "physics", 2021),
-    "d3": ("maximum over positions", "biology", 2022),
-    "d4": ("dogs and cats", "biology", 2023),
-    "d5": ("postings of sparse terms in an index of postings", "physics", 2024),
-}
-
-
-@pytest.fixture(scope="module")
-def library(cluster: Any) -> OpenSearchIndex:
-    rows = [
-        {"docno": docno, "toks": {"sparse": 3 * i + 1, docno: 5}, "text": text, "book": book, "year": year, "tags": [book, "x"]}
-        for i, (docno, (text, book, year)) in enumerate(TEXTS.items())
-    ]
-    index = OpenSearchIndex(cluster.url, "library")
-    meta = {"book": "keyword", "year": "integer", "tags": "keyword"}
-    return index.toks_indexer(meta=meta, text="text", analyzer="standard", shards=3, replicas=0).index(rows)
-
-
-def bm25(query: str) -> dict[str, float]:
-    """Lucene's formula, k1 = 1.2, b = 0.75, on the white space terms of the texts."""
-    lengths = {docno: len(text.split()) for docno, (text, _, _) in TEXTS.items()}
-    mean = sum(lengths.values()) / len(lengths)
-    scores: dict[str, float] = {}
-    for docno, (text, _, _) in TEXTS.items():
-        for term in query.split():
-            df = sum(term in other.split() for other, _, _ in TEXTS.values())
-            tf = text.split().count(term)
-            idf = np.log(1 + (len(TEXTS) - df + 0.5) / (df + 0.5))
-            if tf:
-                weight = tf / (tf + 1.2 * (1 - 0.75 + 0.75 * lengths[docno] / mean))
-                scores[docno] = scores.get(docno, 0.0) + idf * weight
-    return scores
-
-
-def test_bm25_is_lucenes_formula_whatever_the_shards(library: OpenSearchIndex) -> None:
-    for query in ("terms postings", "sparse index", "postings terms sparse index dogs"):
-        result = library.bm25()(pd.DataFrame([{"qid": "1", "query": query}]))
-        expected = sorted(bm25(query).items(), key=lambda hit: (-hit[1], hit[0]))
-        assert result["docno"].tolist() == [docno for docno, _ in expected]
-        assert result["score"].to_numpy() == pytest.approx([score for _, score in expected], rel=1e-6)
-    nothing = pd.DataFrame({"qid": ["1", "2", "3"], "query": ["", "!?", 'terms" OR *:* AND (']})
-    assert set(library.bm25()(nothing)["qid"]) <= {"3"}
-
-
-def test_filters_fields_and_stored_text(library: OpenSearchIndex) -> None:
-    query = frame([{"sparse": 2.0}])
-    for condition, expected in (
-        ({"term": {"book": "physics"}}, ["d5", "d2", "d1"]),
-        ({"range": {"year": {"gte": 2021, "lt": 2024}}}, ["d4", "d3", "d2"]),
-        ({"bool": {"must_not": [{"term": {"tags": "biology"}}]}}, ["d5", "d2", "d1"]),
-        ({"term": {"book": "never"}}, []),
-    ):
-        found = library.retriever(filter=condition, include_fields=["year", "text", "tags"])(query)
-        assert found["docno"].tolist() == expected
-        assert found["score"].tolist() == [2.0 * (3 * (int(docno[1]) - 1) + 1) for docno in expected]
-        assert [(text, year) for text, year in zip(found["text"], found["year"])] == [TEXTS[d][::2] for d in expected]
-        words = pd.DataFrame([{"qid": "1", "query": "terms cats maximum postings index"}])
-        assert set(library.bm25(filter=condition)(words)["docno"]) == set(expected)
-    with pytest.raises(ImpactIndexError, match="unknown field .nonsense"):
-        library.retriever(filter={"nonsense": {}})(query)
-
-
-def test_hybrids_and_an_experiment_on_one_engine(library: OpenSearchIndex) -> None:
-    topics = pd.DataFrame([{"qid": "1", "query": "sparse terms", "query_toks": {"sparse": 1.0, "d4": 2.0}}])
-    lexical: Any = library.bm25()
-    learned: Any = library.retriever()
-    both = {docno: score for docno, score in zip(*[learned(topics)[c] for c in ("docno", "score")])}
-    summed = (lexical + learned)(topics)
-    for docno, score in zip(summed["docno"], summed["score"]):
-        assert score == pytest.approx(both.get(docno, 0.0) + bm25("sparse terms").get(docno, 0.0), rel=1e-6)
-    assert set((lexical | learned)(topics)["docno"]) == set(TEXTS)
-    assert ((lexical % 2) >> library.scorer())(topics)["score"].tolist() == pytest.approx(
-        [both[docno] for docno in (lexical % 2)(topics)["docno"]]
-    )
-    qrels = pd.DataFrame([{"qid": "1", "docno": "d4", "label": 1}])
-    table = pt.Experiment(
-        {"BM25": lexical, "CSPLADE": learned, "sum": lexical + learned}, topics, qrels, ["recip_rank"], validate="error"
-    )
-    assert table["recip_rank"].tolist() == [0.0, 1.0, 1.0]
-
-
 def test_what_is_no_index_of_ours_is_refused(cluster: Any, indexes: dict[int, OpenSearchIndex]) -> None:
     cluster.request("PUT", "/plain", {"mappings": {"properties": {"text": {"type": "text"}}}})
     with pytest.raises(ImpactIndexError, match="'plain' at .* is not an index of impacts"):
@@ -344,75 +258,3 @@ def test_documentation(cluster: Any, csplade: CSPLADE, monkeypatch: pytest.Monke
     index = names["index"].retriever(filter=search["query"]["bool"]["filter"][0])
     expected = index(frame([{term: weight}]))
     assert [tuple(hit["sort"]) for hit in hits] == list(zip(expected["score"], expected["docno"]))
-
-
-def test_faults_between_client_and_server_lose_and_double_nothing(cluster: Any) -> None:
-    """Answers of 429 and 503, connections that break before and after the work is done, an answer cut off, a stall."""
-    vectors = MatrixVectors(VECTORS.docnos[:1000], VECTORS.matrix[:1000], VOCABULARY, CONTRACT)
-    with FaultyProxy(cluster.url, stall=4.0) as proxy:
-        index = OpenSearchIndex(proxy.url, "faulty", timeout=1.5)
-        index.index_vectors(vectors, replicas=0, request_bytes=100_000)
-        assert set(proxy.done) == set(FAULTS), "all of them happened"
-    index = OpenSearchIndex(cluster.url, "faulty")
-    assert index.built() and len(index) == 1000
-    assert_exact(index.retriever(num_results=1000)(frame(QUERIES[:20])), vectors, QUERIES[:20], 1000)
-
-
-def test_settings_are_restored_after_a_load_that_fails(cluster: Any) -> None:
-    index = OpenSearchIndex(cluster.url, "failed")
-    rows = [{"docno": "d", "toks": {"a": 1}}, {"docno": "e", "toks": {"a": 513}}]
-    with pytest.raises(DataError, match="above 512"):
-        index.toks_indexer(replicas=2).index(rows)
-    settings = cluster.request("GET", "/failed/_settings")["failed"]["settings"]["index"]
-    assert settings["number_of_replicas"] == "2" and "refresh_interval" not in settings and not index.built()
-
-
-def test_long_texts_as_queries_are_refused_in_one_sentence(library: OpenSearchIndex) -> None:
-    for long in ("terms postings " * 8000, " ".join(f"word{i}" for i in range(20_000))):
-        assert len(long) > 100_000
-        with pytest.raises(ImpactIndexError, match="query '1' has more terms than the cluster allows.*give it fewer"):
-            library.bm25().search(long)
-
-
-def test_a_load_logs_nothing(cluster: Any, caplog: pytest.LogCaptureFixture) -> None:
-    index = OpenSearchIndex(cluster.url, "quiet").index([{"docno": "d", "toks": {"a": 1}}])
-    assert len(index.retriever()(frame([{"a": 1.0}]))) == 1
-    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == []
-
-
-def test_server_without_rank_features_is_refused_before_the_first_document(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(start, "MODULES", [module for module in start.MODULES if "MapperExtras" not in module])
-    with running(tmp_path, nodes=1) as cluster:
-        index = OpenSearchIndex(cluster.url, "docs")
-        with pytest.raises(ImpactIndexError, match="has no fields of type rank_features: install its module mapper-extras"):
-            index.index([{"docno": "d", "toks": {"a": 1}}])
-        assert not index.built()
-
-
-def test_settings_are_restored_after_the_load(cluster: Any) -> None:
-    index = OpenSearchIndex(cluster.url, "settings")
-    index.toks_indexer(replicas=2, shards=2).index([{"docno": "d", "toks": {"a": 1}}])
-    settings = cluster.request("GET", "/settings/_settings")["settings"]["settings"]["index"]
-    assert (settings["number_of_replicas"], settings["number_of_shards"]) == ("2", "2") and "refresh_interval" not in settings
-
-
-def test_kills_in_the_middle_of_a_load_lose_and_double_nothing(cluster: Any) -> None:
-    """Five kills at random moments: the load that lives through it, and the one that is made again, both end exact."""
-    generator = random.Random(11)
-    index = OpenSearchIndex(cluster.url, "killed")
-    vectors = MatrixVectors(VECTORS.docnos[:2000], VECTORS.matrix[:2000], VOCABULARY, CONTRACT)
-    for attempt in range(5):
-        if attempt:
-            cluster.request("DELETE", "/killed")
-        moment = generator.randrange(200, 1700)
-        failures = load_and_kill(cluster, index, vectors, moment, restart=attempt % 2 == 0)
-        if failures:
-            assert isinstance(failures[0], ImpactIndexError) and not index.built()
-            index.index_vectors(vectors, shards=2, replicas=0, request_bytes=100_000)
-        else:
-            assert attempt % 2 == 0
-        assert index.built() and len(index) == 2000
-        assert_exact(index.retriever(num_results=10)(frame(QUERIES[:30])), vectors, QUERIES[:30], 10)
-    assert_exact(index.retriever(num_results=1000)(frame(QUERIES)), vectors, QUERIES, 1000)
