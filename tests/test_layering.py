@@ -95,6 +95,11 @@ def test_short_files_and_functions(file: str) -> None:
             assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} is too long"
 
 
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.glob("*.py")), ids=lambda path: path.name)
+def test_files_of_tests_are_short_too(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_every_file_says_what_it_is_for(file: str) -> None:
     assert ast.get_docstring(tree(file))
