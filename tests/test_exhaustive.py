@@ -1,0 +1,87 @@
+"""Exhaustive search guesses from a sample which scores may be among the best: collections that mislead it."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+from pyterrier_csplade._retrieval import Hits
+from pyterrier_csplade._vectors import MatrixVectors
+from pyterrier_csplade.search import POSTINGS_FILE, Postings, write_postings
+from pyterrier_csplade.search._algorithm import Budget, Searcher, algorithm
+
+QUERY = {"a": 1.0, "b": 0.5}
+
+
+def searcher_of(directory: Path, matrix: np.ndarray) -> tuple[Postings, Searcher]:
+    write_postings(directory, MatrixVectors([f"d{i}" for i in range(len(matrix))], csr_matrix(matrix), ["a", "b"]))
+    postings = Postings(directory / POSTINGS_FILE)
+    return postings, algorithm("exhaustive", {}).prepare(postings)
+
+
+def check(found: Hits, matrix: np.ndarray, k: int) -> None:
+    scores = matrix @ np.array([QUERY["a"], QUERY["b"]])
+    best = np.lexsort((np.arange(len(scores)), -scores))[:k]
+    best = best[scores[best] > 0]
+    assert np.array_equal(found.docids, best)
+    assert np.array_equal(found.scores, scores[best])
+
+
+@pytest.mark.parametrize("k", [1, 10, 1000, 30_000])
+@pytest.mark.parametrize("documents", [700, 20_000, 140_000])
+@pytest.mark.parametrize("step", range(1, 40, 3))
+def test_documents_of_the_sample_are_the_heaviest(tmp_path: Path, documents: int, k: int, step: int) -> None:
+    """Whatever the sample's step: its documents alone are heavy, so that too few others exceed what it promises."""
+    matrix = np.ones((documents, 2), np.int64)
+    matrix[::step] = 90, 7
+    postings, search = searcher_of(tmp_path, matrix)
+    check(search(postings.query(QUERY), k, Budget()), matrix, k)
+
+
+@pytest.mark.parametrize("k", [10, 1000])
+def test_the_first_window_is_unlike_the_others(tmp_path: Path, k: int) -> None:
+    """The guess comes from the first 65,536 documents: all better than the rest, all worse, or without a score."""
+    draw = np.random.default_rng(1)
+    for name, (first, rest) in enumerate([(900, 5), (5, 900), (0, 900), (900, 0)]):
+        matrix = draw.integers(0, 6, (150_000, 2)) + np.where(np.arange(150_000) < 65_536, first, rest)[:, None]
+        (tmp_path / str(name)).mkdir()
+        postings, search = searcher_of(tmp_path / str(name), matrix)
+        check(search(postings.query(QUERY), k, Budget()), matrix, k)
+
+
+def test_memory_that_is_kept_carries_nothing_into_the_next_search(tmp_path: Path) -> None:
+    """Searches of several sizes in turns and in threads, which share the searcher."""
+    draw = np.random.default_rng(2)
+    matrix = draw.integers(0, 50, (30_000, 2))
+    postings, search = searcher_of(tmp_path, matrix)
+    failures: list[BaseException] = []
+
+    def searches() -> None:
+        try:
+            for k in (1000, 3, 20_000, 1, 500):
+                check(search(postings.query(QUERY), k, Budget()), matrix, k)
+                assert not len(search(postings.query({"unknown": 1.0}), k, Budget()).docids)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=searches) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_hits_do_not_change_with_the_next_search(tmp_path: Path) -> None:
+    matrix = np.random.default_rng(3).integers(0, 50, (5000, 2))
+    postings, search = searcher_of(tmp_path, matrix)
+    found = search(postings.query(QUERY), 100, Budget())
+    copy = pickle.loads(pickle.dumps(found))
+    search(postings.query({"b": 3.0}), 100, Budget())
+    assert np.array_equal(found.docids, copy.docids)
+    assert np.array_equal(found.scores, copy.scores)
