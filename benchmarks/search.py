@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyterrier as pt
 from ir_measures import calc_aggregate, nDCG
 from scipy.sparse import csr_matrix, load_npz, save_npz
 from synthetic import StoredVectors, SyntheticVectors, guide_of_noise, guide_of_rarity
@@ -135,7 +136,10 @@ def own_systems(index: Any, guides: list[str]) -> list[tuple[str, str, Any]]:
     for guide in guides:
         systems += [(f"guided by {guide}", name, retriever("guided", {"guide": guide, **options})) for name, options in GUIDED]
     if isinstance(index, ImpactIndex):
-        systems.insert(0, ("Terrier", "", lambda k: index.retriever(num_results=k)))
+        systems[:0] = [
+            ("PyTerrier", "Retriever", lambda k: pt.terrier.Retriever(index.index_ref(), wmodel="Tf", num_results=k)),
+            ("Terrier", "read in bulk", lambda k: index.retriever(num_results=k)),
+        ]
     return systems
 
 
