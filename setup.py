@@ -22,6 +22,7 @@ TEST = [
     *OPENSEARCH,
     "torchao>=0.12",
     "pytest>=8",
+    "pytest-xdist>=3.2",
     "hypothesis>=6",
     "sentence-transformers>=5",
     "llama-models",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -13,6 +14,9 @@ import pytest
 
 if TYPE_CHECKING:  # loads torch, which the tests of the index do without
     from pyterrier_csplade import CSPLADE
+
+# The tests run in two processes; threads of torch in each would only wait for a core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell that starts the tests in the background has SIGINT ignored, in them and in the processes that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Encoding on a Ray cluster that loses workers and nodes: ``pip install .[ray] && pytest -m cluster``, about two minutes."""
+"""Encoding on a Ray cluster that loses workers and nodes: ``pip install .[ray] && pytest -n 0 -m cluster``, two minutes."""
 
 from __future__ import annotations
 

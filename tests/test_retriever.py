@@ -282,10 +282,6 @@ def test_experiment_without_a_warning(index: ImpactIndex, tmp_path: Path, algori
     assert table["recip_rank"].tolist() == [0.5, 0.5]
 
 
-class TestTransformerContract(pt.testing.transformer_test_class(lambda: ImpactIndex("index-that-is-not-there").retriever())):  # type: ignore[misc]
-    """PyTerrier's own tests of inspection and schematics."""
-
-
 def test_new_process_searches_what_another_has_built(index: ImpactIndex) -> None:
     code = """
 import sys, pandas as pd
