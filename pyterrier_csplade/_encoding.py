@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
@@ -11,10 +10,11 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 
 from ._backbone import Backbone
+from ._csr import Wanted, sparse_vectors
 from ._errors import DataError
-from ._head import Entries, fused_product, heaviest, max_logits, streamed_entries
+from ._head import Entries, fused_product, max_logits, streamed_entries
 from ._onednn import fast_products
-from ._pooling import activate, pooled_states
+from ._pooling import pooled_states
 from ._screen import Screen
 
 Head = Literal["streamed", "screened", "triton"]
@@ -25,8 +25,7 @@ _OUT_OF_MEMORY = (
     "OUT_OF_DEVICE_MEMORY", "OUT_OF_HOST_MEMORY", "RESOURCE_EXHAUSTED", "Failed to allocate",
 )  # fmt: skip
 
-# No weight is larger: it is below the logarithm of the largest float32.
-_LARGEST_WEIGHT = 80.0
+_ALL = Wanted()
 # Short texts that go through an accelerator together, as a multiple of the batch size: bounds the matrix [texts, vocabulary].
 # On a CPU larger batches gain nothing. Ours.
 _SHORT_TEXTS = {"cpu": 1}
@@ -84,9 +83,8 @@ class BatchEncoder:
         sequences: Sequence[Sequence[int]],
         batch_size: int,
         names: Sequence[str],
+        wanted: Wanted = _ALL,
         *,
-        min_weight: float = 0.0,
-        top_k: int | None = None,
         advance: Callable[[int], Any] = lambda texts: None,
     ) -> csr_matrix:
         """Encode token sequences.
@@ -96,26 +94,26 @@ class BatchEncoder:
             batch_size: Sequences of the contract's document length that go through the model together; on an accelerator more,
                 where they are shorter.
             names: How a message calls each sequence.
-            min_weight: Weights below it are left out.
-            top_k: Heaviest weights of a text that are kept, of equal ones those in the first columns; None keeps all.
+            wanted: What is kept of each text, and whether as weights or as impacts; all weights by default.
             advance: Called with the number of texts done since the last call.
 
         Returns:
-            float32 [sequences, index terms], weights above 0, rows in the order of the sequences.
+            float32 weights above 0 or int32 impacts, [sequences, index terms], rows in the order of the sequences.
 
         Raises:
-            DataError: Memory does not suffice for one sequence alone; names it.
+            DataError: Memory does not suffice for one sequence alone, or it has a weight of which there is no impact; names it.
         """
         # Longest first: texts of like length share a batch, and a batch that does not fit shows at once.
         filled = sorted((row for row, ids in enumerate(sequences) if ids), key=lambda row: -len(sequences[row]))
         empty = [row for row, ids in enumerate(sequences) if not ids]
         advance(len(empty))
-        blocks = [csr_matrix((0, len(self.backbone.vocabulary)), dtype=np.float32)]
+        terms = len(self.backbone.vocabulary)
+        blocks = [wanted.nothing(0, terms)]
         for part in self.batches([len(sequences[row]) for row in filled], batch_size):
-            blocks.append(self._encode_rows(filled[part], sequences, names, (min_weight, top_k)))
+            blocks.append(self._encode_rows(filled[part], sequences, names, wanted))
             advance(len(filled[part]))
-        blocks.append(csr_matrix((len(empty), len(self.backbone.vocabulary)), dtype=np.float32))
-        return vstack(blocks, format="csr", dtype=np.float32)[np.argsort([*filled, *empty], kind="stable")]
+        blocks.append(wanted.nothing(len(empty), terms))
+        return vstack(blocks, format="csr")[np.argsort([*filled, *empty], kind="stable")]
 
     def batches(self, lengths: Sequence[int], batch_size: int) -> Iterator[slice]:
         """Divide sequences into batches, as long as memory suffices; ``lengths`` are theirs, the longest first."""
@@ -123,16 +121,16 @@ class BatchEncoder:
         return plan(lengths, batch_size * self.backbone.contract.document_length, texts)
 
     def _encode_rows(
-        self, rows: list[int], sequences: Sequence[Sequence[int]], names: Sequence[str], limits: tuple[float, int | None]
+        self, rows: list[int], sequences: Sequence[Sequence[int]], names: Sequence[str], wanted: Wanted
     ) -> csr_matrix:
         lengths = [len(sequences[row]) for row in rows]
         tokens = len(rows) * lengths[0]
         if self.token_limit is not None and tokens > self.token_limit and len(rows) > 1:
             parts = plan(lengths, self.token_limit, len(rows))
-            return vstack([self._encode_rows(rows[part], sequences, names, limits) for part in parts], format="csr")
+            return vstack([self._encode_rows(rows[part], sequences, names, wanted) for part in parts], format="csr")
         try:
             with fast_products(self.backbone.device, tokens):
-                return self._encode_batch([sequences[row] for row in rows], *limits)
+                return self._encode_batch([sequences[row] for row in rows], [names[row] for row in rows], wanted)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -143,32 +141,19 @@ class BatchEncoder:
         if self.backbone.device.type == "cuda":
             torch.cuda.empty_cache()
         self.token_limit = tokens // 2
-        return self._encode_rows(rows, sequences, names, limits)
+        return self._encode_rows(rows, sequences, names, wanted)
 
     @torch.inference_mode()
-    def _encode_batch(self, sequences: Sequence[Sequence[int]], min_weight: float, top_k: int | None) -> csr_matrix:
+    def _encode_batch(self, sequences: Sequence[Sequence[int]], names: Sequence[str], wanted: Wanted) -> csr_matrix:
         batch = self.backbone.collate(sequences)
         hidden = self.backbone.hidden_states(batch["input_ids"], batch["attention_mask"])
         texts, states = pooled_states(hidden, batch["pool_mask"])
-        # Slightly below, so that rounding in the activation loses no weight of exactly ``min_weight``.
-        found = (
-            self._entries(states, math.expm1(min(max(0.0, min_weight), _LARGEST_WEIGHT) * (1 - 1e-6))) if len(texts) else None
-        )
-        if found is None:
-            return csr_matrix((len(sequences), len(self.backbone.vocabulary)), dtype=np.float32)
-        columns = self.backbone.column_of_token[found.tokens]
-        kept = columns >= 0
-        kept &= ~(activate(found.logits) < min_weight)
-        rows, columns, weights = texts[found.rows[kept]], columns[kept], activate(found.logits[kept])
-        if top_k is not None:
-            kept = heaviest(rows, weights, top_k)
-            rows, columns, weights = rows[kept], columns[kept], weights[kept]
-        counts = np.bincount(rows.cpu().numpy(), minlength=len(sequences))
-        indptr = np.concatenate([[0], np.cumsum(counts)])
-        return csr_matrix(
-            (weights.cpu().numpy(), columns.cpu().numpy().astype(np.int32), indptr),
-            shape=(len(sequences), len(self.backbone.vocabulary)),
-        )
+        shape = len(sequences), len(self.backbone.vocabulary)
+        if not len(texts):
+            return wanted.nothing(*shape)
+        found = self._entries(states, wanted.threshold)
+        found = found._replace(rows=texts[found.rows])
+        return sparse_vectors(found, self.backbone.column_of_token, wanted, shape, names)
 
     def _entries(self, states: torch.Tensor, threshold: float) -> Entries:
         weight, finish = self.backbone.head.weight, self.backbone.finish_logits

@@ -51,8 +51,12 @@ class Quantizer:
         """A weight below which every impact is 0: a little under that of the impact 1, against rounding."""
         return 0.5 / self.scale * (1 - 1e-6)
 
-    def __call__(self, matrix: csr_matrix) -> csr_matrix:
+    def __call__(self, matrix: csr_matrix, names: Sequence[str] | None = None) -> csr_matrix:
         """Quantise a matrix of weights [texts, terms].
+
+        Args:
+            matrix: The weights.
+            names: How a message calls each row; "row 0", "row 1" ... by default.
 
         Returns:
             int32 matrix of the same shape without stored zeros.
@@ -64,8 +68,9 @@ class Quantizer:
         bad = np.flatnonzero(~((matrix.data >= 0) & (impacts <= MAX_IMPACT)))
         if len(bad):
             row = int(np.searchsorted(matrix.indptr, bad[0], side="right")) - 1
+            name = names[row] if names else f"row {row}"
             raise DataError(
-                f"row {row} has the weight {matrix.data[bad[0]]}: impacts need weights from 0 to {MAX_IMPACT / self.scale:g}"
+                f"{name} has the weight {matrix.data[bad[0]]}: impacts need weights from 0 to {MAX_IMPACT / self.scale:g}"
             )
         quantised = csr_matrix((impacts.astype(np.int32), matrix.indices.copy(), matrix.indptr.copy()), shape=matrix.shape)
         quantised.eliminate_zeros()

@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 
 from ._backbone import Backbone, Role
 from ._contract import Contract, Variant
+from ._csr import Wanted
 from ._encoding import BatchEncoder, Head
 from ._errors import ContractError
 from ._impacts import Quantizer, to_vectors
@@ -160,6 +161,7 @@ class CSPLADE:
         *,
         min_weight: float = 0.0,
         top_k: int | None = None,
+        quantizer: Quantizer | None = None,
         batch_size: int | None = None,
         verbose: bool | None = None,
         names: Sequence[str] | None = None,
@@ -170,17 +172,19 @@ class CSPLADE:
             texts: Any number of texts; the empty text has an empty vector.
             min_weight: Keep only weights of at least this.
             top_k: Keep only the heaviest terms; None keeps all.
+            quantizer: Makes impacts, on the model's device; None leaves weights.
             batch_size: This model's by default.
             verbose: This model's by default.
             names: How messages call the texts; "text 0", "text 1" ... by default.
 
         Returns:
-            float32 [texts, terms of ``vocabulary``], weights above 0.
+            float32 weights above 0, or int32 impacts, [texts, terms of ``vocabulary``].
 
         Raises:
-            DataError: A text is no string or no valid Unicode, or memory does not suffice for it alone; names it.
+            DataError: A text is no string or no valid Unicode, memory does not suffice for it alone, or it has a weight that is
+                not finite or too large for an impact; names it.
         """
-        return self._encode(texts, "document", (min_weight, top_k, batch_size, verbose, names))
+        return self._encode(texts, "document", Wanted(min_weight, top_k, quantizer), (batch_size, verbose, names))
 
     def encode_queries(
         self,
@@ -192,8 +196,8 @@ class CSPLADE:
         verbose: bool | None = None,
         names: Sequence[str] | None = None,
     ) -> csr_matrix:
-        """Encode queries; otherwise as ``encode_docs``."""
-        return self._encode(texts, "query", (min_weight, top_k, batch_size, verbose, names))
+        """Encode queries, into weights; otherwise as ``encode_docs``."""
+        return self._encode(texts, "query", Wanted(min_weight, top_k), (batch_size, verbose, names))
 
     def decode(self, row: csr_matrix) -> dict[str, float]:
         """Return the expansion of one text, term to weight, the heaviest first.
@@ -209,11 +213,11 @@ class CSPLADE:
         """Return what each matching term adds to the score of a document for a query (weight times weight), the most first."""
         return self.decode(csr_matrix(self.encode_queries([query]).multiply(self.encode_docs([doc]))))
 
-    def _encode(self, texts: Sequence[str], role: Role, options: tuple[Any, ...]) -> csr_matrix:
-        min_weight, top_k, batch_size, verbose, names = options
+    def _encode(self, texts: Sequence[str], role: Role, wanted: Wanted, options: tuple[Any, ...]) -> csr_matrix:
+        batch_size, verbose, names = options
         names, size = names or [f"text {position}" for position in range(len(texts))], batch_size or self.batch_size
         sequences = (texts if isinstance(texts, TokenizedTexts) else self.tokenize(texts, role, names)).sequences
-        encode = partial(self._encoder.encode, sequences, size, names, min_weight=min_weight, top_k=top_k)
+        encode = partial(self._encoder.encode, sequences, size, names, wanted)
         if not (self.verbose if verbose is None else verbose):
             return encode()
         with pt.tqdm(total=len(sequences), desc=f"CSPLADE {role} encoding", unit=role) as bar:

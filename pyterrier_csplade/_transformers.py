@@ -88,11 +88,11 @@ class DocEncoder(TextEncoder):
             [texts, terms of the model's vocabulary] without stored zeros: int32 impacts, or float32 weights without quantizer.
 
         Raises:
-            DataError: A text is no string or no valid Unicode, or its weights are not finite; names it.
+            DataError: A text is no string or no valid Unicode, or its weights are not finite or too large; names it.
         """
-        quantizer = self._to_impacts()
-        smallest = quantizer.smallest_weight if isinstance(quantizer, Quantizer) else 0.0
-        options = self._options(names, max(self.min_weight, smallest))
+        quantizer, options = self._to_impacts(), self._options(names, self.min_weight)
+        if type(quantizer) is Quantizer:  # a subclass may do something else
+            return self.model.encode_docs(texts, **options, quantizer=quantizer)
         matrix = self.model.encode_docs(texts, **options)
         check_finite(matrix, names)
         return quantizer(matrix) if callable(quantizer) else matrix

@@ -26,7 +26,19 @@ LIGHT = [
     *(file for file in FILES if file.startswith(("search/", "engines/", "opensearch/"))),
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "ray"}
-MODEL = {"_model", "_backbone", "_loading", "_encoding", "_pooling", "_head", "_onednn", "_screen", "_triton", "_selftest"}
+MODEL = {
+    "_model",
+    "_backbone",
+    "_loading",
+    "_encoding",
+    "_csr",
+    "_pooling",
+    "_head",
+    "_onednn",
+    "_screen",
+    "_triton",
+    "_selftest",
+}
 
 
 @cache

@@ -146,12 +146,20 @@ def test_missing_columns_are_named(unloaded: CSPLADE, make: Make, missing: str, 
         assert error.value.modes[0].missing_columns == [missing]
 
 
-def test_weights_that_are_not_finite_are_refused_by_name(csplade: CSPLADE, monkeypatch: pytest.MonkeyPatch) -> None:
-    matrix = csr_matrix(np.ones((3, len(csplade.vocabulary)), dtype=np.float32))
-    matrix.data[-1] = np.nan
-    monkeypatch.setattr(csplade, "encode_docs", lambda texts, **kwargs: matrix)
+@pytest.mark.parametrize("quantizer", ["default", None, Quantizer(3), lambda matrix: matrix])
+def test_weights_that_are_not_finite_are_refused_by_name(
+    csplade: CSPLADE, quantizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden_states = csplade.backbone.hidden_states
+
+    def broken(*args: Any) -> Any:
+        states = hidden_states(*args).clone()
+        states[-1, -1] = np.nan
+        return states
+
+    monkeypatch.setattr(csplade.backbone, "hidden_states", broken)
     with pytest.raises(DataError, match="document d3: .*nan"):
-        csplade.doc_encoder()([{"docno": docno, "text": "a"} for docno in ("d1", "d2", "d3")])
+        csplade.doc_encoder(quantizer=quantizer)([{"docno": docno, "text": "a"} for docno in ("d1", "d2", "d3")])
 
 
 def test_a_collapsed_model_is_noticed(csplade: CSPLADE, monkeypatch: pytest.MonkeyPatch) -> None:
