@@ -10,8 +10,8 @@ from ._kernels import add_up_to, compiled
 WINDOW = 2**16
 #: Scores that are compared with the threshold together.
 CHUNK = 64
-# Scores of the first window that are looked at to guess how large the best ones are (ours).
-_SAMPLE = 1024
+# The same, unsigned: of such numbers numba does not ask whether they count from the end, and compares several at a time.
+_CHUNK = np.uint64(CHUNK)
 
 
 @compiled
@@ -48,22 +48,32 @@ def exhaustive(
         for i in range(len(terms)):
             cursors[i] = add_up_to(docids, impacts, cursors[i], ends[i], limit, weights[i], scores, first)
         if first == 0:
-            threshold = _guess(scores[:limit], k)
+            threshold = _exceeded(scores[:limit], k)
         count, threshold = _collect(scores, first, threshold, k, best, count)
-        if first == 0 and count < k and threshold > 0:  # the guess was too high
-            count, threshold = _collect(scores, first, 0.0, k, best, 0)
     if count > k:
         count, threshold = keep_best(best[0], best[1], count, k)
     return count
 
 
 @compiled
-def _guess(scores: np.ndarray, k: int) -> float:
-    """Return a score that more than k documents are likely to exceed; 0 where that cannot be told from a sample."""
-    sample = scores[:: max(1, len(scores) // _SAMPLE)]
-    share = k * len(sample) / len(scores)
-    place = len(sample) - 1 - int(share + 4 * np.sqrt(share) + 4)
-    return np.partition(sample, place)[place] if place >= 0 else 0.0
+def _exceeded(scores: np.ndarray, k: int) -> float:
+    """Return a score that at least k of these exceed, nearly the largest there is; 0 where they are too few to tell.
+
+    The scores are dealt out to at least twice as many groups. The k groups of the largest maxima have a score each that reaches
+    the least of these maxima.
+    """
+    groups = _CHUNK
+    while groups < 2 * k:
+        groups *= np.uint64(2)
+    if groups > len(scores):
+        return 0.0
+    maxima = scores[:groups].copy()
+    for first in range(groups, np.uint64(len(scores)) - groups + np.uint64(1), groups):
+        for group in range(groups):
+            score = scores[first + group]
+            maxima[group] = score if score > maxima[group] else maxima[group]
+    least = np.partition(maxima, len(maxima) - k)[len(maxima) - k]
+    return np.nextafter(least, 0.0)
 
 
 @compiled
@@ -74,16 +84,19 @@ def _collect(
 
     When there is no room for more, the k best are kept, and the threshold rises.
     """
-    for chunk in range(0, len(scores), CHUNK):
-        largest = 0.0
-        for score in scores[chunk : chunk + CHUNK]:
-            largest = max(largest, score)
-        if largest > threshold:
-            if count + CHUNK > len(best[0]):
-                count, threshold = keep_best(best[0], best[1], count, k)
-            for j in range(chunk, chunk + CHUNK):
-                best[0][count], best[1][count] = first + j, scores[j]
-                count += scores[j] > threshold  # without a branch, which processors would often foresee wrongly
+    docids, kept = best
+    for chunk in range(np.uint64(0), np.uint64(len(scores)), _CHUNK):
+        above = 0
+        for i in range(chunk, chunk + _CHUNK):
+            above += scores[i] > threshold
+        if above > 0:
+            if count + CHUNK > len(docids):
+                count, threshold = keep_best(docids, kept, count, k)
+            place = np.uint64(count)
+            for i in range(chunk, chunk + _CHUNK):
+                docids[place], kept[place] = first + np.int64(i), scores[i]
+                place += np.uint64(scores[i] > threshold)  # without a branch, which processors would often foresee wrongly
+            count = np.int64(place)
     return count, threshold
 
 
