@@ -14,6 +14,7 @@ from ._algorithm import Algorithm, Budget, Searcher
 from ._blocks import BLOCKS_OF_GROUP, DEPTHS, open_blocks
 from ._fast import kernels
 from ._postings import Postings, Query
+from ._ranking import ranked
 
 # Documents whose blocks are searched first, beside as many as there are results; each further step takes eight times as many
 # (ours).
@@ -89,8 +90,7 @@ class _BlockSearcher:
         heap = np.empty(k), np.empty(k, np.int64), np.zeros(1, np.int64)
         cut = self._search(query, bounds, scale, least, heap, budget)
         scores, docids = heap[0][: heap[2][0]], heap[1][: heap[2][0]]
-        ranking = np.lexsort((docids, -scores))
-        return Hits(docids[ranking], scores[ranking], cut)
+        return ranked(docids, scores, cut=cut)
 
     def _bounds(self, query: Query) -> tuple[np.ndarray, float]:
         """Return the bound of each block, float32, and what a unit of it counts in scores."""

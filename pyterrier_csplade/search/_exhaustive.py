@@ -12,6 +12,7 @@ from pyterrier_csplade._retrieval import Hits
 from ._algorithm import Algorithm, Budget, Searcher
 from ._fast import has_numba, kernels
 from ._postings import Postings, Query
+from ._ranking import ranked
 from ._scratch import Scratch
 
 
@@ -76,12 +77,6 @@ class _CompiledSearcher(_NumpySearcher):
 
     def _add(self, docids: np.ndarray, impacts: np.ndarray, weight: float, scores: np.ndarray) -> None:
         self._kernels.add_list(docids, impacts, weight, scores)
-
-
-def ranked(docids: np.ndarray, scores: np.ndarray, *, cut: bool = False) -> Hits:
-    """Return hits, the best first, from documents in their order."""
-    order = np.argsort(-scores, kind="stable")
-    return Hits(docids[order], scores[order], cut)
 
 
 def best(scores: np.ndarray, k: int, *, cut: bool = False) -> Hits:

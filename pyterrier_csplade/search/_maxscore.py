@@ -12,6 +12,7 @@ from pyterrier_csplade._retrieval import Hits
 from ._algorithm import Algorithm, Budget, Searcher
 from ._fast import kernels
 from ._postings import Postings, Query
+from ._ranking import ranked
 
 # Sums of doubles may be off in their last bits, and so may bounds: they are raised by more than that.
 _SLACK = 1 + 2.0**-40
@@ -94,8 +95,7 @@ class MaxScoreSearcher:
                 lists, (ends, weights, weights * self._scale), rests, self._mix, heaps, cursors, first, last
             )
         scores, docids = heaps[0][2, : heaps[2][2]], heaps[1][2, : heaps[2][2]]
-        ranking = np.lexsort((docids, -scores))
-        return Hits(docids[ranking], scores[ranking], cut)
+        return ranked(docids, scores, cut=cut)
 
     def _bounds(self, terms: np.ndarray, share: float) -> np.ndarray:
         bounds: np.ndarray = (1 - share) * self._postings.max_impacts[terms] + share * self._scale * self._max_guides[terms]

@@ -6,6 +6,7 @@ import hashlib
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,11 @@ class Postings:
         Args:
             weights: Term to weight, above 0.
         """
-        known = [(number, weight) for term, weight in weights.items() if (number := self._numbers.get(term)) is not None]
-        terms = np.array([number for number, _ in known], dtype=np.int64)
-        values = np.array([weight for _, weight in known], dtype=np.float64)
+        terms = np.fromiter(map(self._numbers.get, weights, repeat(-1)), np.int64, len(weights))
+        values = np.fromiter(weights.values(), np.float64, len(weights))
+        known = terms >= 0
+        if not known.all():
+            terms, values = terms[known], values[known]
         order = np.lexsort((terms, -values * self.max_impacts[terms]))
         return Query(terms[order], values[order])
 

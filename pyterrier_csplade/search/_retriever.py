@@ -75,11 +75,15 @@ class PostingsRetriever(IndexRetriever):
         return postings.contract
 
     def _search(self, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
+        if self.threads == 1:
+            return self._named(queries, map(self._search_one, queries.values()))
         with ThreadPoolExecutor(self.threads) as executor:
-            hits: Iterator[Hits] = (executor.map if self.threads > 1 else map)(self._search_one, queries.values())
-            if self.verbose:
-                hits = pt.tqdm(hits, desc=self.algorithm.name, total=len(queries), unit="q")
-            return dict(zip(queries, hits))
+            return self._named(queries, executor.map(self._search_one, queries.values()))
+
+    def _named(self, queries: dict[str, dict[str, float]], hits: Iterator[Hits]) -> dict[str, Hits]:
+        if self.verbose:
+            hits = pt.tqdm(hits, desc=self.algorithm.name, total=len(queries), unit="q")
+        return dict(zip(queries, hits))
 
     def _search_one(self, weights: dict[str, float]) -> Hits:
         assert self._opened is not None
