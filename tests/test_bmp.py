@@ -97,9 +97,9 @@ def test_blocks_alone_and_with_the_gaps_between_them_score_alike(
 ) -> None:
     from pyterrier_csplade.search import _kernel_bmp
 
+    monkeypatch.setattr(_kernel_bmp, "WINDOW", window)
     # The loops as they stand, in Python: the constants are compiled into the others.
     monkeypatch.setattr(_kernel_bmp, "JUMP", jump)
-    monkeypatch.setattr(_kernel_bmp, "_WINDOW", window)
     monkeypatch.setattr(_kernel_bmp, "_SHORT", window)
     for name in ("search_blocks", "_score"):
         monkeypatch.setattr(_kernel_bmp, name, getattr(_kernel_bmp, name).py_func)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -53,36 +51,3 @@ def test_the_first_window_is_unlike_the_others(tmp_path: Path, k: int) -> None:
         (tmp_path / str(name)).mkdir()
         postings, search = searcher_of(tmp_path / str(name), matrix)
         check(search(postings.query(QUERY), k, Budget()), matrix, k)
-
-
-def test_memory_that_is_kept_carries_nothing_into_the_next_search(tmp_path: Path) -> None:
-    """Searches of several sizes in turns and in threads, which share the searcher."""
-    draw = np.random.default_rng(2)
-    matrix = draw.integers(0, 50, (30_000, 2))
-    postings, search = searcher_of(tmp_path, matrix)
-    failures: list[BaseException] = []
-
-    def searches() -> None:
-        try:
-            for k in (1000, 3, 20_000, 1, 500):
-                check(search(postings.query(QUERY), k, Budget()), matrix, k)
-                assert not len(search(postings.query({"unknown": 1.0}), k, Budget()).docids)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=searches) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
-
-
-def test_hits_do_not_change_with_the_next_search(tmp_path: Path) -> None:
-    matrix = np.random.default_rng(3).integers(0, 50, (5000, 2))
-    postings, search = searcher_of(tmp_path, matrix)
-    found = search(postings.query(QUERY), 100, Budget())
-    copy = pickle.loads(pickle.dumps(found))
-    search(postings.query({"b": 3.0}), 100, Budget())
-    assert np.array_equal(found.docids, copy.docids)
-    assert np.array_equal(found.scores, copy.scores)

@@ -15,6 +15,7 @@ from ._blocks import BLOCKS_OF_GROUP, DEPTHS, open_blocks
 from ._fast import kernels
 from ._postings import Postings, Query
 from ._ranking import ranked
+from ._scratch import Scratch
 
 # Documents whose blocks are searched first, beside as many as there are results; each further step takes eight times as many
 # (ours).
@@ -77,6 +78,7 @@ class _BlockSearcher:
         self._sides = sides = open_blocks(postings, options.block_size, reordered=options.reordered)
         self._lists = postings.starts, sides.docids, sides.impacts
         self._documents = len(postings)
+        self._scratch = Scratch()
 
     def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
         """Search; see :class:`._algorithm.Searcher`."""
@@ -87,7 +89,7 @@ class _BlockSearcher:
         bounds, scale = self._bounds(query)
         scale *= self._options.alpha
         least = self._estimate(query, k)
-        heap = np.empty(k), np.empty(k, np.int64), np.zeros(1, np.int64)
+        heap = self._scratch.array("best", k), self._scratch.array("docids", k, np.int64), np.zeros(1, np.int64)
         cut = self._search(query, bounds, scale, least, heap, budget)
         scores, docids = heap[0][: heap[2][0]], heap[1][: heap[2][0]]
         return ranked(docids, scores, cut=cut)
@@ -95,7 +97,7 @@ class _BlockSearcher:
     def _bounds(self, query: Query) -> tuple[np.ndarray, float]:
         """Return the bound of each block, float32, and what a unit of it counts in scores."""
         sides, heaviest = self._sides, float(query.weights.max())
-        bounds = np.empty(-(-self._documents // sides.block_size), np.float32)
+        bounds = self._scratch.array("bounds", -(-self._documents // sides.block_size), np.float32)
         weights = np.maximum(query.weights / heaviest, _LEAST_WEIGHT) * sides.steps[query.terms]
         self._kernel.bound_blocks(
             query.terms, weights.astype(np.float32), (sides.starts, sides.block_starts), sides.blocks, sides.maxima, bounds
@@ -115,6 +117,7 @@ class _BlockSearcher:
         sides, k, spent = self._sides, len(heap[0]), budget.start()
         sizes = sides.block_size, sides.block_size * BLOCKS_OF_GROUP, self._documents
         step = _STEP if budget else -(-(k + _FIRST) // sides.block_size)
+        scores = self._scratch.array("scores", max(self._kernel.WINDOW, sides.block_size))
         # Steps may take half the time of exhaustive search: what is left then is searched in the order of the index.
         starts = self._lists[0]
         most = int(np.sum(starts[query.terms + 1] - starts[query.terms])) // (2 * self._kernel.JUMP * len(query))
@@ -130,7 +133,7 @@ class _BlockSearcher:
                 some = np.sort(blocks[done : done + step])
                 spent.postings += self._kernel.search_blocks(
                     some, bounds[some], least, scale, sizes, (query.terms, query.weights), self._lists,
-                    (sides.starts, sides.maxima, sides.offset_starts, sides.offsets), sides.order, heap,
+                    (sides.starts, sides.maxima, sides.offset_starts, sides.offsets), sides.order, scores, heap,
                 )  # fmt: skip
                 done += step
                 most -= step

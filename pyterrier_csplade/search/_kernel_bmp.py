@@ -6,8 +6,8 @@ import numpy as np
 
 from ._kernels import add_up_to, advance, compiled
 
-# Documents that are scored together at most, where blocks stand close to each other: their scores stay in a core's cache.
-_WINDOW = 2**14
+#: Documents that are scored together at most, where blocks stand close to each other: their scores stay in a core's cache.
+WINDOW = 2**14
 # Documents of which the postings are read one by one, instead of looking for the last one first (ours).
 _SHORT = 512
 #: Postings that are scored in the time in which the next place of a list is found (ours, measured).
@@ -58,6 +58,7 @@ def search_blocks(
     lists: tuple[np.ndarray, np.ndarray, np.ndarray],
     sides: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     order: np.ndarray,
+    scores: np.ndarray,
     heap: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> int:
     """Score the documents of blocks that may hold one of the best; return the postings that were scored.
@@ -72,6 +73,7 @@ def search_blocks(
         lists: Where the list of each term starts, documents, impacts.
         sides: ``starts``, ``maxima``, ``offset_starts``, ``offsets`` of :class:`._blocks.BlockLists`.
         order: int32: place of each document in the order of indexing; empty where it has not changed.
+        scores: float64, to be used: as many as are scored together at most, at least those of a block.
         heap: Scores and documents of the best so far, the worst at the root, and int64 [1] how many there are; changed.
     """
     size, group, documents = sizes
@@ -79,7 +81,6 @@ def search_blocks(
     cursors, postings = starts.copy(), np.sum(lists[0][query[0] + 1] - starts)
     # Gaps up to this many blocks are scored too: to find where a list goes on costs more.
     gap = 1 + JUMP * len(starts) * documents // (max(1, postings) * size)
-    scores = np.zeros(max(_WINDOW, size))
     scored, at = 0, 0
     while at < len(blocks):
         if len(heap[0]) == heap[2][0]:
@@ -93,13 +94,13 @@ def search_blocks(
                 last = blocks[end]
             end += 1
         limit = min((last + 1) * size, documents)
+        scores[: limit - base] = 0.0
         scored += _score(base, limit, last == blocks[at], sizes, query, lists, sides, cursors, scores)
         for b in range(at, end):
             if bounds[b] * scale >= least:
                 for d in range(blocks[b] * size, min((blocks[b] + 1) * size, documents)):
                     if scores[d - base] >= least and scores[d - base] > 0:
                         offer(heap, scores[d - base], order[d] if len(order) else d)
-        scores[: limit - base] = 0.0
         at = end
     return scored
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from ._kernels import add_up_to, advance, compiled
 
-# Documents whose scores by the essential lists are added up together (as in Lucene's MaxScoreBulkScorer).
-_WINDOW = 2**12
+#: Documents whose scores by the essential lists are added up together (as in Lucene's MaxScoreBulkScorer).
+WINDOW = 2**12
 # A list is read through, not looked up, if it has fewer postings than this for each document that was found (ours).
 _LOOK_UP = 16
 
@@ -20,6 +20,7 @@ def maxscore(
     mix: tuple[float, float, float],
     heaps: tuple[np.ndarray, np.ndarray, np.ndarray],
     cursors: np.ndarray,
+    window: tuple[np.ndarray, np.ndarray, np.ndarray],
     first: int,
     last: int,
 ) -> int:
@@ -33,27 +34,22 @@ def maxscore(
         heaps: float64 [3, k] scores and int64 [3, k] documents of the best by global, local and final score, and int64 [3]
             how many there are; changed.
         cursors: int64 [terms]: the next posting of each list; changed.
+        window: float64, float64 and uint32, to be used: as many as documents are scored together.
         first: The first document.
         last: The document after the last.
     """
     docids, impacts, guides, guided = lists[0], lists[1], lists[2], lists[3][0]
     ends, weights, guide_weights = query
-    learned, guide = np.zeros(_WINDOW), np.zeros(_WINDOW)
-    found = np.empty(_WINDOW, np.int64)
+    learned, guide, found = window
     essential, scored, base = len(ends), 0, first
     while base < last:
         while essential > 0 and rests[0, essential - 1] <= threshold(heaps, 0):
             essential -= 1
         base = _next(docids, cursors, ends, essential, base, last)
-        limit = min(base + _WINDOW, last)
-        for i in range(essential):
-            if guided:
-                add_up_to(docids, guides, cursors[i], ends[i], limit, guide_weights[i], guide, base)
-            cursor = add_up_to(docids, impacts, cursors[i], ends[i], limit, weights[i], learned, base)
-            scored += cursor - cursors[i]
-            cursors[i] = cursor
-        needed, count = threshold(heaps, 1), _WINDOW
-        for j in range(_WINDOW):
+        limit = min(base + len(found), last)
+        scored += _add_all(lists, query, cursors, essential, limit, base, learned, guide)
+        needed, count = threshold(heaps, 1), len(found)
+        for j in range(len(found)):
             found[j] = j
         for i in range(essential, len(ends)):
             count = _keep(found, count, learned, guide, guided, mix[1], needed - rests[1, i])
@@ -61,7 +57,7 @@ def maxscore(
                 break
             start, end = advance(docids, cursors[i], ends[i], base), ends[i]
             # With far more postings in the window than documents that were found, only theirs are looked up.
-            few = (end - start) * _WINDOW // (last - base) >= _LOOK_UP * count
+            few = (end - start) * len(found) // (last - base) >= _LOOK_UP * count
             kept = found[:count] if few else found[:0]
             if guided:
                 _add_some(docids, guides, start, end, limit, guide_weights[i], guide, base, kept)
@@ -69,10 +65,33 @@ def maxscore(
             scored += count if few else cursors[i] - start
         for c in range(_keep(found, count, learned, guide, guided, mix[1], needed)):
             _offer(heaps, mix, learned[found[c]], guide[found[c]], base + found[c])
-        learned[:] = 0.0
-        guide[:] = 0.0
         base = limit
     return scored
+
+
+@compiled
+def _add_all(
+    lists: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    query: tuple[np.ndarray, np.ndarray, np.ndarray],
+    cursors: np.ndarray,
+    number: int,
+    limit: int,
+    base: int,
+    learned: np.ndarray,
+    guide: np.ndarray,
+) -> int:
+    """Start the scores of a window with all its postings of the first lists; return how many these are."""
+    ends, weights, guide_weights = query
+    learned[:] = 0.0
+    guide[:] = 0.0
+    added = 0
+    for i in range(number):
+        if lists[3][0]:
+            add_up_to(lists[0], lists[2], cursors[i], ends[i], limit, guide_weights[i], guide, base)
+        cursor = add_up_to(lists[0], lists[1], cursors[i], ends[i], limit, weights[i], learned, base)
+        added += cursor - cursors[i]
+        cursors[i] = cursor
+    return added
 
 
 @compiled
@@ -102,13 +121,13 @@ def _keep(
     found: np.ndarray, count: int, learned: np.ndarray, guide: np.ndarray, guided: bool, share: float, needed: float
 ) -> int:
     """Keep the documents that were found and whose local score is above what is needed; return how many."""
-    kept = 0
-    for c in range(count):
+    kept = np.uint64(0)
+    for c in range(np.uint64(count)):
         j = found[c]
         score = share * guide[j] + (1 - share) * learned[j] if guided else learned[j]
         found[kept] = j  # without a branch, which processors would often foresee wrongly
-        kept += (learned[j] > 0.0) & (score > needed)
-    return kept
+        kept += np.uint64((learned[j] > 0.0) & (score > needed))
+    return np.int64(kept)
 
 
 @compiled

@@ -13,6 +13,7 @@ from ._algorithm import Algorithm, Budget, Searcher
 from ._fast import kernels
 from ._postings import Postings, Query
 from ._ranking import ranked
+from ._scratch import Scratch
 
 # Sums of doubles may be off in their last bits, and so may bounds: they are raised by more than that.
 _SLACK = 1 + 2.0**-40
@@ -62,7 +63,8 @@ class MaxScoreSearcher:
             scale: What one of the guide's impacts counts in learned ones.
             mix: Share of the guide in the global, the local and the final score.
         """
-        self._kernel = kernels("_kernel_maxscore", "this algorithm").maxscore
+        self._kernel = kernels("_kernel_maxscore", "this algorithm")
+        self._scratch = Scratch()
         self._postings = postings
         self._guided = guides is not None
         self._guides = postings.impacts if guides is None else guides
@@ -81,7 +83,7 @@ class MaxScoreSearcher:
             rest[:-1] = np.cumsum(bound[order][::-1])[::-1] * _SLACK
         starts, ends = postings.starts[terms], postings.starts[terms + 1]
         k = min(k, documents)
-        heaps = np.zeros((3, k)), np.zeros((3, k), np.int64), np.zeros(3, np.int64)
+        heaps, window = self._memory(k)
         lists = postings.docids, postings.impacts, self._guides, np.array([self._guided])
         cursors, spent = starts.copy(), budget.start()
         step = max(4096, -(-documents // _RANGES)) if budget else documents
@@ -91,11 +93,17 @@ class MaxScoreSearcher:
             if cut:
                 break
             last = min(first + step, documents)
-            spent.postings += self._kernel(
-                lists, (ends, weights, weights * self._scale), rests, self._mix, heaps, cursors, first, last
+            spent.postings += self._kernel.maxscore(
+                lists, (ends, weights, weights * self._scale), rests, self._mix, heaps, cursors, window, first, last
             )
         scores, docids = heaps[0][2, : heaps[2][2]], heaps[1][2, : heaps[2][2]]
         return ranked(docids, scores, cut=cut)
+
+    def _memory(self, k: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+        """Return heaps, empty, and what the documents of a window need."""
+        kept, size = self._scratch.array, self._kernel.WINDOW
+        heaps = kept("best", 3 * k).reshape(3, k), kept("docids", 3 * k, np.int64).reshape(3, k), np.zeros(3, np.int64)
+        return heaps, (kept("learned", size), kept("guide", size), kept("found", size, np.uint32))
 
     def _bounds(self, terms: np.ndarray, share: float) -> np.ndarray:
         bounds: np.ndarray = (1 - share) * self._postings.max_impacts[terms] + share * self._scale * self._max_guides[terms]
