@@ -219,6 +219,23 @@ def test_missing_guide_and_wrong_names(tmp_path: Path) -> None:
         index.retriever(algorithm="guided", guide="self").transform(query)
 
 
+def test_no_changed_byte_of_a_guide_becomes_a_ranking(tmp_path: Path) -> None:
+    index = small(tmp_path)
+    index.add_guide(index, "self")
+    path, query = index.directory / "csplade_guide_self.bin", pd.DataFrame([{"qid": "1", "query_toks": {"Ġdog": 1.0}}])
+    written = path.read_bytes()
+    expected, refused = index.retriever(algorithm="guided", guide="self").transform(query), 0
+    for place in range(0, len(written), 7):
+        path.write_bytes(written[:place] + bytes([written[place] ^ 4]) + written[place + 1 :])
+        try:
+            found = index.retriever(algorithm="guided", guide="self").transform(query)
+        except ImpactIndexError:
+            refused += 1
+        else:  # a byte that fills up a place
+            pd.testing.assert_frame_equal(found, expected)
+    assert refused > len(written) / 14
+
+
 def test_guide_goes_with_its_index(tmp_path: Path) -> None:
     index = small(tmp_path)
     index.add_guide(index, "self")
