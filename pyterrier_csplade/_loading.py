@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from ._backbone import Backbone
 from ._contract import CONTRACT_FILE, Contract, Variant
 from ._errors import ContractError
+from ._hub import check_published, load_tokenizer
 from ._selftest import self_test
 from ._tokenizer_files import save_tokenizer
 
@@ -75,14 +76,18 @@ def load_backbone(
     """Load a checkpoint from safetensors files, never from pickles, and prove that it keeps its contract.
 
     Raises:
-        ContractError: A tensor of the checkpoint or the adapter is missing, unexpected or not finite; the vocabulary or the
-            weights are not those of the contract; or the self-test fails.
+        ContractError: A tensor of the checkpoint or the adapter is missing, unexpected or not finite; there is no tokenizer;
+            the vocabulary or the weights are not those of the contract; or the self-test fails.
+        FileNotFoundError: The hub has no such model, revision or adapter, or it cannot be reached.
         ValueError: There is no such ``dtype``.
         ImportError: torchao is asked for and not installed.
     """
     device = device or _default_device()
     dtype = _to_dtype(dtype, device)
-    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+    check_published(model, "config.json", revision)
+    if adapter is not None:
+        check_published(adapter, "adapter_config.json")
+    tokenizer = load_tokenizer(model, revision)
     # Downloads are long enough to be seen by all.
     with _progress(shown=verbose or not Path(model).is_dir()):
         lm, report = AutoModelForCausalLM.from_pretrained(

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainingArguments, set_seed
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainingArguments, set_seed
 
 from pyterrier_csplade._errors import ConfigError, TrainingError
+from pyterrier_csplade._hub import check_published, load_tokenizer
 from pyterrier_csplade._tokenizer_files import save_tokenizer
 
 from ._checkpoints import CHECKPOINTS
@@ -93,7 +94,8 @@ def load_tokenizer_and_model(
     set_seed(config.seed)
     frozen_bf16 = config.lora is not None and config.bf16
     dtype = torch.bfloat16 if frozen_bf16 else torch.float32
-    tokenizer = AutoTokenizer.from_pretrained(config.model, revision=config.revision)
+    check_published(config.model, "config.json", config.revision)
+    tokenizer = load_tokenizer(config.model, config.revision)
     quantization = (
         {"quantization_config": _nf4(dtype), "device_map": {"": PartialState().device}}
         if config.quantization and quantized
