@@ -9,9 +9,10 @@ were encoded before: ``docs.npz`` and ``queries.npz`` (scipy CSR), ``docnos.txt`
 and a table of how times and memory grow with them. Terrier and other engines are built up to 100,000 documents, unless
 --engines-up-to and --terrier-up-to say otherwise. What OUTPUT holds already is not built again.
 
-All systems search the same batches of queries in turns, through ``transform``, with one thread. Times are medians over the
-batches; the ratio is the median of time / time of exhaustive search on the same batch. Processor times (of all threads of the
-process) are means; a busy machine changes them little.
+All systems search the same batches of queries in turns, three times, through ``transform``, with one thread, in an order
+that is drawn for each turn; the least time of the three counts. ``mrt`` is the median over the batches; ``processor`` the mean
+of the processor times (of all threads of the process), which a busy machine changes little; ``ratio`` the median of processor
+time / that of exhaustive search on the same batch.
 Recall is tie-aware, against exhaustive search. Engines that are not installed are left out, and named. OUTPUT gets
 ``results.json``, ``results.md`` and plots of the tradeoff.
 """
