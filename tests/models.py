@@ -45,6 +45,7 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("MistralConfig", {**_MODERN, "sliding_window": None}),
     "gemma2": ("Gemma2Config", {**_MODERN, "head_dim": 8, "final_logit_softcapping": 0.5, "query_pre_attn_scalar": 8}),
     "gemma3": ("Gemma3TextConfig", {**_MODERN, "head_dim": 8, "sliding_window": 64, "final_logit_softcapping": 0.5}),
+    "cohere": ("CohereConfig", {**_MODERN, "logit_scale": 0.5}),
     "granite": ("GraniteConfig", {**_MODERN, "logits_scaling": 3.0}),
     "opt": ("OPTConfig", {**_COMMON, "ffn_dim": 48, "word_embed_proj_dim": 16}),
     "gpt_neox": ("GPTNeoXConfig", {**_COMMON, "intermediate_size": 48}),
