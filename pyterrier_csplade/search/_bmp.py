@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -116,30 +117,33 @@ class _BlockSearcher:
         """Search blocks, the most promising first; return whether the budget cut it."""
         sides, k, spent = self._sides, len(heap[0]), budget.start()
         sizes = sides.block_size, sides.block_size * BLOCKS_OF_GROUP, self._documents
-        step = _STEP if budget else -(-(k + _FIRST) // sides.block_size)
         scores = self._scratch.array("scores", max(self._kernel.WINDOW, sides.block_size))
-        # Steps may take half the time of exhaustive search: what is left then is searched in the order of the index.
-        starts = self._lists[0]
-        most = int(np.sum(starts[query.terms + 1] - starts[query.terms])) // (2 * self._kernel.JUMP * len(query))
-        high = _high(bounds, step)
+        first = _STEP if budget else -(-(k + _FIRST) // sides.block_size)
+        high = _high(bounds, first)
         for low, below in ((high, math.inf), (0.0, high)):
             if heap[2][0] == k:
                 least = max(least, float(heap[0][0]))
-            blocks, done = np.flatnonzero((bounds >= max(low, least / scale)) & (bounds < below) & (bounds > 0)), 0
-            blocks = _in_order(blocks, bounds, len(blocks) if budget else max(0, most))
-            while done < len(blocks):
+            blocks = _between(bounds, max(low, least / scale), below)
+            for some in _in_steps(blocks, bounds, self._steps(query, first, len(blocks), budget)):
                 if spent.exhausted():
                     return True
-                some = np.sort(blocks[done : done + step])
                 spent.postings += self._kernel.search_blocks(
                     some, bounds[some], least, scale, sizes, (query.terms, query.weights), self._lists,
                     (sides.starts, sides.maxima, sides.offset_starts, sides.offsets), sides.order, scores, heap,
                 )  # fmt: skip
-                done += step
-                most -= step
-                if not budget:
-                    step = _GROWTH * step if _GROWTH * step <= most else len(blocks)
         return False
+
+    def _steps(self, query: Query, first: int, blocks: int, budget: Budget) -> list[int]:
+        """Return how many blocks to search by their bounds, step by step; those left are searched in the order of the index."""
+        if budget:
+            return [first] * -(-blocks // first)
+        # Together these steps may take half the time of exhaustive search.
+        starts = self._lists[0]
+        postings = int(np.sum(starts[query.terms + 1] - starts[query.terms]))
+        most, steps = postings // (2 * self._kernel.JUMP * len(query)), [first]
+        while sum(steps) + _GROWTH * steps[-1] <= most:
+            steps.append(_GROWTH * steps[-1])
+        return steps
 
     def _heaviest(self, query: Query) -> Query:
         kept = math.ceil(self._options.beta * len(query))
@@ -164,9 +168,20 @@ def _high(bounds: np.ndarray, number: int) -> float:
     return float(np.partition(sample, place)[place])
 
 
-def _in_order(blocks: np.ndarray, bounds: np.ndarray, number: int) -> np.ndarray:
-    """Return blocks, first a number of those with the largest bounds in the order of these, then the others."""
+def _between(bounds: np.ndarray, low: float, below: float) -> np.ndarray:
+    """Return the blocks whose bound is above 0, reaches ``low`` and is smaller than ``below``."""
+    blocks = np.flatnonzero(bounds >= low if low > 0 else bounds > 0)
+    return blocks[bounds[blocks] < below]
+
+
+def _in_steps(blocks: np.ndarray, bounds: np.ndarray, steps: list[int]) -> Iterator[np.ndarray]:
+    """Yield blocks, each step in the order of the index: some steps with the largest bounds first, then all others."""
+    number = min(sum(steps), len(blocks))
+    chosen = np.argpartition(-bounds[blocks], number)[:number] if number < len(blocks) else np.arange(number)
+    best = blocks[chosen][np.argsort(-bounds[blocks[chosen]])]
+    for step in steps:
+        if len(best):
+            yield np.sort(best[:step])
+            best = best[step:]
     if number < len(blocks):
-        blocks = blocks[np.argpartition(-bounds[blocks], number)]
-    best = blocks[:number]
-    return np.concatenate([best[np.argsort(-bounds[best])], blocks[number:]])
+        yield np.delete(blocks, chosen)
