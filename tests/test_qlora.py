@@ -77,6 +77,37 @@ def test_parity_report(base: Path, tmp_path: Path, quantization: Any) -> None:
     assert difference.max() <= report["largest_difference"] * 1.001
 
 
+def gradients(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.train()
+    model.zero_grad()
+    model(input_ids=ids).logits.square().mean().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_gradients_pass_the_quantised_layers_after_an_evaluation_as_before(base: Path, tmp_path: Path) -> None:
+    """Against the same model with its 4-bit weights written out; some CPUs have kernels without gradients for evaluation."""
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    config = contrastive_config(base, tmp_path / "run", lora=LORA, quantization="nf4")
+    tokenizer, model = load_tokenizer_and_model(config)
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    ids = torch.tensor([tokenizer(models.TEXTS[0])["input_ids"]])
+    with torch.no_grad():
+        model.eval()(input_ids=ids)
+    found = gradients(model, ids)
+    for layer in [module for module in model.modules() if isinstance(module, Linear4bit)]:
+        weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+        layer.forward = lambda x, weight=weight: torch.nn.functional.linear(x, weight)
+    expected = gradients(model, ids)
+    assert set(found) == set(expected) and len(found) > 10
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-3 * float(gradient.abs().max()))
+
+
 def test_quantization_needs_lora(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="quantization freezes the weights in 4 bits: it needs lora"):
         contrastive_config(base, tmp_path / "run", quantization="nf4")

@@ -109,6 +109,7 @@ def load_tokenizer_and_model(
         attn_implementation=attn_implementation,
         **quantization,
     )
+    _keep_differentiable(model)
     if config.gradient_checkpointing:
         # transformers 5.23 renamed the method; the old name warns. Non-reentrant, it works with frozen embeddings, too.
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)({"use_reentrant": False})
@@ -120,6 +121,13 @@ def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
+
+
+def _keep_differentiable(model: Any) -> None:
+    """Stop bitsandbytes from packing 4-bit weights anew at the first evaluation on a CPU, which no gradient passes then."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def whole_model(config: TrainingConfig, weights: dict[str, Tensor]) -> Any:
