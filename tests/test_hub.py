@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +18,30 @@ from models import TEXTS, language_model, tokenizer
 from pyterrier_csplade import CSPLADE
 from pyterrier_csplade._contract import CONTRACT_FILE
 
+# One process for all of them: the hub's client reads its settings once, when it is imported.
 CODE = """
 import json, sys
 from pyterrier_csplade import CSPLADE
-arguments = json.loads(sys.argv[1])
-model = CSPLADE(arguments.pop("model"), **arguments)
-print(json.dumps([model.contract.variant, model.encode_docs(json.loads(sys.argv[2])).toarray().tolist()]))
+for arguments in json.loads(sys.argv[1]):
+    try:
+        model = CSPLADE(arguments.pop("model"), **arguments)
+        print(json.dumps([model.contract.variant, model.encode_docs(json.loads(sys.argv[2])).toarray().tolist()]))
+    except Exception as error:
+        print(json.dumps([type(error).__name__, str(error)]))
 """
+FOUND: dict[str, tuple[dict[str, str], int, str]] = {
+    "default": ({"model": "acme/model"}, 1, "echo"),
+    "branch": ({"model": "acme/model", "revision": "next"}, 2, "bidirectional"),
+    "commit": ({"model": "acme/model", "revision": "b" * 40}, 2, "bidirectional"),
+}
+ADAPTED = {"model": "acme/base", "adapter": "acme/adapter"}
+REFUSED: list[tuple[dict[str, str], str, list[str]]] = [
+    ({"model": "acme/model", "variant": "causal"}, "ContractError", ["causal", "acme/model", "echo"]),
+    ({"model": "acme/model", "revision": "other"}, "FileNotFoundError", ["'acme/model'", "revision 'other'", "config.json"]),
+    ({"model": "acme/unknown"}, "FileNotFoundError", ["'acme/unknown'", "no directory here", "hf auth login"]),
+    ({"model": "acme/base", "adapter": "acme/nothing"}, "FileNotFoundError", ["'acme/nothing'", "adapter_config.json"]),
+    ({"model": "acme/mute"}, "ContractError", ["acme/mute: its tokenizer cannot be loaded"]),
+]
 
 
 def publish(cache: Path, name: str, revision: str, source: Path, branch: str = "main") -> None:
@@ -60,49 +78,40 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def run(cache: Path, **arguments: object) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def results(cache: Path) -> list[list[Any]]:
+    """What a process without network gets of all cases, in their order."""
+    cases = [*(arguments for arguments, _, _ in FOUND.values()), ADAPTED, *(arguments for arguments, _, _ in REFUSED)]
     environment = os.environ | {"HF_HOME": str(cache), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     environment.pop("HF_HUB_CACHE", None)
-    command = [sys.executable, "-c", CODE, json.dumps(arguments), json.dumps(TEXTS)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-
-
-@pytest.mark.parametrize(
-    ("revision", "seed", "variant"), [(None, 1, "echo"), ("next", 2, "bidirectional"), ("b" * 40, 2, "bidirectional")]
-)
-def test_a_revision_is_loaded_with_its_contract(cache: Path, revision: str | None, seed: int, variant: str) -> None:
-    done = run(cache, model="acme/model", **({"revision": revision} if revision else {}))
+    command = [sys.executable, "-c", CODE, json.dumps(cases), json.dumps(TEXTS)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_a_revision_is_loaded_with_its_contract(results: list[list[Any]], case: str) -> None:
+    _, seed, variant = FOUND[case]
+    found = results[list(FOUND).index(case)]
     expected = CSPLADE((language_model(seed=seed), tokenizer()), variant=variant)  # type: ignore[arg-type]
     assert found[0] == variant
     np.testing.assert_allclose(found[1], dense(expected.encode_docs(TEXTS)), rtol=1e-5, atol=1e-6)
 
 
-def test_a_base_and_an_adapter_by_name(cache: Path) -> None:
+def test_a_base_and_an_adapter_by_name(results: list[list[Any]], cache: Path) -> None:
     from peft import PeftModel
 
-    done = run(cache, model="acme/base", adapter="acme/adapter")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    variant, vectors = results[len(FOUND)]
     weights = cache / "hub" / "models--acme--adapter" / "snapshots" / ("d" * 40)
     expected = CSPLADE((PeftModel.from_pretrained(language_model(), weights), tokenizer()))
-    assert found[0] == "causal"  # neither has a contract
-    np.testing.assert_allclose(found[1], dense(expected.encode_docs(TEXTS)), rtol=1e-4, atol=1e-5)
+    assert variant == "causal"  # neither has a contract
+    np.testing.assert_allclose(vectors, dense(expected.encode_docs(TEXTS)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"model": "acme/model", "variant": "causal"}, ["ContractError", "causal", "acme/model", "echo"]),
-        ({"model": "acme/model", "revision": "other"}, ["'acme/model'", "revision 'other'", "config.json"]),
-        ({"model": "acme/unknown"}, ["FileNotFoundError", "'acme/unknown'", "no directory here", "hf auth login"]),
-        ({"model": "acme/base", "adapter": "acme/nothing"}, ["FileNotFoundError", "'acme/nothing'", "adapter_config.json"]),
-        ({"model": "acme/mute"}, ["ContractError", "acme/mute: its tokenizer cannot be loaded"]),
-    ],
-)
-def test_what_is_not_there_or_contradicts_is_named(cache: Path, arguments: dict[str, str], words: list[str]) -> None:
-    done = run(cache, **arguments)
-    assert done.returncode == 1
-    message = done.stderr.strip().splitlines()[-1]  # one sentence on one line
-    assert all(word in message for word in words), done.stderr
+@pytest.mark.parametrize("case", range(len(REFUSED)))
+def test_what_is_not_there_or_contradicts_is_named(results: list[list[Any]], case: int) -> None:
+    _, error, words = REFUSED[case]
+    found, message = results[len(FOUND) + 1 + case]
+    assert found == error and "\n" not in message
+    assert all(word in message for word in words), message
