@@ -94,6 +94,24 @@ def to_impacts(weights: Tensor, quantizer: Quantizer) -> Tensor | None:
     return impacts.int().to(weights.device) if (impacts <= MAX_IMPACT).all() else None
 
 
+def in_order(blocks: Sequence[tuple[Sequence[int], csr_matrix]], like: csr_matrix) -> csr_matrix:
+    """Put the rows of matrices together, with one copy of their entries.
+
+    Args:
+        blocks: Matrices with as many columns as ``like``, each after the rows of the result that its own become.
+        like: A matrix of the result's shape and type; the rows that no block has stay empty.
+    """
+    counts = np.zeros(like.shape[0] + 1, dtype=np.int64)
+    for rows, block in blocks:
+        counts[1 + np.asarray(rows)] = np.diff(block.indptr)
+    starts = counts.cumsum()
+    columns, values = np.empty(starts[-1], dtype=np.int32), np.empty(starts[-1], dtype=like.dtype)
+    for rows, block in blocks:
+        places = np.arange(block.nnz) + np.repeat(starts[rows] - block.indptr[:-1], np.diff(block.indptr))
+        columns[places], values[places] = block.indices, block.data
+    return csr_matrix((values, columns, starts), shape=like.shape)
+
+
 def _compress(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> csr_matrix:
     """Bring entries, by row, to the host as compressed rows."""
     starts = torch.searchsorted(rows, torch.arange(shape[0] + 1, device=rows.device), out_int32=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from scipy.sparse import csr_matrix, vstack
 
 from ._backbone import Backbone
-from ._csr import Wanted, sparse_vectors
+from ._csr import Wanted, in_order, sparse_vectors
 from ._errors import DataError
 from ._head import Entries, fused_product, max_logits, streamed_entries
 from ._onednn import fast_products
@@ -105,15 +104,12 @@ class BatchEncoder:
         """
         # Longest first: texts of like length share a batch, and a batch that does not fit shows at once.
         filled = sorted((row for row, ids in enumerate(sequences) if ids), key=lambda row: -len(sequences[row]))
-        empty = [row for row, ids in enumerate(sequences) if not ids]
-        advance(len(empty))
-        terms = len(self.backbone.vocabulary)
-        blocks = [wanted.nothing(0, terms)]
+        advance(len(sequences) - len(filled))
+        blocks = []
         for part in self.batches([len(sequences[row]) for row in filled], batch_size):
-            blocks.append(self._encode_rows(filled[part], sequences, names, wanted))
+            blocks.append((filled[part], self._encode_rows(filled[part], sequences, names, wanted)))
             advance(len(filled[part]))
-        blocks.append(wanted.nothing(len(empty), terms))
-        return vstack(blocks, format="csr")[np.argsort([*filled, *empty], kind="stable")]
+        return in_order(blocks, wanted.nothing(len(sequences), len(self.backbone.vocabulary)))
 
     def batches(self, lengths: Sequence[int], batch_size: int) -> Iterator[slice]:
         """Divide sequences into batches, as long as memory suffices; ``lengths`` are theirs, the longest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from ._head import Entries, Finish, blocks, streamed_entries
 
@@ -14,6 +15,9 @@ _UNDERFLOW = 1e-16
 
 # Share of the logits up to which working them out one by one costs less than all of them together. Ours, measured.
 _LARGEST_SHARE = 0.125
+
+# Numbers of hidden states, or of rows of the head, that are copied at a time: 4 MiB of float32. Ours.
+_COPIED = 2**20
 
 
 class Screen:
@@ -41,17 +45,17 @@ class Screen:
             self._norms[part] = rows.norm(dim=1) + _UNDERFLOW
             self._errors[part] = (rows - self._rounded[part] * scales).norm(dim=1) + _UNDERFLOW
 
-    def bounds(self, states: Tensor, part: slice = slice(None)) -> Tensor:
+    def bounds(self, states: Tensor) -> Tensor:
         """Bound the maxima over positions of the logits from above.
 
         Args:
             states: Hidden states of each text's pooled positions, [texts, positions, width].
-            part: Tokens of the vocabulary.
 
         Returns:
-            float32 [texts, tokens of ``part``].
+            float32 [texts, tokens].
         """
-        return _Rounded(states).bounds(self, part)
+        rounded = _Rounded(states)
+        return torch.cat([rounded.bounds(self, part) for part in blocks(len(self.weight), states)], dim=1)
 
     def entries(self, states: Tensor, threshold: float, finish: Finish) -> Entries:
         """Find the logits above ``threshold``; those of ``streamed_entries``, whatever survives, but for the order of sums."""
@@ -61,42 +65,58 @@ class Screen:
         rows, tokens = survivors
         counts = torch.bincount(rows, minlength=len(states)).tolist()
         parts = zip(states, torch.split(tokens, counts))
-        exact = [(self.weight[chosen].to(text.dtype) @ text.T).amax(dim=1) for text, chosen in parts]
-        logits = finish(torch.cat(exact).float(), tokens)
+        logits = finish(torch.cat([self._exact(text, chosen) for text, chosen in parts]), tokens)
         kept = ~(logits <= threshold)
         return Entries(rows[kept], tokens[kept], logits[kept])
 
+    def _exact(self, text: Tensor, chosen: Tensor) -> Tensor:
+        """Work out the maxima over a text's positions [positions, width] of the logits of some tokens, float32 [tokens]."""
+        size = max(1, _COPIED // max(text.shape))
+        parts = [linear(self.weight[some].to(text.dtype), text).amax(dim=1).float() for some in chosen.split(size)]
+        return torch.cat(parts)
+
     def _survivors(self, states: Tensor, threshold: float, finish: Finish) -> tuple[Tensor, Tensor] | None:
         """Texts (sorted) and tokens whose bounds are above the threshold; None as soon as they are too many to pay."""
-        rounded, found, room = _Rounded(states), [], _LARGEST_SHARE * len(states) * len(self.weight)
+        rounded, room = _Rounded(states), _LARGEST_SHARE * len(states) * len(self.weight)
+        survives = torch.empty(len(states), len(self.weight), dtype=torch.bool)
         for part in blocks(len(self.weight), states):
-            rows, tokens = (~(finish(rounded.bounds(self, part), part) <= threshold)).nonzero(as_tuple=True)
-            found.append(torch.stack([rows, tokens + part.start]))
-            room -= len(rows)
+            survives[:, part] = ~(finish(rounded.bounds(self, part), part) <= threshold)
+            room -= int(survives[:, part].count_nonzero())
             if room < 0:
                 return None
-        rows, tokens = torch.cat(found, dim=1)
-        order = rows.argsort(stable=True)
-        return rows[order], tokens[order]
+        rows, tokens = survives.nonzero(as_tuple=True)
+        return rows, tokens
 
 
 class _Rounded:
     """The hidden states of a batch in int8: one scale a text, so that the maximum over its positions is one of integers."""
 
     def __init__(self, states: Tensor) -> None:
-        exact = states.float()
-        self.shape = exact.shape
-        self.values, self.scales = round_to_int8(exact, exact.abs().amax(dim=(1, 2), keepdim=True))
-        near = self.values * self.scales
-        self.errors = (exact - near).norm(dim=2).amax(dim=1) + _UNDERFLOW
-        self.norms = near.norm(dim=2).amax(dim=1) + _UNDERFLOW
+        batch, length, width = self.shape = states.shape
+        self.values = torch.empty(self.shape, dtype=torch.int8)
+        self.scales, self.errors, self.norms = (torch.empty(batch) for _ in range(3))
+        step = max(1, _COPIED // (length * width))
+        for start in range(0, batch, step):
+            part = slice(start, start + step)
+            exact = states[part].float()
+            self.values[part], scales = round_to_int8(exact, exact.abs().amax(dim=(1, 2), keepdim=True))
+            near = self.values[part] * scales
+            self.scales[part] = scales[:, 0, 0]
+            self.norms[part] = near.norm(dim=2).amax(dim=1) + _UNDERFLOW
+            self.errors[part] = (exact - near).norm(dim=2).amax(dim=1) + _UNDERFLOW
         # Rounding of the exact product (inputs of its type, sums in float32), of its result, and of the bound itself.
-        self.slack = (2 * exact.shape[2] + 16) * 2.0**-24
+        self.slack = (2 * width + 16) * 2.0**-24
         self.relative = torch.finfo(states.dtype).eps
+        # Products of all parts share one memory: what lives on between them would leave holes where each had been.
+        self._product = torch.empty(0, dtype=torch.int32)
 
     def bounds(self, head: Screen, part: slice) -> Tensor:
         batch, length, width = self.shape
-        product = torch._int_mm(self.values.view(batch * length, width), head._rounded[part].T)
+        size = batch * length * (part.stop - part.start)
+        if len(self._product) < size:
+            self._product = torch.empty(size, dtype=torch.int32)
+        product = self._product[:size].view(batch * length, -1)
+        torch._int_mm(self.values.view(batch * length, width), head._rounded[part].T, out=product)
         near = product.view(batch, length, -1).amax(dim=1) * self.scales.view(-1, 1) * head._scales[part]
         norms, errors = head._norms[part], head._errors[part]
         near += torch.outer(self.errors + self.slack * (self.norms + self.errors), norms)

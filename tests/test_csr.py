@@ -15,7 +15,7 @@ from models import TEXTS, language_model, tokenizer
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade import CSPLADE, DataError, Quantizer
-from pyterrier_csplade._csr import Wanted, sparse_vectors, to_impacts
+from pyterrier_csplade._csr import Wanted, in_order, sparse_vectors, to_impacts
 from pyterrier_csplade._head import Entries
 
 NAMES = [f"document {i}" for i in range(5)]
@@ -102,6 +102,16 @@ def test_of_batches_without_any_entry_come_empty_rows() -> None:
         Entries(nothing, nothing, torch.empty(0)), torch.arange(3), Wanted(0.1, 2, Quantizer()), (5, 3), NAMES
     )
     assert found.shape == (5, 3) and found.nnz == 0 and found.indptr.tolist() == [0] * 6
+
+
+@settings(max_examples=50, deadline=None)
+@given(arrays(np.float32, (9, 4), elements=st.sampled_from([0.0, 0.5, 2.0])), st.permutations(range(9)), st.integers(0, 9))
+def test_rows_of_blocks_come_back_in_order(dense: np.ndarray, order: list[int], first: int) -> None:
+    dense[order[7:]] = 0
+    parts = [order[:first], order[first:7]]
+    found = in_order([(part, csr_matrix(dense[part])) for part in parts if part], csr_matrix((9, 4), dtype=np.float32))
+    np.testing.assert_array_equal(found.toarray(), dense)
+    assert found.dtype == np.float32 and found.has_canonical_format and found.indptr.dtype == np.int32
 
 
 @pytest.mark.parametrize("head", ["streamed", "screened"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -65,11 +67,13 @@ def test_the_bound_is_near() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("share", [0.01, 0.5])
-@pytest.mark.parametrize("in_flight", [64, 2**20])
+@pytest.mark.parametrize(("in_flight", "copied"), [(64, 1), (2**20, 2**20), (200, 1000)])
 def test_both_heads_give_the_exact_logits(
-    dtype: torch.dtype, share: float, in_flight: int, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, share: float, in_flight: int, copied: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(_head._LOGITS_IN_FLIGHT, "cpu", in_flight)
+    monkeypatch.setattr(_screen, "_COPIED", copied)
+    monkeypatch.setattr(_screen, "_LARGEST_SHARE", 1.0)
     states, weight = (tensor.to(dtype) for tensor in draw(1, 4, 7, 64, 500, 2.0))
     logits = (states.double() @ weight.double().T).amax(dim=1).numpy()
     threshold = float(np.quantile(logits, 1 - share))
@@ -92,6 +96,34 @@ def test_few_survivors_alone_are_worked_out(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(Screen(weight).entries(states, threshold, identity).rows) == 20
     with pytest.raises(AssertionError, match="whole head"):
         Screen(weight).entries(states, 0.0, identity)
+
+
+_PEAK = """
+import torch
+from pathlib import Path
+from pyterrier_csplade._screen import Screen
+
+def peak():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+screen = Screen(torch.randn(128_000, 64))
+with torch.inference_mode():
+    screen.entries(torch.randn(1, 3, 64), 40.0, lambda logits, tokens: logits)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak()
+    for length in (150, 110, 90, 70, 50, 30):
+        assert len(screen.entries(torch.randn(16, length, 64), 33.0, lambda logits, tokens: logits).rows) > 1000
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_blocks_leave_no_holes_in_memory() -> None:
+    """Memory that survivors kept apart once made the screen of this head take 400 MiB; a block's product takes 4."""
+    output = subprocess.run([sys.executable, "-c", _PEAK], capture_output=True, text=True, check=True).stdout
+    assert float(output) < 40
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
