@@ -64,7 +64,7 @@ class Screen:
             return streamed_entries(states, self.weight, threshold, finish)
         rows, tokens = survivors
         counts = torch.bincount(rows, minlength=len(states)).tolist()
-        parts = zip(states, torch.split(tokens, counts))
+        parts = zip(states, tokens.split_with_sizes(counts))
         logits = finish(torch.cat([self._exact(text, chosen) for text, chosen in parts]), tokens)
         kept = ~(logits <= threshold)
         return Entries(rows[kept], tokens[kept], logits[kept])
@@ -72,7 +72,7 @@ class Screen:
     def _exact(self, text: Tensor, chosen: Tensor) -> Tensor:
         """Work out the maxima over a text's positions [positions, width] of the logits of some tokens, float32 [tokens]."""
         size = max(1, _COPIED // max(text.shape))
-        parts = [linear(self.weight[some].to(text.dtype), text).amax(dim=1).float() for some in chosen.split(size)]
+        parts = [linear(self.weight[some].to(text.dtype), text).amax(dim=1).float() for some in torch.split(chosen, size)]
         return torch.cat(parts)
 
     def _survivors(self, states: Tensor, threshold: float, finish: Finish) -> tuple[Tensor, Tensor] | None:
