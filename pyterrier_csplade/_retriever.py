@@ -57,6 +57,8 @@ class ImpactRetriever(IndexRetriever):
         super().__init__(impact_index, num_results=num_results, include_fields=include_fields, threads=threads, verbose=verbose)
         self.exact_scores = exact_scores
         self._opened: tuple[Any, pt.Transformer] | None = None
+        # Which terms an index holds, as far as queries asked: each look-up is a call into Java.
+        self._looked_up: tuple[Any, dict[str, bool]] | None = None
 
     def _settings(self) -> dict[str, tuple[Any, Any]]:
         return {**super()._settings(), "exact_scores": (self.exact_scores, True)}
@@ -101,11 +103,13 @@ class ImpactRetriever(IndexRetriever):
 
     def _known(self, queries: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
         """Leave out the terms that the index does not hold, and the queries of which nothing is left."""
-        lexicon = self.impact_index.index_obj().getLexicon()
-        known = {
-            qid: {term: weight for term, weight in query.items() if is_index_term(term) and term in lexicon}
-            for qid, query in queries.items()
-        }
+        index = self.impact_index.index_obj()
+        if self._looked_up is None or self._looked_up[0] is not index:
+            self._looked_up = index, {}
+        found, lexicon = self._looked_up[1], index.getLexicon()
+        for term in {term for query in queries.values() for term in query}.difference(found):
+            found[term] = is_index_term(term) and term in lexicon
+        known = {qid: {term: weight for term, weight in query.items() if found[term]} for qid, query in queries.items()}
         return {qid: query for qid, query in known.items() if query}
 
     def _terrier(self) -> pt.Transformer:

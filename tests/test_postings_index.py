@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from indexes import documents
 
@@ -163,3 +164,12 @@ print([(row["docno"], row["score"]) for row in rows], pt.java.started(), "torch"
 """
     process = subprocess.run([sys.executable, "-c", code, str(index.path)], capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "[('d9', 5.0), ('d8', 4.5)] False False"
+
+
+@pytest.mark.parametrize("algorithm", ["terrier", "exhaustive", "maxscore"])
+def test_retrievers_ask_an_index_that_was_built_again_for_its_own_terms(tmp_path: Path, algorithm: str) -> None:
+    index = ImpactIndex(tmp_path / "index").index([{"docno": "a", "toks": {"x": 1}}])
+    retriever, query = index.retriever(algorithm=algorithm), pd.DataFrame([{"qid": "1", "query_toks": {"x": 1.0, "y": 3.0}}])
+    assert retriever.transform(query)["score"].tolist() == [1.0]
+    index.toks_indexer(overwrite=True).index([{"docno": "b", "toks": {"y": 2}}])
+    assert retriever.transform(query)["score"].tolist() == [6.0]
