@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from . import __version__
 from ._cli_collection import add_commands
+from ._cli_numbers import count
 from ._errors import ConfigError, CspladeError, TrainingInterruptedError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _add_dry_run(phase: argparse.ArgumentParser) -> None:
     plan = phase.add_argument_group("dry run", "checks configuration and data, and estimates memory and time; loads no weights")
     plan.add_argument("--dry-run", action="store_true", help="do not train")
     plan.add_argument("--gpu", default="h100", help="accelerator of the estimate; default: %(default)s")
-    plan.add_argument("--gpus", type=int, default=1, metavar="N", help="how many share a batch; default: %(default)s")
+    plan.add_argument("--gpus", type=count, default=1, metavar="N", help="how many share a batch; default: %(default)s")
     plan.add_argument("--fsdp", action="store_true", help="they share the weights as well")
     plan.add_argument("--like", metavar="MODEL", help="a model of the same shape, where that of the run does not exist yet")
 

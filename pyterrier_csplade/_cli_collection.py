@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ._cli_numbers import count, share, weight
+
 if TYPE_CHECKING:
     from ._transformers import DocEncoder
     from .collection._run import Engine
@@ -31,9 +33,9 @@ def add_commands(commands: Any, say: Say) -> None:
     encode.add_argument("--output", required=True, type=Path, metavar="DIR", help="the encoded collection")
     encode.add_argument("--estimate", action="store_true", help="measure a sample, print time and disk, and encode nothing")
     encode.add_argument("--fields", nargs="+", default=["text"], metavar="F", help="fields that make the text; default: text")
-    encode.add_argument("--top-k", type=int, metavar="K", help="keep the K heaviest terms of a document")
-    encode.add_argument("--min-weight", type=float, default=0.0, metavar="W", help="keep weights of at least W")
-    encode.add_argument("--max-empty", type=float, default=0.5, metavar="X", help="largest share of texts without impacts")
+    encode.add_argument("--top-k", type=count, metavar="K", help="keep the K heaviest terms of a document")
+    encode.add_argument("--min-weight", type=weight, default=0.0, metavar="W", help="keep weights of at least W")
+    encode.add_argument("--max-empty", type=share, default=0.5, metavar="X", help="largest share of texts without impacts")
     _add_model_options(encode)
     _add_division_options(encode)
     encode.set_defaults(run=lambda arguments: _encode(arguments, say))
@@ -51,18 +53,18 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--quantization", choices=["int8", "nf4", "int8-weight-only"])
     model.add_argument("--dtype", default="auto", help="for example bfloat16; default: %(default)s")
     model.add_argument("--device", help="for example cuda:0; default: an accelerator if there is one")
-    model.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: %(default)s")
+    model.add_argument("--batch-size", type=count, default=32, metavar="N", help="default: %(default)s")
 
 
 def _add_division_options(parser: argparse.ArgumentParser) -> None:
     division = parser.add_argument_group("division of the work")
     division.add_argument(
-        "--shard-size", type=int, default=20_000, metavar="N", help="documents of a file; default: %(default)s"
+        "--shard-size", type=count, default=20_000, metavar="N", help="documents of a file; default: %(default)s"
     )
     division.add_argument("--shard", metavar="i/n", help="encode every n-th shard from the i-th on, counted from 0")
     division.add_argument("--ray", metavar="ADDRESS", help="encode on a Ray cluster: local, auto or host:port")
-    division.add_argument("--workers", type=int, metavar="N", help="processes on the Ray cluster; default: one for each GPU")
-    division.add_argument("--processes", type=int, metavar="N", help="refuse to start unless torchrun gave so many processes")
+    division.add_argument("--workers", type=count, metavar="N", help="processes on the Ray cluster; default: one for each GPU")
+    division.add_argument("--processes", type=count, metavar="N", help="refuse to start unless torchrun gave so many processes")
 
 
 def _encode(arguments: argparse.Namespace, say: Say) -> None:

@@ -19,7 +19,7 @@ from vector_collections import content, documents
 from pyterrier_csplade import CSPLADE, CollectionError, DataError, EncodedCollection
 from pyterrier_csplade._cli import main
 from pyterrier_csplade.collection import _signals
-from pyterrier_csplade.collection._launch import launched_part
+from pyterrier_csplade.collection._launch import launched_device, launched_part
 from pyterrier_csplade.collection._part import Part
 from pyterrier_csplade.collection._sources import dataset_source, open_source
 
@@ -159,6 +159,45 @@ def test_estimate(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert abs(float(lines["disk"].split()[0]) * 1e6 - size) < 0.1e6
 
 
+@pytest.mark.parametrize(
+    ("option", "values", "expected"),
+    [
+        ("--top-k", ["0", "-1", "1.5", "many"], "a whole number of at least 1"),
+        ("--shard-size", ["0"], "a whole number of at least 1"),
+        ("--batch-size", ["0"], "a whole number of at least 1"),
+        ("--workers", ["0"], "a whole number of at least 1"),
+        ("--min-weight", ["-0.1", "nan", "inf", "light"], "a finite number of at least 0"),
+        ("--max-empty", ["1.01", "-1", "nan", "all"], "a number from 0 to 1"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(
+    option: str, values: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for value in values:
+        with pytest.raises(SystemExit) as stopped:
+            main(["encode", "docs.jsonl", "--model", "csplade-tiny", "--output", str(tmp_path / "c"), f"{option}={value}"])
+        assert stopped.value.code == 2
+        assert f"argument {option}: must be {expected}, found {value!r}" in capsys.readouterr().err
+
+
+def test_numbers_at_the_ends_of_their_ranges(tmp_path: Path) -> None:
+    docs, output = jsonl(tmp_path / "docs.jsonl", [{"docno": "a", "text": "dogs"}]), str(tmp_path / "c")
+    ends = ["--top-k=1", "--shard-size=1", "--batch-size=1", "--min-weight=0", "--max-empty=1"]
+    assert main(["encode", docs, "--model", "csplade-tiny", "--output", output, *ends]) == 0
+    assert [len(d["toks"]) for d in EncodedCollection(output).get_corpus_iter()] == [1]
+
+
+def test_nothing_to_estimate_or_to_divide(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty, docs, output = jsonl(tmp_path / "empty.jsonl", []), jsonl(tmp_path / "docs.jsonl", documents(3)), tmp_path / "c"
+    for command, message in (
+        (["encode", empty, "--estimate"], "nothing to encode: the input has no documents"),
+        (["encode", docs, "--shard", "2/2"], "there is no part 2 of 2: parts count from 0 to 1"),
+    ):
+        assert main([*command, "--model", model, "--output", str(output)]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].endswith(message)
+        assert not output.exists()
+
+
 # ------------------------------------------------------------------------------------------------------ launches
 
 
@@ -172,6 +211,20 @@ def test_launches() -> None:
         launched_part(None, 4, {"RANK": "0", "WORLD_SIZE": "2"})
     with pytest.raises(CollectionError, match="--shard 0/2 contradicts the 4 processes"):
         launched_part("0/2", None, {"RANK": "3", "WORLD_SIZE": "4"})
+
+
+@pytest.mark.parametrize("gpus", [True, False])
+def test_each_process_of_a_machine_has_its_gpu(gpus: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    # Two machines of four: the GPU is numbered on its own machine.
+    torchrun = {"RANK": "6", "LOCAL_RANK": "2", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
+    assert launched_device(torchrun) == ("cuda:2" if gpus else None)
+    assert launched_device({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}) == ("cuda:1" if gpus else None)
+    # One process on each machine, or alone, may use what it finds.
+    assert launched_device({"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}) is None
+    assert launched_device({}) is None
 
 
 @pytest.mark.slow

@@ -44,6 +44,25 @@ def test_a_full_disk(csplade: CSPLADE, whole: dict[str, bytes], tmp_path: Path, 
     assert content(tmp_path / "c") == whole
 
 
+def test_a_disk_that_breaks(csplade: CSPLADE, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own error is kept, and no half file."""
+
+    def replace(path: Path, target: Path) -> None:
+        if target.name == "shard-000001.json":
+            raise OSError(errno.EIO, "Input/output error", str(target))
+        os.replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(OSError, match=r"\[Errno 5\] Input/output error: .*shard-000001.json"):
+        encode(tmp_path / "c", csplade)
+    left = content(tmp_path / "c")
+    assert [name for name in left if name.startswith(".")] == []
+    assert {name for name in left if name.endswith("0.json")} == {"shard-000000.json"} and "shard-000001.json" not in left
+    monkeypatch.undo()
+    encode(tmp_path / "c", csplade)
+    assert content(tmp_path / "c") == whole
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can mount a small file system")
 def test_a_disk_that_is_really_full(csplade: CSPLADE, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
