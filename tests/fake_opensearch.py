@@ -17,7 +17,7 @@ Fault = Callable[[str, str, Any], "Answer | None"]
 
 
 class FakeCluster:
-    """What the cluster holds, what it was asked, and the faults with which it will answer next.
+    """What the cluster holds, what it was asked, the parameters of the last request, and the faults with which it will answer next.
 
     A fault gets method, path and body of a request; it raises, or returns an answer, or None to let the cluster answer.
     """
@@ -27,6 +27,7 @@ class FakeCluster:
         self.indexes: dict[str, dict[str, Any]] = {}
         self.aliases: dict[str, list[str]] = {}
         self.requests: list[tuple[str, str]] = []
+        self.params: dict[str, Any] = {}
         self.faults: list[Fault] = []
         self.max_clauses = 1024
         self.under_way = self.most_under_way = 0
@@ -120,6 +121,7 @@ class _Connection(Connection):
     cluster: FakeCluster
 
     def perform_request(self, method: str, url: str, params: Any = None, body: Any = None, *rest: Any, **more: Any) -> Any:
+        self.cluster.params = dict(params or {})
         status, answer = self.cluster.answer(method, url, body.decode() if isinstance(body, bytes) else body)
         if status == 404 and (params or {}).get("ignore_unavailable") and "index_not_found" in str(answer):
             status, answer = 200, {}
