@@ -17,7 +17,7 @@ Fault = Callable[[str, str, Any], "Answer | None"]
 
 
 class FakeCluster:
-    """What the cluster holds, what it was asked, the parameters of the last request, and the faults with which it will answer next.
+    """What the cluster holds, what it was asked (with the last parameters), and the faults with which it will answer next.
 
     A fault gets method, path and body of a request; it raises, or returns an answer, or None to let the cluster answer.
     """
