@@ -80,7 +80,7 @@ class Quantizer:
 def top_k(matrix: csr_matrix, k: int) -> csr_matrix:
     """Keep the ``k`` largest entries of each row; of equal ones those in the first columns."""
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    order = np.lexsort((matrix.indices, -matrix.data, rows))
+    order = np.lexsort((matrix.indices, -matrix.data.astype(np.float64), rows))  # unsigned numbers have no negative
     rank = np.arange(len(order)) - matrix.indptr[rows[order]]
     return _keep(matrix, np.sort(order[rank < k]))
 
