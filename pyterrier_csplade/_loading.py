@@ -25,6 +25,9 @@ Quantization = Literal["int8", "nf4", "int8-weight-only"]
 
 _ADAPTER_FILE = "adapter_model.safetensors"
 
+# Rows that bitsandbytes packs together.
+_PACKED_ROWS = 32
+
 # Values of each parameter that its digest reads.
 _SAMPLE = 256
 
@@ -107,6 +110,8 @@ def load_backbone(
             )
     if adapter is not None:
         lm = _add_adapter(lm, adapter)
+    if quantization == "nf4":
+        _pack_whole_blocks_only(lm)
     digest = weights_digest(lm)
     exact = quantization in (None, "int8-weight-only")  # what was loaded are the checkpoint's own weights
     if adapter is not None and exact:
@@ -226,6 +231,14 @@ def _quantization_config(quantization: Quantization | None, dtype: torch.dtype |
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16 if dtype == "auto" else dtype
         )
     raise ContractError(f"quantization must be None, 'int8', 'nf4' or 'int8-weight-only', found {quantization!r}")
+
+
+def _pack_whole_blocks_only(lm: Any) -> None:
+    """Keep bitsandbytes from packing 4-bit weights for a CPU's own kernel where it cannot: rows must be whole blocks."""
+    for module in lm.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            state = module.weight.quant_state
+            module.support_avx512bf16_for_cpu = state.shape[0] % _PACKED_ROWS == 0 == state.shape[1] % state.blocksize
 
 
 def _round_linear_layers(lm: Any) -> None:

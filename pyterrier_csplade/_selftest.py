@@ -11,7 +11,8 @@ from ._errors import ContractError
 _LENGTH = 8
 
 # All tolerances are ours and relative to the largest absolute value. A causal mask leaves position 0 equal to the last bit,
-# but bitsandbytes' int8 product chooses its outlier columns by looking at all positions (0.6% measured on a random Llama).
+# but bitsandbytes' int8 product chooses its outlier columns by looking at all positions (1% measured on random models). So
+# there all later tokens are exchanged: without the mask, position 0 of csplade-tiny changes by 3% for the last, by 16% for all.
 _SEES = 1e-5
 _SEES_INT8 = 0.03
 # Logits of two routes differ by rounding, in bfloat16 by up to about 1%.
@@ -40,9 +41,10 @@ def _probe(backbone: Backbone) -> list[int]:
 
 def _test_attention(backbone: Backbone) -> None:
     first = _probe(backbone)
-    second = [*first[:-1], first[0]]
     expected = backbone.contract.attention == "bidirectional"
-    tolerance = _SEES_INT8 if getattr(backbone.model, "is_loaded_in_8bit", False) else _SEES
+    int8 = getattr(backbone.model, "is_loaded_in_8bit", False)
+    tolerance, changed, whom = (_SEES_INT8, _LENGTH - 1, "later tokens") if int8 else (_SEES, 1, "the last token")
+    second = [*first[:-changed], *first[:1] * changed]
     # A padded batch takes another path through the attention implementation than a text alone.
     for padding in (False, True):
         before, after = (_first_state(backbone, ids, padding) for ids in (first, second))
@@ -51,7 +53,7 @@ def _test_attention(backbone: Backbone) -> None:
             raise ContractError(
                 f"variant {backbone.contract.variant!r} needs {backbone.contract.attention} attention, but with "
                 f"attn_implementation={backbone.attn_implementation!r} position 0 "
-                f"{'sees' if sees else 'does not see'} the last token{' of a padded batch' if padding else ''}: "
+                f"{'sees' if sees else 'does not see'} {whom}{' of a padded batch' if padding else ''}: "
                 "choose another attn_implementation or another architecture"
             )
 
