@@ -70,7 +70,7 @@ class CSPLADE:
             attn_implementation: As in transformers, for example "sdpa" or "eager"; None leaves it to transformers.
             head: "streamed" works out all logits; "screened", on a CPU, only those that an int8 product does not rule out: the
                 same vectors, sooner where sparse; "triton" is for CUDA. None: "screened" with AVX-512 VNNI, else "streamed".
-            batch_size: Texts of full length that go through the model together; an accelerator takes more of shorter ones.
+            batch_size: Texts that go through the model together; an accelerator takes more short ones, a CPU fewer long ones.
             text_field: Column of a document's text.
             verbose: Whether progress is shown.
             contract: For a checkpoint without a contract of its own: how its texts must be encoded.

@@ -208,6 +208,17 @@ def test_batches_keep_to_their_budget_and_leave_nothing_out(lengths: list[int], 
         assert not following or len(batch) == texts or (len(batch) + 1) * batch[0] > tokens
 
 
+def test_a_cpu_gets_small_batches_and_an_accelerator_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = CSPLADE((language_model(), tokenizer())).backbone
+    backbone.contract = backbone.contract.replace(document_length=128)
+    encoder, lengths = BatchEncoder(backbone), [128] * 30 + [20] * 900
+    batches = [lengths[part] for part in encoder.batches(lengths, 32)]
+    assert max(len(batch) * batch[0] for batch in batches) == 1024 and max(map(len, batches)) == 32
+    monkeypatch.setattr(type(backbone), "device", torch.device("meta"))
+    batches = [lengths[part] for part in encoder.batches(lengths, 32)]
+    assert [len(batch) for batch in batches[:2]] == [32, 204] and max(map(len, batches)) <= 8 * 32
+
+
 @pytest.mark.parametrize("head", ["streamed", "screened"])
 @pytest.mark.parametrize("k", [1, 3, 10_000])
 def test_the_heaviest_terms_are_kept(head: Any, k: int) -> None:
