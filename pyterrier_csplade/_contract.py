@@ -114,6 +114,10 @@ class Contract:
     def from_dict(cls, values: dict[str, Any], source: str = CONTRACT_FILE) -> Contract:
         """Read the content of a contract file.
 
+        Args:
+            values: The fields, as :meth:`to_dict` gives them; what is missing has its default.
+            source: How a message calls the file.
+
         Raises:
             ContractError: A field is unknown, or has a value that is not allowed.
         """

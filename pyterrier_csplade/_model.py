@@ -203,14 +203,14 @@ class CSPLADE:
         """Return the expansion of one text, term to weight, the heaviest first.
 
         Args:
-            row: One row of an encoded matrix; terms are spelled as in ``vocabulary``.
+            row: One row of an encoded matrix; terms are spelled as in ``vocabulary``. Another shape is a ValueError.
         """
         if row.shape != (1, len(self.vocabulary)):
             raise ValueError(f"expected 1 row of {len(self.vocabulary)} terms, found a matrix of shape {row.shape}")
         return dict(to_vectors(csr_matrix(row), self.vocabulary)[0])
 
     def explain(self, query: str, doc: str) -> dict[str, float]:
-        """Return what each matching term adds to the score of a document for a query (weight times weight), the most first."""
+        """Return what each matching term adds to the score of two texts (weight times weight), the most first."""
         return self.decode(csr_matrix(self.encode_queries([query]).multiply(self.encode_docs([doc]))))
 
     def _encode(self, texts: Sequence[str], role: Role, wanted: Wanted, options: tuple[Any, ...]) -> csr_matrix:

@@ -27,6 +27,10 @@ class Vocabulary(Sequence[str]):
     def __init__(self, terms: Sequence[str], token_ids: Sequence[int] | np.ndarray) -> None:
         """Pair terms with token ids.
 
+        Args:
+            terms: Distinct index terms, in the order of the columns.
+            token_ids: The token of each.
+
         Raises:
             ValueError: The lengths differ, or a term stands twice.
         """

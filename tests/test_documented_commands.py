@@ -37,6 +37,12 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
         assert callable(_parser().parse_args(shlex.split(command)).run)
 
 
+def test_every_option_is_documented() -> None:
+    commands = next(action.choices for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    options = {option for parser in commands.values() for action in parser._actions for option in action.option_strings}
+    assert {option for option in options if not re.search(rf"{option}\b", TEXT)} == {"-h", "--help"}
+
+
 @pytest.mark.parametrize("command", sorted(set(BENCHMARKS)))
 def test_benchmarks(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def parse(self: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> None:

@@ -56,7 +56,7 @@ def test_documented_names_exist() -> None:
         text = page.read_text(encoding="utf-8")
         for name in re.findall(r"(?:auto\w+::|related::|:\w+:`~?) ?(pyterrier_csplade[.\w]*)", text):
             module, found = "pyterrier_csplade", name.split(".")[1:]
-            if found and found[0] in ("training", "engines"):
+            if found and found[0] in ("training", "engines", "search", "terrier"):
                 module, found = f"pyterrier_csplade.{found[0]}", found[1:]
             value: Any = importlib.import_module(module)
             for part in found:
@@ -80,7 +80,7 @@ def test_pages_are_valid_rst(page: Path) -> None:
                 self.state.nested_parse(self.content, self.content_offset, container)
             return [container]
 
-    for name in ("toctree", "how-to", "related", "autoclass", "autofunction", "autoexception", "code-block"):
+    for name in ("toctree", "how-to", "related", "autoclass", "autofunction", "autoexception", "autodata", "code-block"):
         rst.directives.register_directive(name, Nested)
     for name in ("class", "func", "meth", "ref"):
         rst.roles.register_local_role(name, lambda role, raw, text, line, inliner, **rest: ([nodes.literal(raw, text)], []))

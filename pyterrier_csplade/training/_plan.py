@@ -19,6 +19,7 @@ class Plan:
         gpu: The accelerator of the estimate.
         gpus: How many of them.
         memory: Estimated bytes on one accelerator, by part; empty if nothing is known of the model.
+        memory_checkpointed: The same with ``gradient_checkpointing``, whatever the run's setting.
         tokens: Tokens of the whole run that go through the backbone.
         flops: FLOP of the whole run.
     """
@@ -44,7 +45,14 @@ class Plan:
         return self.flops / (self.gpu.flops * self.gpus * 3600)
 
     def add_cost(self, shape: ModelShape, method: Method, load: Load, steps: int) -> None:
-        """Compute memory, tokens and FLOP, and warn where the memory does not suffice."""
+        """Compute memory, tokens and FLOP, and warn where the memory does not suffice.
+
+        Args:
+            shape: Of the model.
+            method: How it is trained.
+            load: What one accelerator computes in a step.
+            steps: Of the whole run.
+        """
         without, checkpointed = (
             memory_parts(shape, Method(**{**vars(method), "checkpointing": on}), load) for on in (False, True)
         )
