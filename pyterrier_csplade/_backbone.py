@@ -24,6 +24,7 @@ class Backbone(nn.Module):
         contract: How texts are encoded.
         vocabulary: The index terms.
         column_of_token: Column of each of the head's rows in the vocabulary, int64, ascending; -1 if it is no index term.
+        packs: Whether texts go through the model in one row, without padding, at inference; the self-test decides.
     """
 
     def __init__(self, model: Any, tokenizer: Any, contract: Contract) -> None:
@@ -31,7 +32,8 @@ class Backbone(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.contract = contract
-        self._lm.config.is_causal = contract.attention == "causal"
+        self._attend(causal=contract.attention == "causal")
+        self.packs = False
         special_ids = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
         self.vocabulary = Vocabulary.from_tokens(tokenizer.get_vocab(), special_ids=special_ids, size=self.head.out_features)
         self._columns: Tensor
@@ -47,6 +49,13 @@ class Backbone(nn.Module):
     def _lm(self) -> Any:
         """The transformers model, without the PEFT wrapper: its layers hold the adapters."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def _attend(self, *, causal: bool) -> None:
+        """Choose the attention mask: masks follow the configuration, flash attention, which has none, its modules."""
+        self._lm.config.is_causal = causal
+        for module in self._lm.modules():
+            if hasattr(module, "is_causal"):
+                module.is_causal = causal
 
     @property
     def head(self) -> Any:
@@ -133,9 +142,22 @@ class Backbone(nn.Module):
         return self.finish_logits(pooled).index_select(1, self._columns)
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Run the model without its head: last hidden states, [batch, length, width]."""
+        """Run the model without its head: last hidden states, [batch, length, width]; those of padding mean nothing."""
+        if self.packs and not self.training:
+            return self.packed_states(input_ids, attention_mask)
         output = self._lm.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         return output.last_hidden_state
+
+    def packed_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Compute ``hidden_states`` from all texts in one row, their positions counted anew: padding costs nothing.
+
+        Only attention implementations that take texts apart by these positions give the same states.
+        """
+        real = attention_mask.bool()
+        positions = (attention_mask.cumsum(1) - 1)[real]
+        output = self._lm.base_model(input_ids=input_ids[real][None], position_ids=positions[None], use_cache=False)
+        places = attention_mask.flatten().cumsum(0).view_as(attention_mask) - 1
+        return output.last_hidden_state[0, places.clamp(min=0)]
 
     def reference_logits(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
         """Compute what ``pooled_logits`` computes from the model's own logits, for tests: needs memory for all of them."""

@@ -17,10 +17,11 @@ _SEES = 1e-5
 _SEES_INT8 = 0.03
 # Logits of two routes differ by rounding, in bfloat16 by up to about 1%.
 _SAME_LOGITS = 0.05
+_SAME_STATES = 0.05
 
 
 def self_test(backbone: Backbone) -> None:
-    """Prove the attention mask and the head of a loaded model.
+    """Prove the attention mask and the head of a loaded model, and find out whether it takes texts without padding.
 
     Raises:
         ContractError: Position 0 sees the last token though it must not, or does not though it must, alone or beside a padded
@@ -31,6 +32,7 @@ def self_test(backbone: Backbone) -> None:
     with torch.no_grad():
         _test_attention(backbone)
         _test_head(backbone)
+        backbone.packs = "flash" in backbone.attn_implementation and _keeps_packed_texts_apart(backbone)
     backbone.train(training)
 
 
@@ -48,7 +50,7 @@ def _test_attention(backbone: Backbone) -> None:
     # A padded batch takes another path through the attention implementation than a text alone.
     for padding in (False, True):
         before, after = (_first_state(backbone, ids, padding) for ids in (first, second))
-        sees = bool((before - after).abs().max() > tolerance * before.abs().max())
+        sees = _differ(before, after, _sees(backbone))
         if sees != expected:
             raise ContractError(
                 f"variant {backbone.contract.variant!r} needs {backbone.contract.attention} attention, but with "
@@ -56,6 +58,29 @@ def _test_attention(backbone: Backbone) -> None:
                 f"{'sees' if sees else 'does not see'} {whom}{' of a padded batch' if padding else ''}: "
                 "choose another attn_implementation or another architecture"
             )
+
+
+def _sees(backbone: Backbone) -> float:
+    return _SEES_INT8 if getattr(backbone.model, "is_loaded_in_8bit", False) else _SEES
+
+
+def _differ(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
+    return not bool((one - other).abs().max() <= tolerance * one.abs().max())
+
+
+def _keeps_packed_texts_apart(backbone: Backbone) -> bool:
+    """Whether packed texts have the states of padded ones, and those of a text stay when its neighbours change."""
+    text = _probe(backbone)
+    left, right = text[2:], [*text, *text[:3]]
+    batches = [backbone.collate(texts) for texts in ([left, text, right], [left[::-1], text, right[::-1]])]
+    try:
+        first, second = (backbone.packed_states(batch["input_ids"], batch["attention_mask"]).float() for batch in batches)
+    except (TypeError, ValueError):  # an architecture without position_ids
+        return False
+    padded = backbone.hidden_states(batches[0]["input_ids"], batches[0]["attention_mask"]).float()
+    real = batches[0]["attention_mask"].bool()
+    same = not _differ(padded[real], first[real], _SAME_STATES)
+    return same and not _differ(first[1, real[1]], second[1, real[1]], _sees(backbone))
 
 
 def _first_state(backbone: Backbone, ids: list[int], padding: bool) -> torch.Tensor:

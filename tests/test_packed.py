@@ -1,0 +1,91 @@
+"""Texts in one row without padding: only where they do not see each other, and with the vectors of padded ones."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flash
+import numpy as np
+import pytest
+import torch
+from models import TEXTS, language_model, tokenizer
+
+from pyterrier_csplade import CSPLADE
+from pyterrier_csplade._contract import Variant
+from pyterrier_csplade._encoding import BatchEncoder
+
+VARIANTS: list[Variant] = ["causal", "echo", "bidirectional"]
+
+
+def with_flash(variant: Variant, name: str = "llama") -> CSPLADE:
+    lm = language_model(name, attn_implementation="eager")
+    lm.config._attn_implementation = "flash_attention_2"
+    return CSPLADE((lm, tokenizer()), variant=variant)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "mistral", "phi3"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_packed_texts_have_the_vectors_of_padded_ones(variant: Variant, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = CSPLADE((language_model(name), tokenizer()), variant=variant).encode_docs(TEXTS)
+    flash.install(monkeypatch)
+    csplade = with_flash(variant, name)
+    assert csplade.backbone.packs
+    flash.CALLS.clear()
+    found = csplade.encode_docs(TEXTS)
+    np.testing.assert_allclose(found.toarray(), expected.toarray(), rtol=1e-4, atol=1e-5)
+    copies = 2 if variant == "echo" else 1
+    lengths = sorted((copies * len(ids) for ids in csplade.backbone.tokenize(TEXTS, "document")[0]), reverse=True)
+    assert flash.CALLS == [lengths] * 2, "each layer sees the texts' own lengths, and no padding"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_texts_that_see_each_other_are_padded(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
+    @functools.wraps(flash.flash_attn_varlen_func)  # transformers reads the names of its arguments
+    def leaky(q: Any, k: Any, v: Any, cu_seqlens_q: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        found = flash.flash_attn_varlen_func(q, k, v, cu_seqlens_q, *args, **kwargs)
+        return found + 1e-3 * found.mean(dim=0) if len(cu_seqlens_q) == 1 + 3 else found
+
+    flash.install(monkeypatch, leaky)
+    assert not with_flash(variant).backbone.packs
+
+
+def test_other_implementations_are_not_packed() -> None:
+    for implementation in ("sdpa", "eager"):
+        lm = language_model(attn_implementation=implementation)
+        assert not CSPLADE((lm, tokenizer())).backbone.packs
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_row_is_taken_apart_as_it_was_put_together(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = CSPLADE((language_model(), tokenizer())).backbone
+    lengths, longest = [3, 1, 5], 5
+    mask = torch.tensor([[1] * n + [0] * (longest - n) for n in lengths])
+    ids = torch.arange(15).view(3, 5)
+    if side == "left":
+        mask = mask.flip(1)
+    seen: dict[str, Any] = {}
+
+    def echo(**kwargs: Any) -> Any:
+        seen.update(kwargs)
+        return type("Output", (), {"last_hidden_state": kwargs["input_ids"][..., None].float()})
+
+    monkeypatch.setattr(type(backbone._lm), "base_model", property(lambda self: echo))
+    found = backbone.packed_states(ids, mask)
+    assert seen["position_ids"].tolist() == [[0, 1, 2, 0, 0, 1, 2, 3, 4]]
+    assert seen["input_ids"].tolist() == [ids[mask.bool()].tolist()] and "attention_mask" not in seen
+    assert found.shape == (3, 5, 1)
+    assert found[mask.bool()][:, 0].tolist() == ids[mask.bool()].tolist()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training_is_padded(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
+    flash.install(monkeypatch)
+    backbone = with_flash(variant).backbone
+    batch = backbone.collate(backbone.tokenize(TEXTS, "document")[0])
+    monkeypatch.setattr(backbone, "packed_states", lambda *args: pytest.fail("packed"))
+    backbone.train()
+    assert backbone(**batch).isfinite().all()
+    backbone.eval()
+    with pytest.raises(pytest.fail.Exception, match="packed"):
+        BatchEncoder(backbone).encode([[5, 6]], 2, ["a"])
