@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import unittest
+from typing import Any
 
 import pyterrier as pt
 import pytest
 
-from pyterrier_csplade import CSPLADE, EncodedCollection, ImpactIndex, PruneToks
+from pyterrier_csplade import CSPLADE, EncodedCollection, ImpactIndex, PruneToks, engines
 
 os.environ["PT_TEST_TRANSFORMER_REPORTS"] = "0"
 _NOT_LOADED = CSPLADE("some/model")
@@ -57,6 +59,26 @@ class TestPruneToks(pt.testing.transformer_test_class(lambda: PruneToks(top_k=3)
 @pytest.mark.usefixtures("no_network")
 class TestEncodedCollection(pt.testing.transformer_test_class(lambda: EncodedCollection("some.vectors"))):  # type: ignore[misc]
     """The same."""
+
+
+ENGINES = sorted(set(engines.__all__) - {"Engine"})
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.usefixtures("no_network")
+def test_retrievers_of_engines(name: str) -> None:
+    """The same; none of the engines need be installed."""
+    kit: Any = pt.testing.transformer_test_class(lambda: getattr(engines, name)("some.index").retriever())
+    result = unittest.defaultTestLoader.loadTestsFromTestCase(kit).run(unittest.TestResult())
+    assert result is not None and result.testsRun > 1
+    assert not [trace for _, trace in result.errors + result.failures]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_pipelines_with_engines_can_be_drawn(unloaded: CSPLADE, no_network: None, name: str) -> None:
+    index = getattr(engines, name)("some.index")
+    for pipeline in (unloaded.doc_encoder() >> index, unloaded.query_encoder() >> index.retriever()):
+        assert "CSPLADE" in pt.schematic.draw(pipeline)
 
 
 def test_schematics_of_pipelines_need_no_network(no_network: None, unloaded: CSPLADE) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyterrier as pt
 
 from pyterrier_csplade._contract import Contract
 from pyterrier_csplade._retrieval import Hits, IndexRetriever
@@ -24,6 +25,10 @@ class EngineRetriever(IndexRetriever):
         super().__init__(engine, num_results=num_results, threads=threads, verbose=verbose)  # type: ignore[arg-type]
         self.engine = engine
         self._index: Opened | None = None
+
+    def subtransformers(self) -> dict[str, pt.Transformer]:
+        """Return nothing: the engine is an indexer, which no query goes through."""
+        return {}
 
     def _open(self) -> Contract | None:
         self._index = self.engine.open()
