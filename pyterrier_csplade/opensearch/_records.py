@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_DOWN, Context
 from numbers import Real
 from typing import Any
 
@@ -108,7 +109,7 @@ class Records:
             raise DataError(
                 f"document {docno!r}: the impact of {terms[largest]!r} is {impacts[largest]:g}, above {MAX_IMPACT}, which "
                 f"OpenSearch would silently round: toks_indexer(scale=...) makes impacts smaller, here at most "
-                f"{MAX_IMPACT / float(weights[largest]):.3g}"
+                f"{_three_digits(MAX_IMPACT / float(weights[largest])):g}"
             )
         self.loss.add(scaled, impacts)
         named = {}
@@ -161,6 +162,11 @@ def check_docno(docno: Any, position: int) -> str:
             f"docno {docno[:40]!r} of document {position} has {length:,} bytes: OpenSearch needs 1 to {_MAX_DOCNO_BYTES}"
         )
     return docno
+
+
+def _three_digits(number: float) -> float:
+    """Round down to three digits: a scale that is advised must suffice."""
+    return float(Context(prec=3, rounding=ROUND_DOWN).create_decimal_from_float(number))
 
 
 def _to_array(toks: Mapping[str, Any], docno: str) -> np.ndarray:
