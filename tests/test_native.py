@@ -147,6 +147,26 @@ def test_operators(csplade: CSPLADE, index: ImpactIndex, bm25: pt.Transformer, t
     assert set(zip(*(retrieval & bm25)(topics)[["qid", "docno"]].to_numpy().T)) == one & other
     doubled, single = (retrieval * 2)(topics), retrieval(topics)
     np.testing.assert_allclose(doubled["score"], 2 * single["score"])
+    parts = [dict(zip(zip(found["qid"], found["docno"]), found["score"])) for found in (single, bm25(topics))]
+    fused = (retrieval + bm25)(topics)
+    sums = dict(zip(zip(fused["qid"], fused["docno"]), fused["score"]))
+    assert sums == pytest.approx({key: sum(part.get(key, 0.0) for part in parts) for key in parts[0].keys() | parts[1].keys()})
+    appended = ((retrieval % 1) ^ bm25)(topics)
+    for qid, rows in appended.groupby("qid"):
+        first = single[single["qid"] == qid]["docno"].tolist()[:1]
+        rest = [docno for other, docno in parts[1] if other == qid and docno not in first]
+        assert rows.sort_values("rank")["docno"].tolist() == first + rest
+
+
+def test_scores_are_features(csplade: CSPLADE, index: ImpactIndex, terms: Any, topics: pd.DataFrame) -> None:
+    candidates = csplade.query_encoder() >> index.retriever(num_results=4) >> pt.text.get_text(terms, ["text"])
+    length = pt.apply.doc_score(lambda row: len(row["text"]))
+    found = (candidates >> (csplade.scorer() ** length))(topics)
+    assert len(found) > 4
+    for row in found.to_dict("records"):
+        text = DOCUMENTS[row["docno"]]
+        score = dense(csplade.encode_queries([row["query"]]))[0] @ dense(csplade.encode_docs([text]))[0]
+        assert row["features"] == pytest.approx([score, len(text)], rel=1e-5)
 
 
 def test_search_answers_one_query_and_none_for_an_empty_one(csplade: CSPLADE, index: ImpactIndex) -> None:
@@ -209,6 +229,7 @@ def test_the_paper_is_cited_where_people_look() -> None:
     pages = root / "pyterrier_csplade" / "pt_docs"
     for text in (
         (root / "README.md").read_text(encoding="utf-8"),
+        (root / "pyterrier_csplade" / "tiny" / "MODEL_CARD.md").read_text(encoding="utf-8"),
         "".join((pages / page).read_text(encoding="utf-8") for page in ("index.rst", "overview.rst")),
         CSPLADE.__doc__ or "",
     ):
