@@ -89,6 +89,7 @@ def test_bmp_gets_numbers_and_padding(tmp_path: Path, modules: dict[str, Any]) -
     given = json.loads((tmp_path / "index" / "index.bmp").read_text())
     # The block of the documents is filled up, and two more follow.
     assert {docid: given[docid] for docid in "012"} == NUMBERED
+    assert list(given["2"]) == ["1", "2"]  # ascending, though the document has Ġc first
     assert {docid: given[docid] for docid in given if int(docid) > 2} == {str(i): {"padding": 1} for i in range(3, 12)}
     found = index.retriever(alpha=0.5, beta=0.75, num_results=20).transform(queries({"a": 1.0, "b": 0.5, "unknown": 9.0}))
     # Every block meets the query through the padding, with the least of 32 levels; none of it is a result.
