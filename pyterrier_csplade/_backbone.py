@@ -57,6 +57,12 @@ class Backbone(nn.Module):
             if hasattr(module, "is_causal"):
                 module.is_causal = causal
 
+    def _keep_attention(self) -> None:
+        """Choose the mask again where the model object has served another contract in the meantime."""
+        causal = self.contract.attention == "causal"
+        if self._lm.config.is_causal != causal:
+            self._attend(causal=causal)
+
     @property
     def head(self) -> Any:
         """The LM head, a linear layer whose weight is [tokens, width]."""
@@ -143,6 +149,7 @@ class Backbone(nn.Module):
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Run the model without its head: last hidden states, [batch, length, width]; those of padding mean nothing."""
+        self._keep_attention()
         if self.packs and not self.training:
             return self.packed_states(input_ids, attention_mask)
         output = self._lm.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
@@ -161,6 +168,7 @@ class Backbone(nn.Module):
 
     def reference_logits(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
         """Compute what ``pooled_logits`` computes from the model's own logits, for tests: needs memory for all of them."""
+        self._keep_attention()
         logits = self._lm(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits.float()
         pooled = logits.masked_fill(~pool_mask[..., None], float("-inf")).amax(dim=1)
         return pooled.index_select(1, self._columns) * self.contract.logit_scale

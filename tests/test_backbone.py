@@ -144,8 +144,19 @@ def test_lengths_never_exceed_the_models_positions() -> None:
     assert backbone(variant="echo").contract.document_length == 64
 
 
-def test_the_self_test_refuses_a_model_that_ignores_is_causal() -> None:
+def test_a_model_that_serves_two_variants_gives_each_its_own_vectors() -> None:
+    lm, contracts = language_model(), [Contract(variant=variant) for variant in ("causal", "bidirectional")]
+    alone = [encode(Backbone(language_model(), tokenizer(), contract).eval(), TEXTS) for contract in contracts]
+    shared = [Backbone(lm, tokenizer(), contract).eval() for contract in contracts]
+    for _ in range(2):
+        for model, expected in zip(shared, alone):
+            torch.testing.assert_close(encode(model, TEXTS), expected)
+    assert not torch.allclose(alone[0], alone[1])
+
+
+def test_the_self_test_refuses_a_model_that_ignores_is_causal(monkeypatch: pytest.MonkeyPatch) -> None:
     model = backbone(variant="bidirectional")
+    monkeypatch.setattr(Backbone, "_keep_attention", lambda self: None)
     model.model.config.is_causal = True
     with pytest.raises(ContractError, match="bidirectional.*does not see the last token"):
         self_test(model)
