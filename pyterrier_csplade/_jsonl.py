@@ -23,15 +23,15 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number, line) of a text file, gzip-compressed if its name ends in ``.gz``.
+    """Yield (line number, line) of a UTF-8 file, gzip-compressed if its name ends in ``.gz``; a byte order mark is left out.
 
     Raises:
-        DataError: The file is missing or cannot be read to its end.
+        DataError: The file is missing, cannot be read to its end, or a line is no UTF-8.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"there is no file {path}")
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
         yield from _numbered(lines, path)
 
 
@@ -50,10 +50,12 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
     return row
 
 
-def _numbered(lines: Iterable[str], path: Path) -> Iterator[tuple[int, str]]:
+def _numbered(lines: Iterable[bytes], path: Path) -> Iterator[tuple[int, str]]:
     number = 0
     try:
-        for number, line in enumerate(lines, 1):  # noqa: B007
-            yield number, line
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        for number, line in enumerate(lines, 1):
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:  # decoded line by line, so that the line is known
+        raise DataError(f"{path}, line {number}: not valid UTF-8 ({error})") from error
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}, after line {number}: cannot be read on ({error})") from error

@@ -129,7 +129,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"plain.jsonl.gz, after line 0: cannot be read on"):
         list(read_jsonl(tmp_path / "plain.jsonl.gz"))
     (tmp_path / "latin.jsonl").write_bytes(b'{"a": "\xe4"}\n')
-    with pytest.raises(DataError, match=r"latin.jsonl, after line 0: cannot be read on"):
+    with pytest.raises(DataError, match=r"latin.jsonl, line \d+: not valid UTF-8"):
         list(read_jsonl(tmp_path / "latin.jsonl"))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyterrier_csplade._backbone import finish_logits
-from pyterrier_csplade._errors import ConfigError
+from pyterrier_csplade._errors import ConfigError, DataError
 
 from ._config import AdaptationConfig
 from ._corpus import read_corpus
@@ -119,6 +119,8 @@ def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
     """
     output = open_output(config, resume)
     arguments, tokens = training_arguments(config, pieces=config.gradient_accumulation_steps), output / "tokens.int32"
+    if next(read_corpus(config.corpus, config.text_fields), None) is None:  # found out before a large model is loaded
+        raise DataError(f"{config.corpus}: the corpus is empty")
     tokenizer, model = load_tokenizer_and_model(config)
     model.config.is_causal = config.objective == "clm"
     mask_id = _mask_id(tokenizer, config) if config.objective == "mntp" else None

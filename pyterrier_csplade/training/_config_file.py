@@ -17,6 +17,12 @@ from pyterrier_csplade._errors import ConfigError
 
 T = TypeVar("T")
 
+# Settings by which a file for the other command is recognised.
+_PHASES = {
+    "corpus": "the adaptation phase: pyterrier-csplade adapt",
+    "data": "the contrastive phase: pyterrier-csplade train",
+}
+
 
 def load_config(path: str | Path, config_class: type[T]) -> T:
     """Read a configuration file.
@@ -48,8 +54,7 @@ def config_from_dict(values: Any, config_class: type[T], *, source: str = "confi
     known = [f.name for f in fields(config_class)]  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            nearest = difflib.get_close_matches(str(key), known, n=1)
-            raise ConfigError(f"{source}: unknown setting {key!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else ""))
+            raise ConfigError(f"{source}: unknown setting {key!r}{_hint(key, known)}")
     converted = {key: _convert(value, hints[key], f"{source}: {key}") for key, value in values.items()}
     try:
         return config_class(**converted)
@@ -58,6 +63,13 @@ def config_from_dict(values: Any, config_class: type[T], *, source: str = "confi
         raise ConfigError(f"{source}: missing setting {missing}") from error
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
+
+
+def _hint(key: Any, known: list[str]) -> str:
+    if key in _PHASES:
+        return f", which is one of {_PHASES[key]}"
+    nearest = difflib.get_close_matches(str(key), known, n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,9 +10,12 @@ from typing import Any
 
 from pyterrier_csplade._errors import ConfigError, CspladeError
 
+from ._collection_files import CollectionFiles
 from ._config import AdaptationConfig, TrainingConfig
 from ._contrastive_config import ContrastiveConfig
+from ._corpus import find_dataset
 from ._estimate import Load, Method, find_gpu
+from ._monitoring_config import ValidationSettings
 from ._plan import Plan
 from ._sample import CorpusSample, RowSample, sample_corpus, sample_rows
 from ._shape import ModelShape, model_shape, read_model_config
@@ -122,11 +125,29 @@ def _describe_method(config: TrainingConfig, method: Method, base: _Base, plan: 
 
 def _check_data(config: TrainingConfig, base: _Base, plan: Plan) -> Load | None:
     if isinstance(config, ContrastiveConfig):
+        if config.validation:
+            _check_validation(config.validation, plan)
         return _contrastive_load(config, sample_rows(config, base.tokenizer, plan), plan.gpus)
     if isinstance(config, AdaptationConfig):
         sample = sample_corpus(config, base.tokenizer, plan)
         return _adaptation_load(config, sample, plan)
     return None
+
+
+def _check_validation(settings: ValidationSettings, plan: Plan) -> None:
+    """Look for the collection and the queries of the split; its documents are read when the run starts."""
+    try:
+        if Path(settings.collection).is_dir():
+            files = CollectionFiles(settings.collection)
+            topics, qrels = files.topics(settings.split), files.qrels(settings.split)
+            judged = topics["qid"].isin(set(qrels["qid"][qrels["label"] > 0])).sum()
+            plan.facts.append(("validation", f"{min(judged, settings.queries):,} queries every {settings.steps:,} steps"))
+            if not judged:
+                plan.problems.append(f"{settings.collection}: no query of the split {settings.split!r} has a relevant document")
+        else:
+            find_dataset(settings.collection)
+    except (CspladeError, OSError) as error:
+        plan.problems.append(f"validation: {error}")
 
 
 def _contrastive_load(config: ContrastiveConfig, sample: RowSample, gpus: int) -> Load:
@@ -169,6 +190,9 @@ def _check_output(config: TrainingConfig, base: _Base, plan: Plan) -> None:
     if (checkpoint := last_checkpoint(output / CHECKPOINTS)) is not None:
         plan.warnings.append(f"{output} holds {checkpoint.name}: the run needs --resume, or another output")
     existing = next((path for path in (output, *output.absolute().parents) if path.exists()), Path("/"))
+    if not existing.is_dir():
+        plan.problems.append(f"output: {existing} is a file, and {output} would be a directory: name another one")
+        return
     if not os.access(existing, os.W_OK):
         plan.problems.append(f"{existing} cannot be written")
     if base.shape is None:

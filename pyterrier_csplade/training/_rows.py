@@ -42,12 +42,20 @@ def read_rows(data: str | list[str], *, max_bad_rows: int = 0) -> Iterator[Train
         max_bad_rows: Rows that may be unusable: they are left out, with a warning that names and counts them.
 
     Raises:
-        DataError: More rows than allowed cannot be used; the message counts them and names file and line, or the query.
+        DataError: More rows than allowed cannot be used; the message counts them and names file and line, or the query. Or a
+            source has none.
     """
-    errors = RowErrors(max_bad_rows)
+    errors, empty = RowErrors(max_bad_rows), []
     for source in [data] if isinstance(data, str) else data:
-        yield from _read_source(source, errors)
+        rows = _read_source(source, errors)
+        if (first := next(rows, None)) is None:
+            empty.append(source)
+        else:
+            yield first
+            yield from rows
     errors.finish()
+    if empty:
+        raise DataError(f"{empty[0]} has no rows")
 
 
 def _read_source(source: str, errors: RowErrors) -> Iterator[TrainingRow]:

@@ -20,6 +20,7 @@ from ._checkpoints import CHECKPOINTS
 from ._config import LoraSettings, TrainingConfig
 from ._launch import start_processes
 from ._reports import reporters
+from ._shape import check_target_modules
 from ._zero import in_one_piece
 
 
@@ -27,7 +28,7 @@ def open_output(config: TrainingConfig, resume: bool) -> Path:
     """Make the directory of a run.
 
     Raises:
-        ConfigError: It holds checkpoints of another run, which resuming later would take for this one's.
+        ConfigError: It cannot be made, or holds checkpoints of another run, which resuming later would take for this one's.
     """
     output = Path(config.output)
     if not resume and any((output / CHECKPOINTS).glob("checkpoint-*")):
@@ -35,7 +36,10 @@ def open_output(config: TrainingConfig, resume: bool) -> Path:
             f"{output} holds checkpoints of an earlier run: go on with that run (resume=True, --resume), remove "
             f"{output / CHECKPOINTS}, or name another output"
         )
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output: the directory {output} cannot be made ({error.strerror}): name another one") from error
     return output
 
 
@@ -146,9 +150,16 @@ def whole_model(config: TrainingConfig, weights: dict[str, Tensor]) -> Any:
 
 
 def add_lora(model: Any, settings: LoraSettings) -> Any:
-    """Wrap a model with a fresh adapter; everything else is frozen, the LM head included."""
+    """Wrap a model with a fresh adapter; everything else is frozen, the LM head included.
+
+    Raises:
+        ConfigError: A target module does not exist.
+    """
     from peft import LoraConfig, TaskType, get_peft_model
 
+    head = model.get_output_embeddings()
+    linear = (path for path, layer in model.named_modules() if isinstance(layer, torch.nn.Linear) and layer is not head)
+    check_target_modules(linear, settings.target_modules)
     return get_peft_model(
         model,
         LoraConfig(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,22 @@ def read_model_config(model: str, revision: str | None) -> tuple[Any, bool]:
         raise ConfigError(f"model {model}: its configuration cannot be read ({' '.join(str(error).split())[:160]})") from error
 
 
+def check_target_modules(linear: Iterable[str], target_modules: Iterable[str]) -> None:
+    """Refuse names of layers that a model does not have.
+
+    Args:
+        linear: Paths of its linear layers, without the LM head.
+        target_modules: Names of the layers that a LoRA adapter stands on.
+
+    Raises:
+        ConfigError: There is no layer of a name; says which there are.
+    """
+    found = {path.rpartition(".")[2] for path in linear}
+    for name in target_modules:
+        if name not in found:
+            raise ConfigError(f"lora: target_modules: the model has no {name!r}; its linear layers: {', '.join(sorted(found))}")
+
+
 def model_shape(config: Any, target_modules: Sequence[str] = ()) -> ModelShape:
     """Build the model of a configuration without memory for its weights, and measure it.
 
@@ -109,10 +125,7 @@ def model_shape(config: Any, target_modules: Sequence[str] = ()) -> ModelShape:
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head}
     text = config.get_text_config()
     targets = [m for name, m in linear.items() if name.rpartition(".")[2] in target_modules]
-    for name in target_modules:
-        if not any(path.rpartition(".")[2] == name for path in linear):
-            found = sorted({path.rpartition(".")[2] for path in linear})
-            raise ConfigError(f"lora: target_modules: the model has no {name!r}; its linear layers: {', '.join(found)}")
+    check_target_modules(linear, target_modules)
     backbone = sum(module.weight.numel() for module in linear.values())
     return ModelShape(
         layers=text.num_hidden_layers,
