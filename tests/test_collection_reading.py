@@ -118,10 +118,11 @@ def test_leftovers_of_a_killed_process_go_when_the_collection_is_complete(csplad
     assert content(large) == whole
 
 
-def test_windows_that_end_within_a_shard_change_nothing(
-    csplade: CSPLADE, pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_windows_that_end_within_or_with_a_shard_change_nothing(
+    csplade: CSPLADE, pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(_run, "_WINDOW", {"cpu": 2})
+    monkeypatch.setattr(_run, "_WINDOW", {"cpu": size})
     found = encode(tmp_path / "c", csplade)
     expected = EncodedCollection(pristine)
     assert list(found.get_corpus_iter()) == list(expected.get_corpus_iter())

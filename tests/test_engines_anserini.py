@@ -33,14 +33,14 @@ if "-version" in arguments:
 index = pathlib.Path(arguments[arguments.index("-index") + 1])
 source = pathlib.Path(arguments[arguments.index("-input") + 1])
 index.mkdir(exist_ok=True)
-if {status}:
-    sys.stderr.write("Exception in thread main: java.lang.OutOfMemoryError\\n")
-    sys.exit({status})
 (index / "command.json").write_text(json.dumps(arguments))
 (index / "documents").write_bytes((source / "documents.jsonl").read_bytes())
 print("Total 3 documents indexed")
 if {complete}:
     (index / "segments_1").touch()
+if {status}:
+    sys.stderr.write("Exception in thread main: java.lang.OutOfMemoryError\\n")
+    sys.exit({status})
 """
 
 
@@ -73,6 +73,7 @@ class Lucene:
     def __init__(self) -> None:
         self.directories: list[str] = []
         self.similarities: list[Any] = []
+        self.depths: list[int] = []
         self.error: Exception | None = None
 
     def __call__(self, name: str) -> Any:
@@ -121,11 +122,13 @@ class Searcher:
 
     def __init__(self, lucene: Lucene, documents: list[dict[str, Any]]) -> None:
         self.documents = documents
+        self.depths = lucene.depths
         self.setSimilarity = lucene.similarities.append
 
     def search(self, clauses: list[tuple[str, str, float]], k: int) -> Any:
         """Return the best documents."""
         assert {field for field, _, _ in clauses} == {"contents"}
+        self.depths.append(k)
         scores = [sum(weight * document["vector"].get(term, 0) for _, term, weight in clauses) for document in self.documents]
         best = sorted((i for i, score in enumerate(scores) if score), key=lambda i: -scores[i])[:k]
         return SimpleNamespace(scoreDocs=[SimpleNamespace(doc=i, score=float(np.float32(scores[i]))) for i in best])
@@ -164,7 +167,7 @@ def test_anserini_is_given_numbers_and_asked_for_impacts(java: Any, lucene: Luce
     found = index.retriever(num_results=5).transform(query(a=0.5, Ġc=2.0, unknown=9.0))
     assert found[["docno", "score"]].to_numpy().tolist() == [["z", 14.5], ["x", 1.5]]
     assert lucene.directories == [str(tmp_path / "index")] and lucene.similarities == ["impacts"]
-    assert len(index.retriever(num_results=1).transform(query(a=1.0))) == 1
+    assert len(index.retriever(num_results=1).transform(query(a=1.0))) == 1 and lucene.depths == [5, 1]
     assert index.retriever().transform(query(unknown=1.0)).empty
 
 
