@@ -32,7 +32,7 @@ class Backbone(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.contract = contract
-        self._attend(causal=contract.attention == "causal")
+        choose_attention(self._lm, causal=contract.attention == "causal")
         self.packs = False
         special_ids = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
         self.vocabulary = Vocabulary.from_tokens(tokenizer.get_vocab(), special_ids=special_ids, size=self.head.out_features)
@@ -50,18 +50,11 @@ class Backbone(nn.Module):
         """The transformers model, without the PEFT wrapper: its layers hold the adapters."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
-    def _attend(self, *, causal: bool) -> None:
-        """Choose the attention mask: masks follow the configuration, flash attention, which has none, its modules."""
-        self._lm.config.is_causal = causal
-        for module in self._lm.modules():
-            if hasattr(module, "is_causal"):
-                module.is_causal = causal
-
     def _keep_attention(self) -> None:
         """Choose the mask again where the model object has served another contract in the meantime."""
         causal = self.contract.attention == "causal"
         if self._lm.config.is_causal != causal:
-            self._attend(causal=causal)
+            choose_attention(self._lm, causal=causal)
 
     @property
     def head(self) -> Any:
@@ -185,6 +178,14 @@ class Backbone(nn.Module):
         bias = self.head.bias
         pooled = pooled if bias is None else pooled + bias[tokens]
         return finish_logits(self._lm.config, pooled) * self.contract.logit_scale
+
+
+def choose_attention(lm: Any, *, causal: bool) -> None:
+    """Let a model attend to the left only, or both ways: masks follow its configuration, flash attention its modules."""
+    lm.config.is_causal = causal
+    for module in lm.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = causal
 
 
 def finish_logits(config: Any, logits: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyterrier_csplade._backbone import finish_logits
+from pyterrier_csplade._backbone import choose_attention, finish_logits
 from pyterrier_csplade._errors import ConfigError, DataError
 
 from ._config import AdaptationConfig
@@ -122,7 +122,7 @@ def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
     if next(read_corpus(config.corpus, config.text_fields), None) is None:  # found out before a large model is loaded
         raise DataError(f"{config.corpus}: the corpus is empty")
     tokenizer, model = load_tokenizer_and_model(config)
-    model.config.is_causal = config.objective == "clm"
+    choose_attention(model, causal=config.objective == "clm")
     mask_id = _mask_id(tokenizer, config) if config.objective == "mntp" else None
     on_one_process_first(lambda: pack_corpus(read_corpus(config.corpus, config.text_fields), tokenizer, tokens))
     dataset = PackedDataset(np.memmap(tokens, dtype=np.int32, mode="r"), config.sequence_length)
