@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,22 @@ def test_another_number_of_processes_is_said(base: Path, tmp_path: Path) -> None
     manifest.write_text(manifest.read_text().replace('"processes": 1', '"processes": 4'))
     with pytest.warns(UserWarning, match="checkpoint-2 is of 4 processes, this run has 1"):
         train(config, resume=True)
+
+
+@pytest.mark.parametrize("phase", ["contrastive", "adaptation"])
+def test_settings_that_changed_are_said(base: Path, tmp_path: Path, phase: str) -> None:
+    go: Any = train if phase == "contrastive" else adapt
+    make_config: Any = contrastive_config if phase == "contrastive" else adaptation_config
+    go(make_config(base, tmp_path / "run", steps=2, save_steps=1))
+    same = make_config(base, tmp_path / "run", steps=2, save_steps=5, logging_steps=2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*other settings.*")
+        go(same, resume=True)
+    other = make_config(base, tmp_path / "run", steps=3, weight_decay=0.5)
+    with pytest.warns(
+        UserWarning, match=r"checkpoint-2 was written with other settings: steps 2 -> 3, weight_decay 0.\d+ -> 0.5"
+    ):
+        go(other, resume=True)
 
 
 # ---------------------------------------------------------------------- what a run goes on with

@@ -26,9 +26,10 @@ from ._zero import reads_weights_of
 class AdaptationTrainer(CurvesTrainer):
     """Trainer of L_Adapt over packed sequences."""
 
+    config: AdaptationConfig
+
     def __init__(self, config: AdaptationConfig, mask_id: int | None, **kwargs: Any) -> None:
-        super().__init__(keep_checkpoints=config.keep_checkpoints, **kwargs)
-        self.config = config
+        super().__init__(config, **kwargs)
         self.mask_id = mask_id
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:

@@ -44,9 +44,10 @@ class ContrastiveTrainer(CurvesTrainer):
         diagnostics: Functions of the batch's query and passage vectors whose figures are recorded at every step.
     """
 
+    config: ContrastiveConfig
+
     def __init__(self, config: ContrastiveConfig, **kwargs: Any) -> None:
-        super().__init__(keep_checkpoints=config.keep_checkpoints, **kwargs)
-        self.config = config
+        super().__init__(config, **kwargs)
         self.objective = ContrastiveObjective(config)
         self.schedule = make_schedule(config)
         self.diagnostics: list[Callable[[Tensor, Tensor], dict[str, Tensor | float]]] = []

@@ -22,8 +22,10 @@ from transformers import Trainer, TrainerCallback
 from pyterrier_csplade._errors import DataError, TrainingError, TrainingInterruptedError
 
 from ._checkpoints import last_checkpoint, processes_of, publish, remove_old, step_of, unfinished
+from ._config import TrainingConfig
 from ._figures import Figures
 from ._processes import barrier, is_first_process, largest, mean_over_processes, world_size
+from ._settings import changed_settings, save_settings
 from ._signals import StopRequest
 from ._zero import values_only
 
@@ -39,13 +41,13 @@ class CurvesTrainer(Trainer):
     """transformers' Trainer with the curves, checkpoints and stops of this package.
 
     Args:
-        keep_checkpoints: How many of the newest checkpoints stay, beside that of ``state.best_global_step``.
+        config: The run's settings.
         **kwargs: As transformers has them.
     """
 
-    def __init__(self, *, keep_checkpoints: int, **kwargs: Any) -> None:
+    def __init__(self, config: TrainingConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.keep_checkpoints = keep_checkpoints
+        self.config = config
         self._figures = Figures()
         self._stop = StopRequest()
         self._resumed: Path | None = None
@@ -111,6 +113,10 @@ class CurvesTrainer(Trainer):
                 f"{checkpoint} is of {before} processes, this run has {world_size()}: dropout draws other numbers, the rest is "
                 "the same",
                 stacklevel=2,
+            )
+        if changes := changed_settings(checkpoint, self.config):
+            warnings.warn(
+                f"{checkpoint} was written with other settings: {changes}. The run goes on with the new ones", stacklevel=2
             )
         return checkpoint
 
@@ -221,8 +227,9 @@ class CurvesTrainer(Trainer):
             (written / _LOSS).write_text(json.dumps([loss, self._globalstep_last_logged]), encoding="utf-8")
         barrier()
         if is_first_process():
+            save_settings(written, self.config)
             publish(written, world_size())
-            remove_old(self._checkpoints, self.keep_checkpoints, self.state.best_global_step)
+            remove_old(self._checkpoints, self.config.keep_checkpoints, self.state.best_global_step)
         barrier()
 
     def restore(self) -> None:
