@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyterrier as pt
 import pytest
 from fake_engines import MODULES
 from hypothesis import given, settings
@@ -48,6 +49,18 @@ def test_ties_have_the_order_of_indexing_and_a_cutoff_is_obeyed(kind: type[Engin
     assert len(found(index, num_results=3)) == 3
     query = pd.DataFrame([{"qid": "q", "query_toks": {"t1": 1.0, "all": 1.0}}])
     assert found(index, query) == ["d4", "d1", "d0", "d2", "d3", "d5", "d6"]
+
+
+def test_queries_of_which_the_index_knows_nothing_have_no_rows(kind: type[Engine], tmp_path: Path) -> None:
+    retriever = kind(tmp_path / "index").index(DOCUMENTS).retriever()  # type: ignore[attr-defined]
+    frame = pd.DataFrame({"qid": list("abcd"), "query_toks": [{"never": 2.0}, {}, None, {"all": 0.0}]})
+    columns = ["qid", "query_toks", "docid", "docno", "rank", "score"]
+    for queries in (frame, frame.head(0)):
+        none = retriever.transform(queries)
+        assert none.empty and list(none.columns) == columns == pt.inspect.transformer_outputs(retriever, ["qid", "query_toks"])
+    with pytest.raises(DataError, match="query 'q': the weight of 'all'"):
+        retriever.transform(pd.DataFrame([{"qid": "q", "query_toks": {"all": -1.0}}]))
+    assert retriever == kind(tmp_path / "index").retriever() != kind(tmp_path / "other").retriever()  # type: ignore[attr-defined]
 
 
 def test_an_index_is_opened_again_with_its_contract(kind: type[Engine], tmp_path: Path) -> None:
