@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from ._head import Entries, heaviest
-from ._impacts import MAX_IMPACT, Quantizer, check_finite
+from ._impacts import MAX_IMPACT, Quantizer, check_cuts, check_finite
 from ._pooling import activate
 
 # No weight is larger: it is below the logarithm of the largest float32.
@@ -32,6 +32,9 @@ class Wanted:
     min_weight: float = 0.0
     top_k: int | None = None
     quantizer: Quantizer | None = None
+
+    def __post_init__(self) -> None:
+        check_cuts(self.top_k, self.min_weight)
 
     @property
     def least(self) -> float:

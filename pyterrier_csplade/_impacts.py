@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -75,6 +76,18 @@ class Quantizer:
         quantised = csr_matrix((impacts.astype(np.int32), matrix.indices.copy(), matrix.indptr.copy()), shape=matrix.shape)
         quantised.eliminate_zeros()
         return quantised
+
+
+def check_cuts(top_k: int | None, min_weight: float) -> None:
+    """Refuse cuts that would leave nothing, or mean nothing.
+
+    Raises:
+        ValueError: ``top_k`` is below 1, or ``min_weight`` negative or not finite.
+    """
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, or None for all terms, found {top_k}")
+    if not 0 <= min_weight < math.inf:
+        raise ValueError(f"min_weight must be finite and not negative, found {min_weight}")
 
 
 def top_k(matrix: csr_matrix, k: int) -> csr_matrix:

@@ -60,7 +60,7 @@ class CSPLADE:
         """Name a model; nothing is loaded yet.
 
         Args:
-            model: Hub id, directory, or a (PreTrainedModel, tokenizer) pair.
+            model: Hub id, directory, or a (PreTrainedModel, tokenizer) pair, which is used as it is.
             adapter: Hub id or directory of a PEFT adapter for ``model``; it is merged unless the model is quantised.
             revision: Revision of the hub model.
             variant: "causal", "echo" or "bidirectional"; None follows the checkpoint's contract, "causal" where there is none.
@@ -95,7 +95,7 @@ class CSPLADE:
         self._given_contract = contract
         self._loaded: BatchEncoder | None = None
         check_positive(batch_size=batch_size)
-        check_source(self.model, self.adapter)
+        check_source(self.model, self._settings())
         if isinstance(self.model, str) and Path(self.adapter or self.model).is_dir():
             self._agreed_contract()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from ._contract import Contract
 from ._documents import check_record
-from ._impacts import ImpactVector, to_vectors
+from ._impacts import ImpactVector, check_cuts, to_vectors
 from ._pipelining import pipelined
 from ._texts import check_texts
 
@@ -78,10 +77,7 @@ class TextEncoder(ModelTransformer):
         self, model: CSPLADE, top_k: int | None, min_weight: float, batch_size: int | None, verbose: bool | None
     ) -> None:
         super().__init__(model, batch_size, verbose)
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k must be at least 1, or None for all terms, found {top_k}")
-        if not 0 <= min_weight < math.inf:
-            raise ValueError(f"min_weight must be finite and not negative, found {min_weight}")
+        check_cuts(top_k, min_weight)
         self.top_k = top_k
         self.min_weight = min_weight
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ._errors import DataError
 
@@ -21,14 +21,15 @@ class TokenizedTexts(list[str]):
         self.cut = cut
 
 
-def check_texts(texts: Iterable[object], names: Iterable[object]) -> list[str]:
+def check_texts(texts: Sequence[object], names: Iterable[object]) -> list[str]:
     """Return the texts, each proved to be a string that UTF-8 can encode.
 
     Args:
         texts: What should be strings; the empty string is one.
-        names: How an error calls each text, for example ``document d7``.
+        names: How an error calls each text, for example ``document d7``; at least as many as texts.
 
     Raises:
+        ValueError: There are fewer names than texts.
         DataError: A text is None, NaN, a number, bytes, or holds a lone surrogate; the message names it.
     """
     if isinstance(texts, (str, bytes)):
@@ -45,4 +46,6 @@ def check_texts(texts: Iterable[object], names: Iterable[object]) -> list[str]:
                 "clean it with text.encode('utf-8', 'replace').decode()"
             ) from error
         checked.append(text)
+    if len(checked) < len(texts):
+        raise ValueError(f"{len(texts)} texts need as many names, found {len(checked)}")
     return checked

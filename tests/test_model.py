@@ -265,6 +265,24 @@ def test_equality_follows_the_arguments() -> None:
     assert CSPLADE("some/model") != CSPLADE("some/model", variant="echo")
 
 
+@pytest.mark.parametrize("argument", [{"adapter": "x"}, {"dtype": "bfloat16"}, {"quantization": "int8"}, {"device": "cpu"}])
+def test_how_to_load_a_model_is_no_argument_for_a_loaded_one(argument: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(argument))}='.*says how to load a model, but this one is loaded"):
+        CSPLADE((language_model(), tokenizer()), **argument)
+
+
+@pytest.mark.parametrize("argument", [{"top_k": 0}, {"top_k": -1}, {"min_weight": float("nan")}, {"min_weight": -0.1}])
+def test_cuts_that_leave_nothing_are_refused(csplade: CSPLADE, argument: dict[str, Any]) -> None:
+    for encode in (csplade.encode_docs, csplade.encode_queries):
+        with pytest.raises(ValueError, match=next(iter(argument))):
+            encode(TEXTS, **argument)
+
+
+def test_too_few_names_lose_no_text(csplade: CSPLADE) -> None:
+    with pytest.raises(ValueError, match="2 texts need as many names, found 1"):
+        csplade.encode_docs(["one", "two"], names=["a"])
+
+
 def test_batch_size_must_be_positive() -> None:
     with pytest.raises(ValueError, match="batch_size"):
         CSPLADE("some/model", batch_size=0)
