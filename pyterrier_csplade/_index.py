@@ -182,7 +182,7 @@ class ImpactIndex(Searchable, ImpactArtifact):
             model: A weighting model of Terrier in place of the dot product.
             model_args: Arguments of that model.
             algorithm: "terrier", or one that searches arrays of postings, which are built beside Terrier's files at first use,
-                and needs no Java: "exhaustive", "maxscore" and "bmp" are exact, "guided" is not.
+                and needs no Java: "exhaustive"; with numba "maxscore" and "bmp", exact as well, and "guided", which is not.
             num_results: Documents for each query, at most.
             exact_scores: Whether Terrier's scores are the dot product; its own are divided by the query's largest weight.
             include_fields: Metadata fields to return beside the docno. Reading them needs Java.
