@@ -96,6 +96,17 @@ def test_a_manifest_that_says_something_else(large: Path, change: Callable[[dict
         len(EncodedCollection(large))
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("plan.json", "c is no encoded collection: plan.json is missing"), ("terms.json", "terms.json is damaged")],
+)
+def test_a_file_that_is_neither_there_nor_in_the_manifest(large: Path, name: str, message: str) -> None:
+    (large / name).unlink()
+    change_manifest(large, lambda m: m["files"].pop(name))
+    with pytest.raises(CollectionError, match=message):
+        len(EncodedCollection(large))
+
+
 def test_a_total_that_the_shards_do_not_add_up_to(large: Path) -> None:
     change_manifest(large, lambda m: m.update(postings=m["postings"] + 1))
     with pytest.raises(CollectionError, match=f"c holds {23 * 12} postings, not {23 * 12 + 1}: encode again"):
