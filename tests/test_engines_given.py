@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_engines import MODULES
+from test_pt_docs import PAGES, blocks
 
 from pyterrier_csplade import Contract, DataError, ImpactIndexError, ImpactVector
 from pyterrier_csplade.engines import BmpEngine, PisaEngine, SeismicEngine, SpladeIndexEngine
@@ -41,6 +42,14 @@ def queries(*toks: dict[str, float]) -> pd.DataFrame:
 
 def calls(module: Any, name: str) -> list[Any]:
     return [call[1:] for call in module.calls if call[0] == name]
+
+
+def test_examples_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec("\n".join(blocks(next(page for page in PAGES if page.stem == "engines"), "python3")), names)
+    assert names["pipeline"].search("inverted index")["docno"].iloc[0] == "d1"
+    assert names["table"]["exact_recall@10"].tolist()[0] == 1 and (tmp_path / "tradeoff.png").is_file()
 
 
 def test_pisa_gets_numbers_and_repetitions(tmp_path: Path, modules: dict[str, Any]) -> None:
