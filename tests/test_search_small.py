@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
@@ -141,4 +140,3 @@ def test_every_algorithm_ranks_as_numpy_does(tmp_path_factory: pytest.TempPathFa
 def test_the_reference_knows_ties() -> None:
     dense = np.array([[1, 0], [0, 2], [2, 0], [0, 0]])
     assert ranking(dense, {"t0": 1.0, "t1": 1.0, "t9": 5.0}, 2) == ([1, 2], [2.0, 2.0])
-    assert sys.float_info.mant_dig == 53  # what exact sums rest on

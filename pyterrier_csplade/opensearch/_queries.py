@@ -25,7 +25,7 @@ def impact_query(weights: Mapping[str, float], qid: str) -> tuple[dict[str, Any]
         qid: The query, for messages.
 
     Raises:
-        DataError: The largest weight is more than 2**222 times the smallest.
+        DataError: The largest weight is 2**222 times the smallest, or nearly; up to 2**221 all are taken.
     """
     largest, smallest = (math.frexp(value)[1] for value in (max(weights.values()), min(weights.values())))
     shift = 0
