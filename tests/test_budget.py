@@ -14,7 +14,7 @@ from training_runs import contrastive_config, log_of, make_base
 from pyterrier_csplade import ConfigError
 from pyterrier_csplade.training import ContrastiveConfig, TargetNnz, load_config, train
 from pyterrier_csplade.training._controller import BudgetSchedule
-from pyterrier_csplade.training._monitoring_config import POSTING_BYTES
+from pyterrier_csplade.training._index_size import POSTING_BYTES
 from pyterrier_csplade.training._regularizers import RampSchedule, make_schedule
 
 

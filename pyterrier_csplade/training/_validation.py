@@ -17,7 +17,8 @@ from pyterrier_csplade._backbone import Backbone, Role
 from pyterrier_csplade._contract import Contract
 from pyterrier_csplade._impacts import Quantizer
 
-from ._monitoring_config import POSTING_BYTES, ValidationSettings, parse_measure
+from ._index_size import index_bytes
+from ._monitoring_config import ValidationSettings, parse_measure
 from ._slice import Slice
 
 # Texts that go through the model together, and results of a query that measures may look at. Ours.
@@ -68,7 +69,7 @@ class Validation(TrainerCallback):
         if self.settings.terrier:
             results, size = self._terrier(queries, impacts)
         else:
-            results, size = self._exact(queries, impacts), impacts.nnz * POSTING_BYTES
+            results, size = self._exact(queries, impacts), index_bytes(impacts)
         measures = [parse_measure(name) for name in self.settings.measures]
         measured = pt.Experiment([results], self.data.topics, self.data.qrels, measures, names=["model"])
         return {
