@@ -3,8 +3,8 @@
 Usage: python first_experiment.py OUTPUT [DOCUMENTS]
 
 The documents are docstrings of Python's standard library, the queries their summary lines. OUTPUT gets the two indexes and
-``results.csv``. More documents (2,697 at most) make a harder task; another model takes the place of ``CSPLADE.tiny()``, another
-collection that of the data set.
+``results.csv``. More documents (2,697 with Python 3.11) make a harder task; another model takes the place of
+``CSPLADE.tiny()``, another collection that of the data set.
 """
 
 from __future__ import annotations

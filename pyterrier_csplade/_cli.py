@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 2 after an error that one line on stderr explains, 130 after an interruption, 143 when SIGTERM
-        ended a training run, which was saved.
+        ended a training run, which was saved; while encoding, SIGTERM raises SystemExit with 143.
     """
     arguments = _parser().parse_args(argv)
     try:
