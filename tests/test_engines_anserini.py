@@ -248,3 +248,15 @@ def test_a_java_that_runs_is_asked_itself(version: str, refused: str, monkeypatc
             anserini.check_java()
     else:
         anserini.check_java()
+
+
+def test_what_pyserini_lacks_is_one_sentence(java: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise RuntimeError("Missing credentials. Please pass an `api_key`\nand more")
+
+    java()
+    engine = AnseriniEngine(tmp_path / "index").index(DOCUMENTS)
+    monkeypatch.setattr(anserini, "start", refuse)
+    with pytest.raises(CspladeError, match="beside pyserini: Missing credentials.*OPENAI_API_KEY set, to anything") as raised:
+        engine.retriever().transform(pd.DataFrame([{"qid": "q", "query_toks": {"a": 1.0}}]))
+    assert "\n" not in str(raised.value)

@@ -48,7 +48,12 @@ class AnseriniEngine(Engine):
 
     def load(self, directory: Path) -> Any:
         """Return Lucene's searcher."""
-        start()
+        try:
+            start()
+        except Exception as error:  # pyserini is imported when Java starts, and may fail for reasons of its own
+            raise CspladeError(
+                f"Java cannot be started beside pyserini: {summary(error)} (pyserini 1.6 wants OPENAI_API_KEY set, to anything)"
+            ) from error
         path = pt.java.autoclass("java.nio.file.Paths").get(str(directory))
         try:
             reader = _lucene_class("index.DirectoryReader").open(_lucene_class("store.FSDirectory").open(path))
