@@ -84,6 +84,7 @@ class _MaxPool(torch.autograd.Function):
                 pooled[start : start + block] = logits.amax(dim=2)
             else:
                 pooled[start : start + block], winners[start : start + block] = logits.max(dim=2)
+            del logits  # or the next block would be computed beside this one
         if winners is not None:
             ctx.save_for_backward(hidden, weight, positions, winners)
         return pooled.T

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -123,5 +124,10 @@ class Collator:
         }
 
     def _parts(self, sequences: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
-        size = min(_CHUNK, -(-len(sequences) // self.pieces))
+        size = part_size(len(sequences), self.pieces)
         return [self.backbone.collate(sequences[start : start + size]) for start in range(0, len(sequences), size)]
+
+
+def part_size(texts: float, pieces: int) -> int:
+    """Return how many texts go through the model at once, if ``texts`` are cut into as many ``pieces`` at least."""
+    return min(_CHUNK, math.ceil(texts / pieces))

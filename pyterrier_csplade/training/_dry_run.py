@@ -10,6 +10,7 @@ from typing import Any
 
 from pyterrier_csplade._errors import ConfigError, CspladeError
 
+from ._batches import part_size
 from ._collection_files import CollectionFiles
 from ._config import AdaptationConfig, TrainingConfig
 from ._contrastive_config import ContrastiveConfig
@@ -57,9 +58,10 @@ def dry_run(config: TrainingConfig, *, gpu: str = "h100", gpus: int = 1, fsdp: b
         checkpointing=config.gradient_checkpointing,
         four_bit=config.quantization == "nf4",
         shards=gpus if fsdp else 1,
+        dropout=config.lora is not None and config.lora.dropout > 0,
     )
     _describe_method(config, method, base, plan)
-    load = _check_data(config, base, plan)
+    load = _check_data(config, base, plan, sharded=fsdp)
     _check_output(config, base, plan)
     if base.shape and load:
         plan.add_cost(base.shape, method, load, config.steps)
@@ -123,11 +125,11 @@ def _describe_method(config: TrainingConfig, method: Method, base: _Base, plan: 
     plan.facts.append(("trained", f"{trained / 1e6:,.1f} million parameters ({how}{', nf4 base' if method.four_bit else ''})"))
 
 
-def _check_data(config: TrainingConfig, base: _Base, plan: Plan) -> Load | None:
+def _check_data(config: TrainingConfig, base: _Base, plan: Plan, *, sharded: bool) -> Load | None:
     if isinstance(config, ContrastiveConfig):
         if config.validation:
             _check_validation(config.validation, plan)
-        return _contrastive_load(config, sample_rows(config, base.tokenizer, plan), plan.gpus)
+        return _contrastive_load(config, sample_rows(config, base.tokenizer, plan), plan.gpus, sharded=sharded)
     if isinstance(config, AdaptationConfig):
         sample = sample_corpus(config, base.tokenizer, plan)
         return _adaptation_load(config, sample, plan)
@@ -150,19 +152,24 @@ def _check_validation(settings: ValidationSettings, plan: Plan) -> None:
         plan.problems.append(f"validation: {error}")
 
 
-def _contrastive_load(config: ContrastiveConfig, sample: RowSample, gpus: int) -> Load:
+def _contrastive_load(config: ContrastiveConfig, sample: RowSample, gpus: int, *, sharded: bool) -> Load:
     queries = config.batch_size / gpus
     copies = 2 if config.variant == "echo" else 1
     passages = queries * (1 + sample.negatives)
     tokens = queries * sample.query_tokens + passages * sample.document_tokens
-    parts = config.gradient_accumulation_steps
+    cached = sharded or config.gradient_accumulation_steps > 1  # graphs of sharded models are never kept
+    part = part_size(passages, config.gradient_accumulation_steps)
+    live, part_tokens = copies * sample.padding * tokens, copies * part * sample.longest
     return Load(
         tokens=copies * tokens,
-        live_tokens=copies * sample.padding * tokens / parts,
+        live_tokens=part_tokens if cached else live,
         head_tokens=tokens,
         texts=queries + passages,
         length=copies * sample.document_tokens,
-        forwards=int(parts > 1),
+        forwards=int(cached),
+        part_tokens=part_tokens if cached else min(part_tokens, live),
+        live_texts=part if cached else queries + passages,
+        accumulates=cached or gpus > 1,
     )
 
 
@@ -180,6 +187,7 @@ def _adaptation_load(config: AdaptationConfig, sample: CorpusSample, plan: Plan)
         texts=0,
         length=config.sequence_length / (2 if config.objective == "clm" else 1),
         every_logit=True,
+        accumulates=config.gradient_accumulation_steps > 1 or plan.gpus > 1,
     )
 
 

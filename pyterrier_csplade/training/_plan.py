@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ._estimate import UTILISATION, Gpu, Load, Method, human_bytes, memory_parts, step_flops
+from ._estimate import UTILISATION, Gpu, Load, Method, human_bytes, step_flops
+from ._memory import memory_parts
 from ._shape import ModelShape
 
 
@@ -18,7 +19,7 @@ class Plan:
         warnings: What would not, but is probably not wanted.
         gpu: The accelerator of the estimate.
         gpus: How many of them.
-        memory: Estimated bytes on one accelerator, by part; empty if nothing is known of the model.
+        memory: Estimated bytes on one accelerator at the peak of a step, by part; empty if nothing is known of the model.
         memory_checkpointed: The same with ``gradient_checkpointing``, whatever the run's setting.
         tokens: Tokens of the whole run that go through the backbone.
         flops: FLOP of the whole run.

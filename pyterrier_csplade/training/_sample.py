@@ -30,12 +30,16 @@ _PASSAGE_TOKENS, _QUERY_TOKENS = 75, 8
 
 @dataclass(frozen=True)
 class RowSample:
-    """Means of sampled training rows: tokens of a query and of a passage as cut, negatives drawn, padded over real tokens."""
+    """Means of sampled training rows: tokens of a query and of a passage as cut, negatives drawn, padded over real tokens.
+
+    ``longest`` is the largest number of tokens of a passage as cut.
+    """
 
     query_tokens: float
     document_tokens: float
     negatives: float
     padding: float
+    longest: float
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,11 @@ def sample_rows(config: ContrastiveConfig, tokenizer: Any, plan: Plan) -> RowSam
         total += count
     if not rows:
         return RowSample(
-            min(_QUERY_TOKENS, config.query_length), min(_PASSAGE_TOKENS, config.document_length), config.negatives, 1.1
+            query_tokens=min(_QUERY_TOKENS, config.query_length),
+            document_tokens=min(_PASSAGE_TOKENS, config.document_length),
+            negatives=config.negatives,
+            padding=1.1,
+            longest=config.document_length,
         )
     queries = _lengths([config.query_prefix + row.query for row in rows], tokenizer)
     texts = [text for row in rows for text in (*row.positives, *row.negatives)][: 10 * _SAMPLE]
@@ -70,7 +78,13 @@ def sample_rows(config: ContrastiveConfig, tokenizer: Any, plan: Plan) -> RowSam
     cut = np.minimum(documents, config.document_length)
     negatives = _check_negatives(config, rows, plan)
     _check_teacher(config, rows, plan)
-    return RowSample(float(np.minimum(queries, config.query_length).mean()), float(cut.mean()), negatives, _padding(cut))
+    return RowSample(
+        query_tokens=float(np.minimum(queries, config.query_length).mean()),
+        document_tokens=float(cut.mean()),
+        negatives=negatives,
+        padding=_padding(cut),
+        longest=float(cut.max()),
+    )
 
 
 def _first_rows(source: str, plan: Plan) -> tuple[list[TrainingRow], float]:

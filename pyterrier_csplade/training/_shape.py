@@ -38,6 +38,8 @@ class ModelShape:
         adapted: Parameters of a LoRA adapter of rank 1.
         adapted_inputs: Summed input widths of the linear layers that the adapter stands on, in one layer.
         positions: Longest sequence; None if unlimited.
+        heads: Attention heads (of the query) in a layer.
+        attention: How transformers computes attention: "eager", "sdpa" or a kind of flash attention.
     """
 
     layers: int
@@ -49,6 +51,8 @@ class ModelShape:
     adapted: int
     adapted_inputs: int
     positions: int | None
+    heads: int
+    attention: str
 
     @property
     def parameters(self) -> int:
@@ -137,4 +141,6 @@ def model_shape(config: Any, target_modules: Sequence[str] = ()) -> ModelShape:
         adapted=sum(m.in_features + m.out_features for m in targets),
         adapted_inputs=sum(m.in_features for m in targets) // text.num_hidden_layers,
         positions=getattr(text, "max_position_embeddings", None),
+        heads=text.num_attention_heads,
+        attention=str(model.config._attn_implementation),
     )
