@@ -13,11 +13,11 @@ import torch
 from accelerate import Accelerator
 from processes import TESTS, torchrun
 from safetensors.torch import load_file
-from training_runs import contrastive_config, log_of, make_base
+from training_runs import adaptation_config, contrastive_config, log_of, make_base
 
 from pyterrier_csplade import ConfigError, Contract
 from pyterrier_csplade._backbone import Backbone
-from pyterrier_csplade.training import LoraSettings, train
+from pyterrier_csplade.training import LoraSettings, adapt, train
 from pyterrier_csplade.training._batches import Collator
 from pyterrier_csplade.training._gradient_cache import GradientCache
 from pyterrier_csplade.training._labels import Labels
@@ -29,6 +29,10 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 8, "steps": 5, "lambda_query": 0.01, "lambda_document": 0.02, "flops_warmup_steps": 2, "learning_rate": 1e-3,
     "warmup_steps": 2,
 }  # fmt: skip
+
+
+ADAPTATION: dict[str, Any] = {"batch_size": 8, "steps": 4, "learning_rate": 1e-3, "warmup_steps": 1}
+LORA = {"rank": 2, "dropout": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,9 @@ def two_processes(base: Path) -> Path:
     runs = [
         {"name": "2x4", **SETTINGS},
         {"name": "2x2x2", "gradient_accumulation_steps": 2, **SETTINGS},
+        {"name": "adapted 2x4", "phase": "adaptation", **ADAPTATION},
+        {"name": "adapted 2x2x2", "phase": "adaptation", "gradient_accumulation_steps": 2, **ADAPTATION},
+        {"name": "adapted lora", "phase": "adaptation", "lora": LORA, **ADAPTATION},
     ]
     done = torchrun(2, str(TESTS / "distributed_runs.py"), str(base), str(base / "two"), *map(json.dumps, runs))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -62,6 +69,18 @@ def test_two_processes_end_as_one(base: Path, two_processes: Path, tmp_path: Pat
     one = train(contrastive_config(base, tmp_path / "one", **SETTINGS))
     assert len(log_of(one)) == 5
     check_equal(one, two_processes / name)
+
+
+@pytest.mark.parametrize("name", ["adapted 2x4", "adapted 2x2x2", "adapted lora"])
+def test_two_processes_adapt_as_one(base: Path, two_processes: Path, tmp_path: Path, name: str) -> None:
+    lora = LoraSettings(**LORA) if name.endswith("lora") else None  # type: ignore[arg-type]
+    one = adapt(adaptation_config(base, tmp_path / "one", lora=lora, **ADAPTATION))
+    assert len(log_of(one)) == 4
+    for figure in ("loss", "grad_norm"):
+        assert log_of(two_processes / name, figure) == pytest.approx(log_of(one, figure), rel=1e-5), figure
+    weights = [load_file(run / "model.safetensors") for run in (one, two_processes / name)]
+    for parameter, values in weights[0].items():
+        torch.testing.assert_close(weights[1][parameter], values, rtol=1e-4, atol=1e-5)
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
