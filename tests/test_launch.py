@@ -28,6 +28,7 @@ CONFIGS = TESTS.parent / "examples/configs/accelerate"
 SETTINGS: dict[str, Any] = {
     "batch_size": 8, "steps": 5, "lambda_query": 0.01, "lambda_document": 0.02, "flops_warmup_steps": 2, "save_steps": 3,
 }  # fmt: skip
+LORA: dict[str, Any] = {"rank": 2, "dropout": 0.0}
 ADAPTATION: dict[str, Any] = {"batch_size": 8, "steps": 5, "save_steps": 3}
 
 
@@ -63,6 +64,16 @@ def test_one_process_where_several_were_asked_for_is_refused(
         train(contrastive_config(base, tmp_path / "run"))
 
 
+def test_qlora_under_deepspeed_is_refused_before_anything_is_loaded(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setattr("pyterrier_csplade.training._contrastive.load_tokenizer_and_model", lambda *args: pytest.fail("loaded"))
+    config = contrastive_config(base, tmp_path / "run", lora=LoraSettings(**LORA), quantization="nf4")
+    with pytest.raises(ConfigError, match="DeepSpeed cannot divide weights of 4 bits: launch with FSDP"):
+        train(config)
+
+
 @pytest.mark.slow
 def test_accelerate_launch_with_too_few_processes(base: Path, tmp_path: Path) -> None:
     config = tmp_path / "run.json"
@@ -88,7 +99,6 @@ def shipped(kind: str) -> dict[str, str]:
     return env | {"ACCELERATE_USE_DEEPSPEED": "true"}
 
 
-LORA: dict[str, Any] = {"rank": 2, "dropout": 0.0}
 RUNS: list[dict[str, Any]] = [
     {"name": "full"},
     {"name": "lora", "lora": LORA},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,15 @@ def training_arguments(config: TrainingConfig, *, pieces: int) -> TrainingArgume
         pieces: Parts of a process's share of the batch that transformers takes from the data one by one.
 
     Raises:
-        ConfigError: The batch cannot be divided among the processes, or there are fewer than were asked for.
+        ConfigError: The batch cannot be divided among the processes, there are fewer than were asked for, or DeepSpeed would
+            have to divide 4-bit weights.
     """
     use_cpu = not torch.cuda.is_available()
+    if config.quantization and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        raise ConfigError(
+            "quantization: DeepSpeed cannot divide weights of 4 bits: launch with FSDP "
+            "(examples/configs/accelerate/fsdp-8x40gb.yaml), or with torchrun, a whole quantised model on every GPU"
+        )
     processes = start_processes(use_cpu=use_cpu)
     if config.batch_size % (processes * pieces):
         raise ConfigError(
