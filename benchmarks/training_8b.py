@@ -96,10 +96,9 @@ def clock() -> float:
 
 def peak_gb() -> float:
     """10^9 bytes: of the GPU since the last reset, of the process on a CPU."""
-    used = (
-        torch.cuda.max_memory_allocated() if DEVICE.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    )
-    return used / 1e9
+    if DEVICE.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e9
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) / 1e9
 
 
 def start_afresh() -> None:
@@ -168,9 +167,8 @@ def contrastive_steps(size: Size, folder: Path, method: str, args: argparse.Name
     """As ``adaptation_steps``; the loss is InfoNCE, to which FLOPS is added."""
     config = ContrastiveConfig(data="-", batch_size=size.queries, **settings(folder, method))
     tokenizer, model = load_tokenizer_and_model(config)
-    backbone = Backbone(
-        model.to(DEVICE), tokenizer, Contract(query_length=32, document_length=192, logit_scale=size.logit_scale)
-    ).to(DEVICE)
+    contract = Contract(query_length=32, document_length=192, logit_scale=size.logit_scale)
+    backbone = Backbone(model.to(DEVICE), tokenizer, contract).to(DEVICE)
     spread = float(backbone.head.weight.float().std()) * math.sqrt(size.llama["hidden_size"])
     backbone.head.bias = torch.nn.Parameter(torch.full((size.vocabulary,), -4.0 * spread, device=DEVICE), requires_grad=False)
     collator, docs = Collator(backbone, 2), standard_library()
@@ -284,22 +282,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("there is no GPU here: --tiny tries the command in a small shape")
     size = SMALL if args.tiny else FULL
     flops = ceiling(size.square)
-    print(json.dumps({"part": "ceiling", "tflops": flops / 1e12, "device": _device_name()}), flush=True)
+    device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU"
+    print(json.dumps({"part": "ceiling", "tflops": flops / 1e12, "device": device}), flush=True)
     parts = args.parts.split(",")
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         for method in [part for part in parts if part != "head"]:
             make_model(size, folder)
             for phase in PHASES:
-                found = measure_phase(size, folder, method, phase, args, flops)
-                print(json.dumps(found), flush=True)
+                print(json.dumps(measure_phase(size, folder, method, phase, args, flops)), flush=True)
     if "head" in parts:
         for found in measure_head(size, "eager" if args.tiny else "inductor"):
             print(json.dumps(found), flush=True)
-
-
-def _device_name() -> str:
-    return torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU"
 
 
 if __name__ == "__main__":
