@@ -44,8 +44,7 @@ def _probe(backbone: Backbone) -> list[int]:
 def _test_attention(backbone: Backbone) -> None:
     first = _probe(backbone)
     expected = backbone.contract.attention == "bidirectional"
-    int8 = getattr(backbone.model, "is_loaded_in_8bit", False)
-    tolerance, changed, whom = (_SEES_INT8, _LENGTH - 1, "later tokens") if int8 else (_SEES, 1, "the last token")
+    changed, whom = (_LENGTH - 1, "later tokens") if _in_int8(backbone) else (1, "the last token")
     second = [*first[:-changed], *first[:1] * changed]
     # A padded batch takes another path through the attention implementation than a text alone.
     for padding in (False, True):
@@ -61,7 +60,11 @@ def _test_attention(backbone: Backbone) -> None:
 
 
 def _sees(backbone: Backbone) -> float:
-    return _SEES_INT8 if getattr(backbone.model, "is_loaded_in_8bit", False) else _SEES
+    return _SEES_INT8 if _in_int8(backbone) else _SEES
+
+
+def _in_int8(backbone: Backbone) -> bool:
+    return bool(getattr(backbone.model, "is_loaded_in_8bit", False))
 
 
 def _differ(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:

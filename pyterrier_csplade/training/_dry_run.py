@@ -69,7 +69,7 @@ def dry_run(config: TrainingConfig, *, gpu: str = "h100", gpus: int = 1, fsdp: b
 
 
 def _check_model(config: TrainingConfig, like: str | None, plan: Plan) -> _Base:
-    from transformers import AutoTokenizer
+    from pyterrier_csplade._hub import load_tokenizer
 
     shape, tokenizer, name = None, None, config.model
     targets = config.lora.target_modules if config.lora else ()
@@ -86,7 +86,7 @@ def _check_model(config: TrainingConfig, like: str | None, plan: Plan) -> _Base:
             plan.facts.append(
                 ("model", f"{name}{note}: {shape.parameters / 1e9:,.3g} billion parameters, {shape.layers} layers")
             )
-            tokenizer = None if published else AutoTokenizer.from_pretrained(name)
+            tokenizer = None if published else load_tokenizer(name)
         except (CspladeError, OSError, ValueError) as error:
             plan.problems.append(" ".join(str(error).split())[:300])
     if tokenizer is not None and shape is not None:
