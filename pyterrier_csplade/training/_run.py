@@ -21,7 +21,7 @@ from ._checkpoints import CHECKPOINTS
 from ._config import LoraSettings, TrainingConfig
 from ._launch import start_processes
 from ._reports import reporters
-from ._shape import check_target_modules
+from ._shape import check_target_modules, linear_layers
 from ._zero import in_one_piece
 
 
@@ -164,9 +164,7 @@ def add_lora(model: Any, settings: LoraSettings) -> Any:
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
-    head = model.get_output_embeddings()
-    linear = (path for path, layer in model.named_modules() if isinstance(layer, torch.nn.Linear) and layer is not head)
-    check_target_modules(linear, settings.target_modules)
+    check_target_modules(linear_layers(model), settings.target_modules)
     return get_peft_model(
         model,
         LoraConfig(

@@ -87,6 +87,14 @@ def read_model_config(model: str, revision: str | None) -> tuple[Any, bool]:
         raise ConfigError(f"model {model}: its configuration cannot be read ({' '.join(str(error).split())[:160]})") from error
 
 
+def linear_layers(model: Any) -> dict[str, Any]:
+    """Return a model's linear layers by path, without the LM head."""
+    from torch import nn
+
+    head = model.get_output_embeddings()
+    return {path: layer for path, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer is not head}
+
+
 def check_target_modules(linear: Iterable[str], target_modules: Iterable[str]) -> None:
     """Refuse names of layers that a model does not have.
 
@@ -114,7 +122,6 @@ def model_shape(config: Any, target_modules: Sequence[str] = ()) -> ModelShape:
         ConfigError: A target module does not exist, or the architecture is no causal language model.
     """
     import torch
-    from torch import nn
     from transformers import AutoModelForCausalLM
 
     logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
@@ -126,7 +133,7 @@ def model_shape(config: Any, target_modules: Sequence[str] = ()) -> ModelShape:
             f"{type(config).__name__} is no causal language model ({' '.join(str(error).split())[:120]})"
         ) from error
     head = model.get_output_embeddings()
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head}
+    linear = linear_layers(model)
     text = config.get_text_config()
     targets = [m for name, m in linear.items() if name.rpartition(".")[2] in target_modules]
     check_target_modules(linear, target_modules)
