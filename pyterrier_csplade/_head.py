@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -14,11 +15,16 @@ from torch.nn.functional import linear
 # ones are not faster; on an accelerator, where each block costs launches, 128 MiB of bfloat16.
 _LOGITS_IN_FLIGHT = {"cpu": 2**20}
 _LOGITS_IN_FLIGHT_ELSEWHERE = 2**26
+# Tokens of a block are a multiple of this on an accelerator: with an odd number its products take four times as long (H200).
+_ALIGNED = 256
 
 #: What an architecture does with the logits of some terms (bias, scale, cap): non-decreasing in the logit.
 Finish = Callable[[Tensor, "slice | Tensor"], Tensor]
 
 Product = Callable[[Tensor, Tensor], Tensor]
+
+#: Writes the maxima over positions of logits [texts, positions, tokens], and on request whose they are, as ``plain_maxima``.
+Maxima = Callable[[Tensor, Tensor, "Tensor | None"], None]
 
 
 class Entries(NamedTuple):
@@ -33,16 +39,36 @@ def blocks(tokens: int, states: Tensor) -> Iterator[slice]:
     """Split a vocabulary of ``tokens`` so that the logits of all ``states`` [texts, positions, width] for a part fit caches."""
     in_flight = _LOGITS_IN_FLIGHT.get(states.device.type, _LOGITS_IN_FLIGHT_ELSEWHERE)
     size = max(1, in_flight // (states.shape[0] * states.shape[1]))
+    if states.device.type not in _LOGITS_IN_FLIGHT:
+        size = max(_ALIGNED, size // _ALIGNED * _ALIGNED)
     for start in range(0, tokens, size):
         yield slice(start, min(start + size, tokens))
 
 
-def max_logits(states: Tensor, weight: Tensor) -> Tensor:
+def plain_maxima(logits: Tensor, pooled: Tensor, winners: Tensor | None = None) -> None:
+    """Compute the maxima over positions.
+
+    Args:
+        logits: [texts, positions, tokens].
+        pooled: float32 [texts, tokens], is written.
+        winners: int32 [texts, tokens], is written: the position of each maximum; None if nobody asks for it.
+    """
+    if winners is None:
+        pooled.copy_(logits.amax(dim=1))
+    else:
+        values, places = logits.max(dim=1)
+        pooled.copy_(values)
+        winners.copy_(places)
+
+
+def max_logits(states: Tensor, weight: Tensor, maxima: Maxima = plain_maxima, *, winners: Tensor | None = None) -> Tensor:
     """Compute the maximum over positions of ``states @ weight.T``.
 
     Args:
         states: Hidden states of each text's pooled positions, [texts, positions, width].
         weight: The LM head, [tokens, width].
+        maxima: Computes those of a block.
+        winners: int32 [texts, tokens], is written: the position of each maximum; None if nobody asks for it.
 
     Returns:
         float32 [texts, tokens].
@@ -52,26 +78,34 @@ def max_logits(states: Tensor, weight: Tensor) -> Tensor:
     pooled = torch.empty(batch, len(weight), dtype=torch.float32, device=states.device)
     for part in blocks(len(weight), states):
         head = weight[part].to(flat.dtype)
-        if flat.dtype == torch.float32 and flat.device.type == "cpu":
+        if flat.dtype == torch.float32 and flat.device.type == "cpu" and winners is None:
             # Measured: the maximum over neighbours in memory is the faster order for float32 on a CPU, the slower for bfloat16.
             pooled[:, part] = linear(head, flat).view(-1, batch, length).amax(dim=2).T
         else:
-            pooled[:, part] = linear(flat, head).view(batch, length, -1).amax(dim=1)
+            logits = linear(flat, head).view(batch, length, -1)
+            maxima(logits, pooled[:, part], None if winners is None else winners[:, part])
+            del logits  # or the next block would be computed beside this one
     return pooled
 
 
-def fused_product(device: torch.device) -> Product:
-    """Return the Triton kernel if it runs on a device and agrees with ``max_logits`` there; otherwise that, with a warning."""
+@cache
+def fast_maxima(device: torch.device) -> Maxima:
+    """Return the Triton kernel if it runs on a device and agrees with ``plain_maxima``; otherwise that, with a warning."""
     try:
-        from ._triton import max_logits as kernel
+        from ._triton import maxima as kernel
 
-        generator = torch.Generator().manual_seed(0)
-        states, weight = (torch.randn(shape, generator=generator).to(device) for shape in ((2, 70, 80), (200, 80)))
-        torch.testing.assert_close(kernel(states, weight), max_logits(states, weight), rtol=0.01, atol=0.05)
+        logits = torch.randn((2, 70, 300), generator=torch.Generator().manual_seed(0)).to(device)
+        found, expected = (
+            (torch.empty(2, 300, device=device), torch.empty(2, 300, dtype=torch.int32, device=device)) for _ in range(2)
+        )
+        kernel(logits, *found)
+        plain_maxima(logits, *expected)
+        if not all(map(torch.equal, found, expected)):
+            raise ArithmeticError("its maxima differ from PyTorch's")
     except Exception as error:  # whatever a compiler may raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        warnings.warn(f"the Triton kernel does not work on {device} ({reason}): the head is streamed instead", stacklevel=2)
-        return max_logits
+        warnings.warn(f"the Triton kernel does not work on {device} ({reason}): encoding takes longer", stacklevel=2)
+        return plain_maxima
     return kernel
 
 

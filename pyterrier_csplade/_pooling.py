@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ._head import fast_maxima, max_logits
+
 # Logits in flight: 32 MiB of float32, about what caches hold. Ours, measured: larger blocks are no faster.
 _LOGITS_IN_FLIGHT = 2**23
 
@@ -70,24 +72,14 @@ class _MaxPool(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, positions: Tensor) -> Tensor:
         rows = torch.arange(len(hidden), device=hidden.device)[:, None]
         states = hidden[rows, positions]
-        batch, length, _ = states.shape
         with_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        # The vocabulary leads, so that the maximum runs over neighbours in memory: measured faster than the other order.
-        pooled = torch.empty(len(weight), batch, dtype=torch.float32, device=hidden.device)
-        winners = torch.empty(len(weight), batch, dtype=torch.int32, device=hidden.device) if with_gradient else None
-        columns = states.reshape(batch * length, -1).T
-        block = max(1, _LOGITS_IN_FLIGHT // (batch * length))
-        for start in range(0, len(weight), block):
-            rows_of_head = weight[start : start + block]
-            logits = (rows_of_head.to(columns.dtype) @ columns).view(-1, batch, length)
-            if winners is None:
-                pooled[start : start + block] = logits.amax(dim=2)
-            else:
-                pooled[start : start + block], winners[start : start + block] = logits.max(dim=2)
-            del logits  # or the next block would be computed beside this one
+        if hidden.device.type == "cuda":
+            pooled, winners = _maxima_by_kernel(states, weight, with_winners=with_gradient)
+        else:
+            pooled, winners = _maxima_over_neighbours(states, weight, with_winners=with_gradient)
         if winners is not None:
             ctx.save_for_backward(hidden, weight, positions, winners)
-        return pooled.T
+        return pooled
 
     @staticmethod
     @once_differentiable
@@ -95,7 +87,7 @@ class _MaxPool(torch.autograd.Function):
         hidden, weight, positions, winners = ctx.saved_tensors
         batch, length, width = hidden.shape
         row, term = gradient.nonzero(as_tuple=True)
-        state = row * length + positions[row, winners[term, row].long()]
+        state = row * length + positions[row, winners[row, term].long()]
         terms, compact = torch.unique(term, return_inverse=True)
         # A sparse matrix [states, active terms] holds the gradient of the few logits that won and are active.
         sparse = torch.sparse_coo_tensor(
@@ -110,3 +102,28 @@ class _MaxPool(torch.autograd.Function):
             states = hidden.reshape(batch * length, width).float()
             weight_gradient[terms] = torch.sparse.mm(sparse.t(), states).to(weight.dtype)
         return hidden_gradient, weight_gradient, None
+
+
+def _maxima_by_kernel(states: Tensor, weight: Tensor, *, with_winners: bool) -> tuple[Tensor, Tensor | None]:
+    """Compute the maxima over positions and, on request, whose they are, both [texts, tokens]."""
+    shape = len(states), len(weight)
+    winners = torch.empty(shape, dtype=torch.int32, device=states.device) if with_winners else None
+    return max_logits(states, weight, fast_maxima(states.device), winners=winners), winners
+
+
+def _maxima_over_neighbours(states: Tensor, weight: Tensor, *, with_winners: bool) -> tuple[Tensor, Tensor | None]:
+    """As ``_maxima_by_kernel``; the vocabulary leads, so that maxima run over neighbours in memory: faster on a CPU."""
+    batch, length, width = states.shape
+    pooled = torch.empty(len(weight), batch, dtype=torch.float32, device=states.device)
+    winners = torch.empty(len(weight), batch, dtype=torch.int32, device=states.device) if with_winners else None
+    columns = states.reshape(batch * length, width).T
+    block = max(1, _LOGITS_IN_FLIGHT // (batch * length))
+    for start in range(0, len(weight), block):
+        part = slice(start, start + block)
+        logits = (weight[part].to(columns.dtype) @ columns).view(-1, batch, length)
+        if winners is None:
+            pooled[part] = logits.amax(dim=2)
+        else:
+            pooled[part], winners[part] = logits.max(dim=2)
+        del logits  # or the next block would be computed beside this one
+    return pooled.T, None if winners is None else winners.T

@@ -1,68 +1,62 @@
-"""The LM head and the maximum over positions in one Triton kernel: logits never leave the registers.
+"""The maximum of logits over a text's positions as a Triton kernel, at the speed of the device's memory.
 
-It computes what :func:`pyterrier_csplade._head.max_logits` does, which stays the reference and the default. Ours; Sparton
-(arXiv 2603.25011) describes such a kernel for training. So far it was only run by Triton's interpreter, not on a GPU: measure
-it there with ``python benchmarks/head.py`` before you rely on it.
+PyTorch's own reduction of that axis takes twice as long as the product that makes the logits (H200, bfloat16, see
+``benchmarks/head.py``). Ours; plain PyTorch stays the reference, and takes over where Triton does not work.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-# Tile of the product: tokens of the vocabulary, positions, and the part of the width that is added up at a time. Ours.
-_TOKENS, _POSITIONS, _WIDTH = 128, 64, 64
+# Tile of the reduction: positions and tokens of the vocabulary. Ours.
+_POSITIONS, _TOKENS = 16, 256
 
 
-def max_logits(states: Tensor, weight: Tensor) -> Tensor:
-    """Compute the maximum over positions of ``states @ weight.T``, with sums in float32.
+def maxima(logits: Tensor, pooled: Tensor, winners: Tensor | None = None) -> None:
+    """Compute ``logits.max(dim=1)``; what is not a number wins.
 
     Args:
-        states: Hidden states of each text's pooled positions, [texts, positions, width].
-        weight: The LM head, [tokens, width].
-
-    Returns:
-        float32 [texts, tokens].
+        logits: [texts, positions, tokens], contiguous.
+        pooled: float32 [texts, tokens], is written; rows may be apart.
+        winners: int32 [texts, tokens], is written: the first position of each maximum; None if nobody asks for it.
     """
-    states, weight = states.contiguous(), weight.to(states.dtype).contiguous()
-    texts, positions, width = states.shape
-    pooled = torch.empty(texts, len(weight), dtype=torch.float32, device=states.device)
-    # Texts lead, so that programs that run together share a tile of the head in the cache.
-    grid = (texts, triton.cdiv(len(weight), _TOKENS))
-    _kernel[grid](states, weight, pooled, len(weight), positions, width, _TOKENS, _POSITIONS, _WIDTH)
-    # Triton's maximum drops what is not a number; callers have to see it.
-    return pooled + (states.float() * 0).sum(dim=(1, 2))[:, None]
+    texts, positions, tokens = logits.shape
+    places = pooled if winners is None else winners
+    grid = (triton.cdiv(tokens, _TOKENS), texts)
+    with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
+        _kernel[grid](
+            logits, pooled, places, positions, tokens, pooled.stride(0), places.stride(0), winners is not None, _POSITIONS,
+            _TOKENS,
+        )  # fmt: skip
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _kernel(  # the upper-case names are constants of the compiled kernel
-    states: Any, weight: Any, pooled: Any, tokens: Any, positions: Any, width: Any,
-    TOKENS: tl.constexpr, POSITIONS: tl.constexpr, WIDTH: tl.constexpr,  # noqa: N803
-) -> None:  # fmt: skip
-    text = tl.program_id(0).to(tl.int64)
-    token = tl.program_id(1).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+def _kernel(  # type: ignore[no-untyped-def]  # noqa: ANN202  # Triton would evaluate annotations
+    logits, pooled, winners, positions, tokens, pooled_stride, winners_stride,  # noqa: ANN001
+    WITH_WINNERS: tl.constexpr, POSITIONS: tl.constexpr, TOKENS: tl.constexpr,  # noqa: N803
+):  # fmt: skip
+    text = tl.program_id(1).to(tl.int64)
+    token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    inside = token < tokens
     best = tl.full([TOKENS], float("-inf"), tl.float32)
+    winner = tl.zeros([TOKENS], tl.int32)
+    strange = tl.zeros([TOKENS], tl.int32)
     for first in range(0, positions, POSITIONS):
         position = first + tl.arange(0, POSITIONS)
-        logits = tl.zeros([POSITIONS, TOKENS], tl.float32)
-        for start in range(0, width, WIDTH):
-            dimension = start + tl.arange(0, WIDTH)
-            inside = dimension < width
-            state = tl.load(
-                states + (text * positions + position[:, None]) * width + dimension[None, :],
-                mask=(position < positions)[:, None] & inside[None, :],
-                other=0.0,
-            )
-            row = tl.load(
-                weight + token[None, :] * width + dimension[:, None],
-                mask=(token < tokens)[None, :] & inside[:, None],
-                other=0.0,
-            )
-            logits = tl.dot(state, row, logits, input_precision="ieee")
-        logits = tl.where((position < positions)[:, None], logits, float("-inf"))
-        best = tl.maximum(best, tl.max(logits, axis=0))
-    tl.store(pooled + text * tokens + token, best, mask=token < tokens)
+        places = (text * positions + position[:, None]) * tokens + token[None, :]
+        there = (position < positions)[:, None] & inside[None, :]
+        values = tl.load(logits + places, mask=there, other=float("-inf")).to(tl.float32)
+        strange = tl.maximum(strange, tl.max((values != values).to(tl.int32), axis=0))  # Triton's maxima drop these
+        if WITH_WINNERS:
+            value, place = tl.max(values, axis=0, return_indices=True)
+            winner = tl.where(value > best, first + place, winner)
+        else:
+            value = tl.max(values, axis=0)
+        best = tl.maximum(best, value)
+    best = tl.where(strange > 0, float("nan"), best)
+    tl.store(pooled + text * pooled_stride + token, best, mask=inside)
+    if WITH_WINNERS:
+        tl.store(winners + text * winners_stride + token, winner, mask=inside)

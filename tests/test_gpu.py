@@ -49,7 +49,7 @@ def test_vectors_are_those_of_the_cpu(variant: Variant, head: Head) -> None:
 
 @pytest.mark.parametrize("top_k", [None, 7])
 def test_impacts_are_made_on_the_device_as_on_the_host(top_k: int | None) -> None:
-    csplade, quantizer = CSPLADE.tiny(device="cuda"), Quantizer(100)
+    csplade, quantizer = CSPLADE.tiny(device="cuda", dtype="float32"), Quantizer(100)
     expected = quantizer(csplade.encode_docs(MANY, top_k=top_k), [str(i) for i in range(len(MANY))])
     found = csplade.encode_docs(MANY, top_k=top_k, quantizer=quantizer)
     assert found.dtype == np.int32 and found.nnz > 1000

@@ -11,24 +11,34 @@ from typing import Any
 import pytest
 import torch
 
-from pyterrier_csplade._head import fused_product, max_logits
+from pyterrier_csplade import _pooling
+from pyterrier_csplade._head import fast_maxima, plain_maxima
 
 CHECK = """
 import numpy as np
 import torch
-from pyterrier_csplade._triton import max_logits
+from pyterrier_csplade._head import max_logits
+from pyterrier_csplade._triton import maxima
 
 generator = torch.Generator().manual_seed(0)
-for texts, positions, width, tokens in [(1, 1, 16, 1), (2, 70, 80, 130), (3, 64, 64, 128), (2, 5, 65, 300)]:
-    states = torch.randn(texts, positions, width, generator=generator)
-    weight = torch.randn(tokens, width, generator=generator)
-    expected = np.einsum("bpw,tw->bpt", states.double().numpy(), weight.double().numpy()).max(axis=1)
-    np.testing.assert_allclose(max_logits(states, weight).numpy(), expected, rtol=1e-5, atol=1e-5)
-    with np.errstate(all="ignore"):
-        negative = max_logits(-states.abs(), weight.abs())
-    assert (negative < 0).all(), "padding of tiles takes no part in the maximum"
-states[0, 1, 2] = float("nan")
-assert max_logits(states, weight).isnan().all(dim=1).tolist() == [True, False]
+for texts, positions, tokens in [(1, 1, 1), (2, 70, 130), (3, 16, 256), (2, 5, 300)]:
+    logits = torch.randn(texts, positions, tokens, generator=generator).bfloat16()  # with ties
+    for values in (logits, -logits.abs() - 1):  # padding of tiles takes no part
+        whole, winners = torch.full((texts, tokens + 3), 9.0), torch.full((texts, tokens), -1, dtype=torch.int32)
+        maxima(values, whole[:, 1:-2], winners)
+        reference = values.float().numpy()
+        np.testing.assert_array_equal(whole[:, 1:-2].numpy(), reference.max(axis=1))
+        np.testing.assert_array_equal(winners.numpy(), reference.argmax(axis=1))  # numpy's is the first, too
+        assert (whole[:, [0, -2, -1]] == 9).all()
+        alone = torch.empty(texts, tokens)
+        maxima(values, alone)
+        assert torch.equal(alone, whole[:, 1:-2])
+logits[0, 1, 2] = float("nan")
+maxima(logits, alone)
+assert alone.isnan().nonzero().tolist() == [[0, 2]]
+
+states, weight = torch.randn(2, 7, 16, generator=generator).bfloat16(), torch.randn(90, 16, generator=generator).bfloat16()
+assert torch.equal(max_logits(states, weight, maxima), max_logits(states, weight))
 print("equal")
 """
 
@@ -40,28 +50,44 @@ def test_the_kernel_computes_the_maxima() -> None:
     assert done.stdout.strip() == "equal", done.stderr
 
 
-def fail(states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def fail(*tensors: torch.Tensor) -> None:
     raise RuntimeError("no kernel image\nmore")
+
+
+def off_by_one(logits: torch.Tensor, pooled: torch.Tensor, winners: torch.Tensor) -> None:
+    plain_maxima(logits, pooled, winners)
+    winners += 1
 
 
 @pytest.mark.parametrize(
     ("kernel", "reason"),
-    [
-        (None, "import of .* halted"),
-        (fail, "no kernel image"),
-        (lambda s, w: max_logits(s, w) + 1, "close"),
-    ],
+    [(None, "import of .* halted"), (fail, "no kernel image"), (off_by_one, "its maxima differ from PyTorch's")],
 )
 def test_a_kernel_that_does_not_work_is_not_used(monkeypatch: pytest.MonkeyPatch, kernel: Any, reason: str) -> None:
-    module = kernel and SimpleNamespace(max_logits=kernel)
+    module = kernel and SimpleNamespace(maxima=kernel)
     monkeypatch.setitem(sys.modules, "pyterrier_csplade._triton", module)
-    with pytest.warns(UserWarning, match=rf"does not work on cpu \(.*{reason}.*\): the head is streamed"):
-        assert fused_product(torch.device("cpu")) is max_logits
+    fast_maxima.cache_clear()
+    with pytest.warns(UserWarning, match=rf"does not work on cpu \(.*{reason}.*\): encoding takes longer"):
+        assert fast_maxima(torch.device("cpu")) is plain_maxima
+    fast_maxima.cache_clear()
 
 
 def test_a_kernel_that_works_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    def kernel(states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return (states @ weight.T).amax(dim=1)
+    def kernel(logits: torch.Tensor, pooled: torch.Tensor, winners: torch.Tensor | None = None) -> None:
+        plain_maxima(logits, pooled, winners)
 
-    monkeypatch.setitem(sys.modules, "pyterrier_csplade._triton", SimpleNamespace(max_logits=kernel))
-    assert fused_product(torch.device("cpu")) is kernel
+    monkeypatch.setitem(sys.modules, "pyterrier_csplade._triton", SimpleNamespace(maxima=kernel))
+    fast_maxima.cache_clear()
+    assert fast_maxima(torch.device("cpu")) is kernel
+    fast_maxima.cache_clear()
+
+
+@pytest.mark.parametrize("winners", [False, True])
+def test_pooling_with_the_kernel_is_pooling_without(monkeypatch: pytest.MonkeyPatch, winners: bool) -> None:
+    """The order of a GPU, positions before tokens, against the order of a CPU."""
+    monkeypatch.setattr(_pooling, "fast_maxima", lambda device: plain_maxima)
+    states, weight = torch.randn(3, 11, 8), torch.randn(700, 8)
+    found = _pooling._maxima_by_kernel(states, weight, with_winners=winners)
+    expected = _pooling._maxima_over_neighbours(states, weight, with_winners=winners)
+    torch.testing.assert_close(found[0], expected[0])
+    assert (found[1] is expected[1] is None) if not winners else torch.equal(found[1], expected[1])  # type: ignore[arg-type]

@@ -50,5 +50,8 @@ class Figures:
 def _means(recorded: dict[str, list[Tensor]]) -> dict[str, float]:
     if not recorded:
         return {}
-    means = torch.stack([torch.stack(values).mean() for values in recorded.values()])
+    values = [value for kept in recorded.values() for value in kept]
+    # Some figures are made on the host, and processes exchange those of the accelerator.
+    device = next((value.device for value in values if value.device.type != "cpu"), values[0].device)
+    means = torch.stack([torch.stack([value.to(device) for value in kept]).mean() for kept in recorded.values()])
     return dict(zip(recorded, mean_over_processes(means).tolist()))
