@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ._contract import Contract
 from ._pooling import activate, max_pool_logits
+from ._varlen import text_bounds, used_by
 from ._vocabulary import Vocabulary
 
 Role = Literal["query", "document"]
@@ -151,11 +152,14 @@ class Backbone(nn.Module):
     def packed_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Compute ``hidden_states`` from all texts in one row, their positions counted anew: padding costs nothing.
 
-        Only attention implementations that take texts apart by these positions give the same states.
+        Only attention implementations that keep such texts apart give the same states.
         """
         real = attention_mask.bool()
         positions = (attention_mask.cumsum(1) - 1)[real]
-        output = self._lm.base_model(input_ids=input_ids[real][None], position_ids=positions[None], use_cache=False)
+        with used_by(self._lm):
+            output = self._lm.base_model(
+                input_ids=input_ids[real][None], position_ids=positions[None], use_cache=False, **text_bounds(attention_mask)
+            )
         places = attention_mask.flatten().cumsum(0).view_as(attention_mask) - 1
         return output.last_hidden_state[0, places.clamp(min=0)]
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 
 from ._backbone import Backbone
 from ._errors import ContractError
+from ._varlen import is_available
 
 # Tokens of the probe.
 _LENGTH = 8
 
-# All tolerances are ours and relative to the largest absolute value. A causal mask leaves position 0 equal to the last bit,
-# but bitsandbytes' int8 product chooses its outlier columns by looking at all positions (1% measured on random models). So
-# there all later tokens are exchanged: without the mask, position 0 of csplade-tiny changes by 3% for the last, by 16% for all.
+# All tolerances are ours and relative to the largest absolute value. A causal mask leaves position 0 equal to the last bit.
 _SEES = 1e-5
-_SEES_INT8 = 0.03
 # Logits of two routes differ by rounding, in bfloat16 by up to about 1%.
 _SAME_LOGITS = 0.05
-_SAME_STATES = 0.05
+# States of two implementations of attention, by the norm of their difference: another mask makes 0.52 of csplade-tiny's,
+# rounding alone up to 0.05 of a random model's with 32 layers in bfloat16.
+_SAME_STATES = 0.1
 
 
 def self_test(backbone: Backbone) -> None:
@@ -29,11 +33,25 @@ def self_test(backbone: Backbone) -> None:
     """
     training = backbone.training
     backbone.eval()
-    with torch.no_grad():
+    with torch.no_grad(), _without_outliers(backbone.model):
         _test_attention(backbone)
         _test_head(backbone)
-        backbone.packs = "flash" in backbone.attn_implementation and _keeps_packed_texts_apart(backbone)
+        backbone.packs = _may_pack(backbone) and _keeps_packed_texts_apart(backbone)
     backbone.train(training)
+
+
+@contextlib.contextmanager
+def _without_outliers(model: Any) -> Iterator[None]:
+    """Keep bitsandbytes' int8 products from treating columns apart that it finds by a look at all positions."""
+    states = [m.state for m in model.modules() if hasattr(getattr(m, "state", None), "threshold")]
+    thresholds = [state.threshold for state in states]
+    try:
+        for state in states:
+            state.threshold = 0.0
+        yield
+    finally:
+        for state, threshold in zip(states, thresholds):
+            state.threshold = threshold
 
 
 def _probe(backbone: Backbone) -> list[int]:
@@ -44,31 +62,28 @@ def _probe(backbone: Backbone) -> list[int]:
 def _test_attention(backbone: Backbone) -> None:
     first = _probe(backbone)
     expected = backbone.contract.attention == "bidirectional"
-    changed, whom = (_LENGTH - 1, "later tokens") if _in_int8(backbone) else (1, "the last token")
-    second = [*first[:-changed], *first[:1] * changed]
+    second = [*first[:-1], first[0]]
     # A padded batch takes another path through the attention implementation than a text alone.
     for padding in (False, True):
         before, after = (_first_state(backbone, ids, padding) for ids in (first, second))
-        sees = _differ(before, after, _sees(backbone))
+        sees = _differ(before, after, _SEES)
         if sees != expected:
             raise ContractError(
                 f"variant {backbone.contract.variant!r} needs {backbone.contract.attention} attention, but with "
                 f"attn_implementation={backbone.attn_implementation!r} position 0 "
-                f"{'sees' if sees else 'does not see'} {whom}{' of a padded batch' if padding else ''}: "
+                f"{'sees' if sees else 'does not see'} the last token{' of a padded batch' if padding else ''}: "
                 "choose another attn_implementation or another architecture"
             )
 
 
-def _sees(backbone: Backbone) -> float:
-    return _SEES_INT8 if _in_int8(backbone) else _SEES
-
-
-def _in_int8(backbone: Backbone) -> bool:
-    return bool(getattr(backbone.model, "is_loaded_in_8bit", False))
-
-
 def _differ(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
     return not bool((one - other).abs().max() <= tolerance * one.abs().max())
+
+
+def _may_pack(backbone: Backbone) -> bool:
+    if backbone.attn_implementation == "sdpa":
+        return is_available(backbone.device, backbone.head.weight.dtype)
+    return "flash" in backbone.attn_implementation
 
 
 def _keeps_packed_texts_apart(backbone: Backbone) -> bool:
@@ -78,12 +93,12 @@ def _keeps_packed_texts_apart(backbone: Backbone) -> bool:
     batches = [backbone.collate(texts) for texts in ([left, text, right], [left[::-1], text, right[::-1]])]
     try:
         first, second = (backbone.packed_states(batch["input_ids"], batch["attention_mask"]).float() for batch in batches)
-    except (TypeError, ValueError):  # an architecture without position_ids
+    except (TypeError, ValueError, RuntimeError):  # an architecture without position_ids, heads that a kernel does not take
         return False
     padded = backbone.hidden_states(batches[0]["input_ids"], batches[0]["attention_mask"]).float()
     real = batches[0]["attention_mask"].bool()
-    same = not _differ(padded[real], first[real], _SAME_STATES)
-    return same and not _differ(first[1, real[1]], second[1, real[1]], _sees(backbone))
+    same = (padded[real] - first[real]).norm() <= _SAME_STATES * padded[real].norm()
+    return bool(same) and not _differ(first[1, real[1]], second[1, real[1]], _SEES)
 
 
 def _first_state(backbone: Backbone, ids: list[int], padding: bool) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -56,6 +57,24 @@ def test_impacts_are_made_on_the_device_as_on_the_host(top_k: int | None) -> Non
     assert (found != expected).nnz == 0
     host = CSPLADE.tiny(device="cpu").encode_docs(MANY, quantizer=quantizer)
     assert top_k is not None or (found != host).nnz <= 0.001 * host.nnz, "rounding may move a weight over half an impact"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_texts_without_padding_have_the_vectors_of_padded_ones(variant: Variant) -> None:
+    """In half precision, where PyTorch has a kernel; eager attention pads."""
+    if "window_size" not in inspect.signature(pytest.importorskip("torch.nn.attention.varlen").varlen_attn).parameters:
+        pytest.skip("PyTorch's kernel knows no window")
+    vectors = {}
+    for implementation in ("sdpa", "eager"):
+        lm = language_model(hidden_size=64, intermediate_size=128, attn_implementation=implementation)
+        csplade = CSPLADE((lm.to("cuda", torch.bfloat16), tokenizer()), variant=variant)
+        assert csplade.backbone.packs == (implementation == "sdpa")
+        vectors[implementation] = csplade.encode_docs(MANY).toarray()
+    difference = np.linalg.norm(vectors["sdpa"] - vectors["eager"]) / np.linalg.norm(vectors["eager"])
+    assert difference < 0.02
+    exact = pair(variant, "cpu").encode_docs(MANY).toarray()
+    errors = {name: np.linalg.norm(found - exact) for name, found in vectors.items()}
+    assert errors["sdpa"] < 1.2 * errors["eager"], "packing adds no error to that of bfloat16"
 
 
 def test_bfloat16_drifts_by_its_rounding_only() -> None:

@@ -37,6 +37,7 @@ MODEL = {
     "_onednn",
     "_screen",
     "_triton",
+    "_varlen",
     "_selftest",
 }
 

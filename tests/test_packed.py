@@ -11,7 +11,7 @@ import pytest
 import torch
 from models import TEXTS, language_model, tokenizer
 
-from pyterrier_csplade import CSPLADE
+from pyterrier_csplade import CSPLADE, _selftest, _varlen
 from pyterrier_csplade._contract import Variant
 from pyterrier_csplade._encoding import BatchEncoder
 
@@ -48,6 +48,61 @@ def test_texts_that_see_each_other_are_padded(variant: Variant, monkeypatch: pyt
 
     flash.install(monkeypatch, leaky)
     assert not with_flash(variant).backbone.packs
+
+
+def varlen_attn(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor, max_q: int,
+    max_k: int, *, scale: float | None = None, window_size: tuple[int, int] = (-1, -1),
+) -> torch.Tensor:  # fmt: skip
+    """PyTorch's function of this name, by plain attention: no window, or that of a causal mask."""
+    assert window_size in ((-1, -1), (-1, 0)) and int(cu_seq_q.diff().max()) == max_q == max_k
+    causal = window_size == (-1, 0)
+    return flash.flash_attn_varlen_func(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, softmax_scale=scale, causal=causal)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "mistral", "phi3", "opt", "gpt_neox", "granite"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sdpa_packs_where_pytorch_has_a_kernel(variant: Variant, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    padded = CSPLADE((language_model(name), tokenizer()), variant=variant)
+    expected = padded.encode_docs(TEXTS)
+    assert not padded.backbone.packs
+    monkeypatch.setattr(_selftest, "is_available", lambda device, dtype: True)
+    monkeypatch.setattr(_varlen, "varlen_attn", varlen_attn)
+    csplade = CSPLADE((language_model(name), tokenizer()), variant=variant)
+    assert csplade.backbone.packs
+    flash.CALLS.clear()
+    found = csplade.encode_docs(TEXTS)
+    np.testing.assert_allclose(found.toarray(), expected.toarray(), rtol=1e-4, atol=1e-5)
+    assert len(flash.CALLS) >= 2 and csplade.backbone.attn_implementation == "sdpa"
+
+
+def test_a_window_counts_the_token_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def kernel(query: torch.Tensor, *args: Any, window_size: tuple[int, int], scale: float | None) -> torch.Tensor:
+        seen.append(window_size)
+        return query
+
+    monkeypatch.setattr(_varlen, "varlen_attn", kernel)
+    tensor, bounds = torch.zeros(1, 2, 3, 4), _varlen.text_bounds(torch.tensor([[1, 1], [1, 0]]))
+    assert bounds["cu_seq_lens_q"].tolist() == [0, 2, 3] and bounds["max_length_k"] == 2
+    module = torch.nn.Module()
+    for causal, sliding in [(True, None), (True, 3), (False, 3)]:
+        _varlen.attend(module, tensor, tensor, tensor, None, is_causal=causal, sliding_window=sliding, **bounds)
+    assert seen == [(-1, 0), (2, 0), (-1, -1)]
+    with pytest.raises(ValueError, match="softcap is not supported without padding"):
+        _varlen.attend(module, tensor, tensor, tensor, None, softcap=1.0, **bounds)
+
+
+def test_what_the_kernel_refuses_is_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*tensors: Any, **settings: Any) -> torch.Tensor:
+        raise RuntimeError("FlashAttention only supports head dimensions that are a multiple of 8")
+
+    monkeypatch.setattr(_selftest, "is_available", lambda device, dtype: True)
+    monkeypatch.setattr(_varlen, "varlen_attn", refuse)
+    csplade = CSPLADE((language_model(), tokenizer()))
+    assert not csplade.backbone.packs and csplade.backbone.attn_implementation == "sdpa"
+    assert csplade.encode_docs(TEXTS).nnz
 
 
 def test_other_implementations_are_not_packed() -> None:

@@ -26,10 +26,15 @@ def test_a_causal_mask_is_told_from_none_in_8_bits(monkeypatch: pytest.MonkeyPat
     model = CSPLADE.tiny(quantization="int8").backbone
     monkeypatch.setattr(Backbone, "_keep_attention", lambda self: None)
     model.model.config.is_causal = True
-    with pytest.raises(ContractError, match="bidirectional.*does not see later tokens"):
+    with pytest.raises(ContractError, match="bidirectional.*does not see the last token"):
         self_test(model)
     model.contract = model.contract.replace(variant="causal")
     self_test(model)
     model.model.config.is_causal = False
-    with pytest.raises(ContractError, match="causal.*sees later tokens"):
+    with pytest.raises(ContractError, match="causal.*sees the last token"):
         self_test(model)
+
+
+def test_the_self_test_leaves_the_products_of_8_bits_as_they_were() -> None:
+    thresholds = {m.state.threshold for m in CSPLADE.tiny(quantization="int8").backbone.model.modules() if hasattr(m, "state")}
+    assert thresholds == {6.0}

@@ -1,0 +1,103 @@
+"""Attention among the tokens of each text of a row of texts, by the flash kernel that PyTorch brings for CUDA.
+
+transformers packs texts for the package flash-attn alone; this gives its ``sdpa`` the same. Needs ``varlen_attn`` of PyTorch
+2.11; models without it pad.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # PyTorch below 2.10
+    varlen_attn = None  # type: ignore[assignment]
+
+#: What transformers calls it.
+NAME = "csplade_varlen"
+
+
+def is_available(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernel takes tensors of this kind."""
+    half = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
+    return half and varlen_attn is not None and "window_size" in inspect.signature(varlen_attn).parameters
+
+
+def text_bounds(attention_mask: Tensor) -> dict[str, Any]:
+    """Say where texts begin in the row of all tokens that a mask [texts, length] marks, as transformers' models take it."""
+    lengths = attention_mask.sum(dim=1, dtype=torch.int32)
+    starts = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+    longest = int(lengths.max())
+    return {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
+
+
+@contextlib.contextmanager
+def used_by(lm: Any) -> Iterator[None]:
+    """Let a model attend this way if it uses PyTorch's attention; implementations that pack by themselves stay."""
+    config, before = lm.config, lm.config._attn_implementation
+    if before == "sdpa":
+        config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    **settings: Any,
+) -> tuple[Tensor, None]:
+    """Attend within texts; called by transformers' models.
+
+    Args:
+        module: The layer, which knows whether its mask is causal.
+        query: [1, heads, tokens, width].
+        key: [1, heads of keys, tokens, width].
+        value: As ``key``.
+        attention_mask: None.
+        scaling: Of scores.
+        is_causal: Instead of what the layer says.
+        sliding_window: Tokens that a token sees, itself and those before it; None for all.
+        settings: ``text_bounds``, and what other implementations take.
+
+    Returns:
+        [1, tokens, heads, width], and no weights.
+
+    Raises:
+        ValueError: The model does with its scores what the kernel cannot.
+    """
+    for name in ("softcap", "s_aux"):
+        if settings.get(name) is not None:
+            raise ValueError(f"{name} is not supported without padding")
+    causal = module.is_causal if is_causal is None else is_causal
+    window = (sliding_window - 1 if sliding_window else -1, 0) if causal else (-1, -1)
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    shared: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+    starts, longest = settings["cu_seq_lens_q"], settings["max_length_q"]
+    attended: Any = varlen_attn(
+        query, key, value, starts, starts, longest, longest, scale=scaling, window_size=window, **shared
+    )
+    return attended[None], None
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    """The bounds of the texts are mask enough."""
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, _no_mask)
