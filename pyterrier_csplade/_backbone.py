@@ -104,17 +104,21 @@ class Backbone(nn.Module):
             self._longest = max(map(len, self.tokenizer.get_vocab()))
         return (tokens + 1) * self._longest  # no token is longer, so what lies behind cannot reach a kept one
 
-    def collate(self, sequences: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    def collate(self, sequences: Sequence[Sequence[int]], tokens: int = 0) -> dict[str, Tensor]:
         """Pad token ids on the right and mark what is pooled.
 
         Echo puts its two copies next to each other: padding between them would make a text's vector depend on its batch.
+
+        Args:
+            sequences: Token ids of each text.
+            tokens: Room for each text, padding included; the longest text's by default, and at least.
 
         Returns:
             ``input_ids`` and ``attention_mask``, int64 [batch, length]; ``pool_mask``, bool [batch, length], false on padding,
             on special tokens (unless the contract pools them) and on the first copy of echo.
         """
         copies = 2 if self.contract.variant == "echo" else 1
-        length = copies * max(map(len, sequences))
+        length = copies * max(tokens, *map(len, sequences))
         input_ids = torch.full((len(sequences), length), self.tokenizer.pad_token_id or 0)
         attention_mask = torch.zeros_like(input_ids)
         pool_mask = torch.zeros_like(input_ids, dtype=torch.bool)
@@ -181,7 +185,8 @@ class Backbone(nn.Module):
         """
         bias = self.head.bias
         pooled = pooled if bias is None else pooled + bias[tokens]
-        return finish_logits(self._lm.config, pooled) * self.contract.logit_scale
+        finished, scale = finish_logits(self._lm.config, pooled), self.contract.logit_scale
+        return finished if scale == 1 else finished * scale
 
 
 def choose_attention(lm: Any, *, causal: bool) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from ._head import Entries, Finish, blocks, streamed_entries
+from ._mixing import mixed, rounding
 
 _INT8_MAX = 127
 
@@ -25,7 +25,9 @@ class Screen:
 
     For a hidden state h and a row w of the head, rounded to h' and w', Cauchy-Schwarz gives
     ``h.w <= h'.w' + |h - h'| |w| + |h'| |w - w'|``; rounding in the exact product adds at most ``width x 2^-24 |h| |w|``. The
-    bound holds for every term, so that a term whose bound stays below the threshold cannot reach it.
+    bound holds for every term, so that a term whose bound stays below the threshold cannot reach it. The closer the bound,
+    the fewer terms are left: both sides are mixed before they are rounded, because hidden states have channels that are many
+    times as large as the others.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -39,7 +41,7 @@ class Screen:
         self._scales, self._norms, self._errors = (torch.empty(len(weight)) for _ in range(3))
         for start in range(0, len(weight), 4096):  # in parts: a float32 copy of the whole head would be large
             part = slice(start, start + 4096)
-            rows = weight[part].float()
+            rows = mixed(weight[part].float())
             self._rounded[part], scales = round_to_int8(rows, rows.abs().amax(dim=1, keepdim=True))
             self._scales[part] = scales[:, 0]
             self._norms[part] = rows.norm(dim=1) + _UNDERFLOW
@@ -72,7 +74,8 @@ class Screen:
     def _exact(self, text: Tensor, chosen: Tensor) -> Tensor:
         """Work out the maxima over a text's positions [positions, width] of the logits of some tokens, float32 [tokens]."""
         size = max(1, _COPIED // max(text.shape))
-        parts = [linear(self.weight[some].to(text.dtype), text).amax(dim=1).float() for some in torch.split(chosen, size)]
+        # Not by ``linear``, which oneDNN computes here: it would keep a compiled product for every number of survivors.
+        parts = [(self.weight[some].to(text.dtype) @ text.T).amax(dim=1).float() for some in torch.split(chosen, size)]
         return torch.cat(parts)
 
     def _survivors(self, states: Tensor, threshold: float, finish: Finish) -> tuple[Tensor, Tensor] | None:
@@ -98,14 +101,15 @@ class _Rounded:
         step = max(1, _COPIED // (length * width))
         for start in range(0, batch, step):
             part = slice(start, start + step)
-            exact = states[part].float()
+            exact = mixed(states[part].float())
             self.values[part], scales = round_to_int8(exact, exact.abs().amax(dim=(1, 2), keepdim=True))
             near = self.values[part] * scales
             self.scales[part] = scales[:, 0, 0]
             self.norms[part] = near.norm(dim=2).amax(dim=1) + _UNDERFLOW
             self.errors[part] = (exact - near).norm(dim=2).amax(dim=1) + _UNDERFLOW
-        # Rounding of the exact product (inputs of its type, sums in float32), of its result, and of the bound itself.
-        self.slack = (2 * width + 16) * 2.0**-24
+        # Rounding of the exact product (inputs of its type, sums in float32), of its result, of the bound itself, and of the
+        # mixing on both sides.
+        self.slack = (2 * width + 16) * 2.0**-24 + 2 * rounding(width)
         self.relative = torch.finfo(states.dtype).eps
         # Products of all parts share one memory: what lives on between them would leave holes where each had been.
         self._product = torch.empty(0, dtype=torch.int32)

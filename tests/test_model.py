@@ -111,7 +111,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_vectors_stay(
     csplade: CSPLADE, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = dense(csplade.encode_docs(TEXTS, batch_size=1))
-    longest = max(len(ids) for ids in csplade.backbone.tokenize(TEXTS, "document")[0])
+    longest = csplade._encoder.padded(max(len(ids) for ids in csplade.backbone.tokenize(TEXTS, "document")[0]))
     sizes = limit_batches(csplade, longest, error, monkeypatch)
     np.testing.assert_allclose(dense(csplade.encode_docs(TEXTS, batch_size=6)), expected, rtol=1e-5, atol=1e-5)
     failed = [tokens for tokens in sizes if tokens > longest]

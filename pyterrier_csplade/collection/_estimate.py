@@ -82,7 +82,7 @@ def estimate(encoder: DocEncoder, documents: Iterable[Mapping[str, Any]]) -> Est
     sequences, _ = encoder.model.backbone.tokenize(shard.texts, "document")
     lengths = sorted(filter(None, map(len, sequences)), reverse=True)
     batches = encoder.model._encoder.batches(lengths, encoder._batch_size or encoder.model.batch_size)
-    padded = sum(lengths[batch.start] * (batch.stop - batch.start) for batch in batches)
+    padded = sum(encoder.model._encoder.padded(lengths[batch.start]) * (batch.stop - batch.start) for batch in batches)
     scale = count / len(chosen)
     return Estimate(
         documents=count,
