@@ -3,10 +3,9 @@
 Usage: python benchmarks/head.py [--width 2048] [--vocabulary 128256] [--texts 64] [--length 80] [--active 0.005] [--repeat 5]
 
 Times the product and maximum over positions of one batch of random hidden states, all ways in turns, and reports medians, the
-ratio to the plain product of PyTorch, teraflops a second, and the largest difference to the reference. On a CUDA device it
-compares "streamed" with "triton", on a CPU "streamed" with "screened". "compiled" is the streamed head with each block compiled
-by torch.compile (on a CPU that needs a C++ compiler); it is no choice of ``head``, but shows what one would gain. A way that
-does not compile here is left out, with the reason.
+ratio to the plain product of PyTorch, teraflops a second, and the largest difference to the reference. "screened" is for CPUs.
+"compiled" is the streamed head with each block compiled by torch.compile (on a CPU that needs a C++ compiler); it is no choice
+of ``head``, but shows what one would gain. A way that does not compile here is left out, with the reason.
 """
 
 from __future__ import annotations
@@ -15,13 +14,12 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch.nn.functional import linear
 
-from pyterrier_csplade._head import Entries, Product, blocks, fast_maxima, max_logits, streamed_entries
+from pyterrier_csplade._head import Entries, Product, blocks, max_logits, streamed_entries
 from pyterrier_csplade._screen import Screen
 
 
@@ -74,14 +72,11 @@ def ways(states: torch.Tensor, weight: torch.Tensor, threshold: float) -> dict[s
 
     found: dict[str, Callable[[], Entries | None]] = {"product alone": product_alone}
     found["streamed"] = lambda: streamed_entries(states, weight, threshold, finish)
-    kernel = partial(max_logits, maxima=fast_maxima(states.device)) if states.device.type == "cuda" else max_logits
     compiled = compiled_product(*states.shape[:2])
     found["compiled"] = lambda: streamed_entries(states, weight, threshold, finish, compiled)
     if states.device.type == "cpu":
         screen = Screen(weight)
         found["screened"] = lambda: screen.entries(states, threshold, finish)
-    if states.device.type == "cuda":
-        found["triton"] = lambda: streamed_entries(states, weight, threshold, finish, kernel)
     return found
 
 

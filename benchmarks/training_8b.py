@@ -14,8 +14,7 @@ the first and the last loss compare.
 fastest bfloat16 product of 8,192 x 8,192 matrices that is measured before. "head" compares a forward and backward pass of the
 streamed LM head with the naive graph, eager and through torch.compile.
 
-The model is written to DIR once (16 GB; a temporary folder by default). Nobody has run this on a GPU so far: there are no
-figures yet. --tiny does all of it in a small shape on a CPU, in seconds; tests/test_training_8b.py runs it.
+The model is written to DIR once (16 GB; a temporary folder by default). --tiny does all of it in a small shape on a CPU.
 """
 
 from __future__ import annotations
@@ -31,12 +30,14 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 import pyterrier_csplade
@@ -204,6 +205,9 @@ def contrastive_steps(size: Size, folder: Path, method: str, args: argparse.Name
 
 def prepared(module: Any, learning_rate: float) -> tuple[Accelerator, Any, torch.optim.Optimizer]:
     """A module as transformers' Trainer prepares it, and the optimizer of its adapters."""
+    for layer in module.modules():
+        if isinstance(layer, BaseTunerLayer):  # as the trainer does during its steps
+            layer.cast_input_dtype_enabled = False
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision="bf16", cpu=DEVICE.type == "cpu")
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=learning_rate)
@@ -226,7 +230,7 @@ def measure_phase(size: Size, folder: Path, method: str, phase: str, args: argpa
     shape = model_shape(LlamaConfig(vocab_size=size.vocabulary, **size.llama), LoraSettings().target_modules)
     needed, done = (
         sum(
-            step_flops(shape, Method(rank=RANK, bf16=True, checkpointing=again), load if again else _once(load))
+            step_flops(shape, Method(rank=RANK, bf16=True, checkpointing=again), load if again else replace(load, forwards=0))
             for load in loads
         )
         for again in (False, True)
@@ -237,10 +241,6 @@ def measure_phase(size: Size, folder: Path, method: str, phase: str, args: argpa
         "done_flops_of_ceiling": done / seconds / flops, "peak_gb": peak_gb(), "first_loss": losses[0],
         "last_loss": losses[-1],
     }  # fmt: skip
-
-
-def _once(load: Load) -> Load:
-    return Load(**{**vars(load), "forwards": 0})
 
 
 def measure_head(size: Size, compiler: str) -> Iterator[dict[str, Any]]:

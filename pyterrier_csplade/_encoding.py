@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,12 +11,12 @@ from scipy.sparse import csr_matrix, vstack
 from ._backbone import Backbone
 from ._csr import Wanted, in_order, sparse_vectors
 from ._errors import DataError
-from ._head import Entries, fast_maxima, max_logits, plain_maxima, streamed_entries
+from ._head import Entries, streamed_entries
 from ._onednn import fast_products
 from ._pooling import pooled_states
 from ._screen import Screen
 
-Head = Literal["streamed", "screened", "triton"]
+Head = Literal["streamed", "screened"]
 
 # What the allocators of CUDA, ROCm, XPU, MPS, XLA and CPUs (Linux, Windows) say.
 _OUT_OF_MEMORY = (
@@ -57,8 +56,7 @@ class BatchEncoder:
 
     Attributes:
         backbone: The loaded model.
-        head: How the LM head is worked out: "streamed" all of it, "triton" likewise with a kernel for the maxima (CUDA only),
-            "screened" what an int8 product does not rule out (CPU only).
+        head: How the LM head is worked out: "streamed" all of it, "screened" what an int8 product does not rule out (CPU only).
         token_limit: Tokens that are tried together after memory has run out; None while it has not.
     """
 
@@ -67,22 +65,20 @@ class BatchEncoder:
 
         Args:
             backbone: The model.
-            head: None takes "triton" on CUDA, "screened" on a CPU that multiplies int8 numbers fast (AVX-512 VNNI), "streamed"
-                elsewhere.
+            head: None takes "screened" on a CPU that multiplies int8 numbers fast (AVX-512 VNNI), "streamed" elsewhere.
 
         Raises:
             ValueError: There is no such head, or it does not run on the model's device.
         """
         on_cpu = backbone.device.type == "cpu"
         if head not in (None, *get_args(Head)):
-            raise ValueError(f"head must be None, 'streamed', 'screened' or 'triton', found {head!r}")
-        if (head == "screened" and not on_cpu) or (head == "triton" and backbone.device.type != "cuda"):
+            raise ValueError(f"head must be None, 'streamed' or 'screened', found {head!r}")
+        if head == "screened" and not on_cpu:
             raise ValueError(f"head={head!r} does not run on {backbone.device}: leave head out")
         self.backbone = backbone
-        self.head: Head = head or _best_head(backbone.device)
+        self.head: Head = head or ("screened" if on_cpu and _multiplies_int8_fast() else "streamed")
         self.token_limit: int | None = None
         self._screen: tuple[Any, Screen] | None = None
-        self._maxima = fast_maxima(backbone.device) if self.head == "triton" else plain_maxima
 
     def encode(
         self,
@@ -171,18 +167,12 @@ class BatchEncoder:
     def _entries(self, states: torch.Tensor, threshold: float) -> Entries:
         weight, finish = self.backbone.head.weight, self.backbone.finish_logits
         if self.head != "screened":
-            return streamed_entries(states, weight, threshold, finish, partial(max_logits, maxima=self._maxima))
+            return streamed_entries(states, weight, threshold, finish)
         # The model may be in training still: another state of the weights needs another screen.
         state = (weight.data_ptr(), weight.dtype, None if weight.is_inference() else weight._version)
         if self._screen is None or self._screen[0] != state:
             self._screen = state, Screen(weight)
         return self._screen[1].entries(states, threshold, finish)
-
-
-def _best_head(device: torch.device) -> Head:
-    if device.type == "cuda":
-        return "triton"
-    return "screened" if device.type == "cpu" and _multiplies_int8_fast() else "streamed"
 
 
 def _multiplies_int8_fast() -> bool:

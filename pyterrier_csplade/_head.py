@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -23,9 +21,6 @@ _ALIGNED_ELSEWHERE = 256
 Finish = Callable[[Tensor, "slice | Tensor"], Tensor]
 
 Product = Callable[[Tensor, Tensor], Tensor]
-
-#: Writes the maxima over positions of logits [texts, positions, tokens], and on request whose they are, as ``plain_maxima``.
-Maxima = Callable[[Tensor, Tensor, "Tensor | None"], None]
 
 
 class Entries(NamedTuple):
@@ -46,29 +41,12 @@ def blocks(tokens: int, states: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + size, tokens))
 
 
-def plain_maxima(logits: Tensor, pooled: Tensor, winners: Tensor | None = None) -> None:
-    """Compute the maxima over positions.
-
-    Args:
-        logits: [texts, positions, tokens].
-        pooled: float32 [texts, tokens], is written.
-        winners: int32 [texts, tokens], is written: the position of each maximum; None if nobody asks for it.
-    """
-    if winners is None:
-        pooled.copy_(logits.amax(dim=1))
-    else:
-        values, places = logits.max(dim=1)
-        pooled.copy_(values)
-        winners.copy_(places)
-
-
-def max_logits(states: Tensor, weight: Tensor, maxima: Maxima = plain_maxima, *, winners: Tensor | None = None) -> Tensor:
+def max_logits(states: Tensor, weight: Tensor, *, winners: Tensor | None = None) -> Tensor:
     """Compute the maximum over positions of ``states @ weight.T``.
 
     Args:
         states: Hidden states of each text's pooled positions, [texts, positions, width].
         weight: The LM head, [tokens, width].
-        maxima: Computes those of a block.
         winners: int32 [texts, tokens], is written: the position of each maximum; None if nobody asks for it.
 
     Returns:
@@ -84,30 +62,12 @@ def max_logits(states: Tensor, weight: Tensor, maxima: Maxima = plain_maxima, *,
             pooled[:, part] = linear(head, flat).view(-1, batch, length).amax(dim=2).T
         else:
             logits = linear(flat, head).view(batch, length, -1)
-            maxima(logits, pooled[:, part], None if winners is None else winners[:, part])
+            if winners is None:
+                pooled[:, part] = logits.amax(dim=1)
+            else:
+                pooled[:, part], winners[:, part] = logits.max(dim=1)
             del logits  # or the next block would be computed beside this one
     return pooled
-
-
-@cache
-def fast_maxima(device: torch.device) -> Maxima:
-    """Return the Triton kernel if it runs on a device and agrees with ``plain_maxima``; otherwise that, with a warning."""
-    try:
-        from ._triton import maxima as kernel
-
-        logits = torch.randn((2, 70, 300), generator=torch.Generator().manual_seed(0)).to(device)
-        found, expected = (
-            (torch.empty(2, 300, device=device), torch.empty(2, 300, dtype=torch.int32, device=device)) for _ in range(2)
-        )
-        kernel(logits, *found)
-        plain_maxima(logits, *expected)
-        if not all(map(torch.equal, found, expected)):
-            raise ArithmeticError("its maxima differ from PyTorch's")
-    except Exception as error:  # whatever a compiler may raise
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        warnings.warn(f"the Triton kernel does not work on {device} ({reason}): encoding takes longer", stacklevel=2)
-        return plain_maxima
-    return kernel
 
 
 def streamed_entries(

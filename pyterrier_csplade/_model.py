@@ -69,7 +69,7 @@ class CSPLADE:
             device: For example "cuda"; None takes an accelerator if there is one.
             attn_implementation: As in transformers, for example "sdpa" or "eager"; None leaves it to transformers.
             head: "streamed" works out all logits; "screened", on a CPU, only those that an int8 product does not rule out: the
-                same vectors, sooner where sparse; "triton" is for CUDA. None: "screened" with AVX-512 VNNI, else "streamed".
+                same vectors, sooner where sparse. None: "screened" with AVX-512 VNNI, else "streamed".
             batch_size: Texts that go through the model together; an accelerator takes more short ones, a CPU fewer long ones.
             text_field: Column of a document's text.
             verbose: Whether progress is shown.

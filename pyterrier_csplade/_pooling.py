@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ._head import fast_maxima, max_logits
+from ._head import max_logits
 
-# Logits in flight: 32 MiB of float32, about what caches hold. Ours, measured: larger blocks are no faster.
+# Logits in flight on a CPU: 32 MiB of float32, about what caches hold. Ours, measured: larger blocks are no faster.
 _LOGITS_IN_FLIGHT = 2**23
 
 
@@ -73,8 +73,8 @@ class _MaxPool(torch.autograd.Function):
         rows = torch.arange(len(hidden), device=hidden.device)[:, None]
         states = hidden[rows, positions]
         with_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        if hidden.device.type == "cuda":
-            pooled, winners = _maxima_by_kernel(states, weight, with_winners=with_gradient)
+        if hidden.device.type != "cpu":
+            pooled, winners = _maxima_over_rows(states, weight, with_winners=with_gradient)
         else:
             pooled, winners = _maxima_over_neighbours(states, weight, with_winners=with_gradient)
         if winners is not None:
@@ -104,15 +104,15 @@ class _MaxPool(torch.autograd.Function):
         return hidden_gradient, weight_gradient, None
 
 
-def _maxima_by_kernel(states: Tensor, weight: Tensor, *, with_winners: bool) -> tuple[Tensor, Tensor | None]:
+def _maxima_over_rows(states: Tensor, weight: Tensor, *, with_winners: bool) -> tuple[Tensor, Tensor | None]:
     """Compute the maxima over positions and, on request, whose they are, both [texts, tokens]."""
     shape = len(states), len(weight)
     winners = torch.empty(shape, dtype=torch.int32, device=states.device) if with_winners else None
-    return max_logits(states, weight, fast_maxima(states.device), winners=winners), winners
+    return max_logits(states, weight, winners=winners), winners
 
 
 def _maxima_over_neighbours(states: Tensor, weight: Tensor, *, with_winners: bool) -> tuple[Tensor, Tensor | None]:
-    """As ``_maxima_by_kernel``; the vocabulary leads, so that maxima run over neighbours in memory: faster on a CPU."""
+    """As ``_maxima_over_rows``; the vocabulary leads, so that maxima run over neighbours in memory: faster on a CPU."""
     batch, length, width = states.shape
     pooled = torch.empty(len(weight), batch, dtype=torch.float32, device=states.device)
     winners = torch.empty(len(weight), batch, dtype=torch.int32, device=states.device) if with_winners else None

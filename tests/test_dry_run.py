@@ -76,17 +76,17 @@ def test_tokens_of_a_run(base: Path, tmp_path: Path, variant: Any) -> None:
     assert plans[0].tokens == pytest.approx((2 if variant == "echo" else 1) * single.tokens)
 
 
-@pytest.mark.parametrize(("steps", "fsdp", "part"), [(4, False, 10), (1, True, 32)])
+@pytest.mark.parametrize(("steps", "fsdp", "part"), [(4, False, 50), (1, True, 128)])
 def test_graphs_that_are_not_kept(base: Path, tmp_path: Path, steps: int, fsdp: bool, part: int) -> None:
-    """Of 40 passages, graphs of 10 exist with four steps, and of 32, the most at once, of a sharded model; a second pass."""
-    settings: dict[str, Any] = {"batch_size": 40, "negatives": 0}
+    """Of 200 passages, graphs of 50 exist with four steps, and of 128, the most at once, of a sharded model; a second pass."""
+    settings: dict[str, Any] = {"batch_size": 200, "negatives": 0}
     plan = dry_run(contrastive_config(base, tmp_path / "run", gradient_accumulation_steps=steps, **settings), fsdp=fsdp)
     whole = dry_run(contrastive_config(base, tmp_path / "run", **settings))
     assert plan.flops > whole.flops
     assert plan.memory["activations"] < whole.memory["activations"]
     terms = len(models.tokenizer())
-    assert whole.memory["representations"] == 80 * 12 * terms  # queries and passages, at the end of the forward pass
-    assert plan.memory["representations"] == (80 * 16 + part * 12) * terms
+    assert whole.memory["representations"] == 400 * 12 * terms  # queries and passages, at the end of the forward pass
+    assert plan.memory["representations"] == (400 * 16 + part * 12) * terms
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,6 @@ MODEL = {
     "_head",
     "_onednn",
     "_screen",
-    "_triton",
     "_varlen",
     "_selftest",
 }

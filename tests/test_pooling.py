@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyterrier_csplade import _pooling
+from pyterrier_csplade import _head, _pooling
 from pyterrier_csplade._pooling import activate, max_pool_logits
 
 
@@ -94,3 +94,20 @@ def test_bfloat16_autocast_keeps_float32_results() -> None:
         pooled = max_pool_logits(hidden, weight, mask)
     assert pooled.dtype == torch.float32
     torch.testing.assert_close(pooled, (hidden @ weight.T).amax(1), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("with_winners", [False, True])
+def test_the_order_of_an_accelerator_gives_what_that_of_a_cpu_gives(
+    monkeypatch: pytest.MonkeyPatch, with_winners: bool
+) -> None:
+    """Positions before tokens, in several blocks."""
+    monkeypatch.setattr(_head, "_LOGITS_IN_FLIGHT", {"cpu": 4096})
+    states, weight = torch.randn(3, 11, 8), torch.randn(700, 8)
+    logits = np.einsum("bpw,tw->bpt", states.double().numpy(), weight.double().numpy())
+    for order in (_pooling._maxima_over_rows, _pooling._maxima_over_neighbours):
+        pooled, winners = order(states, weight, with_winners=with_winners)
+        np.testing.assert_allclose(pooled.numpy(), logits.max(axis=1), rtol=1e-5, atol=1e-5)
+        if winners is None:
+            assert not with_winners
+        else:
+            np.testing.assert_array_equal(winners.numpy(), logits.argmax(axis=1))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from models import TEXTS, language_model, tokenizer
 
 from pyterrier_csplade import CSPLADE, _encoding, _head, _screen
+from pyterrier_csplade._backbone import Backbone
 from pyterrier_csplade._encoding import BatchEncoder, plan
 from pyterrier_csplade._head import Entries, heaviest, max_logits, streamed_entries
 from pyterrier_csplade._pooling import pooled_states
@@ -193,8 +194,10 @@ def test_the_head_is_chosen_by_the_machine_unless_named(monkeypatch: pytest.Monk
         assert BatchEncoder(backbone, "streamed").head == "streamed"
     with pytest.raises(ValueError, match="head must be None, .* found 'fast'"):
         BatchEncoder(backbone, "fast")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="head='triton' does not run on cpu"):
-        BatchEncoder(backbone, "triton")
+    monkeypatch.setattr(Backbone, "device", torch.device("meta"))
+    assert BatchEncoder(backbone).head == "streamed"
+    with pytest.raises(ValueError, match="head='screened' does not run on meta"):
+        BatchEncoder(backbone, "screened")
 
 
 @given(st.lists(st.integers(1, 300), max_size=50), st.integers(1, 2000), st.integers(1, 40))

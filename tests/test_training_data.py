@@ -209,6 +209,26 @@ def test_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) ->
             assert bool(labels.own[own, place]) == (hard or place == labels.targets[own])
 
 
+def test_short_texts_share_a_part_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most 32 texts of full length, of shorter ones as many as have their tokens, and at most 128."""
+    backbone = Backbone(models.language_model(), models.tokenizer(), Contract(document_length=40))
+    texts = [*["dogs and cats " * 60] * 40, *["dogs and cats " * 5] * 200, *["a"] * 300]
+    row = {"query": "q", "positive": "p", "negatives": texts, "positives": ["p"], "scores": None}
+    sizes = {}
+    for device in ("cpu", "meta"):
+        monkeypatch.setattr(Backbone, "device", torch.device(device))
+        batch = Collator(backbone)([row])
+        assert len(batch["queries"]) == 1
+        sizes[device] = [tuple(part["input_ids"].shape) for part in batch["passages"]]
+        assert sum(texts for texts, _ in sizes[device]) == 541
+    assert max(texts for texts, _ in sizes["cpu"]) == 32
+    assert sizes["meta"][0] == (32, 40)
+    middle = len(backbone.tokenize(texts[40:41], "document")[0][0])
+    assert (32 * 40 // middle, middle) in sizes["meta"][2:]
+    assert max(texts for texts, _ in sizes["meta"]) == 128
+    assert max(texts * length for texts, length in sizes["meta"]) == 32 * 40
+
+
 def test_a_batch_is_cut_into_as_many_parts(tmp_path: Path) -> None:
     backbone = Backbone(models.language_model(), models.tokenizer(), Contract())
     dataset = make_dataset(tmp_path, negatives=2)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pyterrier_csplade._errors import ConfigError, CspladeError
 
-from ._batches import part_size
+from ._batches import part_size, part_tokens
 from ._collection_files import CollectionFiles
 from ._config import AdaptationConfig, TrainingConfig
 from ._contrastive_config import ContrastiveConfig
@@ -158,16 +158,17 @@ def _contrastive_load(config: ContrastiveConfig, sample: RowSample, gpus: int, *
     passages = queries * (1 + sample.negatives)
     tokens = queries * sample.query_tokens + passages * sample.document_tokens
     cached = sharded or config.gradient_accumulation_steps > 1  # graphs of sharded models are never kept
-    part = part_size(passages, config.gradient_accumulation_steps)
-    live, part_tokens = copies * sample.padding * tokens, copies * part * sample.longest
+    part = part_size(passages, config.gradient_accumulation_steps, accelerator=True)
+    together = copies * min(part * sample.longest, part_tokens(config.document_length))
+    live = copies * sample.padding * tokens
     return Load(
         tokens=copies * tokens,
-        live_tokens=part_tokens if cached else live,
+        live_tokens=together if cached else live,
         head_tokens=tokens,
         texts=queries + passages,
         length=copies * sample.document_tokens,
         forwards=int(cached),
-        part_tokens=part_tokens if cached else min(part_tokens, live),
+        part_tokens=together if cached else min(together, live),
         live_texts=part if cached else queries + passages,
         accumulates=cached or gpus > 1,
     )

@@ -13,6 +13,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from peft.helpers import disable_input_dtype_casting
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
@@ -146,9 +147,15 @@ class CurvesTrainer(Trainer):
         Raises:
             TrainingError: The loss is infinite or no number.
         """
-        loss: Tensor = super().training_step(*args, **kwargs)
+        # PEFT would write all inputs of adapters out as float32 first, of which autocast makes bfloat16 again.
+        with disable_input_dtype_casting(self.model, active=self.config.bf16 and self.config.lora is not None):
+            loss = self.take_step(*args, **kwargs)
         self.check_finite(loss, "loss")
         return loss
+
+    def take_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute the loss of a batch, and add its gradient to that of the parameters."""
+        return super().training_step(*args, **kwargs)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
