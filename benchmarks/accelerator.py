@@ -77,7 +77,7 @@ def load(path: Path, setting: str, args: argparse.Namespace) -> CSPLADE:
     return CSPLADE(path, dtype="bfloat16", quantization=quantization, device=args.device, batch_size=args.batch_size)
 
 
-def throughput(csplade: CSPLADE, args: argparse.Namespace, device: torch.device) -> None:
+def throughput(csplade: CSPLADE, args: argparse.Namespace, device: torch.device, best: float) -> None:
     backbone, texts = csplade.backbone, msmarco_like_texts(args.docs, SHAPES[args.shape][0])
     weights = csplade.encode_docs(texts[:8]).data  # also warms up
     least = float(sorted(weights)[-min(len(weights), 8 * 300)])
@@ -98,8 +98,6 @@ def throughput(csplade: CSPLADE, args: argparse.Namespace, device: torch.device)
     lm = backbone.model
     embedded = lm.get_input_embeddings().weight.numel()
     used = 2 * tokens * (sum(weight.numel() for weight in lm.parameters()) - embedded)
-    best = ceiling(device)
-    print(f"ceiling: {best / 1e12:.3g} TFLOP/s")
     speed = f"{args.docs / seconds:,.1f} passages/s, {tokens / seconds:,.0f} tokens/s"
     print(f"bfloat16: {speed}, {used / seconds / best:.1%} utilisation")
     print(f"outside the backbone (head, maximum, sparse results): {1 - spent / stepwise:.1%} of the time")
@@ -153,15 +151,17 @@ def main() -> None:
         path = args.checkpoint or Path(temporary)
         if not (path / "config.json").exists():
             make_checkpoint(path, args.shape, device)
+        best = ceiling(device)
+        print(f"ceiling: {best / 1e12:.3g} TFLOP/s")
         csplade = load(path, "bfloat16", args)
-        throughput(csplade, args, device)
+        throughput(csplade, args, device, best)
         memory(csplade, args, device)
         if args.compile:
             for layer in csplade.backbone.model.model.layers:
                 layer.compile(dynamic=True)
             csplade.encode_docs(msmarco_like_texts(300, SHAPES[args.shape][0]), min_weight=1.0)
             print("layers compiled:")
-            throughput(csplade, args, device)
+            throughput(csplade, args, device, best)
         del csplade
         for setting in args.settings:
             try:

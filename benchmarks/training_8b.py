@@ -78,7 +78,7 @@ class Size(NamedTuple):
     logit_scale: float  # so that random weights of any width give logits of the same size
 
 
-FULL = Size({**LLAMA, "num_key_value_heads": 8}, 128_256, 8192, 32, 2048, 32, 16, 32, 1e-3, 3e-4, 1.0)
+FULL = Size({**LLAMA, "num_key_value_heads": 8}, 128_256, 8192, 32, 2048, 32, 16, 32, 3e-4, 3e-4, 1.0)
 SMALL = Size(
     {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},
     16_384, 256, 8, 32, 4, 4, 4, 1e-2, 1e-3, 8.0,
