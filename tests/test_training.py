@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import models
 import numpy as np
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from training_runs import LORA, adaptation_config, contrastive_config, log_of, make_base
 from transformers import AutoModelForCausalLM
@@ -187,6 +189,31 @@ def test_bf16_ranks_in_float32(base: Path, tmp_path: Path, monkeypatch: pytest.M
     assert load_file(half / "model.safetensors")["model.norm.weight"].dtype == torch.float32
     whole = train(contrastive_config(base, tmp_path / "whole"))
     assert log_of(half)[0] == pytest.approx(log_of(whole)[0], rel=0.05)
+
+
+@pytest.mark.parametrize("phase", [adapt, train])
+def test_inputs_of_adapters_in_bf16_need_no_detour(
+    base: Path, tmp_path: Path, phase: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit what PEFT makes of them by itself, by way of float32; recomputed layers are treated alike."""
+    make_config = adaptation_config if phase is adapt else contrastive_config
+    settings: dict[str, Any] = {"lora": LORA, "bf16": True, "gradient_checkpointing": True, "steps": 3}
+    casts = []
+    cast = BaseTunerLayer._cast_input_dtype
+
+    def counted(self: Any, x: Any, dtype: torch.dtype) -> Any:
+        found = cast(self, x, dtype)
+        casts.append(found is not x)
+        return found
+
+    monkeypatch.setattr(BaseTunerLayer, "_cast_input_dtype", counted)
+    direct = phase(make_config(base, tmp_path / "direct", **settings))
+    of_steps = len(casts) - sum(casts)
+    monkeypatch.setattr("pyterrier_csplade.training._trainer.disable_input_dtype_casting", lambda *a, **k: nullcontext())
+    detour = phase(make_config(base, tmp_path / "detour", **settings))
+    assert of_steps >= 3 * 2 * 14, "steps, passes, adapted layers"
+    for name in ("loss", "grad_norm"):
+        assert log_of(direct, name) == log_of(detour, name)
 
 
 # ---------------------------------------------------------------------- curves
