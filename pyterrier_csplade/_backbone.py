@@ -118,18 +118,15 @@ class Backbone(nn.Module):
             on special tokens (unless the contract pools them) and on the first copy of echo.
         """
         copies = 2 if self.contract.variant == "echo" else 1
-        length = copies * max(tokens, *map(len, sequences))
-        input_ids = torch.full((len(sequences), length), self.tokenizer.pad_token_id or 0)
-        attention_mask = torch.zeros_like(input_ids)
-        pool_mask = torch.zeros_like(input_ids, dtype=torch.bool)
-        for row, ids in enumerate(sequences):
-            total = copies * len(ids)
-            input_ids[row, :total] = torch.tensor(list(ids) * copies)
-            attention_mask[row, :total] = 1
-            pool_mask[row, total - len(ids) : total] = True
+        lengths = torch.tensor([[len(ids)] for ids in sequences])
+        places = torch.arange(copies * max(tokens, int(lengths.max())))
+        real = places < copies * lengths
+        input_ids = torch.full(real.shape, self.tokenizer.pad_token_id or 0)
+        input_ids[real] = torch.tensor([token for ids in sequences for token in [*ids] * copies], dtype=torch.long)
+        pool_mask = real & (places >= (copies - 1) * lengths)
         if not self.contract.pool_special:
             pool_mask &= ~torch.isin(input_ids, self._special.cpu())
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "pool_mask": pool_mask}
+        batch = {"input_ids": input_ids, "attention_mask": real.long(), "pool_mask": pool_mask}
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
