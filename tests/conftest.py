@@ -21,6 +21,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell that starts the tests in the background has SIGINT ignored, in them and in the processes that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs but from the tests that are marked so: the others compare to the bit with what a CPU computes."""
+    if "gpu" not in config.getoption("markexpr").replace("not gpu", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 DOCUMENTS = {
     "d1": "An inverted index maps every term to its postings.",
     "d2": "Sparse retrieval with language models expands a text by related terms.",
