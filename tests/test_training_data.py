@@ -232,9 +232,10 @@ def test_short_texts_share_a_part_on_an_accelerator(monkeypatch: pytest.MonkeyPa
 def test_a_batch_is_cut_into_as_many_parts(tmp_path: Path) -> None:
     backbone = Backbone(models.language_model(), models.tokenizer(), Contract())
     dataset = make_dataset(tmp_path, negatives=2)
-    batch = Collator(backbone, pieces=3)([dataset[i] for i in range(3)])
-    assert [len(part["input_ids"]) for part in batch["queries"]] == [1, 1, 1]
-    assert [len(part["input_ids"]) for part in batch["passages"]] == [3, 3, 1]
+    for pieces, queries, passages in [(3, [3], [3, 3, 1]), (4, [2, 1], [2, 2, 2, 1])]:
+        batch = Collator(backbone, pieces)([dataset[i] for i in range(3)])
+        assert [len(part["input_ids"]) for part in batch["queries"]] == queries
+        assert [len(part["input_ids"]) for part in batch["passages"]] == passages
 
 
 # ---------------------------------------------------------------------- a teacher's scores

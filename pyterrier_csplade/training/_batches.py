@@ -107,7 +107,7 @@ class Collator:
 
         Args:
             backbone: Tokenises and pads.
-            pieces: Queries and passages are cut into as many parts at least.
+            pieces: Passages are cut into as many parts at least; no part has more queries than one has passages.
         """
         self.backbone, self.pieces = backbone, pieces
 
@@ -124,17 +124,21 @@ class Collator:
         order = sorted(range(len(texts)), key=lambda i: -len(sequences[i]))
         labels = make_labels(rows, texts, owners, order)
         queries = self.backbone.tokenize([row["query"] for row in rows], "query")[0]
+        passages = [sequences[passage] for passage in order]
+        size = part_size(len(texts), self.pieces, accelerator=self._on_accelerator)
         return {
-            "queries": self._parts(queries, [max(map(len, queries))] * len(queries)),
-            "passages": self._parts([sequences[passage] for passage in order], [len(sequences[passage]) for passage in order]),
+            "queries": self._parts(queries, [max(map(len, queries))] * len(queries), size),
+            "passages": self._parts(passages, list(map(len, passages)), size),
             "labels": {name: values.to(self.backbone.device) for name, values in vars(labels).items()},
         }
 
-    def _parts(self, sequences: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[dict[str, Any]]:
-        """Cut sequences into parts, by lengths that do not increase."""
-        accelerator = self.backbone.device.type != "cpu"
-        size = part_size(len(sequences), self.pieces, accelerator=accelerator)
-        tokens = part_tokens(self.backbone.contract.document_length) if accelerator else sys.maxsize
+    @property
+    def _on_accelerator(self) -> bool:
+        return self.backbone.device.type != "cpu"
+
+    def _parts(self, sequences: Sequence[Sequence[int]], lengths: Sequence[int], size: int) -> list[dict[str, Any]]:
+        """Cut sequences into parts of at most ``size``, by lengths that do not increase."""
+        tokens = part_tokens(self.backbone.contract.document_length) if self._on_accelerator else sys.maxsize
         return [self.backbone.collate(sequences[part]) for part in plan([max(1, n) for n in lengths], tokens, size)]
 
 
