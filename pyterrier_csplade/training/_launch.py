@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from typing import Literal
 
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 from pyterrier_csplade._errors import ConfigError
 
@@ -14,6 +16,8 @@ from ._processes import world_size
 # How long processes wait for another: one reads and writes the training data, which takes more than NCCL's ten minutes for
 # large collections. Ours; a launcher ends the others at once when one dies.
 _PATIENCE = timedelta(hours=6)
+# What accelerate's launcher sets.
+_PRECISION = "ACCELERATE_MIXED_PRECISION"
 
 
 def start_processes(*, use_cpu: bool) -> int:
@@ -30,7 +34,7 @@ def start_processes(*, use_cpu: bool) -> int:
     """
     asked = int(os.environ.get("WORLD_SIZE", 1))
     # What accelerate sets when it was asked for several processes; where it cannot start them it runs one and says nothing.
-    alone = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
+    alone = _PRECISION in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
     if alone:
         raise ConfigError(
             "accelerate was asked for several processes but started this one alone (it starts several on CPUs with MPI only): "
@@ -40,3 +44,17 @@ def start_processes(*, use_cpu: bool) -> int:
     if world_size() != asked:
         raise ConfigError(f"{asked} processes were asked for and {world_size()} came together")
     return world_size()
+
+
+def launched_with(engine: Literal["DEEPSPEED", "FSDP"]) -> bool:
+    """Whether accelerate's launcher asked for this way to divide a model among processes."""
+    return bool(parse_flag_from_env(f"ACCELERATE_USE_{engine}"))
+
+
+def choose_precision(*, bf16: bool) -> None:
+    """Let the run's configuration decide on mixed precision where the launcher has a setting of its own.
+
+    transformers would follow the launcher's in a run without ``bf16``: a float32 run would be none.
+    """
+    if _PRECISION in os.environ:
+        os.environ[_PRECISION] = "bf16" if bf16 else "no"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from pyterrier_csplade._tokenizer_files import save_tokenizer
 
 from ._checkpoints import CHECKPOINTS
 from ._config import LoraSettings, TrainingConfig
-from ._launch import start_processes
+from ._launch import choose_precision, launched_with, start_processes
 from ._reports import reporters
 from ._shape import check_target_modules, linear_layers
 from ._zero import in_one_piece
@@ -56,12 +55,13 @@ def training_arguments(config: TrainingConfig, *, pieces: int) -> TrainingArgume
             have to divide 4-bit weights.
     """
     use_cpu = not torch.cuda.is_available()
-    if config.quantization and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+    if config.quantization and launched_with("DEEPSPEED"):
         raise ConfigError(
             "quantization: DeepSpeed cannot divide weights of 4 bits: launch with FSDP "
             "(examples/configs/accelerate/fsdp-8x40gb.yaml), or with torchrun, a whole quantised model on every GPU"
         )
     processes = start_processes(use_cpu=use_cpu)
+    choose_precision(bf16=config.bf16)
     if config.batch_size % (processes * pieces):
         raise ConfigError(
             f"batch_size {config.batch_size} is that of all processes together and cannot be divided by {processes} processes"
@@ -128,9 +128,17 @@ def load_tokenizer_and_model(
 
 
 def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
-    """4 bits for each frozen weight, its scales quantised as well, as in QLoRA (arXiv 2305.14314)."""
+    """4 bits for each frozen weight, its scales quantised as well, as in QLoRA (arXiv 2305.14314).
+
+    FSDP divides floating-point tensors only: the bytes are called by the type of the other weights there, which changes none of
+    them, and every process would hold all of them otherwise.
+    """
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype if launched_with("FSDP") else torch.uint8,
     )
 
 

@@ -53,14 +53,24 @@ def read_slice(settings: ValidationSettings) -> Slice:
         documents = dataset.get_corpus_iter(verbose=False)
     topics = topics.astype({"qid": str})
     qrels = qrels.astype({"qid": str, "docno": str})
-    topics = topics[topics["qid"].isin(set(qrels["qid"][qrels["label"] > 0]))]
-    if not len(topics):
-        raise DataError(f"{settings.collection}: no query of the split {settings.split!r} has a relevant document")
+    topics = judged_topics(topics, qrels, settings)
     if len(topics) > settings.queries:
         topics = topics.sample(settings.queries, random_state=_SEED)
     qrels = qrels[qrels["qid"].isin(set(topics["qid"]))]
     docnos, texts = _draw(documents, set(qrels["docno"]), settings)
     return Slice(topics.reset_index(drop=True), qrels.reset_index(drop=True), docnos, texts)
+
+
+def judged_topics(topics: pd.DataFrame, qrels: pd.DataFrame, settings: ValidationSettings) -> pd.DataFrame:
+    """The queries that have a relevant document.
+
+    Raises:
+        DataError: None has.
+    """
+    judged = topics[topics["qid"].isin(set(qrels["qid"][qrels["label"] > 0]))]
+    if not len(judged):
+        raise DataError(f"{settings.collection}: no query of the split {settings.split!r} has a relevant document")
+    return judged
 
 
 def _draw(documents: Iterable[dict[str, Any]], judged: set[str], settings: ValidationSettings) -> tuple[list[str], list[str]]:
