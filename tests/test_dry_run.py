@@ -48,7 +48,7 @@ def test_a_run_that_can_start(base: Path, tmp_path: Path) -> None:
     assert facts["epochs"] == "2.00 (12 steps of 4 queries)"
     assert facts["negatives"] == "0.8 of 1 hard ones a query, 6 in a batch"  # a quarter of the rows has none
     assert set(plan.memory) >= {"frozen weights", "optimizer", "activations", "head", "representations"}
-    assert plan.hours == pytest.approx(plan.flops / GPUS["h100"].flops / 3600 * 2)
+    assert plan.hours == pytest.approx(plan.flops / GPUS["h100"].flops / 3600 / 0.27)
     assert "the run can start" in str(plan)
     assert not (tmp_path / "run").exists()
 

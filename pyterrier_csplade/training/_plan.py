@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ._estimate import UTILISATION, Gpu, Load, Method, human_bytes, step_flops
+from ._estimate import Gpu, Load, Method, human_bytes, step_flops, utilisation
 from ._memory import memory_parts
 from ._shape import ModelShape
 
@@ -23,6 +23,7 @@ class Plan:
         memory_checkpointed: The same with ``gradient_checkpointing``, whatever the run's setting.
         tokens: Tokens of the whole run that go through the backbone.
         flops: FLOP of the whole run.
+        utilisation: Share of the accelerators' attainable FLOP/s that the run is expected to reach.
     """
 
     gpu: Gpu
@@ -34,11 +35,12 @@ class Plan:
     memory_checkpointed: dict[str, float] = field(default_factory=dict)
     tokens: float = 0
     flops: float = 0
+    utilisation: float = 1
 
     @property
     def hours(self) -> float:
-        """Hours on the accelerators, if they reach ``UTILISATION`` of what a large product reaches."""
-        return self.hours_at_the_bound / UTILISATION
+        """Hours on the accelerators, if they reach ``utilisation`` of what a large product reaches."""
+        return self.hours_at_the_bound / self.utilisation
 
     @property
     def hours_at_the_bound(self) -> float:
@@ -57,6 +59,7 @@ class Plan:
         without, checkpointed = (
             memory_parts(shape, Method(**{**vars(method), "checkpointing": on}), load) for on in (False, True)
         )
+        self.utilisation = utilisation(load)
         self.memory = checkpointed if method.checkpointing else without
         self.memory_checkpointed = checkpointed
         self.tokens = steps * load.tokens * self.gpus
@@ -79,8 +82,8 @@ class Plan:
                 f"{'memory':<16} {human_bytes(sum(self.memory.values()))} of {human_bytes(self.gpu.memory)} on each "
                 f"{self.gpu.name}: {parts}",
                 f"{'work':<16} {self.tokens / 1e6:,.1f} million tokens, {self.flops / 1e15:,.3g} PFLOP",
-                f"{'time':<16} {_duration(self.hours)} on {self.gpus} x {self.gpu.name} at {UTILISATION:.0%} of its attainable "
-                f"speed ({_duration(self.hours_at_the_bound)} at the bound), without encoding for validation",
+                f"{'time':<16} {_duration(self.hours)} on {self.gpus} x {self.gpu.name} at {self.utilisation:.0%} of its "
+                f"attainable speed ({_duration(self.hours_at_the_bound)} at the bound), without encoding for validation",
             ]
         lines += [f"{'warning':<16} {text}" for text in self.warnings]
         lines += [f"{'PROBLEM':<16} {text}" for text in self.problems]
