@@ -89,7 +89,8 @@ def _may_pack(backbone: Backbone) -> bool:
 def _keeps_packed_texts_apart(backbone: Backbone) -> bool:
     """Whether packed texts have the states of padded ones, and those of a text stay when its neighbours change."""
     text = _probe(backbone)
-    left, right = text[2:], [*text, *text[:3]]
+    # A long text beside short ones: PyTorch takes another kernel from 129 tokens on.
+    left, right = text[2:], (text * 20)[: backbone.contract.document_length]
     batches = [backbone.collate(texts) for texts in ([left, text, right], [left[::-1], text, right[::-1]])]
     try:
         first, second = (backbone.packed_states(batch["input_ids"], batch["attention_mask"]).float() for batch in batches)
