@@ -124,7 +124,9 @@ def _plan(arguments: argparse.Namespace, config: TrainingConfig) -> None:
     plan = dry_run(config, gpu=arguments.gpu, gpus=arguments.gpus, fsdp=arguments.fsdp, like=arguments.like)
     _say(str(plan))
     if plan.problems:
-        raise ConfigError(f"{len(plan.problems)} problems in {arguments.config}, the first: {plan.problems[0]}")
+        first, *others = plan.problems
+        more = f" (and {len(others)} more, see above)" if others else ""
+        raise ConfigError(f"{arguments.config}: {first}{more}")
 
 
 def _plot(arguments: argparse.Namespace) -> None:

@@ -54,6 +54,11 @@ CONFIGURATIONS: list[tuple[str | bytes | None, dict[str, Any], str]] = [
     (None, {"lerning_rate": 3}, "config.yaml: unknown setting 'lerning_rate'; did you mean 'learning_rate'?"),
     (None, {"corpus": "c"}, "unknown setting 'corpus', which is one of the adaptation phase: pyterrier-csplade adapt"),
     (None, {"lora": {"rnk": 2}}, "lora: unknown setting 'rnk'; did you mean 'rank'?"),
+    (None, {"target_nnz": {"doc": 9}}, "target_nnz: unknown setting 'doc'; did you mean 'document'?"),
+    (None, {"lora": {"target_modules": []}}, "lora: target_modules names none"),
+    (None, {"warmup_steps": -1}, "warmup_steps must not be negative, found -1"),
+    (None, {"weight_decay": -0.1}, "weight_decay must not be negative, found -0.1"),
+    (None, {"seed": -1}, "seed must be from 0 to 2^32 - 1, found -1"),
     (None, {"steps": "many"}, "steps: expected int, found 'many'"),
     (None, {"steps": True}, "steps: expected int, found True"),
     (None, {"steps": -1}, "steps must be positive, found -1"),
@@ -139,6 +144,10 @@ def test_places_and_models(commands: Commands, options: list[str]) -> None:
     assert status == 2 and "rows.jsonl" in said and "config.json" in said
     status, said = commands.run(*options, lora={"target_modules": ["wq"]})
     assert status == 2 and "target_modules: the model has no 'wq'; its linear layers: down_proj, gate_proj, k_proj" in said
+    status, said = commands.run(*options, command="adapt", objective="mntp", mask_token="<none>")
+    assert status == 2 and "mask_token '<none>' is no token of" in said
+    status, said = commands.run(*options, report_to=["tensorbord"])
+    assert status == 2 and "report_to: tensorbord is not supported" in said
     status, said = commands.run("--resume", *options, model="no-such-model")
     assert status == 2 and "no-such-model" in said
 

@@ -114,8 +114,10 @@ def write_config(base: Path, output: Path) -> Path:
 
 
 def check_same_end(first: Path, second: Path) -> None:
-    for name in ("loss", "grad_norm", "rank_loss", "lambda_document", "df_flops_document", "nnz_document"):
+    figures = ("loss", "grad_norm", "rank_loss", "lambda_document", "df_flops_document", "nnz_document")
+    for name in (*figures, "dead_terms", "top_position_share"):
         assert log_of(first, name) == log_of(second, name), name
+    assert (first / "top_terms.jsonl").read_text() == (second / "top_terms.jsonl").read_text()
     weights = [load_file(run / "model.safetensors") for run in (first, second)]
     assert all(torch.equal(values, weights[1][name]) for name, values in weights[0].items())
 

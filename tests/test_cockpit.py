@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import models
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from scipy.sparse import csr_matrix
 from test_training_sources import make_collection
 from training_runs import contrastive_config, log_of, make_base
@@ -17,6 +19,7 @@ from training_runs import contrastive_config, log_of, make_base
 from pyterrier_csplade import CSPLADE, ConfigError, Contract, DataError, TrainingError
 from pyterrier_csplade._backbone import Backbone
 from pyterrier_csplade.training import ValidationSettings, plot_curves, train
+from pyterrier_csplade.training._cockpit import Cockpit
 from pyterrier_csplade.training._index_size import index_bytes
 from pyterrier_csplade.training._preflight import judge
 from pyterrier_csplade.training._reports import reporters
@@ -141,8 +144,6 @@ def test_a_stop_can_be_switched_off(base: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_with_all_terms_active_and_blind_is_stopped(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pyterrier_csplade.training._cockpit import Cockpit
-
     def logs(self: Any, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         if "nnz_document" in logs:
             original(self, args, state, control, {**logs, "nnz_document": 390.0, "accuracy": 0.1}, **kwargs)
@@ -151,6 +152,28 @@ def test_a_run_with_all_terms_active_and_blind_is_stopped(base: Path, tmp_path: 
     monkeypatch.setattr(Cockpit, "on_log", logs)
     with pytest.raises(TrainingError, match="step 3: all terms have been active and rank no better than chance"):
         train(contrastive_config(base, tmp_path / "run", steps=8))
+
+
+def test_counts_and_signs_go_on_from_a_checkpoint(tmp_path: Path) -> None:
+    backbone: Any = SimpleNamespace(vocabulary=["a", "b", "c", "d"])
+    control: Any = SimpleNamespace(should_save=False, should_training_stop=False)
+    before, after = (Cockpit(None, backbone, {}, contrastive_config(tmp_path, tmp_path)) for _ in range(2))
+
+    def log(cockpit: Cockpit) -> None:
+        logs = {"nnz_document": 1.0, "empty_query": 0.0, "empty_document": 1.0}
+        cockpit.on_log(SimpleNamespace(output_dir="run"), SimpleNamespace(global_step=9), control, logs)
+
+    before.diagnose(torch.empty(0, 4), torch.tensor([[1.0, 0, 0, 2], [3, 0, 0, 0]]))
+    log(before)
+    log(before)
+    save_file(before.state_dict(), tmp_path / "state.safetensors")
+    after.load_state_dict(load_file(tmp_path / "state.safetensors"))
+    after.diagnose(torch.empty(0, 4), torch.tensor([[0.0, 0, 1, 0], [1, 0, 0, 0]]))
+    assert after.passages == 4 and after.frequencies.tolist() == [3, 0, 1, 1]
+    assert not control.should_training_stop
+    log(after)
+    assert "all document vectors have been empty at the last 3 points" in after.collapsed
+    assert control.should_save and control.should_training_stop
 
 
 # ---------------------------------------------------------------------- validation

@@ -96,6 +96,7 @@ def test_graphs_that_are_not_kept(base: Path, tmp_path: Path, steps: int, fsdp: 
         ({"batch_size": 32}, r"about 24 rows are fewer than one batch of 32"),
         ({"kl_weight": 1.0}, r"100% of the rows have no scores of a teacher"),
         ({"lora": LoraSettings(target_modules=["wq"])}, r"target_modules: the model has no 'wq'"),
+        ({"report_to": ["tensorbord"]}, r"report_to: tensorbord is not supported"),
     ],
 )
 def test_problems_are_found(base: Path, tmp_path: Path, settings: dict[str, Any], problem: str) -> None:
@@ -184,8 +185,13 @@ def test_what_does_not_fit_is_said(base: Path, tmp_path: Path, monkeypatch: pyte
     assert any("GB, 5.0 GB are free" in text for text in dry_run(config, like="meta-llama/Llama-3.1-8B").problems)
     with pytest.raises(ConfigError, match="unknown GPU 'h1000'; known are a100-40gb, .*h200"):
         dry_run(config, gpu="h1000")
-    with pytest.raises(ConfigError, match="batch_size 24 cannot be divided by 5 processes"):
+    with pytest.raises(ConfigError, match="batch_size 24 is that of all processes together and cannot be divided by 5 proc"):
         dry_run(config, gpus=5)
+    with pytest.raises(ConfigError, match="gpus must be positive, found 0"):
+        dry_run(config, gpus=0)
+    adaptation = adaptation_config(base, tmp_path / "run", batch_size=4, gradient_accumulation_steps=2)
+    with pytest.raises(ConfigError, match="cannot be divided by 4 processes and 2 gradient accumulation steps"):
+        dry_run(adaptation, gpus=4)
 
 
 def test_the_command(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,5 +204,5 @@ def test_the_command(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["train", str(path), "--dry-run"]) == 2
     output = capsys.readouterr()
     assert "PROBLEM          100% of the rows have no scores of a teacher" in output.out
-    assert output.err.startswith("pyterrier-csplade: 1 problems in ")
+    assert output.err.startswith(f"pyterrier-csplade: {path}: 100% of the rows have no scores of a teacher")
     assert not (tmp_path / "run").exists()

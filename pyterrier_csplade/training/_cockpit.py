@@ -29,6 +29,10 @@ _ALL_ACTIVE = 0.9
 # In-batch accuracy, as a multiple of chance, below which vectors that are all active count as blind. Ours.
 _BLIND = 3.0
 _TOP_TERMS = 10
+# Signs of a collapse.
+_NO_QUERIES = "all query vectors have been empty"
+_NO_DOCUMENTS = "all document vectors have been empty"
+_ALL_BLIND = "all terms have been active and rank no better than chance"
 
 
 class Cockpit(TrainerCallback):
@@ -49,17 +53,27 @@ class Cockpit(TrainerCallback):
             config: Its settings.
         """
         self.trainer, self.backbone, self.probe, self.config = trainer, backbone, probe, config
-        self.frequencies: Tensor | None = None
+        self.frequencies = torch.zeros(len(backbone.vocabulary), dtype=torch.int64)
         self.passages = 0
         self.collapsed = ""
-        self._bad_points: dict[str, int] = {}
+        self._bad_points = dict.fromkeys((_NO_QUERIES, _NO_DOCUMENTS, _ALL_BLIND), 0)
 
     def diagnose(self, queries: Tensor, passages: Tensor) -> dict[str, Tensor | float]:
         """Count the passages of a batch that have each term; records nothing by itself."""
-        counts = (passages > 0).sum(dim=0)
-        self.frequencies = counts if self.frequencies is None else self.frequencies + counts
+        self.frequencies = self.frequencies.to(passages.device) + (passages > 0).sum(dim=0)
         self.passages += len(passages)
         return {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the next point of the curves needs, for a checkpoint."""
+        numbers = torch.tensor([self.passages, *self._bad_points.values()])
+        return {"frequencies": self.frequencies, "numbers": numbers}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a state."""
+        self.frequencies = state["frequencies"]
+        self.passages, *bad = state["numbers"].tolist()
+        self._bad_points = dict(zip(self._bad_points, bad))
 
     @property
     def _whole(self) -> bool:
@@ -67,7 +81,9 @@ class Cockpit(TrainerCallback):
         return not (self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Fly the pre-flight before the first step, and warn of what it finds."""
+        """Fly the pre-flight before the first step, and warn of what it finds; forget what an earlier process wrote later."""
+        if is_first_process():
+            _keep_until(state.global_step, Path(self.config.output) / TOP_TERMS_FILE)
         if state.global_step == 0 and self._whole:
             found = preflight(self.backbone, self.probe, self.config)
             if is_first_process():
@@ -77,7 +93,7 @@ class Cockpit(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Record the figures of a point of the curves, if one is due."""
-        if not control.should_log or self.frequencies is None:
+        if not control.should_log:
             return
         self.trainer.record(dead_terms=(self.frequencies == 0).float().mean())
         if self._whole:
@@ -87,10 +103,9 @@ class Cockpit(TrainerCallback):
             self.backbone.train(training)
         if is_first_process():
             self._write_top_terms(Path(self.config.output) / TOP_TERMS_FILE, state.global_step)
-        self.frequencies, self.passages = None, 0
+        self.frequencies, self.passages = torch.zeros_like(self.frequencies), 0
 
     def _write_top_terms(self, path: Path, step: int) -> None:
-        assert self.frequencies is not None
         shares, columns = torch.topk(self.frequencies / self.passages, min(_TOP_TERMS, len(self.frequencies)))
         terms = {self.backbone.vocabulary[c]: round(s, 4) for s, c in zip(shares.tolist(), columns.tolist()) if s}
         with path.open("a", encoding="utf-8") as out:
@@ -101,8 +116,9 @@ class Cockpit(TrainerCallback):
         if "nnz_document" not in logs:
             return
         for name, bad in self._signs(logs).items():
-            self._bad_points[name] = self._bad_points.get(name, 0) + 1 if bad else 0
+            self._bad_points[name] = self._bad_points[name] + 1 if bad else 0
             if self._bad_points[name] == _PATIENCE and self.config.stop_on_collapse and not self.collapsed:
+                self._bad_points[name] = 0  # who goes on all the same has as many points again
                 self.collapsed = (
                     f"step {state.global_step}: {name} at the last {_PATIENCE} points of the curves: the run has collapsed. "
                     f"Its state is saved in {args.output_dir}. Start from an adapted model, lower learning_rate or the "
@@ -115,9 +131,9 @@ class Cockpit(TrainerCallback):
         full = _ALL_ACTIVE * len(self.backbone.vocabulary)
         blind = logs.get("accuracy", 1.0) < _BLIND * chance
         return {
-            "all query vectors have been empty": logs["empty_query"] >= _ALL_EMPTY,
-            "all document vectors have been empty": logs["empty_document"] >= _ALL_EMPTY,
-            "all terms have been active and rank no better than chance": logs["nnz_document"] > full and blind,
+            _NO_QUERIES: logs["empty_query"] >= _ALL_EMPTY,
+            _NO_DOCUMENTS: logs["empty_document"] >= _ALL_EMPTY,
+            _ALL_BLIND: logs["nnz_document"] > full and blind,
         }
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
@@ -128,3 +144,11 @@ class Cockpit(TrainerCallback):
         """
         if self.collapsed:
             raise TrainingError(self.collapsed)
+
+
+def _keep_until(step: int, path: Path) -> None:
+    """Drop the points after a step, which a killed run wrote after its last checkpoint, and a line that was torn."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = (line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
+        path.write_text("".join(kept), encoding="utf-8")

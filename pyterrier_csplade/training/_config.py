@@ -33,6 +33,8 @@ class LoraSettings:
     def __post_init__(self) -> None:
         if self.rank < 1 or not 0 <= self.dropout < 1:
             raise ConfigError(f"rank must be positive and dropout in [0, 1), found {self.rank} and {self.dropout}")
+        if not self.target_modules:
+            raise ConfigError("target_modules names none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,11 @@ class TrainingConfig:
         for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be positive, found {getattr(self, name)}")
+        for name in ("warmup_steps", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, found {getattr(self, name)}")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed must be from 0 to 2^32 - 1, found {self.seed}")
         if self.quantization and not self.lora:
             raise ConfigError("quantization freezes the weights in 4 bits: it needs lora")
         if self.batch_size % self.gradient_accumulation_steps:
@@ -130,3 +137,21 @@ class AdaptationConfig(TrainingConfig):
             )
         if self.relu_weight < 0:
             raise ConfigError(f"relu_weight must not be negative, found {self.relu_weight}")
+
+
+def check_batch(config: TrainingConfig, processes: int, pieces: int) -> None:
+    """Prove that the batch can be divided.
+
+    Args:
+        config: A run's settings.
+        processes: That share the batch.
+        pieces: Parts of a process's share that are taken from the data one by one.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if config.batch_size % (processes * pieces):
+        raise ConfigError(
+            f"batch_size {config.batch_size} is that of all processes together and cannot be divided by {processes} processes"
+            + (f" and {pieces} gradient accumulation steps" if pieces > 1 else "")
+        )

@@ -17,6 +17,9 @@ from pyterrier_csplade._errors import ConfigError
 
 T = TypeVar("T")
 
+# Similarity of an unknown key to the one that may be meant: "doc" is as similar to "document". Ours.
+_ALIKE = 0.5
+
 # Settings by which a file for the other command is recognised.
 _PHASES = {
     "corpus": "the adaptation phase: pyterrier-csplade adapt",
@@ -68,7 +71,7 @@ def config_from_dict(values: Any, config_class: type[T], *, source: str = "confi
 def _hint(key: Any, known: list[str]) -> str:
     if key in _PHASES:
         return f", which is one of {_PHASES[key]}"
-    nearest = difflib.get_close_matches(str(key), known, n=1)
+    nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=_ALIKE)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 

@@ -31,7 +31,6 @@ from ._run import load_tokenizer_and_model, open_output, save_run, training_argu
 from ._trainer import CurvesTrainer
 from ._zero import reads_weights_of
 
-_OBJECTIVE = "objective.safetensors"
 _SCHEDULE = "schedule.json"
 
 
@@ -42,6 +41,7 @@ class ContrastiveTrainer(CurvesTrainer):
         objective: Computes the loss.
         schedule: Gives both lambdas at every step.
         diagnostics: Functions of the batch's query and passage vectors whose figures are recorded at every step.
+        parts: What checkpoints keep the tensors of, beside the weights, by name.
     """
 
     config: ContrastiveConfig
@@ -51,6 +51,7 @@ class ContrastiveTrainer(CurvesTrainer):
         self.objective = ContrastiveObjective(config)
         self.schedule = make_schedule(config)
         self.diagnostics: list[Callable[[Tensor, Tensor], dict[str, Tensor | float]]] = []
+        self.parts: dict[str, Any] = {"objective": self.objective}
 
     def take_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Do a step on the batch of all processes.
@@ -75,12 +76,14 @@ class ContrastiveTrainer(CurvesTrainer):
 
     def save_state(self, directory: Path) -> None:
         """Save what this phase knows beside the weights."""
-        save_file(self.objective.state_dict(), directory / _OBJECTIVE)
+        for name, part in self.parts.items():
+            save_file(part.state_dict(), directory / f"{name}.safetensors")
         (directory / _SCHEDULE).write_text(json.dumps(self.schedule.state_dict()), encoding="utf-8")
 
     def load_state(self, directory: Path) -> None:
         """Go on from what was saved."""
-        self.objective.load_state_dict(load_file(directory / _OBJECTIVE))
+        for name, part in self.parts.items():
+            part.load_state_dict(load_file(directory / f"{name}.safetensors"))
         self.schedule.load_state_dict(json.loads((directory / _SCHEDULE).read_text(encoding="utf-8")))
 
     def step_done(self, figures: dict[str, float]) -> None:

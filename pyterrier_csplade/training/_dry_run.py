@@ -12,12 +12,13 @@ from pyterrier_csplade._errors import ConfigError, CspladeError
 
 from ._batches import part_size, part_tokens
 from ._collection_files import CollectionFiles
-from ._config import AdaptationConfig, TrainingConfig
+from ._config import AdaptationConfig, TrainingConfig, check_batch
 from ._contrastive_config import ContrastiveConfig
 from ._corpus import find_dataset
 from ._estimate import Load, Method, find_gpu
 from ._monitoring_config import ValidationSettings
 from ._plan import Plan
+from ._reports import reporters
 from ._sample import CorpusSample, RowSample, sample_corpus, sample_rows
 from ._shape import ModelShape, model_shape, read_model_config
 from ._slice import judged_topics
@@ -47,11 +48,12 @@ def dry_run(config: TrainingConfig, *, gpu: str = "h100", gpus: int = 1, fsdp: b
         The plan; ``problems`` is empty if the run can start.
 
     Raises:
-        ConfigError: The accelerator is not known.
+        ConfigError: The accelerator is not known, or the batch cannot be divided among so many.
     """
     plan = Plan(gpu=find_gpu(gpu), gpus=gpus)
-    if gpus < 1 or config.batch_size % gpus:
-        raise ConfigError(f"batch_size {config.batch_size} cannot be divided by {gpus} processes")
+    if gpus < 1:
+        raise ConfigError(f"gpus must be positive, found {gpus}")
+    check_batch(config, gpus, config.gradient_accumulation_steps if isinstance(config, AdaptationConfig) else 1)
     base = _check_model(config, like, plan)
     method = Method(
         rank=config.lora.rank if config.lora else None,
@@ -64,6 +66,10 @@ def dry_run(config: TrainingConfig, *, gpu: str = "h100", gpus: int = 1, fsdp: b
     _describe_method(config, method, base, plan)
     load = _check_data(config, base, plan, sharded=fsdp)
     _check_output(config, base, plan)
+    try:
+        reporters(config.report_to)
+    except ConfigError as error:
+        plan.problems.append(str(error))
     if base.shape and load:
         plan.add_cost(base.shape, method, load, config.steps)
     return plan
@@ -77,7 +83,10 @@ def _check_model(config: TrainingConfig, like: str | None, plan: Plan) -> _Base:
     try:
         read_model_config(config.model, config.revision)
     except ConfigError as error:
-        (plan.problems if like is None else plan.warnings).append(str(error))
+        if like is None:
+            plan.problems.append(f"{error}. With --like, another model gives the shape for an estimate")
+        else:
+            plan.warnings.append(str(error))
         name = like or ""
     if name:
         try:
@@ -113,8 +122,12 @@ def _check_tokenizer(config: TrainingConfig, tokenizer: Any, shape: ModelShape, 
             if getattr(config, flag) and getattr(tokenizer, token) is None:
                 plan.problems.append(f"{flag} is set, but the tokenizer has no {token}")
         longest = max(config.query_length, config.document_length) * (2 if config.variant == "echo" else 1)
+    elif isinstance(config, AdaptationConfig):
+        longest = config.sequence_length
+        if config.objective == "mntp" and config.mask_token not in tokens:
+            plan.problems.append(f"mask_token {config.mask_token!r} is no token of the tokenizer: name one that is")
     else:
-        longest = getattr(config, "sequence_length", 0)
+        longest = 0
     if shape.positions and longest > shape.positions:
         plan.warnings.append(f"sequences of up to {longest:,} tokens, but the model has {shape.positions:,} positions")
 

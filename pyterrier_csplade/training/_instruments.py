@@ -35,6 +35,7 @@ def attach(trainer: Any, backbone: Backbone, config: ContrastiveConfig, contract
     """
     cockpit = Cockpit(trainer, backbone, _probe(trainer), config)
     trainer.diagnostics.append(cockpit.diagnose)
+    trainer.parts["cockpit"] = cockpit
     trainer.add_callback(cockpit)
     if config.validation is not None:
         data = read_slice(config.validation)

@@ -17,7 +17,7 @@ from pyterrier_csplade._hub import check_published, load_tokenizer
 from pyterrier_csplade._tokenizer_files import save_tokenizer
 
 from ._checkpoints import CHECKPOINTS
-from ._config import LoraSettings, TrainingConfig
+from ._config import LoraSettings, TrainingConfig, check_batch
 from ._launch import choose_precision, launched_with, start_processes
 from ._reports import reporters
 from ._shape import check_target_modules, linear_layers
@@ -62,11 +62,7 @@ def training_arguments(config: TrainingConfig, *, pieces: int) -> TrainingArgume
         )
     processes = start_processes(use_cpu=use_cpu)
     choose_precision(bf16=config.bf16)
-    if config.batch_size % (processes * pieces):
-        raise ConfigError(
-            f"batch_size {config.batch_size} is that of all processes together and cannot be divided by {processes} processes"
-            + (f" and {pieces} gradient accumulation steps" if pieces > 1 else "")
-        )
+    check_batch(config, processes, pieces)
     arguments = TrainingArguments(
         output_dir=str(Path(config.output) / CHECKPOINTS),
         max_steps=config.steps,

@@ -10,8 +10,11 @@ from typing import Any
 
 from pyterrier_csplade._errors import ConfigError
 
-# The architectures of the paper, for machines that cannot reach the hub or have no licence yet (the published configurations).
+# The architectures of the recipes as published, for machines that cannot reach the hub or have no licence yet.
 _LLAMA: dict[str, Any] = {"vocab_size": 128256, "num_key_value_heads": 8, "max_position_embeddings": 131072}
+_LLAMA_8B = _LLAMA | {
+    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+}  # fmt: skip
 _PUBLISHED: dict[str, dict[str, Any]] = {
     "meta-llama/Llama-3.2-1B": _LLAMA
     | {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
@@ -19,8 +22,8 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
     "meta-llama/Llama-3.2-3B": _LLAMA
     | {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28, "num_attention_heads": 24}
     | {"head_dim": 128, "tie_word_embeddings": True},
-    "meta-llama/Llama-3.1-8B": _LLAMA
-    | {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "meta-llama/Llama-3.1-8B": _LLAMA_8B,
+    "meta-llama/Meta-Llama-3-8B": _LLAMA_8B | {"max_position_embeddings": 8192},
 }
 
 
