@@ -156,7 +156,7 @@ class BatchEncoder:
     def _encode_batch(self, sequences: Sequence[Sequence[int]], names: Sequence[str], wanted: Wanted) -> csr_matrix:
         batch = self.backbone.collate(sequences, tokens=self.padded(max(map(len, sequences))))
         hidden = self.backbone.hidden_states(batch["input_ids"], batch["attention_mask"])
-        texts, states = pooled_states(hidden, batch["pool_mask"])
+        texts, states = pooled_states(hidden, batch["pool_mask"], self.padded)
         shape = len(sequences), len(self.backbone.vocabulary)
         if not len(texts):
             return wanted.nothing(*shape)

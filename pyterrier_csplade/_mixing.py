@@ -22,7 +22,8 @@ def mixed(rows: Tensor) -> Tensor:
     width = rows.shape[-1]
     flat = rows.reshape(-1, width)
     for order in _orders(width):
-        # Transposed, so that the next factor reaches across the groups of this one. Not by ``linear``: see ``Screen._exact``.
+        # Transposed, so that the next factor reaches across the groups of this one. Not by ``linear``, for which
+        # oneDNN would keep a compiled product for each number of rows.
         flat = (flat.view(len(flat), -1, order) @ _hadamard(order)).transpose(1, 2).reshape(-1, width)
     return flat.view(rows.shape)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,12 +41,13 @@ def activate(pooled: Tensor) -> Tensor:
     return torch.log1p(torch.relu(pooled))
 
 
-def pooled_states(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def pooled_states(hidden: Tensor, mask: Tensor, padded: Callable[[int], int] = int) -> tuple[Tensor, Tensor]:
     """Gather the hidden states that are pooled.
 
     Args:
         hidden: Last hidden states, [batch, length, width].
         mask: Bool [batch, length], true where a position takes part.
+        padded: How many positions to return where the text with the most has so many; at most ``length``.
 
     Returns:
         Rows of the batch that have such a position, int64 [texts]; and their states [texts, positions, width], where a text
@@ -54,13 +56,13 @@ def pooled_states(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     rows = mask.any(dim=1).nonzero()[:, 0]
     if mask.all():
         return rows, hidden
-    return rows, hidden[rows[:, None], _pooled_positions(mask[rows])] if len(rows) else hidden[:0]
+    return rows, hidden[rows[:, None], _pooled_positions(mask[rows], padded)] if len(rows) else hidden[:0]
 
 
-def _pooled_positions(mask: Tensor) -> Tensor:
-    """Indices [batch, largest count] of each row's true positions; short rows repeat their first, which changes no maximum."""
+def _pooled_positions(mask: Tensor, padded: Callable[[int], int] = int) -> Tensor:
+    """Indices [batch, padded largest count] of each row's true positions; after them its first again, so maxima stay."""
     counts = mask.sum(dim=1, keepdim=True)
-    order = mask.int().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
+    order = mask.int().argsort(dim=1, descending=True, stable=True)[:, : padded(int(counts.max()))]
     filled = torch.arange(order.shape[1], device=mask.device) < counts
     return torch.where(filled, order, order[:, :1])
 

@@ -146,6 +146,12 @@ def test_gathers_pooled_states_only() -> None:
     assert len(pooled_states(hidden, mask & False)[0]) == 0
 
 
+def test_padded_positions_repeat_the_first() -> None:
+    mask = torch.tensor([[False, True, True, False], [True, False, False, False]])
+    _, states = pooled_states(torch.arange(8.0).view(2, 4, 1), mask, lambda count: count + 1)
+    assert states[..., 0].tolist() == [[1.0, 2.0, 1.0], [4.0, 4.0, 4.0]]
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma2", "granite", "phi"])  # cap, scale, bias
 @pytest.mark.parametrize("variant", ["causal", "echo", "bidirectional"])
 def test_vectors_do_not_depend_on_the_head(name: str, variant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
