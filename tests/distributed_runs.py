@@ -18,7 +18,7 @@ import torch
 from training_runs import adaptation_config, contrastive_config
 
 from pyterrier_csplade._errors import TrainingInterruptedError
-from pyterrier_csplade.training import LoraSettings, adapt, train
+from pyterrier_csplade.training import LoraSettings, ValidationSettings, adapt, train
 from pyterrier_csplade.training._trainer import CurvesTrainer
 
 
@@ -26,7 +26,9 @@ def run(base: Path, output: Path, settings: dict[str, Any]) -> None:
     """Do one run."""
     adaptation, resume = settings.pop("phase", "") == "adaptation", settings.pop("resume", False)
     last, end_step = settings.pop("terminate_at", None), CurvesTrainer.end_step
-    settings["lora"] = LoraSettings(**settings["lora"]) if settings.get("lora") else None
+    for name, kind in (("lora", LoraSettings), ("validation", ValidationSettings)):
+        if name in settings:
+            settings[name] = kind(**settings[name])
 
     def terminated(self: CurvesTrainer) -> None:
         if self.state.global_step == last:

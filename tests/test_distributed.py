@@ -13,11 +13,12 @@ import torch
 from accelerate import Accelerator
 from processes import TESTS, torchrun
 from safetensors.torch import load_file
+from test_training_sources import make_collection
 from training_runs import adaptation_config, contrastive_config, log_of, make_base
 
 from pyterrier_csplade import ConfigError, Contract
 from pyterrier_csplade._backbone import Backbone
-from pyterrier_csplade.training import LoraSettings, adapt, train
+from pyterrier_csplade.training import LoraSettings, ValidationSettings, adapt, train
 from pyterrier_csplade.training._batches import Collator
 from pyterrier_csplade.training._gradient_cache import GradientCache
 from pyterrier_csplade.training._labels import Labels
@@ -45,6 +46,18 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# Steps in which retrieval gets better, then worse for the two validations after which the run stops.
+VALIDATED: dict[str, Any] = {"learning_rate": 1e-2, "steps": 12}
+
+
+def validation(base: Path) -> dict[str, Any]:
+    """Settings of a validation on a small collection."""
+    make_collection(base / "collection", docs=[{"docno": f"d{i}", "text": text} for i, text in enumerate(models.TEXTS * 2)])
+    (base / "collection/topics.dev.tsv").write_text("a\tinverted index\nb\tdogs and cats\n")
+    (base / "collection/qrels.dev.txt").write_text("a 0 d0 1\nb 0 d3 1\nb 0 d1 0\n")
+    return {"collection": str(base / "collection"), "steps": 2, "documents": 8, "measures": ["RR@10", "nDCG@10"], "patience": 2}
+
+
 @pytest.fixture(scope="module")
 def two_processes(base: Path) -> Path:
     """Runs of two processes."""
@@ -54,6 +67,7 @@ def two_processes(base: Path) -> Path:
         {"name": "adapted 2x4", "phase": "adaptation", **ADAPTATION},
         {"name": "adapted 2x2x2", "phase": "adaptation", "gradient_accumulation_steps": 2, **ADAPTATION},
         {"name": "adapted lora", "phase": "adaptation", "lora": LORA, **ADAPTATION},
+        {"name": "validated", **SETTINGS, **VALIDATED, "validation": validation(base)},
         {"name": "qlora 2x4", "lora": LORA, **QLORA, **SETTINGS},
         {"name": "qlora 2x2x2", "lora": LORA, "gradient_accumulation_steps": 2, **QLORA, **SETTINGS},
         {"name": "adapted qlora", "phase": "adaptation", "lora": LORA, **QLORA, **ADAPTATION},
@@ -90,6 +104,25 @@ def test_two_processes_adapt_as_one(base: Path, two_processes: Path, tmp_path: P
     weights = [load_file(run / "model.safetensors") for run in (one, two_processes / name)]
     for parameter, values in weights[0].items():
         torch.testing.assert_close(weights[1][parameter], values, rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_validate_as_one(base: Path, two_processes: Path, tmp_path: Path) -> None:
+    settings = SETTINGS | VALIDATED | {"validation": ValidationSettings(**validation(base))}
+    check_validated(train(contrastive_config(base, tmp_path / "one", **settings)), two_processes / "validated")
+
+
+def check_validated(one: Path, several: Path) -> None:
+    """The same figures, the same best step, and its weights."""
+    for name in ("eval_RR@10", "eval_nDCG@10"):
+        assert log_of(several, name) == log_of(one, name)
+        assert len(set(log_of(one, name))) > 2
+    kept = [sorted(path.name for path in (run / "checkpoints").glob("checkpoint-*")) for run in (one, several)]
+    assert kept[0] == kept[1]
+    best = 2 * (1 + int(torch.tensor(log_of(one, "eval_RR@10")).argmax()))
+    assert best < 2 * len(log_of(one, "eval_RR@10")) and f"checkpoint-{best}" in kept[0]
+    weights = [load_file(run / "model.safetensors") for run in (one, several)]
+    for name, values in weights[0].items():
+        torch.testing.assert_close(weights[1][name], values, rtol=1e-3, atol=1e-3)
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,11 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from processes import TESTS, torchrun
 from safetensors.torch import load_file
+from test_distributed import VALIDATED, check_validated, validation
 from training_runs import adaptation_config, contrastive_config, log_of, make_base
 
 from pyterrier_csplade import ConfigError
-from pyterrier_csplade.training import LoraSettings, adapt, train
+from pyterrier_csplade.training import LoraSettings, ValidationSettings, adapt, train
 from pyterrier_csplade.training._checkpoints import last_checkpoint
 
 CONFIGS = TESTS.parent / "examples/configs/accelerate"
@@ -134,7 +135,8 @@ def sharded(request: pytest.FixtureRequest, base: Path) -> Path:
     if request.param == "deepspeed":
         pytest.importorskip("deepspeed", reason="pip install deepspeed")
     wanted = [*RUNS, *QLORA_RUNS] if request.param == "fsdp" else RUNS
-    runs = [json.dumps(run | (ADAPTATION if "phase" in run else SETTINGS)) for run in wanted]
+    runs = [json.dumps({**(ADAPTATION if "phase" in run else SETTINGS), **run}) for run in wanted]
+    runs.append(json.dumps({"name": "validated", **SETTINGS, **VALIDATED, "validation": validation(base)}))
     output = base / request.param
     done = torchrun(2, str(TESTS / "sharded_runs.py"), str(base), str(output), *runs, env=shipped(request.param))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -164,6 +166,12 @@ def test_sharded_runs_end_as_one_process(base: Path, sharded: Path, tmp_path: Pa
     weights = [load_file(run / "model.safetensors") for run in (one, sharded / name)]
     for parameter, values in weights[0].items():
         torch.testing.assert_close(weights[1][parameter], values, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_sharded_runs_validate_as_one_process(base: Path, sharded: Path, tmp_path: Path) -> None:
+    settings = SETTINGS | VALIDATED | {"validation": ValidationSettings(**validation(base))}
+    check_validated(train(contrastive_config(base, tmp_path / "one", **settings)), sharded / "validated")
 
 
 @pytest.mark.slow

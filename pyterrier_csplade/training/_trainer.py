@@ -147,8 +147,10 @@ class CurvesTrainer(Trainer):
         Raises:
             TrainingError: The loss is infinite or no number.
         """
-        # PEFT would write all inputs of adapters out as float32 first, of which autocast makes bfloat16 again.
-        with disable_input_dtype_casting(self.model, active=self.config.bf16 and self.config.lora is not None):
+        # PEFT would write all inputs of adapters out as float32 first, of which autocast makes bfloat16 again. DeepSpeed's own
+        # products know nothing of autocast.
+        needless = self.config.bf16 and self.config.lora is not None and not self.is_deepspeed_enabled
+        with disable_input_dtype_casting(self.model, active=needless):
             loss = self.take_step(*args, **kwargs)
         self.check_finite(loss, "loss")
         return loss
