@@ -166,6 +166,9 @@ def test_sharded_runs_end_as_one_process(base: Path, sharded: Path, tmp_path: Pa
     weights = [load_file(run / "model.safetensors") for run in (one, sharded / name)]
     for parameter, values in weights[0].items():
         torch.testing.assert_close(weights[1][parameter], values, rtol=1e-4, atol=1e-5)
+    if "lora" in name:
+        reports = [json.loads((run / "merge_parity.json").read_text()) for run in (one, sharded / name)]
+        assert reports[1] == pytest.approx(reports[0], rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.slow

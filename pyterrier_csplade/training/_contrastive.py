@@ -129,7 +129,7 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
     weights = best_weights(trainer, output / CHECKPOINTS) or trainer.trained_weights()
     if is_first_process():
         if trainer.sharded:
-            backbone = Backbone(whole_model(config, weights), tokenizer, backbone.contract)
+            backbone = Backbone(whole_model(config, weights, quantized=True), tokenizer, backbone.contract)
         else:
             backbone.load_state_dict(weights, strict=False)
         _save_trained(backbone, weights, config, dataset)

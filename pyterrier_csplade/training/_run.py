@@ -145,15 +145,16 @@ def _keep_differentiable(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def whole_model(config: TrainingConfig, weights: dict[str, Tensor]) -> Any:
-    """Load the model of a run again, in one piece and not quantised, with the weights that were trained.
+def whole_model(config: TrainingConfig, weights: dict[str, Tensor], *, quantized: bool = False) -> Any:
+    """Load the model of a run again, in one piece, with the weights that were trained.
 
     Args:
         config: The run's settings.
         weights: As ``CurvesTrainer.trained_weights`` gives them; their names begin with that of a module around the model.
+        quantized: Whether the frozen weights are quantised as they were in training, if they were.
     """
     with in_one_piece():
-        model = load_tokenizer_and_model(config, quantized=False)[1]
+        model = load_tokenizer_and_model(config, quantized=quantized)[1]
     unexpected = model.load_state_dict({name.partition(".")[2]: w.cpu() for name, w in weights.items()}, strict=False)
     if unexpected.unexpected_keys or not weights:
         raise TrainingError(f"the trained weights do not fit the model: {unexpected.unexpected_keys[:2]}")
