@@ -147,6 +147,20 @@ def test_mining_goes_on_where_it_was_interrupted(tmp_path: Path, torn: bytes) ->
     assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["rows.jsonl"]
 
 
+def test_mining_that_was_killed_at_its_very_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text = Path.write_text
+
+    def killed(path: Path, text: str, **kwargs: Any) -> int:
+        write_text(path, text[:7], **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        mine(tmp_path)
+    monkeypatch.undo()
+    assert len(mine(tmp_path)) == 6
+
+
 def test_compressed_output(tmp_path: Path) -> None:
     path = mine_negatives(Ranker(), TOPICS, QRELS, 5, output=tmp_path / "rows.jsonl.gz", corpus=DOCS, verbose=False)
     assert len(list(read_rows(str(path)))) == 6

@@ -210,8 +210,9 @@ def _resume(unfinished: Path, settings: Mapping[str, Any], qids: list[str]) -> i
     record = unfinished.with_name(f"{unfinished.name}.json")
     if not (unfinished.exists() and record.exists()):
         unfinished.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(b"")
+        unfinished.unlink(missing_ok=True)
         record.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+        unfinished.write_bytes(b"")  # last: where it is, the record is whole
         return 0
     earlier = json.loads(record.read_text(encoding="utf-8"))
     for name, value in settings.items():
