@@ -94,6 +94,8 @@ def test_memory_by_part() -> None:
     sharded = memory_parts(shape, Method(rank=16, bf16=True, checkpointing=True, shards=8), load)
     assert sharded["frozen weights"] * 8 == lora["frozen weights"]
     assert sharded["activations"] == lora["activations"]
+    both = memory_parts(shape, Method(rank=16, bf16=True, checkpointing=True, four_bit=True, shards=8), load)["frozen weights"]
+    assert nf4 - both == pytest.approx(2 * shape.embeddings * 7 / 8), "every process holds the 4-bit weights"
 
 
 PEAK = """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import Literal
 
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
@@ -46,9 +45,9 @@ def start_processes(*, use_cpu: bool) -> int:
     return world_size()
 
 
-def launched_with(engine: Literal["DEEPSPEED", "FSDP"]) -> bool:
-    """Whether accelerate's launcher asked for this way to divide a model among processes."""
-    return bool(parse_flag_from_env(f"ACCELERATE_USE_{engine}"))
+def launched_with_deepspeed() -> bool:
+    """Whether accelerate's launcher asked for DeepSpeed."""
+    return bool(parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"))
 
 
 def choose_precision(*, bf16: bool) -> None:

@@ -33,14 +33,14 @@ def memory_parts(shape: ModelShape, method: Method, load: Load) -> Parts:
     trained = shape.adapted * method.rank if method.rank else shape.parameters
     frozen = shape.parameters if method.rank else 0
     frozen_bytes = 2 if method.bf16 else 4
-    linear_bytes = 0.5625 if method.four_bit else frozen_bytes
-    weights = linear_bytes * shape.backbone + frozen_bytes * shape.embeddings if frozen else 0.0
+    divided = frozen_bytes * (shape.embeddings + (0 if method.four_bit else shape.backbone)) if frozen else 0.0
+    whole = 0.5625 * shape.backbone if frozen and method.four_bit else 0.0  # FSDP leaves bytes as they are
     gradients = 4.0 * trained / method.shards
     stages = (_forward(shape, method, load), _turn(shape, method, load), _end(shape, method, load))
     for stage in stages if load.accumulates else stages[2:]:
         stage["gradients"] = gradients
     return {
-        "frozen weights": weights / method.shards,
+        "frozen weights": divided / method.shards + whole,
         "trained weights": (6.0 if method.bf16 and not method.rank else 4.0) * trained / method.shards,
         "optimizer": 8.0 * trained / method.shards,
         **max(stages, key=lambda parts: sum(parts.values())),

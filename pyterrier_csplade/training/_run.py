@@ -18,7 +18,7 @@ from pyterrier_csplade._tokenizer_files import save_tokenizer
 
 from ._checkpoints import CHECKPOINTS
 from ._config import LoraSettings, TrainingConfig, check_batch
-from ._launch import choose_precision, launched_with, start_processes
+from ._launch import choose_precision, launched_with_deepspeed, start_processes
 from ._reports import reporters
 from ._shape import check_target_modules, linear_layers
 from ._zero import in_one_piece
@@ -55,7 +55,7 @@ def training_arguments(config: TrainingConfig, *, pieces: int) -> TrainingArgume
             have to divide 4-bit weights.
     """
     use_cpu = not torch.cuda.is_available()
-    if config.quantization and launched_with("DEEPSPEED"):
+    if config.quantization and launched_with_deepspeed():
         raise ConfigError(
             "quantization: DeepSpeed cannot divide weights of 4 bits: launch with FSDP "
             "(examples/configs/accelerate/fsdp-8x40gb.yaml), or with torchrun, a whole quantised model on every GPU"
@@ -126,15 +126,11 @@ def load_tokenizer_and_model(
 def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
     """4 bits for each frozen weight, its scales quantised as well, as in QLoRA (arXiv 2305.14314).
 
-    FSDP divides floating-point tensors only: the bytes are called by the type of the other weights there, which changes none of
-    them, and every process would hold all of them otherwise.
+    FSDP divides floating-point tensors only, so that every process holds all of these bytes. Called bfloat16 they would be
+    divided, but FSDP2 was seen to change those that are no number (bitsandbytes issue 1945).
     """
     return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        bnb_4bit_quant_storage=dtype if launched_with("FSDP") else torch.uint8,
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
 
 
