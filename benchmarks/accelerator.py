@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--settings", nargs="+", default=["bfloat16", "int8", "nf4", "int8-weight-only"])
     parser.add_argument("--checkpoint", type=Path, help="directory of the random model; a temporary one by default")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="measure with compiled layers, too")
     args = parser.parse_args()
     device = torch.device(args.device)
     with tempfile.TemporaryDirectory() as temporary:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
-from pyterrier_csplade._head import Entries, Product, blocks, max_logits, streamed_entries
+from pyterrier_csplade._head import Entries, blocks, entries_above, max_logits, streamed_entries
 from pyterrier_csplade._screen import Screen
 
 
@@ -46,7 +46,7 @@ def random_batch(args: argparse.Namespace, device: torch.device) -> tuple[torch.
     return states, weight, float(sample.kthvalue(int((1 - args.active) * len(sample))).values)
 
 
-def compiled_product(batch: int, length: int) -> Product:
+def compiled_product(batch: int, length: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """``max_logits`` with the product and the maximum of a block as one compiled function."""
 
     @torch.compile(dynamic=False)
@@ -73,7 +73,7 @@ def ways(states: torch.Tensor, weight: torch.Tensor, threshold: float) -> dict[s
     found: dict[str, Callable[[], Entries | None]] = {"product alone": product_alone}
     found["streamed"] = lambda: streamed_entries(states, weight, threshold, finish)
     compiled = compiled_product(*states.shape[:2])
-    found["compiled"] = lambda: streamed_entries(states, weight, threshold, finish, compiled)
+    found["compiled"] = lambda: entries_above(threshold, compiled(states, weight))
     if states.device.type == "cpu":
         screen = Screen(weight)
         found["screened"] = lambda: screen.entries(states, threshold, finish)

@@ -20,8 +20,6 @@ _ALIGNED_ELSEWHERE = 256
 #: What an architecture does with the logits of some terms (bias, scale, cap): non-decreasing in the logit.
 Finish = Callable[[Tensor, "slice | Tensor"], Tensor]
 
-Product = Callable[[Tensor, Tensor], Tensor]
-
 
 class Entries(NamedTuple):
     """Entries of a matrix [texts, tokens]: three tensors of the same length, by row and, within it, by token."""
@@ -70,9 +68,7 @@ def max_logits(states: Tensor, weight: Tensor, *, winners: Tensor | None = None)
     return pooled
 
 
-def streamed_entries(
-    states: Tensor, weight: Tensor, threshold: float, finish: Finish, product: Product = max_logits
-) -> Entries:
+def streamed_entries(states: Tensor, weight: Tensor, threshold: float, finish: Finish) -> Entries:
     """Find the logits above ``threshold`` by working all of them out, one block of the vocabulary at a time.
 
     Args:
@@ -80,9 +76,12 @@ def streamed_entries(
         weight: The LM head, [tokens, width].
         threshold: Of finished logits. What is not a number counts as above it, so that it is not lost.
         finish: What follows the product.
-        product: Computes the maxima over positions; as ``max_logits``.
     """
-    logits = finish(product(states, weight), slice(None))
+    return entries_above(threshold, finish(max_logits(states, weight), slice(None)))
+
+
+def entries_above(threshold: float, logits: Tensor) -> Entries:
+    """Find the logits [texts, tokens] above ``threshold``, and what is not a number."""
     rows, tokens = (~(logits <= threshold)).nonzero(as_tuple=True)
     return Entries(rows, tokens, logits[rows, tokens])
 

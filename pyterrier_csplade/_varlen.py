@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,7 +29,13 @@ NAME = "csplade_varlen"
 def is_available(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernel takes tensors of this kind."""
     half = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
-    return half and varlen_attn is not None and "window_size" in inspect.signature(varlen_attn).parameters
+    return half and varlen_attn is not None and "window_size" in _parameters(varlen_attn)
+
+
+@cache
+def _parameters(kernel: Callable[..., Any]) -> frozenset[str]:
+    """Names of a kernel's parameters, which PyTorch has added to; looked up once, because every layer asks."""
+    return frozenset(inspect.signature(kernel).parameters)
 
 
 def text_bounds(attention_mask: Tensor) -> dict[str, Any]:
@@ -87,7 +94,7 @@ def attend(
     causal = module.is_causal if is_causal is None else is_causal
     window = (sliding_window - 1 if sliding_window else -1, 0) if causal else (-1, -1)
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    shared: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+    shared: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in _parameters(varlen_attn) else {}
     starts, longest = settings["cu_seq_lens_q"], settings["max_length_q"]
     attended: Any = varlen_attn(
         query, key, value, starts, starts, longest, longest, scale=scaling, window_size=window, **shared
