@@ -6,14 +6,12 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "pyterrier_csplade" / "__init__.py").read_text()).group(1)
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "pyterrier_csplade" / "_version.py").read_text()).group(1)
 
 FAST = ["numba>=0.60"]
 ENGINES = {
     "pisa": ["pyterrier-pisa>=0.4.9"],
     "seismic": ["pyseismic-lsr>=0.5.4"],
-    "bmp": ["bmp>=0.2.8"],
-    "splade-index": ["splade-index==0.2.*", *FAST],
     "anserini": ["pyterrier-anserini>=0.2"],
 }
 OPENSEARCH = ["opensearch-py>=3"]
@@ -81,9 +79,9 @@ setup(
         **ENGINES,
     },
     entry_points={
-        "console_scripts": ["pyterrier-csplade = pyterrier_csplade._cli:main"],
+        "console_scripts": ["pyterrier-csplade = pyterrier_csplade.cli.main:main"],
         "pyterrier.artifact": ["sparse_vectors.csplade = pyterrier_csplade.collection:EncodedCollection"],
-        "pyterrier.java.init": ["pyterrier_csplade = pyterrier_csplade._java:Jdk4pyInit"],
-        "pyterrier.dataset_provider": ["csplade = pyterrier_csplade._datasets:CspladeDatasetProvider"],
+        "pyterrier.java.init": ["pyterrier_csplade = pyterrier_csplade.index.terrier.java:Jdk4pyInit"],
+        "pyterrier.dataset_provider": ["csplade = pyterrier_csplade.data.python_docs:CspladeDatasetProvider"],
     },
 )

@@ -13,13 +13,13 @@ from typing import Any
 from synthetic import StoredVectors, guide_of_noise, guide_of_rarity
 
 from pyterrier_csplade import ImpactIndex
-from pyterrier_csplade._jsonl import read_jsonl
-from pyterrier_csplade._vectors import EncodedVectors
-from pyterrier_csplade.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.search._algorithm import algorithm
-from pyterrier_csplade.search._guide import write_guide
-from pyterrier_csplade.search._guide_sources import counts_source
-from pyterrier_csplade.search._order import bisect, read_order, write_order
+from pyterrier_csplade.data.jsonl import read_jsonl
+from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
+from pyterrier_csplade.index.search.algorithm import algorithm
+from pyterrier_csplade.index.search.guided import write_guide
+from pyterrier_csplade.index.search.order import bisect, read_order, write_order
+from pyterrier_csplade.index.search.term_counts import counts_source
+from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 
 class Arrays:
@@ -112,7 +112,7 @@ BUILD = """
 import sys, tempfile, threading, time
 from pathlib import Path
 from synthetic import StoredVectors, SyntheticVectors
-from pyterrier_csplade.search import write_postings
+from pyterrier_csplade.index.search import write_postings
 
 def own():
     status = dict(line.split(":", 1) for line in open("/proc/self/status"))

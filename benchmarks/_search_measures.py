@@ -13,8 +13,8 @@ from _search_indexes import timed
 from ir_measures import calc_aggregate, nDCG
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade._recall import _top
-from pyterrier_csplade.search._algorithm import Budget, algorithm
+from pyterrier_csplade.evaluation import _top
+from pyterrier_csplade.index.search.algorithm import Budget, algorithm
 
 #: Queries that are searched together, and how often.
 BATCH, TURNS = 25, 3

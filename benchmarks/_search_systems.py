@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pyterrier as pt
 from _search_indexes import directory_megabytes, timed
+from engine_bmp import BmpEngine
+from engine_splade_index import SpladeIndexEngine
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade import CspladeError, ImpactIndex, engines
-from pyterrier_csplade._vectors import EncodedVectors
-from pyterrier_csplade.search._algorithm import algorithm
-from pyterrier_csplade.search._retriever import PostingsRetriever
+from pyterrier_csplade.index.postings_retriever import PostingsRetriever
+from pyterrier_csplade.index.search.algorithm import algorithm
+from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 #: Options of this package's algorithms: system, label, algorithm, options.
 OURS: list[tuple[str, str, str, dict[str, Any]]] = [
@@ -54,9 +56,9 @@ def engine_systems(
     eight_bits = Eight(vectors)
     plans: dict[str, list[tuple[str, Any, EncodedVectors, list[tuple[str, dict[str, Any]]]]]] = {
         "pisa": [("PISA", engines.PisaEngine, vectors, [(a, {"query_algorithm": a}) for a in ("maxscore", "block_max_wand")])],
-        "splade-index": [("splade-index", engines.SpladeIndexEngine, vectors, [("", {})])],
+        "splade-index": [("splade-index", SpladeIndexEngine, vectors, [("", {})])],
         "bmp": [
-            (f"package bmp, {b}", lambda path, b=b: engines.BmpEngine(path, block_size=b, compress_range=b == 8), eight_bits,
+            (f"package bmp, {b}", lambda path, b=b: BmpEngine(path, block_size=b, compress_range=b == 8), eight_bits,
              [(f"{a}", {"alpha": a}) for a in (1.0, 0.9, 0.8, 0.7)])
             for b in (32, 8)
         ],

@@ -10,9 +10,9 @@ import pandas as pd
 from _search_indexes import timed
 from scipy.sparse import csr_matrix, load_npz, save_npz
 
-from pyterrier_csplade._impacts import to_vectors
-from pyterrier_csplade._jsonl import read_jsonl
-from pyterrier_csplade._vectors import EncodedVectors, MatrixVectors
+from pyterrier_csplade.data.jsonl import read_jsonl
+from pyterrier_csplade.vectors.impacts import to_vectors
+from pyterrier_csplade.vectors.matrices import EncodedVectors, MatrixVectors
 
 
 def real(args: argparse.Namespace, name: str) -> tuple[EncodedVectors, csr_matrix, pd.DataFrame, pd.DataFrame | None]:

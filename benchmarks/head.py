@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
-from pyterrier_csplade._head import Entries, blocks, entries_above, max_logits, streamed_entries
-from pyterrier_csplade._screen import Screen
+from pyterrier_csplade.model.head import Entries, blocks, entries_above, max_logits, streamed_entries
+from pyterrier_csplade.model.screen import Screen
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> float:

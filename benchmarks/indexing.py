@@ -32,7 +32,7 @@ import pyterrier as pt
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade import ImpactIndex
-from pyterrier_csplade._impacts import to_vectors
+from pyterrier_csplade.vectors.impacts import to_vectors
 
 TERMS, VOCABULARY, BLOCK = 150, 60_000, 10_000
 

@@ -27,7 +27,7 @@ import pyterrier as pt
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade import CSPLADE, EncodedCollection, ImpactIndex, OpenSearchIndex
-from pyterrier_csplade._vectors import EncodedVectors
+from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "opensearch"))
 from start import Cluster, java  # noqa: E402

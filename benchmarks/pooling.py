@@ -24,7 +24,7 @@ def measure(kind: str, width: int, train_head: bool) -> dict[str, float]:
     """Run one forward and backward pass in this process."""
     import torch
 
-    from pyterrier_csplade._pooling import activate, max_pool_logits
+    from pyterrier_csplade.model.head import activate, max_pool_logits
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

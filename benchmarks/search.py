@@ -33,7 +33,7 @@ from _search_vectors import real
 from scipy.sparse import csr_matrix, vstack
 from synthetic import StoredVectors, SyntheticVectors
 
-from pyterrier_csplade._vectors import EncodedVectors
+from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 # PISA and numba's threads may bring two versions of one library (TBB) into the process.
 os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")

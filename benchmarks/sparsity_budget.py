@@ -25,7 +25,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 import pyterrier_csplade
-from pyterrier_csplade._jsonl import read_jsonl
+from pyterrier_csplade.data.jsonl import read_jsonl
 from pyterrier_csplade.training import AdaptationConfig, ContrastiveConfig, TargetNnz, ValidationSettings, adapt, train
 
 TARGET = {"query": 40.0, "document": 100.0}

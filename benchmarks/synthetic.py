@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix, load_npz, save_npz
 
-from pyterrier_csplade.search import Postings
+from pyterrier_csplade.index.search import Postings
 
 _BLOCK = 10_000
 _SUBTOPICS = 10

@@ -48,7 +48,7 @@ def make_model(width: int, layers: int, dense: bool) -> Any:
     from transformers import LlamaForCausalLM
 
     from pyterrier_csplade.training import LoraSettings
-    from pyterrier_csplade.training._run import add_lora
+    from pyterrier_csplade.training.run import add_lora
 
     torch.manual_seed(0)
     model = LlamaForCausalLM(make_config(width, layers))
@@ -85,7 +85,7 @@ def make_ids(queries: int, passages: int, length: int) -> tuple[list[list[int]],
 def make_labels(count: int, passages: int) -> Any:
     import torch
 
-    from pyterrier_csplade.training._labels import Labels
+    from pyterrier_csplade.training.batches import Labels
 
     return Labels(
         targets=torch.arange(count), owners=torch.arange(count).repeat(passages), texts=torch.arange(count * passages),
@@ -99,10 +99,10 @@ def our_step(model: Any, queries: Any, passages: Any, kind: str) -> Callable[[],
     from accelerate import Accelerator
 
     from pyterrier_csplade import Contract
-    from pyterrier_csplade._backbone import Backbone
+    from pyterrier_csplade.model.backbone import Backbone
     from pyterrier_csplade.training import ContrastiveConfig
-    from pyterrier_csplade.training._gradient_cache import GradientCache
-    from pyterrier_csplade.training._objective import ContrastiveObjective
+    from pyterrier_csplade.training.gradient_cache import GradientCache
+    from pyterrier_csplade.training.objective import ContrastiveObjective
 
     backbone = Backbone(model, make_tokenizer(), Contract())
     objective = ContrastiveObjective(ContrastiveConfig(model="m", output="o", data="d", learning_rate=1.0, steps=1))
@@ -205,9 +205,8 @@ def measure(kind: str, args: argparse.Namespace) -> dict[str, float]:
 def estimated_mib(args: argparse.Namespace, kind: str) -> float:
     """What the dry run would say of the memory over that of the model's weights."""
     from pyterrier_csplade.training import LoraSettings
-    from pyterrier_csplade.training._estimate import Load, Method
-    from pyterrier_csplade.training._memory import memory_parts
-    from pyterrier_csplade.training._shape import model_shape
+    from pyterrier_csplade.training.planning.cost import Load, Method, memory_parts
+    from pyterrier_csplade.training.planning.shape import model_shape
 
     queries, passages = make_ids(args.queries, args.passages, args.length)
     ordered = sorted(map(len, passages), reverse=True)

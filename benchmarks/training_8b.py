@@ -42,19 +42,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 import pyterrier_csplade
 from pyterrier_csplade import Contract
-from pyterrier_csplade._backbone import Backbone
-from pyterrier_csplade._jsonl import read_jsonl
-from pyterrier_csplade._pooling import activate, max_pool_logits
-from pyterrier_csplade._python_docs import python_docs
+from pyterrier_csplade.data.jsonl import read_jsonl
+from pyterrier_csplade.data.python_docs import python_docs
+from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.model.head import activate, max_pool_logits
 from pyterrier_csplade.training import AdaptationConfig, ContrastiveConfig, LoraSettings
-from pyterrier_csplade.training._adaptation import Predictor
-from pyterrier_csplade.training._batches import Collator
-from pyterrier_csplade.training._estimate import Load, Method, step_flops
-from pyterrier_csplade.training._gradient_cache import GradientCache
-from pyterrier_csplade.training._labels import Labels
-from pyterrier_csplade.training._objective import ContrastiveObjective
-from pyterrier_csplade.training._run import load_tokenizer_and_model
-from pyterrier_csplade.training._shape import model_shape
+from pyterrier_csplade.training.adaptation import Predictor
+from pyterrier_csplade.training.batches import Collator, Labels
+from pyterrier_csplade.training.gradient_cache import GradientCache
+from pyterrier_csplade.training.objective import ContrastiveObjective
+from pyterrier_csplade.training.planning.cost import Load, Method, step_flops
+from pyterrier_csplade.training.planning.shape import model_shape
+from pyterrier_csplade.training.run import load_tokenizer_and_model
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TINY = Path(pyterrier_csplade.__file__).parent / "tiny"

@@ -17,23 +17,23 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from ._contract import Contract
-    from ._errors import CollectionError, ConfigError, ContractError, CspladeError, DataError, ImpactIndexError, TrainingError
-    from ._impacts import ImpactVector, Quantizer
-    from ._index import ImpactIndex
-    from ._model import CSPLADE
-    from ._plots import plot_tradeoff
-    from ._presets import contract_preset
-    from ._pruning import PruneToks
-    from ._recall import exact_recall
-    from ._sentence_transformers import export_sentence_transformers
-    from ._vectors import MatrixVectors
-    from ._vocabulary import Vocabulary
-    from .collection import EncodedCollection
-    from .opensearch import OpenSearchIndex
+from ._version import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from pyterrier_csplade.engines.opensearch import OpenSearchIndex
+    from pyterrier_csplade.index.index import ImpactIndex
+    from pyterrier_csplade.model.csplade import CSPLADE
+    from pyterrier_csplade.model.export import export_sentence_transformers
+    from pyterrier_csplade.vectors.contract import Contract, contract_preset
+    from pyterrier_csplade.vectors.impacts import ImpactVector, Quantizer
+    from pyterrier_csplade.vectors.matrices import MatrixVectors
+    from pyterrier_csplade.vectors.pruning import PruneToks
+    from pyterrier_csplade.vectors.vocabulary import Vocabulary
+
+    from ._errors import CollectionError, ConfigError, ContractError, CspladeError, DataError, ImpactIndexError, TrainingError
+    from .collection import EncodedCollection
+    from .evaluation import exact_recall, plot_tradeoff
+
 
 __all__ = [
     "CSPLADE",
@@ -61,27 +61,27 @@ __all__ = [
 
 # Names are imported when they are first used: torch and transformers take seconds, and searching an index needs neither.
 _MODULES = {
-    "CSPLADE": "_model",
+    "CSPLADE": "model.csplade",
     "CollectionError": "_errors",
     "ConfigError": "_errors",
-    "Contract": "_contract",
+    "Contract": "vectors.contract",
     "ContractError": "_errors",
     "CspladeError": "_errors",
     "DataError": "_errors",
     "EncodedCollection": "collection",
-    "ImpactIndex": "_index",
+    "ImpactIndex": "index.index",
     "ImpactIndexError": "_errors",
-    "ImpactVector": "_impacts",
-    "MatrixVectors": "_vectors",
-    "OpenSearchIndex": "opensearch",
-    "PruneToks": "_pruning",
-    "Quantizer": "_impacts",
+    "ImpactVector": "vectors.impacts",
+    "MatrixVectors": "vectors.matrices",
+    "OpenSearchIndex": "engines.opensearch",
+    "PruneToks": "vectors.pruning",
+    "Quantizer": "vectors.impacts",
     "TrainingError": "_errors",
-    "Vocabulary": "_vocabulary",
-    "contract_preset": "_presets",
-    "export_sentence_transformers": "_sentence_transformers",
-    "exact_recall": "_recall",
-    "plot_tradeoff": "_plots",
+    "Vocabulary": "vectors.vocabulary",
+    "contract_preset": "vectors.contract",
+    "export_sentence_transformers": "model.export",
+    "exact_recall": "evaluation",
+    "plot_tradeoff": "evaluation",
 }
 
 

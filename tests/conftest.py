@@ -8,9 +8,10 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import pytest
+
+from support.texts import DOCUMENTS
 
 if TYPE_CHECKING:  # loads torch, which the tests of the index do without
     from pyterrier_csplade import CSPLADE
@@ -28,24 +29,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-DOCUMENTS = {
-    "d1": "An inverted index maps every term to its postings.",
-    "d2": "Sparse retrieval with language models expands a text by related terms.",
-    "d3": "The maximum over positions of the logits is taken before the activation.",
-    "d4": "dogs and cats",
-    "d5": "A causal mask hides what comes later from every position.",
-    "d6": "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. 検索 🙂",
-    "d7": "Cats sleep for most of the day, dogs do not.",
-    "d8": "BM25 weighs how often a term stands in a text and how rare it is.",
-}
-
-
 @pytest.fixture(scope="session")
 def csplade() -> CSPLADE:
     """A random Llama of 2 layers."""
-    from models import language_model, tokenizer
-
     from pyterrier_csplade import CSPLADE
+    from support.models import language_model, tokenizer
 
     return CSPLADE((language_model(), tokenizer()), batch_size=3)
 
@@ -109,8 +97,3 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-
-
-def dense(matrix: Any) -> np.ndarray:
-    """A sparse matrix as a float64 array."""
-    return np.asarray(matrix.todense(), dtype=np.float64)

@@ -20,9 +20,9 @@ import pyterrier as pt
 from ir_measures import RR, R, nDCG
 
 from pyterrier_csplade import CSPLADE, ImpactIndex
-from pyterrier_csplade._demo import directory_size, fuse
-from pyterrier_csplade._jsonl import read_jsonl
-from pyterrier_csplade.training._rows import passage_text
+from pyterrier_csplade.cli.demo import directory_size, fuse
+from pyterrier_csplade.data.jsonl import read_jsonl
+from pyterrier_csplade.training.rows import passage_text
 
 MEASURES = [nDCG @ 10, RR @ 10, R @ 100]
 

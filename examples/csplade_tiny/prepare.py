@@ -26,9 +26,9 @@ from typing import Any
 from keywords import Keywords
 from untrained import initialise_model, train_tokenizer
 
-from pyterrier_csplade._jsonl import read_jsonl
-from pyterrier_csplade._python_docs import python_docs
-from pyterrier_csplade.training._rows import passage_text
+from pyterrier_csplade.data.jsonl import read_jsonl
+from pyterrier_csplade.data.python_docs import python_docs
+from pyterrier_csplade.training.rows import passage_text
 
 SEED = 7
 #: Packages whose licence is BSD, MIT, Apache-2.0 or PSF; their docstrings serve as text and as known-item training rows.

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ._collection import EncodedCollection
+from .collection import EncodedCollection
 
 __all__ = ["EncodedCollection"]

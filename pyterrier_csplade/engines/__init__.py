@@ -16,22 +16,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._anserini import AnseriniEngine
-    from ._bmp import BmpEngine
-    from ._engine import Engine
-    from ._pisa import PisaEngine
-    from ._seismic import SeismicEngine
-    from ._splade_index import SpladeIndexEngine
+    from .anserini import AnseriniEngine
+    from .engine import Engine
+    from .pisa import PisaEngine
+    from .seismic import SeismicEngine
 
-__all__ = ["AnseriniEngine", "BmpEngine", "Engine", "PisaEngine", "SeismicEngine", "SpladeIndexEngine"]
+__all__ = ["AnseriniEngine", "Engine", "PisaEngine", "SeismicEngine"]
 
 _MODULES = {
-    "AnseriniEngine": "_anserini",
-    "BmpEngine": "_bmp",
-    "Engine": "_engine",
-    "PisaEngine": "_pisa",
-    "SeismicEngine": "_seismic",
-    "SpladeIndexEngine": "_splade_index",
+    "AnseriniEngine": "anserini",
+    "Engine": "engine",
+    "PisaEngine": "pisa",
+    "SeismicEngine": "seismic",
 }
 
 

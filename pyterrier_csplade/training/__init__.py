@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from ._adaptation import adapt
-from ._config import AdaptationConfig, LoraSettings
-from ._config_file import load_config
-from ._contrastive import train
-from ._contrastive_config import ContrastiveConfig
-from ._curves import plot_curves
-from ._dry_run import dry_run
-from ._mining import mine_negatives
-from ._monitoring_config import TargetNnz, ValidationSettings
-from ._plan import Plan
+from pyterrier_csplade.training.monitoring.curves import plot_curves
+from pyterrier_csplade.training.planning.dry_run import dry_run
+from pyterrier_csplade.training.planning.plan import Plan
+
+from .adaptation import adapt
+from .config import AdaptationConfig, ContrastiveConfig, LoraSettings, TargetNnz, ValidationSettings
+from .config_file import load_config
+from .contrastive import train
+from .mining import mine_negatives
 
 __all__ = [
     "AdaptationConfig",

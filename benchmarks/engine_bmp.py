@@ -1,0 +1,153 @@
+"""BMP, the authors' implementation of block-max pruning, through the package bmp."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyterrier_csplade._errors import DataError, ImpactIndexError
+from pyterrier_csplade.engines.engine import Documents, Engine, EngineRetriever, require
+from pyterrier_csplade.index.search.algorithm import Hits
+
+_FILE = "index.bmp"
+# What bmp 0.2.8 numbers and stores: 16 bits a term, 8 bits an impact and a place in a block, 16 bits a score.
+_MAX_TERMS, _MAX_IMPACT, _MAX_BLOCK, _MAX_SCORE = 2**16, 2**8 - 1, 2**8, 2**16 - 1
+# A query's weights become whole numbers from 1 to 32 there.
+_QUERY_LEVELS = 32
+# bmp never scores the last block that it looks at: two blocks of documents that every query meets come last.
+_PADDING = 2
+_PADDING_TERM = "padding"
+
+
+class BmpEngine(Engine):
+    """An index of BMP (Mallia, Suel, Tonellotto, SIGIR 2024), their own implementation.
+
+    Kept to compare with; ``ImpactIndex.retriever(algorithm="bmp")`` is exact where this is not: bmp 0.2.8 keeps 5 bits of a
+    query's weights, so that about half of the queries have another top 10, and with ``alpha=1`` it may still miss documents.
+    """
+
+    schematic = {"label": "BmpEngine", "help_url": None}
+    name, module, extra = "bmp", "bmp", "bmp"
+
+    def __init__(self, path: str | Path, *, block_size: int = 32, compress_range: bool = False) -> None:
+        """Name an index, which need not exist yet, and say how it is built.
+
+        Args:
+            path: Its directory.
+            block_size: Documents of a block, at most 256.
+            compress_range: Whether to store only block maxima above 0.
+
+        Raises:
+            ValueError: The block size is beyond what bmp can store.
+        """
+        super().__init__(path)
+        if not 1 <= block_size <= _MAX_BLOCK:
+            raise ValueError(f"block_size must be from 1 to {_MAX_BLOCK}, found {block_size}")
+        self.block_size = block_size
+        self.compress_range = compress_range
+
+    def retriever(
+        self, *, alpha: float = 1.0, beta: float = 1.0, num_results: int = 1000, threads: int = 1, verbose: bool = False
+    ) -> BmpRetriever:
+        """Return a retriever of queries with ``query_toks``.
+
+        Scores are bmp's own whole numbers, of which one means another thing for every query; they are not the dot product and
+        cannot be turned into it.
+
+        Args:
+            alpha: A block is left out if its bound times this is below the worst of the results so far.
+            beta: Share of the query's terms that are kept, the heaviest.
+            num_results: Documents for each query, at most.
+            threads: Must be 1: bmp has no threads.
+            verbose: Without effect.
+        """
+        return BmpRetriever(self, alpha=alpha, beta=beta, num_results=num_results, threads=threads, verbose=verbose)
+
+    def load(self, directory: Path) -> Any:
+        """Return the Searcher."""
+        return require(self.module, self.extra, type(self).__name__).Searcher(str(directory / _FILE))
+
+    def _check_limits(self, documents: Documents) -> None:
+        if len(documents.terms) >= _MAX_TERMS:
+            raise DataError(
+                f"bmp numbers at most {_MAX_TERMS - 1:,} terms, these documents have {len(documents.terms):,}: use "
+                'ImpactIndex.retriever(algorithm="bmp") or another engine, or prune with PruneToks'
+            )
+        if documents.largest > _MAX_IMPACT:
+            docno = documents.name(lambda impact: impact > _MAX_IMPACT)
+            raise DataError(
+                f"bmp stores impacts up to {_MAX_IMPACT}, these documents have up to {documents.largest:,} (the first is "
+                f"{docno!r}): give the encoder a quantizer with a smaller scale"
+            )
+
+    def _build(self, documents: Documents, directory: Path) -> None:
+        bmp = require(self.module, self.extra, type(self).__name__)
+        indexer = bmp.Indexer(str(directory / _FILE), self.block_size, self.compress_range)
+        for docid, toks in enumerate(documents):
+            indexer.add_document(str(docid), {str(number): impact for number, impact in toks.items()})
+        # Filled up to a whole block first, so that the padding has blocks of its own.
+        for docid in range(len(documents), _end_of_padding(len(documents), self.block_size)):
+            indexer.add_document(str(docid), {_PADDING_TERM: 1})
+        indexer.finish()
+
+
+class BmpRetriever(EngineRetriever):
+    """Retrieves with the package bmp."""
+
+    schematic = {"label": "BmpRetriever", "help_url": None}
+
+    def __init__(
+        self,
+        engine: BmpEngine,
+        *,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        num_results: int = 1000,
+        threads: int = 1,
+        verbose: bool = False,
+    ) -> None:
+        """Create a retriever; :meth:`BmpEngine.retriever` explains the arguments."""
+        super().__init__(engine, num_results=num_results, threads=threads, verbose=verbose)
+        if threads != 1:
+            raise ValueError(f"bmp searches with one thread, found threads={threads}")
+        for name, value in {"alpha": alpha, "beta": beta}.items():
+            if not 0 < value <= 1:
+                raise ValueError(f"{name} must be above 0 and at most 1, found {value}")
+        self.alpha = alpha
+        self.beta = beta
+
+    def _run(self, engine: Any, queries: dict[str, dict[int, float]]) -> dict[str, Hits]:
+        return {qid: self._run_one(engine, qid, query) for qid, query in queries.items()}
+
+    def _run_one(self, engine: Any, qid: str, query: dict[int, float]) -> Hits:
+        heaviest = max(query.values())
+        bound = sum(math.ceil(_QUERY_LEVELS * weight / heaviest) for weight in query.values()) * _MAX_IMPACT
+        if bound > _MAX_SCORE:
+            warnings.warn(
+                f"bmp keeps scores in 16 bits: documents with most terms of query {qid!r} may be missing", stacklevel=6
+            )
+        weights = {str(number): weight for number, weight in query.items()}
+        weights[_PADDING_TERM] = heaviest / _QUERY_LEVELS
+        try:
+            found, scores = engine.search(weights, self.num_results, self.alpha, self.beta)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # of Rust, whose panics are no Exception
+            raise ImpactIndexError(
+                f"bmp failed at query {qid!r} ({error}), as it does where many scores tie: use "
+                'ImpactIndex.retriever(algorithm="bmp")'
+            ) from error
+        docids = np.array([int(docid) for docid in found], dtype=np.int64)
+        kept = docids < len(self.engine)
+        return Hits(docids[kept], np.array(scores, dtype=np.float64)[kept])
+
+    def _settings(self) -> dict[str, tuple[Any, Any]]:
+        return {"alpha": (self.alpha, 1.0), "beta": (self.beta, 1.0), **super()._settings()}
+
+
+def _end_of_padding(documents: int, block_size: int) -> int:
+    return (-(-documents // block_size) + _PADDING) * block_size

@@ -1,0 +1,221 @@
+"""The demonstration: CSPLADE next to BM25 on the documentation of the running Python."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pyterrier as pt
+from pyterrier.measures import RR, R, nDCG
+
+from pyterrier_csplade._errors import CspladeError
+from pyterrier_csplade.data.python_docs import PythonDocsDataset
+from pyterrier_csplade.evaluation import plot_tradeoff
+from pyterrier_csplade.index.index import ImpactIndex
+from pyterrier_csplade.storage.workspace import publish, workspace
+from pyterrier_csplade.vectors.pruning import PruneToks
+
+if TYPE_CHECKING:
+    from pyterrier_csplade.model.csplade import CSPLADE
+
+
+Say = Callable[[str], None]
+
+BM25 = "BM25"
+TINY = "csplade-tiny"
+FUSION = f"{BM25} + {TINY}"
+MEASURES = (nDCG @ 10, RR @ 10, R @ 100)
+#: Documents that each system of the table retrieves for a query: as many as its measures look at.
+DEPTH = 100
+#: Terms that the smaller indexes keep of each document, the heaviest ones; these sizes are ours.
+CUTS = (16, 64)
+
+# Queries that are shown: functions that many know.
+_SHOWN = ("textwrap.dedent", "shutil.which", "heapq.merge")
+_SHOWN_TERMS = 12
+
+_PLAN = f"""\
+This compares {TINY} with BM25 on the documentation of this Python's standard library: a query is the first line of a
+docstring, its one right answer the rest of that docstring. It takes 2 to 3 minutes on two cores. Nothing is downloaded but, at
+PyTerrier's first start, Terrier's jars. The steps:
+  1. read the docstrings                                         seconds
+  2. index them for BM25                                         seconds
+  3. encode them with {TINY} and index the vectors       1 to 2 minutes
+  4. compare BM25, {TINY} and their fusion               half a minute
+  5. show three queries, their expansions and why a document was found
+  6. plot effectiveness against the size of the index
+Everything is written below"""
+
+_NEXT = f"""\
+How to go on: {TINY} is small, to learn and try with. For a real one give CSPLADE any decoder-only language model with its
+CSPLADE training, on a machine with a GPU. The weights of 8B parameters need 16 GB in bfloat16, about 9 GB with
+quantization="int8" and 6 GB with "nf4":
+    csplade = CSPLADE("meta-llama/Llama-3.1-8B", adapter="path/to/your/csplade-adapter", batch_size=8, verbose=True)
+    index = ImpactIndex("scifact.csplade")
+    (csplade.doc_encoder() >> index).index(pt.get_dataset("irds:beir/scifact").get_corpus_iter())
+    retriever = csplade.query_encoder() >> index.retriever()
+To train an adapter: pyterrier-csplade adapt CONFIG, then pyterrier-csplade train CONFIG."""
+
+
+def run_demo(csplade: CSPLADE, output: Path, *, say: Say, limit: int | None = None) -> pd.DataFrame:
+    """Encode, index, compare, explain and plot.
+
+    Args:
+        csplade: The model.
+        output: Directory of the indexes, the table and the plot; what an earlier demonstration left there is replaced.
+        say: Takes each text for the user.
+        limit: Use only the first documents and their queries.
+
+    Returns:
+        The table: one row each of BM25, CSPLADE and their fusion.
+
+    Raises:
+        CspladeError: The output cannot be written there, or a step fails.
+    """
+    say(f"{_PLAN} {output}")
+    output.mkdir(parents=True, exist_ok=True)
+    _check_replaceable(output)
+    dataset = PythonDocsDataset()
+    topics, qrels = dataset.get_topics()[:limit], dataset.get_qrels()[:limit]
+    documents = pd.DataFrame(islice(dataset.get_corpus_iter(verbose=False), limit))
+    say(f"\n1. {len(documents):,} docstrings")
+
+    say(f"\n2. {BM25}")
+    # As a step of its own, because the retriever itself leaves some punctuation to its query language.
+    bm25 = pt.rewrite.tokenise() >> index_bm25(documents, output / "bm25").bm25(num_results=DEPTH)
+
+    say(f"\n3. {TINY}")
+    encoded = csplade.doc_encoder(verbose=True)(documents)
+    index = _index_impacts(encoded, output / TINY)
+
+    say("\n4. The comparison (mrt: mean response time in ms for each query)")
+    tiny = csplade.query_encoder() >> index.retriever(num_results=DEPTH)
+    systems = {BM25: bm25, TINY: tiny, FUSION: fuse(bm25, tiny)}
+    table = pt.Experiment(systems, topics, qrels, [*MEASURES, "mrt"], verbose=True)
+    table = table[["name", *map(str, MEASURES), "mrt"]]
+    table.to_csv(output / "results.csv", index=False)
+    say(_format(table))
+
+    say("\n5. Three queries ([+term]: not in the query; -ing: goes on with a word)")
+    for qid, query in _shown(topics)[["qid", "query"]].to_numpy():
+        say(_explanation(csplade, tiny, qid, query, documents))
+
+    say("\n6. Effectiveness and size (top k: the k heaviest terms of each document)")
+    points = _tradeoff(encoded, csplade.query_encoder()(topics), qrels, output, table)
+    say(_format(points))
+    picture = output / "effectiveness_size.png"
+    plot_tradeoff(points, picture, measures=[str(MEASURES[0])], cost="MB", title="Documentation of Python's standard library")
+    say(f"\nWritten: {picture}, {output / 'results.csv'} and the indexes beside them.\n\n{_NEXT}")
+    return table
+
+
+def _format(frame: pd.DataFrame) -> str:
+    return frame.to_string(index=False, float_format="{:.3f}".format)
+
+
+def fuse(*systems: pt.Transformer) -> pt.Transformer:
+    """Add up the scores of systems, each divided by the query's best score, so that every system has the same say.
+
+    Nothing is fitted: the maximum, not the minimum as well, because the lowest of a ranking's scores depends on its length; and
+    equal weights (ours), because there are no other queries to choose them on. A document that a system does not retrieve
+    gets 0 from it.
+    """
+    normalised = [system >> pt.apply.generic(_divide_by_best, label="/ best score") for system in systems]
+    return sum(normalised[1:], normalised[0])
+
+
+def _divide_by_best(results: pd.DataFrame) -> pd.DataFrame:
+    # A best score of 0 gives NaN, which the sum takes as 0. Other columns, query_toks among them, are of no use after the sum.
+    best = results["score"].abs().groupby(results["qid"]).transform("max")
+    return results[["qid", "docno", "rank"]].assign(score=results["score"] / best)
+
+
+def index_bm25(documents: pd.DataFrame, path: Path) -> pt.terrier.TerrierIndex:
+    """Index texts with Terrier's defaults (Porter stemmer, stop words), replacing what is there.
+
+    Args:
+        documents: ``docno`` and ``text``.
+        path: Directory of the index.
+    """
+    with workspace(path.absolute()) as directory:
+        indexer = pt.IterDictIndexer(str(directory / "index"), meta={"docno": int(documents["docno"].str.len().max())})
+        indexer.index(pt.tqdm(documents.to_dict("records"), desc=BM25, unit="d"))
+        publish(directory / "index", path.absolute())
+    return pt.terrier.TerrierIndex(str(path))
+
+
+def _check_replaceable(output: Path) -> None:
+    for path in (output / "bm25", output / TINY, *_cut_paths(output).values()):
+        if path.exists() and not (path / "data.properties").exists():
+            raise CspladeError(f"{path} is not an index of an earlier demonstration: choose another output directory")
+
+
+def _cut_paths(output: Path) -> dict[int, Path]:
+    return {k: output / f"{TINY}-top{k}" for k in CUTS}
+
+
+def _index_impacts(documents: pd.DataFrame, path: Path) -> ImpactIndex:
+    indexer = ImpactIndex(path).toks_indexer(overwrite=True, verbose=True)
+    return indexer.index(documents[["docno", "toks"]].to_dict("records"))
+
+
+def _tradeoff(
+    encoded: pd.DataFrame, queries: pd.DataFrame, qrels: pd.DataFrame, output: Path, table: pd.DataFrame
+) -> pd.DataFrame:
+    """Measure the indexes of all terms, which the table has, and of fewer, for which nothing is encoded again."""
+    measure = str(MEASURES[0])
+    paths, systems = _cut_paths(output), {}
+    for k, path in paths.items():
+        systems[f"top {k}"] = _index_impacts(PruneToks(top_k=k)(encoded), path).retriever(
+            num_results=MEASURES[0].params["cutoff"]
+        )
+    values = pt.Experiment(systems, queries, qrels, [MEASURES[0]])[measure]
+    found = dict(zip(table["name"], table[measure]))
+    rows = [
+        (BM25, BM25, directory_size(output / "bm25"), found[BM25]),
+        *((TINY, label, directory_size(path), value) for label, path, value in zip(systems, paths.values(), values)),
+        (TINY, "all terms", directory_size(output / TINY), found[TINY]),
+    ]
+    return pd.DataFrame(rows, columns=["system", "label", "MB", measure])
+
+
+def directory_size(path: Path) -> float:
+    """Return the size of all files below a directory, in MB (10**6 bytes)."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
+
+
+def _shown(topics: pd.DataFrame) -> pd.DataFrame:
+    known = topics[topics["qid"].isin(_SHOWN)]
+    return known if len(known) == len(_SHOWN) else topics.head(len(_SHOWN))
+
+
+def _explanation(csplade: CSPLADE, retriever: pt.Transformer, qid: str, query: str, documents: pd.DataFrame) -> str:
+    """Return a query, its expansion, and what its first hit owes its place to."""
+    expansion = csplade.decode(csplade.encode_queries([query]))
+    lines = [f"\nquery: {query}", f"  expansion: {_readable(csplade, expansion, query, '.2f')}"]
+    hits = retriever.search(query, qid)["docno"].tolist()
+    if not hits:
+        return "\n".join([*lines, "  nothing found"])
+    text = documents.loc[documents["docno"] == hits[0], "text"].item()
+    contributions = csplade.explain(query, text)
+    shares = {term: value / sum(contributions.values()) for term, value in contributions.items()}
+    place = f"at rank {hits.index(qid) + 1}" if qid in hits else "not found"
+    right = "the right one" if hits[0] == qid else f"the right one, {qid}, is {place}"
+    lines.append(f"  first hit: {hits[0]} ({right}): {textwrap.shorten(text, 80)}")
+    lines.append(f"  its score: {_readable(csplade, shares, query, '.0%')}")
+    return "\n".join(lines)
+
+
+def _readable(csplade: CSPLADE, weights: dict[str, float], query: str, form: str) -> str:
+    """Return the first terms with their weights: ``-ing`` goes on with a word, ``[+term]`` is not in the query."""
+    shown = []
+    for term, weight in islice(weights.items(), _SHOWN_TERMS):
+        text = csplade.backbone.tokenizer.convert_tokens_to_string([term])
+        word = text.strip() or repr(text)
+        label = word if text != word else f"-{word}"
+        shown.append(f"{label if word.lower() in query.lower() else f'[+{label}]'} {weight:{form}}")
+    return ", ".join(shown) + (", ..." if len(weights) > _SHOWN_TERMS else "")

@@ -1,0 +1,165 @@
+"""The commands that encode a collection and verify one."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyterrier_csplade._errors import CollectionError
+
+from .arguments import count, share, weight
+
+if TYPE_CHECKING:
+    from pyterrier_csplade.collection.documents import Part
+    from pyterrier_csplade.collection.encoding import Engine
+    from pyterrier_csplade.model.transformers import DocEncoder
+
+
+Say = Callable[[str], None]
+
+
+def add_commands(commands: Any, say: Say) -> None:
+    """Add ``encode`` and ``verify`` to the command line.
+
+    Args:
+        commands: The subparsers.
+        say: Takes lines for people to read.
+    """
+    encode = commands.add_parser("encode", help="encode a collection into sparse vectors on disk; goes on where it stopped")
+    encode.add_argument(
+        "dataset", metavar="DATASET", help="ir_datasets id, PyTerrier dataset, .jsonl(.gz) file, or TREC file or directory"
+    )
+    encode.add_argument("--model", required=True, metavar="M", help="directory or hub id, or csplade-tiny, which is included")
+    encode.add_argument("--output", required=True, type=Path, metavar="DIR", help="the encoded collection")
+    encode.add_argument("--estimate", action="store_true", help="measure a sample, print time and disk, and encode nothing")
+    encode.add_argument("--fields", nargs="+", default=["text"], metavar="F", help="fields that make the text; default: text")
+    encode.add_argument("--top-k", type=count, metavar="K", help="keep the K heaviest terms of a document")
+    encode.add_argument("--min-weight", type=weight, default=0.0, metavar="W", help="keep weights of at least W")
+    encode.add_argument("--max-empty", type=share, default=0.5, metavar="X", help="largest share of texts without impacts")
+    _add_model_options(encode)
+    _add_division_options(encode)
+    encode.set_defaults(run=lambda arguments: _encode(arguments, say))
+
+    verify = commands.add_parser("verify", help="check every file and vector of an encoded collection")
+    verify.add_argument("directory", type=Path, metavar="DIR")
+    verify.set_defaults(run=lambda arguments: _verify(arguments, say))
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    model = parser.add_argument_group("model")
+    model.add_argument("--adapter", help="directory or hub id of a PEFT adapter")
+    model.add_argument("--revision", help="of a hub model")
+    model.add_argument("--variant", choices=["causal", "echo", "bidirectional"], help="default: what the checkpoint says")
+    model.add_argument("--quantization", choices=["int8", "nf4", "int8-weight-only"])
+    model.add_argument("--dtype", default="auto", help="for example bfloat16; default: %(default)s")
+    model.add_argument("--device", help="for example cuda:0; default: an accelerator if there is one")
+    model.add_argument("--batch-size", type=count, default=32, metavar="N", help="default: %(default)s")
+
+
+def _add_division_options(parser: argparse.ArgumentParser) -> None:
+    division = parser.add_argument_group("division of the work")
+    division.add_argument(
+        "--shard-size", type=count, default=20_000, metavar="N", help="documents of a file; default: %(default)s"
+    )
+    division.add_argument("--shard", metavar="i/n", help="encode every n-th shard from the i-th on, counted from 0")
+    division.add_argument("--ray", metavar="ADDRESS", help="encode on a Ray cluster: local, auto or host:port")
+    division.add_argument("--workers", type=count, metavar="N", help="processes on the Ray cluster; default: one for each GPU")
+    division.add_argument("--processes", type=count, metavar="N", help="refuse to start unless torchrun gave so many processes")
+
+
+def _encode(arguments: argparse.Namespace, say: Say) -> None:
+    from pyterrier_csplade.collection.encoding import encode_collection
+    from pyterrier_csplade.collection.estimate import estimate
+    from pyterrier_csplade.data.sources import open_source
+    from pyterrier_csplade.storage.signals import stopping
+
+    part = launched_part(arguments.shard, arguments.processes, os.environ)
+    source = open_source(arguments.dataset)
+    encoder = _encoder(arguments)
+    documents = source.documents(arguments.fields, encoder.text_field)
+    with stopping():
+        if arguments.estimate:
+            say(estimate(encoder, documents).summary)
+            return
+        with _engine(arguments) as engine:
+            outcome = encode_collection(
+                encoder,
+                documents,
+                arguments.output,
+                shard_size=arguments.shard_size,
+                part=part,
+                max_empty=arguments.max_empty,
+                total=source.count(),
+                verbose=True,
+                say=say,
+                engine=engine,
+            )
+    if outcome.complete:
+        say(f"{outcome.documents:,} documents are encoded: {arguments.output}")
+    else:
+        say(f"part {part} is done; {arguments.output} is complete when all parts are")
+
+
+def _engine(arguments: argparse.Namespace) -> AbstractContextManager[Engine | None]:
+    if arguments.ray is None:
+        return nullcontext()
+    from pyterrier_csplade.collection.ray import cluster
+
+    return cluster(arguments.ray, arguments.workers)
+
+
+def _encoder(arguments: argparse.Namespace) -> DocEncoder:
+    from pyterrier_csplade.model.csplade import CSPLADE
+
+    names = ("adapter", "revision", "variant", "quantization", "dtype", "device", "batch_size")
+    settings = {name: getattr(arguments, name) for name in names}
+    settings["device"] = arguments.device or launched_device(os.environ)
+    tiny = arguments.model == "csplade-tiny"
+    csplade = CSPLADE.tiny(**settings) if tiny else CSPLADE(arguments.model, **settings)
+    return csplade.doc_encoder(top_k=arguments.top_k, min_weight=arguments.min_weight)
+
+
+def _verify(arguments: argparse.Namespace, say: Say) -> None:
+    from pyterrier_csplade.collection.opened import verify
+
+    totals = verify(arguments.directory).totals
+    say(f"{arguments.directory} is whole: {totals['documents']:,} documents, {totals['postings']:,} postings")
+
+
+def launched_part(shard: str | None, processes: int | None, environment: Mapping[str, str]) -> Part:
+    """Find out which shards a process encodes.
+
+    Args:
+        shard: "i/n" if the user named a part.
+        processes: How many processes the user meant to start; None if that was not said.
+        environment: Of the process; torchrun and ``accelerate launch`` set RANK and WORLD_SIZE.
+
+    Raises:
+        CollectionError: The processes are not as many as meant, or a part was named on top.
+    """
+    from pyterrier_csplade.collection.documents import Part
+
+    rank, count = int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1))
+    if processes is not None and processes != count:
+        raise CollectionError(
+            f"{count} process(es) were started, not {processes}: start them with "
+            f"torchrun --standalone --nproc-per-node {processes} -m pyterrier_csplade encode ..."
+        )
+    if shard is None:
+        return Part(rank, count)
+    if count > 1:
+        raise CollectionError(f"--shard {shard} contradicts the {count} processes of this launch: leave it out")
+    return Part.parse(shard)
+
+
+def launched_device(environment: Mapping[str, str]) -> str | None:
+    """Return the GPU of a process among several on a machine; None where there is one process, or no GPU."""
+    if int(environment.get("LOCAL_WORLD_SIZE", environment.get("WORLD_SIZE", 1))) == 1:
+        return None
+    import torch
+
+    return f"cuda:{environment['LOCAL_RANK']}" if torch.cuda.is_available() else None

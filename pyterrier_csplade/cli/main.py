@@ -1,0 +1,138 @@
+"""The command ``pyterrier-csplade``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyterrier_csplade._errors import ConfigError, CspladeError, TrainingInterruptedError
+from pyterrier_csplade._version import __version__
+
+from .arguments import count
+from .encode import add_commands
+
+if TYPE_CHECKING:
+    from pyterrier_csplade.training.config import TrainingConfig
+
+
+# Everything else is imported by the command that needs it: --help and a mistyped option answer without loading torch.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: The arguments; those of the process by default.
+
+    Returns:
+        The exit status: 0, 2 after an error that one line on stderr explains, 130 after an interruption, 143 when SIGTERM
+        ended a training run, which was saved; while encoding, SIGTERM raises SystemExit with 143.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            arguments.run(arguments)
+    except (CspladeError, OSError) as error:
+        sys.stderr.write(f"pyterrier-csplade: {' '.join(str(error).split())}\n")
+        return 143 if isinstance(error, TrainingInterruptedError) else 2
+    except KeyboardInterrupt:
+        sys.stderr.write("\npyterrier-csplade: interrupted\n")
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pyterrier-csplade", description="Learned sparse retrieval with causal language models (CSPLADE) for PyTerrier."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    demo = commands.add_parser("demo", help="compare csplade-tiny with BM25 on the documentation of this Python")
+    demo.add_argument("--output", type=Path, default=Path("csplade-demo"), metavar="DIR", help="default: %(default)s")
+    demo.set_defaults(run=_demo)
+
+    for name, run, text in (
+        ("adapt", _adapt, "train a language model for CSPLADE: the adaptation phase"),
+        ("train", _train, "train a CSPLADE model: the contrastive phase"),
+    ):
+        phase = commands.add_parser(name, help=text)
+        phase.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings of the run")
+        phase.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run")
+        _add_dry_run(phase)
+        phase.set_defaults(run=run)
+
+    plot = commands.add_parser("plot", help="draw the training curves of a run")
+    plot.add_argument("run_directory", type=Path, metavar="RUN", help="the output directory of the run")
+    plot.set_defaults(run=_plot)
+
+    add_commands(commands, _say)
+    return parser
+
+
+def _add_dry_run(phase: argparse.ArgumentParser) -> None:
+    plan = phase.add_argument_group("dry run", "checks configuration and data, and estimates memory and time; loads no weights")
+    plan.add_argument("--dry-run", action="store_true", help="do not train")
+    plan.add_argument("--gpu", default="h100", help="accelerator of the estimate; default: %(default)s")
+    plan.add_argument("--gpus", type=count, default=1, metavar="N", help="how many share a batch; default: %(default)s")
+    plan.add_argument("--fsdp", action="store_true", help="they share the weights as well")
+    plan.add_argument("--like", metavar="MODEL", help="a model of the same shape, where that of the run does not exist yet")
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    sys.stderr.write(f"pyterrier-csplade: warning: {message}\n")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from pyterrier_csplade.model.csplade import CSPLADE
+
+    from .demo import run_demo
+
+    run_demo(CSPLADE.tiny(), arguments.output, say=_say)
+
+
+def _adapt(arguments: argparse.Namespace) -> None:
+    from pyterrier_csplade.training import AdaptationConfig, adapt, load_config
+
+    config = load_config(arguments.config, AdaptationConfig)
+    if not arguments.dry_run:
+        _say(f"adapted model: {adapt(config, resume=arguments.resume)}")
+    else:
+        _plan(arguments, config)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from pyterrier_csplade.training import ContrastiveConfig, load_config, train
+
+    config = load_config(arguments.config, ContrastiveConfig)
+    if not arguments.dry_run:
+        _say(f"CSPLADE model: {train(config, resume=arguments.resume)}")
+    else:
+        _plan(arguments, config)
+
+
+def _plan(arguments: argparse.Namespace, config: TrainingConfig) -> None:
+    from pyterrier_csplade.training import dry_run
+
+    plan = dry_run(config, gpu=arguments.gpu, gpus=arguments.gpus, fsdp=arguments.fsdp, like=arguments.like)
+    _say(str(plan))
+    if plan.problems:
+        first, *others = plan.problems
+        more = f" (and {len(others)} more, see above)" if others else ""
+        raise ConfigError(f"{arguments.config}: {first}{more}")
+
+
+def _plot(arguments: argparse.Namespace) -> None:
+    from pyterrier_csplade.training import plot_curves
+
+    _say(f"training curves: {plot_curves(arguments.run_directory)}")

@@ -1,0 +1,142 @@
+"""The plan of an encoded collection: everything beside the documents on which its content depends."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyterrier_csplade._errors import CollectionError, ContractError
+from pyterrier_csplade.vectors.contract import IDENTITY, Contract
+from pyterrier_csplade.vectors.impacts import Quantizer
+from pyterrier_csplade.vectors.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from pyterrier_csplade.model.transformers import DocEncoder
+
+
+#: The file of a collection that holds its plan.
+PLAN_FILE = "plan.json"
+TERMS_FILE = "terms.json"
+META_FILE = "pt_meta.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How documents are encoded and divided.
+
+    Attributes:
+        model: Name of the model, for people.
+        contract: Of the encoder.
+        tokenizer: Digest of the tokenizer.
+        dtype: In which the model computes.
+        quantization: Of the model's weights, None, "int8" or "nf4".
+        top_k: Heaviest terms that are kept; None for all.
+        min_weight: Smallest weight that is kept.
+        quantizer: What makes integer impacts; None for float weights.
+        shard_size: Documents of each shard but the last.
+    """
+
+    model: str
+    contract: Contract
+    tokenizer: str
+    dtype: str
+    quantization: str | None
+    top_k: int | None
+    min_weight: float
+    quantizer: str | None
+    shard_size: int
+
+    @classmethod
+    def of(cls, encoder: DocEncoder, shard_size: int) -> Plan:
+        """Return the plan of an encoder; loads its model."""
+        model, quantizer = encoder.model, encoder.quantizer
+        if quantizer == "default":
+            quantizer = Quantizer(model.contract.impact_scale)
+        return cls(
+            model=repr(model),
+            contract=encoder.vector_contract(),
+            tokenizer=_tokenizer_digest(model.backbone.tokenizer),
+            dtype=str(next(model.backbone.model.parameters()).dtype).removeprefix("torch."),
+            quantization=model.quantization,
+            top_k=encoder.top_k,
+            min_weight=encoder.min_weight,
+            quantizer=None if quantizer is None else repr(quantizer),
+            shard_size=shard_size,
+        )
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """The settings that decide whether two runs make the same vectors; of the model not its name, but its digests."""
+        names = [f.name for f in dataclasses.fields(self) if f.name not in ("model", "contract")]
+        of_contract = {name: getattr(self.contract, name) for name in (*IDENTITY, "pool_special", "document_length")}
+        return {**of_contract, **{name: getattr(self, name) for name in names}}
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what is compared, in hexadecimal."""
+        return hashlib.sha256(json.dumps(self.compared).encode()).hexdigest()
+
+    def differences(self, other: Plan) -> str:
+        """Name what differs from another plan, with both values; empty if nothing does."""
+        ours, theirs = self.compared, other.compared
+        if ours["weights"] != theirs["weights"]:
+            ours["weights"] += f" ({self.model})"
+            theirs["weights"] += f" ({other.model})"
+        return "; ".join(f"{name} {ours[name]!r} instead of {theirs[name]!r}" for name in ours if ours[name] != theirs[name])
+
+    def to_json(self) -> bytes:
+        """Return the content of the plan's file."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["contract"] = self.contract.to_dict()
+        return (json.dumps({"format": 1, **values}, indent=2, ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def load(cls, directory: Path) -> Plan:
+        """Read the plan of a collection.
+
+        Raises:
+            CollectionError: There is none, it is damaged, or of a newer format.
+        """
+        path = directory / PLAN_FILE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values.pop("format") != 1:
+                raise CollectionError(f"{path} is of a newer format: update pyterrier_csplade")
+            return cls(**{**values, "contract": Contract.from_dict(values["contract"], source=str(path))})
+        except FileNotFoundError as error:
+            raise CollectionError(f"{directory} is no encoded collection: {PLAN_FILE} is missing") from error
+        except (ValueError, KeyError, TypeError, AttributeError, ContractError) as error:
+            raise CollectionError(f"{path} is damaged ({error}): restore it, or encode into another directory") from error
+
+
+def terms_to_json(vocabulary: Vocabulary) -> bytes:
+    """Return the content of the file of index terms."""
+    values = {"terms": list(vocabulary.terms), "token_ids": vocabulary.token_ids.tolist()}
+    return (json.dumps(values, ensure_ascii=False) + "\n").encode()
+
+
+def load_terms(directory: Path, plan: Plan) -> Vocabulary:
+    """Read the index terms of a collection.
+
+    Raises:
+        CollectionError: The file is missing or damaged, or not that of the contract.
+    """
+    path = directory / TERMS_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        vocabulary = Vocabulary(values["terms"], values["token_ids"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CollectionError(f"{path} is damaged ({error}): copy the collection again") from error
+    if vocabulary.sha256 != plan.contract.vocabulary_sha256:
+        raise CollectionError(f"{path} does not hold the vocabulary of the contract: files of different collections were mixed")
+    return vocabulary
+
+
+def _tokenizer_digest(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = json.dumps(tokenizer.get_vocab(), sort_keys=True) if backend is None else backend.to_str()
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,0 +1,175 @@
+"""The directory of an encoded collection, as its writers see it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pyterrier_csplade._errors import CollectionError
+from pyterrier_csplade.storage.manifest import sha256, write_atomically
+from pyterrier_csplade.vectors.vocabulary import Vocabulary
+
+from .documents import DocumentShard, Part
+from .locks import alone
+from .recipe import META_FILE, PLAN_FILE, TERMS_FILE, Plan, terms_to_json
+from .shard import EncodedShard, ShardRecord, record_name, shard_name
+
+#: Written last: a directory that has it is a whole collection.
+MANIFEST_FILE = "manifest.json"
+
+_METADATA = {"type": "sparse_vectors", "format": "csplade", "package_hint": "pyterrier-csplade"}
+
+
+class Store:
+    """Writes shards, each whole or not at all, and finds out which are still to be encoded.
+
+    Attributes:
+        directory: Of the collection.
+        plan: That of the run.
+    """
+
+    def __init__(self, directory: Path, plan: Plan, vocabulary: Vocabulary) -> None:
+        """Begin a collection, or go on with one.
+
+        Raises:
+            CollectionError: The directory holds something else, or a collection of another plan; names what differs.
+            OSError: The directory cannot be written.
+        """
+        self.directory = directory
+        self.plan = plan
+        check_place(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        with alone(directory):
+            if (directory / PLAN_FILE).exists():
+                self._check_plan()
+                return
+            write_atomically(directory / META_FILE, (json.dumps(_METADATA, indent=2) + "\n").encode())
+            write_atomically(directory / TERMS_FILE, terms_to_json(vocabulary))
+            write_atomically(directory / PLAN_FILE, plan.to_json())
+
+    @property
+    def finished(self) -> list[int]:
+        """Numbers of the shards that are there."""
+        names = (re.fullmatch(r"shard-(\d{6,})\.json", path.name) for path in self.directory.iterdir())
+        return sorted(int(name[1]) for name in names if name)
+
+    def wants(self, shard: DocumentShard, part: Part) -> bool:
+        """Whether a shard is still to be encoded by a part.
+
+        Raises:
+            CollectionError: The shard is there, of other documents or another plan.
+        """
+        record = self.record(shard.number)
+        if record is None:
+            return shard.number in part
+        if (record.input_sha256, record.documents) != (shard.sha256, len(shard.docnos)):
+            raise CollectionError(
+                f"the documents from {shard.docnos[0]!r} to {shard.docnos[-1]!r} are not those that shard {shard.number} in "
+                f"{self.directory} was encoded from: the input has changed. Encode it into another directory"
+            )
+        if shard.number not in part or self._is_whole(shard.number, record):
+            return False
+        warnings.warn(f"shard {shard.number} in {self.directory} is damaged: it is encoded again", stacklevel=2)
+        (self.directory / record_name(shard.number)).unlink()
+        return True
+
+    def record(self, number: int) -> ShardRecord | None:
+        """Read the record of a shard; None while it is not finished.
+
+        Raises:
+            CollectionError: The shard is of another plan.
+        """
+        record = ShardRecord.load(self.directory / record_name(number))
+        if record is not None and record.plan != self.plan.fingerprint:
+            raise CollectionError(
+                f"shard {number} in {self.directory} was encoded by another plan: files of different collections were mixed"
+            )
+        return record
+
+    def records(self, numbers: Iterable[int]) -> list[ShardRecord]:
+        """Read the records of those shards that are finished."""
+        return [record for record in map(self.record, numbers) if record is not None]
+
+    def write(self, shard: EncodedShard) -> None:
+        """Bring a shard to the disk: first the vectors, then the record, by which the shard counts as finished.
+
+        Raises:
+            OSError: The disk is full or cannot be written; earlier shards stay whole.
+        """
+        write_atomically(self.directory / shard_name(shard.record.shard), shard.content)
+        write_atomically(self.directory / record_name(shard.record.shard), shard.record.to_json())
+
+    def finish(self, shards: int) -> bool:
+        """Write the manifest if all shards are there.
+
+        Args:
+            shards: Of the whole input.
+
+        Returns:
+            Whether the collection is complete.
+
+        Raises:
+            CollectionError: There are shards that the input does not have.
+        """
+        with alone(self.directory):
+            beyond = [number for number in self.finished if number >= shards]
+            if beyond:
+                raise CollectionError(
+                    f"{self.directory} holds shard {beyond[0]}, but the input has only {shards}: the input has changed. "
+                    "Encode it into another directory"
+                )
+            records = self.records(range(shards))
+            if len(records) < shards:
+                return False
+            for leftover in self.directory.glob(".*.tmp"):
+                leftover.unlink()
+            write_atomically(self.directory / MANIFEST_FILE, self._manifest(records))
+        return True
+
+    def _check_plan(self) -> None:
+        differences = self.plan.differences(Plan.load(self.directory))
+        if differences:
+            raise CollectionError(
+                f"{self.directory} is encoded with other settings: {differences}. Use those, or another directory"
+            )
+
+    def _is_whole(self, number: int, record: ShardRecord) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return sha256(self.directory / shard_name(number)) == record.sha256
+        return False
+
+    def _manifest(self, records: list[ShardRecord]) -> bytes:
+        return (json.dumps({"format": 1, **add_up(records), "files": dict(self._files(records))}, indent=2) + "\n").encode()
+
+    def _files(self, records: list[ShardRecord]) -> Iterator[tuple[str, dict[str, int | str]]]:
+        vectors = {shard_name(record.shard): record for record in records}
+        others = (record_name(record.shard) for record in records)
+        for name in sorted([META_FILE, TERMS_FILE, PLAN_FILE, *vectors, *others]):
+            path, record = self.directory / name, vectors.get(name)
+            yield name, {"bytes": path.stat().st_size, "sha256": record.sha256 if record else sha256(path)}
+
+
+def add_up(records: Iterable[ShardRecord]) -> dict[str, int]:
+    """Add up what the records say: documents, empty and truncated ones, postings."""
+    records = list(records)
+    return {name: sum(getattr(r, name) for r in records) for name in ("documents", "empty", "truncated", "postings")}
+
+
+def check_place(directory: Path) -> None:
+    """Refuse a directory that holds something else than an encoded collection.
+
+    Raises:
+        CollectionError: It does.
+    """
+    if directory.is_dir() and (directory / PLAN_FILE).exists():
+        return
+    allowed = {META_FILE, TERMS_FILE}
+    if directory.exists() and (
+        not directory.is_dir()
+        or any(not path.name.startswith(".") and path.name not in allowed for path in directory.iterdir())
+    ):
+        raise CollectionError(f"{directory} exists and is not an encoded collection: choose another path, or remove it")

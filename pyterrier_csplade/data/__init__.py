@@ -1,0 +1,1 @@
+"""Texts by name: files, directories and datasets of documents, queries and judgements."""

@@ -1,0 +1,105 @@
+"""Collections as a directory of files: documents, topics, judgements, training triples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pyterrier_csplade._errors import DataError
+
+from .jsonl import read_jsonl
+
+
+class CollectionFiles:
+    """A directory with ``docs.jsonl`` (docno, text, perhaps title), and with any of these files.
+
+    ``topics.SPLIT.tsv`` (qid TAB query) and ``qrels.SPLIT.txt`` (TREC) for splits such as train and dev, the test split without
+    ``.SPLIT``; ``train.triples.jsonl`` ({"qid", "pos": docnos, "neg": docnos}). JSONL files may be gzip-compressed.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        """Name a directory.
+
+        Raises:
+            DataError: It holds no documents.
+        """
+        self.directory = Path(directory)
+        self.docs = self.find("docs.jsonl")
+
+    def find(self, name: str) -> Path:
+        """Return a file of the directory, gzip-compressed or not.
+
+        Raises:
+            DataError: There is none.
+        """
+        for path in (self.directory / f"{name}.gz", self.directory / name):
+            if path.is_file():
+                return path
+        raise DataError(f"{self.directory} holds no {name} or {name}.gz")
+
+    def documents(self) -> Iterator[dict[str, Any]]:
+        """Yield the documents.
+
+        Raises:
+            DataError: A line has no docno or text; names it.
+        """
+        for number, document in read_jsonl(self.docs):
+            for field in ("docno", "text"):
+                if not isinstance(document.get(field), str):
+                    raise DataError(f"{self.docs}, line {number}: {field!r} is missing or no text")
+            yield document
+
+    def topics(self, split: str) -> pd.DataFrame:
+        """Return qid and query of a split; "test" and "" mean the file without a split in its name.
+
+        Raises:
+            DataError: There is no such file, or a line has no tab.
+        """
+        path = self._split_file("topics", split, "tsv")
+        rows = []
+        for number, line in _lines(path):
+            qid, tab, query = line.partition("\t")
+            if not tab:
+                raise DataError(f"{path}, line {number}: expected qid TAB query, found {line[:60]!r}")
+            rows.append((qid, query))
+        return pd.DataFrame(rows, columns=["qid", "query"])
+
+    def qrels(self, split: str) -> pd.DataFrame:
+        """Return qid, docno and label of a split; as ``topics``."""
+        path = self._split_file("qrels", split, "txt")
+        rows = []
+        for number, line in _lines(path):
+            fields = line.split()
+            if len(fields) != 4 or not fields[3].lstrip("-").isdigit():
+                raise DataError(f"{path}, line {number}: expected qid 0 docno label, found {line[:60]!r}")
+            rows.append((fields[0], fields[2], int(fields[3])))
+        return pd.DataFrame(rows, columns=["qid", "docno", "label"])
+
+    def training_topics(self) -> dict[str, str]:
+        """Return qid to query of the train split and of the test split (which graded pools train on)."""
+        found: dict[str, str] = {}
+        for split in ("test", "train"):
+            if self._path("topics", split, "tsv").is_file():
+                topics = self.topics(split)
+                found |= dict(zip(topics["qid"], topics["query"]))
+        return found
+
+    def _path(self, kind: str, split: str, suffix: str) -> Path:
+        middle = "" if split in ("", "test") else f".{split}"
+        return self.directory / f"{kind}{middle}.{suffix}"
+
+    def _split_file(self, kind: str, split: str, suffix: str) -> Path:
+        path = self._path(kind, split, suffix)
+        if not path.is_file():
+            found = sorted(p.name for p in self.directory.glob(f"{kind}*.{suffix}"))
+            raise DataError(f"{self.directory} holds no {path.name}; it has {', '.join(found) or 'no ' + kind}")
+        return path
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    with path.open(encoding="utf-8-sig") as lines:  # str.splitlines would also split at U+2028 within a query
+        for number, line in enumerate(lines, 1):
+            yield number, line.rstrip("\n")

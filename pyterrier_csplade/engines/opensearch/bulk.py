@@ -1,0 +1,123 @@
+"""Streaming bulk requests: several at a time, each item's result checked, what the server was too busy for sent again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import zip_longest
+from typing import Any
+from urllib.parse import quote
+
+from pyterrier_csplade._errors import DataError, ImpactIndexError
+
+from .connection import RETRIED, Backoff, Connection, explain
+from .records import Record
+
+# Documents of a request, whatever their size (ours).
+_MAX_RECORDS = 2000
+
+_PARAMS = {"filter_path": "errors,items.index._id,items.index.status,items.index.error"}
+
+
+class BulkLoader:
+    """Sends records to an index.
+
+    At most ``parallel`` requests are under way and one waits; the input is not read further until there is room. So memory is
+    bounded by ``(parallel + 1) * request_bytes``, and a slow cluster slows down the encoder.
+    """
+
+    def __init__(
+        self, connection: Connection, index: str, *, parallel: int, request_bytes: int, backoff: Backoff | None = None
+    ) -> None:
+        """Prepare to send.
+
+        Args:
+            connection: The cluster.
+            index: The index, which exists.
+            parallel: Requests under way at a time.
+            request_bytes: Size of a request, at most, but at least one document.
+            backoff: When to try again; by default for five minutes.
+        """
+        self._connection = connection
+        self._path = f"/{quote(index, safe='')}/_bulk"
+        self._parallel = parallel
+        self._request_bytes = request_bytes
+        self._backoff = backoff or Backoff()
+        self._stop = threading.Event()
+
+    def load(self, records: Iterable[Record]) -> None:
+        """Send all records.
+
+        Raises:
+            DataError: The server refused a document; names it and the reason.
+            ImpactIndexError: The server did not answer, or was too busy, for longer than the patience.
+        """
+        under_way: set[Future[None]] = set()
+        with ThreadPoolExecutor(self._parallel) as executor:
+            try:
+                for request in self._requests(records):
+                    under_way.add(executor.submit(self._send, request))
+                    if len(under_way) > self._parallel:
+                        under_way = _wait_for_one(under_way)
+                while under_way:
+                    under_way = _wait_for_one(under_way)
+            except BaseException:
+                self._stop.set()  # nobody waits for a pause to end
+                for future in under_way:
+                    future.cancel()
+                raise
+
+    def _requests(self, records: Iterable[Record]) -> Iterator[list[Record]]:
+        request: list[Record] = []
+        size = 0
+        for record in records:
+            if request and (size + len(record.lines) > self._request_bytes or len(request) == _MAX_RECORDS):
+                yield request
+                request, size = [], 0
+            request.append(record)
+            size += len(record.lines)
+        if request:
+            yield request
+
+    def _send(self, request: list[Record]) -> None:
+        pauses = self._backoff.pauses()
+        while True:
+            body = b"".join(record.lines for record in request)
+            answer = self._connection("POST", self._path, body, backoff=self._backoff, params=_PARAMS, stop=self._stop)
+            request, reason = self._unfinished(request, answer)
+            if not request:
+                return
+            pause = next(pauses, None)
+            if pause is None or self._stop.wait(pause):
+                raise ImpactIndexError(
+                    f"{self._connection.name} did not take {len(request):,} documents, the first {request[0].docno!r}: {reason}"
+                    "; run the same again to go on"
+                )
+
+    def _unfinished(self, request: list[Record], answer: dict[str, Any]) -> tuple[list[Record], str]:
+        """Return the records to send again, and why the first of them was not taken."""
+        items = [item.get("index", {}) for item in answer.get("items", [])]
+        again: list[Record] = []
+        why = ""
+        for record, item in zip_longest(request, items):
+            if record is None or (item is not None and item.get("_id") != record.docno):
+                raise ImpactIndexError(f"{self._connection.name} answered about other documents than those of the request")
+            status = 0 if item is None else item.get("status", 0)
+            if status in (200, 201):
+                continue
+            kind, reason = explain(item) if item else ("no result", "the answer ends before it")
+            reason = self._connection.redact(f"{kind}: {reason}")
+            if item is not None and status not in RETRIED:
+                raise DataError(f"document {record.docno!r} was refused by {self._connection.name}: {status} {reason}")
+            again.append(record)
+            why = why or f"{status} {reason}"
+        return again, why
+
+
+def _wait_for_one(under_way: set[Future[None]]) -> set[Future[None]]:
+    """Wait until a request is done, whichever; return the others."""
+    done, others = wait(under_way, return_when=FIRST_COMPLETED)
+    for future in done:
+        future.result()
+    return others

@@ -1,0 +1,237 @@
+"""An OpenSearch index of impacts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pyterrier_csplade.vectors.contract import Contract
+from pyterrier_csplade.vectors.matrices import EncodedVectors
+from pyterrier_csplade.vectors.vocabulary import Vocabulary
+
+from .connection import Connection
+from .indexer import OpenSearchIndexer
+from .mapping import Fields, TermNames
+from .remote import RemoteIndex, ServedIndex
+from .retrievers import BM25Retriever, OpenSearchRetriever, OpenSearchScorer
+
+
+class OpenSearchIndex(ServedIndex):
+    """An OpenSearch index of impacts, searched by exact dot product.
+
+    It takes the place of :class:`~pyterrier_csplade.ImpactIndex` in a pipeline. The documents' impacts are a field of type
+    ``rank_features``; the contract of their encoder, and how they were quantised, stand in the mapping's ``_meta``.
+
+    Example::
+
+        index = OpenSearchIndex("https://localhost:9200", "docs", auth=("user", "password"))
+        (csplade.doc_encoder() >> index.toks_indexer(text="text")).index(dataset.get_corpus_iter())
+        dense = csplade.query_encoder() >> index.retriever()
+        hybrid = index.bm25() + dense
+    """
+
+    schematic = {"label": "OpenSearchIndex", "help_url": None}
+
+    def __init__(
+        self,
+        server: Any,
+        name: str,
+        *,
+        auth: tuple[str, str] | None = None,
+        ca_certs: str | None = None,
+        vocabulary: Vocabulary | None = None,
+        timeout: float = 60.0,
+    ) -> None:
+        """Name an index, which need not exist yet. Nothing is sent.
+
+        Args:
+            server: URL of the cluster, or a client of opensearch-py, such as one that signs requests for AWS. With an https URL
+                the certificate of the server is verified.
+            name: The index; for retrieval also an alias, of one or of several that were built alike.
+            auth: User and password. They may stand in the URL; neither repr nor messages show them.
+            ca_certs: File with the certificates to trust in place of the system's.
+            vocabulary: ``csplade.vocabulary``, to call terms by token id (``t12345``) in the index; otherwise they are called
+                by their own strings. Indexing and retrieval must do the same.
+            timeout: Seconds to wait for an answer before the request is sent again.
+
+        Raises:
+            ValueError: The URL or the name is none.
+        """
+        if (
+            not isinstance(name, str)
+            or not name
+            or name[0] in "-_+."
+            or name != name.lower()
+            or set(name) & set('\\/*?"<>| ,#:')
+            or len(name.encode()) > 255
+        ):
+            raise ValueError(
+                f"OpenSearch does not take {name!r} for the name of an index: use lower case, without signs but - and _"
+            )
+        connection = Connection(server, auth=auth, ca_certs=ca_certs, timeout=timeout)
+        super().__init__(RemoteIndex(connection, name), TermNames(vocabulary))
+
+    @property
+    def contract(self) -> Contract | None:
+        """The contract of the encoder of the documents; None if it is unknown or nothing is built."""
+        metadata = self.remote.find()
+        return None if metadata is None else metadata.contract
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """What the index holds: documents, empty_documents, postings, dropped (weights that became 0), quantization_loss.
+
+        Raises:
+            ImpactIndexError: There is no complete index.
+        """
+        metadata = self.remote.open(self.names.scheme)
+        names = ("documents", "empty_documents", "postings", "dropped", "quantization_loss")
+        return {name: getattr(metadata, name) for name in names}
+
+    def built(self) -> bool:
+        """Whether there is an index, and complete."""
+        metadata = self.remote.find()
+        return metadata is not None and metadata.complete
+
+    def __len__(self) -> int:
+        return self.remote.count()
+
+    def __bool__(self) -> bool:
+        return True  # whatever its length, for which the server would be asked
+
+    def toks_indexer(
+        self,
+        *,
+        meta: Iterable[str] | Mapping[str, str] = (),
+        text: str | None = None,
+        analyzer: str = "english",
+        scale: float = 1.0,
+        shards: int = 1,
+        replicas: int = 1,
+        overwrite: bool = False,
+        max_empty: float = 0.5,
+        parallel: int = 2,
+        request_bytes: int = 5_000_000,
+        verbose: bool = False,
+    ) -> OpenSearchIndexer:
+        """Return an indexer of documents with ``docno`` and ``toks`` (term to impact).
+
+        Weights are multiplied by ``scale`` and rounded half up; those that become 0, and those below, are left out. Refused,
+        with a message that names the document, is what OpenSearch would change silently: an impact above 512, and terms and
+        docnos that it cannot store exactly; also a docno that comes again, and a weight that is not finite.
+
+        Args:
+            meta: Fields to store, to filter by and to return: their names, or name to type of OpenSearch ("keyword", "integer",
+                "date", ...; a name alone is a keyword).
+            text: Field with text to index for :meth:`bm25`.
+            analyzer: OpenSearch's analyzer of that text. The default stems and drops stop words.
+            scale: Factor of the weights. 1 keeps the impacts of ``csplade.doc_encoder()``.
+            shards: Primary shards; ours is a shard per 10 to 50 GB, as OpenSearch recommends.
+            replicas: Copies of each shard when the load is done; there are none during it.
+            overwrite: Whether to delete an index of this name first. To replace one without a gap, load under another name and
+                let an alias point to it.
+            max_empty: Largest share of documents without any impact, as in :meth:`ImpactIndex.toks_indexer`.
+            parallel: Bulk requests under way at a time.
+            request_bytes: Size of a bulk request, at most. OpenSearch recommends 5 to 15 MB.
+            verbose: Whether to show a progress bar.
+
+        Returns:
+            The indexer.
+        """
+        return OpenSearchIndexer(
+            self, fields=Fields.of(meta, text, analyzer), scale=scale, shards=shards, replicas=replicas, overwrite=overwrite,
+            max_empty=max_empty, parallel=parallel, request_bytes=request_bytes, verbose=verbose,
+        )  # fmt: skip
+
+    def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Any) -> OpenSearchIndex:
+        """Load documents with ``docno`` and ``toks``; see :meth:`toks_indexer` for the rules and options.
+
+        Args:
+            iter: The documents.
+            **kwargs: None are known.
+
+        Returns:
+            This index.
+        """
+        return self.toks_indexer().index(iter, **kwargs)
+
+    def index_vectors(
+        self, vectors: EncodedVectors, documents: Iterable[Mapping[str, Any]] | None = None, **options: Any
+    ) -> OpenSearchIndex:
+        """Load documents that were encoded before.
+
+        Args:
+            vectors: Their docnos and vectors.
+            documents: The documents in the same order, with ``docno`` and the fields, where ``options`` name fields to store.
+            **options: Arguments of :meth:`toks_indexer`.
+
+        Returns:
+            This index.
+        """
+        return self.toks_indexer(**options).index_vectors(vectors, documents)
+
+    def index_inputs(self) -> list[list[str]]:
+        """Return the columns that documents need."""
+        return self.toks_indexer().index_inputs()
+
+    def retriever(
+        self,
+        *,
+        num_results: int = 1000,
+        filter: Mapping[str, Any] | None = None,
+        include_fields: list[str] | None = None,
+        batch_size: int = 32,
+        verbose: bool = False,
+    ) -> OpenSearchRetriever:
+        """Return a retriever of queries with ``query_toks`` (term to weight), by dot product.
+
+        Args:
+            num_results: Documents for each query, from 1 to 10,000.
+            filter: A query of OpenSearch's query DSL that results must match, such as ``{"term": {"book": "physics"}}`` or
+                ``{"range": {"year": {"gte": 2020}}}``. It does not change scores.
+            include_fields: Stored fields to return beside the docno.
+            batch_size: Queries of a request.
+            verbose: Whether to show a progress bar.
+
+        Returns:
+            The retriever.
+        """
+        return OpenSearchRetriever(
+            self, num_results=num_results, filter=filter, include_fields=include_fields, batch_size=batch_size, verbose=verbose
+        )
+
+    def bm25(
+        self,
+        *,
+        num_results: int = 1000,
+        filter: Mapping[str, Any] | None = None,
+        include_fields: list[str] | None = None,
+        batch_size: int = 32,
+        verbose: bool = False,
+    ) -> BM25Retriever:
+        """Return a retriever of queries with ``query``, by BM25 on the text of the same documents.
+
+        Statistics are those of the whole index, however many shards it has. The arguments are those of :meth:`retriever`.
+        """
+        return BM25Retriever(
+            self, num_results=num_results, filter=filter, include_fields=include_fields, batch_size=batch_size, verbose=verbose
+        )
+
+    def scorer(self, *, batch_size: int = 32, verbose: bool = False) -> OpenSearchScorer:
+        """Return a transformer that scores documents of other systems by the dot product with ``query_toks``.
+
+        Args:
+            batch_size: Requests of up to 1,000 documents that are sent together.
+            verbose: Whether to show a progress bar.
+        """
+        return OpenSearchScorer(self, batch_size=batch_size, verbose=verbose)
+
+    def allow_query_terms(self, terms: int = 4096) -> None:
+        """Let queries have more terms than the 1,024 that a cluster allows at first.
+
+        It sets ``indices.query.bool.max_clause_count`` of the whole cluster, for all its indexes, until somebody changes it.
+
+        Args:
+            terms: Terms of a query, at most.
+        """
+        self.remote.allow_query_terms(terms)

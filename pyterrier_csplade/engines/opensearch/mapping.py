@@ -1,0 +1,228 @@
+"""What an index holds besides its documents: the mapping, and the metadata by which it is recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+from pyterrier_csplade._errors import ContractError, ImpactIndexError
+from pyterrier_csplade._version import __version__
+from pyterrier_csplade.vectors.contract import Contract
+from pyterrier_csplade.vectors.vocabulary import Vocabulary
+
+#: Field of the impacts, and of the docno.
+IMPACTS, DOCNO = "impacts", "docno"
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The fields of documents beside docno and impacts.
+
+    Attributes:
+        types: Field to type of OpenSearch, stored and open to filters.
+        text: Field that BM25 searches; None if there is none.
+        analyzer: How its text becomes terms.
+    """
+
+    types: Mapping[str, str] = field(default_factory=dict)
+    text: str | None = None
+    analyzer: str = "english"
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            if not isinstance(name, str) or not name or name in (IMPACTS, "toks") or name[0] == "_" or "." in name:
+                raise ValueError(
+                    f"{name!r} cannot be the name of a field: it is taken, empty, or has a dot or leading underscore"
+                )
+
+    @classmethod
+    def of(cls, meta: Iterable[str] | Mapping[str, str], text: str | None, analyzer: str) -> Fields:
+        """Read the arguments of an indexer."""
+        types = dict(meta) if isinstance(meta, Mapping) else dict.fromkeys([meta] if isinstance(meta, str) else meta, "keyword")
+        types = {name: kind for name, kind in types.items() if name not in (DOCNO, text)}
+        return cls(types, text, analyzer)
+
+    @property
+    def names(self) -> list[str]:
+        """All names."""
+        return [*self.types, *([] if self.text is None else [self.text])]
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """The properties of the mapping."""
+        properties: dict[str, Any] = {DOCNO: {"type": "keyword"}, IMPACTS: {"type": "rank_features"}}
+        properties |= {name: {"type": kind} for name, kind in self.types.items()}
+        if self.text is not None:
+            properties[self.text] = {"type": "text", "analyzer": self.analyzer}
+        return properties
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The ``csplade`` part of the mapping's ``_meta``.
+
+    Attributes:
+        names: How terms are called: ``TermNames.scheme``.
+        scale: By which weights were multiplied before they were rounded to impacts.
+        fields: The stored fields beside the docno.
+        text: Field that BM25 searches; None if there is none.
+        contract: The contract of the encoder of the documents; None if unknown.
+        complete: Whether all documents are there.
+        documents: How many there are; this and what follows is known when the index is complete.
+        empty_documents: Those without any impact.
+        postings: Impacts in all.
+        dropped: Weights above 0 that rounding made 0.
+        quantization_loss: Share of the sum of the weights that rounding changed.
+    """
+
+    names: Mapping[str, Any]
+    scale: float
+    fields: list[str]
+    text: str | None
+    contract: Contract | None
+    complete: bool = False
+    documents: int = 0
+    empty_documents: int = 0
+    postings: int = 0
+    dropped: int = 0
+    quantization_loss: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of ``_meta``."""
+        values = {name: value for name, value in asdict(self).items() if name not in ("names", "contract")}
+        contract = None if self.contract is None else self.contract.to_dict()
+        return {"csplade": {"format": _FORMAT, "version": __version__, **self.names, **values, "contract": contract}}
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], index: str) -> Metadata:
+        """Read a mapping.
+
+        Raises:
+            ImpactIndexError: It is not that of an index of this package, or of a newer version.
+        """
+        values = dict(mapping.get("_meta", {}).get("csplade", {}))
+        properties = mapping.get("properties", {})
+        types = [properties.get(name, {}).get("type") for name in (DOCNO, IMPACTS)]
+        if not values or types != ["keyword", "rank_features"]:
+            raise ImpactIndexError(f"{index} is not an index of impacts: its mapping lacks what this package puts there")
+        if values.pop("format") != _FORMAT:
+            raise ImpactIndexError(f"{index} is of a newer format: update pyterrier_csplade")
+        contract = values.pop("contract")
+        names = {name: values.pop(name) for name in ("terms", "vocabulary_sha256") if name in values}
+        values.pop("version")
+        return cls(
+            names=names,
+            contract=None if contract is None else Contract.from_dict(contract, source=f"the mapping of {index}"),
+            **values,
+        )
+
+    @classmethod
+    def join(cls, parts: Mapping[str, Metadata], index: str) -> Metadata:
+        """Return what several indexes are together; the largest of their losses stands for all.
+
+        Args:
+            parts: Name to metadata, at least one.
+            index: What they are called together, for messages.
+
+        Raises:
+            ImpactIndexError: Their scores cannot be compared.
+        """
+        (first_name, first), *others = parts.items()
+        for name, other in others:
+            for what in ("contract", "scale", "fields", "text"):
+                one, two = (getattr(part, what) for part in (first, other))
+                if what == "contract":
+                    one, two = (None if contract is None else contract.fingerprint for contract in (one, two))
+                if one != two:
+                    raise ImpactIndexError(f"{index} joins {first_name!r} and {name!r}, which differ in {what}: leave one out")
+        sums = ("documents", "empty_documents", "postings", "dropped")
+        return first.replace(
+            quantization_loss=max(part.quantization_loss for part in parts.values()),
+            **{name: sum(getattr(part, name) for part in parts.values()) for name in sums},
+        )
+
+    def check_same_build(self, wanted: Metadata, index: str) -> None:
+        """Refuse to go on with an index that was begun otherwise.
+
+        Raises:
+            ContractError: Its documents come from another encoder.
+            ImpactIndexError: They were quantised or named otherwise.
+        """
+        if self.contract is not None and wanted.contract is not None:
+            if self.contract.fingerprint != wanted.contract.fingerprint:
+                raise ContractError(
+                    f"{index} was begun with documents of {self.contract.summary}, these come from {wanted.contract.summary}: "
+                    "an index holds the vectors of one encoder; overwrite=True begins anew"
+                )
+            self._check("the encoder's impact scale", self.contract.impact_scale, wanted.contract.impact_scale, index)
+        self._check("scale", self.scale, wanted.scale, index)
+        self._check("names of terms", self.names, wanted.names, index)
+
+    def check_names(self, names: Mapping[str, Any], index: str) -> None:
+        """Refuse a reader that calls terms otherwise.
+
+        Raises:
+            ImpactIndexError: It does.
+        """
+        if names == self.names:
+            return
+        if self.names["terms"] == "strings":
+            remedy = "open it without vocabulary"
+        else:
+            remedy = "open it with vocabulary=csplade.vocabulary, of the model that encoded it"
+        raise ImpactIndexError(f"{index} calls terms by {self.names['terms']} of its own vocabulary: {remedy}")
+
+    def replace(self, **changes: Any) -> Metadata:
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
+
+    def _check(self, what: str, found: Any, wanted: Any, index: str) -> None:
+        if found != wanted:
+            raise ImpactIndexError(
+                f"{index} was begun with {what} {found}, not {wanted}: keep to it, or overwrite=True begins anew"
+            )
+
+
+# Lucene refuses terms above 32,766 bytes.
+_MAX_BYTES = 32_766
+
+
+class TermNames:
+    """Names for the terms of an index, a different one for each.
+
+    The server answers 201 to a term with a dot and never finds it, so a name has none. With a vocabulary, a term is called by
+    its token id, ``t12345``, which every implementation of a tokenizer knows. Without, by itself, with ``%25`` for ``%``,
+    ``%2E`` for ``.`` and ``%`` for the empty term, so that no two terms share a name.
+    """
+
+    def __init__(self, vocabulary: Vocabulary | None = None) -> None:
+        """Choose the scheme."""
+        self._vocabulary = vocabulary
+
+    @property
+    def scheme(self) -> dict[str, Any]:
+        """What an index must know of it: two that are equal give every term the same name."""
+        if self._vocabulary is None:
+            return {"terms": "strings"}
+        return {"terms": "token ids", "vocabulary_sha256": self._vocabulary.sha256}
+
+    def __call__(self, term: str) -> str | None:
+        """Return the name of a term; None if it cannot have one."""
+        if self._vocabulary is None:
+            return escape(term)
+        column = self._vocabulary.column(term)
+        return None if column is None else f"t{self._vocabulary.token_ids[column]}"
+
+
+@lru_cache(maxsize=2**18)
+def escape(term: str) -> str | None:
+    """Return a term without dots; None if UTF-8 cannot encode it or it is too long."""
+    name = term.replace("%", "%25").replace(".", "%2E") or "%"
+    try:
+        return name if len(name.encode("utf-8")) <= _MAX_BYTES else None
+    except UnicodeEncodeError:  # a lone surrogate
+        return None

@@ -1,0 +1,241 @@
+"""An index on its cluster: created, loaded, completed, and opened only when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import pyterrier as pt
+
+from pyterrier_csplade._errors import ImpactIndexError
+
+from .connection import RETRIED, Backoff, Connection, RequestRefusedError, ndjson
+from .mapping import Fields, Metadata, TermNames
+
+# Whoever opens an index or searches waits less than a load does (ours).
+_BACKOFF = Backoff(patience=30.0)
+_LOAD_BACKOFF = Backoff()
+
+_LOADING = {"index": {"refresh_interval": "-1", "number_of_replicas": 0}}
+
+
+class RemoteIndex:
+    """An index of a cluster, which need not exist yet."""
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        self.connection = connection
+        self.name = name
+        self._path = f"/{quote(name, safe='')}"
+
+    def __str__(self) -> str:
+        return f"{self.name!r} at {self.connection.name}"
+
+    def find(self) -> Metadata | None:
+        """Return what the index says of itself; None if there is none.
+
+        Raises:
+            ImpactIndexError: It is not an index of this package, or its name is an alias of several.
+        """
+        found = self._find_all()
+        if len(found) > 1:
+            raise ImpactIndexError(f"{self} stands for {len(found)} indexes, which can only be searched together: name one")
+        return next(iter(found.values()), None)
+
+    def open(self, names: Mapping[str, Any]) -> Metadata:
+        """Return what a complete index says of itself, or several that an alias joins.
+
+        Args:
+            names: How the reader calls terms.
+
+        Raises:
+            ImpactIndexError: There is no index, one is not complete, or it calls terms otherwise; or they do not go together.
+        """
+        found = self._find_all()
+        if not found:
+            raise ImpactIndexError(f"there is no index {self}: build it with (csplade.doc_encoder() >> index).index(...)")
+        for name, metadata in found.items():
+            if not metadata.complete:
+                raise ImpactIndexError(
+                    f"the load of {name!r} at {self.connection.name} is under way or broke off: run the same indexing again to "
+                    "complete it"
+                )
+            metadata.check_names(names, str(self))
+        return Metadata.join(found, str(self))
+
+    def begin(self, wanted: Metadata, fields: Fields, *, shards: int, overwrite: bool) -> None:
+        """Create the index, or go on with one whose load broke off, and set it up for a load.
+
+        Raises:
+            ContractError, ImpactIndexError: There is a complete index, or one that was begun otherwise.
+        """
+        if overwrite:
+            self._delete()
+        found = self.find()
+        if found is None and (found := self._create(wanted, fields, shards)) is None:
+            return
+        if found.complete:
+            raise ImpactIndexError(f"there is an index {self}: toks_indexer(overwrite=True) replaces it")
+        found.check_same_build(wanted, str(self))
+        self._check_fields(fields)
+        self._request("PUT", "/_settings", _LOADING)
+
+    def end_load(self, replicas: int) -> None:
+        """Set refreshes and replicas as they are to stay."""
+        self._request("PUT", "/_settings", _settled(replicas), backoff=_LOAD_BACKOFF)
+
+    def give_up_load(self, replicas: int) -> None:
+        """Do the same after a failure, as far as a cluster that may be gone lets it: one attempt, and no error."""
+        with contextlib.suppress(ImpactIndexError):
+            self._request("PUT", "/_settings", _settled(replicas), backoff=Backoff(patience=0.0))
+
+    def complete(self, metadata: Metadata) -> None:
+        """Mark the index complete."""
+        self._request("PUT", "/_mapping", {"_meta": metadata.to_dict()}, backoff=_LOAD_BACKOFF)
+
+    def refresh(self) -> None:
+        """Make what was loaded visible, on every shard."""
+        self._check_shards(self._request("POST", "/_refresh", backoff=_LOAD_BACKOFF))
+
+    def count(self) -> int:
+        """Return the number of documents on all shards."""
+        answer = self._request("GET", "/_count", backoff=_LOAD_BACKOFF)
+        self._check_shards(answer)
+        return int(answer["count"])
+
+    def search(self, bodies: Sequence[Mapping[str, Any]], **header: str) -> list[dict[str, Any]]:
+        """Search with several bodies in one request.
+
+        Args:
+            bodies: Bodies of searches.
+            **header: Settings of all of them.
+
+        Returns:
+            An answer for each, in order: with ``hits`` or with ``error``.
+        """
+        # A shard that fails must not make the result silently smaller.
+        lines: Iterable[Mapping[str, Any]] = (
+            line for body in bodies for line in ({"allow_partial_search_results": False}, body)
+        )
+        parts = "hits.hits.sort,hits.hits._source,error,status,timed_out"
+        params = {"filter_path": ",".join(f"responses.{part}" for part in parts.split(",")), **header}
+        body, pauses = ndjson(lines), _BACKOFF.pauses()
+        while True:
+            answers = self._request("POST", "/_msearch", body, params=params)["responses"]
+            busy = any(answer.get("status") in RETRIED for answer in answers)
+            pause = next(pauses, None) if busy else None
+            if pause is None:
+                break
+            time.sleep(pause)
+        if len(answers) != len(bodies) or any(answer.get("timed_out") for answer in answers):
+            raise ImpactIndexError(f"{self} answered only a part of the queries: try again")
+        return list(answers)
+
+    def allow_query_terms(self, terms: int) -> None:
+        """Set the cluster's limit of clauses of a query."""
+        settings = {"persistent": {"indices.query.bool.max_clause_count": terms}}
+        self.connection("PUT", "/_cluster/settings", settings, backoff=_BACKOFF)
+
+    def _find_all(self) -> dict[str, Metadata]:
+        self.connection.check()
+        # Not a 404 where there is no index, which the client would log as a warning.
+        answer = self._request("GET", "/_mapping", params={"ignore_unavailable": "true"})
+        return {
+            name: Metadata.from_mapping(values["mappings"], f"{name!r} at {self.connection.name}")
+            for name, values in sorted(answer.items())
+        }
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | bytes | None = None,
+        *,
+        params: Mapping[str, str] | None = None,
+        backoff: Backoff | None = None,
+    ) -> dict[str, Any]:
+        return self.connection(method, self._path + path, body, params=params, backoff=backoff or _BACKOFF)
+
+    def _create(self, metadata: Metadata, fields: Fields, shards: int) -> Metadata | None:
+        """Create the index; return what it says of itself if it is there already."""
+        body = {
+            "settings": {"index": {"number_of_shards": shards, **_LOADING["index"]}},
+            "mappings": {
+                "_meta": metadata.to_dict(),
+                "dynamic": "strict",
+                # Impacts are searched and not read back: left out of the stored source, they take less than half the space.
+                "_source": {"excludes": ["impacts"]},
+                "properties": fields.properties,
+            },
+        }
+        try:
+            self._request("PUT", "", body)
+        except RequestRefusedError as refused:
+            if "rank_features" in refused.reason:
+                raise ImpactIndexError(
+                    f"{self.connection.name} has no fields of type rank_features: install its module mapper-extras"
+                ) from None
+            if refused.kind == "resource_already_exists_exception":
+                return self.find()  # an earlier attempt, whose answer was lost, or another process
+            raise
+        return None
+
+    def _check_fields(self, fields: Fields) -> None:
+        (values,) = self._request("GET", "/_mapping").values()
+        found, wanted = values["mappings"]["properties"], fields.properties
+        for name in sorted(found.keys() | wanted.keys()):
+            # The server drops the analyzer of a mapping where it is the default.
+            one, other = ({"analyzer": "default", **given} for given in (found.get(name, {}), wanted.get(name, {})))
+            if one != other:
+                raise ImpactIndexError(
+                    f"{self} was begun with another field {name!r}: keep to the fields, or overwrite=True begins anew"
+                )
+
+    def _delete(self) -> None:
+        try:
+            self._request("DELETE", "")
+        except RequestRefusedError as refused:
+            if refused.status != 404:
+                raise
+
+    def _check_shards(self, answer: Mapping[str, Any]) -> None:
+        failed = answer.get("_shards", {}).get("failed", 0)
+        if failed:
+            raise ImpactIndexError(f"{failed} shards of {self} did not answer: is a node down?")
+
+
+class ServedIndex(pt.Indexer):
+    """An index on a cluster, and how its terms are called there: what retrievers and indexers need to know.
+
+    :class:`OpenSearchIndex` adds what one can do with it.
+
+    Attributes:
+        remote: The index.
+        names: Names of its terms.
+    """
+
+    def __init__(self, remote: RemoteIndex, names: TermNames) -> None:
+        """Pair an index with the names of its terms."""
+        super().__init__()
+        self.remote = remote
+        self.names = names
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.remote.connection.name!r}, {self.remote.name!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ServedIndex) and self.identity == other.identity
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """Equal for two objects that mean the same index."""
+        return (self.remote.connection.name, self.remote.name, *self.names.scheme.values())
+
+
+def _settled(replicas: int) -> dict[str, Any]:
+    return {"index": {"refresh_interval": None, "number_of_replicas": replicas}}

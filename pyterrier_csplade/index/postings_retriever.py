@@ -1,0 +1,196 @@
+"""Retrieval from the arrays of postings of an index."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+from pyterrier_csplade._errors import DataError
+from pyterrier_csplade.index.search.algorithm import Algorithm, Budget, Hits, Searcher
+from pyterrier_csplade.index.search.postings import Postings
+from pyterrier_csplade.vectors.checks import check_contracts, check_weights, text_qids
+from pyterrier_csplade.vectors.contract import Contract
+
+from .retrieval import IndexRetriever
+from .stored import StoredIndex
+
+
+class PostingsRetriever(IndexRetriever):
+    """Retrieves from arrays of postings, without Java, by the dot product of query weights and impacts.
+
+    Scores are the sums of the products in double precision; documents with equal scores come in the order of indexing. A query
+    without a term of the index (empty, None, weights of 0, unknown terms only) has no rows in the result. With a budget the
+    result has a column ``query_cut``: whether it ended the search of the query.
+    """
+
+    schematic = {"label": "PostingsRetriever", "help_url": None}
+
+    def __init__(
+        self,
+        impact_index: StoredIndex,
+        algorithm: Algorithm,
+        *,
+        num_results: int = 1000,
+        max_terms: int | None = None,
+        max_postings: int | None = None,
+        max_ms: float | None = None,
+        include_fields: list[str] | None = None,
+        threads: int = 1,
+        verbose: bool = False,
+    ) -> None:
+        """Create a retriever; :meth:`ImpactIndex.retriever` explains the arguments."""
+        super().__init__(impact_index, num_results=num_results, include_fields=include_fields, threads=threads, verbose=verbose)
+        if max_terms is not None and max_terms < 1:
+            raise ValueError(f"max_terms must be at least 1, or None for all terms, found {max_terms}")
+        self.algorithm = algorithm
+        self.max_terms = max_terms
+        self.max_postings = max_postings
+        self.max_ms = max_ms
+        self._budget = Budget(max_postings, max_ms)
+        self._opened: tuple[Postings, Searcher] | None = None
+
+    def _settings(self) -> dict[str, tuple[Any, Any]]:
+        return {
+            **self.algorithm.settings(),
+            **super()._settings(),
+            "max_terms": (self.max_terms, None),
+            "max_postings": (self.max_postings, None),
+            "max_ms": (self.max_ms, None),
+        }
+
+    @property
+    def _new_columns(self) -> list[str]:
+        return [*super()._new_columns, *(["query_cut"] if self._budget else [])]
+
+    def _open(self) -> Contract | None:
+        postings = self.impact_index.postings(verbose=self.verbose)
+        if self._opened is None or self._opened[0] is not postings:  # the index may have been built again
+            self._opened = postings, self.algorithm.prepare(postings)
+        return postings.contract
+
+    def _search(self, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
+        if self.threads == 1:
+            return self._named(queries, map(self._search_one, queries.values()))
+        with ThreadPoolExecutor(self.threads) as executor:
+            return self._named(queries, executor.map(self._search_one, queries.values()))
+
+    def _named(self, queries: dict[str, dict[str, float]], hits: Iterator[Hits]) -> dict[str, Hits]:
+        if self.verbose:
+            hits = pt.tqdm(hits, desc=self.algorithm.name, total=len(queries), unit="q")
+        return dict(zip(queries, hits))
+
+    def _search_one(self, weights: dict[str, float]) -> Hits:
+        assert self._opened is not None
+        postings, searcher = self._opened
+        if self.max_terms is not None and len(weights) > self.max_terms:
+            known = (term for term in weights if postings.number(term) is not None)
+            weights = {term: weights[term] for term in heapq.nlargest(self.max_terms, known, key=weights.__getitem__)}
+        query = postings.query(weights)
+        postings.check(query.terms)
+        return searcher(query, self.num_results, self._budget) if len(query) else Hits.none()
+
+    def _read(self, field: str, docids: np.ndarray) -> Any:
+        assert self._opened is not None
+        if field == "docno":
+            return self._opened[0].docnos.take(docids)
+        return self.impact_index.read_field(field, docids, self._opened[0].index)
+
+    def _frame(self, queries: pd.DataFrame, hits: list[Hits]) -> pd.DataFrame:
+        frame = super()._frame(queries, hits)
+        if self._budget:
+            cut = np.repeat(np.array([found.cut for found in hits], bool), [len(found.docids) for found in hits])
+            frame = frame.assign(query_cut=cut)
+        return frame
+
+
+class PostingsScorer(pt.Transformer):
+    """Scores given documents by the dot product of query weights and their impacts in an index.
+
+    Scores are those of the index's retrievers, to the last bit; a document without a term of the query has the score 0. Rows
+    keep their order; of equal scores the first ranks first.
+    """
+
+    schematic = {"label": "PostingsScorer", "help_url": None}
+
+    def __init__(self, impact_index: StoredIndex, *, verbose: bool = False) -> None:
+        """Create a scorer; :meth:`ImpactIndex.scorer` explains the arguments."""
+        self.impact_index = impact_index
+        self.verbose = verbose
+        self._numbers: tuple[Postings, dict[str, int]] | None = None
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Add ``score`` and ``rank``, or replace them.
+
+        Args:
+            inp: Results with ``qid``, ``docno`` and ``query_toks`` (term to weight), the same in all rows of a qid.
+
+        Raises:
+            ContractError: The queries come from another encoder than the documents.
+            DataError: A document is not in the index, a weight is negative or not finite, or a qid has two queries.
+            ImpactIndexError: There is no index, or it is damaged.
+        """
+        pt.validate.columns(inp, includes=["qid", "docno", "query_toks"], context=self)
+        scores = np.zeros(len(inp))
+        if len(inp):
+            postings = self.impact_index.postings(verbose=self.verbose)
+            docids = self._docids(postings, inp["docno"])
+            queries, rows = self._queries(inp)
+            check_contracts(queries, postings.contract, str(self.impact_index.path))
+            bar = pt.tqdm(zip(queries["qid"], queries["query_toks"]), desc="scoring", unit="q", disable=not self.verbose)
+            for qid, toks in bar:
+                scores[rows[qid]] = _scores(postings, check_weights(toks, qid), docids[rows[qid]])
+        ranked: pd.DataFrame = pt.model.add_ranks(inp.assign(score=scores))
+        return ranked
+
+    def transform_inputs(self) -> list[list[str]]:
+        """Return the columns that results need."""
+        return [["qid", "docno", "query_toks"]]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PostingsScorer) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __repr__(self) -> str:
+        return f"{self.impact_index!r}.scorer()"
+
+    def _identity(self) -> tuple[Any, ...]:
+        return type(self), self.impact_index.directory, self.impact_index.memory
+
+    def _docids(self, postings: Postings, docnos: pd.Series) -> np.ndarray:
+        if self._numbers is None or self._numbers[0] is not postings:  # the index may have been built again
+            self._numbers = postings, {docno: number for number, docno in enumerate(postings.docnos)}
+        numbers = self._numbers[1]
+        missing = [docno for docno in docnos if docno not in numbers]
+        if missing:
+            raise DataError(f"document {missing[0]!r} is not in {self.impact_index.path}, nor are {len(missing) - 1:,} others")
+        return np.array([numbers[docno] for docno in docnos], dtype=np.int64)
+
+    def _queries(self, inp: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+        """Return a frame of the queries, and the places of each one's rows."""
+        frame = pd.DataFrame({"qid": text_qids(inp).to_numpy(), "query_toks": inp["query_toks"].to_numpy()})
+        queries = frame.drop_duplicates("qid")
+        first = dict(zip(queries["qid"], queries["query_toks"]))
+        for qid, toks in zip(frame["qid"], frame["query_toks"]):
+            if toks is not first[qid] and toks != first[qid]:
+                raise DataError(f"qid {qid!r} has two queries: a qid names one query")
+        return queries, frame.groupby("qid", sort=False).indices
+
+
+def _scores(postings: Postings, weights: dict[str, float], docids: np.ndarray) -> np.ndarray:
+    scores = np.zeros(len(docids))
+    query = postings.query(weights)
+    postings.check(query.terms)
+    for term, weight in zip(query.terms.tolist(), query.weights.tolist()):
+        found, impacts = postings.list_of(term)
+        places = np.minimum(np.searchsorted(found, docids), len(found) - 1)
+        both = found[places] == docids
+        scores[both] += weight * impacts[places[both]]
+    return scores

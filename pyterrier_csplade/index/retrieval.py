@@ -1,0 +1,135 @@
+"""What all retrievers of an impact index have in common: everything but the search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+from pyterrier_csplade.index.search.algorithm import Hits
+from pyterrier_csplade.vectors.checks import as_names, check_contracts, check_positive, check_weights, query_ids
+from pyterrier_csplade.vectors.contract import Contract
+
+from .stored import StoredIndex
+
+
+class IndexRetriever(pt.Transformer):
+    """Retrieves by the dot product of query weights and impacts.
+
+    Documents with equal scores come in the order of indexing. A query without a term of the index (empty, None, weights of 0,
+    unknown terms only) has no rows in the result.
+    """
+
+    def __init__(
+        self,
+        impact_index: StoredIndex,
+        *,
+        num_results: int = 1000,
+        include_fields: list[str] | None = None,
+        threads: int = 1,
+        verbose: bool = False,
+    ) -> None:
+        """Create a retriever; :meth:`ImpactIndex.retriever` explains the arguments."""
+        check_positive(num_results=num_results, threads=threads)
+        self.impact_index = impact_index
+        self.num_results = num_results
+        self.include_fields = as_names(include_fields)
+        self.threads = threads
+        self.verbose = verbose
+
+    def _open(self) -> Contract | None:
+        """Make ready to search; return the contract of the documents, None if unknown."""
+        raise NotImplementedError
+
+    def _search(self, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
+        """Search with queries (qid to weights above 0, at least one), whose terms the index may not hold."""
+        raise NotImplementedError
+
+    def _read(self, field: str, docids: np.ndarray) -> Any:
+        """Return a metadata field of documents, of which some may stand several times: array or list of str."""
+        raise NotImplementedError
+
+    def _settings(self) -> dict[str, tuple[Any, Any]]:
+        """Arguments beside the index and ``verbose``: name to value and default."""
+        return {
+            "num_results": (self.num_results, 1000),
+            "include_fields": (self.include_fields, None),
+            "threads": (self.threads, 1),
+        }
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Search.
+
+        Args:
+            inp: Queries with ``qid`` and ``query_toks`` (term to weight).
+
+        Returns:
+            The input's columns (a ``docid``, ``score`` or ``rank`` is replaced), ``docid``, ``docno``, the included fields,
+            ``rank`` and ``score``, in the order of the queries.
+
+        Raises:
+            ContractError: The queries come from another encoder than the documents.
+            DataError: A weight is negative or not finite, or a qid is missing or stands twice.
+            ImpactIndexError: There is no index, it is damaged, or the search failed.
+        """
+        pt.validate.query_frame(inp, extra_columns=["query_toks"], context=self)
+        qids = query_ids(inp)
+        weights = {qid: check_weights(toks, qid) for qid, toks in zip(qids, inp["query_toks"])}
+        weights = {qid: query for qid, query in weights.items() if query}
+        hits = {}
+        if weights:
+            check_contracts(inp, self._open(), str(self.impact_index.path))
+            hits = self._search(weights)
+        return self._frame(inp.assign(qid=qids), [hits.get(qid, Hits.none()) for qid in qids])
+
+    def transform_inputs(self) -> list[list[str]]:
+        """Return the columns that queries need."""
+        return [["qid", "query_toks"]]
+
+    def transform_outputs(self, input_columns: list[str]) -> list[str]:
+        """Return the columns of the result."""
+        pt.validate.query_frame(input_columns, extra_columns=["query_toks"], context=self)
+        return [column for column in input_columns if column not in self._new_columns] + self._new_columns
+
+    def fuse_rank_cutoff(self, k: int) -> pt.Transformer | None:
+        """Push a rank cutoff into the search; never relaxes a stricter one."""
+        return self if k >= self.num_results else pt.inspect.transformer_apply_attributes(self, num_results=k)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, IndexRetriever) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __repr__(self) -> str:
+        changed = [f"{name}={value!r}" for name, (value, default) in self._settings().items() if value != default]
+        return f"{self.impact_index!r}.retriever({', '.join(changed)})"
+
+    @property
+    def _fields(self) -> list[str]:
+        return ["docno", *(field for field in self.include_fields or () if field != "docno")]
+
+    @property
+    def _new_columns(self) -> list[str]:
+        return ["docid", *self._fields, "rank", "score"]
+
+    def _identity(self) -> tuple[Any, ...]:
+        values = {name: value for name, (value, _) in self._settings().items()} | {"include_fields": tuple(self._fields)}
+        return (type(self), self.impact_index.directory, self.impact_index.memory, *values.items())
+
+    def _frame(self, queries: pd.DataFrame, hits: list[Hits]) -> pd.DataFrame:
+        """Return a row for each hit: the query's columns and the new ones."""
+        hits = [*hits, Hits.none()]  # arrays of the right type where there is no query
+        counts = [len(found.docids) for found in hits]
+        docids = np.concatenate([found.docids for found in hits])
+        # Column by column: each step of a chain of frames costs as much as the search of a small collection.
+        rows = np.repeat(np.arange(len(queries)), counts[:-1])
+        columns = {name: queries[name].array.take(rows) for name in queries.columns if name not in self._new_columns}
+        columns["docid"] = docids
+        for field in self._fields:
+            columns[field] = pd.Series(self._read(field, docids) if len(docids) else [], dtype="str")
+        columns["rank"] = np.concatenate([np.arange(count) for count in counts])
+        columns["score"] = np.concatenate([found.scores for found in hits])
+        return pd.DataFrame(columns, copy=False)

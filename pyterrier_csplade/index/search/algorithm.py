@@ -1,0 +1,141 @@
+"""The seam between retrievers and algorithms."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from .postings import Postings, Query
+
+
+@dataclass(frozen=True)
+class Hits:
+    """The documents that were found for a query, the best first.
+
+    Attributes:
+        docids: int64 array.
+        scores: float64 array.
+        cut: Whether a budget ended the search before everything was looked at.
+    """
+
+    docids: np.ndarray
+    scores: np.ndarray
+    cut: bool = False
+
+    @classmethod
+    def none(cls) -> Hits:
+        """Return no hits."""
+        return cls(np.zeros(0, np.int64), np.zeros(0))
+
+
+# Name of an algorithm to its module and class; modules are imported when they are first used.
+_ALGORITHMS = {
+    "exhaustive": ("exhaustive", "Exhaustive"),
+    "maxscore": ("maxscore", "MaxScore"),
+    "guided": ("guided", "Guided"),
+    "bmp": ("bmp", "BlockMaxPruning"),
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a search may cost; None does not limit.
+
+    Attributes:
+        postings: Postings to score.
+        ms: Milliseconds.
+    """
+
+    postings: int | None = None
+    ms: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("postings", "ms"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"max_{name} must be above 0, or None for no limit, found {value}")
+
+    def __bool__(self) -> bool:
+        return self.postings is not None or self.ms is not None
+
+    def start(self) -> Spending:
+        """Start the clock."""
+        return Spending(self)
+
+
+class Spending:
+    """What a search has spent of its budget."""
+
+    def __init__(self, budget: Budget) -> None:
+        """Start the clock."""
+        self._budget = budget
+        self._end = None if budget.ms is None else time.perf_counter() + budget.ms / 1000
+        self.postings = 0
+
+    def exhausted(self, postings: int = 0) -> bool:
+        """Whether nothing is left, or less than some more postings need."""
+        limit = self._budget.postings
+        too_many = limit is not None and self.postings > 0 and self.postings + max(postings, 1) > limit
+        return too_many or (self._end is not None and time.perf_counter() >= self._end)
+
+
+class Searcher(Protocol):
+    """Searches the postings that it was prepared for; called from several threads at a time."""
+
+    def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
+        """Return the best documents of a query.
+
+        Args:
+            query: At least one term; the lists of all are checked.
+            k: Documents to return, at most.
+            budget: What the search may cost. The first step is always made.
+
+        Returns:
+            Documents with a score above 0, the best first, of equal ones those indexed first.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A way to search: its fields are its options, each with a default."""
+
+    name: ClassVar[str]
+
+    def prepare(self, postings: Postings) -> Searcher:
+        """Make ready to search."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, tuple[Any, Any]]:
+        """Name of the algorithm and its options: name to value and default."""
+        options = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)}
+        return {"algorithm": (self.name, "terrier"), **options}
+
+
+def algorithm(name: str, options: dict[str, Any]) -> Algorithm:
+    """Return an algorithm.
+
+    Args:
+        name: Its name.
+        options: Its options.
+
+    Raises:
+        ValueError: There is no such algorithm, or an option has a value that is not allowed.
+        TypeError: It has no such option.
+    """
+    if name not in _ALGORITHMS:
+        raise ValueError(f"algorithm must be one of terrier, {', '.join(_ALGORITHMS)}, found {name!r}")
+    module, class_name = _ALGORITHMS[name]
+    found: type[Algorithm] = getattr(importlib.import_module(f".{module}", __package__), class_name)
+    known = [field.name for field in dataclasses.fields(found)]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise TypeError(
+            f"algorithm {name!r} has no option {unknown[0]!r}, only {', '.join(known) or 'those of all algorithms'}"
+        )
+    return found(**options)

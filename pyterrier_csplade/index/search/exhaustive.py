@@ -1,0 +1,90 @@
+"""Exhaustive search: every posting of every term of the query is scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from .algorithm import Algorithm, Budget, Hits, Searcher
+from .kernels.available import has_numba, kernels
+from .postings import Postings, Query
+from .ranking import Scratch, ranked
+
+
+@dataclass(frozen=True)
+class Exhaustive(Algorithm):
+    """Term at a time, the reference for all others.
+
+    With a budget, the terms that may add least are left out when it is spent: the scores that are returned are then parts of
+    the dot products.
+    """
+
+    name: ClassVar[str] = "exhaustive"
+
+    def prepare(self, postings: Postings) -> Searcher:
+        """Make ready to search; with numba in compiled code, which is much faster."""
+        return _CompiledSearcher(postings) if has_numba() else _NumpySearcher(postings)
+
+
+class _NumpySearcher:
+    """Adds list after list to the scores of all documents."""
+
+    def __init__(self, postings: Postings) -> None:
+        self._postings = postings
+
+    def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
+        scores = np.zeros(len(self._postings))
+        spent, cut = budget.start(), False
+        for term, weight in zip(query.terms.tolist(), query.weights.tolist()):
+            docids, impacts = self._postings.list_of(term)
+            cut = spent.exhausted(len(docids))
+            if cut:
+                break
+            self._add(docids, impacts, weight, scores)
+            spent.postings += len(docids)
+        return best(scores, k, cut=cut)
+
+    def _add(self, docids: np.ndarray, impacts: np.ndarray, weight: float, scores: np.ndarray) -> None:
+        # A document stands once in a list, so no addition is lost.
+        scores[docids] += weight * impacts
+
+
+class _CompiledSearcher(_NumpySearcher):
+    """Scores window after window of documents, or, with a budget, list after list."""
+
+    def __init__(self, postings: Postings) -> None:
+        super().__init__(postings)
+        self._kernels = kernels("exhaustive", "compiled search")
+        self._lists = postings.starts, postings.docids, postings.impacts
+        self._scratch = Scratch()
+
+    def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
+        if budget:
+            return super().__call__(query, k, budget)
+        kernel, documents = self._kernels, len(self._postings)
+        k = min(k, documents)
+        # A small collection needs no whole window, and to fill one with zeros takes as long as the search.
+        window = min(kernel.WINDOW, -(-documents // kernel.CHUNK) * kernel.CHUNK)
+        best = self._scratch.array("docids", max(4 * k, 4096), np.int64), self._scratch.array("best", max(4 * k, 4096))
+        scores = self._scratch.array("scores", window)
+        count = kernel.exhaustive(self._lists, query.terms, query.weights, documents, k, scores, best)
+        return ranked(best[0][:count], best[1][:count])
+
+    def _add(self, docids: np.ndarray, impacts: np.ndarray, weight: float, scores: np.ndarray) -> None:
+        self._kernels.add_list(docids, impacts, weight, scores)
+
+
+def best(scores: np.ndarray, k: int, *, cut: bool = False) -> Hits:
+    """Return the k largest scores above 0, of equal ones those of the first documents.
+
+    Args:
+        scores: float64 [documents].
+        k: How many.
+        cut: Whether the search was cut.
+    """
+    least = 0.0 if k >= len(scores) else float(np.partition(scores, len(scores) - k)[len(scores) - k])
+    docids = np.flatnonzero(scores >= least if least > 0 else scores)
+    order = docids[np.argsort(-scores[docids], kind="stable")[:k]]
+    return Hits(order, scores[order], cut)

@@ -1,0 +1,177 @@
+"""Guided traversal: a cheap model decides which documents are scored by the learned one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol, get_args
+
+import numpy as np
+import pyterrier as pt
+
+from pyterrier_csplade._errors import ImpactIndexError
+from pyterrier_csplade.storage.arrays import ArrayFile, ArrayWriter
+from pyterrier_csplade.storage.workspace import publishing
+
+from .algorithm import Algorithm, Searcher
+from .maxscore import MaxScoreSearcher
+from .postings import Postings
+
+
+@dataclass(frozen=True)
+class Guided(Algorithm):
+    """MaxScore over postings with two impacts, the learned one and a guide's (2GTI: Qiao et al., WWW 2023, arXiv 2305.01203).
+
+    Each share is that of the guide, from 0 to 1, in a score: alpha in the bounds by which lists are left out, beta in those by
+    which documents are, gamma in the final score. (0, 0, 0) is exact MaxScore, (1, 1, 0) is GT and (1, 1, 0.5) GTI of Mallia et
+    al. (SIGIR 2022, arXiv 2204.11314). A heuristic: what the guide ranks low is lost, so report recall with latency.
+
+    Both impacts are multiplied by the same query weights, and the guide's are brought to the scale of the learned ones.
+    Thresholds rise after each window of 4,096 documents, not after each document: less is left out than in the papers.
+
+    Attributes:
+        guide: Name of a guide that ``index.add_guide`` made.
+        alpha: Share in global bounds.
+        beta: Share in local bounds.
+        gamma: Share in final scores.
+        fill: What stands where the guide has no impact: "zero", "one", or "scaled" (2GTI's best).
+    """
+
+    name: ClassVar[str] = "guided"
+
+    guide: str = "bm25"
+    alpha: float = 1.0
+    beta: float = 1.0
+    gamma: float = 0.0
+    fill: Fill = "scaled"
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta", "gamma"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, found {getattr(self, name)}")
+        check_fill(self.fill)
+
+    def prepare(self, postings: Postings) -> Searcher:
+        """Make ready to search.
+
+        Raises:
+            CspladeError: numba is not installed.
+            ImpactIndexError: The index has no such guide.
+        """
+        guides, maxima, scale = read_guide(postings, self.guide, self.fill)
+        mix = float(self.alpha), float(self.beta), float(self.gamma)  # compiled for three numbers of one type
+        return MaxScoreSearcher(postings, guides=guides, max_guides=maxima, scale=scale, mix=mix)
+
+
+#: What stands for the guide's impact where a posting of the index is none of the guide.
+Fill = Literal["zero", "one", "scaled"]
+
+# Guides are quantised to 8 bits, as in Mallia et al.
+_LARGEST = 255
+
+
+class GuideSource(Protocol):
+    """The weights that a guide gives to terms of documents.
+
+    Attributes:
+        largest: The largest weight.
+        description: What it is, for people to read.
+    """
+
+    largest: float
+    description: str
+
+    def list_of(self, term: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the documents with a weight for a term, increasing, in the numbers of the index, and the weights, above 0."""
+        ...
+
+
+def guide_path(directory: Path, name: str) -> Path:
+    """Return the file of a guide.
+
+    Raises:
+        ValueError: The name cannot be that of a file.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        raise ValueError(f"a guide's name has 1 to 64 letters, digits, - and _, found {name!r}")
+    return directory / f"csplade_guide_{name}.bin"
+
+
+def write_guide(postings: Postings, directory: Path, name: str, source: GuideSource, *, verbose: bool = False) -> None:
+    """Write a guide of an index: one byte for each of its postings.
+
+    Args:
+        postings: The postings of the index. What only the guide has is left out: it adds nothing to a learned score.
+        directory: The directory of the index.
+        name: The guide's name.
+        source: Its weights.
+        verbose: Whether to show a progress bar.
+
+    Raises:
+        ImpactIndexError: The directory cannot be written.
+    """
+    path = guide_path(directory, name)
+    with publishing(directory, path.name) as temporary:
+        writer = ArrayWriter(temporary)
+        guides = writer.allocate("guides", len(postings.docids), np.uint8)
+        scale = _LARGEST / source.largest if source.largest > 0 else 0.0
+        for number, term in enumerate(pt.tqdm(postings.terms, desc=f"guide {name}", unit="term", disable=not verbose)):
+            docids, weights = source.list_of(term)
+            own = postings.list_of(number)[0]
+            places = np.searchsorted(own, docids)
+            places[places == len(own)] = 0
+            both = own[places] == docids if len(docids) else np.zeros(0, bool)
+            values = np.clip(np.rint(weights[both] * scale), 1, _LARGEST)
+            guides[postings.starts[number] + places[both]] = values.astype(np.uint8)
+        writer.finish({"index": postings.index, "description": source.description})
+
+
+def read_guide(postings: Postings, name: str, fill: Fill) -> tuple[np.ndarray, np.ndarray, float]:
+    """Open a guide.
+
+    Args:
+        postings: The postings that it belongs to.
+        name: Its name.
+        fill: What stands where it has no impact: "zero"; "one", the smallest impact; or "scaled", the learned impact times the
+            ratio of the guide's mean to the learned one, over postings that have both (2GTI).
+
+    Returns:
+        uint8 [postings], its largest value for each term, and what one counts in learned impacts: both have one largest value.
+
+    Raises:
+        ImpactIndexError: There is none for this index, or it is damaged.
+    """
+    path = guide_path(postings.file.path.parent, name)
+    try:
+        file = ArrayFile(path)
+    except FileNotFoundError:
+        raise ImpactIndexError(f"the index has no guide {name!r}: make it with index.add_guide(...)") from None
+    if file.metadata["index"] != postings.index:
+        raise ImpactIndexError(f"{path} belongs to another index: make it again with index.add_guide(...)")
+    guides = _filled(file["guides"], postings.impacts, fill)
+    maxima = np.maximum.reduceat(guides, postings.starts[:-1]) if len(guides) else guides
+    return guides, maxima, float(postings.max_impacts.max(initial=0)) / _LARGEST
+
+
+def check_fill(fill: str) -> None:
+    """Refuse an unknown way to fill.
+
+    Raises:
+        ValueError: It is unknown.
+    """
+    if fill not in get_args(Fill):
+        raise ValueError(f"fill must be one of {', '.join(get_args(Fill))}, found {fill!r}")
+
+
+def _filled(guides: np.ndarray, impacts: np.ndarray, fill: Fill) -> np.ndarray:
+    missing = guides == 0
+    if fill == "zero" or not missing.any():
+        return guides
+    filled = guides.copy()
+    if fill == "one" or missing.all():
+        filled[missing] = 1
+    else:
+        ratio = float(guides[~missing].mean() / impacts[~missing].mean())
+        filled[missing] = np.clip(np.rint(impacts[missing] * ratio), 1, _LARGEST).astype(np.uint8)
+    return filled

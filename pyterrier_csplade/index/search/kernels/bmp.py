@@ -1,0 +1,171 @@
+"""The compiled loops of block-max pruning: bounds of blocks, and the search in blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .common import add_up_to, advance, compiled
+
+#: Documents that are scored together at most, where blocks stand close to each other: their scores stay in a core's cache.
+WINDOW = 2**14
+# Documents of which the postings are read one by one, instead of looking for the last one first (ours).
+_SHORT = 512
+#: Postings that are scored in the time in which the next place of a list is found (ours, measured).
+JUMP = 40
+
+
+@compiled
+def bound_blocks(
+    terms: np.ndarray,
+    weights: np.ndarray,
+    starts: tuple[np.ndarray, np.ndarray],
+    blocks: np.ndarray,
+    maxima: np.ndarray,
+    bounds: np.ndarray,
+) -> None:
+    """Add up the largest score that a document of each block may have.
+
+    Args:
+        terms: Numbers of the query's terms.
+        weights: float32: what one unit of their stored maxima adds to a score.
+        starts: ``starts`` and ``block_starts`` of ``BlockLists`` in ``blocks.py``.
+        blocks: As there.
+        maxima: As there.
+        bounds: float32 [blocks], to be filled.
+    """
+    bounds[:] = 0
+    for i in range(len(terms)):
+        weight, start, end = weights[i], starts[0][terms[i]], starts[0][terms[i] + 1]
+        first = starts[1][terms[i]]
+        if starts[1][terms[i] + 1] == first:  # a maximum for each block
+            row = maxima[start:end]
+            for j in range(len(row)):
+                bounds[j] += weight * np.float32(row[j])
+        else:
+            numbers, row = blocks[first : first + end - start], maxima[start:end]
+            for j in range(len(row)):
+                bounds[numbers[j]] += weight * np.float32(row[j])
+
+
+@compiled
+def search_blocks(
+    blocks: np.ndarray,
+    bounds: np.ndarray,
+    least: float,
+    scale: float,
+    sizes: tuple[int, int, int],
+    query: tuple[np.ndarray, np.ndarray],
+    lists: tuple[np.ndarray, np.ndarray, np.ndarray],
+    sides: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    order: np.ndarray,
+    scores: np.ndarray,
+    heap: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> int:
+    """Score the documents of blocks that may hold one of the best; return the postings that were scored.
+
+    Args:
+        blocks: Numbers of blocks, increasing.
+        bounds: float32: their bounds.
+        least: A score that k documents reach.
+        scale: What one unit of the bounds counts in scores.
+        sizes: Documents of a block, of a group, and of the index.
+        query: Numbers of the terms, and their weights.
+        lists: Where the list of each term starts, documents, impacts.
+        sides: ``starts``, ``maxima``, ``offset_starts``, ``offsets`` of ``BlockLists`` in ``blocks.py``.
+        order: int32: place of each document in the order of indexing; empty where it has not changed.
+        scores: float64, to be used: as many as are scored together at most, at least those of a block.
+        heap: Scores and documents of the best so far, the worst at the root, and int64 [1] how many there are; changed.
+    """
+    size, group, documents = sizes
+    starts = lists[0][query[0]]
+    cursors, postings = starts.copy(), np.sum(lists[0][query[0] + 1] - starts)
+    # Gaps up to this many blocks are scored too: to find where a list goes on costs more.
+    gap = 1 + JUMP * len(starts) * documents // (max(1, postings) * size)
+    scored, at = 0, 0
+    while at < len(blocks):
+        if len(heap[0]) == heap[2][0]:
+            least = max(least, heap[0][0])
+        if bounds[at] * scale < least:
+            at += 1
+            continue
+        end, last, base = at + 1, blocks[at], blocks[at] * size
+        while end < len(blocks) and blocks[end] - last <= gap and (blocks[end] + 1) * size - base <= len(scores):
+            if bounds[end] * scale >= least:
+                last = blocks[end]
+            end += 1
+        limit = min((last + 1) * size, documents)
+        scores[: limit - base] = 0.0
+        scored += _score(base, limit, last == blocks[at], sizes, query, lists, sides, cursors, scores)
+        for b in range(at, end):
+            if bounds[b] * scale >= least:
+                for d in range(blocks[b] * size, min((blocks[b] + 1) * size, documents)):
+                    if scores[d - base] >= least and scores[d - base] > 0:
+                        offer(heap, scores[d - base], order[d] if len(order) else d)
+        at = end
+    return scored
+
+
+@compiled
+def _score(
+    base: int,
+    limit: int,
+    is_block: bool,
+    sizes: tuple[int, int, int],
+    query: tuple[np.ndarray, np.ndarray],
+    lists: tuple[np.ndarray, np.ndarray, np.ndarray],
+    sides: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    cursors: np.ndarray,
+    scores: np.ndarray,
+) -> int:
+    """Score the documents from ``base`` to before ``limit``, perhaps one block; return how many postings they have."""
+    terms, weights = query
+    list_starts, docids, impacts = lists
+    starts, maxima, offset_starts, offsets = sides
+    scored = 0
+    for i in range(len(terms)):
+        term, start = terms[i], cursors[i]
+        if offset_starts[term + 1] > offset_starts[term]:
+            if is_block and maxima[starts[term] + base // sizes[0]] == 0:
+                continue
+            start = max(start, list_starts[term] + np.int64(offsets[offset_starts[term] + base // sizes[1]]))
+        end, weight = list_starts[term + 1], weights[i]
+        start = at = advance(docids, start, end, base)
+        if limit - base <= _SHORT:
+            while at < end and docids[at] < limit:
+                scores[np.uint32(docids[at] - base)] += weight * np.float64(impacts[at])
+                at += 1
+        else:
+            at = add_up_to(docids, impacts, start, end, limit, weight, scores, base)
+        scored += at - start
+        cursors[i] = at
+    return scored
+
+
+@compiled
+def offer(heap: tuple[np.ndarray, np.ndarray, np.ndarray], score: float, docid: int) -> None:
+    """Put a document among the best, if it is one of them: a larger score is better, of equal ones the first document."""
+    scores, docids, count = heap
+    at = count[0]
+    if at < len(scores):
+        count[0] += 1
+        while at > 0 and _worse(score, docid, scores[(at - 1) // 2], docids[(at - 1) // 2]):
+            scores[at], docids[at] = scores[(at - 1) // 2], docids[(at - 1) // 2]
+            at = (at - 1) // 2
+    elif _worse(scores[0], docids[0], score, docid):
+        at = 0
+        while 2 * at + 1 < len(scores):
+            child = 2 * at + 1
+            if child + 1 < len(scores) and _worse(scores[child + 1], docids[child + 1], scores[child], docids[child]):
+                child += 1
+            if not _worse(scores[child], docids[child], score, docid):
+                break
+            scores[at], docids[at] = scores[child], docids[child]
+            at = child
+    else:
+        return
+    scores[at], docids[at] = score, docid
+
+
+@compiled
+def _worse(score: float, docid: int, other_score: float, other_docid: int) -> bool:
+    return score < other_score or (score == other_score and docid > other_docid)

@@ -1,0 +1,104 @@
+"""The order of documents in the blocks of block-max pruning: similar ones side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import pyterrier as pt
+
+from pyterrier_csplade._errors import DataError
+from pyterrier_csplade.storage.arrays import ArrayFile, ArrayWriter
+from pyterrier_csplade.storage.workspace import publishing
+
+from .kernels.available import kernels
+from .postings import Postings
+
+#: The file of the order in the directory of an index.
+ORDER_FILE = "csplade_order.bin"
+
+# Heaviest terms by which documents are compared (ours).
+_TERMS = 32
+# Documents of a part that is not cut any more (as published).
+_SMALLEST = 16
+
+
+def read_order(postings: Postings) -> np.ndarray | None:
+    """Return the order that :func:`write_order` wrote for this index: int32 [documents], None if there is none.
+
+    Raises:
+        ImpactIndexError: The file is damaged.
+    """
+    try:
+        file = ArrayFile(postings.file.path.with_name(ORDER_FILE))
+    except FileNotFoundError:
+        return None
+    return file["order"] if file.metadata["index"] == postings.index else None
+
+
+def write_order(postings: Postings, order: np.ndarray) -> None:
+    """Write an order beside the postings.
+
+    Args:
+        postings: The postings.
+        order: int32 [documents]: the documents, by their places in the order of indexing.
+
+    Raises:
+        ImpactIndexError: The directory cannot be written.
+    """
+    with publishing(postings.file.path.parent, ORDER_FILE) as path:
+        writer = ArrayWriter(path)
+        writer.add("order", order)
+        writer.finish({"index": postings.index})
+
+
+def given_order(postings: Postings, docnos: Iterable[str]) -> np.ndarray:
+    """Return an order that is given by docnos.
+
+    Raises:
+        DataError: A docno is unknown, missing, or stands twice; names it.
+    """
+    places = {docno: place for place, docno in enumerate(postings.docnos)}
+    order: list[int] = []
+    for docno in docnos:
+        place = places.pop(docno, None)
+        if place is None:
+            raise DataError(f"the order has the docno {docno!r} twice, or the index does not have it")
+        order.append(place)
+    if places:
+        raise DataError(f"the order lacks {len(places):,} documents of the index, {next(iter(places))!r} among them")
+    return np.array(order, dtype=np.int32)
+
+
+def bisect(postings: Postings, *, verbose: bool = False) -> np.ndarray:
+    """Return an order by recursive graph bisection (Dhulipala et al., KDD 2016; Mackenzie et al., ECIR 2019).
+
+    Documents are compared by their 32 heaviest terms, which keeps memory at 200 bytes a document.
+
+    Args:
+        postings: The postings.
+        verbose: Whether to show a progress bar.
+
+    Returns:
+        int32 [documents]: the documents, by their places in the order of indexing.
+
+    Raises:
+        CspladeError: numba is not installed.
+    """
+    kernel = kernels("bisection", "reordering")
+    documents = len(postings)
+    terms = np.full((documents, _TERMS), -1, np.int32)
+    weights = np.zeros((documents, _TERMS), postings.impacts.dtype)
+    kernel.heaviest_terms(postings.starts, postings.docids, postings.impacts, terms, weights)
+    del weights
+    logarithms = np.zeros(documents + 2, np.float32)
+    logarithms[1:] = np.log2(np.arange(1, documents + 2))
+    order, bounds = np.arange(documents, dtype=np.int32), np.array([0, documents])
+    degrees = np.zeros((2, len(postings.terms)), np.int64)
+    gains = np.full((2, len(postings.terms)), np.nan, np.float32)
+    levels = max(0, math.ceil(math.log2(max(1, documents) / _SMALLEST)))
+    for _ in pt.tqdm(range(levels), desc="reordering", unit="level", disable=not verbose):
+        kernel.bisect_level(order, bounds, terms, logarithms, degrees, gains)
+        bounds = np.unique(np.concatenate([bounds, (bounds[:-1] + bounds[1:]) // 2]))
+    return order

@@ -1,0 +1,142 @@
+"""The postings of an index: for each term the documents that have it, and their impacts."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyterrier_csplade._errors import ImpactIndexError
+from pyterrier_csplade.storage.arrays import ArrayFile, StringTable
+from pyterrier_csplade.storage.manifest import MANIFEST_FILE, has_manifest
+from pyterrier_csplade.vectors.contract import Contract
+
+#: The file of the postings in the directory of an index.
+POSTINGS_FILE = "csplade_postings.bin"
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query in the numbers of an index.
+
+    Attributes:
+        terms: int64 array: numbers of terms, those that may add most to a score first.
+        weights: float64 array: their weights, above 0.
+    """
+
+    terms: np.ndarray
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.terms)
+
+
+class Postings:
+    """Posting lists, open to be searched: arrays that are mapped into memory, and safe while another process replaces them.
+
+    The list of term ``t`` is ``docids[starts[t]:starts[t + 1]]``, increasing, and ``impacts`` of the same range. Check a list
+    with :meth:`check` before it is read.
+
+    Attributes:
+        starts: int64 [terms + 1].
+        docids: int32 [postings]: documents by their place in the order of indexing, counted from 0.
+        impacts: [postings], of the smallest unsigned type that holds the largest impact: 5 to 8 bytes a posting in all.
+        max_impacts: The largest impact of each term; of the same type.
+        terms: The index terms, in the order of their code points; each has postings.
+        docnos: One for each document.
+        contract: The contract of the encoder of the documents; None if unknown.
+        index: Identity of the index that the postings belong to; see :func:`index_identity`.
+    """
+
+    def __init__(self, path: Path, *, memory: bool = False) -> None:
+        """Open a file of postings.
+
+        Args:
+            path: The file.
+            memory: Whether to read it into memory instead of mapping it.
+
+        Raises:
+            FileNotFoundError: There is none.
+            ImpactIndexError: It is cut off or has changed, or is of another version.
+        """
+        self.file = ArrayFile(path, memory=memory)
+        metadata = self.file.metadata
+        if metadata.get("postings_format") != FORMAT:
+            raise ImpactIndexError(f"{path} is of another format: remove it and open the index again: it will be built")
+        self.starts = self.file["starts"]
+        self.docids = self.file["docids"]
+        self.impacts = self.file["impacts"]
+        self.max_impacts = self.file["max_impacts"]
+        self.terms = StringTable(self.file, "terms")
+        self.docnos = StringTable(self.file, "docnos")
+        self.index: str = metadata["index"]
+        contract = metadata["contract"]
+        self.contract = None if contract is None else Contract.from_dict(contract, source=str(path))
+        self._numbers = {term: number for number, term in enumerate(self.terms)}
+        self._checked = np.zeros(len(self.terms), dtype=bool)
+
+    def __len__(self) -> int:
+        """The number of documents."""
+        return len(self.docnos)
+
+    def number(self, term: str) -> int | None:
+        """Return the number of a term, None if no document has it."""
+        return self._numbers.get(term)
+
+    def query(self, weights: Mapping[str, float]) -> Query:
+        """Return a query in the numbers of this index, without the terms that it does not hold.
+
+        Terms come by their bound (weight times largest impact), the largest first, of equal ones in the order of ``terms``.
+        Every algorithm adds up scores in this order, so that all round alike.
+
+        Args:
+            weights: Term to weight, above 0.
+        """
+        terms = np.fromiter(map(self._numbers.get, weights, repeat(-1)), np.int64, len(weights))
+        values = np.fromiter(weights.values(), np.float64, len(weights))
+        known = terms >= 0
+        if not known.all():
+            terms, values = terms[known], values[known]
+        order = np.lexsort((terms, -values * self.max_impacts[terms]))
+        return Query(terms[order], values[order])
+
+    def list_of(self, term: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the documents and impacts of a term."""
+        start, end = self.starts[term], self.starts[term + 1]
+        return self.docids[start:end], self.impacts[start:end]
+
+    def check(self, terms: np.ndarray) -> None:
+        """Compare the lists of some terms with their checksums, each when it is first needed.
+
+        Raises:
+            ImpactIndexError: A list has changed.
+        """
+        for term in terms[~self._checked[terms]].tolist():
+            if checksum(*self.list_of(term)) != self.file["checksums"][term]:
+                raise self.file.changed(f"postings of {self.terms[term]!r}")
+            self._checked[term] = True
+
+
+def checksum(docids: np.ndarray, impacts: np.ndarray) -> int:
+    """Return the CRC-32 of a posting list."""
+    return zlib.crc32(impacts.data, zlib.crc32(docids.data))
+
+
+def index_identity(directory: Path) -> str:
+    """Return what tells an index from every other that may stand in its directory: the digest of its manifest.
+
+    Without a manifest, names, sizes and times of Terrier's files stand in for it.
+    """
+    if has_manifest(directory):
+        return hashlib.sha256((directory / MANIFEST_FILE).read_bytes()).hexdigest()
+    files = sorted(directory.glob("data.*"))
+    found: list[Any] = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(found).encode()).hexdigest()

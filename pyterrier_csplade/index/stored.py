@@ -1,0 +1,269 @@
+"""An impact index on disk: its contract, its card, and how it is checked and opened."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyterrier as pt
+
+from pyterrier_csplade._errors import ImpactIndexError
+from pyterrier_csplade._version import __version__
+from pyterrier_csplade.index.search.builder import open_postings
+from pyterrier_csplade.index.search.postings import POSTINGS_FILE, Postings, index_identity
+from pyterrier_csplade.index.terrier.java import start, summary
+from pyterrier_csplade.storage.manifest import check_all, check_on_opening, has_manifest, read_whole
+from pyterrier_csplade.vectors.contract import Contract
+
+# Structures that Terrier would otherwise open at first use, perhaps after another process has replaced the index.
+_STRUCTURES = ("lexicon", "inverted", "document", "meta")
+
+_CARD = """## Description
+
+A Terrier index of learned sparse impacts, {documents:,} documents with {mean:.0f} terms each in the mean, built by
+[pyterrier_csplade](https://arxiv.org/abs/2504.10816) {version}. {encoder}
+
+## Usage
+
+```python
+from pyterrier_csplade import CSPLADE, ImpactIndex
+
+index = ImpactIndex.{load}
+index.verify()  # compares the SHA-256 of every file
+csplade = CSPLADE({model!r})  # the same model as that of the documents; another one is refused
+retriever = csplade.query_encoder() >> index.retriever()
+retriever.search("how do sparse vectors work")
+```
+
+Without pyterrier_csplade, `pt.Artifact.{load}` opens it as a plain `pt.terrier.TerrierIndex`, of which `.tf()` searches for
+`query_toks` with the same ranking; its scores are the dot product divided by the query's largest weight.
+
+## Benchmarks
+
+No effectiveness was measured when the index was built. `pt.Experiment([retriever], topics, qrels, ["nDCG@10"])` measures it.
+
+## Reproduction
+
+```python
+index = ImpactIndex("my.index")
+(csplade.doc_encoder() >> index).index(corpus_iter)  # dicts with docno and text
+```
+
+"""
+
+_ENCODER = """Their encoder: {summary}; documents of at most {length} tokens, prefix {prefix!r}, {scale:g} as the impact
+of the weight 1."""
+
+
+class StoredIndex(pt.terrier.TerrierIndex):
+    """An impact index on disk: what can be read from it. :class:`ImpactIndex` adds building and searching."""
+
+    def __init__(self, path: str | Path, *, memory: bool = False) -> None:
+        """Name an index, which need not exist yet.
+
+        Args:
+            path: Its directory.
+            memory: Whether to load it into memory to search it.
+        """
+        super().__init__(path, memory=memory)
+        self._index_obj: Any = None
+        self._contract: Contract | None = None
+        self._identity_of_index_obj = ""
+        self._postings: Postings | None = None
+
+    @property
+    def contract(self) -> Contract | None:
+        """The contract of the encoder of the documents; None if it is unknown or nothing is built."""
+        return read_contract(self.directory) if self._index_obj is None else self._contract
+
+    def verify(self) -> None:
+        """Compare every file with the manifest, and the postings with their own: size and SHA-256. Reads the whole index.
+
+        Raises:
+            ImpactIndexError: A file is missing or has changed (names it), or there is no index or no manifest.
+        """
+        self._check_built()
+        read_whole(self.directory, lambda: check_all(self.directory))
+        if (self.directory / POSTINGS_FILE).exists():
+            Postings(self.directory / POSTINGS_FILE).file.verify()
+
+    def postings(self, *, verbose: bool = False) -> Postings:
+        """Return the postings as arrays, opened at first use; the first time they are built, which needs no Java.
+
+        Args:
+            verbose: Whether to show a progress bar while they are built.
+
+        Raises:
+            ImpactIndexError: There is no index, or it or its postings are damaged, or they cannot be written beside it.
+        """
+        if self._postings is None:
+            self._check_built()
+            self._postings = read_whole(
+                self.directory,
+                lambda: open_postings(self.directory, read_contract(self.directory), memory=self.memory, verbose=verbose),
+            )
+        return self._postings
+
+    def read_field(self, field: str, docids: np.ndarray, index: str | None = None) -> np.ndarray:
+        """Read a metadata field of documents. Needs Java.
+
+        Args:
+            field: Its name.
+            docids: Numbers of documents, of which some may stand several times.
+            index: Identity of the index that they come from; None for the one that Terrier has opened.
+
+        Returns:
+            Strings, in an array of objects.
+
+        Raises:
+            ImpactIndexError: There is no such field, or the index was built again between the two.
+        """
+        stored = list(self.meta_index().getKeys())
+        if field not in stored:
+            raise ImpactIndexError(f"{self.path} has no field {field!r}, only {', '.join(stored)}")
+        if index not in (None, self._identity_of_index_obj):
+            raise ImpactIndexError(f"{self.path} was built again while it was open: call close(), and search again")
+        distinct, places = np.unique(docids, return_inverse=True)  # each string crosses from Java once
+        values: np.ndarray = np.array(self.meta_index().getItems(field, distinct.tolist()), dtype=object)[places]
+        return values
+
+    def index_obj(self) -> Any:
+        """Return the Java index object, opened at first use.
+
+        Raises:
+            ImpactIndexError: There is no index, or its files do not match its manifest.
+        """
+        if self._index_obj is None:
+            self._index_obj, self._contract = read_whole(self.directory, self._open)
+        return self._index_obj
+
+    def close(self) -> None:
+        """Forget the opened index, so that the next use opens what is at the path then."""
+        self._index_obj = self._index_ref = self._postings = None
+
+    def _check_built(self) -> None:
+        if not self.built():
+            raise ImpactIndexError(f"no index at {self.path}: build it with (csplade.doc_encoder() >> index).index(...)")
+
+    def _open(self) -> tuple[Any, Contract | None]:
+        self._check_built()
+        if has_manifest(self.directory) or read_metadata(self.directory):
+            check_on_opening(self.directory)
+        start()
+        try:
+            index = pt.terrier.IndexFactory.of(pt.terrier.J.IndexRef.of(str(self.directory)), memory=self.memory)
+            for structure in _STRUCTURES:
+                index.getIndexStructure(structure)
+        except Exception as error:
+            raise ImpactIndexError(f"Terrier cannot open {self.path}: {summary(error)}") from error
+        self._identity_of_index_obj = index_identity(self.directory)
+        return index, read_contract(self.directory)
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the index, absolute and free of links."""
+        return Path(os.path.realpath(str(self.path)))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r}{', memory=True' if self.memory else ''})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StoredIndex) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[Any, ...]:
+        return type(self), self.directory, self.memory
+
+    def _hf_readme(self, *, repo: str, branch: str | None = "main", **kwargs: Any) -> str:
+        """Fill PyTerrier's card, of which only the parts around its content are kept."""
+        card: str = super()._hf_readme(repo=repo, branch=branch, **kwargs)
+        head, tail = card.partition("## Description")[0], card.rpartition("## Metadata")[2]
+        name = repo if branch in (None, "main") else f"{repo}@{branch}"
+        return f"{head}{self._card(f'from_hf({name!r})')}## Metadata{tail}"
+
+    def _zenodo_metadata(self, *, zenodo_id: str, **kwargs: Any) -> dict[str, Any]:
+        metadata: dict[str, Any] = super()._zenodo_metadata(zenodo_id=zenodo_id, **kwargs)
+        tail = metadata["description"].rpartition("<h2>Metadata</h2>")[2]
+        card = html.escape(self._card(f"from_zenodo({str(zenodo_id)!r})"), quote=False)
+        return {**metadata, "description": f"<pre>\n{card}</pre>\n\n<h2>Metadata</h2>{tail}"}
+
+    def _card(self, load: str) -> str:
+        values, contract = read_metadata(self.directory), read_contract(self.directory)
+        return _CARD.format(
+            documents=values["documents"],
+            mean=values["postings"] / values["documents"],
+            version=values["version"],
+            encoder="Their encoder is not known." if contract is None else _describe(contract),
+            load=load,
+            model=(contract and contract.base_model) or "the model of the documents",
+        )
+
+
+def _describe(contract: Contract) -> str:
+    return _ENCODER.format(
+        summary=contract.summary,
+        length=contract.document_length,
+        prefix=contract.document_prefix,
+        scale=contract.impact_scale,
+    )
+
+
+_FILE = "pt_meta.json"
+
+
+def write_metadata(directory: Path, *, documents: int, empty: int, postings: int, contract: Contract | None) -> None:
+    """Write the file.
+
+    Args:
+        directory: Of the index.
+        documents: How many there are.
+        empty: How many of them have no impact.
+        postings: How many there are.
+        contract: The contract of the encoder of the documents; None if unknown.
+    """
+    metadata = {
+        "type": "sparse_index",
+        "format": "terrier",
+        "package_hint": "python-terrier",
+        "csplade": {
+            "version": __version__,
+            "documents": documents,
+            "empty_documents": empty,
+            "postings": postings,
+            "contract": None if contract is None else contract.to_dict(),
+        },
+    }
+    (directory / _FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+
+
+def read_metadata(directory: Path) -> dict[str, Any]:
+    """Return what this package has added; empty if it did not build the index.
+
+    Raises:
+        ImpactIndexError: The file is damaged.
+    """
+    path = directory / _FILE
+    if not path.exists():
+        return {}
+    try:
+        metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")).get("csplade", {})
+    except (ValueError, AttributeError) as error:
+        raise ImpactIndexError(f"{path} is damaged ({error}): build the index again") from error
+    return metadata
+
+
+def read_contract(directory: Path) -> Contract | None:
+    """Return the contract of the encoder of the documents; None if it is unknown or there is no index.
+
+    Raises:
+        ContractError: It is not valid.
+        ImpactIndexError: The file is damaged.
+    """
+    values = read_metadata(directory).get("contract")
+    return None if values is None else Contract.from_dict(values, source=str(directory / _FILE))

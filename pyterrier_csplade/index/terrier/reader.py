@@ -1,0 +1,184 @@
+"""Reading the postings of a Terrier index from its files, without Java."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pyterrier as pt
+from scipy.sparse import csc_matrix, csr_matrix
+
+from pyterrier_csplade._errors import ImpactIndexError
+
+_INVERTED = "org.terrier.structures.postings.bit.BasicIterablePosting"
+
+# Decodes a list, given the bytes of the file and the list's first and last bit, into arrays of documents and impacts.
+Decoder = Callable[[np.ndarray, int, int, np.ndarray, np.ndarray], None]
+
+
+class TerrierFiles:
+    """The files of a Terrier index with one field, without positions, that finds documents by their docno.
+
+    So are the indexes that :class:`ImpactIndex` builds.
+
+    Attributes:
+        lexicon: Structured array, one record a term in the order of the file.
+        terms: Its terms.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Open the files.
+
+        Raises:
+            ImpactIndexError: The index is of another kind, or a file is damaged.
+        """
+        self.directory = directory
+        self._properties = _read_properties(directory / "data.properties")
+        self._check("index.inverted.parameter_values", f"index,structureName,{_INVERTED}")
+        self._check("index.lexicon-keyfactory.class", "org.terrier.structures.seralization.FixedSizeTextFactory")
+        self._check("index.lexicon-valuefactory.class", "org.terrier.structures.BasicLexiconEntry$Factory")
+        self.lexicon = np.fromfile(directory / "data.lexicon.fsomapfile", self._lexicon_record())
+        self.terms = [bytes(text[:length]).decode() for length, text in zip(self.lexicon["length"], self.lexicon["text"])]
+        if (self.lexicon["bits"] < 0).any() or (self.lexicon["bits"] > 7).any():
+            raise self._other("its postings stand in several files")
+        found = len(self.lexicon), int(self.lexicon["documents"].sum(dtype=np.int64))
+        if found != (int(self._properties["num.Terms"]), int(self._properties["num.Pointers"])):
+            raise ImpactIndexError(f"{directory / 'data.lexicon.fsomapfile'} is damaged: build the index again")
+
+    @property
+    def pipeline(self) -> list[str]:
+        """Names of the classes that turned words into its terms."""
+        return [name for name in self._properties.get("termpipelines", "").split(",") if name]
+
+    def docnos(self) -> list[str]:
+        """Read the docno of each document.
+
+        Raises:
+            ImpactIndexError: The index has no map from docnos to documents, or it is damaged.
+        """
+        if self._properties.get("index.meta.reverse-key-names", "").split(",")[0] != "docno":
+            raise self._other("it cannot look up docnos")
+        # The documents' own metadata are compressed, but the map that finds a document by its docno is not.
+        path = self.directory / "data.meta-0.fsomapfile"
+        documents = int(self._properties["num.Documents"])
+        size = path.stat().st_size // documents
+        records = np.fromfile(path, np.dtype([("text", "u1", (size - 4,)), ("docid", ">i4")]))
+        if not np.array_equal(np.sort(records["docid"]), np.arange(documents)):
+            raise ImpactIndexError(f"{path} is damaged, or a docno names two documents: build the index again")
+        text = records["text"][np.argsort(records["docid"])]
+        return [_text(record.tobytes()) for record in text]
+
+    def postings(
+        self,
+        decode: Decoder,
+        order: np.ndarray,
+        starts: np.ndarray,
+        all_docids: np.ndarray,
+        all_impacts: np.ndarray,
+        *,
+        verbose: bool = False,
+    ) -> None:
+        """Decode all lists.
+
+        Args:
+            decode: Decodes one list.
+            order: Records of the lexicon, in the order of the lists.
+            starts: int64 [terms + 1]: where each list goes.
+            all_docids: [postings] to be filled.
+            all_impacts: [postings] to be filled.
+            verbose: Whether to show a progress bar.
+
+        Raises:
+            ImpactIndexError: A list differs from what the lexicon says about it.
+        """
+        data = np.memmap(self.directory / "data.inverted.bf", np.uint8, "r")
+        first_bits = self.lexicon["offset"].astype(np.int64) * 8 + self.lexicon["bits"]
+        # Each list ends where the next one of the file starts.
+        in_file = np.sort(first_bits)
+        last_bits = np.append(in_file, len(data) * 8)[np.searchsorted(in_file, first_bits, side="right")]
+        for number, record in enumerate(pt.tqdm(order.tolist(), desc="reading postings", unit="term", disable=not verbose)):
+            start, end = starts[number], starts[number + 1]
+            docids, impacts = all_docids[start:end], all_impacts[start:end]
+            with suppress(IndexError, StopIteration):  # of a list that ends too early, which its sum shows
+                decode(data, int(first_bits[record]), int(last_bits[record]), docids, impacts)
+            found = int(impacts.sum(dtype=np.int64)) % 2**32, int(impacts.max())
+            # Terrier adds up the impacts of a term in a Java int.
+            if found != (int(self.lexicon["frequency"][record]) % 2**32, int(self.lexicon["max"][record])):
+                raise ImpactIndexError(
+                    f"the postings of {self.terms[record]!r} in {self.directory} are damaged: build it again"
+                )
+
+    def matrix(self, decode: Decoder, *, verbose: bool = False) -> csr_matrix:
+        """Decode all lists into a matrix of frequencies [documents, terms], float64, in memory."""
+        starts = np.concatenate([[0], np.cumsum(self.lexicon["documents"], dtype=np.int64)])
+        docids, frequencies = np.zeros(starts[-1], np.int32), np.zeros(starts[-1])
+        self.postings(decode, np.arange(len(self.terms)), starts, docids, frequencies, verbose=verbose)
+        shape = int(self._properties["num.Documents"]), len(self.terms)
+        return csc_matrix((frequencies, docids, starts), shape=shape).tocsr()
+
+    def _lexicon_record(self) -> np.dtype:
+        text = 3 * int(self._properties.get("max.term.length", "20"))
+        return np.dtype(
+            [
+                ("length", "u1"), ("text", "u1", (text,)), ("id", ">i4"), ("frequency", ">i4"), ("documents", ">i4"),
+                ("max", ">i4"), ("offset", ">i8"), ("bits", "i1"),
+            ]
+        )  # fmt: skip
+
+    def _check(self, name: str, expected: str) -> None:
+        found = self._properties.get(name)
+        if found != expected:
+            raise self._other(f"{name} is {found}")
+
+    def _other(self, why: str) -> ImpactIndexError:
+        return ImpactIndexError(
+            f"{self.directory} is not an index of impacts as ImpactIndex builds them ({why}): build it again"
+        )
+
+
+def decode_in_python(data: np.ndarray, first: int, last: int, docids: np.ndarray, impacts: np.ndarray) -> None:
+    """Decode a posting list: gaps between documents in Elias' gamma code, impacts in unary code.
+
+    Args:
+        data: The bytes of the file.
+        first: The first bit of the list; the highest bit of a byte comes first.
+        last: The bit after its last.
+        docids: [postings] to be filled.
+        impacts: [postings] to be filled.
+    """
+    # In both codes zeros are counted up to the next one, so only ones are looked at.
+    ones = iter((np.flatnonzero(np.unpackbits(data[first // 8 : -(-last // 8)])) + first // 8 * 8).tolist())
+    one, position, docid = next(ones), first, -1
+    while one < first:
+        one = next(ones)
+    found_docids, found_impacts = [], []
+    for _ in range(len(docids)):
+        length = one - position
+        end, gap = one + 1 + length, 1 << length
+        one = next(ones)
+        while one < end:
+            gap += 1 << (end - 1 - one)
+            one = next(ones)
+        docid += gap
+        found_docids.append(docid)
+        found_impacts.append(one - end + 1)
+        position, one = one + 1, next(ones, last)
+    docids[:] = found_docids
+    impacts[:] = found_impacts
+
+
+def _read_properties(path: Path) -> dict[str, str]:
+    lines = path.read_text(encoding="latin-1").splitlines()
+    pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith("#"))
+    return {name.strip(): value.strip().replace("\\:", ":") for name, _, value in pairs}
+
+
+def _text(field: bytes) -> str:
+    """Return a text: its length as Hadoop's variable-length integer, then UTF-8."""
+    length, start = field[0], 1
+    if length > 127:  # 143 says that one byte of the length follows, 142 two, ...
+        start = 1 + 144 - length
+        length = int.from_bytes(field[1:start], "big")
+    return field[start : start + length].decode()

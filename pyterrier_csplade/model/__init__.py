@@ -1,0 +1,1 @@
+"""The language model as an encoder of sparse vectors."""

@@ -1,0 +1,220 @@
+"""The language model as an encoder: from token ids to the weights of Eq. 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pyterrier_csplade.vectors.contract import Contract
+from pyterrier_csplade.vectors.vocabulary import Vocabulary
+
+from .attention import text_bounds, used_by
+from .head import activate, max_pool_logits
+
+Role = Literal["query", "document"]
+
+
+class Backbone(nn.Module):
+    """A causal language model whose pooled and activated LM-head logits are the representation of a text.
+
+    Attributes:
+        model: The transformers model, or a PEFT model around it.
+        tokenizer: Its tokenizer.
+        contract: How texts are encoded.
+        vocabulary: The index terms.
+        column_of_token: Column of each of the head's rows in the vocabulary, int64, ascending; -1 if it is no index term.
+        packs: Whether texts go through the model in one row, without padding, at inference; the self-test decides.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, contract: Contract) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.contract = contract
+        choose_attention(self._lm, causal=contract.attention == "causal")
+        self.packs = False
+        special_ids = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+        self.vocabulary = Vocabulary.from_tokens(tokenizer.get_vocab(), special_ids=special_ids, size=self.head.out_features)
+        self._columns: Tensor
+        self._special: Tensor
+        self.register_buffer("_columns", torch.from_numpy(self.vocabulary.token_ids), persistent=False)
+        columns = torch.full((self.head.out_features,), -1, dtype=torch.long)
+        columns[self._columns] = torch.arange(len(self.vocabulary))
+        self.column_of_token: Tensor
+        self.register_buffer("column_of_token", columns, persistent=False)
+        self.register_buffer("_special", torch.tensor(sorted(special_ids), dtype=torch.long), persistent=False)
+
+    @property
+    def _lm(self) -> Any:
+        """The transformers model, without the PEFT wrapper: its layers hold the adapters."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def _keep_attention(self) -> None:
+        """Choose the mask again where the model object has served another contract in the meantime."""
+        causal = self.contract.attention == "causal"
+        if self._lm.config.is_causal != causal:
+            choose_attention(self._lm, causal=causal)
+
+    @property
+    def head(self) -> Any:
+        """The LM head, a linear layer whose weight is [tokens, width]."""
+        return self._lm.get_output_embeddings()
+
+    @property
+    def columns(self) -> Tensor:
+        """The head's row of each index term, int64 [terms]."""
+        return self._columns
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs must be."""
+        return self._columns.device
+
+    @property
+    def attn_implementation(self) -> str:
+        """The attention implementation that the model was loaded with."""
+        return str(self._lm.config._attn_implementation)
+
+    def tokenize(self, texts: Sequence[str], role: Role) -> tuple[list[list[int]], int]:
+        """Turn texts into token ids as the contract says: prefix, BOS, EOS, maximum length.
+
+        An empty text has no tokens, whatever the contract adds.
+
+        Returns:
+            The ids of each text (one copy for echo), and how many texts were cut.
+        """
+        contract, tokenizer = self.contract, self.tokenizer
+        prefix = contract.query_prefix if role == "query" else contract.document_prefix
+        length = contract.query_length if role == "query" else contract.document_length
+        before = [tokenizer.bos_token_id] if contract.add_bos else []
+        after = [tokenizer.eos_token_id] if contract.add_eos else []
+        room = length - len(before) - len(after)
+        readable = self.readable(room)
+        if not texts:  # tokenizers refuse an empty list
+            return [], 0
+        encoded = tokenizer([prefix + text[:readable] for text in texts], add_special_tokens=False, verbose=False)["input_ids"]
+        cut = sum(len(ids) > room or len(text) > readable for ids, text in zip(encoded, texts))
+        return [before + ids[:room] + after if text.strip() else [] for ids, text in zip(encoded, texts)], cut
+
+    def readable(self, tokens: int) -> int:
+        """Return how many characters of a text decide its first tokens; so texts of any length take bounded memory."""
+        if not hasattr(self, "_longest"):
+            self._longest = max(map(len, self.tokenizer.get_vocab()))
+        return (tokens + 1) * self._longest  # no token is longer, so what lies behind cannot reach a kept one
+
+    def collate(self, sequences: Sequence[Sequence[int]], tokens: int = 0) -> dict[str, Tensor]:
+        """Pad token ids on the right and mark what is pooled.
+
+        Echo puts its two copies next to each other: padding between them would make a text's vector depend on its batch.
+
+        Args:
+            sequences: Token ids of each text.
+            tokens: Room for each text, padding included; the longest text's by default, and at least.
+
+        Returns:
+            ``input_ids`` and ``attention_mask``, int64 [batch, length]; ``pool_mask``, bool [batch, length], false on padding,
+            on special tokens (unless the contract pools them) and on the first copy of echo.
+        """
+        copies = 2 if self.contract.variant == "echo" else 1
+        lengths = torch.tensor([[len(ids)] for ids in sequences])
+        places = torch.arange(copies * max(tokens, int(lengths.max())))
+        real = places < copies * lengths
+        input_ids = torch.full(real.shape, self.tokenizer.pad_token_id or 0)
+        input_ids[real] = torch.tensor([token for ids in sequences for token in [*ids] * copies], dtype=torch.long)
+        pool_mask = real & (places >= (copies - 1) * lengths)
+        if not self.contract.pool_special:
+            pool_mask &= ~torch.isin(input_ids, self._special.cpu())
+        batch = {"input_ids": input_ids, "attention_mask": real.long(), "pool_mask": pool_mask}
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
+        """Compute the representations of a batch (Eq. 1).
+
+        Returns:
+            float32 weights [batch, index terms], not negative.
+        """
+        return activate(self.pooled_logits(input_ids, attention_mask, pool_mask))
+
+    def pooled_logits(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
+        """Compute the maxima of the logits before the activation, float32 [batch, index terms]."""
+        pooled = max_pool_logits(self.hidden_states(input_ids, attention_mask), self.head.weight, pool_mask)
+        return self.finish_logits(pooled).index_select(1, self._columns)
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Run the model without its head: last hidden states, [batch, length, width]; those of padding mean nothing."""
+        self._keep_attention()
+        if self.packs and not self.training:
+            return self.packed_states(input_ids, attention_mask)
+        output = self._lm.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return output.last_hidden_state
+
+    def packed_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Compute ``hidden_states`` from all texts in one row, their positions counted anew: padding costs nothing.
+
+        Only attention implementations that keep such texts apart give the same states.
+        """
+        real = attention_mask.bool()
+        positions = (attention_mask.cumsum(1) - 1)[real]
+        with used_by(self._lm):
+            output = self._lm.base_model(
+                input_ids=input_ids[real][None], position_ids=positions[None], use_cache=False, **text_bounds(attention_mask)
+            )
+        places = attention_mask.flatten().cumsum(0).view_as(attention_mask) - 1
+        return output.last_hidden_state[0, places.clamp(min=0)]
+
+    def reference_logits(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
+        """Compute what ``pooled_logits`` computes from the model's own logits, for tests: needs memory for all of them."""
+        self._keep_attention()
+        logits = self._lm(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits.float()
+        pooled = logits.masked_fill(~pool_mask[..., None], float("-inf")).amax(dim=1)
+        return pooled.index_select(1, self._columns) * self.contract.logit_scale
+
+    def finish_logits(self, pooled: Tensor, tokens: slice | Tensor = slice(None)) -> Tensor:
+        """Apply the head's bias, what the architecture does after the head, and the contract's scale.
+
+        All of it is non-decreasing in the logit, so it commutes with the maximum.
+
+        Args:
+            pooled: Products of states and rows of the head, [..., tokens].
+            tokens: Which rows these are; all by default.
+        """
+        bias = self.head.bias
+        pooled = pooled if bias is None else pooled + bias[tokens]
+        finished, scale = finish_logits(self._lm.config, pooled), self.contract.logit_scale
+        return finished if scale == 1 else finished * scale
+
+
+def choose_attention(lm: Any, *, causal: bool) -> None:
+    """Let a model attend to the left only, or both ways: masks follow its configuration, flash attention its modules."""
+    lm.config.is_causal = causal
+    for module in lm.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = causal
+
+
+def finish_logits(config: Any, logits: Tensor) -> Tensor:
+    """Apply what the architecture does after the LM head. All of it is monotonic, so it commutes with the maximum."""
+    if scale := getattr(config, "logit_scale", None):  # Cohere
+        logits = logits * scale
+    if scale := getattr(config, "logits_scaling", None):  # Granite
+        logits = logits / scale
+    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+class TokenizedTexts(list[str]):
+    """Texts whose tokens are known already, so that encoding them only has to run the model.
+
+    Attributes:
+        sequences: Token ids of each text.
+        cut: How many texts were cut to the maximum length.
+    """
+
+    def __init__(self, texts: Iterable[str], sequences: list[list[int]], cut: int = 0) -> None:
+        super().__init__(texts)
+        self.sequences = sequences
+        self.cut = cut

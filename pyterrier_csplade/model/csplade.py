@@ -1,0 +1,300 @@
+"""The user's model object: loads lazily, encodes texts, and makes the transformers of a pipeline."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyterrier as pt
+import torch
+from scipy.sparse import csr_matrix
+
+from pyterrier_csplade._errors import ContractError
+from pyterrier_csplade.vectors.checks import check_positive, check_texts
+from pyterrier_csplade.vectors.contract import Contract, Variant
+from pyterrier_csplade.vectors.impacts import Quantizer, to_vectors
+from pyterrier_csplade.vectors.vocabulary import Vocabulary
+
+from .backbone import Backbone, Role, TokenizedTexts
+from .encoder import BatchEncoder, Head
+from .hub import check_source
+from .loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone
+from .scorer import Scorer
+from .sparse import Wanted
+from .transformers import DocEncoder, QueryEncoder
+
+
+class CSPLADE:
+    """Learned sparse retrieval with a causal language model (Xu et al., 2025, arXiv 2504.10816).
+
+    A text's vector is ``log(1 + ReLU(max over positions of the LM-head logits))`` over the vocabulary (Eq. 1), special tokens
+    and padding excluded. The weights are loaded when they are first needed.
+
+    Attributes:
+        batch_size: Texts that go through the model together.
+        text_field: Column of a document's text.
+        verbose: Whether progress is shown.
+        truncated: How many queries and documents were cut to the maximum length so far.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | tuple[Any, Any],
+        *,
+        adapter: str | Path | None = None,
+        revision: str | None = None,
+        variant: Variant | None = None,
+        quantization: Quantization | None = None,
+        dtype: str | torch.dtype = "auto",
+        device: str | None = None,
+        attn_implementation: str | None = None,
+        head: Head | None = None,
+        batch_size: int = 32,
+        text_field: str = "text",
+        verbose: bool = False,
+        contract: Contract | None = None,
+    ) -> None:
+        """Name a model; nothing is loaded yet.
+
+        Args:
+            model: Hub id, directory, or a (PreTrainedModel, tokenizer) pair, which is used as it is.
+            adapter: Hub id or directory of a PEFT adapter for ``model``; it is merged unless the model is quantised.
+            revision: Revision of the hub model.
+            variant: "causal", "echo" or "bidirectional"; None follows the checkpoint's contract, "causal" where there is none.
+            quantization: None, "int8" or "nf4" (bitsandbytes), or "int8-weight-only" (torchao).
+            dtype: A torch dtype or its name; "auto" is the checkpoint's own on an accelerator and float32 on a CPU.
+            device: For example "cuda"; None takes an accelerator if there is one.
+            attn_implementation: As in transformers, for example "sdpa" or "eager"; None leaves it to transformers.
+            head: "streamed" works out all logits; "screened", on a CPU, only those that an int8 product does not rule out: the
+                same vectors, sooner where sparse. None: "screened" with AVX-512 VNNI, else "streamed".
+            batch_size: Texts that go through the model together; an accelerator takes more short ones, a CPU fewer long ones.
+            text_field: Column of a document's text.
+            verbose: Whether progress is shown.
+            contract: For a checkpoint without a contract of its own: how its texts must be encoded.
+
+        Raises:
+            ContractError: An argument contradicts the contract that stands in the checkpoint.
+            FileNotFoundError: ``model`` or ``adapter`` names a directory that is missing or holds no checkpoint.
+        """
+        self.model = str(model) if isinstance(model, (str, Path)) else model
+        self.adapter = None if adapter is None else str(adapter)
+        self.revision = revision
+        self.variant = variant
+        self.quantization = quantization
+        self.dtype = dtype
+        self.device = device
+        self.attn_implementation = attn_implementation
+        self.head = head
+        self.batch_size = batch_size
+        self.text_field = text_field
+        self.verbose = verbose
+        self.truncated: dict[Role, int] = {"query": 0, "document": 0}
+        self._given_contract = contract
+        self._loaded: BatchEncoder | None = None
+        check_positive(batch_size=batch_size)
+        check_source(self.model, self._settings())
+        if isinstance(self.model, str) and Path(self.adapter or self.model).is_dir():
+            self._agreed_contract()
+
+    @classmethod
+    def tiny(cls, **kwargs: Any) -> CSPLADE:
+        """Make the model that this package ships, ``csplade-tiny``; takes the constructor's other arguments."""
+        return cls(Path(__file__).parents[1] / "tiny", **kwargs)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The loaded model."""
+        return self.batch_encoder.backbone
+
+    @property
+    def batch_encoder(self) -> BatchEncoder:
+        """Encodes token ids in batches; loads the model."""
+        if self._loaded is None:
+            self._loaded = BatchEncoder(self._load(), self.head)
+        return self._loaded
+
+    @property
+    def contract(self) -> Contract:
+        """How this model's texts are encoded; loads the model."""
+        return self.backbone.contract
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The index terms in the order of the matrices' columns; loads the model."""
+        return self.backbone.vocabulary
+
+    def _agreed_contract(self) -> Contract:
+        stored = None
+        if isinstance(self.model, str):
+            stored = read_contract(self.adapter or self.model, None if self.adapter else self.revision)
+        agreed = agree_on_contract(stored, self.variant, self._given_contract, str(self.adapter or self.model))
+        if agreed is not None:
+            return agreed
+        base = self.model if isinstance(self.model, str) else self.model[0].config.name_or_path or None
+        return Contract(variant=self.variant or "causal", base_model=base, base_revision=self.revision)
+
+    def _load(self) -> Backbone:
+        contract = self._agreed_contract()
+        if not isinstance(self.model, str):
+            lm, tokenizer = self.model
+            return prepare_backbone(lm, tokenizer, contract, name=repr(self))
+        return load_backbone(
+            self.model, adapter=self.adapter, revision=self.revision, contract=contract, quantization=self.quantization,
+            dtype=self.dtype, device=self.device, attn_implementation=self.attn_implementation, verbose=self.verbose,
+        )  # fmt: skip
+
+    def save(self, path: str | Path) -> None:
+        """Write model, tokenizer and contract into a directory that ``CSPLADE(path)`` loads.
+
+        Raises:
+            ContractError: The model is quantised, so its full weights are not in memory, or it is an unmerged PEFT model.
+        """
+        if self.quantization is not None:
+            raise ContractError(f"a model loaded with quantization={self.quantization!r} cannot be saved; load it without")
+        save_backbone(self.backbone, Path(path))
+
+    def encode_docs(
+        self,
+        texts: Sequence[str],
+        *,
+        min_weight: float = 0.0,
+        top_k: int | None = None,
+        quantizer: Quantizer | None = None,
+        batch_size: int | None = None,
+        verbose: bool | None = None,
+        names: Sequence[str] | None = None,
+    ) -> csr_matrix:
+        """Encode documents.
+
+        Args:
+            texts: Any number of texts; the empty text has an empty vector.
+            min_weight: Keep only weights of at least this.
+            top_k: Keep only the heaviest terms; None keeps all.
+            quantizer: Makes impacts, on the model's device; None leaves weights.
+            batch_size: This model's by default.
+            verbose: This model's by default.
+            names: How messages call the texts; "text 0", "text 1" ... by default.
+
+        Returns:
+            float32 weights above 0, or int32 impacts, [texts, terms of ``vocabulary``].
+
+        Raises:
+            DataError: A text is no string or no valid Unicode, memory does not suffice for it alone, or it has a weight that is
+                not finite or too large for an impact; names it.
+        """
+        return self._encode(texts, "document", Wanted(min_weight, top_k, quantizer), (batch_size, verbose, names))
+
+    def encode_queries(
+        self,
+        texts: Sequence[str],
+        *,
+        min_weight: float = 0.0,
+        top_k: int | None = None,
+        batch_size: int | None = None,
+        verbose: bool | None = None,
+        names: Sequence[str] | None = None,
+    ) -> csr_matrix:
+        """Encode queries, into weights; otherwise as ``encode_docs``."""
+        return self._encode(texts, "query", Wanted(min_weight, top_k), (batch_size, verbose, names))
+
+    def decode(self, row: csr_matrix) -> dict[str, float]:
+        """Return the expansion of one text, term to weight, the heaviest first.
+
+        Args:
+            row: One row of an encoded matrix; terms are spelled as in ``vocabulary``. Another shape is a ValueError.
+        """
+        if row.shape != (1, len(self.vocabulary)):
+            raise ValueError(f"expected 1 row of {len(self.vocabulary)} terms, found a matrix of shape {row.shape}")
+        return dict(to_vectors(csr_matrix(row), self.vocabulary)[0])
+
+    def explain(self, query: str, doc: str) -> dict[str, float]:
+        """Return what each matching term adds to the score of two texts (weight times weight), the most first."""
+        return self.decode(csr_matrix(self.encode_queries([query]).multiply(self.encode_docs([doc]))))
+
+    def _encode(self, texts: Sequence[str], role: Role, wanted: Wanted, options: tuple[Any, ...]) -> csr_matrix:
+        batch_size, verbose, names = options
+        names, size = names or [f"text {position}" for position in range(len(texts))], batch_size or self.batch_size
+        sequences = (texts if isinstance(texts, TokenizedTexts) else self.tokenize(texts, role, names)).sequences
+        encode = partial(self.batch_encoder.encode, sequences, size, names, wanted)
+        if not (self.verbose if verbose is None else verbose):
+            return encode()
+        with pt.tqdm(total=len(sequences), desc=f"CSPLADE {role} encoding", unit=role) as bar:
+            return encode(advance=bar.update)
+
+    def tokenize(self, texts: Sequence[str], role: Role, names: Sequence[str]) -> TokenizedTexts:
+        """Tokenise texts ahead of ``encode_docs`` or ``encode_queries``, which take the result as texts."""
+        checked = check_texts(texts, names)
+        sequences, cut = self.backbone.tokenize(checked, role)
+        if cut and not self.truncated[role]:
+            length = self.contract.query_length if role == "query" else self.contract.document_length
+            warnings.warn(
+                f"{cut} {role} texts were cut to {length} tokens; this is said once, .truncated counts on. Long documents: "
+                "pt.text.sliding() >> doc_encoder, pt.text.max_passage() after retrieval",
+                stacklevel=4,
+            )
+        self.truncated[role] += cut
+        return TokenizedTexts(checked, sequences, cut)
+
+    def doc_encoder(
+        self,
+        *,
+        text_field: str | None = None,
+        top_k: int | None = None,
+        min_weight: float = 0.0,
+        quantizer: Quantizer | None | str = "default",
+        counts: bool = False,
+        batch_size: int | None = None,
+        verbose: bool | None = None,
+    ) -> DocEncoder:
+        """Make the transformer that adds ``toks`` to documents, for indexing.
+
+        Args:
+            text_field: Column of the text; this model's by default.
+            top_k: Keep only the heaviest terms; None keeps all.
+            min_weight: Keep only weights of at least this.
+            counts: Whether to add ``toks_tf``, how often each token stands in the text, for ``ImpactIndex.add_guide``.
+            quantizer: Makes integer impacts, as Terrier needs them; by default of the contract's scale. None keeps floats.
+            batch_size: This model's by default.
+            verbose: This model's by default.
+        """
+        return DocEncoder(
+            self, text_field=text_field, top_k=top_k, min_weight=min_weight, quantizer=quantizer, counts=counts,
+            batch_size=batch_size, verbose=verbose,
+        )  # fmt: skip
+
+    def query_encoder(
+        self, *, top_k: int | None = None, min_weight: float = 0.0, batch_size: int | None = None, verbose: bool | None = None
+    ) -> QueryEncoder:
+        """Make the transformer that adds ``query_toks`` (float weights) to queries; arguments as in ``doc_encoder``."""
+        return QueryEncoder(self, top_k=top_k, min_weight=min_weight, batch_size=batch_size, verbose=verbose)
+
+    def scorer(self, *, text_field: str | None = None, batch_size: int | None = None, verbose: bool | None = None) -> Scorer:
+        """Make the transformer that scores documents for queries without an index; arguments as in ``doc_encoder``."""
+        return Scorer(self, text_field=text_field, batch_size=batch_size, verbose=verbose)
+
+    def _settings(self) -> dict[str, tuple[Any, Any]]:
+        """Arguments that make a difference, beside model and contract: name to value and default."""
+        return {
+            "adapter": (self.adapter, None), "revision": (self.revision, None), "variant": (self.variant, None),
+            "quantization": (self.quantization, None), "dtype": (self.dtype, "auto"), "device": (self.device, None),
+            "attn_implementation": (self.attn_implementation, None), "head": (self.head, None),
+            "batch_size": (self.batch_size, 32), "text_field": (self.text_field, "text"),
+        }  # fmt: skip
+
+    def _identity(self) -> tuple[Any, ...]:
+        model = self.model if isinstance(self.model, str) else tuple(map(id, self.model))
+        return (model, self._given_contract, *(str(value) for value, _ in self._settings().values()))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CSPLADE) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __repr__(self) -> str:
+        model = repr(self.model) if isinstance(self.model, str) else f"({type(self.model[0]).__name__}, tokenizer)"
+        changed = [f"{name}={value!r}" for name, (value, default) in self._settings().items() if value != default]
+        return f"CSPLADE({', '.join([model, *changed])})"

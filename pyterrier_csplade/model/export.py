@@ -1,0 +1,107 @@
+"""Export to sentence-transformers."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pyterrier_csplade._errors import ContractError
+from pyterrier_csplade.vectors.contract import Contract
+
+from .backbone import Backbone
+from .hub import remove_traces
+
+if TYPE_CHECKING:
+    from .csplade import CSPLADE
+
+
+def export_sentence_transformers(model: CSPLADE, path: str | Path) -> None:
+    """Save a model as a ``SparseEncoder`` of sentence-transformers, made of its own modules.
+
+    They are the model without its head, a ``Dense`` layer with the head's weights (times the contract's logit scale) on every
+    token, and ``SpladePooling``. The vectors are those of CSPLADE over all rows of the head: column ``token_ids[c]`` is our
+    column ``c``. Query and document are encoded by ``encode_query`` and ``encode_document``, which add the prefixes.
+
+    The causal and the bidirectional variant can be expressed; echo, two maximum lengths, and special tokens that are not pooled
+    cannot.
+
+    Args:
+        model: A model whose adapter, if it has one, is merged.
+        path: A directory, which ``SparseEncoder(path)`` loads.
+
+    Raises:
+        ContractError: sentence-transformers' modules cannot express the contract or the model; says what they lack.
+    """
+    backbone, path = model.backbone, Path(path)
+    check_expressible(backbone)
+    try:
+        from sentence_transformers import SparseEncoder
+        from sentence_transformers.base.modules import Dense, Transformer
+        from sentence_transformers.sparse_encoder.modules import SpladePooling
+    except ImportError as error:
+        raise ContractError("this needs sentence-transformers 6: pip install -U sentence-transformers") from error
+    contract = backbone.contract
+    inner = path / "base"
+    lm: Any = backbone.model
+    lm.base_model.save_pretrained(inner)
+    _tokenizer(backbone).save_pretrained(inner)
+    transformer = Transformer(str(inner), max_seq_length=max(contract.query_length, contract.document_length))
+    head: Any = backbone.head
+    weight, bias = head.weight.detach().float() * contract.logit_scale, getattr(head, "bias", None)
+    dense = Dense(
+        weight.shape[1], weight.shape[0], bias=bias is not None, activation_function=torch.nn.Identity(),
+        init_weight=weight.clone(), init_bias=None if bias is None else bias.detach().float() * contract.logit_scale,
+        module_input_name="token_embeddings", module_output_name="token_embeddings",
+    )  # fmt: skip
+    prompts = {"query": contract.query_prefix, "document": contract.document_prefix}
+    encoder = SparseEncoder(modules=[transformer, dense, SpladePooling("max")], prompts=prompts, device="cpu")
+    encoder.save_pretrained(str(path))
+    remove_traces(path)
+
+
+def check_expressible(backbone: Backbone) -> None:
+    """Prove that sentence-transformers' modules can express a model.
+
+    Raises:
+        ContractError: They cannot; names what they lack.
+    """
+    contract = backbone.contract
+    config: Any = backbone.model.config
+    reasons = [
+        ("echo: no module reads a text twice and pools over the second copy", contract.variant == "echo"),
+        ("special tokens outside of the maximum: SpladePooling pools every position", _special_outside(contract)),
+        ("two maximum lengths: a model has one", contract.query_length != contract.document_length),
+        ("what this architecture does after its LM head (soft-capping, scaling)", _finishes(config)),
+        ("an adapter that is not merged: merge it first", hasattr(backbone.model, "merge_and_unload")),
+    ]
+    for reason, found in reasons:
+        if found:
+            raise ContractError(f"sentence-transformers cannot express {reason}")
+
+
+def _special_outside(contract: Contract) -> bool:
+    return (contract.add_bos or contract.add_eos) and not contract.pool_special
+
+
+def _finishes(config: Any) -> bool:
+    return any(getattr(config, name, None) for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"))
+
+
+def _tokenizer(backbone: Backbone) -> Any:
+    """A copy that adds the special tokens of the contract, and no others, by itself."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer, contract = copy.deepcopy(backbone.tokenizer), backbone.contract
+    tokens = {"add_bos": tokenizer.bos_token, "add_eos": tokenizer.eos_token}
+    used = {flag: token for flag, token in tokens.items() if getattr(contract, flag)}
+    single = " ".join(
+        [*([used["add_bos"]] if "add_bos" in used else []), "$A", *([used["add_eos"]] if "add_eos" in used else [])]
+    )
+    ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in used.values()]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=ids)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

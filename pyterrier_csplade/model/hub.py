@@ -1,0 +1,115 @@
+"""Names of models: what the hub or its cache lacks, in one sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+from transformers.utils.hub import cached_file
+
+from pyterrier_csplade._errors import ContractError
+
+# How much of another library's explanation a message repeats.
+_LONGEST = 240
+
+
+def check_published(name: str, file: str, revision: str | None = None) -> None:
+    """Refuse a name under which the hub, or its cache where the hub cannot be reached, has no such file.
+
+    Args:
+        name: Hub id; directories are not looked at.
+        file: What a model or an adapter must have.
+        revision: Branch, tag or commit; the default branch by default.
+
+    Raises:
+        FileNotFoundError: There is no such repository, revision or file, it is gated, or it is neither in reach nor cached.
+    """
+    if Path(name).is_dir():
+        return
+    try:
+        cached_file(name, file, revision=revision)
+    except OSError as error:
+        at = f" at revision {revision!r}" if revision else ""
+        raise FileNotFoundError(
+            f"{name!r} is no directory here, and of the hub no {file} was found under this name{at}. Check the name; a gated "
+            f"model needs `hf auth login`, a machine without network needs it in its cache. The hub's client: {_short(error)}"
+        ) from error
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> Any:
+    """Load the tokenizer of a model.
+
+    Raises:
+        ContractError: The model comes without one, or it needs a package that is not installed; says which.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=revision)
+    except (OSError, ValueError, ImportError) as error:
+        raise ContractError(
+            f"{name}: its tokenizer cannot be loaded: are tokenizer.json and tokenizer_config.json there? ({_short(error)})"
+        ) from error
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+# What decides how a model is loaded, and says nothing of one that is in memory.
+_LOADING = ("adapter", "revision", "quantization", "dtype", "device", "attn_implementation")
+
+
+def check_source(model: Any, settings: Mapping[str, tuple[Any, Any]]) -> None:
+    """Refuse what names no model, before anything is looked for on a hub.
+
+    Args:
+        model: Hub id, directory, or a pair.
+        settings: The other arguments, name to value and default; among them ``adapter``, a hub id or directory, or None.
+
+    Raises:
+        FileNotFoundError: A directory is missing, or holds no checkpoint.
+        TypeError: ``model`` is neither a name nor a pair of a model and a tokenizer.
+        ValueError: An argument that says how to load a model comes with a pair.
+    """
+    if not isinstance(model, str):
+        parts = model if isinstance(model, tuple) else (model,)
+        if not (len(parts) == 2 and hasattr(parts[0], "config") and hasattr(parts[1], "get_vocab")):
+            found = ", ".join(type(part).__name__ for part in parts)
+            raise TypeError(f"model must be a hub id, a directory or a pair (language model, tokenizer), found {found}")
+        for name in _LOADING:
+            value, default = settings[name]
+            if value != default:
+                raise ValueError(f"{name}={value!r} says how to load a model, but this one is loaded: leave it out")
+        return
+    adapter = settings["adapter"][0]
+    for name, file in ((model, "config.json"), *([] if adapter is None else [(adapter, "adapter_config.json")])):
+        path = Path(name)
+        if path.is_dir() and not (path / file).is_file():
+            adapters = file == "config.json" and (path / "adapter_config.json").is_file()
+            remedy = ": it is an adapter, CSPLADE(base model, adapter=...) takes it" if adapters else ""
+            raise FileNotFoundError(f"{name} holds no {file}{remedy}")
+        if not path.exists() and (path.is_absolute() or name.startswith(("./", "../", "~"))):
+            raise FileNotFoundError(f"there is no directory {name}")
+
+
+_CONFIG_FILE = "tokenizer_config.json"
+
+# How the tokenizer was loaded, offline and from a directory: transformers writes it down, and whoever loads a copy inherits it.
+_TRACES = frozenset({"is_local", "local_files_only"})
+
+
+def save_tokenizer(tokenizer: Any, directory: str | Path) -> None:
+    """Write a tokenizer's files into a directory; none of them says how the tokenizer was loaded here."""
+    tokenizer.save_pretrained(directory)
+    remove_traces(directory)
+
+
+def remove_traces(directory: str | Path) -> None:
+    """Remove how tokenizers were loaded from their files in a directory and those below it."""
+    for path in Path(directory).rglob(_CONFIG_FILE):
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        kept = {key: value for key, value in settings.items() if key not in _TRACES}
+        path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,117 @@
+"""Scoring without an index."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+from pyterrier_csplade._errors import DataError
+from pyterrier_csplade.vectors.checks import _SameEncoder, check_texts
+
+from .transformers import DocEncoder, ModelTransformer, QueryEncoder, TextModel
+
+
+class Scorer(ModelTransformer):
+    """Scores documents for queries by the dot product of their vectors; :meth:`CSPLADE.scorer` makes it.
+
+    Columns ``query_toks`` and ``toks`` are used where they are there, in the scale that they have. Otherwise ``query`` and text
+    are encoded, each distinct one once, and not quantised. Rows keep their order; of equal scores the first ranks first.
+
+    Example::
+
+        pipeline = bm25 % 100 >> pt.text.get_text(dataset, "text") >> csplade.scorer()
+    """
+
+    schematic = {"label": "CSPLADE scorer", "help_url": None}
+    _factory = "scorer"
+
+    def __init__(
+        self, model: TextModel, *, text_field: str | None = None, batch_size: int | None = None, verbose: bool | None = None
+    ) -> None:
+        """Create a scorer; :meth:`CSPLADE.scorer` explains the arguments."""
+        super().__init__(model, batch_size, verbose)
+        self.text_field = text_field or model.text_field
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Add ``score`` and ``rank``, or replace them.
+
+        Args:
+            inp: Results with ``qid``, ``docno``, ``query`` or ``query_toks``, and the text or ``toks``.
+
+        Raises:
+            ContractError: Two vectors come from different encoders.
+            DataError: A text or a vector cannot be used; names its qid or docno.
+        """
+        with pt.validate.any(inp, context=self) as frame:
+            for document in (self.text_field, "toks"):
+                for query in ("query", "query_toks"):
+                    frame.columns(includes=["qid", query, "docno", document], mode=f"{query}, {document}")
+        scores = pd.Series(self._scores(inp), index=inp.index, dtype=np.float64)
+        return pt.model.add_ranks(inp.assign(score=scores))
+
+    def transform_iter(self, inp: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Score records. All must have come before the first can have a rank."""
+        records = list(inp)
+        if records:
+            self._check_strings(records)  # here, because a frame of pandas 3 with pyarrow refuses some without naming them
+            yield from self.transform(pd.DataFrame(records)).to_dict(orient="records")  # type: ignore[misc]
+
+    def _check_strings(self, records: Iterable[Mapping[str, Any]]) -> None:
+        for column, key, noun in (("query", "qid", "query"), (self.text_field, "docno", "document")):
+            given = [record for record in records if isinstance(record.get(column), str)]
+            check_texts([record[column] for record in given], (f"{noun} {record.get(key)}" for record in given))
+
+    def _scores(self, inp: pd.DataFrame) -> np.ndarray:
+        scores = np.zeros(len(inp))
+        qids, docnos = inp["qid"].tolist(), inp["docno"].tolist()
+        queries = self._query_vectors(inp)
+        check = _SameEncoder()
+        for qid, vector in zip(qids, queries):
+            check(vector, f"query {qid}")
+        for vector, rows in self._document_vectors(inp):
+            check(vector, f"document {docnos[rows[0]]}")
+            for row in rows:
+                scores[row] = _dot(queries[row], vector, f"query {qids[row]}, document {docnos[row]}")
+        return scores
+
+    def _query_vectors(self, inp: pd.DataFrame) -> list[Any]:
+        if "query_toks" not in inp.columns:
+            inp = QueryEncoder(self.model, batch_size=self._batch_size, verbose=self.verbose).transform(inp)
+        return inp["query_toks"].tolist()  # type: ignore[no-any-return]
+
+    def _document_vectors(self, inp: pd.DataFrame) -> Iterator[tuple[Any, list[int]]]:
+        """Yield each document's vector and the rows in which it stands."""
+        if "toks" in inp.columns:
+            yield from ((toks, [row]) for row, toks in enumerate(inp["toks"].tolist()))
+            return
+        docnos = inp["docno"].tolist()
+        rows: dict[str, list[int]] = {}
+        for row, text in enumerate(check_texts(inp[self.text_field].tolist(), (f"document {docno}" for docno in docnos))):
+            rows.setdefault(text, []).append(row)
+        encoder = DocEncoder(
+            self.model, text_field=self.text_field, quantizer=None, batch_size=self._batch_size, verbose=self.verbose
+        )
+        documents = ({"docno": docnos[at[0]], self.text_field: text} for text, at in rows.items())
+        yield from ((document["toks"], at) for document, at in zip(encoder.transform_iter(documents), rows.values()))
+
+    def _settings(self) -> dict[str, tuple[Any, Any]]:
+        return {"text_field": (self.text_field, self.model.text_field), **super()._settings()}
+
+
+def _dot(query: object, document: object, name: str) -> float:
+    if not (isinstance(query, Mapping) and isinstance(document, Mapping)):
+        raise DataError(
+            f"{name}: query_toks and toks must be dicts of term to weight, found {query!r:.40} and {document!r:.40}"
+        )
+    try:
+        score = float(sum(weight * document.get(term, 0) for term, weight in query.items()))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: weights must be numbers ({error})") from error
+    if not math.isfinite(score):
+        raise DataError(f"{name}: the score is {score}: a weight is not finite")
+    return score

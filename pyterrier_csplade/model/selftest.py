@@ -1,0 +1,119 @@
+"""Proofs that a loaded model attends and scores as its contract says."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from pyterrier_csplade._errors import ContractError
+
+from .attention import is_available
+from .backbone import Backbone
+
+# Tokens of the probe.
+_LENGTH = 8
+
+# All tolerances are ours and relative to the largest absolute value. A causal mask leaves position 0 equal to the last bit.
+_SEES = 1e-5
+# Logits of two routes differ by rounding, in bfloat16 by up to about 1%.
+_SAME_LOGITS = 0.05
+# States of two implementations of attention, by the norm of their difference: another mask makes 0.52 of csplade-tiny's,
+# rounding alone up to 0.05 of a random model's with 32 layers in bfloat16.
+_SAME_STATES = 0.1
+
+
+def self_test(backbone: Backbone) -> None:
+    """Prove the attention mask and the head of a loaded model, and find out whether it takes texts without padding.
+
+    Raises:
+        ContractError: Position 0 sees the last token though it must not, or does not though it must, alone or beside a padded
+            text; or the streamed maximum of the logits is not the maximum of the model's own logits.
+    """
+    training = backbone.training
+    backbone.eval()
+    with torch.no_grad(), _without_outliers(backbone.model):
+        _test_attention(backbone)
+        _test_head(backbone)
+        backbone.packs = _may_pack(backbone) and _keeps_packed_texts_apart(backbone)
+    backbone.train(training)
+
+
+@contextlib.contextmanager
+def _without_outliers(model: Any) -> Iterator[None]:
+    """Keep bitsandbytes' int8 products from treating columns apart that it finds by a look at all positions."""
+    states = [m.state for m in model.modules() if hasattr(getattr(m, "state", None), "threshold")]
+    thresholds = [state.threshold for state in states]
+    try:
+        for state in states:
+            state.threshold = 0.0
+        yield
+    finally:
+        for state, threshold in zip(states, thresholds):
+            state.threshold = threshold
+
+
+def _probe(backbone: Backbone) -> list[int]:
+    ids = backbone.vocabulary.token_ids
+    return ids[torch.linspace(0, len(ids) - 1, _LENGTH).long()].tolist()
+
+
+def _test_attention(backbone: Backbone) -> None:
+    first = _probe(backbone)
+    expected = backbone.contract.attention == "bidirectional"
+    second = [*first[:-1], first[0]]
+    # A padded batch takes another path through the attention implementation than a text alone.
+    for padding in (False, True):
+        before, after = (_first_state(backbone, ids, padding) for ids in (first, second))
+        sees = _differ(before, after, _SEES)
+        if sees != expected:
+            raise ContractError(
+                f"variant {backbone.contract.variant!r} needs {backbone.contract.attention} attention, but with "
+                f"attn_implementation={backbone.attn_implementation!r} position 0 "
+                f"{'sees' if sees else 'does not see'} the last token{' of a padded batch' if padding else ''}: "
+                "choose another attn_implementation or another architecture"
+            )
+
+
+def _differ(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
+    return not bool((one - other).abs().max() <= tolerance * one.abs().max())
+
+
+def _may_pack(backbone: Backbone) -> bool:
+    if backbone.attn_implementation == "sdpa":
+        return is_available(backbone.device, backbone.head.weight.dtype)
+    return "flash" in backbone.attn_implementation
+
+
+def _keeps_packed_texts_apart(backbone: Backbone) -> bool:
+    """Whether packed texts have the states of padded ones, and those of a text stay when its neighbours change."""
+    text = _probe(backbone)
+    # A long text beside short ones: PyTorch takes another kernel from 129 tokens on.
+    left, right = text[2:], (text * 20)[: backbone.contract.document_length]
+    batches = [backbone.collate(texts) for texts in ([left, text, right], [left[::-1], text, right[::-1]])]
+    try:
+        first, second = (backbone.packed_states(batch["input_ids"], batch["attention_mask"]).float() for batch in batches)
+    except (TypeError, ValueError, RuntimeError):  # an architecture without position_ids, heads that a kernel does not take
+        return False
+    padded = backbone.hidden_states(batches[0]["input_ids"], batches[0]["attention_mask"]).float()
+    real = batches[0]["attention_mask"].bool()
+    same = (padded[real] - first[real]).norm() <= _SAME_STATES * padded[real].norm()
+    return bool(same) and not _differ(first[1, real[1]], second[1, real[1]], _SEES)
+
+
+def _first_state(backbone: Backbone, ids: list[int], padding: bool) -> torch.Tensor:
+    batch = backbone.collate([ids, ids * 2] if padding else [ids])
+    return backbone.hidden_states(batch["input_ids"], batch["attention_mask"])[0, 0].float()
+
+
+def _test_head(backbone: Backbone) -> None:
+    batch = backbone.collate([_probe(backbone)])
+    expected = backbone.reference_logits(**batch)
+    found = backbone.pooled_logits(**batch)
+    if not torch.allclose(found, expected, rtol=_SAME_LOGITS, atol=_SAME_LOGITS * float(expected.abs().max())):
+        raise ContractError(
+            f"{type(backbone.model).__name__} does more after its LM head than is known here: its logits differ from ours by "
+            f"up to {float((found - expected).abs().max()):g}"
+        )

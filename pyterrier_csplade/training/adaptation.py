@@ -1,0 +1,144 @@
+"""The adaptation phase: cures the collapse of the ReLU before contrastive training starts."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pyterrier_csplade._errors import ConfigError, DataError
+from pyterrier_csplade.data.sources import read_corpus
+from pyterrier_csplade.model.backbone import choose_attention, finish_logits
+
+from .config import AdaptationConfig
+from .distributed import barrier, is_first_process, on_one_process_first, reads_weights_of
+from .packing import PackedDataset, pack_corpus
+from .run import load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
+from .streamed_loss import streamed_prediction_loss
+from .trainer import CurvesTrainer
+
+
+class AdaptationTrainer(CurvesTrainer):
+    """Trainer of L_Adapt over packed sequences."""
+
+    config: AdaptationConfig
+
+    def __init__(self, config: AdaptationConfig, mask_id: int | None, **kwargs: Any) -> None:
+        super().__init__(config, **kwargs)
+        self.mask_id = mask_id
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+        """Return the loss of a batch of token ids; the Trainer calls it."""
+        tokens = inputs["input_ids"]
+        visible, predicted = tokens, torch.arange(1, tokens.shape[1])
+        if self.mask_id is not None:
+            masked, predicted = draw_positions(tokens.shape[1], self.config.mask_rate, self.config.visible_rate)
+            visible = tokens.index_fill(1, masked.to(tokens.device), self.mask_id)
+        predicted = predicted.to(tokens.device)
+        loss, figures = model(visible, predicted - 1, tokens[:, predicted])
+        self.record(**figures)
+        return (loss, figures) if return_outputs else loss
+
+
+class Predictor(nn.Module):
+    """A language model whose forward pass ends in L_Adapt, so that no logits outlive it.
+
+    Attributes:
+        model: The transformers model, or a PEFT model around it.
+        relu_weight: lambda_ReLU of Eq. 2.
+    """
+
+    def __init__(self, model: Any, relu_weight: float) -> None:
+        super().__init__()
+        self.model, self.relu_weight = model, relu_weight
+        self._no_split_modules = model._no_split_modules  # what FSDP wraps
+        reads_weights_of(self, self._lm.get_output_embeddings())
+
+    @property
+    def _lm(self) -> Any:
+        """The transformers model, without the PEFT wrapper: its layers hold the adapters."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def forward(self, input_ids: Tensor, positions: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the loss.
+
+        Args:
+            input_ids: [batch, length].
+            positions: Where something is predicted, [positions].
+            targets: What, [batch, positions].
+
+        Returns:
+            The loss and figures, as ``streamed_prediction_loss`` does.
+        """
+        lm = self._lm
+        hidden = lm.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[:, positions].flatten(0, 1)
+        head = lm.get_output_embeddings()
+        finish = partial(finish_logits, lm.config)
+        plain = finish(probe := torch.ones(1)) is probe
+        return streamed_prediction_loss(
+            hidden, head.weight, targets.flatten(), self.relu_weight, head.bias, None if plain else finish
+        )
+
+
+def draw_positions(length: int, mask_rate: float, visible_rate: float) -> tuple[Tensor, Tensor]:
+    """Draw the positions of masked next-token prediction, from torch's generator, whose state checkpoints keep.
+
+    All sequences of a batch share them (ours): the LM head then works on these positions alone. The first token is never
+    drawn, because no position before it could predict it.
+
+    Args:
+        length: Tokens of a sequence.
+        mask_rate: Share of the tokens that are masked.
+        visible_rate: Share of the tokens that are predicted though they are not masked.
+
+    Returns:
+        The masked positions, and the predicted ones: these and others.
+    """
+    order = 1 + torch.randperm(length - 1)
+    masked = max(1, round(mask_rate * (length - 1)))
+    return order[:masked], order[: masked + round(visible_rate * (length - 1))]
+
+
+def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
+    """Run the adaptation phase.
+
+    Args:
+        config: The run's settings.
+        resume: Go on from the last checkpoint in ``config.output``, if there is one.
+
+    Returns:
+        The directory of the adapted model, ``config.output``: a plain language model to start contrastive training from.
+
+    Raises:
+        ConfigError: ``config.output`` holds checkpoints of another run, or the vocabulary has no ``mask_token``.
+        DataError: The corpus is empty or a document has no text.
+        TrainingError: The loss is not finite.
+    """
+    output = open_output(config, resume)
+    arguments, tokens = training_arguments(config, pieces=config.gradient_accumulation_steps), output / "tokens.int32"
+    if next(read_corpus(config.corpus, config.text_fields), None) is None:  # found out before a large model is loaded
+        raise DataError(f"{config.corpus}: the corpus is empty")
+    tokenizer, model = load_tokenizer_and_model(config)
+    choose_attention(model, causal=config.objective == "clm")
+    mask_id = _mask_id(tokenizer, config) if config.objective == "mntp" else None
+    on_one_process_first(lambda: pack_corpus(read_corpus(config.corpus, config.text_fields), tokenizer, tokens))
+    dataset = PackedDataset(np.memmap(tokens, dtype=np.int32, mode="r"), config.sequence_length)
+    predictor = Predictor(model, config.relu_weight)
+    trainer = AdaptationTrainer(config, mask_id, model=predictor, args=arguments, train_dataset=dataset)
+    trainer.run(resume)
+    weights = trainer.trained_weights()
+    if is_first_process():
+        rebuilt = trainer.sharded or config.quantization
+        save_run(whole_model(config, weights) if rebuilt else model, tokenizer, config)
+    barrier()
+    return output
+
+
+def _mask_id(tokenizer: Any, config: AdaptationConfig) -> int:
+    if config.mask_token not in tokenizer.get_vocab():
+        raise ConfigError(f"mask_token {config.mask_token!r} is no token of {config.model}: name one that is")
+    return int(tokenizer.convert_tokens_to_ids(config.mask_token))

@@ -1,0 +1,234 @@
+"""Training rows on disk, drawn reproducibly, and their batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pyterrier_csplade._errors import DataError
+from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.model.encoder import plan
+
+from .distributed import gather
+from .prepared import prepared
+from .rows import TrainingRow
+
+# Texts that go through the model together. They are sorted by length, so that small parts hold little padding. Ours,
+# measured on a CPU: 8 and 16 are no faster, 128 are slower.
+_CHUNK = 32
+# On an accelerator, as many short texts as have the tokens of those of full length, at most this many times more: it waits for
+# its next kernel where parts are small. Ours, measured on an H200: an 8B model takes 1.5 times as long for texts of 64 tokens
+# in parts of 32 as in parts of 96. The bound is for the vectors' memory.
+_SHORT_TEXTS = 4
+
+
+class RowDataset(Dataset[dict[str, Any]]):
+    """Training rows with one positive and some hard negatives each.
+
+    The rows lie in a file and only their places in memory, so that the data may be larger than the memory. What is drawn from a
+    row depends on seed, epoch and row alone: the same after resuming and in any number of processes.
+    """
+
+    def __init__(self, path: Path, *, negatives: int, seed: int) -> None:
+        """Open a file that ``write_rows`` made.
+
+        Args:
+            path: The file.
+            negatives: Hard negatives to draw; all where a row has fewer.
+            seed: Of the draws.
+        """
+        self.path, self.negatives, self.seed, self.epoch = path, negatives, seed, 0
+        self._places = [0]
+        with path.open("rb") as lines:
+            for line in lines:
+                self._places.append(self._places[-1] + len(line))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other passages in another epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._places) - 1
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        with self.path.open("rb") as lines:
+            lines.seek(self._places[index])
+            row = json.loads(lines.readline())
+        rng = random.Random(f"{self.seed} {self.epoch} {index}")
+        positives, negatives, scores = row["positives"], row["negatives"], row["scores"]
+        positive = rng.randrange(len(positives))
+        drawn = rng.sample(range(len(negatives)), min(self.negatives, len(negatives)))
+        return {
+            "query": row["query"],
+            "positive": positives[positive],
+            "negatives": [negatives[place] for place in drawn],
+            "positives": positives,
+            "scores": scores and [scores[positive], *(scores[len(positives) + place] for place in drawn)],
+        }
+
+
+def write_rows(rows: Iterable[TrainingRow], path: Path, *, scored: bool) -> None:
+    """Write training rows to a file, which appears when it is whole.
+
+    Args:
+        rows: The rows.
+        path: The file.
+        scored: Whether the losses need scores of a teacher.
+
+    Raises:
+        DataError: There is no row, or one without the scores that it needs, or the run in this directory began with others.
+    """
+    number = 0
+    with prepared(path) as out:
+        for number, row in enumerate(rows, 1):
+            if scored and row.scores is None:
+                raise DataError(
+                    f"row {number}, {row.query[:60]!r}: the passages have no scores of a teacher, which kl_weight and "
+                    "margin_mse_weight need"
+                )
+            out.write(json.dumps(asdict(row)).encode() + b"\n")
+        if not number:
+            raise DataError("the training data has no rows")
+
+
+class Collator:
+    """Makes a batch: the queries and all their passages, cut into parts."""
+
+    def __init__(self, backbone: Backbone, pieces: int = 1) -> None:
+        """Say how a batch is cut.
+
+        Args:
+            backbone: Tokenises and pads.
+            pieces: Passages are cut into as many parts at least; no part has more queries than one has passages.
+        """
+        self.backbone, self.pieces = backbone, pieces
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Tokenise and pad.
+
+        Returns:
+            ``queries`` and ``passages``, lists of parts as ``Backbone.collate`` makes them, passages sorted by length; and
+            ``labels``, the fields of ``Labels``.
+        """
+        texts = [row["positive"] for row in rows] + [text for row in rows for text in row["negatives"]]
+        owners = [*range(len(rows)), *(own for own, row in enumerate(rows) for _ in row["negatives"])]
+        sequences = self.backbone.tokenize(texts, "document")[0]
+        order = sorted(range(len(texts)), key=lambda i: -len(sequences[i]))
+        labels = make_labels(rows, texts, owners, order)
+        queries = self.backbone.tokenize([row["query"] for row in rows], "query")[0]
+        passages = [sequences[passage] for passage in order]
+        size = part_size(len(texts), self.pieces, accelerator=self._on_accelerator)
+        return {
+            "queries": self._parts(queries, [max(map(len, queries))] * len(queries), size),
+            "passages": self._parts(passages, list(map(len, passages)), size),
+            "labels": {name: values.to(self.backbone.device) for name, values in vars(labels).items()},
+        }
+
+    @property
+    def _on_accelerator(self) -> bool:
+        return self.backbone.device.type != "cpu"
+
+    def _parts(self, sequences: Sequence[Sequence[int]], lengths: Sequence[int], size: int) -> list[dict[str, Any]]:
+        """Cut sequences into parts of at most ``size``, by lengths that do not increase."""
+        tokens = part_tokens(self.backbone.contract.document_length) if self._on_accelerator else sys.maxsize
+        return [self.backbone.collate(sequences[part]) for part in plan([max(1, n) for n in lengths], tokens, size)]
+
+
+def part_size(texts: float, pieces: int, *, accelerator: bool) -> int:
+    """Return how many texts go through the model at once at most, if ``texts`` are cut into as many ``pieces`` at least."""
+    return min(_SHORT_TEXTS * _CHUNK if accelerator else _CHUNK, math.ceil(texts / pieces))
+
+
+def part_tokens(document_length: int) -> int:
+    """Return how many tokens, of one copy for echo, go through an accelerator at once at most."""
+    return _CHUNK * document_length
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Relevance within a batch of queries and passages, and a teacher's scores.
+
+    Attributes:
+        targets: The passage that is each query's positive, int64 [queries].
+        owners: The query for which each passage was drawn, int64 [passages].
+        texts: Identifies each passage's text, int64 [passages].
+        relevant_queries: With ``relevant_texts``, the pairs of a query and a text that is relevant to it, int64 [pairs].
+        relevant_texts: As ``texts``, int64 [pairs].
+        teacher: A teacher's score of each passage for its owner, float32 [passages]; NaN without a teacher.
+    """
+
+    targets: Tensor
+    owners: Tensor
+    texts: Tensor
+    relevant_queries: Tensor
+    relevant_texts: Tensor
+    teacher: Tensor
+
+    @property
+    def excluded(self) -> Tensor:
+        """Bool [queries, passages]: no negatives, since their text is another positive of the query (ours)."""
+        matches = self.relevant_texts[:, None] == self.texts[None, :]
+        relevant = torch.zeros(len(self.targets), len(self.texts), dtype=torch.int32, device=matches.device)
+        relevant.index_add_(0, self.relevant_queries, matches.int())
+        excluded = relevant > 0
+        excluded[torch.arange(len(self.targets), device=matches.device), self.targets] = False
+        return excluded
+
+    @property
+    def own(self) -> Tensor:
+        """Bool [queries, passages]: the passages that were drawn for the query."""
+        return self.owners[None, :] == torch.arange(len(self.targets), device=self.owners.device)[:, None]
+
+    def gathered(self) -> Labels:
+        """The labels of the batches of all processes, one after the other in the order of the ranks."""
+        names = ("targets", "owners", "texts", "relevant_queries", "relevant_texts", "teacher")
+        parts = dict(zip(names, gather([getattr(self, name) for name in names])))
+        first_query = [0, *accumulate(map(len, parts["targets"]))]
+        first_passage = [0, *accumulate(map(len, parts["texts"]))]
+        for name, offsets in (("targets", first_passage), ("owners", first_query), ("relevant_queries", first_query)):
+            parts[name] = [part + offset for part, offset in zip(parts[name], offsets)]
+        return Labels(**{name: torch.cat(part) for name, part in parts.items()})
+
+
+def make_labels(rows: Sequence[dict[str, Any]], texts: Sequence[str], owners: Sequence[int], order: Sequence[int]) -> Labels:
+    """Make the labels of a batch whose first passages are the rows' positives.
+
+    Args:
+        rows: As ``RowDataset`` gives them.
+        texts: The passages; passage i is the positive of row i while there is a row i.
+        owners: The row of each passage.
+        order: The passages as they stand in the batch.
+    """
+    place = {passage: rank for rank, passage in enumerate(order)}
+    pairs = [(own, text_id(text)) for own, row in enumerate(rows) for text in row["positives"]]
+    taken = [0] * len(rows)
+    teacher = []
+    for owner in owners:
+        scores = rows[owner]["scores"]
+        teacher.append(float("nan") if scores is None else scores[taken[owner]])
+        taken[owner] += 1
+    return Labels(
+        targets=torch.tensor([place[own] for own in range(len(rows))]),
+        owners=torch.tensor([owners[passage] for passage in order]),
+        texts=torch.tensor([text_id(texts[passage]) for passage in order]),
+        relevant_queries=torch.tensor([own for own, _ in pairs]),
+        relevant_texts=torch.tensor([text for _, text in pairs]),
+        teacher=torch.tensor([teacher[passage] for passage in order], dtype=torch.float32),
+    )
+
+
+def text_id(text: str) -> int:
+    """A 64-bit digest of a text, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)

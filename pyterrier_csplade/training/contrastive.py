@@ -1,0 +1,227 @@
+"""The contrastive phase: ranking with sparse vectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.model.loading import prepare_backbone
+from pyterrier_csplade.training.monitoring.cockpit import Cockpit
+from pyterrier_csplade.training.monitoring.parity import Probe, write_report
+from pyterrier_csplade.training.monitoring.validation import Validation, read_slice
+from pyterrier_csplade.vectors.contract import Contract
+
+from .batches import Collator, Labels, RowDataset, write_rows
+from .checkpoints import CHECKPOINTS, step_of
+from .config import ContrastiveConfig
+from .distributed import barrier, gather, is_first_process, on_one_process_first, reads_weights_of
+from .gradient_cache import GradientCache
+from .objective import ContrastiveObjective
+from .readers import read_rows
+from .run import load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
+from .schedules import make_schedule
+from .trainer import WEIGHTS_FILE, CurvesTrainer
+
+_SCHEDULE = "schedule.json"
+
+
+class ContrastiveTrainer(CurvesTrainer):
+    """Trainer of ``ContrastiveObjective``.
+
+    Attributes:
+        objective: Computes the loss.
+        schedule: Gives both lambdas at every step.
+        diagnostics: Functions of the batch's query and passage vectors whose figures are recorded at every step.
+        parts: What checkpoints keep the tensors of, beside the weights, by name.
+    """
+
+    config: ContrastiveConfig
+
+    def __init__(self, config: ContrastiveConfig, **kwargs: Any) -> None:
+        super().__init__(config, **kwargs)
+        self.objective = ContrastiveObjective(config)
+        self.schedule = make_schedule(config)
+        self.diagnostics: list[Callable[[Tensor, Tensor], dict[str, Tensor | float]]] = []
+        self.parts: dict[str, Any] = {"objective": self.objective}
+
+    def take_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Do a step on the batch of all processes.
+
+        Raises:
+            TrainingError: The loss is infinite or no number.
+        """
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        cache = GradientCache(self.accelerator, model, keep_graphs=self.config.gradient_accumulation_steps == 1)
+        vectors = cache.encode([*inputs["queries"], *inputs["passages"]])
+        count = sum(len(part["input_ids"]) for part in inputs["queries"])
+        queries, passages = map(torch.cat, gather([vectors[:count], vectors[count:]]))
+        weights = self.schedule.weights(self.state.global_step)
+        loss, figures = self.objective(queries, passages, Labels(**inputs["labels"]).gathered(), weights)
+        self.check_finite(loss, "loss")
+        cache.backward(torch.autograd.grad(loss, vectors)[0])
+        self.record(**figures)
+        for diagnose in self.diagnostics:
+            self.record(**diagnose(queries.detach(), passages.detach()))
+        return loss.detach()
+
+    def save_state(self, directory: Path) -> None:
+        """Save what this phase knows beside the weights."""
+        for name, part in self.parts.items():
+            save_file(part.state_dict(), directory / f"{name}.safetensors")
+        (directory / _SCHEDULE).write_text(json.dumps(self.schedule.state_dict()), encoding="utf-8")
+
+    def load_state(self, directory: Path) -> None:
+        """Go on from what was saved."""
+        for name, part in self.parts.items():
+            part.load_state_dict(load_file(directory / f"{name}.safetensors"))
+        self.schedule.load_state_dict(json.loads((directory / _SCHEDULE).read_text(encoding="utf-8")))
+
+    def step_done(self, figures: dict[str, float]) -> None:
+        """Let the schedule learn from the figures of an optimizer step."""
+        self.schedule.observe(self.state.global_step, figures)
+
+
+def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
+    """Run the contrastive phase.
+
+    Args:
+        config: The run's settings.
+        resume: Go on from the last checkpoint in ``config.output``, if there is one.
+
+    Returns:
+        The directory of the trained model, ``config.output``, which ``CSPLADE`` loads.
+
+    Raises:
+        ConfigError: ``config.output`` holds checkpoints of another run.
+        DataError: A training row cannot be used, or there is none.
+        TrainingError: The loss is not finite, or the run has collapsed.
+    """
+    output = open_output(config, resume)
+    arguments = training_arguments(config, pieces=1)
+    rows = output / "rows.jsonl"
+    found = read_rows(config.data, max_bad_rows=config.max_bad_rows)
+    on_one_process_first(lambda: write_rows(found, rows, scored=config.needs_teacher))
+    dataset = RowDataset(rows, negatives=config.negatives, seed=config.seed)
+    # On a CPU, the backward pass of torch's fused attention takes several times as long as plain products for short texts.
+    tokenizer, model = load_tokenizer_and_model(config, None if torch.cuda.is_available() else "eager")
+    backbone = Backbone(model, tokenizer, _contract(config, config.query_length, config.document_length))
+    reads_weights_of(backbone, backbone.head)
+    trainer = ContrastiveTrainer(
+        config,
+        model=backbone,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=Collator(backbone, config.gradient_accumulation_steps),
+    )
+    contract = _contract(config, config.encoding_query_length, config.encoding_document_length)
+    attach(trainer, backbone, config, contract)
+    trainer.run(resume)
+    weights = best_weights(trainer, output / CHECKPOINTS) or trainer.trained_weights()
+    if is_first_process():
+        if trainer.sharded:
+            backbone = Backbone(whole_model(config, weights, quantized=True), tokenizer, backbone.contract)
+        else:
+            backbone.load_state_dict(weights, strict=False)
+        _save_trained(backbone, weights, config, dataset)
+    barrier()
+    return output
+
+
+def _save_trained(backbone: Backbone, weights: dict[str, Tensor], config: ContrastiveConfig, dataset: RowDataset) -> None:
+    """Save the trained model with its adapter merged, its contract, and a report on what merging changed."""
+    output = Path(config.output)
+    probe = Probe(dataset)
+    before = probe.encode(backbone) if config.lora else None
+    unmerged = whole_model(config, weights) if config.quantization else backbone.model
+    merged = save_run(unmerged, backbone.tokenizer, config).eval()
+    contract = _contract(config, config.encoding_query_length, config.encoding_document_length).replace(
+        training={"phase": "contrastive", "rows": len(dataset), **_published(config)}
+    )
+    prepare_backbone(merged, backbone.tokenizer, contract, name=config.output).contract.save(output)
+    if before:
+        same_lengths = prepare_backbone(merged, backbone.tokenizer, backbone.contract, name=config.output)
+        write_report(probe.report(before, probe.encode(same_lengths)), output)
+
+
+def _contract(config: ContrastiveConfig, query_length: int | None, document_length: int | None) -> Contract:
+    return Contract(
+        variant=config.variant,
+        query_prefix=config.query_prefix,
+        document_prefix=config.document_prefix,
+        add_bos=config.add_bos,
+        add_eos=config.add_eos,
+        pool_special=config.pool_special,
+        query_length=query_length or config.query_length,
+        document_length=document_length or config.document_length,
+        logit_scale=config.logit_scale,
+        temperature=config.temperature,
+        base_model=_name(config.model),
+        base_revision=config.revision,
+    )
+
+
+def _published(config: ContrastiveConfig) -> dict[str, Any]:
+    """The settings as they go into a contract: without the paths of this machine."""
+    data = [config.data] if isinstance(config.data, str) else config.data
+    settings = asdict(config) | {"model": _name(config.model), "data": [_name(source) for source in data]}
+    if config.validation is not None:
+        settings["validation"]["collection"] = _name(config.validation.collection)
+    del settings["output"]
+    return settings
+
+
+def _name(source: str) -> str:
+    return Path(source).name if Path(source).exists() else source
+
+
+# Queries of the batch that pre-flight and cockpit look at, and negatives of each. Ours: a second or two for 8B.
+_PROBE = 16
+_PROBE_NEGATIVES = 3
+
+
+def attach(trainer: Any, backbone: Backbone, config: ContrastiveConfig, contract: Contract) -> None:
+    """Let cockpit and validation watch a run.
+
+    Args:
+        trainer: The run's trainer.
+        backbone: Its model.
+        config: Its settings.
+        contract: With the lengths of encoding.
+    """
+    cockpit = Cockpit(trainer, backbone, _probe(trainer), config)
+    trainer.diagnostics.append(cockpit.diagnose)
+    trainer.parts["cockpit"] = cockpit
+    trainer.add_callback(cockpit)
+    if config.validation is not None:
+        data = read_slice(config.validation)
+        trainer.add_callback(Validation(trainer, backbone, contract, data, config.validation))
+
+
+def _probe(trainer: Any) -> dict[str, Any]:
+    """A batch of rows from all over the data, with few negatives."""
+    dataset = trainer.train_dataset
+    places = range(0, len(dataset), max(1, len(dataset) // _PROBE))
+    rows = [dataset[place] for place in places][:_PROBE]
+    for row in rows:
+        row["negatives"] = row["negatives"][:_PROBE_NEGATIVES]
+    batch: dict[str, Any] = trainer.data_collator(rows)
+    return batch
+
+
+def best_weights(trainer: Any, checkpoints: Path) -> dict[str, Tensor] | None:
+    """The trained parameters of the best validated checkpoint; None if the run was not validated."""
+    best = trainer.state.best_global_step
+    if best is None:  # a run that had ended already was loaded without its state
+        newest = max(checkpoints.glob("checkpoint-*/trainer_state.json"), key=lambda path: step_of(path.parent), default=None)
+        best = None if newest is None else json.loads(newest.read_text(encoding="utf-8"))["best_global_step"]
+    file = checkpoints / f"checkpoint-{best}" / WEIGHTS_FILE
+    return load_file(file) if best is not None and file.is_file() else None

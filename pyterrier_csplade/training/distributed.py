@@ -1,0 +1,190 @@
+"""What the processes of a run tell each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+from torch import Tensor, nn
+from torch.serialization import safe_globals
+from transformers.integrations import deepspeed
+
+from pyterrier_csplade._errors import ConfigError
+
+
+def world_size() -> int:
+    """Processes of this run."""
+    return dist.get_world_size() if _together() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if _together() else 0
+
+
+def is_first_process() -> bool:
+    """Whether this process writes what exists once."""
+    return rank() == 0
+
+
+def on_one_process_first(write: Callable[[], object]) -> None:
+    """Write a file that all processes read: one on each machine does it while the others wait."""
+    state = PartialState()
+    if state.is_local_main_process:
+        write()
+    barrier()
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if _together():
+        dist.barrier()
+
+
+def largest(value: int, device: torch.device) -> int:
+    """The largest of the processes' values."""
+    if not _together():
+        return value
+    tensor = torch.tensor(value, device=device)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return int(tensor)
+
+
+def mean_over_processes(tensor: Tensor) -> Tensor:
+    """The mean of the processes' tensors."""
+    if _together():
+        shared = tensor.to(PartialState().device)
+        dist.all_reduce(shared)
+        tensor = shared / world_size()
+    return tensor
+
+
+def gather(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Collect tensors whose first dimensions may differ between processes.
+
+    Args:
+        tensors: Of this process. Their number, types and other dimensions are the same in all processes.
+
+    Returns:
+        For each of ``tensors`` those of all processes, in the order of the ranks. The own ones are those that were given, so
+        that gradients flow to them and only to them: a loss that is computed from all on every process has, in each, the exact
+        gradient of its own part, and the sum over the processes is that of one process with everything.
+    """
+    if not _together():
+        return [[tensor] for tensor in tensors]
+    lengths = torch.tensor([len(tensor) for tensor in tensors], device=tensors[0].device)
+    all_lengths = [torch.empty_like(lengths) for _ in range(world_size())]
+    dist.all_gather(all_lengths, lengths)
+    table = torch.stack(all_lengths).tolist()
+    return [_gather_one(tensor, [row[column] for row in table]) for column, tensor in enumerate(tensors)]
+
+
+def _gather_one(tensor: Tensor, lengths: list[int]) -> list[Tensor]:
+    padded = tensor.new_zeros(max(lengths), *tensor.shape[1:])
+    padded[: len(tensor)] = tensor.detach()
+    parts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(parts, padded)
+    gathered = [part[:length] for part, length in zip(parts, lengths)]
+    gathered[rank()] = tensor
+    return gathered
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+# How long processes wait for another: one reads and writes the training data, which takes more than NCCL's ten minutes for
+# large collections. Ours; a launcher ends the others at once when one dies.
+_PATIENCE = timedelta(hours=6)
+# What accelerate's launcher sets.
+_PRECISION = "ACCELERATE_MIXED_PRECISION"
+
+
+def start_processes(*, use_cpu: bool) -> int:
+    """Let this process find the others that a launcher started.
+
+    Args:
+        use_cpu: Whether there is no accelerator.
+
+    Returns:
+        The number of processes.
+
+    Raises:
+        ConfigError: A launcher was asked for several processes and started one alone, or some did not come.
+    """
+    asked = int(os.environ.get("WORLD_SIZE", 1))
+    # What accelerate sets when it was asked for several processes; where it cannot start them it runs one and says nothing.
+    alone = _PRECISION in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
+    if alone:
+        raise ConfigError(
+            "accelerate was asked for several processes but started this one alone (it starts several on CPUs with MPI only): "
+            "use torchrun --nproc-per-node N -m pyterrier_csplade ..."
+        )
+    PartialState(cpu=use_cpu, timeout=_PATIENCE)
+    if world_size() != asked:
+        raise ConfigError(f"{asked} processes were asked for and {world_size()} came together")
+    return world_size()
+
+
+def launched_with_deepspeed() -> bool:
+    """Whether accelerate's launcher asked for DeepSpeed."""
+    return bool(parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"))
+
+
+def choose_precision(*, bf16: bool) -> None:
+    """Let the run's configuration decide on mixed precision where the launcher has a setting of its own.
+
+    transformers would follow the launcher's in a run without ``bf16``: a float32 run would be none.
+    """
+    if _PRECISION in os.environ:
+        os.environ[_PRECISION] = "bf16" if bf16 else "no"
+
+
+def reads_weights_of(module: nn.Module, other: nn.Module) -> None:
+    """Let ZeRO-3 gather the weights of one module for the passes of another, which reads them without calling the module.
+
+    Args:
+        module: Whose forward pass reads them.
+        other: Whose weights they are, for example the LM head.
+    """
+    if deepspeed.is_deepspeed_zero3_enabled():
+        from deepspeed.runtime.zero import register_external_parameter
+
+        for parameter in other.parameters(recurse=False):
+            register_external_parameter(module, parameter)
+
+
+@contextmanager
+def in_one_piece() -> Iterator[None]:
+    """Let transformers load models whole, where it would divide them among the processes (ZeRO-3)."""
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = reference
+
+
+@contextmanager
+def values_only() -> Iterator[None]:
+    """Let DeepSpeed load tensors, numbers and its own settings, where it would load any pickle of a checkpoint, code too."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # of torch, for all of its loading
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        with safe_globals([ZeroStageEnum, LossScaler, fragment_address]):
+            yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before

@@ -1,0 +1,192 @@
+"""The training objectives of both phases."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+
+def adaptation_loss(logits: Tensor, input_ids: Tensor, relu_weight: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """L_Adapt = L_CLM(H) + lambda_ReLU * L_ReLU, where L_ReLU is L_CLM on log(1 + ReLU(H)) (paper, Eq. 2 and 3).
+
+    L_CLM is the mean cross-entropy of every token given those before it. Both terms come from the logits of one forward pass.
+    L_ReLU is near ln |V| at first and has a high floor, since log(1 + ReLU(H)) grows slowly.
+
+    Args:
+        logits: Scores H of the vocabulary at each position, [batch, length, vocabulary].
+        input_ids: The tokens, [batch, length].
+        relu_weight: lambda_ReLU (paper: 1); 0 skips the second term.
+
+    Returns:
+        The loss, and its terms L_CLM and L_ReLU.
+    """
+    return prediction_loss(logits[:, :-1], input_ids[:, 1:], relu_weight)
+
+
+def prediction_loss(logits: Tensor, targets: Tensor, relu_weight: float) -> tuple[Tensor, Tensor, Tensor]:
+    """``adaptation_loss`` of any positions: ``targets``, [batch, positions], is what each of ``logits`` should predict."""
+    predictions, labels = logits.flatten(0, 1), targets.flatten()
+    clm = cross_entropy(predictions, labels)
+    if not relu_weight:
+        return clm, clm, torch.zeros_like(clm)
+    relu = cross_entropy(torch.log1p(torch.relu(predictions)), labels)
+    return clm + relu_weight * relu, clm, relu
+
+
+def ranking_loss(scores: Tensor, targets: Tensor, excluded: Tensor, temperature: float = 1.0) -> Tensor:
+    """InfoNCE, L_rank of the paper: mean cross-entropy of each query's positive among all passages of the batch.
+
+    Args:
+        scores: Inner products, [queries, passages].
+        targets: The passage that is each query's positive, int64 [queries].
+        excluded: Passages that are no negatives of a query, bool [queries, passages].
+        temperature: Divides the scores (not in the paper; 1).
+    """
+    return cross_entropy((scores / temperature).masked_fill(excluded, float("-inf")), targets)
+
+
+def accuracy(scores: Tensor, targets: Tensor, excluded: Tensor) -> Tensor:
+    """Share of the queries whose positive has the highest score; arguments as in ``ranking_loss``."""
+    return (scores.masked_fill(excluded, float("-inf")).argmax(dim=1) == targets).float().mean()
+
+
+def kl_loss(scores: Tensor, teacher: Tensor, own: Tensor, temperature: float = 1.0, teacher_temperature: float = 1.0) -> Tensor:
+    """Mean Kullback-Leibler divergence of each query's softmax over its own passages from that of a teacher.
+
+    Args:
+        scores: Inner products, [queries, passages].
+        teacher: A teacher's score of each passage for its query, [passages].
+        own: The passages that were drawn for a query, bool [queries, passages].
+        temperature: Divides the scores. The loss is not multiplied by its square, as some have it: weigh it instead.
+        teacher_temperature: Divides the teacher's scores.
+    """
+    minus_infinity = torch.finfo(scores.dtype).min
+    student = torch.log_softmax((scores / temperature).masked_fill(~own, minus_infinity), dim=1)
+    target = (teacher.to(scores.dtype) / teacher_temperature).expand_as(scores).masked_fill(~own, minus_infinity)
+    target = torch.log_softmax(target, dim=1)
+    return (target.exp() * (target - student)).masked_fill(~own, 0).sum(dim=1).mean()
+
+
+def margin_mse_loss(
+    scores: Tensor,
+    teacher: Tensor,
+    own: Tensor,
+    targets: Tensor,
+    temperature: float = 1.0,
+    teacher_temperature: float = 1.0,
+) -> Tensor:
+    """Mean squared difference between margins, positive minus negative, and those of a teacher (arXiv 2010.02666).
+
+    The mean runs over all pairs of a query and a hard negative of its own; arguments as in ``kl_loss`` and ``ranking_loss``.
+    """
+    rows = torch.arange(len(scores), device=scores.device)
+    student = scores / temperature
+    wanted = teacher.to(scores.dtype) / teacher_temperature
+    difference = (student[rows, targets, None] - student) - (wanted[targets, None] - wanted[None, :])
+    negatives = own.clone()
+    negatives[rows, targets] = False
+    return difference.masked_fill(~negatives, 0).square().sum() / negatives.sum().clamp(min=1)
+
+
+def ramped(weight: float, step: int, ramp: float) -> float:
+    """Quadratic growth of a regulariser's weight, ``weight * (step / ramp) ** 2``, then ``weight`` (Formal et al., 2021).
+
+    Args:
+        weight: What it grows to.
+        step: Optimizer steps done; counting these makes the ramp independent of gradient accumulation and of resuming.
+        ramp: Optimizer steps of growth; 0: none.
+    """
+    return weight * min(1.0, step / ramp) ** 2 if ramp else weight
+
+
+def flops(weights: Tensor) -> Tensor:
+    """The FLOPS regulariser: sum over terms of the squared mean weight in the batch (Paria et al., 2020).
+
+    Args:
+        weights: Not negative, [texts, terms].
+    """
+    return weights.mean(dim=0).square().sum()
+
+
+def df_flops(weights: Tensor, shares: Tensor, cutoff: float = 0.1, steepness: float = 10.0) -> Tensor:
+    """DF-FLOPS (arXiv 2505.15070): FLOPS whose mean weights are multiplied by a sigmoid of the document frequency.
+
+    Args:
+        weights: Not negative, [texts, terms].
+        shares: Share of the documents in which each term is active, [terms].
+        cutoff: alpha; the share at which the factor is one half.
+        steepness: beta.
+    """
+    return (weights.mean(dim=0) * df_factor(shares, cutoff, steepness)).square().sum()
+
+
+def df_factor(shares: Tensor, cutoff: float = 0.1, steepness: float = 10.0) -> Tensor:
+    """The sigmoid of DF-FLOPS, ``1 / (1 + (x ** log_cutoff(2) - 1) ** steepness)``: 0 for x = 0, 1/2 at the cutoff, 1 for 1."""
+    exponent = math.log(2) / math.log(cutoff)  # below 0: x ** exponent falls from infinity to 1
+    return 1 / (1 + (shares.clamp(0, 1).double() ** exponent - 1) ** steepness).to(shares.dtype)
+
+
+def l1(weights: Tensor) -> Tensor:
+    """Mean over texts of the sum of their weights, as SPLADE++ has it on queries.
+
+    Args:
+        weights: Not negative, [texts, terms].
+    """
+    return weights.sum(dim=1).mean()
+
+
+def l0_mask(weights: Tensor, threshold: int) -> Tensor:
+    """The weights with those of texts of at most ``threshold`` terms set to 0, which spares them (arXiv 2504.14839)."""
+    return weights * ((weights > 0).sum(dim=1, keepdim=True) > threshold)
+
+
+def anti_zero(queries: Tensor, passages: Tensor) -> Tensor:
+    """``1 / (sum of all query weights)^2 + 1 / (sum of all passage weights)^2``, as in the code of SPLADE.
+
+    Sums of 0 count as 1e-6 (ours), so that the term stays finite; it has no gradient there.
+    """
+    return sum((1 / weights.sum().clamp(min=1e-6).square() for weights in (queries, passages)), torch.zeros(()).to(queries))
+
+
+class DocumentFrequencies:
+    """Shares of the passages in which each term is active, estimated from the training batches.
+
+    Its paper estimates them on a validation set every 100 steps; the passages of the last such stretch of training are ours.
+    Until the first stretch is over, every share is 1, which makes DF-FLOPS the same as FLOPS.
+    """
+
+    def __init__(self, steps: int) -> None:
+        """Set the length of a stretch.
+
+        Args:
+            steps: Optimizer steps between two estimates.
+        """
+        self.steps = steps
+        self._state: dict[str, Tensor] = {}
+
+    def shares(self, weights: Tensor) -> Tensor:
+        """The current estimate, on the device of ``weights`` [texts, terms]."""
+        if "shares" not in self._state:
+            self._state["shares"] = torch.ones(weights.shape[1])
+        return self._state["shares"].to(weights.device)
+
+    def add(self, weights: Tensor) -> None:
+        """Count the passages of an optimizer step, [texts, terms]."""
+        if "counts" not in self._state:
+            self._state |= {"counts": torch.zeros(weights.shape[1]), "seen": torch.zeros(2)}
+        self._state["counts"] += (weights > 0).sum(dim=0).cpu()
+        self._state["seen"] += torch.tensor([1, len(weights)])
+        steps, texts = self._state["seen"].tolist()
+        if steps >= self.steps:
+            self._state = {"shares": self._state["counts"] / texts}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Counts and estimate."""
+        return self._state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a state."""
+        self._state = dict(state)

@@ -1,0 +1,71 @@
+"""Whether merging an adapter changed what the model does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ir_measures
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.model.encoder import BatchEncoder
+from pyterrier_csplade.training.batches import RowDataset
+
+#: The report, in a run's directory.
+PARITY_FILE = "merge_parity.json"
+# Rows of the training data that are compared. Ours.
+_ROWS = 32
+_BATCH = 16
+
+
+class Probe:
+    """Queries and passages of the training data, encoded before and after merging."""
+
+    def __init__(self, dataset: RowDataset) -> None:
+        rows = [dataset[number] for number in range(min(_ROWS, len(dataset)))]
+        self.queries = [row["query"] for row in rows]
+        self.passages = list(dict.fromkeys(text for row in rows for text in [row["positive"], *row["negatives"]]))
+        self.relevant = [set(row["positives"]) for row in rows]
+
+    def encode(self, backbone: Backbone) -> tuple[csr_matrix, csr_matrix]:
+        """The vectors of queries and passages."""
+        training = backbone.training
+        backbone.eval()
+        encoder = BatchEncoder(backbone)
+        queries = encoder.encode(backbone.tokenize(self.queries, "query")[0], _BATCH, self.queries)
+        passages = encoder.encode(backbone.tokenize(self.passages, "document")[0], _BATCH, self.passages)
+        backbone.train(training)
+        return queries, passages
+
+    def report(self, before: tuple[csr_matrix, csr_matrix], after: tuple[csr_matrix, csr_matrix]) -> dict[str, Any]:
+        """Compare vectors: largest and mean absolute difference of their weights, and nDCG@10 of the probe's queries.
+
+        The mean runs over the weights that are above 0 before or after.
+        """
+        differences = [abs(second - first) for first, second in zip(before, after)]
+        active = sum(((first > 0) + (second > 0)).nnz for first, second in zip(before, after))
+        return {
+            "queries": len(self.queries),
+            "passages": len(self.passages),
+            "largest_weight": max(float(matrix.max()) for matrix in before),
+            "largest_difference": max(float(difference.max()) for difference in differences),
+            "mean_difference": float(sum(difference.sum() for difference in differences)) / max(active, 1),
+            "ndcg@10_before": self._ndcg(*before),
+            "ndcg@10_after": self._ndcg(*after),
+        }
+
+    def _ndcg(self, queries: csr_matrix, passages: csr_matrix) -> float:
+        scores = np.asarray((queries @ passages.T).todense())
+        names = [str(number) for number in range(len(self.passages))]
+        qrels = {str(q): {names[p]: int(text in found) for p, text in enumerate(self.passages)}
+                 for q, found in enumerate(self.relevant)}  # fmt: skip
+        run = {str(q): dict(zip(names, map(float, row))) for q, row in enumerate(scores)}
+        return float(ir_measures.calc_aggregate([ir_measures.nDCG @ 10], qrels, run)[ir_measures.nDCG @ 10])
+
+
+def write_report(report: dict[str, Any], directory: Path) -> None:
+    """Write a report into a run's directory."""
+    (directory / PARITY_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,189 @@
+"""The pre-flight: a look at the vectors before the first step, which says whether the run is going to collapse."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.training.batches import Labels
+from pyterrier_csplade.training.config import ContrastiveConfig
+from pyterrier_csplade.training.losses import flops, ranking_loss
+
+#: The pre-flight's figures and findings: a file in a run's directory.
+PREFLIGHT_FILE = "preflight.json"
+
+# The limits are ours. Those of the scores and of the active terms are from runs of csplade-tiny, unadapted and adapted, at
+# temperatures from 1 to 100; a soft-max over differences far above 10 has a gradient for one passage only.
+_MOST_ACTIVE = 0.3
+_LARGEST_SPREAD = 10.0
+_WANTED_SPREAD = 3.0
+_MOST_EMPTY = 0.5
+_MOST_ALIKE = 0.98
+_MOST_OF_ONE_POSITION = 0.5
+_LARGEST_PENALTY = 100.0
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the vectors of a batch are like before training.
+
+    Attributes:
+        figures: ``mean_logit`` and ``std_logit`` of the pooled logits before the activation; ``head_norm``, the mean norm of
+            the LM head's rows; ``nnz_query`` and ``nnz_document``, mean active terms; ``empty_query`` and ``empty_document``,
+            shares of empty vectors; ``positive_score``, the mean score of a query's positive; ``score_spread``, the mean
+            standard deviation of a query's scores over the temperature; ``similarity``, the mean cosine of two passages;
+            ``rank_loss`` at the start, beside ``chance_loss``, that of equal scores; ``penalty_ratio``, the regularisers at
+            their full weights over the ranking loss; ``top_position_share``, the share of maxima that one position wins.
+        findings: What is wrong, each with its cure; empty if nothing is.
+        verdict: "ok", "risk", or "collapse" if training is not expected to survive.
+    """
+
+    figures: dict[str, float]
+    findings: list[str] = field(default_factory=list)
+    verdict: str = "ok"
+
+    def save(self, directory: Path) -> None:
+        """Write ``PREFLIGHT_FILE``."""
+        (directory / PREFLIGHT_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    def __str__(self) -> str:
+        numbers = ", ".join(f"{name} {value:,.3g}" for name, value in self.figures.items())
+        return " ".join([f"pre-flight: {self.verdict} ({numbers}).", *self.findings])
+
+
+def preflight(backbone: Backbone, batch: dict[str, Any], config: ContrastiveConfig) -> Preflight:
+    """Look at a batch before training.
+
+    Args:
+        backbone: The model; it is left in the mode in which it was.
+        batch: As the run's collator makes it.
+        config: The run's settings.
+    """
+    training = backbone.training
+    backbone.eval()
+    with torch.no_grad():
+        queries = torch.cat([backbone(**part) for part in batch["queries"]])
+        passages = torch.cat([backbone(**part) for part in batch["passages"]])
+        logits = backbone.pooled_logits(**batch["passages"][0])
+        figures = {
+            "mean_logit": float(logits.mean()),
+            "std_logit": float(logits.std()),
+            "head_norm": float(backbone.head.weight.float().norm(dim=1).mean()),  # type: ignore[operator, union-attr]
+            **_figures(queries, passages, Labels(**batch["labels"]), config),
+            "top_position_share": top_position_share(backbone, batch["passages"][0]),
+        }
+    backbone.train(training)
+    return judge(figures, len(backbone.vocabulary), config)
+
+
+def _figures(queries: Tensor, passages: Tensor, labels: Labels, config: ContrastiveConfig) -> dict[str, float]:
+    scores = queries @ passages.T
+    rank = float(ranking_loss(scores, labels.targets, labels.excluded, config.temperature))
+    penalty = config.lambda_query * float(flops(queries)) + config.lambda_document * float(flops(passages))
+    unit = torch.nn.functional.normalize(passages, dim=1)
+    cosines = (unit @ unit.T)[~torch.eye(len(unit), dtype=torch.bool, device=unit.device)]
+    figures = {"positive_score": float(scores.gather(1, labels.targets[:, None]).mean())}
+    for side, vectors in (("query", queries), ("document", passages)):
+        active = (vectors > 0).sum(dim=1)
+        figures |= {f"nnz_{side}": float(active.float().mean()), f"empty_{side}": float((active == 0).float().mean())}
+    return {
+        **figures,
+        "score_spread": float(scores.std(dim=1).mean()) / config.temperature if len(passages) > 1 else 0.0,
+        "similarity": float(cosines.mean()) if len(cosines) else 0.0,
+        "rank_loss": rank,
+        "chance_loss": math.log(len(passages)),
+        "penalty_ratio": penalty / max(rank, 1e-6),
+    }
+
+
+def judge(figures: dict[str, float], terms: int, config: ContrastiveConfig) -> Preflight:
+    """Say what the figures mean.
+
+    Args:
+        figures: As ``Preflight`` has them.
+        terms: Index terms.
+        config: The run's settings.
+    """
+    grave, light = [], []
+    for side in ("query", "document"):
+        if figures[f"empty_{side}"] > _MOST_EMPTY:
+            grave.append(
+                f"{figures[f'empty_{side}']:.0%} of the {side} vectors are empty, so that the ReLU passes no gradient: run the "
+                "adaptation phase first, or raise logit_scale."
+            )
+    if figures["score_spread"] > _LARGEST_SPREAD:
+        wanted = config.temperature * figures["score_spread"] / _WANTED_SPREAD
+        grave.append(
+            f"Scores differ by {figures['score_spread']:,.0f} temperatures, so that one passage takes the whole soft-max: "
+            f"raise temperature to about {wanted:,.2g}, or lower logit_scale (Lion-SP: hidden size ** -0.25), and adapt first."
+        )
+    if figures["similarity"] > _MOST_ALIKE:
+        grave.append(
+            f"Passages hardly differ (mean cosine {figures['similarity']:.3f}): run the adaptation phase first, check add_bos."
+        )
+    if figures["nnz_document"] > _MOST_ACTIVE * terms:
+        light.append(
+            f"{figures['nnz_document']:,.0f} of {terms:,} terms are active in a passage: adaptation and a long ramp "
+            "(flops_warmup_steps), or target_nnz, make them fewer without a shock."
+        )
+    if figures["top_position_share"] > _MOST_OF_ONE_POSITION:
+        light.append(
+            f"One position wins {figures['top_position_share']:.0%} of the maxima (an attention sink): set add_bos: false, and "
+            "pool_special: false."
+        )
+    if figures["penalty_ratio"] > _LARGEST_PENALTY and config.target_nnz is None:
+        light.append(
+            f"At full weight the regularisers are {figures['penalty_ratio']:,.0f} times the ranking loss, which drives vectors "
+            "to zero: lower lambda_query and lambda_document, lengthen flops_warmup_steps, or set target_nnz."
+        )
+    verdict = "collapse" if grave else "risk" if light else "ok"
+    return Preflight(figures, [*grave, *light], verdict)
+
+
+# Logits in flight: 32 MiB of float32, as in pooling.
+_LOGITS_IN_FLIGHT = 2**23
+
+
+def top_position_share(backbone: Backbone, batch: dict[str, Tensor]) -> float:
+    """Share of the active terms whose maximum is at the one position that wins most of them; mean over the texts with any.
+
+    A share near 1 is the mark of an attention sink: one token, as a rule the first, gives every text the same terms.
+
+    Args:
+        backbone: The model, in evaluation mode.
+        batch: As ``Backbone.collate`` makes it.
+    """
+    with torch.no_grad():
+        active = backbone(**batch) > 0
+        winners = winning_positions(backbone, batch)
+    shares = []
+    for row, terms in enumerate(active):
+        if terms.any():
+            counts = torch.bincount(winners[row, terms])
+            shares.append(float(counts.max() / counts.sum()))
+    return sum(shares) / len(shares) if shares else 0.0
+
+
+def winning_positions(backbone: Backbone, batch: dict[str, Tensor]) -> Tensor:
+    """Positions of the maxima of the logits, int64 [texts, index terms].
+
+    What an architecture does after its LM head is monotonic or the same for all positions, so that the product decides.
+    """
+    hidden = backbone.hidden_states(batch["input_ids"], batch["attention_mask"])
+    head: Any = backbone.head
+    weight = head.weight.index_select(0, backbone.columns)
+    hidden = hidden.masked_fill(~batch["pool_mask"][..., None], 0)
+    hidden_out = ~batch["pool_mask"][:, None, :]
+    block = max(1, _LOGITS_IN_FLIGHT // (hidden.shape[0] * hidden.shape[1]))
+    parts = []
+    for start in range(0, len(weight), block):
+        logits = torch.einsum("vd,bld->bvl", weight[start : start + block].to(hidden.dtype), hidden)
+        parts.append(logits.masked_fill(hidden_out, float("-inf")).argmax(dim=2))
+    return torch.cat(parts, dim=1)

@@ -1,0 +1,113 @@
+"""The loss of contrastive training, from the vectors of a whole batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .batches import Labels
+from .config import ContrastiveConfig, Regularizer
+from .losses import (
+    DocumentFrequencies,
+    accuracy,
+    anti_zero,
+    df_flops,
+    flops,
+    kl_loss,
+    l0_mask,
+    l1,
+    margin_mse_loss,
+    ranking_loss,
+)
+
+Figures = dict[str, Tensor | float]
+
+
+class ContrastiveObjective:
+    """Computes L = L_rank + lambda_Q * R(Q) + lambda_D * R(D) (paper, section 3.2) and what the configuration adds to it.
+
+    The vectors are those of the whole batch, over all processes, so that every process computes the same loss.
+    """
+
+    def __init__(self, config: ContrastiveConfig) -> None:
+        self.config = config
+        self.frequencies = {side: DocumentFrequencies(config.df_steps) for side in ("query", "document")}
+
+    def __call__(
+        self, queries: Tensor, passages: Tensor, labels: Labels, weights: tuple[float, float]
+    ) -> tuple[Tensor, Figures]:
+        """Compute the loss.
+
+        Args:
+            queries: [queries, terms].
+            passages: [passages, terms].
+            labels: What is relevant to what.
+            weights: lambda of queries and of passages.
+
+        Returns:
+            The loss, and figures for the training curves.
+        """
+        config = self.config
+        scores = queries @ passages.T
+        excluded = labels.excluded
+        loss, figures = self._ranking(scores, excluded, labels)
+        for side, vectors, weight, regularizer, threshold in (
+            ("query", queries, weights[0], config.query_regularizer, config.query_l0_threshold),
+            ("document", passages, weights[1], config.document_regularizer, config.document_l0_threshold),
+        ):
+            penalty = self._penalty(l0_mask(vectors, threshold) if threshold else vectors, regularizer, side)
+            loss = loss + weight * penalty
+            figures |= {f"lambda_{side}": weight, **_sparsity(vectors, side), f"{regularizer}_{side}": penalty}
+        if config.anti_zero_weight:
+            figures["anti_zero"] = anti_zero(queries, passages)
+            loss = loss + config.anti_zero_weight * figures["anti_zero"]
+        with torch.no_grad():
+            figures["accuracy"] = accuracy(scores, labels.targets, excluded)
+            figures["max_score"] = scores.amax(dim=1).mean()
+        return loss, figures
+
+    def _ranking(self, scores: Tensor, excluded: Tensor, labels: Labels) -> tuple[Tensor, Figures]:
+        config = self.config
+        figures: Figures = {}
+        loss = scores.new_zeros(())
+        if config.infonce_weight:
+            figures["rank_loss"] = rank = ranking_loss(scores, labels.targets, excluded, config.temperature)
+            loss = loss + config.infonce_weight * rank
+        temperatures = (config.temperature, config.teacher_temperature)
+        if config.kl_weight:
+            figures["kl_loss"] = kl = kl_loss(scores, labels.teacher, labels.own, *temperatures)
+            loss = loss + config.kl_weight * kl
+        if config.margin_mse_weight:
+            figures["margin_mse"] = mse = margin_mse_loss(scores, labels.teacher, labels.own, labels.targets, *temperatures)
+            loss = loss + config.margin_mse_weight * mse
+        return loss, figures
+
+    def _penalty(self, vectors: Tensor, regularizer: Regularizer, side: str) -> Tensor:
+        if regularizer == "l1":
+            return l1(vectors)
+        if regularizer == "flops":
+            return flops(vectors)
+        frequencies = self.frequencies[side]
+        penalty = df_flops(vectors, frequencies.shares(vectors), self.config.df_cutoff, self.config.df_steepness)
+        frequencies.add(vectors.detach())
+        return penalty
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The document frequencies, for a checkpoint."""
+        return {f"{side}.{name}": t for side, kept in self.frequencies.items() for name, t in kept.state_dict().items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a state."""
+        for side, kept in self.frequencies.items():
+            kept.load_state_dict({name.partition(".")[2]: t for name, t in state.items() if name.startswith(f"{side}.")})
+
+
+def _sparsity(weights: Tensor, side: str) -> Figures:
+    """Mean active terms of a vector, the share of vectors without any, and FLOPS."""
+    weights = weights.detach()
+    active = (weights > 0).sum(dim=1)
+    return {
+        f"nnz_{side}": active.float().mean(),
+        f"empty_{side}": (active == 0).float().mean(),
+        f"flops_{side}": flops(weights),
+    }

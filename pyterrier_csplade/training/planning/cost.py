@@ -1,0 +1,285 @@
+"""What a training run will cost: what it computes, and FLOP, from shapes before anything is loaded. Memory: ``_memory``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyterrier_csplade._errors import ConfigError
+
+from .shape import ModelShape
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An accelerator.
+
+    Attributes:
+        name: What people call it.
+        memory: Bytes.
+        flops: bfloat16 FLOP/s that a large dense product reaches.
+    """
+
+    name: str
+    memory: float
+    flops: float
+
+
+# Of the data sheets' dense bfloat16 peak, a large product reaches about 80% (790 of 989 TFLOP/s on an H200, measured).
+_REACHED = 0.8
+#: The accelerators that an estimate knows, with the data sheets' memory and dense bfloat16 peak.
+GPUS = {
+    key: Gpu(key, gigabytes * 1e9, _REACHED * tflops * 1e12)
+    for key, gigabytes, tflops in (
+        ("a100-40gb", 40, 312), ("a100-80gb", 80, 312), ("h100", 80, 989), ("h200", 141, 989), ("b200", 180, 2250),
+        ("l40s", 48, 362), ("a10g", 24, 70), ("rtx-4090", 24, 165),
+    )
+}  # fmt: skip
+# Share of the attainable FLOP/s that a step reaches: of adaptation, and of contrastive training, whose texts are short. Ours,
+# measured with an 8B model and adapters on an H200 (benchmarks/training_8b.py): 0.45 to 0.47 and 0.27 to 0.28.
+_ADAPTATION, _CONTRASTIVE = 0.45, 0.27
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What one process does in a step.
+
+    Attributes:
+        tokens: Real tokens that go through the backbone.
+        live_tokens: Tokens whose graphs are in memory at once, padding included.
+        head_tokens: Tokens that go through the LM head (half of ``tokens`` for echo).
+        texts: Representations of the whole step.
+        length: Mean length of a sequence, for the cost of attention.
+        every_logit: Whether the loss has a gradient for every logit (adaptation), not for the maxima alone.
+        forwards: Forward passes without a graph that precede the step (1 with gradient caching).
+        part_tokens: Tokens of one forward pass, padding included; None for ``live_tokens``.
+        live_texts: Representations whose graphs are in memory at once; None for ``texts``.
+        accumulates: Whether all gradients exist while activations do: from an earlier part, or in buckets of DDP.
+        active: Share of a text's terms that have a gradient. The default is that of a sparse model, 640 of 128,256.
+    """
+
+    tokens: float
+    live_tokens: float
+    head_tokens: float
+    texts: float
+    length: float
+    every_logit: bool = False
+    forwards: int = 0
+    part_tokens: float | None = None
+    live_texts: float | None = None
+    accumulates: bool = False
+    active: float = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How the weights are trained.
+
+    Attributes:
+        rank: Of LoRA; None trains all parameters.
+        bf16: Mixed precision.
+        checkpointing: Whether activations are recomputed.
+        four_bit: Whether the frozen linear layers are nf4.
+        shards: Processes over which weights, gradients and optimizer states are divided (FSDP); 1 for none.
+        dropout: Whether the adapters have dropout.
+    """
+
+    rank: int | None
+    bf16: bool
+    checkpointing: bool
+    four_bit: bool = False
+    shards: int = 1
+    dropout: bool = True
+
+
+def find_gpu(name: str) -> Gpu:
+    """Return an accelerator by its name.
+
+    Raises:
+        ConfigError: It is not known.
+    """
+    key = name.lower().replace(" ", "-").replace("_", "-")
+    if key not in GPUS:
+        raise ConfigError(f"unknown GPU {name!r}; known are {', '.join(GPUS)}")
+    return GPUS[key]
+
+
+def step_flops(shape: ModelShape, method: Method, load: Load) -> float:
+    """FLOP of one step of one process.
+
+    A product costs two FLOP for each weight and token. The backward pass computes gradients of the inputs, and those of the
+    weights too where they are trained; checkpointing and gradient caching repeat the forward pass. The backward pass of the
+    streamed head is nearly free (it touches the winning positions alone), unless every logit has a gradient.
+    """
+    passes = 2 + (method.rank is None) + method.checkpointing + load.forwards
+    head_passes = 1 + load.forwards + (1 + (method.rank is None) if load.every_logit else 0)
+    attention = 4 * load.length * shape.hidden * shape.layers
+    return load.tokens * (2 * shape.backbone + attention) * passes + load.head_tokens * 2 * shape.head * head_passes
+
+
+def utilisation(load: Load) -> float:
+    """Share of the attainable FLOP/s that a step reaches as a rule."""
+    return _ADAPTATION if load.every_logit else _CONTRASTIVE
+
+
+def human_bytes(count: float) -> str:
+    """Gigabytes for people, as the data sheets of accelerators count them."""
+    return f"{count / 1e9:,.2f} GB" if count >= 5e6 else f"{count / 1e6:,.2f} MB"
+
+
+# Logits of the streamed head in flight: of pooling (see ``_pooling``), and bytes of the loss of the adaptation phase on an
+# accelerator (see ``_streamed_loss``), where six tensors of their size are alive at once (measured).
+_POOLING_LOGITS = 2**23
+_LOSS_BLOCKS = 6 * 2**26 * 4.0
+# Bytes for each entry of a representation. With its graph: arg-max, ReLU and output, 4 each; while its gradient goes back, the
+# gradient by the output and by the activation besides. Of the whole step: vectors, their gradient, its shares, and a copy in
+# the loss or the outputs.
+_IN_GRAPH, _GOING_BACK, _IN_STEP = 12.0, 16.0, 16.0
+
+Parts = dict[str, float]
+
+
+def memory_parts(shape: ModelShape, method: Method, load: Load) -> Parts:
+    """Estimate the bytes that each part of a step takes on one accelerator when the sum is largest.
+
+    Weights that are trained are float32 (and a bfloat16 copy for the products) with two float32 moments of AdamW; weights that
+    LoRA freezes are bfloat16 in a bfloat16 run, or half a byte with nf4 (and 1/16 byte of scales: one float32 for 64 weights).
+    The optimizer is fused and in place, as transformers chooses it: it needs no memory beside its moments. The sum is largest
+    at the end of the forward pass (the head's logits beside all activations), at the beginning of the backward pass (what the
+    layers' backward passes need beside them), or at its end (all gradients); parts that do not exist then are 0.
+    """
+    trained = shape.adapted * method.rank if method.rank else shape.parameters
+    frozen = shape.parameters if method.rank else 0
+    frozen_bytes = 2 if method.bf16 else 4
+    divided = frozen_bytes * (shape.embeddings + (0 if method.four_bit else shape.backbone)) if frozen else 0.0
+    whole = 0.5625 * shape.backbone if frozen and method.four_bit else 0.0  # FSDP leaves bytes as they are
+    gradients = 4.0 * trained / method.shards
+    stages = (_forward(shape, method, load), _turn(shape, method, load), _end(shape, method, load))
+    for stage in stages if load.accumulates else stages[2:]:
+        stage["gradients"] = gradients
+    return {
+        "frozen weights": divided / method.shards + whole,
+        "trained weights": (6.0 if method.bf16 and not method.rank else 4.0) * trained / method.shards,
+        "optimizer": 8.0 * trained / method.shards,
+        **max(stages, key=lambda parts: sum(parts.values())),
+    }
+
+
+def _forward(shape: ModelShape, method: Method, load: Load) -> Parts:
+    """The end of the forward pass; the loss of the adaptation phase computes its gradients there."""
+    part = _part_tokens(load)
+    if load.every_logit:  # a head that is trained: the sum of gradients, and that of a block, in bfloat16 as well
+        head = _LOSS_BLOCKS + _trained_head(shape, method) * (2.5 if method.bf16 else 2)
+    else:  # a block of logits, and the states that are pooled; a bfloat16 model that LoRA adapts ends in bfloat16
+        size = 2.0 if method.bf16 and method.rank else 4.0
+        head = size * (min(_POOLING_LOGITS, part * shape.vocabulary) + part * shape.hidden)
+    return {
+        "gradients": 0.0,
+        **_kept(shape, method, load, recomputed=0.0),
+        "layer in flight": 0.0,
+        "head": head,
+        "representations": (_whole(load) if load.forwards else 0.0) * shape.vocabulary
+        + _IN_GRAPH * _live_texts(load) * shape.vocabulary,
+    }
+
+
+def _turn(shape: ModelShape, method: Method, load: Load) -> Parts:
+    """The beginning of the backward pass: the head is done, the last layer begins."""
+    part = _part_tokens(load)
+    return {
+        "gradients": _trained_head(shape, method),
+        **_kept(shape, method, load, recomputed=part),
+        "layer in flight": part * layer_in_flight(shape),
+        "head": _head_backward(shape, method, load),
+        "representations": (_whole(load) + _GOING_BACK * _live_texts(load)) * shape.vocabulary,
+    }
+
+
+def _end(shape: ModelShape, method: Method, load: Load) -> Parts:
+    """The end of the backward pass: one layer is left, and a dense gradient of the embeddings if they are trained."""
+    part = _part_tokens(load)
+    return {
+        "gradients": 0.0,
+        "activations": part * layer_activation(shape, lora=method.rank is not None, bf16=method.bf16, dropout=method.dropout),
+        "attention": part * attention_activation(shape, load.length, bf16=method.bf16),
+        "layer in flight": part * layer_in_flight(shape),
+        "head": _trained_head(shape, method),
+        "representations": _whole(load) * shape.vocabulary,
+    }
+
+
+def _whole(load: Load) -> float:
+    return _IN_STEP * load.texts
+
+
+def _live_texts(load: Load) -> float:
+    return load.texts if load.live_texts is None else load.live_texts
+
+
+def _part_tokens(load: Load) -> float:
+    return load.live_tokens if load.part_tokens is None else load.part_tokens
+
+
+def _trained_head(shape: ModelShape, method: Method) -> float:
+    """Bytes of a dense float32 gradient of the head."""
+    return 0.0 if method.rank else 4.0 * shape.head
+
+
+def _head_backward(shape: ModelShape, method: Method, load: Load) -> float:
+    """The rows of the head whose terms have a gradient in a part, as float32, and a trained head's gradient beside its sum."""
+    share = _part_tokens(load) / load.live_tokens if load.live_tokens else 1.0
+    rows = 0.0 if load.every_logit else min(1.0, load.active * _live_texts(load) * share)
+    return rows * shape.head * (6.0 if method.bf16 and method.rank else 4.0) + _trained_head(shape, method)
+
+
+def _kept(shape: ModelShape, method: Method, load: Load, *, recomputed: float) -> Parts:
+    """What autograd keeps from the forward pass; with checkpointing, the layers' inputs and one layer of some tokens."""
+    lora = method.rank is not None
+    layer = layer_activation(shape, lora=lora, bf16=method.bf16, dropout=method.dropout)
+    attention = attention_activation(shape, load.length, bf16=method.bf16)
+    ends = (4 if lora else 12) * shape.hidden * load.live_tokens  # input and product of the last norm, and its output
+    if not method.checkpointing:
+        tokens = load.live_tokens * shape.layers
+        return {"activations": tokens * layer + ends, "attention": tokens * attention}
+    inputs = (2 if method.bf16 and lora else 4) * shape.hidden * shape.layers * load.live_tokens
+    return {"activations": inputs + recomputed * layer + ends, "attention": recomputed * attention}
+
+
+def layer_activation(shape: ModelShape, *, lora: bool, bf16: bool, dropout: bool) -> float:
+    """Bytes that one layer of transformers' Llama keeps for the backward pass of one token, without ``attention_activation``.
+
+    The norms keep their float32 input (and, where their weight is trained, what they multiply); attention its query, key, value
+    and output; the feed-forward network the gate, its activation and the other factor. Each adapter keeps its input and, with
+    dropout, a mask of a byte; in float32 without dropout, adapters share what they read: the outputs of both norms, attention
+    and the product of the feed-forward network. Without adapters, every linear layer keeps its input.
+    """
+    size = 2 if bf16 else 4
+    norms = 8 * shape.hidden if lora else 16 * shape.hidden
+    attention = 4 * size * shape.hidden
+    network = 3 * size * shape.intermediate
+    if not lora:
+        inputs = size * ((5 if bf16 else 2) * shape.hidden + shape.intermediate)
+    elif bf16 or dropout:
+        inputs = (size + dropout) * shape.adapted_inputs
+    else:
+        inputs = size * min(shape.adapted_inputs, 2 * shape.hidden + shape.intermediate)
+    return norms + attention + network + inputs
+
+
+def attention_activation(shape: ModelShape, length: float, *, bf16: bool) -> float:
+    """Bytes that grow with the length of a sequence which attention keeps, for one token of one layer.
+
+    Eager attention keeps the softmax of every head, which it computes in float32, and in bfloat16 a copy for the product;
+    torch's fused attention the mask of padding as an addend of each layer, one for all heads; flash attention neither.
+    """
+    if shape.attention == "eager":
+        return (6.0 if bf16 else 4.0) * shape.heads * length
+    return (2.0 if bf16 else 4.0) * length if shape.attention == "sdpa" else 0.0
+
+
+def layer_in_flight(shape: ModelShape) -> float:
+    """Bytes for one token that the backward pass of a layer needs beside what was kept.
+
+    The largest moment is in the feed-forward network: a gradient of its inner width, and three of the residual stream's (that
+    of the layer's output, what comes past the network and what comes out of it), float32.
+    """
+    return 4.0 * (shape.intermediate + 3 * shape.hidden)

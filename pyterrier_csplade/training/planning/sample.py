@@ -1,0 +1,220 @@
+"""A look at the data of a run: its first rows or documents."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyterrier_csplade._errors import CspladeError
+from pyterrier_csplade.data.sources import read_corpus
+from pyterrier_csplade.training.config import AdaptationConfig, ContrastiveConfig
+from pyterrier_csplade.training.readers import read_rows
+from pyterrier_csplade.training.rows import TrainingRow
+
+from .plan import Plan
+
+# Rows or documents that are looked at. Ours: they take a second or two.
+_SAMPLE = 1000
+# Characters of a token where there is no tokenizer to ask; English under Llama 3's.
+_CHARACTERS = 4.5
+# Tokens of a passage of MS MARCO and of its queries, where there is no data to look at.
+_PASSAGE_TOKENS, _QUERY_TOKENS = 75, 8
+
+
+@dataclass(frozen=True)
+class RowSample:
+    """Means of sampled training rows: tokens of a query and of a passage as cut, negatives drawn, padded over real tokens.
+
+    ``longest`` is the largest number of tokens of a passage as cut.
+    """
+
+    query_tokens: float
+    document_tokens: float
+    negatives: float
+    padding: float
+    longest: float
+
+
+@dataclass(frozen=True)
+class CorpusSample:
+    """The estimated tokens of a corpus; 0 if unknown."""
+
+    tokens: float
+
+
+def sample_rows(config: ContrastiveConfig, tokenizer: Any, plan: Plan) -> RowSample:
+    """Read the first rows of every source, note facts and problems, and measure lengths."""
+    rows: list[TrainingRow] = []
+    total = 0.0
+    for source in [config.data] if isinstance(config.data, str) else config.data:
+        found, count = _first_rows(source, plan)
+        rows += found
+        total += count
+    if not rows:
+        return RowSample(
+            query_tokens=min(_QUERY_TOKENS, config.query_length),
+            document_tokens=min(_PASSAGE_TOKENS, config.document_length),
+            negatives=config.negatives,
+            padding=1.1,
+            longest=config.document_length,
+        )
+    queries = _lengths([config.query_prefix + row.query for row in rows], tokenizer)
+    texts = [text for row in rows for text in (*row.positives, *row.negatives)][: 10 * _SAMPLE]
+    documents = _lengths([config.document_prefix + text for text in texts], tokenizer)
+    _note_lengths("queries", queries, config.query_length, plan)
+    _note_lengths("passages", documents, config.document_length, plan)
+    if total:
+        epochs = config.steps * config.batch_size / total
+        plan.facts.append(("epochs", f"{epochs:,.2f} ({config.steps:,} steps of {config.batch_size} queries)"))
+        if total < config.batch_size:
+            plan.problems.append(f"about {total:,.0f} rows are fewer than one batch of {config.batch_size}")
+    cut = np.minimum(documents, config.document_length)
+    negatives = _check_negatives(config, rows, plan)
+    _check_teacher(config, rows, plan)
+    return RowSample(
+        query_tokens=float(np.minimum(queries, config.query_length).mean()),
+        document_tokens=float(cut.mean()),
+        negatives=negatives,
+        padding=_padding(cut),
+        longest=float(cut.max()),
+    )
+
+
+def _first_rows(source: str, plan: Plan) -> tuple[list[TrainingRow], float]:
+    if source.startswith("irds:"):
+        _check_dataset(source, plan)
+        return [], 0
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            rows = list(islice(read_rows(source, max_bad_rows=0), _SAMPLE))
+    except (CspladeError, OSError) as error:
+        plan.problems.append(str(error))
+        return [], 0
+    if not rows:
+        plan.problems.append(f"{source} has no rows")
+        return [], 0
+    total = float(len(rows)) if len(rows) < _SAMPLE else _extrapolate(source, rows)
+    exact = "" if len(rows) < _SAMPLE else "about "
+    plan.facts.append(("data", f"{source}: {exact}{total:,.0f} rows, the first {len(rows):,} of them read"))
+    return rows, total
+
+
+def _check_dataset(source: str, plan: Plan) -> None:
+    import ir_datasets
+
+    name = source.removeprefix("irds:")
+    try:
+        dataset = ir_datasets.load(name)
+    except KeyError:
+        plan.problems.append(f"{source}: ir_datasets knows no such dataset")
+        return
+    kinds = [kind for kind in ("docs", "queries", "qrels", "docpairs", "scoreddocs") if getattr(dataset, f"has_{kind}")()]
+    plan.facts.append(("data", f"{source}: {', '.join(kinds)}; not read here, since that may download it"))
+    if "docs" not in kinds:
+        plan.problems.append(f"{source} has no documents")
+
+
+def _extrapolate(source: str, rows: Sequence[TrainingRow]) -> float:
+    """Rows of a file by the size of the first ones; a directory's triples are short and counted."""
+    if Path(source).is_dir():
+        from pyterrier_csplade.data.directory import CollectionFiles
+        from pyterrier_csplade.data.jsonl import read_lines
+
+        return float(sum(1 for _ in read_lines(CollectionFiles(source).find("train.triples.jsonl"))))
+    return _by_size(source, len(rows))
+
+
+def _by_size(source: str, lines: int) -> float:
+    import gzip
+
+    with open(source, "rb") as raw:
+        reader: Any = gzip.open(raw) if source.endswith(".gz") else raw
+        for _ in range(lines):
+            reader.readline()
+        return lines * os.path.getsize(source) / max(1, raw.tell())
+
+
+def _lengths(texts: Sequence[str], tokenizer: Any) -> np.ndarray:
+    if tokenizer is None:
+        return np.array([max(1.0, len(text) / _CHARACTERS) for text in texts])
+    return np.array([len(ids) for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]])
+
+
+def _note_lengths(kind: str, lengths: np.ndarray, longest: int, plan: Plan) -> None:
+    share = float((lengths > longest).mean())
+    text = f"{lengths.mean():,.1f} tokens, 99% up to {np.percentile(lengths, 99):,.0f}; cut at {longest}: {share:.1%}"
+    plan.facts.append((kind, text))
+    if share > 0.1:
+        plan.warnings.append(f"{share:.0%} of the {kind} are longer than {longest} tokens and will be cut")
+
+
+def _check_negatives(config: ContrastiveConfig, rows: Sequence[TrainingRow], plan: Plan) -> float:
+    counts = np.array([len(row.negatives) for row in rows])
+    drawn = np.minimum(counts, config.negatives)
+    short = float((counts < config.negatives).mean())
+    in_batch = config.batch_size * (1 + drawn.mean()) - 1
+    plan.facts.append(("negatives", f"{drawn.mean():.1f} of {config.negatives} hard ones a query, {in_batch:,.0f} in a batch"))
+    if short:
+        plan.warnings.append(f"{short:.0%} of the rows have fewer than {config.negatives} negatives")
+    false = sum(bool(set(row.positives) & set(row.negatives)) for row in rows)
+    if false:
+        plan.warnings.append(f"{false / len(rows):.1%} of the rows have a passage among positives and negatives")
+    return float(drawn.mean())
+
+
+def _check_teacher(config: ContrastiveConfig, rows: Sequence[TrainingRow], plan: Plan) -> None:
+    scored = [row for row in rows if row.scores is not None]
+    if scored:
+        spread = float(np.mean([np.ptp(row.scores or [0.0]) for row in scored])) / config.teacher_temperature
+        plan.facts.append(
+            ("teacher scores", f"{len(scored) / len(rows):.0%} of the rows, spread {spread:.3g} over temperature")
+        )
+        if not config.needs_teacher:
+            plan.warnings.append("the rows have scores of a teacher, but kl_weight and margin_mse_weight are 0")
+    if config.needs_teacher and len(scored) < len(rows):
+        plan.problems.append(
+            f"{1 - len(scored) / len(rows):.0%} of the rows have no scores of a teacher, which kl_weight and margin_mse_weight "
+            "need: mine them with mine_negatives(..., teacher=...)"
+        )
+
+
+def _padding(lengths: np.ndarray, size: int = 32) -> float:
+    """Padded over real tokens when batches are sorted by length and cut into parts."""
+    ordered = np.sort(lengths[: 16 * size])[::-1]
+    parts = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    return float(sum(part.max() * len(part) for part in parts) / ordered.sum())
+
+
+def sample_corpus(config: AdaptationConfig, tokenizer: Any, plan: Plan) -> CorpusSample:
+    """Read the first documents of a corpus, and estimate its tokens."""
+    if config.corpus.startswith("irds:"):
+        _check_dataset(config.corpus, plan)
+        return CorpusSample(0)
+    try:
+        texts = list(islice(read_corpus(config.corpus, config.text_fields), _SAMPLE))
+    except (CspladeError, OSError) as error:
+        plan.problems.append(str(error))
+        return CorpusSample(0)
+    if not texts:
+        plan.problems.append(f"{config.corpus}: the corpus is empty")
+        return CorpusSample(0)
+    lengths = _lengths(texts, tokenizer)
+    source = config.corpus
+    if Path(source).is_dir():
+        from pyterrier_csplade.data.directory import CollectionFiles
+
+        source = str(CollectionFiles(source).docs)
+    count = len(texts) if len(texts) < _SAMPLE or not Path(source).is_file() else _by_size(source, len(texts))
+    tokens = float(count * (lengths.mean() + 1))
+    plan.facts.append(("corpus", f"{config.corpus}: about {count:,.0f} documents of {lengths.mean():,.0f} tokens"))
+    if tokens < config.sequence_length * config.batch_size:
+        plan.problems.append(f"{config.corpus} has about {tokens:,.0f} tokens: fewer than one batch")
+    return CorpusSample(tokens)

@@ -1,0 +1,133 @@
+"""The shape of a model, read from its configuration alone: no weights, no accelerator."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyterrier_csplade._errors import ConfigError
+from pyterrier_csplade.training.run import check_target_modules, linear_layers
+
+# The architectures of the recipes as published, for machines that cannot reach the hub or have no licence yet.
+_LLAMA: dict[str, Any] = {"vocab_size": 128256, "num_key_value_heads": 8, "max_position_embeddings": 131072}
+_LLAMA_8B = _LLAMA | {
+    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+}  # fmt: skip
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    "meta-llama/Llama-3.2-1B": _LLAMA
+    | {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
+    | {"tie_word_embeddings": True},
+    "meta-llama/Llama-3.2-3B": _LLAMA
+    | {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28, "num_attention_heads": 24}
+    | {"head_dim": 128, "tie_word_embeddings": True},
+    "meta-llama/Llama-3.1-8B": _LLAMA_8B,
+    "meta-llama/Meta-Llama-3-8B": _LLAMA_8B | {"max_position_embeddings": 8192},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """What an estimate needs to know of a model.
+
+    Attributes:
+        layers: Number of layers.
+        hidden: Width of the residual stream.
+        intermediate: Width of the feed-forward network.
+        vocabulary: Rows of the LM head.
+        backbone: Parameters of the linear layers without the head: a token costs twice as many FLOP.
+        embeddings: Parameters of input embeddings, head (counted once if tied) and everything else that is no linear layer.
+        adapted: Parameters of a LoRA adapter of rank 1.
+        adapted_inputs: Summed input widths of the linear layers that the adapter stands on, in one layer.
+        positions: Longest sequence; None if unlimited.
+        heads: Attention heads (of the query) in a layer.
+        attention: How transformers computes attention: "eager", "sdpa" or a kind of flash attention.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    backbone: int
+    embeddings: int
+    adapted: int
+    adapted_inputs: int
+    positions: int | None
+    heads: int
+    attention: str
+
+    @property
+    def parameters(self) -> int:
+        """All parameters of the model."""
+        return self.backbone + self.embeddings
+
+    @property
+    def head(self) -> int:
+        """Parameters of the LM head."""
+        return self.hidden * self.vocabulary
+
+
+def read_model_config(model: str, revision: str | None) -> tuple[Any, bool]:
+    """Read the configuration of a model, and whether it is only the published one of an architecture that is known here.
+
+    Raises:
+        ConfigError: There is no such directory, or the hub cannot be reached for a model that is not known here.
+    """
+    from transformers import AutoConfig, LlamaConfig
+
+    path = Path(model)
+    looks_local = path.exists() or path.is_absolute() or model.count("/") != 1 or model.startswith((".", "runs/", "build/"))
+    if looks_local and not (path / "config.json").is_file():
+        raise ConfigError(
+            f"model {model}: there is no config.json in such a directory; if an earlier run makes it, run that first"
+        )
+    try:
+        return AutoConfig.from_pretrained(model, revision=revision), False
+    except (OSError, ValueError) as error:
+        if model in _PUBLISHED:
+            return LlamaConfig(**_PUBLISHED[model]), True
+        raise ConfigError(f"model {model}: its configuration cannot be read ({' '.join(str(error).split())[:160]})") from error
+
+
+def model_shape(config: Any, target_modules: Sequence[str] = ()) -> ModelShape:
+    """Build the model of a configuration without memory for its weights, and measure it.
+
+    Args:
+        config: A transformers configuration.
+        target_modules: Names of the layers that a LoRA adapter stands on.
+
+    Raises:
+        ConfigError: A target module does not exist, or the architecture is no causal language model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except ValueError as error:
+        raise ConfigError(
+            f"{type(config).__name__} is no causal language model ({' '.join(str(error).split())[:120]})"
+        ) from error
+    head = model.get_output_embeddings()
+    linear = linear_layers(model)
+    text = config.get_text_config()
+    targets = [m for name, m in linear.items() if name.rpartition(".")[2] in target_modules]
+    check_target_modules(linear, target_modules)
+    backbone = sum(module.weight.numel() for module in linear.values())
+    return ModelShape(
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=getattr(text, "intermediate_size", None) or getattr(text, "ffn_dim", None) or 4 * text.hidden_size,
+        vocabulary=head.weight.shape[0],
+        backbone=backbone,
+        embeddings=sum(p.numel() for p in model.parameters()) - backbone,
+        adapted=sum(m.in_features + m.out_features for m in targets),
+        adapted_inputs=sum(m.in_features for m in targets) // text.num_hidden_layers,
+        positions=getattr(text, "max_position_embeddings", None),
+        heads=text.num_attention_heads,
+        attention=str(model.config._attn_implementation),
+    )

@@ -1,0 +1,110 @@
+"""Rows of contrastive training: a query, its relevant passages and its hard negatives."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pyterrier_csplade._errors import DataError
+from pyterrier_csplade.vectors.checks import check_texts
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """A query with passages.
+
+    Attributes:
+        query: Text of the query.
+        positives: Texts of relevant passages, at least one.
+        negatives: Texts of hard negatives, any number.
+        scores: A teacher's scores of the positives, then of the negatives; None without a teacher.
+    """
+
+    query: str
+    positives: list[str]
+    negatives: list[str]
+    scores: list[float] | None = None
+
+
+def passage_text(passage: dict[str, Any]) -> str:
+    """A passage's title and text, joined by a space unless the text begins with the title."""
+    title, text = passage.get("title") or "", passage["text"]
+    return text if not title or text.startswith(title) else f"{title} {text}"
+
+
+def checked_row(
+    query: Any, positives: list[Any], negatives: list[Any], where: str, scores: list[float] | None = None
+) -> TrainingRow:
+    """Make a row, proving that it has a positive and that no text is blank."""
+    if not positives:
+        raise DataError(f"{where}: the query has no positive passage")
+    texts = check_texts([query, *positives, *negatives], _names(where))
+    for text, name in zip(texts, _names(where)):
+        if not text.strip():
+            raise DataError(f"{name} is empty")
+    return TrainingRow(texts[0], texts[1 : 1 + len(positives)], texts[1 + len(positives) :], scores)
+
+
+def _names(where: str) -> Iterator[str]:
+    yield f"{where}: the query"
+    while True:
+        yield f"{where}: a passage"
+
+
+T = TypeVar("T")
+
+# Bad rows that a message names, and those after which reading stops, because the whole file is of another form. Ours.
+_NAMED = 3
+_MOST = 1000
+
+
+class RowErrors:
+    """Collects the errors of single rows, so that one message tells of all.
+
+    Attributes:
+        allowed: Bad rows that may be left out, with a warning.
+        good: Rows that were read.
+        bad: Rows that could not be used.
+    """
+
+    def __init__(self, allowed: int = 0) -> None:
+        self.allowed = allowed
+        self.good = 0
+        self.bad = 0
+        self._messages: list[str] = []
+
+    def attempt(self, make: Callable[[], T]) -> T | None:
+        """Make a row; None after an error, which is noted.
+
+        Raises:
+            DataError: There were too many errors to go on.
+        """
+        try:
+            row = make()
+        except DataError as error:
+            self.bad += 1
+            if len(self._messages) < _NAMED:
+                self._messages.append(str(error))
+            if self.bad >= max(_MOST, self.allowed + 1):
+                self.finish()
+            return None
+        self.good += 1
+        return row
+
+    def finish(self) -> None:
+        """Say what was wrong, at the end of the data.
+
+        Raises:
+            DataError: More rows than allowed are bad.
+        """
+        if not self.bad:
+            return
+        message = "; ".join(self._messages)
+        if self.bad > 1:
+            more = f", the first {_NAMED}" if self.bad > _NAMED else ""
+            message = f"{self.bad:,} of the first {self.good + self.bad:,} rows cannot be used{more}: {message}"
+        if self.bad > self.allowed:
+            raise DataError(f"{message} (mend the data, or allow {self.bad:,} of them with max_bad_rows)")
+        warnings.warn(f"left out, as max_bad_rows={self.allowed} allows: {message}", stacklevel=2)

@@ -1,0 +1,231 @@
+"""What every training run does: its directory, arguments, loading, LoRA, saving."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainingArguments, set_seed
+
+from pyterrier_csplade._errors import ConfigError, TrainingError
+from pyterrier_csplade.model.hub import check_published, load_tokenizer, save_tokenizer
+
+from .checkpoints import CHECKPOINTS
+from .config import LoraSettings, TrainingConfig, check_batch
+from .distributed import choose_precision, in_one_piece, launched_with_deepspeed, start_processes
+
+
+def open_output(config: TrainingConfig, resume: bool) -> Path:
+    """Make the directory of a run.
+
+    Raises:
+        ConfigError: It cannot be made, or holds checkpoints of another run, which resuming later would take for this one's.
+    """
+    output = Path(config.output)
+    if not resume and any((output / CHECKPOINTS).glob("checkpoint-*")):
+        raise ConfigError(
+            f"{output} holds checkpoints of an earlier run: go on with that run (resume=True, --resume), remove "
+            f"{output / CHECKPOINTS}, or name another output"
+        )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output: the directory {output} cannot be made ({error.strerror}): name another one") from error
+    return output
+
+
+def training_arguments(config: TrainingConfig, *, pieces: int) -> TrainingArguments:
+    """Translate a configuration into transformers' arguments, and start the processes' communication.
+
+    Args:
+        config: The run's settings.
+        pieces: Parts of a process's share of the batch that transformers takes from the data one by one.
+
+    Raises:
+        ConfigError: The batch cannot be divided among the processes, there are fewer than were asked for, or DeepSpeed would
+            have to divide 4-bit weights.
+    """
+    use_cpu = not torch.cuda.is_available()
+    if config.quantization and launched_with_deepspeed():
+        raise ConfigError(
+            "quantization: DeepSpeed cannot divide weights of 4 bits: launch with FSDP "
+            "(examples/configs/accelerate/fsdp-8x40gb.yaml), or with torchrun, a whole quantised model on every GPU"
+        )
+    processes = start_processes(use_cpu=use_cpu)
+    choose_precision(bf16=config.bf16)
+    check_batch(config, processes, pieces)
+    arguments = TrainingArguments(
+        output_dir=str(Path(config.output) / CHECKPOINTS),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size // (processes * pieces),
+        gradient_accumulation_steps=pieces,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        bf16=config.bf16,
+        seed=config.seed,
+        logging_steps=config.logging_steps,
+        logging_nan_inf_filter=False,
+        save_steps=config.save_steps,
+        report_to=reporters(config.report_to),
+        remove_unused_columns=False,
+        dataloader_drop_last=True,
+        dataloader_pin_memory=False,  # batches are made on the model's device
+        ddp_broadcast_buffers=False,  # a step runs the model more than once: buffers must not change between
+        ddp_find_unused_parameters=False,
+        use_cpu=use_cpu,
+    )
+    # Several devices in one process would multiply the batch: transformers would divide it among them (DataParallel).
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def load_tokenizer_and_model(
+    config: TrainingConfig, attn_implementation: str | None = None, *, quantized: bool = True
+) -> tuple[Any, Any]:
+    """Load what a run starts from, with a fresh adapter if the configuration asks for one.
+
+    Weights that are trained are float32. Those that LoRA freezes are bfloat16 in a bfloat16 run, which halves their memory, or
+    take 4 bits each if the configuration asks for it and ``quantized`` lets it.
+    """
+    set_seed(config.seed)
+    frozen_bf16 = config.lora is not None and config.bf16
+    dtype = torch.bfloat16 if frozen_bf16 else torch.float32
+    check_published(config.model, "config.json", config.revision)
+    tokenizer = load_tokenizer(config.model, config.revision)
+    quantization = (
+        {"quantization_config": _nf4(dtype), "device_map": {"": PartialState().device}}
+        if config.quantization and quantized
+        else {}
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        config.model,
+        revision=config.revision,
+        dtype=dtype,
+        use_safetensors=True,
+        attn_implementation=attn_implementation,
+        **quantization,
+    )
+    _keep_differentiable(model)
+    if config.gradient_checkpointing:
+        # transformers 5.23 renamed the method; the old name warns. Non-reentrant, it works with frozen embeddings, too.
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)({"use_reentrant": False})
+    return tokenizer, add_lora(model, config.lora) if config.lora else model
+
+
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """4 bits for each frozen weight, its scales quantised as well, as in QLoRA (arXiv 2305.14314).
+
+    FSDP divides floating-point tensors only, so that every process holds all of these bytes. Called bfloat16 they would be
+    divided, but FSDP2 was seen to change those that are no number (bitsandbytes issue 1945).
+    """
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _keep_differentiable(model: Any) -> None:
+    """Stop bitsandbytes from packing 4-bit weights anew at the first evaluation on a CPU, which no gradient passes then."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def whole_model(config: TrainingConfig, weights: dict[str, Tensor], *, quantized: bool = False) -> Any:
+    """Load the model of a run again, in one piece, with the weights that were trained.
+
+    Args:
+        config: The run's settings.
+        weights: As ``CurvesTrainer.trained_weights`` gives them; their names begin with that of a module around the model.
+        quantized: Whether the frozen weights are quantised as they were in training, if they were.
+    """
+    with in_one_piece():
+        model = load_tokenizer_and_model(config, quantized=quantized)[1]
+    unexpected = model.load_state_dict({name.partition(".")[2]: w.cpu() for name, w in weights.items()}, strict=False)
+    if unexpected.unexpected_keys or not weights:
+        raise TrainingError(f"the trained weights do not fit the model: {unexpected.unexpected_keys[:2]}")
+    return model
+
+
+def add_lora(model: Any, settings: LoraSettings) -> Any:
+    """Wrap a model with a fresh adapter; everything else is frozen, the LM head included.
+
+    Raises:
+        ConfigError: A target module does not exist.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    check_target_modules(linear_layers(model), settings.target_modules)
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha or 2 * settings.rank,
+            lora_dropout=settings.dropout,
+            target_modules=settings.target_modules,
+            task_type=TaskType.CAUSAL_LM,
+        ),
+    )
+
+
+def save_run(model: Any, tokenizer: Any, config: TrainingConfig) -> Any:
+    """Save the model with its adapter merged, the tokenizer and the configuration; return the merged model."""
+    output = Path(config.output)
+    if config.lora:
+        model = model.merge_and_unload()
+    model.save_pretrained(output)
+    save_tokenizer(tokenizer, output)
+    (output / "training_config.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+    return model
+
+
+def linear_layers(model: Any) -> dict[str, Any]:
+    """Return a model's linear layers by path, without the LM head."""
+    from torch import nn
+
+    head = model.get_output_embeddings()
+    return {path: layer for path, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer is not head}
+
+
+def check_target_modules(linear: Iterable[str], target_modules: Iterable[str]) -> None:
+    """Refuse names of layers that a model does not have.
+
+    Args:
+        linear: Paths of its linear layers, without the LM head.
+        target_modules: Names of the layers that a LoRA adapter stands on.
+
+    Raises:
+        ConfigError: There is no layer of a name; says which there are.
+    """
+    found = {path.rpartition(".")[2] for path in linear}
+    for name in target_modules:
+        if name not in found:
+            raise ConfigError(f"lora: target_modules: the model has no {name!r}; its linear layers: {', '.join(sorted(found))}")
+
+
+def reporters(report_to: list[str] | None) -> list[str]:
+    """Return the names of transformers' integrations: TensorBoard if it is installed, unless the configuration says more.
+
+    Raises:
+        ConfigError: An integration is unknown or not installed.
+    """
+    if report_to is None:
+        return ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    try:
+        get_reporting_integration_callbacks(report_to)
+    except ValueError as error:
+        raise ConfigError(f"report_to: {error}") from error
+    for name in report_to:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"report_to: {name} is not installed: pip install {name}")
+    return report_to

@@ -1,0 +1,318 @@
+"""What transformers' Trainer lacks: curves of any figure, whole checkpoints, exact resuming, stops that say why."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import warnings
+from collections import defaultdict
+from contextlib import nullcontext
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from peft.helpers import disable_input_dtype_casting
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import Trainer, TrainerCallback
+
+from pyterrier_csplade._errors import DataError, TrainingError, TrainingInterruptedError
+from pyterrier_csplade.storage.signals import StopRequest
+
+from .checkpoints import last_checkpoint, processes_of, publish, remove_old, step_of, unfinished
+from .config import TrainingConfig
+from .config_file import changed_settings, save_settings
+from .distributed import barrier, is_first_process, largest, mean_over_processes, values_only, world_size
+
+#: The training curves, in a run's directory.
+LOG_FILE = "training_log.json"
+#: The trained parameters, in a checkpoint.
+WEIGHTS_FILE = "model.safetensors"
+_FIGURES = "figures.json"
+_LOSS = "loss.json"
+
+
+class CurvesTrainer(Trainer):
+    """transformers' Trainer with the curves, checkpoints and stops of this package.
+
+    Args:
+        config: The run's settings.
+        **kwargs: As transformers has them.
+    """
+
+    def __init__(self, config: TrainingConfig, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.config = config
+        self._figures = Figures()
+        self._stop = StopRequest()
+        self._resumed: Path | None = None
+        self._ended: Path | None = None
+        self._target: Path | None = None
+        self.add_callback(_Progress(self))
+        if self.is_fsdp_enabled:
+            self._keep_float32()
+
+    def _keep_float32(self) -> None:
+        """Let FSDP2 return vectors and losses as they were computed, in float32, which accelerate would round to bfloat16."""
+        plugin = self.accelerator.state.fsdp_plugin
+        policy = plugin.mixed_precision_policy
+        if isinstance(policy, MixedPrecisionPolicy):
+            plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=policy.param_dtype, reduce_dtype=torch.float32)
+
+    @property
+    def _checkpoints(self) -> Path:
+        return Path(self.args.output_dir)
+
+    def run(self, resume: bool) -> None:
+        """Train, from the last whole checkpoint if asked to and there is one.
+
+        Raises:
+            DataError: There is less data than one batch.
+            TrainingError: A loss or gradient is not finite, or the checkpoint holds code.
+            TrainingInterruptedError: SIGTERM came; a checkpoint has been written.
+        """
+        rows: int = len(self.train_dataset)  # type: ignore[arg-type]
+        batch = self.args.train_batch_size * world_size()
+        if rows < batch:
+            raise DataError(f"the data has {rows:,} rows, a batch {batch:,}: lower batch_size")
+        checkpoint = self._resumed = self._agreed_checkpoint() if resume else None
+        if checkpoint and step_of(checkpoint) >= self.args.max_steps:  # transformers would do one step more
+            self._ended = checkpoint
+            if not self.sharded:
+                self._load_from_checkpoint(str(checkpoint))
+            return
+        with self._stop.listening():
+            try:
+                with values_only() if self.is_deepspeed_enabled else nullcontext():
+                    self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            except UnpicklingError as error:
+                raise TrainingError(
+                    f"{checkpoint} holds more than tensors and numbers, which is not loaded because it could run any code: "
+                    f"{_unsupported(error)}"
+                ) from error
+        if self.state.global_step < self.args.max_steps and self._stop.number:
+            raise TrainingInterruptedError(
+                f"stopped by signal {self._stop.number} after step {self.state.global_step}; a checkpoint is in "
+                f"{self._checkpoints}: go on with resume=True, --resume"
+            )
+
+    def _agreed_checkpoint(self) -> Path | None:
+        """The checkpoint that the first process found whole."""
+        found = last_checkpoint(self._checkpoints) if is_first_process() else None
+        step = largest(step_of(found) if found else -1, self.args.device)
+        if step < 0:
+            return None
+        checkpoint = self._checkpoints / f"checkpoint-{step}"
+        if (before := processes_of(checkpoint)) != world_size():
+            warnings.warn(
+                f"{checkpoint} is of {before} processes, this run has {world_size()}: dropout draws other numbers, the rest is "
+                "the same",
+                stacklevel=2,
+            )
+        if changes := changed_settings(checkpoint, self.config):
+            warnings.warn(
+                f"{checkpoint} was written with other settings: {changes}. The run goes on with the new ones", stacklevel=2
+            )
+        return checkpoint
+
+    def record(self, **figures: Tensor | float) -> None:
+        """Add figures of one forward pass to the next point of the training curves."""
+        self._figures.record(figures)
+
+    def end_step(self) -> None:
+        """Hand the figures of the optimizer step that ends to ``step_done``, and obey a signal that asks to end."""
+        self.step_done(self._figures.end_step())
+        if largest(self._stop.number, self.args.device):
+            self.control.should_save = self.control.should_training_stop = True
+
+    def step_done(self, figures: dict[str, float]) -> None:
+        """Learn from the figures of an optimizer step, means over its parts and all processes."""
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, adding the means of what was recorded since the last time, and write the curves to ``LOG_FILE``."""
+        super().log(logs | self._figures.end_point(), *args, **kwargs)
+        if self.is_world_process_zero():
+            curves = json.dumps(self.state.log_history, indent=1) + "\n"
+            (self._checkpoints.parent / LOG_FILE).write_text(curves, encoding="utf-8")
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Do a step; stop before a loss that is not finite changes the weights.
+
+        Raises:
+            TrainingError: The loss is infinite or no number.
+        """
+        # PEFT would write all inputs of adapters out as float32 first, of which autocast makes bfloat16 again. DeepSpeed's own
+        # products know nothing of autocast.
+        needless = self.config.bf16 and self.config.lora is not None and not self.is_deepspeed_enabled
+        with disable_input_dtype_casting(self.model, active=needless):
+            loss = self.take_step(*args, **kwargs)
+        self.check_finite(loss, "loss")
+        return loss
+
+    def take_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute the loss of a batch, and add its gradient to that of the parameters."""
+        return super().training_step(*args, **kwargs)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None:
+            self.check_finite(torch.as_tensor(norm), "norm of the gradient")
+        return norm
+
+    def check_finite(self, value: Tensor, name: str) -> None:
+        """Prove that a figure of the step in progress is finite.
+
+        Raises:
+            TrainingError: It is infinite or no number.
+        """
+        number = float(value.detach())
+        if not math.isfinite(number):
+            raise TrainingError(
+                f"step {self.state.global_step + 1}: the {name} is {number}. Lower learning_rate, or go on from the last "
+                f"checkpoint in {self._checkpoints} with other settings"
+            )
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of the weights only (FSDP, DeepSpeed)."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    def trained_weights(self) -> dict[str, Tensor]:
+        """The trained parameters by name, whole; all processes must ask, the first gets them."""
+        if self._ended:
+            return dict(load_file(self._ended / WEIGHTS_FILE))
+        state = self.accelerator.get_state_dict(self.model_wrapped) if self.sharded else dict(self.model.named_parameters())
+        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        return {name: values.detach() for name, values in (state or {}).items() if name in trained}
+
+    def save_state(self, directory: Path) -> None:
+        """Save what a phase knows beside the weights; called in the first process alone."""
+
+    def load_state(self, directory: Path) -> None:
+        """Go on from what ``save_state`` wrote."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Save the trained parameters: each once, though the head may share them with the embeddings."""
+        if not self.args.should_save:
+            return
+        state = state_dict or self.model.state_dict()
+        directory = Path(output_dir or self.args.output_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        trained = {name: state[name].contiguous() for name, p in self.model.named_parameters() if p.requires_grad}
+        save_file(trained, directory / WEIGHTS_FILE)
+        self.save_state(directory)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        directory = Path(resume_from_checkpoint)
+        weights = load_file(directory / WEIGHTS_FILE)
+        if self.is_fsdp_enabled and model is not None:
+            options = StateDictOptions(full_state_dict=True, strict=False)
+            set_model_state_dict(model, weights, options=options)
+        else:
+            (model or self.model).load_state_dict(weights, strict=False)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where transformers writes a checkpoint: beside its place until it is whole."""
+        return str(self._target or self._checkpoints)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint that appears when it is whole, then remove old ones."""
+        self._target = unfinished(self._checkpoints)
+        written = self._target / f"checkpoint-{self.state.global_step}"
+        if is_first_process() and self._target.exists():
+            shutil.rmtree(self._target)
+        barrier()
+        super()._save_checkpoint(model, trial)
+        self._target = None
+        loss = float(mean_over_processes(self._tr_loss.detach().clone()))
+        if is_first_process():
+            self._figures.save(written / _FIGURES)
+            (written / _LOSS).write_text(json.dumps([loss, self._globalstep_last_logged]), encoding="utf-8")
+        barrier()
+        if is_first_process():
+            save_settings(written, self.config)
+            publish(written, world_size())
+            remove_old(self._checkpoints, self.config.keep_checkpoints, self.state.best_global_step)
+        barrier()
+
+    def restore(self) -> None:
+        """Go on with what a phase knew when the checkpoint was written, and with the point of the curves that was begun."""
+        if self._resumed:
+            self.load_state(self._resumed)
+            self._figures.load(self._resumed / _FIGURES)
+            loss, self._globalstep_last_logged = json.loads((self._resumed / _LOSS).read_text(encoding="utf-8"))
+            self._tr_loss += loss
+
+
+def _unsupported(error: UnpicklingError) -> str:
+    """What torch refused to load, without its advice to load it all the same."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return found[1] if found else str(error).splitlines()[0]
+
+
+class _Progress(TrainerCallback):
+    """Tells the trainer where it is, and the data that an epoch begins."""
+
+    def __init__(self, trainer: CurvesTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer.restore()
+
+    def on_epoch_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        # accelerate does it in a single process only: with several, each epoch would draw the same passages.
+        if hasattr(self.trainer.train_dataset, "set_epoch"):
+            self.trainer.train_dataset.set_epoch(int(state.epoch))
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.trainer.end_step()
+
+
+class Figures:
+    """Collects figures, and gives their means over an optimizer step and since the last point of the curves."""
+
+    def __init__(self) -> None:
+        self._of_step: dict[str, list[Tensor]] = defaultdict(list)
+        self._since_log: dict[str, list[Tensor]] = defaultdict(list)
+
+    def record(self, figures: dict[str, Tensor | float]) -> None:
+        """Add figures of a forward pass."""
+        for name, figure in figures.items():
+            value = torch.as_tensor(figure).detach().float()
+            self._of_step[name].append(value)
+            self._since_log[name].append(value)
+
+    def end_step(self) -> dict[str, float]:
+        """The means of the optimizer step that ends."""
+        ended, self._of_step = self._of_step, defaultdict(list)
+        return _means(ended)
+
+    def end_point(self) -> dict[str, float]:
+        """The means since the last call, over all processes."""
+        ended, self._since_log = self._since_log, defaultdict(list)
+        return _means(ended)
+
+    def save(self, path: Path) -> None:
+        """Write what the next point of the curves needs."""
+        values = {name: [float(value) for value in recorded] for name, recorded in self._since_log.items()}
+        path.write_text(json.dumps(values), encoding="utf-8")
+
+    def load(self, path: Path) -> None:
+        """Go on from what was saved."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        self._since_log = defaultdict(list, {name: [torch.tensor(value) for value in kept] for name, kept in values.items()})
+
+
+def _means(recorded: dict[str, list[Tensor]]) -> dict[str, float]:
+    if not recorded:
+        return {}
+    values = [value for kept in recorded.values() for value in kept]
+    # Some figures are made on the host, and processes exchange those of the accelerator.
+    device = next((value.device for value in values if value.device.type != "cpu"), values[0].device)
+    means = torch.stack([torch.stack([value.to(device) for value in kept]).mean() for kept in recorded.values()])
+    return dict(zip(recorded, mean_over_processes(means).tolist()))

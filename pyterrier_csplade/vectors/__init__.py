@@ -1,0 +1,1 @@
+"""What a sparse vector is: contract, vocabulary, impacts, matrices, pruning."""

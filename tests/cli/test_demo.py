@@ -1,0 +1,197 @@
+"""The demonstration, end to end on a slice of the collection with a tiny random model."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import ir_measures
+import pandas as pd
+import pyterrier as pt
+import pytest
+
+from pyterrier_csplade import CSPLADE, CspladeError, ImpactIndex
+from pyterrier_csplade.cli.demo import (
+    BM25,
+    CUTS,
+    DEPTH,
+    FUSION,
+    MEASURES,
+    TINY,
+    _readable,
+    directory_size,
+    fuse,
+    index_bm25,
+    run_demo,
+)
+from pyterrier_csplade.data.python_docs import PythonDocsDataset
+from pyterrier_csplade.evaluation import plot_tradeoff
+from support.models import language_model, tokenizer
+
+LIMIT = 40
+
+
+class Demonstration:
+    """What a demonstration wrote, said and returned."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.csplade = CSPLADE((language_model(), tokenizer()))
+        self.said: list[str] = []
+        self.table = self.run()
+
+    def run(self) -> pd.DataFrame:
+        return run_demo(self.csplade, self.output, say=self.said.append, limit=LIMIT)
+
+
+@pytest.fixture(scope="module")
+def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Demonstration:
+    return Demonstration(tmp_path_factory.mktemp("demo") / "output")
+
+
+@pytest.fixture(scope="module")
+def collection() -> tuple[list[dict[str, Any]], pd.DataFrame, pd.DataFrame]:
+    dataset = PythonDocsDataset()
+    documents = list(dataset.get_corpus_iter(verbose=False))[:LIMIT]
+    return documents, dataset.get_topics().head(LIMIT), dataset.get_qrels().head(LIMIT)
+
+
+def test_the_table_has_three_systems(demonstration: Demonstration) -> None:
+    table = demonstration.table
+    assert table["name"].tolist() == ["BM25", "csplade-tiny", "BM25 + csplade-tiny"] == [BM25, TINY, FUSION]
+    assert table.columns.tolist() == ["name", "nDCG@10", "RR@10", "R@100", "mrt"]
+    assert table.drop(columns="name").notna().all(axis=None)
+    assert pd.read_csv(demonstration.output / "results.csv")["nDCG@10"].tolist() == pytest.approx(table["nDCG@10"].tolist())
+
+
+def test_bm25_is_that_of_an_index_of_our_own(demonstration: Demonstration, collection: Any, tmp_path: Path) -> None:
+    documents, topics, qrels = collection
+    reference = pt.IterDictIndexer(str(tmp_path / "index"), meta={"docno": 100}).index(iter(documents))
+    words = topics.assign(query=topics["query"].str.replace(r"[^A-Za-z0-9]+", " ", regex=True))
+    run = pt.terrier.Retriever(reference, wmodel="BM25").transform(words)
+    gains = {qid: 1 / math.log2(rows["docno"].tolist().index(qid) + 2) if qid in rows["docno"].tolist()[:10] else 0
+             for qid, rows in run.groupby("qid")}  # fmt: skip
+    scored = ir_measures.calc_aggregate(
+        [ir_measures.parse_measure(name) for name in ("nDCG@10", "RR@10", "R@100")],
+        qrels.rename(columns={"qid": "query_id", "docno": "doc_id", "label": "relevance"}),
+        run.rename(columns={"qid": "query_id", "docno": "doc_id"}),
+    )
+    found = demonstration.table.set_index("name").loc["BM25"]
+    assert {str(measure): found[str(measure)] for measure in scored} == pytest.approx({str(m): v for m, v in scored.items()})
+    assert found["nDCG@10"] == pytest.approx(sum(gains.values()) / LIMIT)
+
+
+def test_csplade_is_the_dot_product_of_the_quantised_vectors(demonstration: Demonstration, collection: Any) -> None:
+    documents, topics, _ = collection
+    csplade = demonstration.csplade
+    impacts = (csplade.encode_docs([document["text"] for document in documents]).toarray() * 100 + 0.5).astype(int)
+    scores = csplade.encode_queries(topics["query"].tolist()).toarray() @ impacts.T
+    gains = 0.0
+    for query in range(LIMIT):
+        rank = int((scores[query] > scores[query, query] * (1 + 1e-9)).sum())
+        gains += 1 / math.log2(rank + 2) if rank < 10 else 0
+    assert demonstration.table.set_index("name").loc[TINY, "nDCG@10"] == pytest.approx(gains / LIMIT, abs=0.01)
+
+
+def test_the_depth_suffices_for_the_measures() -> None:
+    assert max(measure.params["cutoff"] for measure in MEASURES) <= DEPTH
+
+
+def test_everything_is_written(demonstration: Demonstration) -> None:
+    names = {path.name for path in demonstration.output.iterdir()}
+    pruned = {f"csplade-tiny-top{k}" for k in CUTS}
+    assert names == {"bm25", "csplade-tiny", "results.csv", "effectiveness_size.png", *pruned}
+    assert (demonstration.output / "effectiveness_size.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("csplade-tiny", *pruned):
+        ImpactIndex(demonstration.output / name).verify()
+        assert len(ImpactIndex(demonstration.output / name)) == LIMIT
+    sizes = [directory_size(demonstration.output / f"csplade-tiny-top{k}") for k in CUTS]
+    assert sizes == sorted(sizes)
+
+
+def test_the_user_is_told(demonstration: Demonstration, collection: Any) -> None:
+    text = "\n".join(demonstration.said)
+    first = demonstration.said[0]
+    assert "minutes" in first and str(demonstration.output) in first
+    for _, query in list(collection[1].itertuples(index=False))[:3]:
+        assert f"query: {query}" in text
+    assert text.count("expansion:") == text.count("first hit:") == text.count("its score:") == 3
+    for word in (f"{LIMIT} docstrings", "nDCG@10", "top 16", "all terms", "effectiveness_size.png", 'CSPLADE("meta-llama'):
+        assert word in text
+
+
+def test_running_again_replaces_only_its_own(demonstration: Demonstration) -> None:
+    kept = demonstration.output / "notes.txt"
+    kept.write_text("mine", encoding="utf-8")
+    again = demonstration.run()
+    pd.testing.assert_frame_equal(again.drop(columns="mrt"), demonstration.table.drop(columns="mrt"))
+    assert kept.read_text(encoding="utf-8") == "mine"
+    kept.unlink()
+
+
+@pytest.mark.parametrize("name", ["bm25", "csplade-tiny", "csplade-tiny-top16"])
+def test_a_directory_of_someone_else_is_refused(demonstration: Demonstration, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "thesis.tex").write_text("mine", encoding="utf-8")
+    with pytest.raises(CspladeError, match=f"{name} is not an index of an earlier demonstration"):
+        run_demo(demonstration.csplade, tmp_path, say=lambda text: None, limit=3)
+    assert (tmp_path / name / "thesis.tex").read_text(encoding="utf-8") == "mine"
+
+
+def test_bm25_index_keeps_long_docnos_and_punctuated_queries(tmp_path: Path) -> None:
+    long = "package." * 12 + "function"
+    documents = pd.DataFrame({"docno": [long, "b"], "text": ["open a file for reading", "close the socket"]})
+    index = index_bm25(documents, tmp_path / "index")
+    assert len(index) == 2
+    assert index.bm25().search("open(file, 'r'): /what's \"this\"?")["docno"].tolist() == [long]
+
+
+def ranking(rows: list[tuple[str, str, float]]) -> pt.Transformer:
+    frame = pd.DataFrame(rows, columns=["qid", "docno", "score"]).assign(query="text", query_toks=[{"a": 1}] * len(rows))
+    return pt.Transformer.from_df(pt.model.add_ranks(frame))
+
+
+def test_fusion_by_hand() -> None:
+    left = ranking([("q1", "d1", 4.0), ("q1", "d2", 2.0), ("q3", "d1", 0.0)])
+    right = ranking([("q1", "d2", 10.0), ("q1", "d3", 5.0), ("q2", "d1", 3.0), ("q3", "d2", 7.0)])
+    fused = fuse(left, right).transform(pd.DataFrame({"qid": ["q1", "q2", "q3"], "query": ["text"] * 3}))
+    scores = {(row.qid, row.docno): (row.score, row.rank) for row in fused.itertuples()}
+    assert scores == {
+        ("q1", "d1"): (1.0, 1),
+        ("q1", "d2"): (1.5, 0),
+        ("q1", "d3"): (0.5, 2),
+        ("q2", "d1"): (1.0, 0),
+        ("q3", "d1"): (0.0, 1),
+        ("q3", "d2"): (1.0, 0),
+    }
+
+
+def test_terms_are_readable(demonstration: Demonstration) -> None:
+    weights = {"Ġterm": 1.0, "ing": 0.5, "Ġ": 0.25, "Ġindex": 0.125}
+    assert (
+        _readable(demonstration.csplade, weights, "A Term", ".1%") == "term 100.0%, [+-ing] 50.0%, [+' '] 25.0%, [+index] 12.5%"
+    )
+    assert _readable(demonstration.csplade, {f"Ġ{i}": 1.0 for i in range(13)}, "", ".0f").endswith("[+11] 1, ...")
+
+
+def test_the_plot_leaves_pyplot_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it would now fail
+    points = pd.DataFrame(
+        {"system": ["a", "b", "b"], "label": ["a", "x", "y"], "MB": [1.0, 3.0, 2.0], "nDCG@10": [0.1, 0.4, 0.3]}
+    )
+    plot_tradeoff(points, tmp_path / "plot.png", measures=["nDCG@10"], cost="MB", title="Title")
+    plot_tradeoff(points, tmp_path / "plot.svg", measures=["nDCG@10"], cost="MB", title="Title")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
+
+
+def test_the_size_counts_every_file(tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"x" * 1500)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "two").write_bytes(b"x" * 500)
+    assert directory_size(tmp_path) == 0.002
+    shutil.rmtree(tmp_path / "sub")
+    assert directory_size(tmp_path) == 0.0015

@@ -1,0 +1,112 @@
+"""What passes is tried again, what does not is one error, and patience ends."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from opensearchpy.exceptions import ConnectionTimeout
+
+from pyterrier_csplade import ImpactIndexError, OpenSearchIndex
+from pyterrier_csplade.engines.opensearch.connection import Backoff
+from support.fake_opensearch import FakeCluster, broken, items, status
+from support.opensearch_documents import BEFORE_BULK, documents, expected, impacts, shorten_pauses, small_requests
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    return FakeCluster()
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_pauses(monkeypatch)
+
+
+def test_a_cluster_that_is_gone_is_not_waited_for_once_more(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backoff.__init__, "__defaults__", (0.001, 0.002, 0.05))
+    cluster.faults += BEFORE_BULK + [broken()] * 10_000
+    with pytest.raises(ImpactIndexError, match="cannot reach"):
+        OpenSearchIndex(cluster.client(), "docs").index(documents())
+    assert [path for _, path in cluster.requests[-2:]] == ["/docs/_bulk", "/docs/_settings"]
+
+
+FAULTS = {
+    "429": [status(429), status(429)],
+    "503": [status(503)],
+    "504": [status(504)],
+    "reset": [broken()],
+    "stall": [broken(ConnectionTimeout, "read timed out")],
+    "many": [status(503), broken(), status(429), broken(ConnectionTimeout, "read timed out")],
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 4, 7])
+def test_what_passes_is_tried_again(cluster: FakeCluster, name: str, at: int) -> None:
+    let_pass = [lambda *request: None] * at
+    cluster.faults += [*let_pass, *FAULTS[name]]
+    small_requests(OpenSearchIndex(cluster.client(), "docs")).index(documents())
+    assert impacts(cluster) == expected() and OpenSearchIndex(cluster.client(), "docs").built()
+    assert not cluster.faults
+
+
+def test_items_that_the_server_was_too_busy_for_are_sent_again_alone(cluster: FakeCluster) -> None:
+    bodies: list[str] = []
+
+    def reject_first(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        docno = found[0]["index"]["_id"]
+        del cluster.documents("docs")[docno]
+        error = {"type": "rejected_execution_exception", "reason": "queue is full"}
+        return [{"index": {"_id": docno, "status": 429, "error": error}}, *found[1:]]
+
+    cluster.faults += BEFORE_BULK + [items(cluster, reject_first)]
+    cluster.faults += [lambda method, path, body: bodies.append(body)]  # type: ignore[func-returns-value]
+    OpenSearchIndex(cluster.client(), "docs").index(documents(10))
+    assert impacts(cluster) == expected(10)
+    assert [json.loads(line) for line in bodies[0].splitlines()][0] == {"index": {"_id": "d0"}} and len(
+        bodies[0].splitlines()
+    ) == 2
+
+
+def test_answer_that_is_cut_off_is_no_acknowledgement(cluster: FakeCluster) -> None:
+    def lose(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for item in found[4:]:
+            del cluster.documents("docs")[item["index"]["_id"]]
+        return found[:4]
+
+    cluster.faults += BEFORE_BULK + [items(cluster, lose)]
+    OpenSearchIndex(cluster.client(), "docs").index(documents(10))
+    assert impacts(cluster) == expected(10)
+
+
+@pytest.mark.parametrize("fault", [status(429), status(503), broken(), broken(ConnectionTimeout, "read timed out")])
+def test_patience_ends_with_one_error_of_ours(cluster: FakeCluster, fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backoff.__init__, "__defaults__", (0.001, 0.002, 0.05))
+    cluster.faults += BEFORE_BULK + [fault] * 10_000
+    with pytest.raises(ImpactIndexError, match="cluster:9200") as caught:
+        OpenSearchIndex(cluster.client(), "docs").index(documents())
+    assert caught.value.__cause__ is None and "Traceback" not in str(caught.value)
+
+
+def test_failure_does_not_wait_for_the_pauses_of_other_requests(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backoff, "pauses", lambda self: iter([60.0]))
+    cluster.faults += BEFORE_BULK + [status(503), status(400, "bad")]
+    start = time.monotonic()
+    with pytest.raises(ImpactIndexError, match="503|400"):
+        small_requests(OpenSearchIndex(cluster.client(), "docs")).index(documents())
+    assert time.monotonic() - start < 30
+
+
+def test_pauses_grow_and_are_drawn_anew() -> None:
+    random.seed(1)
+    pauses = [pause for pause, _ in zip(Backoff(1.0, 8.0, 1000.0).pauses(), range(400))]
+    for place, bound in enumerate([1.0, 2.0, 4.0, 8.0, 8.0]):
+        assert 0 <= pauses[place] <= bound
+    later = np.array(pauses[4:])
+    assert later.max() <= 8 and later.mean() == pytest.approx(4, rel=0.15) and len(set(later)) == len(later)
+    assert list(Backoff(patience=0.0).pauses()) == []

@@ -1,0 +1,89 @@
+"""The scorer: exact values against numpy, vectors that are given, and ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pyterrier_csplade import CSPLADE, ContractError, DataError
+from support.models import language_model, tokenizer
+from support.results import results
+from support.texts import dense
+
+
+def test_scores_are_the_dot_products_of_the_weights(csplade: CSPLADE, topics: pd.DataFrame, documents: pd.DataFrame) -> None:
+    inp = results(topics, documents)
+    found = csplade.scorer()(inp)
+    queries = dense(csplade.encode_queries(list(inp["query"])))
+    texts = dense(csplade.encode_docs(list(inp["text"])))
+    np.testing.assert_allclose(found["score"], (queries * texts).sum(axis=1), rtol=1e-6)
+    assert list(found.index) == list(inp.index)
+    pd.testing.assert_frame_equal(found[inp.columns], inp)
+    for _, group in found.groupby("qid"):
+        assert list(group.sort_values("score", ascending=False)["rank"]) == list(range(len(documents)))
+
+
+def test_a_text_is_encoded_once(csplade: CSPLADE, encoded: list[tuple[str, list[str]]]) -> None:
+    inp = pd.DataFrame({"qid": ["1", "1", "2"], "query": ["a", "a", "b"], "docno": ["x", "y", "x"], "text": ["t", "u", "t"]})
+    csplade.scorer()(inp)
+    assert encoded == [("query", ["a", "b"]), ("document", ["t", "u"])]
+
+
+def test_equal_scores_rank_in_the_order_of_the_rows(csplade: CSPLADE) -> None:
+    inp = pd.DataFrame({"qid": ["1"] * 3, "query": ["a"] * 3, "docno": ["z", "y", "x"], "text": ["same"] * 3})
+    assert list(csplade.scorer()(inp)["rank"]) == [0, 1, 2]
+
+
+def test_score_and_rank_are_replaced(csplade: CSPLADE, topics: pd.DataFrame, documents: pd.DataFrame) -> None:
+    inp = results(topics, documents)
+    first = csplade.scorer()(inp.assign(score=-1.0, rank=99))
+    pd.testing.assert_frame_equal(first[[*inp.columns, "score", "rank"]], csplade.scorer()(inp))
+
+
+def test_given_vectors_are_used_as_they_are(unloaded: CSPLADE) -> None:
+    inp = pd.DataFrame(
+        {
+            "qid": ["1", "1", "2"],
+            "query_toks": [{"a": 2.0, "b": 0.5}, {"a": 2.0, "b": 0.5}, {}],
+            "docno": ["x", "y", "x"],
+            "toks": [{"a": 3, "c": 9}, {"a": 3, "b": 4}, {"a": 3, "c": 9}],
+        }
+    )
+    found = unloaded.scorer()(inp)
+    assert list(found["score"]) == [6.0, 8.0, 0.0]
+    assert list(found["rank"]) == [1, 0, 0]
+
+
+@pytest.mark.parametrize("given", ["query_toks", "toks"])
+def test_one_given_side_is_enough(csplade: CSPLADE, topics: pd.DataFrame, documents: pd.DataFrame, given: str) -> None:
+    inp = results(topics, documents)
+    expected = csplade.scorer()(inp)["score"]
+    encoder = csplade.query_encoder() if given == "query_toks" else csplade.doc_encoder(quantizer=None)
+    inp = encoder(inp).drop(columns="query" if given == "query_toks" else "text")
+    np.testing.assert_allclose(csplade.scorer()(inp)["score"], expected, rtol=1e-6)
+
+
+def test_vectors_of_two_models_are_refused(csplade: CSPLADE, topics: pd.DataFrame, documents: pd.DataFrame) -> None:
+    other = CSPLADE((language_model(seed=1), tokenizer()))
+    inp = other.query_encoder()(results(topics, documents))
+    with pytest.raises(ContractError, match=r"document d\d .*fingerprint.* query q\d .*fingerprint"):
+        csplade.scorer()(inp)
+
+
+@pytest.mark.parametrize(
+    ("query_toks", "toks", "message"),
+    [
+        (None, {"a": 1}, "must be dicts"),
+        ({"a": 1.0}, ["a"], "must be dicts"),
+        ({"a": "1"}, {"a": 1}, "must be numbers"),
+        ({"a": float("nan")}, {"a": 1}, "not finite"),
+        ({"a": 1.0}, {"a": float("inf")}, "not finite"),
+    ],
+)
+def test_unusable_vectors_are_refused_by_name(unloaded: CSPLADE, query_toks: Any, toks: Any, message: str) -> None:
+    inp = pd.DataFrame({"qid": ["7"], "query_toks": [query_toks], "docno": ["x"], "toks": [toks]})
+    with pytest.raises(DataError, match=f"query 7, document x: .*{message}"):
+        unloaded.scorer()(inp)

@@ -1,0 +1,116 @@
+"""The layers of the package: a folder imports only folders below it, and no files import each other in a circle.
+
+Annotations and imports inside functions count.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from graphlib import TopologicalSorter
+
+import pytest
+
+from support.paths import ROOT
+
+PACKAGE = ROOT / "pyterrier_csplade"
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+#: From the top down. Folders of one layer do not know each other.
+LAYERS = [
+    {"cli"},
+    {"training", "collection", "engines", "evaluation"},
+    {"index", "model"},
+    {"vectors", "storage", "data"},
+    {"_errors", "_version"},
+]
+LIGHT = ["data", "engines", "engines.opensearch", "index", "index.search", "index.terrier", "storage", "vectors"]
+HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "ray"}
+
+
+def module(file: str) -> str:
+    return file.removesuffix(".py").replace("/", ".").removesuffix("__init__").rstrip(".")
+
+
+MODULES = {module(file): file for file in FILES}
+
+
+@cache
+def tree(file: str) -> ast.Module:
+    return ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
+
+
+@cache
+def imports(file: str) -> frozenset[str]:
+    """Modules that a file imports; those of this package without its name."""
+    found = set()
+    parents = module(file).split(".")[: None if file.endswith("__init__.py") else -1]
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = parents[: len(parents) - node.level + 1] if node.level else []
+            start = ".".join([*(["pyterrier_csplade"] if node.level else []), *base, *([node.module] if node.module else [])])
+            found |= {start, *(f"{start}.{alias.name}" for alias in node.names)}
+    own = {name.removeprefix("pyterrier_csplade.") for name in found if name.startswith("pyterrier_csplade.")}
+    return frozenset((own & MODULES.keys()) - {module(file)}) | {name for name in found if not name.startswith("pyterrier_c")}
+
+
+def layer(name: str) -> int:
+    return next(number for number, folders in enumerate(LAYERS) if name.split(".")[0] in folders)
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file not in ("__init__.py", "__main__.py")])
+def test_a_folder_imports_only_folders_below_it(file: str) -> None:
+    name = module(file)
+    others = {other for other in imports(file) & MODULES.keys() if other and other.split(".")[0] != name.split(".")[0]}
+    assert [other for other in others if layer(other) <= layer(name)] == []
+
+
+def test_no_circles() -> None:
+    # The face of a folder only hands names on: what it imports is not a use of its own.
+    faces = {module(file) for file in FILES if file.endswith("__init__.py")}
+    graph = {name: imports(file) & (MODULES.keys() - faces) for name, file in MODULES.items() if name not in faces}
+    assert "index.stored" in graph["index.index"]
+    TopologicalSorter(graph).prepare()
+
+
+def test_few_files_at_the_root_and_none_long() -> None:
+    assert sum("/" not in file and file != "__init__.py" for file in FILES) <= 8
+    lengths = {file: len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) for file in FILES}
+    assert {file: length for file, length in lengths.items() if length > 600} == {}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_functions_are_short_files_say_what_they_are_for_and_nothing_prints(file: str) -> None:
+    assert ast.get_docstring(tree(file))
+    for node in ast.walk(tree(file)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} is too long"
+        assert not (isinstance(node, ast.Name) and node.id == "print")
+    assert not [name for name in imports(file) if name.startswith("pyterrier_alpha")]
+
+
+@pytest.mark.parametrize("face", LIGHT)
+def test_index_and_retrieval_load_no_language_model(face: str) -> None:
+    """Everything in the folder is imported, not only its face."""
+    names = [f"pyterrier_csplade.{name}" for name in MODULES if f"{name}.".startswith(f"{face}.") and ".kernels." not in name]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {names}: importlib.import_module(name)\n"
+        f"sys.stdout.write(' '.join({HEAVY} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+
+
+def test_public_names_exist() -> None:
+    import pyterrier_csplade
+
+    assert {"CSPLADE", "ImpactIndex"} <= set(pyterrier_csplade.__all__) <= set(dir(pyterrier_csplade))
+    for name in pyterrier_csplade.__all__:
+        assert getattr(pyterrier_csplade, name).__name__ == name
+    with pytest.raises(AttributeError, match="nothing_such"):
+        pyterrier_csplade.nothing_such  # noqa: B018

@@ -1,0 +1,79 @@
+"""The pages for PyTerrier's documentation: valid, and their code runs."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyterrier_csplade import CSPLADE
+from pyterrier_csplade.training import AdaptationConfig, ContrastiveConfig, load_config
+from support.pages import PAGES, blocks
+
+
+def test_there_are_pages() -> None:
+    assert {"api", "engines", "how-to", "index", "overview"} <= {page.stem for page in PAGES}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_python_blocks_run(page: Path, csplade: CSPLADE, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(CSPLADE, "tiny", lambda: csplade)
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(blocks(page, "python"))
+    assert code or page.stem in ("api", "engines", "opensearch", "overview", "scale-out", "training")
+    names: dict[str, Any] = {}
+    exec(compile(code, str(page), "exec"), names)
+    for name in {"pipeline", "retriever", "reranker", "maxp"} & set(names):
+        assert len(names[name].search("inverted index")) > 0
+
+
+def test_configurations_are_valid(tmp_path: Path) -> None:
+    adaptation, contrastive = blocks(next(page for page in PAGES if page.stem == "how-to"), "yaml")
+    for text, config in ((adaptation, AdaptationConfig), (contrastive, ContrastiveConfig)):
+        path = tmp_path / "config.yaml"
+        path.write_text(text, encoding="utf-8")
+        assert load_config(path, config).steps > 0
+    for name in ("training", "training-practice"):
+        for text in blocks(next(page for page in PAGES if page.stem == name), "yaml"):
+            path.write_text(text, encoding="utf-8")
+            assert load_config(path, ContrastiveConfig).steps > 0
+
+
+def test_documented_names_exist() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r"(?:auto\w+::|related::|:\w+:`~?) ?(pyterrier_csplade[.\w]*)", text):
+            module, found = "pyterrier_csplade", name.split(".")[1:]
+            if found and found[0] in ("training", "engines", "search", "terrier"):
+                module, found = f"pyterrier_csplade.{found[0]}", found[1:]
+            value: Any = importlib.import_module(module)
+            for part in found:
+                value = getattr(value, part)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_are_valid_rst(page: Path) -> None:
+    """With stand-ins for the directives of Sphinx and of PyTerrier's documentation."""
+    docutils: Any = pytest.importorskip("docutils.core")
+    nodes: Any = importlib.import_module("docutils.nodes")
+    rst: Any = importlib.import_module("docutils.parsers.rst")
+
+    class Nested(rst.Directive):  # type: ignore[misc,name-defined]
+        has_content, optional_arguments, final_argument_whitespace = True, 1, True
+        option_spec = dict.fromkeys(("maxdepth", "members", "caption"), rst.directives.unchanged)
+
+        def run(self) -> list[Any]:
+            container = nodes.container()
+            if self.name == "how-to":
+                self.state.nested_parse(self.content, self.content_offset, container)
+            return [container]
+
+    for name in ("toctree", "how-to", "related", "autoclass", "autofunction", "autoexception", "autodata", "code-block"):
+        rst.directives.register_directive(name, Nested)
+    for name in ("class", "func", "meth", "ref"):
+        rst.roles.register_local_role(name, lambda role, raw, text, line, inliner, **rest: ([nodes.literal(raw, text)], []))
+    settings = {"halt_level": 2, "report_level": 2, "warning_stream": False}
+    docutils.publish_doctree(page.read_text(encoding="utf-8"), settings_overrides=settings)

@@ -1,0 +1,45 @@
+"""The benchmark of training an 8B model, in its small shape."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.paths import ROOT
+
+SCRIPT = ROOT / "benchmarks/training_8b.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> Any:
+    spec = importlib.util.spec_from_file_location("training_8b", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("method", [pytest.param("lora", marks=pytest.mark.slow), "qlora"])
+def test_every_part_runs_on_a_cpu(benchmark: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, method: str) -> None:
+    benchmark.main(["--tiny", "--steps", "4", "--folder", str(tmp_path), "--parts", f"{method},head"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    found = {point["part"]: point for point in map(json.loads, lines)}
+    phases = [f"{method}, {phase}" for phase in ("adaptation", "contrastive")]
+    assert list(found) == ["ceiling", *phases, "head, eager", "head, torch.compile", "head, streamed"]
+    for name in phases:
+        point = found[name]
+        assert point["last_loss"] < point["first_loss"], name
+        assert 0 < point["model_flops_of_ceiling"] < point["done_flops_of_ceiling"]
+        assert point["tokens_per_s"] > 0 and point["peak_gb"] > 0
+
+
+def test_without_a_gpu_it_says_so(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    if benchmark.DEVICE.type == "cuda":
+        pytest.skip("there is a GPU")
+    with pytest.raises(SystemExit):
+        benchmark.main([])
+    assert "there is no GPU here: --tiny tries the command in a small shape" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""What several test files share: models, collections, stand-ins for servers and packages, processes."""

@@ -1,0 +1,51 @@
+"""Runs that must end alike; started by tests in several processes, or in one.
+
+Usage: distributed_runs.py BASE OUTPUT SETTINGS..., each SETTINGS a JSON object with a name and settings of the run; and perhaps
+"phase": "adaptation", "terminate_at", a step after which SIGTERM comes, and "resume".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyterrier_csplade._errors import TrainingInterruptedError
+from pyterrier_csplade.training import LoraSettings, ValidationSettings, adapt, train
+from pyterrier_csplade.training.trainer import CurvesTrainer
+from support.training_runs import adaptation_config, contrastive_config
+
+
+def run(base: Path, output: Path, settings: dict[str, Any]) -> None:
+    """Do one run."""
+    adaptation, resume = settings.pop("phase", "") == "adaptation", settings.pop("resume", False)
+    last, end_step = settings.pop("terminate_at", None), CurvesTrainer.end_step
+    for name, kind in (("lora", LoraSettings), ("validation", ValidationSettings)):
+        if name in settings:
+            settings[name] = kind(**settings[name])
+
+    def terminated(self: CurvesTrainer) -> None:
+        if self.state.global_step == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+        end_step(self)
+
+    setattr(CurvesTrainer, "end_step", terminated)  # noqa: B010
+    output = output / settings.pop("name")
+    with suppress(TrainingInterruptedError):
+        if adaptation:
+            adapt(adaptation_config(base, output, **settings), resume=resume)
+        else:
+            train(contrastive_config(base, output, **settings), resume=resume)
+    setattr(CurvesTrainer, "end_step", end_step)  # noqa: B010
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for text in sys.argv[3:]:
+        run(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(text))

@@ -1,0 +1,168 @@
+"""The same result on one process, on several, and with gradient accumulation."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from pyterrier_csplade import ConfigError, Contract
+from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.training import LoraSettings, ValidationSettings, adapt, train
+from pyterrier_csplade.training.batches import Collator, Labels
+from pyterrier_csplade.training.gradient_cache import GradientCache
+from pyterrier_csplade.training.losses import ranking_loss
+from pyterrier_csplade.training.objective import ContrastiveObjective
+from support import models
+from support.paths import TESTS
+from support.processes import torchrun
+from support.training_runs import adaptation_config, contrastive_config, log_of, make_base
+from support.validated_runs import VALIDATED, check_validated, validation
+
+# A batch of 8 queries, with weights of the regularisers at which they matter, for as many steps as go over two epochs.
+SETTINGS: dict[str, Any] = {
+    "batch_size": 8, "steps": 5, "lambda_query": 0.01, "lambda_document": 0.02, "flops_warmup_steps": 2, "learning_rate": 1e-3,
+    "warmup_steps": 2,
+}  # fmt: skip
+
+
+ADAPTATION: dict[str, Any] = {"batch_size": 8, "steps": 4, "learning_rate": 1e-3, "warmup_steps": 1}
+LORA: dict[str, Any] = {"rank": 2, "dropout": 0.0}
+QLORA: dict[str, Any] = {"model": "llama-64", "quantization": "nf4"}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three models, one wide enough for blocks of 64 weights, and training data."""
+    folder = make_base(tmp_path_factory.mktemp("base"))
+    models.language_model(hidden_size=64, intermediate_size=128).save_pretrained(folder / "llama-64")
+    models.tokenizer().save_pretrained(folder / "llama-64")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_processes(base: Path) -> Path:
+    """Runs of two processes."""
+    runs = [
+        {"name": "2x4", **SETTINGS},
+        {"name": "2x2x2", "gradient_accumulation_steps": 2, **SETTINGS},
+        {"name": "adapted 2x4", "phase": "adaptation", **ADAPTATION},
+        {"name": "adapted 2x2x2", "phase": "adaptation", "gradient_accumulation_steps": 2, **ADAPTATION},
+        {"name": "adapted lora", "phase": "adaptation", "lora": LORA, **ADAPTATION},
+        {"name": "validated", **SETTINGS, **VALIDATED, "validation": validation(base)},
+        {"name": "qlora 2x4", "lora": LORA, **QLORA, **SETTINGS},
+        {"name": "qlora 2x2x2", "lora": LORA, "gradient_accumulation_steps": 2, **QLORA, **SETTINGS},
+        {"name": "adapted qlora", "phase": "adaptation", "lora": LORA, **QLORA, **ADAPTATION},
+    ]
+    done = torchrun(2, str(TESTS / "support" / "distributed_runs.py"), str(base), str(base / "two"), *map(json.dumps, runs))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return base / "two"
+
+
+def check_equal(first: Path, second: Path) -> None:
+    for name in ("loss", "rank_loss", "flops_query", "flops_document", "nnz_document", "accuracy", "grad_norm"):
+        assert log_of(first, name) == pytest.approx(log_of(second, name), rel=1e-5), name
+    weights = [load_file(run / "model.safetensors") for run in (first, second)]
+    for name, values in weights[0].items():
+        torch.testing.assert_close(values, weights[1][name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["2x4", "2x2x2", "qlora 2x4", "qlora 2x2x2"])
+def test_two_processes_end_as_one(base: Path, two_processes: Path, tmp_path: Path, name: str) -> None:
+    settings = {"lora": LoraSettings(**LORA), **QLORA} if "qlora" in name else {}
+    one = train(contrastive_config(base, tmp_path / "one", **settings, **SETTINGS))
+    assert len(log_of(one)) == 5
+    check_equal(one, two_processes / name)
+
+
+@pytest.mark.parametrize("name", ["adapted 2x4", "adapted 2x2x2", "adapted lora", "adapted qlora"])
+def test_two_processes_adapt_as_one(base: Path, two_processes: Path, tmp_path: Path, name: str) -> None:
+    lora = LoraSettings(**LORA) if name.endswith("lora") else None
+    settings = QLORA if "qlora" in name else {}
+    one = adapt(adaptation_config(base, tmp_path / "one", lora=lora, **settings, **ADAPTATION))
+    assert len(log_of(one)) == 4
+    for figure in ("loss", "grad_norm"):
+        assert log_of(two_processes / name, figure) == pytest.approx(log_of(one, figure), rel=1e-5), figure
+    weights = [load_file(run / "model.safetensors") for run in (one, two_processes / name)]
+    for parameter, values in weights[0].items():
+        torch.testing.assert_close(weights[1][parameter], values, rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_validate_as_one(base: Path, two_processes: Path, tmp_path: Path) -> None:
+    settings = SETTINGS | VALIDATED | {"validation": ValidationSettings(**validation(base))}
+    check_validated(train(contrastive_config(base, tmp_path / "one", **settings)), two_processes / "validated")
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyterrier_csplade.training.run.start_processes", lambda **_: 2)
+    with pytest.raises(
+        ConfigError, match="batch_size 7 is that of all processes together and cannot be divided by 2 processes"
+    ):
+        train(contrastive_config(base, tmp_path / "run", batch_size=7))
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2, dropout=0.5)], ids=["full", "lora"])
+def test_cached_gradients_are_those_of_the_whole_graph(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: LoraSettings | None
+) -> None:
+    """With dropout, too: both ways cut the batch into the same parts here, so that they draw the same random numbers."""
+    monkeypatch.setattr("pyterrier_csplade.training.batches._CHUNK", 4)
+    runs = []
+    for accumulation in (1, 2):
+        settings = SETTINGS | {"gradient_accumulation_steps": accumulation, "gradient_checkpointing": accumulation == 2}
+        runs.append(train(contrastive_config(base, tmp_path / str(accumulation), lora=lora, **settings)))
+    check_equal(*runs)
+
+
+def test_cached_gradients_are_those_of_the_naive_graph() -> None:
+    """The gradient of every parameter, against plain autograd over the model's own logits in one batch."""
+    backbone = Backbone(models.language_model(), models.tokenizer(), Contract())
+    rows = [{"query": t[:9], "positive": t, "negatives": [u], "positives": [t], "scores": [2.0, 1.0]}
+            for t, u in zip(models.TEXTS[:4], models.TEXTS[2:])]  # fmt: skip
+    config = contrastive_config(Path(), Path(), kl_weight=0.5, margin_mse_weight=0.1, anti_zero_weight=0.3, temperature=20.0)
+    objective = ContrastiveObjective(config)
+    gradients = []
+    for pieces in (1, 3):
+        backbone.zero_grad()
+        batch = Collator(backbone, pieces)(rows)
+        cache = GradientCache(Accelerator(cpu=True), backbone, keep_graphs=pieces == 1)
+        vectors = cache.encode([*batch["queries"], *batch["passages"]])
+        labels = Labels(**batch["labels"])
+        loss = objective(vectors[:4], vectors[4:], labels, (0.01, 0.02))[0]
+        cache.backward(torch.autograd.grad(loss, vectors)[0])
+        gradients.append({name: p.grad.clone() for name, p in backbone.named_parameters() if p.grad is not None})
+    backbone.zero_grad()
+    batch = Collator(backbone)(rows)
+    queries, passages = (
+        torch.cat([torch.log1p(torch.relu(backbone.reference_logits(**part))) for part in batch[side]])
+        for side in ("queries", "passages")
+    )
+    objective(queries, passages, Labels(**batch["labels"]), (0.01, 0.02))[0].backward()  # type: ignore[no-untyped-call]
+    naive = {name: p.grad for name, p in backbone.named_parameters() if p.grad is not None}
+    for found in gradients:
+        assert set(found) == set(naive)
+        for name, gradient in naive.items():
+            assert gradient is not None
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+
+
+def test_negatives_of_the_papers_batch() -> None:
+    """32 queries with 16 passages each: 511 negatives for a query, the positive's place is known."""
+    rows = [
+        {"query": f"q{i}", "positive": f"p{i}", "negatives": [f"n{i} {k}" for k in range(15)], "positives": [f"p{i}"],
+         "scores": None} for i in range(32)
+    ]  # fmt: skip
+    backbone = Backbone(models.language_model(), models.tokenizer(), Contract())
+    labels = Labels(**Collator(backbone)(rows)["labels"])
+    assert len(labels.texts) == 512 and not labels.excluded.any()
+    scores = torch.zeros(32, 512)
+    assert float(ranking_loss(scores, labels.targets, labels.excluded)) == pytest.approx(math.log(512))
+    # The layout of the paper's peers, each query's 16 passages together, is another order of the same batch.
+    order = torch.argsort(labels.owners * 2 + 1 - (torch.arange(512) == labels.targets[labels.owners]).long(), stable=True)
+    assert [int(order[16 * i]) for i in range(32)] == labels.targets.tolist()

@@ -1,0 +1,182 @@
+"""Mining of negatives and teacher scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyterrier as pt
+import pytest
+
+from pyterrier_csplade import ConfigError, DataError
+from pyterrier_csplade.training import mine_negatives
+from pyterrier_csplade.training.readers import read_rows
+
+DOCS = [{"docno": f"d{i}", "text": f"text {i}", "title": "T" if i == 3 else ""} for i in range(20)]
+TOPICS = pd.DataFrame([[f"q{i}", f"query {i}"] for i in range(6)], columns=["qid", "query"])
+QRELS = pd.DataFrame(
+    [[f"q{i}", f"d{i}", 1] for i in range(6)] + [["q0", "d9", 2], ["q0", "d1", 0]], columns=["qid", "docno", "label"]
+)
+
+
+class Ranker(pt.Transformer):
+    """Retrieves documents from the one with the query's number on; counts the queries it has seen."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.seen: list[str] = []
+        self.fail_at = fail_at
+
+    def transform(self, topics: pd.DataFrame) -> pd.DataFrame:
+        rows = []
+        for qid, query in zip(topics["qid"], topics["query"]):
+            self.seen.append(qid)
+            if self.fail_at == len(self.seen):
+                raise KeyboardInterrupt
+            start = int(query.split()[1])
+            rows += [(qid, query, f"d{start + k}", 100.0 - k) for k in range(10)]
+        return pd.DataFrame(rows[::-1], columns=["qid", "query", "docno", "score"])
+
+    def __repr__(self) -> str:
+        return "Ranker()"
+
+
+class Teacher(pt.Transformer):
+    """Scores by the numbers of query and document."""
+
+    def transform(self, pairs: pd.DataFrame) -> pd.DataFrame:
+        assert pairs["text"].str.len().all()
+        return pairs.assign(score=pairs["docno"].str[1:].astype(float) + pairs["query"].str[6:].astype(float) / 10)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def mine(tmp_path: Path, pipeline: Any = None, **settings: Any) -> list[dict[str, Any]]:
+    values = {"depth": 5, "output": tmp_path / "rows.jsonl", "corpus": DOCS, "verbose": False, **settings}
+    return rows_of(mine_negatives(Ranker() if pipeline is None else pipeline, TOPICS, QRELS, **values))
+
+
+def test_negatives_are_the_first_results_that_are_not_relevant(tmp_path: Path) -> None:
+    rows = mine(tmp_path)
+    assert [row["query_id"] for row in rows] == [f"q{i}" for i in range(6)]
+    assert rows[0]["query"] == "query 0"
+    assert rows[0]["positive_passages"] == [{"docid": "d0", "text": "text 0"}, {"docid": "d9", "text": "text 9"}]
+    assert [p["docid"] for p in rows[0]["negative_passages"]] == ["d1", "d2", "d3", "d4"]
+    assert rows[0]["negative_passages"][2]["text"] == "T text 3"
+    assert [row.negatives[0] for row in read_rows(str(tmp_path / "rows.jsonl"))][:2] == ["text 1", "text 2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl"]
+
+
+def test_draws_depend_on_seed_and_query_alone(tmp_path: Path) -> None:
+    first = mine(tmp_path / "a", depth=10, negatives=3)
+    assert all(len(row["negative_passages"]) == 3 for row in first)
+    assert mine(tmp_path / "b", depth=10, negatives=3, batch_size=1) == first
+    topics = TOPICS.iloc[[4, 2]]
+    output = mine_negatives(Ranker(), topics, QRELS, 10, output=tmp_path / "c.jsonl", corpus=DOCS, negatives=3, verbose=False)
+    assert rows_of(output) == [first[4], first[2]]
+    assert mine(tmp_path / "d", depth=10, negatives=3, seed=1) != first
+
+
+@pytest.mark.parametrize("min_label", [1, 2])
+def test_labels(tmp_path: Path, min_label: int) -> None:
+    if min_label == 1:
+        assert len(mine(tmp_path)) == 6
+        return
+    with pytest.warns(UserWarning, match="5 of 6 queries have no relevant document, the first 'q1'"):
+        rows = mine(tmp_path, min_label=2)
+    assert [p["docid"] for p in rows[0]["positive_passages"]] == ["d9"]
+    assert [p["docid"] for p in rows[0]["negative_passages"]] == ["d0", "d1", "d2", "d3", "d4"]
+
+
+def test_a_teacher_scores_every_passage(tmp_path: Path) -> None:
+    rows = mine(tmp_path, teacher=Teacher())
+    for number, row in enumerate(rows):
+        for passage in row["positive_passages"] + row["negative_passages"]:
+            assert passage["score"] == pytest.approx(float(passage["docid"][1:]) + number / 10)
+    assert next(read_rows(str(tmp_path / "rows.jsonl"))).scores == [0.0, 9.0, 1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("kind", ["frame", "path"])
+def test_runs_as_pipeline_and_teacher(tmp_path: Path, kind: str) -> None:
+    results = Ranker().transform(TOPICS)
+    results["rank"] = results.groupby("qid")["score"].rank(ascending=False).astype(int)
+    run: Any = results
+    if kind == "path":
+        run = tmp_path / "run.trec"
+        pt.io.write_results(results, str(run))
+    expected = mine(tmp_path / "a")
+    assert mine(tmp_path / "b", run) == expected
+    extra = pd.DataFrame([["q0", "query 0", "d9", -1.0, 10]], columns=results.columns)
+    rows = mine(tmp_path / "c", run, teacher=pd.concat([results, extra]))
+    assert [p["score"] for p in rows[0]["positive_passages"]] == [100.0, -1.0] or kind == "path"
+    if kind == "path":
+        with pytest.raises(DataError, match=r"document d10: no text|the teacher gives no score"):
+            mine(tmp_path / "d", run, teacher=results[results["docno"] != "d2"])
+
+
+def test_texts_from_a_transformer_and_from_the_results(tmp_path: Path) -> None:
+    table = {d["docno"]: d["text"] for d in DOCS}
+    lookup = pt.apply.text(lambda row: table[row["docno"]])
+    expected = [[p["docid"] for p in row["negative_passages"]] for row in mine(tmp_path / "a")]
+    rows = mine(tmp_path / "b", corpus=lookup)
+    assert [[p["docid"] for p in row["negative_passages"]] for row in rows] == expected
+    assert rows[5]["positive_passages"] == [{"docid": "d5", "text": "text 5"}]
+    with pytest.raises(DataError, match="query q0, document d0: no text was found; give corpus="):
+        mine(tmp_path / "c", corpus=None)
+    with_text = Ranker() >> lookup
+    rows = mine(tmp_path / "d", with_text, corpus=None, depth=10)
+    assert rows[0]["positive_passages"][1]["text"] == "text 9"
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"query_id": "q4", "que'])
+def test_mining_goes_on_where_it_was_interrupted(tmp_path: Path, torn: bytes) -> None:
+    whole = mine(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        mine(tmp_path / "parts", Ranker(fail_at=5), batch_size=2)
+    partial = tmp_path / "parts/rows.jsonl.partial"
+    assert len(partial.read_bytes().splitlines()) == 4
+    partial.write_bytes(partial.read_bytes() + torn)
+    with pytest.raises(ConfigError, match=r"was begun with depth=5, not 6"):
+        mine(tmp_path / "parts", depth=6, batch_size=2)
+    ranker = Ranker()
+    assert mine(tmp_path / "parts", ranker, batch_size=2) == whole
+    assert ranker.seen == ["q4", "q5"]
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["rows.jsonl"]
+
+
+def test_mining_that_was_killed_at_its_very_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text = Path.write_text
+
+    def killed(path: Path, text: str, **kwargs: Any) -> int:
+        write_text(path, text[:7], **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        mine(tmp_path)
+    monkeypatch.undo()
+    assert len(mine(tmp_path)) == 6
+
+
+def test_compressed_output(tmp_path: Path) -> None:
+    path = mine_negatives(Ranker(), TOPICS, QRELS, 5, output=tmp_path / "rows.jsonl.gz", corpus=DOCS, verbose=False)
+    assert len(list(read_rows(str(path)))) == 6
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl.gz"]
+
+
+def test_what_cannot_be_mined(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none of 6 queries has a relevant document"):
+        mine(tmp_path, min_label=3)
+    with pytest.raises(DataError, match="the query 'q0' stands twice in the topics"):
+        mine_negatives(Ranker(), pd.concat([TOPICS, TOPICS]), QRELS, output=tmp_path / "x", corpus=DOCS)
+    with pytest.raises(DataError, match="the pipeline returns no 'docno'; it returns qid, query"):
+        mine(tmp_path / "b", pt.Transformer.identity())
+    with pytest.raises(ConfigError, match="depth and batch_size must be positive, found 0"):
+        mine(tmp_path / "c", depth=0)
+    with pytest.raises(DataError, match="query q3: a passage is empty"):
+        mine(tmp_path / "d", corpus=[{"docno": d["docno"], "text": "" if d["docno"] == "d3" else "x"} for d in DOCS], depth=1)
+    with pytest.warns(UserWarning, match="6 of 6 queries have no negative among 1 results"):
+        mine(tmp_path / "e", depth=1)

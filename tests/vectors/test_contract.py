@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyterrier_csplade import Contract, ContractError
+from pyterrier_csplade.vectors.contract import CONTRACT_FILE
+
+SETTINGS: dict[str, Any] = {
+    "variant": "echo",
+    "query_prefix": "query: ",
+    "document_prefix": "passage: ",
+    "add_bos": True,
+    "add_eos": True,
+    "pool_special": True,
+    "query_length": 32,
+    "document_length": 192,
+    "logit_scale": 0.125,
+    "temperature": 10.0,
+    "impact_scale": 50.0,
+    "base_model": "some/model",
+    "base_revision": "main",
+    "vocabulary_sha256": "v",
+    "weights": "w",
+    "training": {"steps": 3},
+}
+
+
+def test_the_file_gives_back_every_field(tmp_path: Path) -> None:
+    contract = Contract(**SETTINGS)
+    contract.save(tmp_path)
+    assert Contract.load(tmp_path / CONTRACT_FILE) == contract
+    assert json.loads((tmp_path / CONTRACT_FILE).read_text())["attention"] == "causal"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "variant", "query_prefix", "document_prefix", "add_bos", "add_eos", "pool_special", "logit_scale", "weights",
+        "vocabulary_sha256",
+    ],
+)  # fmt: skip
+def test_fingerprint_changes_with_what_changes_a_vector(name: str) -> None:
+    assert Contract(**{name: SETTINGS[name]}).fingerprint != Contract().fingerprint
+
+
+@pytest.mark.parametrize("name", ["query_length", "document_length", "impact_scale", "temperature", "base_model", "training"])
+def test_fingerprint_keeps_with_what_does_not(name: str) -> None:
+    assert Contract(**{name: SETTINGS[name]}).fingerprint == Contract().fingerprint
+
+
+def test_fingerprints_of_older_indexes_hold() -> None:
+    assert (
+        Contract(pool_special=False).fingerprint
+        == hashlib.sha256(json.dumps(["", "", "causal", "", "", False, False, 1.0]).encode()).hexdigest()
+    )
+
+
+def test_defaults_are_those_of_a_model_without_a_contract() -> None:
+    contract = Contract()
+    assert (contract.variant, contract.query_prefix, contract.document_prefix) == ("causal", "", "")
+    assert (contract.add_bos, contract.add_eos, contract.logit_scale) == (False, False, 1.0)
+    assert (contract.query_length, contract.document_length) == (64, 512)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"variant": "sideways"}, "variant must be one of"),
+        ({"logit_scale": 0}, "logit_scale must be positive"),
+        ({"colour": "red"}, "unknown field 'colour'"),
+        ({"attention": "causal", "variant": "bidirectional"}, "contradicts"),
+        ({"format": 2}, "newer format"),
+    ],
+)
+def test_refuses_a_file_that_is_wrong(values: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / CONTRACT_FILE).write_text(json.dumps(values))
+    with pytest.raises(ContractError, match=message):
+        Contract.load(tmp_path / CONTRACT_FILE)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "3"])
+def test_refuses_a_file_that_is_no_object(text: str, tmp_path: Path) -> None:
+    (tmp_path / CONTRACT_FILE).write_text(text)
+    with pytest.raises(ContractError, match=CONTRACT_FILE):
+        Contract.load(tmp_path / CONTRACT_FILE)
