@@ -12,8 +12,9 @@ and their retrievers take and give the same columns::
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pyterrier_csplade._lazy import lazy
 
 if TYPE_CHECKING:
     from .anserini import AnseriniEngine
@@ -30,8 +31,4 @@ _MODULES = {
     "SeismicEngine": "seismic",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy(__name__, _MODULES)
