@@ -36,7 +36,7 @@ class Settings:
 
     def _defaults(self) -> dict[str, Any]:
         """Return the default of each setting; those that depend on the model or the index are filled in by subclasses."""
-        return dict(_signature(type(self)))
+        return dict(_signature(type(self)))  # type: ignore[arg-type]  # a class is hashable, whatever its objects are
 
     def settings(self) -> dict[str, Any]:
         """Return the value of each setting."""
