@@ -13,6 +13,7 @@ import pytest
 from pyterrier_csplade import CSPLADE
 from pyterrier_csplade.training import AdaptationConfig, ContrastiveConfig, load_config
 from support.pages import PAGES, blocks
+from support.paths import ROOT
 
 WITHOUT_PYTHON = {"api", "benchmarks", "contributing", "engines", "opensearch", "overview", "scale-out", "training"}
 
@@ -50,6 +51,13 @@ def test_documented_names_exist() -> None:
         text = page.read_text(encoding="utf-8")
         for name in re.findall(r"(?:auto\w+::|related::|:\w+:`~?) ?(pyterrier_csplade[.\w]*)", text):
             assert pkgutil.resolve_name(name)
+
+
+def test_unpublished_values_are_marked_in_one_form() -> None:
+    """The overview page defines the form."""
+    files = [*PAGES, ROOT / "README.md", *(ROOT / "examples").rglob("*.yaml")]
+    for file in files:
+        assert not re.search(r"\bours\b", file.read_text(encoding="utf-8")), file
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
