@@ -109,7 +109,7 @@ def test_passage_text() -> None:
         ({**ROW, "query": 7}, "line 2: the query: expected text, found 7"),
         ({**ROW, "query": " "}, "line 2: the query is empty"),
         ({**ROW, "negative_passages": [{"text": "\n"}]}, "line 2: a passage is empty"),
-        ({**ROW, "query": "\ud800"}, "line 2: the query: the text is no valid Unicode"),
+        ({**ROW, "query": "\ud800"}, "line 2: the query: the text is not valid Unicode"),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, row: Any, message: str) -> None:

@@ -28,8 +28,8 @@ def test_columns_and_terms_are_inverse() -> None:
     assert vocabulary.column("c") is None
 
 
-def test_refuses_a_term_that_stands_twice() -> None:
-    with pytest.raises(ValueError, match="no term twice"):
+def test_refuses_a_term_that_appears_twice() -> None:
+    with pytest.raises(ValueError, match="each term only once"):
         Vocabulary(["a", "a"], [0, 1])
 
 
