@@ -1,4 +1,4 @@
-"""Plots of results."""
+"""Evaluation of approximate search: recall against exact search, and plots of effectiveness over cost."""
 
 from __future__ import annotations
 
@@ -15,11 +15,49 @@ from ._errors import DataError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
-# Axis labels of the costs that this package measures.
+# Axis labels of costs measured by this package.
 _COSTS = {"mrt": "mean response time (ms per query)", "MB": "index on disk (MB)"}
-# What pt.Experiment adds to a measure's name when it compares systems with a baseline.
+# Endings that pt.Experiment adds to the name of a measure when it compares systems with a baseline.
 _COMPARISONS = (" +", " -", " p-value", " reject", " p-value corrected")
+# Relative difference below which scores are equal, since engines add up a document's score in different orders; our choice
+# (not measured).
+_TOLERANCE = 1e-6
+
+
+def exact_recall(exact: pd.DataFrame, k: int) -> Any:
+    """Return a measure for ``pt.Experiment``: the share of the exact top ``k`` that is in a system's top ``k``.
+
+    Documents that tie with the k-th count as well, so ``exact`` should hold more than ``k`` results. The recall of a query for
+    which exact search finds nothing is 1.
+
+    Example::
+
+        exact = encoder >> index.retriever(algorithm="exhaustive", num_results=1000)
+        pt.Experiment(systems, topics, qrels, [nDCG @ 10, exact_recall(exact(topics), k=10), "mrt"])
+
+    Args:
+        exact: Results of exact search, with ``qid``, ``docno`` and ``score``.
+        k: Depth, at least 1.
+
+    Returns:
+        A measure of ir_measures, named ``exact_recall@k``.
+
+    Raises:
+        ValueError: ``k`` is below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, found {k}")
+    pt.validate.columns(exact, includes=["qid", "docno", "score"])
+    wanted = {str(qid): _top(rows, k) for qid, rows in exact.groupby("qid")}
+
+    def recall(qrels: pd.DataFrame, run: pd.DataFrame) -> Iterator[tuple[str, float]]:
+        found = {qid: set(rows["doc_id"].head(k)) for qid, rows in run.groupby("query_id")}
+        for qid in qrels["query_id"].unique():
+            documents, number = wanted.get(qid, (frozenset(), 0))
+            hits = len(found.get(qid, set()) & documents)
+            yield qid, min(hits, number) / number if number else 1.0
+
+    return ir_measures.define(recall, name=f"exact_recall@{k}", support_cutoff=False)
 
 
 def plot_tradeoff(
@@ -30,11 +68,11 @@ def plot_tradeoff(
     cost: str = "mrt",
     title: str = "",
 ) -> Figure:
-    """Draw effectiveness, and recall against exact search, over latency or another cost.
+    """Plot measures, such as nDCG@10 or recall against exact search, over latency or another cost.
 
-    One panel for each measure, one line for each system. A system is a row of ``pt.Experiment``'s table, or all rows that
-    share a value of the column ``system``, if there is one; then ``label`` names the dots, such as the settings of an
-    algorithm. Latency is drawn on a logarithmic scale.
+    There is a panel for each measure and a line for each system. A system is a row of ``pt.Experiment``'s table. If the table
+    has a column ``system``, a system is all rows with one value of it, and ``label`` names its points, for example by the
+    settings of an algorithm. Latency has a logarithmic scale.
 
     Example::
 
@@ -43,19 +81,19 @@ def plot_tradeoff(
         plot_tradeoff(pt.Experiment(knobs, topics, qrels, measures), "tradeoff.png")
 
     Args:
-        results: One row for each setting: ``name`` or ``system``, perhaps ``label``, the cost and the measures.
-        path: Where to save the picture; the suffix says the format. None saves nothing.
-        measures: Columns to draw. By default all numbers but the cost and comparisons with a baseline.
+        results: A row for each setting, with ``name`` or ``system``, the cost, the measures and optionally ``label``.
+        path: File to save the figure to, in the format of its suffix; None does not save it.
+        measures: Columns to plot; by default all numeric columns except the cost and comparisons with a baseline.
         cost: Column of the horizontal axis: "mrt", "MB" or any other.
-        title: Heading of the picture.
+        title: Title of the figure.
 
     Returns:
-        The figure, which a notebook shows.
+        The figure, which notebooks display.
 
     Raises:
-        DataError: There is no row, no system, no cost or no measure, or a cost on a logarithmic scale is not above 0.
+        DataError: There are no rows, or no system, cost or measure, or a cost on a logarithmic scale is not above 0.
     """
-    # The figure is made without pyplot, so a notebook keeps the backend and the figures that it has.
+    # Without pyplot, so that the backend and the open figures of a notebook do not change.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -81,6 +119,15 @@ def plot_tradeoff(
     return figure
 
 
+def _top(rows: pd.DataFrame, k: int) -> tuple[frozenset[str], int]:
+    """Return the documents that score at least as high as the k-th, and how many of them a top k can hold."""
+    rows = rows.sort_values("score", ascending=False, kind="stable")
+    number = min(k, len(rows))
+    threshold = rows["score"].iloc[number - 1]
+    kept = rows["score"] >= threshold - _TOLERANCE * abs(threshold)
+    return frozenset(rows.loc[kept, "docno"]), number
+
+
 def _draw(axis: Any, name: str, rows: pd.DataFrame, cost: str, measure: str) -> None:
     axis.plot(rows[cost], rows[measure], marker="o", label=name)
     for label, x, y in zip(rows.get("label", ()), rows[cost], rows[measure]):
@@ -96,57 +143,8 @@ def _check(results: pd.DataFrame, columns: list[str], cost: str) -> None:
     missing = [column for column in columns if column not in results.columns]
     if missing or len(columns) == 2:
         found = ", ".join(map(repr, results.columns))
-        raise DataError(f"a tradeoff needs {', '.join(map(repr, missing)) or 'a measure'} in the results, found {found}")
+        raise DataError(f"the results need {', '.join(map(repr, missing)) or 'a measure'}, found the columns {found}")
     if results.empty:
-        raise DataError("there are no results to draw")
+        raise DataError("there are no results to plot: pass the table of pt.Experiment")
     if cost == "mrt" and not (results[cost] > 0).all():
         raise DataError(f"{cost} must be above 0 in every row")
-
-
-# Scores of one document by two engines differ in the last digits, in which they were added up in another order.
-_TOLERANCE = 1e-6
-
-
-def exact_recall(exact: pd.DataFrame, k: int) -> Any:
-    """Return a measure for ``pt.Experiment``: the share of the exact top ``k`` that a system keeps in its own top ``k``.
-
-    Documents that tie with the k-th are as good as it, so ``exact`` should reach beyond ``k``. A query for which exact search
-    finds nothing counts as 1.
-
-    Example::
-
-        exact = encoder >> index.retriever(algorithm="exhaustive", num_results=1000)
-        pt.Experiment(systems, topics, qrels, [nDCG @ 10, exact_recall(exact(topics), k=10), "mrt"])
-
-    Args:
-        exact: Results of exact search: ``qid``, ``docno`` and ``score``.
-        k: Depth, at least 1.
-
-    Returns:
-        A measure of ir_measures, named ``exact_recall@k``.
-
-    Raises:
-        ValueError: ``k`` is below 1.
-    """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, found {k}")
-    pt.validate.columns(exact, includes=["qid", "docno", "score"])
-    wanted = {str(qid): _top(rows, k) for qid, rows in exact.groupby("qid")}
-
-    def recall(qrels: pd.DataFrame, run: pd.DataFrame) -> Iterator[tuple[str, float]]:
-        found = {qid: set(rows["doc_id"].head(k)) for qid, rows in run.groupby("query_id")}
-        for qid in qrels["query_id"].unique():
-            documents, number = wanted.get(qid, (frozenset(), 0))
-            hits = len(found.get(qid, set()) & documents)
-            yield qid, min(hits, number) / number if number else 1.0
-
-    return ir_measures.define(recall, name=f"exact_recall@{k}", support_cutoff=False)
-
-
-def _top(rows: pd.DataFrame, k: int) -> tuple[frozenset[str], int]:
-    """Return the documents that score at least as the k-th does, and how many of them a top k can hold."""
-    rows = rows.sort_values("score", ascending=False, kind="stable")
-    number = min(k, len(rows))
-    threshold = rows["score"].iloc[number - 1]
-    kept = rows["score"] >= threshold - _TOLERANCE * abs(threshold)
-    return frozenset(rows.loc[kept, "docno"]), number

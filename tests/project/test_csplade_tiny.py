@@ -20,14 +20,14 @@ import pytest
 import yaml
 
 from pyterrier_csplade import CSPLADE
-from pyterrier_csplade.data.python_docs import PythonDocsDataset, python_docs
+from pyterrier_csplade.data import PythonDocsDataset, read_python_docs
 from support.models import tokenizer
 from support.paths import ROOT
 
 SCRIPTS = ROOT / "examples" / "csplade_tiny"
 MODULES = ("prepare", "keywords", "untrained", "mine", "evaluate", "ship")
 WORDS = [f"{a}{b}{c}" for a in ("bra", "del", "fon", "gri", "hul") for b in ("ka", "mo", "ni", "ru") for c in ("st", "v", "x")]
-_python_docs = cache(python_docs)  # reads a thousand files
+_python_docs = cache(read_python_docs)  # reads a thousand files
 DOCUMENTS, SPLITS = 40, {"train": range(0, 24), "dev": range(24, 32), "": range(32, 40)}
 
 
@@ -81,7 +81,7 @@ def collections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripts: dict[s
     write_package(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(scripts["prepare"], "PACKAGES", ("minipackage",))
-    monkeypatch.setattr(scripts["prepare"], "python_docs", _python_docs)
+    monkeypatch.setattr(scripts["prepare"], "read_python_docs", _python_docs)
     return tmp_path / "data"
 
 

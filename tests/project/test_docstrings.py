@@ -18,7 +18,7 @@ from pyterrier.measures import nDCG
 
 import pyterrier_csplade
 from pyterrier_csplade import CSPLADE, EncodedCollection, ImpactIndex, OpenSearchIndex, PruneToks, exact_recall, plot_tradeoff
-from pyterrier_csplade.data import python_docs as _datasets
+from pyterrier_csplade.data import PythonDocsDataset
 from support.fake_opensearch import FakeCluster
 from support.texts import DOCUMENTS
 
@@ -101,7 +101,7 @@ def test_example_runs(name: str, names: dict[str, Any], monkeypatch: pytest.Monk
     if name.startswith("data/python_docs"):
         names.pop("dataset")
         topics = pt.get_dataset("csplade:python-docs").get_topics().head(3)
-        monkeypatch.setattr(_datasets.PythonDocsDataset, "get_topics", lambda self, variant=None: topics)
+        monkeypatch.setattr(PythonDocsDataset, "get_topics", lambda self, variant=None: topics)
     if "(csplade.doc_encoder() >>" in EXAMPLES[name]:
         names["index"] = ImpactIndex("built-by-the-example")
     exec(compile(EXAMPLES[name], name, "exec"), names)

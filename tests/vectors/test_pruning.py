@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade import Contract, DataError, ImpactIndex, ImpactVector, PruneToks
-from pyterrier_csplade.vectors.matrices import EncodedVectors, MatrixVectors
+from pyterrier_csplade.vectors import EncodedVectors, MatrixVectors
 
 CONTRACT = Contract(weights="w", base_model="lm-one")
 TOKS = {"Ġthe": 1, "cat": 5, "a": 2, "b": 2, "zero": 0}

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import PruneToks
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from pyterrier_csplade import MatrixVectors, PruneToks
 
 # Few different weights, so that many are equal; zeros may be stored.
 SMALL = st.lists(st.sampled_from([0, 0, 1, 1, 2, 3, 3, 200]), max_size=9)

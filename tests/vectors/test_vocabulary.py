@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyterrier_csplade import Vocabulary
-from pyterrier_csplade.vectors.vocabulary import MAX_TERM_BYTES
+from pyterrier_csplade.vectors import MAX_TERM_BYTES
 
 
 def test_leaves_out_what_the_lexicon_cannot_hold() -> None:
