@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,7 @@ class CollectionFiles:
             DataError: A line has no docno or text; the message names it.
         """
         for number, document in read_jsonl(self.docs):
-            for field in ("docno", "text"):
-                if not isinstance(document.get(field), str):
-                    raise DataError(f"{self.docs}, line {number}: {field!r} is missing or not a string")
+            field_texts(document, ("docno", "text"), f"{self.docs}, line {number}")
             yield document
 
     def topics(self, split: str) -> pd.DataFrame:
@@ -102,3 +100,16 @@ class CollectionFiles:
             found = sorted(p.name for p in self.directory.glob(f"{kind}*.{suffix}"))
             raise DataError(f"{self.directory} holds no {path.name}; it has {', '.join(found) or 'no ' + kind}")
         return path
+
+
+def field_texts(document: Mapping[str, Any], fields: Sequence[str], where: str) -> list[str]:
+    """Return the texts of fields of a document.
+
+    Raises:
+        DataError: A field is missing or not a string; the message begins with ``where``.
+    """
+    for name in fields:
+        if not isinstance(document.get(name), str):
+            others = ", ".join(key for key, value in document.items() if isinstance(value, str) and key != "docno")
+            raise DataError(f"{where}: the field {name!r} is missing or not a string; its texts are: {others or 'none'}")
+    return [document[name] for name in fields]

@@ -12,7 +12,7 @@ import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError
 
-from .directory import CollectionFiles
+from .directory import CollectionFiles, field_texts
 from .jsonl import open_bytes, read_jsonl
 
 # Names of a document's identifier in common JSONL files: PyTerrier, ir_datasets, Tevatron, BEIR, Anserini.
@@ -26,17 +26,12 @@ class Source:
     Attributes:
         name: Name used in error messages.
         read: Starts reading; returns dicts with ``docno`` and fields.
-        known_count: Returns the number of documents, or None if it is unknown without reading them.
+        count: Returns the number of documents; reads them if there is no other way.
     """
 
     name: str
     read: Callable[[], Iterable[Mapping[str, Any]]]
-    known_count: Callable[[], int | None]
-
-    def count(self) -> int:
-        """Return the number of documents; reads them if there is no other way."""
-        known = self.known_count()
-        return sum(1 for _ in self.read()) if known is None else known
+    count: Callable[[], int]
 
     def documents(self, fields: Sequence[str], text_field: str) -> Iterator[dict[str, Any]]:
         """Yield ``docno`` and the text of documents.
@@ -51,7 +46,7 @@ class Source:
         """
         for document in self.read():
             docno = document.get("docno")
-            texts = _texts(document, fields, f"{self.name}, document {docno}")
+            texts = field_texts(document, fields, f"{self.name}, document {docno}")
             kept = [text for text, following in zip(texts, [*texts[1:], ""]) if not following or not following.startswith(text)]
             yield {"docno": docno, text_field: " ".join(filter(None, kept))}
 
@@ -89,7 +84,11 @@ def dataset_source(dataset: Any, name: str) -> Source:
         except NotImplementedError as error:
             raise DataError(f"the dataset {name} has no documents") from error
 
-    return Source(name, read, lambda: dataset.irds_ref().docs_count() if hasattr(dataset, "irds_ref") else None)
+    def count() -> int:
+        known = dataset.irds_ref().docs_count() if hasattr(dataset, "irds_ref") else None
+        return sum(1 for _ in read()) if known is None else known
+
+    return Source(name, read, count)
 
 
 def read_corpus(source: str, text_fields: Sequence[str]) -> Iterator[str]:
@@ -111,7 +110,7 @@ def read_corpus(source: str, text_fields: Sequence[str]) -> Iterator[str]:
     else:
         documents = ((document["docno"], document) for document in dataset_source(find_dataset(source), source).read())
     for name, document in documents:
-        yield " ".join(_texts(document, text_fields, f"{source}, document {name}"))
+        yield " ".join(field_texts(document, text_fields, f"{source}, document {name}"))
 
 
 def find_dataset(name: str) -> Any:
@@ -134,14 +133,6 @@ def _get_dataset(*names: str) -> Any:
         with suppress(KeyError, ValueError):
             return pt.get_dataset(name)
     return None
-
-
-def _texts(document: Mapping[str, Any], fields: Sequence[str], where: str) -> list[str]:
-    for name in fields:
-        if not isinstance(document.get(name), str):
-            others = ", ".join(key for key, value in document.items() if isinstance(value, str) and key != "docno")
-            raise DataError(f"{where}: the field {name!r} is missing or not a string; its texts are: {others or 'none'}")
-    return [document[name] for name in fields]
 
 
 def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

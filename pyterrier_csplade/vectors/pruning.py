@@ -110,15 +110,6 @@ class PruneToks(Settings, pt.Transformer):
         """
         return _PrunedVectors(encoded, self._cut)
 
-    def transform_inputs(self) -> list[list[str]]:
-        """Return the required columns."""
-        return [self._inputs]
-
-    def transform_outputs(self, input_columns: list[str]) -> list[str]:
-        """Return the columns of the result, which are the columns of the input."""
-        pt.validate.columns(input_columns, includes=self._inputs, context=self)
-        return input_columns
-
     @property
     def _inputs(self) -> list[str]:
         return [_NAMES[self.on][0], self.on]
