@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any, Literal, get_args
 
@@ -114,13 +113,12 @@ class PruneToks(Settings, pt.Transformer):
     def _inputs(self) -> list[str]:
         return [_NAMES[self.on][0], self.on]
 
-    @property
-    def _cut(self) -> Callable[[csr_matrix], csr_matrix]:
+    def _cut(self, matrix: csr_matrix) -> csr_matrix:
         if self.mass is not None:
-            return partial(heaviest_mass, mass=self.mass)
+            return heaviest_mass(matrix, self.mass)
         if self.top_k is not None:
-            return partial(top_k, k=int(self.top_k))
-        return partial(minimum_weight, weight=self.min_weight)  # type: ignore[arg-type]  # the constructor checked it
+            return top_k(matrix, int(self.top_k))
+        return minimum_weight(matrix, self.min_weight)  # type: ignore[arg-type]  # the constructor checked it
 
     def _prune_all(self, identifiers: Sequence[Any], vectors: Sequence[Any]) -> list[Any]:
         noun = _NAMES[self.on][1]

@@ -178,7 +178,7 @@ def small_config(name: str, build: Path, folder: Path) -> Path:
 @pytest.mark.slow
 def test_the_whole_chain(collections: Path, tmp_path: Path, scripts: dict[str, ModuleType], capsys: Any) -> None:
     """From text to a measured checkpoint as the README of the scripts says it, two steps a phase."""
-    from pyterrier_csplade.cli.main import main
+    from inside.project import main
 
     build = tmp_path / "build"
     scripts["prepare"].main(collections, build)

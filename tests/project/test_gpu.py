@@ -15,13 +15,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from inside.project import Backbone, GradientCache, load_tokenizer_and_model, max_pool_logits
 from pyterrier_csplade import CSPLADE, Contract, Quantizer
-from pyterrier_csplade.model.backbone import Backbone
-from pyterrier_csplade.model.head import max_pool_logits
 from pyterrier_csplade.training import LoraSettings, adapt, train
-from pyterrier_csplade.training.gradient_cache import GradientCache
-from pyterrier_csplade.training.run import load_tokenizer_and_model
-from pyterrier_csplade.vectors.contract import Variant
+from pyterrier_csplade.vectors import Variant
 from support.models import TEXTS, language_model, tokenizer
 from support.training_runs import LORA, adaptation_config, contrastive_config, log_of, make_base
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from graphlib import TopologicalSorter
 
@@ -44,18 +45,24 @@ def tree(file: str) -> ast.Module:
 
 @cache
 def imports(file: str) -> frozenset[str]:
-    """Modules that a file imports; those of this package without its name."""
-    found = set()
+    """Return the modules that a file imports, those of this package without its name."""
     parents = module(file).split(".")[: None if file.endswith("__init__.py") else -1]
-    for node in ast.walk(tree(file)):
+    found = imported_names(tree(file), parents)
+    own = {name.removeprefix("pyterrier_csplade.") for name in found if name.startswith("pyterrier_csplade.")}
+    return frozenset((own & MODULES.keys()) - {module(file)}) | {name for name in found if not name.startswith("pyterrier_c")}
+
+
+def imported_names(code: ast.Module, parents: Sequence[str] = ()) -> set[str]:
+    """Return the dotted names that a module imports; ``parents`` are the folders of the module inside the package."""
+    found = set()
+    for node in ast.walk(code):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = parents[: len(parents) - node.level + 1] if node.level else []
             start = ".".join([*(["pyterrier_csplade"] if node.level else []), *base, *([node.module] if node.module else [])])
             found |= {start, *(f"{start}.{alias.name}" for alias in node.names)}
-    own = {name.removeprefix("pyterrier_csplade.") for name in found if name.startswith("pyterrier_csplade.")}
-    return frozenset((own & MODULES.keys()) - {module(file)}) | {name for name in found if not name.startswith("pyterrier_c")}
+    return found
 
 
 def layer(name: str) -> int:

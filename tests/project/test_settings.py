@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyterrier_csplade._settings import Settings
+from inside.project import Settings
 
 
 class Cut(Settings):
