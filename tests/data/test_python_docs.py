@@ -1,4 +1,4 @@
-"""The known-item collection of the standard library's docstrings, and the dataset that PyTerrier finds."""
+"""The known-item collection of the standard library's docstrings as a PyTerrier dataset."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ def good():
 class Twin:
     """The summary of twins here.
 
-    These words stand below two summaries, so both go.
+    These words appear below two summaries, so both go.
     """
 
     def twin(self):
         """Another summary of the twins.
 
-        These words stand below two summaries, so both go.
+        These words appear below two summaries, so both go.
         """
 
 def _private():

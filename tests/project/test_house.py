@@ -19,7 +19,7 @@ from support.paths import ROOT
 PACKAGE = ROOT / "pyterrier_csplade"
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
-#: From the top down. Folders of one layer do not know each other.
+#: From the top down. Folders of one layer do not import each other.
 LAYERS = [
     {"cli"},
     {"training", "collection", "engines", "evaluation"},
@@ -77,7 +77,7 @@ def test_a_folder_imports_only_folders_below_it(file: str) -> None:
 
 
 def test_no_circles() -> None:
-    # The face of a folder only hands names on: what it imports is not a use of its own.
+    # The face of a folder only re-exports names, so its imports do not count.
     faces = {module(file) for file in FILES if file.endswith("__init__.py")}
     graph = {name: imports(file) & (MODULES.keys() - faces) for name, file in MODULES.items() if name not in faces}
     assert "index.stored" in graph["index.index"]
@@ -102,7 +102,7 @@ def test_functions_are_short_files_say_what_they_are_for_and_nothing_prints(file
 
 @pytest.mark.parametrize("face", LIGHT)
 def test_index_and_retrieval_load_no_language_model(face: str) -> None:
-    """Everything in the folder is imported, not only its face."""
+    """Import all modules of the folder, not only its face."""
     names = [f"pyterrier_csplade.{name}" for name in MODULES if f"{name}.".startswith(f"{face}.") and ".kernels." not in name]
     code = (
         "import importlib, sys\n"

@@ -1,4 +1,4 @@
-"""Objects that are compared by the arguments that made them."""
+"""Objects that are compared by the arguments of their constructors."""
 
 from __future__ import annotations
 

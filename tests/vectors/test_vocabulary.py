@@ -55,7 +55,7 @@ def test_llama_3_keeps_all_but_its_200_longest_tokens() -> None:
 
 
 def llama_3_tokens() -> dict[str, int]:
-    """The 128,000 tokens of the real Llama 3 tokenizer as a byte-level vocabulary spells them."""
+    """Return the 128,000 tokens of the real Llama 3 tokenizer in byte-level spelling."""
     import base64
     import importlib.util
     from pathlib import Path
