@@ -45,6 +45,7 @@ class Settings:
         return {name: getattr(self, name) for name in self._defaults()}
 
     def _changed(self) -> list[str]:
+        """Return the arguments that ``repr`` shows."""
         defaults = self._defaults()
         return [f"{name}={value!r}" for name, value in self.settings().items() if value != defaults[name]]
 

@@ -94,14 +94,12 @@ def plot_tradeoff(
         DataError: There are no rows, or no system, cost or measure, or a cost on a logarithmic scale is not above 0.
     """
     # Without pyplot, so that the backend and the open figures of a notebook do not change.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     system = "system" if "system" in results.columns else "name"
     drawn = _measures(results, system, cost) if measures is None else list(measures)
     _check(results, [system, cost, *drawn], cost)
     figure = Figure(figsize=(7 * len(drawn), 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     for axis, measure in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn):
         for name, rows in results.groupby(system, sort=False):
             _draw(axis, str(name), rows.sort_values(cost), cost, measure)

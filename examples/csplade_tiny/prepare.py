@@ -26,8 +26,7 @@ from typing import Any
 from keywords import Keywords
 from untrained import initialise_model, train_tokenizer
 
-from pyterrier_csplade.data.jsonl import read_jsonl
-from pyterrier_csplade.data.python_docs import read_python_docs
+from pyterrier_csplade.data import read_jsonl, read_python_docs
 from pyterrier_csplade.training.rows import passage_text
 
 SEED = 7

@@ -128,7 +128,7 @@ def find_dataset(name: str) -> Any:
 
 
 def _get_dataset(*names: str) -> Any:
-    """Return the first dataset that exists; None if there is none."""
+    """Return the first dataset that exists, or None."""
     for name in names:
         with suppress(KeyError, ValueError):
             return pt.get_dataset(name)

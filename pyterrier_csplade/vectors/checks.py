@@ -271,7 +271,7 @@ class OneEncoder:
 
         Args:
             contract: Its contract.
-            name: Name of these vectors in error messages; by default that of the first vector observed.
+            name: Name of these vectors in error messages; by default the name of the first vector observed.
             any_scale: Whether vectors may have another impact scale than the first.
         """
         self.contract = self._accepted = contract
