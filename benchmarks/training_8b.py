@@ -43,7 +43,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 import pyterrier_csplade
 from pyterrier_csplade import Contract
 from pyterrier_csplade.data.jsonl import read_jsonl
-from pyterrier_csplade.data.python_docs import python_docs
+from pyterrier_csplade.data.python_docs import read_python_docs
 from pyterrier_csplade.model.backbone import Backbone
 from pyterrier_csplade.model.head import activate, max_pool_logits
 from pyterrier_csplade.training import AdaptationConfig, ContrastiveConfig, LoraSettings
@@ -84,7 +84,7 @@ SMALL = Size(
 )  # fmt: skip
 
 
-standard_library = functools.cache(python_docs)
+standard_library = functools.cache(read_python_docs)
 
 
 def clock() -> float:

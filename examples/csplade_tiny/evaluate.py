@@ -21,7 +21,7 @@ from ir_measures import RR, R, nDCG
 
 from pyterrier_csplade import CSPLADE, ImpactIndex
 from pyterrier_csplade.cli.demo import directory_size, fuse
-from pyterrier_csplade.data.jsonl import read_jsonl
+from pyterrier_csplade.data import read_jsonl
 from pyterrier_csplade.training.rows import passage_text
 
 MEASURES = [nDCG @ 10, RR @ 10, R @ 100]

@@ -22,7 +22,7 @@ from prepare import SEED, package_rows, write_jsonl
 
 from pyterrier_csplade import CSPLADE, ImpactIndex
 from pyterrier_csplade.cli.demo import fuse
-from pyterrier_csplade.data.jsonl import read_jsonl
+from pyterrier_csplade.data import read_jsonl
 from pyterrier_csplade.training import mine_negatives
 
 #: Results of a teacher; relevant passages beyond them are left out.

@@ -26,8 +26,7 @@ from typing import Any
 from keywords import Keywords
 from untrained import initialise_model, train_tokenizer
 
-from pyterrier_csplade.data.jsonl import read_jsonl
-from pyterrier_csplade.data.python_docs import python_docs
+from pyterrier_csplade.data import read_jsonl, read_python_docs
 from pyterrier_csplade.training.rows import passage_text
 
 SEED = 7
@@ -60,14 +59,14 @@ def package_rows() -> list[tuple[str, str]]:
 
     What a package took over from the standard library is left out: the demo searches it.
     """
-    demo = python_docs(minimum_summary=1, minimum_body=1)
+    demo = read_python_docs(minimum_summary=1, minimum_body=1)
     summaries, bodies = {doc.summary for doc in demo}, {doc.body for doc in demo}
     rows: dict[str, str] = {}
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
             raise SystemExit(f"{package} is not installed: pip install -r requirements.txt")
-        for doc in python_docs(Path(spec.origin).parent, minimum_summary=4, minimum_body=20):
+        for doc in read_python_docs(Path(spec.origin).parent, minimum_summary=4, minimum_body=20):
             if doc.summary not in summaries and doc.body not in bodies:
                 summaries.add(doc.summary)
                 bodies.add(doc.body)

@@ -12,9 +12,9 @@ import pyterrier as pt
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade.vectors.checks import check_docno, check_field, check_record
+from pyterrier_csplade.vectors.checks import check_docno, check_encoded, check_field, check_record
 from pyterrier_csplade.vectors.impacts import MAX_IMPACT
-from pyterrier_csplade.vectors.matrices import EncodedVectors, check_encoded, checked_pieces
+from pyterrier_csplade.vectors.matrices import EncodedVectors, checked_pieces
 from pyterrier_csplade.vectors.vocabulary import MAX_TERM_BYTES, is_index_term
 
 from .spool import Spool
@@ -182,7 +182,7 @@ def _take(document: object, position: int, spool: Spool, batch: _Batch) -> None:
     if "toks" not in record:
         raise DataError(f"document {docno!r} has no toks: put a document encoder before the index")
     toks = check_toks(record["toks"], docno)
-    spool.encoder.observe(getattr(toks, "contract", None), f"document {docno!r}")
+    spool.encoder.observe(toks, f"document {docno!r}")
     spool.put_fields({name: check_field(record, name, docno) for name in spool.lengths}, docno)
     batch.add(docno, toks)
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade.vectors.checks import _SameEncoder, check_texts
+from pyterrier_csplade.vectors.checks import OneEncoder, check_texts
 
 from .transformers import DocEncoder, ModelTransformer, QueryEncoder, TextModel
 
@@ -70,11 +70,11 @@ class Scorer(ModelTransformer):
         scores = np.zeros(len(inp))
         qids, docnos = inp["qid"].tolist(), inp["docno"].tolist()
         queries = self._query_vectors(inp)
-        check = _SameEncoder()
+        encoder = OneEncoder(any_scale=True)
         for qid, vector in zip(qids, queries):
-            check(vector, f"query {qid}")
+            encoder.observe(vector, f"query {qid}")
         for vector, rows in self._document_vectors(inp):
-            check(vector, f"document {docnos[rows[0]]}")
+            encoder.observe(vector, f"document {docnos[rows[0]]}")
             for row in rows:
                 scores[row] = _dot(queries[row], vector, f"query {qids[row]}, document {docnos[row]}")
         return scores

@@ -11,7 +11,8 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from pyterrier_csplade.vectors.impacts import MAX_IMPACT, Quantizer, check_cuts, check_finite
+from pyterrier_csplade.vectors.checks import check_cuts, check_finite
+from pyterrier_csplade.vectors.impacts import MAX_IMPACT, Quantizer
 
 from .head import Entries, activate, heaviest
 

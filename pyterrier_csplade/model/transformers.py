@@ -14,9 +14,9 @@ import pandas as pd
 import pyterrier as pt
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade.vectors.checks import check_record, check_texts
+from pyterrier_csplade.vectors.checks import check_cuts, check_finite, check_record, check_texts
 from pyterrier_csplade.vectors.contract import Contract
-from pyterrier_csplade.vectors.impacts import ImpactVector, Quantizer, check_cuts, check_finite, to_vectors
+from pyterrier_csplade.vectors.impacts import ImpactVector, Quantizer, to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .pipelining import pipelined

@@ -92,7 +92,7 @@ DATA: dict[str, tuple[bytes | None, str]] = {
     "positives.jsonl": (rows_with('{"query": "q", "positive_passages": []}'), "line 9: the query has no positive passage"),
     "torn.jsonl": (rows_with('{"query": '), "torn.jsonl, line 9: not valid JSON"),
     "latin.jsonl": (rows_with('{"query": "é"}'.encode("latin-1")), "latin.jsonl, line 9: not valid UTF-8"),
-    "plain.jsonl.gz": (ROWS.encode(), "plain.jsonl.gz, after line 0: cannot be read on (Not a gzipped file"),
+    "plain.jsonl.gz": (ROWS.encode(), "plain.jsonl.gz, after line 0: cannot be read (Not a gzipped file"),
     "table.csv": (b"a,b\n", "table.csv: neither a .jsonl or .jsonl.gz file, nor a directory with docs.jsonl.gz"),
 }
 
@@ -118,7 +118,7 @@ def test_files_of_windows_are_as_good(commands: Commands, content: bytes) -> Non
 CORPORA: dict[str, tuple[str | None, str]] = {
     "missing.jsonl": (None, "there is no file "),
     "empty.jsonl": ("", "empty.jsonl: the corpus is empty"),
-    "field.jsonl": ('{"txt": "a"}\n', "field.jsonl, document 1: the field 'text' is missing or no text"),
+    "field.jsonl": ('{"txt": "a"}\n', "field.jsonl, document 1: the field 'text' is missing or not a string"),
     "short.jsonl": ('{"text": "a"}\n', "fewer than one"),
 }
 

@@ -53,9 +53,12 @@ def test_jsonl(tmp_path: Path, identifier: str, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"title": "a"}, "docs.jsonl, line 1: none of docno, doc_id, docid, _id, id is there"),
-        ({"docno": "a", "title": "t"}, "document a: the field 'text' is missing or no text; its texts are: title"),
-        ({"docno": "a", "text": 3, "body": "b"}, "document a: the field 'text' is missing or no text; its texts are: body"),
+        ({"title": "a"}, "docs.jsonl, line 1: the document has none of docno, doc_id, docid, _id, id"),
+        ({"docno": "a", "title": "t"}, "document a: the field 'text' is missing or not a string; its texts are: title"),
+        (
+            {"docno": "a", "text": 3, "body": "b"},
+            "document a: the field 'text' is missing or not a string; its texts are: body",
+        ),
     ],
 )
 def test_jsonl_without_what_is_needed(tmp_path: Path, row: dict[str, Any], message: str) -> None:
@@ -86,7 +89,7 @@ def test_trec_files(tmp_path: Path) -> None:
 
 def test_a_torn_trec_file(tmp_path: Path) -> None:
     (tmp_path / "a.trec").write_bytes(TREC[:-20])
-    with pytest.raises(DataError, match="1 documents can be parsed of 2 that begin with <DOC>"):
+    with pytest.raises(DataError, match="2 documents begin with <DOC>, but 1 can be parsed"):
         list(open_source(str(tmp_path / "a.trec")).documents(["body"], "text"))
 
 

@@ -221,7 +221,7 @@ def test_other_things_are_left_alone(unloaded: CSPLADE, tmp_path: Path, name: st
         ({"docno": " x", "text": "a"}, "docno ' x' of document 8 starts or ends with"),
         ({"docno": "x"}, "document x has no field 'text', only 'docno'"),
         ({"docno": "x", "text": None}, "document x: expected text, found None"),
-        ({"docno": "x", "text": "\ud800"}, "document x: the text is no valid Unicode"),
+        ({"docno": "x", "text": "\ud800"}, "document x: the text is not valid Unicode"),
     ],
 )
 def test_a_document_that_cannot_be_encoded(csplade: CSPLADE, tmp_path: Path, document: dict[str, Any], message: str) -> None:

@@ -151,7 +151,7 @@ def test_what_is_no_stream_of_dicts_is_refused(cluster: FakeCluster, given: Any)
 
 def test_impacts_of_two_scales_are_refused(cluster: FakeCluster) -> None:
     rows = [*documents(3), *documents(4, CONTRACT.replace(impact_scale=50.0))[3:]]
-    with pytest.raises(ContractError, match="document 'd3' has impacts of scale 50, the documents before it of 100"):
+    with pytest.raises(ContractError, match="document 'd3' has impacts of scale 50, document 'd0' of 100"):
         OpenSearchIndex(cluster.client(), "docs").index(rows)
 
 

@@ -105,7 +105,7 @@ def test_frame_is_not_changed_and_its_columns_are_kept(index: OpenSearchIndex) -
 
 
 def test_duplicate_qids_and_unknown_fields_are_refused(index: OpenSearchIndex) -> None:
-    with pytest.raises(DataError, match="qid '7' stands twice"):
+    with pytest.raises(DataError, match="qid '7' appears twice"):
         index.retriever()(frame({"%": 1.0}, {"*": 1.0}).assign(qid=[7, "7"]))
     with pytest.raises(ImpactIndexError, match="no field 'nowhere', only url, text"):
         index.retriever(include_fields=["nowhere"])(frame({"%": 1.0}))

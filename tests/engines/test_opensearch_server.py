@@ -70,7 +70,7 @@ def test_queries_without_results_harm_no_other_and_those_without_sense_are_refus
         nonsense: Any = {**far, next(iter(good)): weight}
         with pytest.raises(DataError, match="query 'q1'"):
             retriever(frame([good, nonsense]))
-    with pytest.raises(DataError, match="qid 'q0' stands twice"):
+    with pytest.raises(DataError, match="qid 'q0' appears twice"):
         retriever(frame([good, far]).assign(qid="q0"))
 
 

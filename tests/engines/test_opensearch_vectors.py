@@ -47,10 +47,10 @@ def test_entries_of_a_matrix_that_stand_twice_are_added_up(cluster: FakeCluster)
 @pytest.mark.parametrize(
     ("docnos", "vocabulary", "shape", "promised", "message"),
     [
-        (["d"], ["a", "a", "c"], (1, 3), 1, "term 'a' stands twice"),
+        (["d"], ["a", "a", "c"], (1, 3), 1, "term 'a' appears twice"),
         (["d"], ["a", "b", "c"], (2, 3), 1, r"1 docnos and 3 terms, but a matrix of \(2, 3\)"),
         (["d", "e"], ["a", "b", "c"], (1, 3), 2, r"2 docnos and 3 terms, but a matrix of \(1, 3\)"),
-        (["d"], ["a", "b", "c"], (1, 3), 5, "1 encoded documents came, not the 5"),
+        (["d"], ["a", "b", "c"], (1, 3), 5, "expected 5 encoded documents, found 1"),
     ],
 )
 def test_vectors_that_do_not_fit_together_are_refused(

@@ -199,7 +199,7 @@ def test_entries_that_stand_twice_are_added_up_and_order_does_not_matter(tmp_pat
         (Blocks([(["x", "bad"], rows([2**30, 0, 0], [2**30, 0, 2**30]))]), "document 'bad': the impacts add up"),
         (Blocks([(["x", "bad"], rows([1, 0], [0, 1]))], ["a", "x" * 61]), "document 'bad': Terrier cannot index the term 'xxx"),
         (Blocks([(["bad"], rows([1, 1]))], ["a", ""]), "document 'bad': Terrier cannot index the term ''"),
-        (Blocks([(["x"], rows([1, 1]))], ["a", "a"]), "the term 'a' stands twice"),
+        (Blocks([(["x"], rows([1, 1]))], ["a", "a"]), "the term 'a' appears twice"),
         (Blocks([(["x"], rows([1, 1]))], ["\ue000", "\U00010000"]), "cannot find"),
         (Blocks([(["x", " y"], rows([1, 0, 0], [1, 0, 0]))]), "docno ' y' of document 2"),
         (Blocks([(["x", 3], rows([1, 0, 0], [1, 0, 0]))]), "docno of document 2 must be a str"),  # type: ignore[list-item]
@@ -221,7 +221,7 @@ def test_what_cannot_be_indexed_is_refused_and_leaves_nothing(tmp_path: Path, en
 def test_documents_that_are_missing_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = Blocks([(["x"], rows([1, 0, 0]))])
     monkeypatch.setattr(Blocks, "__len__", lambda self: 2)
-    with pytest.raises(DataError, match="1 encoded documents came, not the 2"):
+    with pytest.raises(DataError, match="expected 2 encoded documents, found 1"):
         ImpactIndex(tmp_path / "i").index_vectors(encoded)
 
 

@@ -202,7 +202,7 @@ def test_an_index_knows_the_scale_of_its_impacts(tmp_path: Path, csplade: CSPLAD
 def test_impacts_of_two_scales_are_refused(tmp_path: Path, csplade: CSPLADE) -> None:
     rows = FRAME.to_dict("records")
     mixed = [*csplade.doc_encoder()(rows[:3]), *csplade.doc_encoder(quantizer=Quantizer(50))(rows[3:])]
-    with pytest.raises(ContractError, match="document 'd4' has impacts of scale 50, the documents before it of 100"):
+    with pytest.raises(ContractError, match="document 'd4' has impacts of scale 50, document 'd1' of 100"):
         ImpactIndex(tmp_path / "i").index(mixed)
 
 
@@ -212,9 +212,7 @@ def test_a_model_of_another_scale_than_the_index_is_said(tmp_path: Path, csplade
     index = ImpactIndex(tmp_path / "i")
     (other.doc_encoder() >> index).index(FRAME.to_dict("records"))
     retriever = index.retriever(algorithm=algorithm)
-    with pytest.warns(
-        UserWarning, match="scale 7, the model of the queries has 100: rankings are the same, but scores are not"
-    ):
+    with pytest.warns(UserWarning, match="scale 7, the model of the queries has scale 100: rankings are the same, but scores"):
         found = (csplade.query_encoder() >> retriever).search("dogs")
     assert found["docno"].tolist() == (other.query_encoder() >> retriever).search("dogs")["docno"].tolist()
 

@@ -164,7 +164,7 @@ def test_query_that_is_no_dict_of_terms_is_refused(index: ImpactIndex, toks: Any
 
 
 def test_qid_that_stands_twice_is_refused(index: ImpactIndex, algorithm: str) -> None:
-    with pytest.raises(DataError, match="qid '7' stands twice"):
+    with pytest.raises(DataError, match="qid '7' appears twice"):
         index.retriever(algorithm=algorithm).transform(frame({"z": 1.0}, {"Z": 1.0}).assign(qid=[7, "7"]))
 
 

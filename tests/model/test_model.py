@@ -279,7 +279,7 @@ def test_cuts_that_leave_nothing_are_refused(csplade: CSPLADE, argument: dict[st
 
 
 def test_too_few_names_lose_no_text(csplade: CSPLADE) -> None:
-    with pytest.raises(ValueError, match="2 texts need as many names, found 1"):
+    with pytest.raises(ValueError, match="2 texts need 2 names, found 1"):
         csplade.encode_docs(["one", "two"], names=["a"])
 
 

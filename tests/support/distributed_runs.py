@@ -1,4 +1,4 @@
-"""Runs that must end alike; started by tests in several processes, or in one.
+"""Training runs that must give the same results in one process and in several.
 
 Usage: distributed_runs.py BASE OUTPUT SETTINGS..., each SETTINGS a JSON object with a name and settings of the run; and perhaps
 "phase": "adaptation", "terminate_at", a step after which SIGTERM comes, and "resume".

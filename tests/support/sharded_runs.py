@@ -1,4 +1,4 @@
-"""Runs of distributed_runs.py under FSDP or DeepSpeed on CPUs, which accelerate allows on accelerators only."""
+"""Runs of distributed_runs.py with FSDP or DeepSpeed on CPUs, although accelerate requires accelerators."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def like_accelerators(*args: Any, **kwargs: Any) -> Any:
 
 
 def record_held(self: CurvesTrainer) -> None:
-    """Note the bytes of the adapted layers' weights, and those of them that are in this process; then go on as always."""
+    """Record the bytes of the adapted layers' weights, in total and in this process; then continue as usual."""
     weights = [
         weight
         for name, weight in self.model_wrapped.named_parameters()

@@ -59,7 +59,7 @@ def test_packing_too_little_text(tmp_path: Path) -> None:
 def test_corpus_names_the_bad_document(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "c.jsonl.gz", [{"text": "a", "title": "t"}, {"text": "b", "title": None}])
     assert list(read_corpus(path, ["text"])) == ["a", "b"]
-    with pytest.raises(DataError, match=r"c.jsonl.gz, document 2: the field 'title' is missing or no text"):
+    with pytest.raises(DataError, match=r"c.jsonl.gz, document 2: the field 'title' is missing or not a string"):
         list(read_corpus(path, ["title", "text"]))
 
 
@@ -109,7 +109,7 @@ def test_passage_text() -> None:
         ({**ROW, "query": 7}, "line 2: the query: expected text, found 7"),
         ({**ROW, "query": " "}, "line 2: the query is empty"),
         ({**ROW, "negative_passages": [{"text": "\n"}]}, "line 2: a passage is empty"),
-        ({**ROW, "query": "\ud800"}, "line 2: the query: the text is no valid Unicode"),
+        ({**ROW, "query": "\ud800"}, "line 2: the query: the text is not valid Unicode"),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, row: Any, message: str) -> None:
@@ -123,10 +123,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         list(read_jsonl(tmp_path / "none.jsonl"))
     whole = gzip.compress(b"".join(json.dumps({"i": i}).encode() + b"\n" for i in range(20_000)))
     (tmp_path / "torn.jsonl.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"torn.jsonl.gz, after line \d+: cannot be read on"):
+    with pytest.raises(DataError, match=r"torn.jsonl.gz, after line \d+: cannot be read"):
         list(read_jsonl(tmp_path / "torn.jsonl.gz"))
     (tmp_path / "plain.jsonl.gz").write_text("{}\n")
-    with pytest.raises(DataError, match=r"plain.jsonl.gz, after line 0: cannot be read on"):
+    with pytest.raises(DataError, match=r"plain.jsonl.gz, after line 0: cannot be read"):
         list(read_jsonl(tmp_path / "plain.jsonl.gz"))
     (tmp_path / "latin.jsonl").write_bytes(b'{"a": "\xe4"}\n')
     with pytest.raises(DataError, match=r"latin.jsonl, line \d+: not valid UTF-8"):

@@ -60,7 +60,7 @@ def test_directories_that_lack_something(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no train.triples.jsonl or train.triples.jsonl.gz"):
         list(read_rows(str(directory)))
     make_collection(tmp_path / "d", docs=[*DOCS, {"docno": 3, "text": "x"}])
-    with pytest.raises(DataError, match=r"docs.jsonl.gz, line 5: 'docno' is missing or no text"):
+    with pytest.raises(DataError, match=r"docs.jsonl.gz, line 5: the field 'docno' is missing or not a string"):
         list(read_rows(str(tmp_path / "d")))
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
-from pyterrier_csplade.vectors.checks import check_positive
-from pyterrier_csplade.vectors.matrices import EncodedVectors, check_encoded
+from pyterrier_csplade.vectors.checks import check_encoded, check_positive
+from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 from .bulk import BulkLoader
 from .mapping import Fields, Metadata

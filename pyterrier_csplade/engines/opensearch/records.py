@@ -69,7 +69,7 @@ class Records:
         toks = document.get("toks")
         if not isinstance(toks, Mapping):
             raise DataError(f"document {docno!r}: toks must be a dict of term to weight, found {type(toks).__name__}")
-        self.encoder.observe(getattr(toks, "contract", None), f"document {docno!r}")
+        self.encoder.observe(toks, f"document {docno!r}")
         weights = _to_array(toks, docno)
         return self._record(docno, self._impacts(list(toks), weights, docno), document)
 
@@ -84,7 +84,7 @@ class Records:
             ContractError: They come from another encoder than those before them.
             DataError: One cannot be indexed exactly, or the documents are others than the vectors.
         """
-        self.encoder.observe(vectors.contract, "a collection")
+        self.encoder.observe(vectors, "a collection")
         terms = vectors.vocabulary
         position = 0
         for docnos, matrix in checked_pieces(vectors):
