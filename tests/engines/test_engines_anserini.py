@@ -13,8 +13,9 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 
+from inside.engines import anserini
 from pyterrier_csplade import CspladeError, ImpactIndexError
-from pyterrier_csplade.engines import AnseriniEngine, anserini
+from pyterrier_csplade.engines import AnseriniEngine
 
 DOCUMENTS = [
     {"docno": "x", "toks": {"b": 3, "never": 0.4, "a": 2.5}},

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from inside.engines import seismic
 from pyterrier_csplade import Contract, DataError, ImpactVector
 from pyterrier_csplade.engines import PisaEngine, SeismicEngine
-from pyterrier_csplade.engines import seismic as seismic_adapter
 from support.fake_engines import MODULES
 from support.pages import PAGES, blocks
 
@@ -91,7 +91,7 @@ def test_pisa_is_asked_for_one_retriever_until_the_index_is_opened_again(tmp_pat
 
 
 def test_seismic_gets_batches(tmp_path: Path, modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seismic_adapter, "_BATCH", 2)
+    monkeypatch.setattr(seismic, "_BATCH", 2)
     engine = SeismicEngine(tmp_path / "index", n_postings=9, centroid_fraction=0.2, summary_energy=0.3, threads=2)
     with pytest.warns(UserWarning, match="approximate.*exact_recall"):
         index = engine.index(DOCUMENTS)
@@ -112,7 +112,7 @@ def test_seismic_gets_batches(tmp_path: Path, modules: dict[str, Any], monkeypat
 def test_seismic_numbers_many_terms_with_another_class(
     most: int, name: str, tmp_path: Path, modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seismic_adapter, "_MAX_TERMS", most)
+    monkeypatch.setattr(seismic, "_MAX_TERMS", most)
     SeismicEngine(tmp_path / "index").index(DOCUMENTS)
     assert name in [call[0] for call in modules["seismic"].calls]
     # The stand-in asserts that it is opened with the class that it was built with.

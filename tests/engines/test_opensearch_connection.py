@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from opensearchpy.exceptions import SSLError
 
+from inside.engines import Backoff, connection
 from pyterrier_csplade import Contract, CspladeError, ImpactIndexError, OpenSearchIndex
-from pyterrier_csplade.engines.opensearch import connection as _connection
-from pyterrier_csplade.engines.opensearch.connection import Backoff
 from support.fake_opensearch import FakeCluster, broken, status
 
 PASSWORD = "s3cr3t/p%ss"  # noqa: S105
@@ -23,7 +22,7 @@ QUERY = [{"qid": "1", "query_toks": {"a": 1.0}}]
 
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_connection, "_BACKOFF", Backoff(0.001, 0.001, 0.01))
+    monkeypatch.setattr(connection, "_BACKOFF", Backoff(0.001, 0.001, 0.01))
 
 
 @pytest.fixture
@@ -89,7 +88,7 @@ Asynchronous.transport = Asynchronous()
 
 @pytest.mark.parametrize("server", [None, 9200, ["http://localhost:9200"], Asynchronous()])
 def test_what_is_no_cluster_is_refused_at_once(server: Any) -> None:
-    with pytest.raises(ValueError, match="URL or by a .synchronous. client of opensearch-py"):
+    with pytest.raises(ValueError, match="URL of a cluster or a .synchronous. client of opensearch-py"):
         OpenSearchIndex(server, "docs")
 
 
@@ -157,7 +156,7 @@ def test_cluster_that_does_not_answer(fault: Any, message: str) -> None:
 def test_answer_that_is_no_json() -> None:
     cluster = FakeCluster()
     cluster.faults += [lambda *request: (200, "<html>a proxy")]
-    with pytest.raises(ImpactIndexError, match="no OpenSearch does"):
+    with pytest.raises(ImpactIndexError, match="does not answer as OpenSearch"):
         OpenSearchIndex(cluster.client(), "docs").built()
 
 
@@ -225,7 +224,7 @@ def test_shards_that_fail_are_noticed() -> None:
 
 def test_missing_client_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opensearchpy", None)
-    with pytest.raises(CspladeError, match=r"pip install \"pyterrier_csplade\[opensearch\]\""):
+    with pytest.raises(CspladeError, match=r"OpenSearchIndex needs .*pip install \"pyterrier-csplade\[opensearch\]\""):
         OpenSearchIndex("http://localhost:1", "docs").built()
 
 

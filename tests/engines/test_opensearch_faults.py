@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
+from inside.engines import Backoff, BulkLoader
 from pyterrier_csplade import DataError, ImpactIndexError, OpenSearchIndex, Vocabulary
-from pyterrier_csplade.engines.opensearch.bulk import BulkLoader
-from pyterrier_csplade.engines.opensearch.connection import Backoff
 from pyterrier_csplade.vectors.matrices import MatrixVectors
 from support.fake_opensearch import FakeCluster, items, status
 from support.opensearch_documents import BEFORE_BULK, CONTRACT, documents, expected, impacts, shorten_pauses, small_requests
@@ -101,7 +100,7 @@ def test_a_creation_that_is_refused_says_why(cluster: FakeCluster, index: OpenSe
 @pytest.mark.parametrize(
     ("code", "kind", "message"),
     [
-        (403, "security", "security: does auth=.* name somebody who may do this"),
+        (403, "security", "security: does auth=.* name a user who may do this"),
         (403, "cluster_block", "cluster_block: is a disk of the cluster nearly full"),
         (405, "method_not_allowed", "method_not_allowed$"),
     ],
@@ -227,7 +226,7 @@ def test_queries_without_rows_ask_for_nothing(cluster: FakeCluster, index: OpenS
 def test_an_index_of_plain_terms_is_opened_without_a_vocabulary(cluster: FakeCluster, index: OpenSearchIndex) -> None:
     index.index(documents(2))
     other = OpenSearchIndex(cluster.client(), "docs", vocabulary=Vocabulary(["a"], [5]))
-    with pytest.raises(ImpactIndexError, match="calls terms by strings of its own vocabulary: open it without vocabulary"):
+    with pytest.raises(ImpactIndexError, match="names terms by strings of its own vocabulary: open it without vocabulary"):
         other.retriever()(QUERY)
 
 

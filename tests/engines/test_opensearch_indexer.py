@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from inside.engines import bulk
 from pyterrier_csplade import ContractError, DataError, ImpactIndexError, OpenSearchIndex, Vocabulary
-from pyterrier_csplade.engines.opensearch import bulk as _bulk
 from support.fake_opensearch import FakeCluster, items, status
 from support.opensearch_documents import (
     BEFORE_BULK,
@@ -204,6 +204,6 @@ def test_repr_of_an_indexer_is_the_call_that_makes_it(cluster: FakeCluster) -> N
 
 
 def test_requests_hold_a_bounded_number_of_documents(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_bulk, "_MAX_RECORDS", 4)
+    monkeypatch.setattr(bulk, "_MAX_RECORDS", 4)
     OpenSearchIndex(cluster.client(), "docs").index(documents(10))
     assert [path for _, path in cluster.requests].count("/docs/_bulk") == 3

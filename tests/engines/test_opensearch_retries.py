@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from opensearchpy.exceptions import ConnectionTimeout
 
+from inside.engines import Backoff
 from pyterrier_csplade import ImpactIndexError, OpenSearchIndex
-from pyterrier_csplade.engines.opensearch.connection import Backoff
 from support.fake_opensearch import FakeCluster, broken, items, status
 from support.opensearch_documents import BEFORE_BULK, documents, expected, impacts, shorten_pauses, small_requests
 

@@ -13,9 +13,8 @@ import pyterrier as pt
 import pytest
 from scipy.sparse import csr_matrix
 
+from inside.engines import Backoff, remote
 from pyterrier_csplade import Contract, ContractError, DataError, ImpactIndexError, ImpactVector, OpenSearchIndex
-from pyterrier_csplade.engines.opensearch import remote as _remote
-from pyterrier_csplade.engines.opensearch.connection import Backoff
 from pyterrier_csplade.vectors.matrices import MatrixVectors
 from support.fake_opensearch import Answer, FakeCluster, Fault
 
@@ -210,12 +209,12 @@ def test_answers_that_are_cut_are_refused(
 def test_search_that_the_server_was_too_busy_for_is_sent_again(
     cluster: FakeCluster, index: OpenSearchIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_remote, "_BACKOFF", Backoff(0.001, 0.001, 5.0))
+    monkeypatch.setattr(remote, "_BACKOFF", Backoff(0.001, 0.001, 5.0))
     error = {"type": "rejected_execution_exception", "reason": "queue is full"}
     cluster.faults += answering({"responses": [{"status": 429, "error": error}]})
     found = index.retriever()(frame({"%": 1.0}))
     assert list(zip(found["docno"], found["score"])) == brute_force({"%": 1.0}, 1000)
-    monkeypatch.setattr(_remote, "_BACKOFF", Backoff(patience=0.0))
+    monkeypatch.setattr(remote, "_BACKOFF", Backoff(patience=0.0))
     cluster.faults += answering({"responses": [{"status": 429, "error": error}]})
     with pytest.raises(ImpactIndexError, match="query 'q0': rejected_execution_exception: queue is full"):
         index.retriever()(frame({"%": 1.0}))

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from inside.engines import escape
 from pyterrier_csplade import CSPLADE, DataError, ImpactIndexError, OpenSearchIndex, Vocabulary
-from pyterrier_csplade.engines.opensearch.mapping import escape
 from pyterrier_csplade.vectors.matrices import MatrixVectors
 from support.opensearch_cluster import CONTRACT, VOCABULARY, assert_exact, collection, frame, queries, running
 from support.paths import ROOT

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
+from inside.engines import impact_query
 from pyterrier_csplade import DataError, OpenSearchIndex
-from pyterrier_csplade.engines.opensearch.retrievers import impact_query
 from pyterrier_csplade.vectors.matrices import MatrixVectors
 from support.fake_opensearch import FakeCluster
 from support.opensearch_documents import impacts
