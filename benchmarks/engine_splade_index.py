@@ -57,7 +57,7 @@ class SpladeIndexRetriever(EngineRetriever):
         if not queries:
             return {}
         vectors = [to_arrays(query, np.float32) for query in queries.values()]
-        # Its own method wants a sentence-transformers model to encode the queries.
+        # Its public method needs a sentence-transformers model to encode the queries.
         search = require(SpladeIndexEngine.module, SpladeIndexEngine.extra, "SpladeIndexRetriever")._retrieve_numba_functional
         docids, scores = search(
             query_tokens_ids=[numbers for numbers, _ in vectors],

@@ -257,6 +257,6 @@ def test_what_pyserini_lacks_is_one_sentence(java: Any, tmp_path: Path, monkeypa
     java()
     engine = AnseriniEngine(tmp_path / "index").index(DOCUMENTS)
     monkeypatch.setattr(anserini, "start", refuse)
-    with pytest.raises(CspladeError, match="beside pyserini: Missing credentials.*OPENAI_API_KEY set, to anything") as raised:
+    with pytest.raises(CspladeError, match="with pyserini: Missing credentials.*OPENAI_API_KEY set to any value") as raised:
         engine.retriever().transform(pd.DataFrame([{"qid": "q", "query_toks": {"a": 1.0}}]))
     assert "\n" not in str(raised.value)

@@ -57,7 +57,7 @@ class OpenSearchIndexer(Settings, pt.Indexer):
         if replicas < 0:
             raise ValueError(f"replicas must be at least 0, found {replicas}")
         self._index = index
-        self.fields = Fields.of(meta, text, analyzer)
+        self.fields = Fields(meta, text, analyzer)
         self.meta = self.fields.types or ()
         self.text = text
         self.analyzer = analyzer

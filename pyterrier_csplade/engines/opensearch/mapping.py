@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +18,6 @@ IMPACTS, DOCNO = "impacts", "docno"
 _FORMAT = 1
 
 
-@dataclass(frozen=True)
 class Fields:
     """The fields of documents besides docno and impacts.
 
@@ -28,22 +27,17 @@ class Fields:
         analyzer: Analyzer of its text.
     """
 
-    types: Mapping[str, str] = field(default_factory=dict)
-    text: str | None = None
-    analyzer: str = "english"
-
-    def __post_init__(self) -> None:
+    def __init__(self, meta: Iterable[str] | Mapping[str, str], text: str | None, analyzer: str) -> None:
+        """Read the arguments of an indexer."""
+        types = dict(meta) if isinstance(meta, Mapping) else dict.fromkeys([meta] if isinstance(meta, str) else meta, "keyword")
+        self.types = {name: kind for name, kind in types.items() if name not in (DOCNO, text)}
+        self.text = text
+        self.analyzer = analyzer
         for name in self.names:
             if not isinstance(name, str) or not name or name in (IMPACTS, "toks") or name[0] == "_" or "." in name:
                 raise ValueError(
                     f"{name!r} cannot be the name of a field: it is reserved, empty, or has a dot or leading underscore"
                 )
-
-    @classmethod
-    def of(cls, meta: Iterable[str] | Mapping[str, str], text: str | None, analyzer: str) -> Fields:
-        """Read the arguments of an indexer."""
-        types = dict(meta) if isinstance(meta, Mapping) else dict.fromkeys([meta] if isinstance(meta, str) else meta, "keyword")
-        return cls({name: kind for name, kind in types.items() if name not in (DOCNO, text)}, text, analyzer)
 
     @property
     def names(self) -> list[str]:
@@ -165,20 +159,6 @@ class Metadata:
                 raise ImpactIndexError(
                     f"{index} was begun with {what} {found}, not {given}: keep to it, or start anew with overwrite=True"
                 )
-
-    def check_names(self, names: Mapping[str, Any], index: str) -> None:
-        """Refuse a reader that names terms differently.
-
-        Raises:
-            ImpactIndexError: It does.
-        """
-        if names == self.names:
-            return
-        if self.names["terms"] == "strings":
-            remedy = "open it without vocabulary"
-        else:
-            remedy = "open it with vocabulary=csplade.vocabulary, of the model that encoded it"
-        raise ImpactIndexError(f"{index} names terms by {self.names['terms']} of its own vocabulary: {remedy}")
 
 
 # Lucene refuses terms above 32,766 bytes.

@@ -67,7 +67,12 @@ class RemoteIndex:
                     f"the load of {name!r} at {self.connection.name} is under way or broke off: run the same indexing again to "
                     "complete it"
                 )
-            metadata.check_names(self.names.scheme, str(self))
+            if metadata.names != self.names.scheme:
+                strings = metadata.names["terms"] == "strings"
+                raise ImpactIndexError(
+                    f"{self} names terms by {metadata.names['terms']} of its own vocabulary: open it "
+                    + ("without vocabulary" if strings else "with vocabulary=csplade.vocabulary, of the model that encoded it")
+                )
         return Metadata.join(found, str(self))
 
     def begin(self, wanted: Metadata, fields: Fields, *, shards: int, overwrite: bool) -> None:

@@ -13,7 +13,15 @@ import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
 from pyterrier_csplade._settings import Settings
-from pyterrier_csplade.vectors.checks import as_names, check_contracts, check_positive, check_weights, query_ids, text_qids
+from pyterrier_csplade.vectors.checks import (
+    as_names,
+    check_contracts,
+    check_positive,
+    check_texts,
+    check_weights,
+    query_ids,
+    text_qids,
+)
 
 from .connection import explain
 from .mapping import DOCNO, IMPACTS, Metadata, TermNames
@@ -32,13 +40,51 @@ _LARGEST_EXPONENT, _SMALLEST_EXPONENT = 96, -126
 _Query = tuple[str, dict[str, Any], float]
 
 
-class ClusterRetriever(Settings, pt.Transformer):
-    """Retrieves from an index on a cluster: documents with equal scores come in the order of their docnos."""
+class _ClusterTransformer(Settings, pt.Transformer):
+    """Sends searches to an index on a cluster."""
 
-    # The column of queries, the method of OpenSearchIndex that makes the retriever, and settings of its searches.
-    _column: str
+    # The method of OpenSearchIndex that makes the transformer, and settings of all its searches.
     _factory: str
     _header: Mapping[str, str] = {}
+
+    def __init__(self, index: ClusterIndex, *, batch_size: int, verbose: bool) -> None:
+        check_positive(batch_size=batch_size)
+        self.index = index
+        self.batch_size = batch_size
+        self.verbose = verbose
+
+    def subtransformers(self) -> dict[str, pt.Transformer]:
+        """Return none: the index is where the results come from, not a step of a pipeline."""
+        return {}
+
+    def _maker(self) -> str:
+        return f"{self.index!r}.{self._factory}"
+
+    def _belongs_to(self) -> tuple[Any, ...]:
+        return (self.index,)
+
+    def _answers(self, searches: Sequence[_Search]) -> Iterator[tuple[_Search, list[dict[str, Any]]]]:
+        """Send searches, several in a request; yield each with its hits: ``docno``, ``score`` and ``_source``."""
+        remote = self.index.remote
+        starts: Iterable[int] = range(0, len(searches), self.batch_size)
+        for start in pt.tqdm(starts, desc=type(self).__name__, unit="batch") if self.verbose else starts:
+            batch = searches[start : start + self.batch_size]
+            for search, answer in zip(batch, remote.search([search.body for search in batch], **self._header)):
+                if "error" in answer:
+                    raise _refusal(answer, search.qid, remote)
+                yield (
+                    search,
+                    [
+                        {DOCNO: hit["sort"][1], "score": hit["sort"][0] * search.factor, "_source": hit.get("_source", {})}
+                        for hit in answer.get("hits", {}).get("hits", [])
+                    ],
+                )
+
+
+class ClusterRetriever(_ClusterTransformer):
+    """Retrieves from an index on a cluster: documents with equal scores come in the order of their docnos."""
+
+    _column: str  # of the queries
 
     def __init__(
         self,
@@ -51,19 +97,17 @@ class ClusterRetriever(Settings, pt.Transformer):
         verbose: bool = False,
     ) -> None:
         """Create a retriever; :meth:`OpenSearchIndex.retriever` explains the arguments."""
-        check_positive(num_results=num_results, batch_size=batch_size)
+        super().__init__(index, batch_size=batch_size, verbose=verbose)
+        check_positive(num_results=num_results)
         if num_results > _MAX_RESULTS:
             raise ValueError(f"num_results must be from 1 to {_MAX_RESULTS:,}, found {num_results}")
         if filter is not None and not isinstance(filter, Mapping):
             raise ValueError(
                 f"filter must be a query of OpenSearch, such as {{'term': {{'book': 'physics'}}}}, found {filter!r}"
             )
-        self.index = index
         self.num_results = num_results
         self.filter = filter
         self.include_fields = as_names(include_fields)
-        self.batch_size = batch_size
-        self.verbose = verbose
 
     def _check(self, queries: pd.DataFrame) -> bool:
         """Refuse queries that cannot be searched; return whether there is anything to search."""
@@ -102,19 +146,9 @@ class ClusterRetriever(Settings, pt.Transformer):
         pt.validate.query_frame(input_columns, extra_columns=[self._column], context=self)
         return [column for column in input_columns if column not in self._new_columns] + self._new_columns
 
-    def subtransformers(self) -> dict[str, pt.Transformer]:
-        """Return none: the index is where the results come from, not a step of a pipeline."""
-        return {}
-
     def fuse_rank_cutoff(self, k: int) -> pt.Transformer | None:
         """Push a rank cutoff into the search; never relaxes a stricter one."""
         return self if k >= self.num_results else pt.inspect.transformer_apply_attributes(self, num_results=k)
-
-    def _maker(self) -> str:
-        return f"{self.index!r}.{self._factory}"
-
-    def _belongs_to(self) -> tuple[Any, ...]:
-        return (self.index,)
 
     @property
     def _fields(self) -> list[str]:
@@ -134,9 +168,7 @@ class ClusterRetriever(Settings, pt.Transformer):
             if self.filter is not None:
                 query = {"bool": {"must": [query], "filter": [self.filter]}}
             searches.append(_Search(qid, _body(query, self.num_results, self._fields), factor))
-        progress = type(self).__name__ if self.verbose else None
-        answered = _answers(self.index.remote, searches, self.batch_size, progress, self._header)
-        return {search.qid: hits for search, hits in answered}
+        return {search.qid: hits for search, hits in self._answers(searches)}
 
     def _frame(self, queries: pd.DataFrame, found: list[list[dict[str, Any]]]) -> pd.DataFrame:
         counts = [len(hits) for hits in found]
@@ -182,14 +214,7 @@ class BM25Retriever(ClusterRetriever):
     _header = {"search_type": "dfs_query_then_fetch"}
 
     def _check(self, queries: pd.DataFrame) -> bool:
-        for qid, query in zip(queries["qid"], queries["query"]):
-            if not isinstance(query, str):
-                raise DataError(f"query {qid!r} must be a str, found {query!r}")
-            try:
-                query.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise DataError(f"query {qid!r} holds a lone surrogate, which UTF-8 cannot encode: remove it") from error
-        return len(queries) > 0
+        return len(check_texts(queries["query"].tolist(), (f"query {qid!r}" for qid in queries["qid"]))) > 0
 
     def _queries(self, queries: pd.DataFrame, metadata: Metadata) -> Iterator[_Query]:
         if metadata.text is None:
@@ -198,20 +223,18 @@ class BM25Retriever(ClusterRetriever):
             yield qid, {"match": {metadata.text: {"query": query}}}, 1.0
 
 
-class OpenSearchScorer(Settings, pt.Transformer):
+class OpenSearchScorer(_ClusterTransformer):
     """Scores documents by the dot product of the query's weights and the impacts in the index.
 
     Rows keep their order; of equal scores the first ranks first. A document without a term of the query has the score 0.
     """
 
     schematic = {"label": "OpenSearchScorer", "help_url": None}
+    _factory = "scorer"
 
     def __init__(self, index: ClusterIndex, *, batch_size: int = 32, verbose: bool = False) -> None:
         """Create a scorer; :meth:`OpenSearchIndex.scorer` explains the arguments."""
-        check_positive(batch_size=batch_size)
-        self.index = index
-        self.batch_size = batch_size
-        self.verbose = verbose
+        super().__init__(index, batch_size=batch_size, verbose=verbose)
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Add ``score`` and ``rank``, or replace them.
@@ -243,24 +266,13 @@ class OpenSearchScorer(Settings, pt.Transformer):
         pt.validate.columns(input_columns, includes=["qid", "query_toks", DOCNO], context=self)
         return [column for column in input_columns if column not in ("score", "rank")] + ["score", "rank"]
 
-    def subtransformers(self) -> dict[str, pt.Transformer]:
-        """Return none: the index is where the scores come from, not a step of a pipeline."""
-        return {}
-
-    def _maker(self) -> str:
-        return f"{self.index!r}.scorer"
-
-    def _belongs_to(self) -> tuple[Any, ...]:
-        return (self.index,)
-
     def _scores(self, frame: pd.DataFrame) -> dict[tuple[str, str], float]:
-        remote, progress = self.index.remote, "OpenSearchScorer" if self.verbose else None
         scores: dict[tuple[str, str], float] = {}
-        for search, hits in _answers(remote, list(self._searches(frame)), self.batch_size, progress, {}):
+        for search, hits in self._answers(list(self._searches(frame))):
             scores |= {(search.qid, hit[DOCNO]): hit["score"] for hit in hits}
             missing = next((docno for docno in search.docnos if (search.qid, docno) not in scores), None)
             if missing is not None:
-                raise DataError(f"query {search.qid!r}: {remote} holds no document {missing!r}")
+                raise DataError(f"query {search.qid!r}: {self.index.remote} holds no document {missing!r}")
         return scores
 
     def _searches(self, frame: pd.DataFrame) -> Iterator[_Search]:
@@ -287,29 +299,6 @@ class _Search:
     body: Mapping[str, Any]
     factor: float
     docnos: Sequence[str] = ()
-
-
-def _answers(
-    index: RemoteIndex, searches: Sequence[_Search], batch_size: int, progress: str | None, header: Mapping[str, str]
-) -> Iterator[tuple[_Search, list[dict[str, Any]]]]:
-    """Send searches, several in a request; yield each with its hits: ``docno``, ``score`` and ``_source``.
-
-    Raises:
-        ImpactIndexError: The server refused a query; names it.
-    """
-    starts: Iterable[int] = range(0, len(searches), batch_size)
-    for start in starts if progress is None else pt.tqdm(starts, desc=progress, unit="batch"):
-        batch = searches[start : start + batch_size]
-        for search, answer in zip(batch, index.search([search.body for search in batch], **header)):
-            if "error" in answer:
-                raise _refusal(answer, search.qid, index)
-            yield (
-                search,
-                [
-                    {DOCNO: hit["sort"][1], "score": hit["sort"][0] * search.factor, "_source": hit.get("_source", {})}
-                    for hit in answer.get("hits", {}).get("hits", [])
-                ],
-            )
 
 
 def _refusal(answer: Mapping[str, Any], qid: str, index: RemoteIndex) -> ImpactIndexError:
