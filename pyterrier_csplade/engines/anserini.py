@@ -122,7 +122,7 @@ def check_java() -> None:
 
 
 def _java_version() -> int:
-    """Return the version of the Java that runs or would be started, 0 if there is none."""
+    """Return the version of the Java that runs or would be started; 0 without Java."""
     if pt.java.started():
         text = f'"{pt.java.autoclass("java.lang.System").getProperty("java.version")}"'
     else:

@@ -116,7 +116,7 @@ class Engine(pt.Indexer):
         return self._publish(lambda spool: take_documents(iter, spool))
 
     def index_vectors(self, vectors: EncodedVectors) -> Engine:
-        """Build the index from encoded documents in matrices; otherwise as :meth:`index`.
+        """Build the index from encoded documents in matrices; see :meth:`index` for the errors.
 
         Args:
             vectors: From a bulk encoder, :meth:`pyterrier_csplade.PruneToks.vectors`, or any other source.

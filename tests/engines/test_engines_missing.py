@@ -1,4 +1,4 @@
-"""An engine, or a Java, that is not there is named in a sentence."""
+"""A missing engine or Java is named in one sentence."""
 
 from __future__ import annotations
 

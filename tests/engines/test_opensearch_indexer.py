@@ -1,4 +1,4 @@
-"""Loading into a cluster in memory: what is sent, what is resumed, and what is left when it breaks off."""
+"""Loading into a cluster in memory: requests, resumed loads, and the index that a failed load leaves."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_settings_are_restored_when_a_load_fails(cluster: FakeCluster, error: ty
     assert not index.built()
 
 
-def test_index_that_another_process_created_meanwhile_is_not_mixed_with_ours(cluster: FakeCluster) -> None:
+def test_index_that_another_process_created_meanwhile_is_not_mixed_with(cluster: FakeCluster) -> None:
     def another(*request: Any) -> None:
         cluster.faults.clear()
         other = CONTRACT.replace(weights="v", base_model="lm-two")
@@ -144,7 +144,7 @@ def test_memory_is_bounded_and_requests_run_in_parallel(cluster: FakeCluster) ->
         ({"vocabulary": Vocabulary(["a", *(f"b{i}" for i in range(25))], range(26))}, "names of terms"),
     ],
 )
-def test_load_is_not_continued_otherwise_than_it_was_begun(cluster: FakeCluster, change: dict[str, Any], message: str) -> None:
+def test_load_is_resumed_only_with_the_same_settings(cluster: FakeCluster, change: dict[str, Any], message: str) -> None:
     cluster.faults += BEFORE_BULK + [lambda *request: None] + [status(400, "bad")]
     with pytest.raises(ImpactIndexError):
         small_requests(OpenSearchIndex(cluster.client(), "docs")).index(documents())

@@ -1,6 +1,6 @@
-"""Stand-ins for the packages of the engines: they keep what they are given, in files as the real ones do, and scan it all.
+"""Stand-ins for the packages of the engines: they keep their input, in files as the real ones do, and scan all of it.
 
-Each is a module whose ``calls`` says how it was called. Terms are what the adapter calls them, so a wrong number finds nothing.
+Each is a module whose ``calls`` records how it was called. Terms have the adapter's names, so a wrong number finds nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Documents = dict[str, dict[str, float]]
 
 
 def scan(documents: Documents, query: Mapping[str, float], k: int) -> list[tuple[str, float]]:
-    """The best documents by dot product, those of equal score from the last to the first: an order of the engine's own."""
+    """The best documents by dot product; equal scores come from the last to the first, an order that an engine may have."""
     scores = {docid: sum(query.get(term, 0) * impact for term, impact in toks.items()) for docid, toks in documents.items()}
     return sorted(((docid, score) for docid, score in scores.items() if score > 0), key=lambda hit: (-hit[1], -int(hit[0])))[:k]
 
@@ -113,5 +113,5 @@ def seismic() -> ModuleType:
     return module
 
 
-#: Name of the module to what makes a stand-in.
+#: Name of the module to the function that makes its stand-in.
 MODULES = {"pyterrier_pisa": pisa, "seismic": seismic}

@@ -1,4 +1,4 @@
-"""A cluster in memory, behind the transport of the official client, that fails as it is told."""
+"""A cluster in memory, behind the transport of the official client, with faults on request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Fault = Callable[[str, str, Any], "Answer | None"]
 
 
 class FakeCluster:
-    """What the cluster holds, what it was asked (with the last parameters), and the faults with which it will answer next.
+    """The cluster's indexes, the requests so far (with the last parameters), and the faults for the next requests.
 
     A fault gets method, path and body of a request; it raises, or returns an answer, or None to let the cluster answer.
     """

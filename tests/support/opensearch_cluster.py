@@ -1,4 +1,4 @@
-"""Really running OpenSearch servers for tests, and the collection that they are tested with."""
+"""Real OpenSearch servers for tests, and the collection that they are tested with."""
 
 from __future__ import annotations
 

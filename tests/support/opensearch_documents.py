@@ -1,4 +1,4 @@
-"""Documents to load into a cluster in memory, and what should be in it then."""
+"""Documents to load into a cluster in memory, and its expected content."""
 
 from __future__ import annotations
 

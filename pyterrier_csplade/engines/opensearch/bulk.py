@@ -101,7 +101,7 @@ class BulkLoader:
         why = ""
         for record, item in zip_longest(request, items):
             if record is None or (item is not None and item.get("_id") != record.docno):
-                raise ImpactIndexError(f"{self._connection.name} answered about other documents than those of the request")
+                raise ImpactIndexError(f"{self._connection.name} answered about documents that are not in the request")
             status = 0 if item is None else item.get("status", 0)
             if status in (200, 201):
                 continue

@@ -26,8 +26,8 @@ _OLDEST = (2, 0)
 class Backoff:
     """Exponentially growing pauses, each drawn between 0 and its bound, so that clients do not retry in step.
 
-    "Full jitter" of M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015. The retries of opensearch-py's
-    client have no pauses, and those of its bulk helpers do not vary them.
+    "Full jitter" of M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015. opensearch-py's client
+    retries without pauses, its bulk helpers with pauses that all clients share.
 
     Attributes:
         first: Bound of the first pause, in seconds; each bound is twice the one before; our choice (not measured).
@@ -190,7 +190,7 @@ class Connection:
 
 
 def explain(info: Any) -> tuple[str, str]:
-    """Return kind and reason of an error as the server describes it: those of the innermost cause with a reason."""
+    """Return the kind and reason of an error, from the innermost cause for which the server gives a reason."""
     error = info.get("error", info) if isinstance(info, Mapping) else info
     if not isinstance(error, Mapping):
         return str(error)[:500], ""

@@ -49,7 +49,7 @@ class RemoteIndex:
         """
         found = self._find_all()
         if len(found) > 1:
-            raise ImpactIndexError(f"{self} stands for {len(found)} indexes, which can only be searched together: name one")
+            raise ImpactIndexError(f"{self} is an alias of {len(found)} indexes, which can only be searched together: name one")
         return next(iter(found.values()), None)
 
     def open(self) -> Metadata:

@@ -72,13 +72,11 @@ class _ClusterTransformer(Settings, pt.Transformer):
             for search, answer in zip(batch, remote.search([search.body for search in batch], **self._header)):
                 if "error" in answer:
                     raise _refusal(answer, search.qid, remote)
-                yield (
-                    search,
-                    [
-                        {DOCNO: hit["sort"][1], "score": hit["sort"][0] * search.factor, "_source": hit.get("_source", {})}
-                        for hit in answer.get("hits", {}).get("hits", [])
-                    ],
-                )
+                hits = []
+                for hit in answer.get("hits", {}).get("hits", []):
+                    score, docno = hit["sort"]
+                    hits.append({DOCNO: docno, "score": score * search.factor, "_source": hit.get("_source", {})})
+                yield search, hits
 
 
 class ClusterRetriever(_ClusterTransformer):
