@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
-from pyterrier_csplade.engines.engine import Documents, Engine, EngineRetriever, require
+from pyterrier_csplade.engines.engine import Documents, Engine, EngineRetriever
 from pyterrier_csplade.index.search.algorithm import Hits
 
 _FILE = "index.bmp"
@@ -69,7 +69,7 @@ class BmpEngine(Engine):
 
     def load(self, directory: Path) -> Any:
         """Return the Searcher."""
-        return require(self.module, self.extra, type(self).__name__).Searcher(str(directory / _FILE))
+        return self.package().Searcher(str(directory / _FILE))
 
     def _build(self, documents: Documents, directory: Path) -> None:
         if len(documents.terms) >= _MAX_TERMS:
@@ -77,7 +77,7 @@ class BmpEngine(Engine):
                 f"bmp numbers at most {_MAX_TERMS - 1:,} terms, these documents have {len(documents.terms):,}: use "
                 'ImpactIndex.retriever(algorithm="bmp") or another engine, or prune with PruneToks'
             )
-        bmp = require(self.module, self.extra, type(self).__name__)
+        bmp = self.package()
         indexer = bmp.Indexer(str(directory / _FILE), self.block_size, self.compress_range)
         for docid, toks in enumerate(documents):
             if max(toks.values(), default=0) > _MAX_IMPACT:

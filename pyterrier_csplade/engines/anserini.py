@@ -64,10 +64,10 @@ class AnseriniEngine(Engine):
         searcher.setSimilarity(pt.java.autoclass("io.anserini.search.similarity.ImpactSimilarity")())
         return searcher
 
-    def _check_engine(self) -> None:
-        # Before Java starts, which would fail with a message of the virtual machine.
+    def package(self) -> Any:
+        """Import and return pyterrier_anserini; refuses an unsuitable Java, whose own message would be hard to understand."""
         check_java()
-        super()._check_engine()
+        return super().package()
 
     def _build(self, documents: Documents, directory: Path) -> None:
         source = directory.parent / "vectors"

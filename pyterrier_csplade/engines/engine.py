@@ -124,7 +124,7 @@ class Engine(pt.Indexer):
         return self._publish(lambda spool: take_vectors(vectors, {}, spool))
 
     def _publish(self, take: Callable[[Spool], None]) -> Engine:
-        self._check_engine()
+        self.package()
         with workspace(self.directory) as directory:
             if self.directory.exists() and not (self.directory.is_dir() and not any(self.directory.iterdir())):
                 raise ImpactIndexError(f"{self.path} exists: choose another path, or remove it")
@@ -153,7 +153,7 @@ class Engine(pt.Indexer):
             ImpactIndexError: There is no index, or it is damaged or belongs to another engine.
         """
         if self._opened is None:
-            self._check_engine()
+            self.package()
             if not (self.directory / _NAMES_FILE).exists():
                 raise ImpactIndexError(f"no index at {self.path}: build it with (csplade.doc_encoder() >> engine).index(...)")
             check_on_opening(self.directory)
@@ -164,6 +164,14 @@ class Engine(pt.Indexer):
         """Forget the opened index, so that the next use opens the path again."""
         self._opened = None
 
+    def package(self) -> Any:
+        """Import and return the module of the engine's package.
+
+        Raises:
+            CspladeError: It is not installed.
+        """
+        return require(self.module, self.extra, type(self).__name__)
+
     def load(self, directory: Path) -> Any:
         """Return the engine's own object for the index in a directory."""
         raise NotImplementedError
@@ -171,9 +179,6 @@ class Engine(pt.Indexer):
     def _build(self, documents: Documents, directory: Path) -> None:
         """Write the engine's own index into an empty directory."""
         raise NotImplementedError
-
-    def _check_engine(self) -> None:
-        require(self.module, self.extra, type(self).__name__)
 
     def __len__(self) -> int:
         return len(self.open().docnos)
@@ -262,10 +267,9 @@ def require(module: str, extra: str, what: str) -> Any:
         raise CspladeError(f'{what} needs another package ({error}): pip install "pyterrier-csplade[{extra}]"') from error
 
 
-def to_arrays(vector: Mapping[int, float], dtype: np.typing.DTypeLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return numbers of terms, int64, and their weights."""
-    numbers = np.fromiter(vector.keys(), np.int64, len(vector))
-    return numbers, np.fromiter(vector.values(), np.float64, len(vector)).astype(dtype)
+def to_arrays(vector: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return numbers of terms, int64, and their weights, float32."""
+    return np.fromiter(vector.keys(), np.int64, len(vector)), np.fromiter(vector.values(), np.float32, len(vector))
 
 
 def _write_names(path: Path, engine: str, documents: Documents, contract: Contract | None) -> None:

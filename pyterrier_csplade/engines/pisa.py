@@ -12,7 +12,7 @@ import pandas as pd
 from pyterrier_csplade._errors import DataError
 from pyterrier_csplade.index.search.algorithm import Hits
 
-from .engine import Documents, Engine, EngineRetriever, require
+from .engine import Documents, Engine, EngineRetriever
 
 # Documents that pyterrier-pisa inverts together; our choice (measured: its Python objects take about 10 kB a document).
 _BATCH = 20_000
@@ -63,8 +63,7 @@ class PisaEngine(Engine):
 
     def load(self, directory: Path) -> Any:
         """Return the PisaIndex."""
-        pisa = require(self.module, self.extra, type(self).__name__)
-        return pisa.PisaIndex(str(directory), stemmer="none", stops="none", batch_size=_BATCH)
+        return self.package().PisaIndex(str(directory), stemmer="none", stops="none", batch_size=_BATCH)
 
     def _build(self, documents: Documents, directory: Path) -> None:
         index = self.load(directory)

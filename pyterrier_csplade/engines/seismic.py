@@ -12,7 +12,7 @@ import numpy as np
 
 from pyterrier_csplade.index.search.algorithm import Hits
 
-from .engine import Documents, Engine, EngineRetriever, require, to_arrays
+from .engine import Documents, Engine, EngineRetriever, to_arrays
 
 # Terms that the plain classes can number; classes with LV ("large vocabulary") use 32 bits.
 _MAX_TERMS = 2**16
@@ -82,14 +82,14 @@ class SeismicEngine(Engine):
 
     def load(self, directory: Path) -> Any:
         """Return the SeismicIndex or SeismicIndexLV."""
-        seismic = require(self.module, self.extra, type(self).__name__)
+        seismic = self.package()
         (file,) = directory.glob(f"{_FILE}*.index.seismic")
         large = file.name.startswith(f"{_FILE}-lv")
         return (seismic.SeismicIndexLV if large else seismic.SeismicIndex).load(str(file))
 
     def _build(self, documents: Documents, directory: Path) -> None:
         warnings.warn("Seismic is approximate: exact_recall() measures what it misses", stacklevel=3)
-        seismic = require(self.module, self.extra, type(self).__name__)
+        seismic = self.package()
         large = len(documents.terms) > _MAX_TERMS
         dataset = (seismic.SeismicDatasetLV if large else seismic.SeismicDataset)()
         for docids, numbers, impacts, offsets in _batches(documents):
@@ -127,8 +127,8 @@ class SeismicRetriever(EngineRetriever):
     def _run(self, engine: Any, queries: dict[str, dict[int, float]]) -> dict[str, Hits]:
         if not queries:
             return {}
-        vectors = [to_arrays(query, np.float32) for query in queries.values()]
-        token = require("seismic", "seismic", "SeismicRetriever").get_seismic_string()
+        vectors = [to_arrays(query) for query in queries.values()]
+        token = self.engine.package().get_seismic_string()
         found = engine.batch_search(
             np.array([str(i) for i in range(len(queries))], dtype=token),
             [numbers.astype(token) for numbers, _ in vectors],
@@ -158,7 +158,7 @@ def _hits(rows: list[tuple[str, float, str]]) -> Hits:
 def _batches(documents: Documents) -> Iterator[tuple[list[str], np.ndarray, np.ndarray, np.ndarray]]:
     numbered = enumerate(documents)
     while batch := list(islice(numbered, _BATCH)):
-        vectors = [to_arrays(toks, np.float32) for _, toks in batch]
+        vectors = [to_arrays(toks) for _, toks in batch]
         lengths = [len(numbers) for numbers, _ in vectors]
         yield (
             [str(docid) for docid, _ in batch],

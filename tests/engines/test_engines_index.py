@@ -17,13 +17,12 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 import pyterrier_csplade.engines
-from pyterrier_csplade import Contract, ContractError, CspladeError, DataError, ImpactIndexError, ImpactVector
+from pyterrier_csplade import Contract, ContractError, CspladeError, DataError, ImpactIndexError, ImpactVector, MatrixVectors
 from pyterrier_csplade.engines import Engine, PisaEngine, SeismicEngine
-from pyterrier_csplade.storage.manifest import MANIFEST_FILE
-from pyterrier_csplade.vectors.matrices import MatrixVectors
 from support.fake_engines import MODULES
 
 CONTRACT = Contract(weights="w", base_model="lm-one")
+MANIFEST_FILE = "csplade_manifest.json"
 DOCUMENTS = [{"docno": f"d{i}", "toks": ImpactVector({"all": 2, f"t{i % 3}": 1 + i}, CONTRACT)} for i in range(7)]
 QUERY = pd.DataFrame([{"qid": "q", "query_toks": {"all": 1.0}}])
 

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from inside.engines import Backoff, BulkLoader
-from pyterrier_csplade import DataError, ImpactIndexError, OpenSearchIndex, Vocabulary
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from pyterrier_csplade import DataError, ImpactIndexError, MatrixVectors, OpenSearchIndex, Vocabulary
 from support.fake_opensearch import FakeCluster, items, status
 from support.opensearch_documents import BEFORE_BULK, CONTRACT, documents, expected, impacts, shorten_pauses, small_requests
 

@@ -14,8 +14,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from inside.engines import Backoff, remote
-from pyterrier_csplade import Contract, ContractError, DataError, ImpactIndexError, ImpactVector, OpenSearchIndex
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from pyterrier_csplade import Contract, ContractError, DataError, ImpactIndexError, ImpactVector, MatrixVectors, OpenSearchIndex
 from support.fake_opensearch import Answer, FakeCluster, Fault
 
 CONTRACT = Contract(weights="w", base_model="lm-one")

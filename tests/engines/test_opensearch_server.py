@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from inside.engines import escape
-from pyterrier_csplade import CSPLADE, DataError, ImpactIndexError, OpenSearchIndex, Vocabulary
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from pyterrier_csplade import CSPLADE, DataError, ImpactIndexError, MatrixVectors, OpenSearchIndex, Vocabulary
 from support.opensearch_cluster import CONTRACT, VOCABULARY, assert_exact, collection, frame, queries, running
 from support.paths import ROOT
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from pyterrier_csplade import DataError, ImpactIndexError, OpenSearchIndex
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from pyterrier_csplade import DataError, ImpactIndexError, MatrixVectors, OpenSearchIndex
 from support.faulty_proxy import FAULTS, FaultyProxy
 from support.opensearch_cluster import (
     CONTRACT,

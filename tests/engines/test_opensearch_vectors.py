@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import DataError, OpenSearchIndex
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from pyterrier_csplade import DataError, MatrixVectors, OpenSearchIndex
 from support.fake_opensearch import FakeCluster
 from support.opensearch_documents import CONTRACT, impacts
 

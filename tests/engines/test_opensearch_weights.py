@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from inside.engines import impact_query
-from pyterrier_csplade import DataError, OpenSearchIndex
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from pyterrier_csplade import DataError, MatrixVectors, OpenSearchIndex
 from support.fake_opensearch import FakeCluster
 from support.opensearch_documents import impacts
 

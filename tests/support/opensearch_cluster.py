@@ -16,8 +16,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from inside.engines import Backoff
-from pyterrier_csplade import Contract, OpenSearchIndex
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from pyterrier_csplade import Contract, MatrixVectors, OpenSearchIndex
 from support.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "examples" / "opensearch"))

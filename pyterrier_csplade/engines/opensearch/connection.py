@@ -27,7 +27,7 @@ class Backoff:
     """Exponentially growing pauses, each drawn between 0 and its bound, so that clients do not retry in step.
 
     "Full jitter" of M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015. opensearch-py's client
-    retries without pauses, its bulk helpers with pauses that all clients share.
+    retries without pauses, and its bulk helpers with the same pauses in all clients.
 
     Attributes:
         first: Bound of the first pause, in seconds; each bound is twice the one before; our choice (not measured).
@@ -165,7 +165,7 @@ class Connection:
 
     def _send(self, method: str, path: str, body: Any, params: Mapping[str, str] | None) -> Any:
         if self._client is None:
-            # One attempt each: the client would try again at once, without a pause.
+            # One attempt each: the client would try again without a pause. pool_maxsize is our choice (not measured).
             self._client = _opensearchpy().OpenSearch(
                 [self.name], **self._settings, verify_certs=True, timeout=self._timeout, max_retries=0, pool_maxsize=32
             )

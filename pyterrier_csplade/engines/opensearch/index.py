@@ -52,7 +52,7 @@ class OpenSearchIndex(ClusterIndex):
             ca_certs: File with the certificates to trust in place of the system's.
             vocabulary: ``csplade.vocabulary``, to name terms in the index by their token ids (``t12345``); otherwise by their
                 own strings. Indexing and retrieval must do the same.
-            timeout: Seconds to wait for an answer before the request is sent again.
+            timeout: Seconds to wait for an answer before the request is sent again; our choice (not measured).
 
         Raises:
             ValueError: The URL or the name is malformed.
@@ -190,7 +190,7 @@ class OpenSearchIndex(ClusterIndex):
             filter: A query of OpenSearch's query DSL that results must match, such as ``{"term": {"book": "physics"}}`` or
                 ``{"range": {"year": {"gte": 2020}}}``. It does not change scores.
             include_fields: Stored fields to return beside the docno.
-            batch_size: Queries of a request.
+            batch_size: Queries of a request; our choice (not measured).
             verbose: Whether to show a progress bar.
 
         Returns:
@@ -221,7 +221,7 @@ class OpenSearchIndex(ClusterIndex):
         """Return a transformer that scores documents of other systems by the dot product with ``query_toks``.
 
         Args:
-            batch_size: Requests of up to 1,000 documents that are sent together.
+            batch_size: Searches of up to 1,000 documents in a request; our choice (not measured).
             verbose: Whether to show a progress bar.
         """
         return OpenSearchScorer(self, batch_size=batch_size, verbose=verbose)

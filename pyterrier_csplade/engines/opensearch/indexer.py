@@ -161,7 +161,7 @@ class OpenSearchIndexer(Settings, pt.Indexer):
     def _check_count(self, sent: int) -> None:
         found = self._index.remote.count()
         if found != sent:
-            remedy = "some stem from another input: start anew with overwrite=True" if found > sent else "report this"
+            remedy = "some come from another input: start anew with overwrite=True" if found > sent else "report this"
             raise ImpactIndexError(f"{self._index.remote} holds {found:,} documents, {sent:,} were sent: {remedy}")
 
     def _check_empty(self, records: Records) -> None:

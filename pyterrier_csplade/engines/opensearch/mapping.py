@@ -198,7 +198,7 @@ class TermNames:
         return None if column is None else f"t{self._vocabulary.token_ids[column]}"
 
 
-@lru_cache(maxsize=2**18)
+@lru_cache(maxsize=2**18)  # larger than the vocabularies of language models
 def escape(term: str) -> str | None:
     """Return a term without dots; None if UTF-8 cannot encode it or it is too long."""
     name = term.replace("%", "%25").replace(".", "%2E") or "%"

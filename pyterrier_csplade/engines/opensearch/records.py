@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, Context
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,14 +27,8 @@ _MAX_DOCNO_BYTES = 512
 _MAX_IMPACT = 512
 
 
-@dataclass(frozen=True)
-class Record:
-    """A document to send.
-
-    Attributes:
-        docno: Its docno, under which it is put.
-        lines: The action and the document, NDJSON.
-    """
+class Record(NamedTuple):
+    """A document to send: its docno, under which it is put, and the action and the document as NDJSON."""
 
     docno: str
     lines: bytes

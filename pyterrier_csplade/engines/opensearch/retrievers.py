@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -289,8 +288,7 @@ class OpenSearchScorer(_ClusterTransformer):
                 yield _Search(qid, _body(scored, len(part)), factor, part)
 
 
-@dataclass(frozen=True)
-class _Search:
+class _Search(NamedTuple):
     """A search to send: its qid, its body, the factor of its scores, and the documents that it must find."""
 
     qid: str
