@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-#: What happens to the first bulk requests.
+#: Faults, one for each of the first bulk requests.
 FAULTS = ("429", "reset before", "503", "reset after", "cut off", "stall")
 
 
 class FaultyProxy:
-    """Passes requests on; each fault happens to two of the first bulk requests.
+    """Forwards requests; each fault happens to two of the first bulk requests.
 
     Attributes:
         done: The faults that have happened.

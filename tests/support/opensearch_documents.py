@@ -1,4 +1,4 @@
-"""Documents to load into a cluster in memory, and its expected content."""
+"""Documents to load into a fake cluster, and its expected content."""
 
 from __future__ import annotations
 
