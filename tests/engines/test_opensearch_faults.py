@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyterrier as pt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -187,7 +188,7 @@ def test_an_empty_load_sends_nothing(cluster: FakeCluster, index: OpenSearchInde
 def test_a_missing_index_is_named(cluster: FakeCluster, index: OpenSearchIndex) -> None:
     row = {"qid": "1", "query": "a", "query_toks": {"a": 1.0}, "docno": "d"}
     for transformer in (index.retriever(), index.bm25(), index.scorer()):
-        (columns,) = transformer.transform_inputs()
+        (columns,) = pt.inspect.transformer_inputs(transformer)
         with pytest.raises(ImpactIndexError, match=r"there is no index 'docs' at .*cluster:9200: build it with \(csplade"):
             transformer([{column: row[column] for column in columns}])
     assert index.contract is None
@@ -216,7 +217,7 @@ def test_queries_without_rows_ask_for_nothing(cluster: FakeCluster, index: OpenS
     for retriever, column in ((index.retriever(include_fields=["url"]), "query_toks"), (index.bm25(), "query")):
         frame = pd.DataFrame({"qid": pd.Series(dtype=str), column: pd.Series(dtype=object)})
         found = retriever.transform(frame)
-        assert found.empty and found.columns.tolist() == retriever.transform_outputs(["qid", column])
+        assert found.empty and found.columns.tolist() == pt.inspect.transformer_outputs(retriever, ["qid", column])
     scored = index.scorer().transform(pd.DataFrame({"qid": [], "query_toks": [], "docno": []}))
     assert scored.empty and {"score", "rank"} <= set(scored.columns)
     assert cluster.requests == []

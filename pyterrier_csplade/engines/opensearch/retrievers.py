@@ -134,15 +134,6 @@ class ClusterRetriever(_ClusterTransformer):
         found = self._search(queries, self.index.remote.open()) if self._check(queries) else {}
         return self._frame(queries, [found.get(qid, []) for qid in queries["qid"]])
 
-    def transform_inputs(self) -> list[list[str]]:
-        """Return the columns that queries need."""
-        return [["qid", self._column]]
-
-    def transform_outputs(self, input_columns: list[str]) -> list[str]:
-        """Return the columns of the result."""
-        pt.validate.query_frame(input_columns, extra_columns=[self._column], context=self)
-        return [column for column in input_columns if column not in self._new_columns] + self._new_columns
-
     def fuse_rank_cutoff(self, k: int) -> pt.Transformer | None:
         """Push a rank cutoff into the search; never relaxes a stricter one."""
         return self if k >= self.num_results else pt.inspect.transformer_apply_attributes(self, num_results=k)
@@ -253,15 +244,6 @@ class OpenSearchScorer(_ClusterTransformer):
             scores = self._scores(frame)
         rows = zip(inp["qid"].astype(str), inp[DOCNO])
         return pt.model.add_ranks(inp.assign(score=pd.Series([scores[row] for row in rows], index=inp.index, dtype="float64")))
-
-    def transform_inputs(self) -> list[list[str]]:
-        """Return the columns that results need."""
-        return [["qid", "query_toks", DOCNO]]
-
-    def transform_outputs(self, input_columns: list[str]) -> list[str]:
-        """Return the columns of the result."""
-        pt.validate.columns(input_columns, includes=["qid", "query_toks", DOCNO], context=self)
-        return [column for column in input_columns if column not in ("score", "rank")] + ["score", "rank"]
 
     def _scores(self, frame: pd.DataFrame) -> dict[tuple[str, str], float]:
         scores: dict[tuple[str, str], float] = {}
