@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
+from inside.engines import Backoff
 from pyterrier_csplade import Contract, MatrixVectors, OpenSearchIndex
-from pyterrier_csplade.engines.opensearch.connection import Backoff
 from support.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "examples" / "opensearch"))
