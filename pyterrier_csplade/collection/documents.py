@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import numpy as np
-
 from pyterrier_csplade._errors import CollectionError, DataError
+from pyterrier_csplade.storage.docnos import Docnos
 from pyterrier_csplade.vectors.checks import check_docno, check_texts
 
 
@@ -53,7 +52,7 @@ def divide(documents: Iterable[Mapping[str, Any]], text_field: str, size: int) -
     number = 0
     while chunk := list(islice(documents, size)):
         docnos = [check_docno(document, position) for position, document in enumerate(chunk, number * size + 1)]
-        seen.add(docnos, number * size + 1)
+        seen.add(docnos)
         for docno, document in zip(docnos, chunk):
             if text_field not in document:
                 fields = ", ".join(map(repr, document))
@@ -61,31 +60,6 @@ def divide(documents: Iterable[Mapping[str, Any]], text_field: str, size: int) -
         names = [f"document {docno}" for docno in docnos]
         yield DocumentShard(number, docnos, check_texts([document[text_field] for document in chunk], names))
         number += 1
-
-
-class Docnos:
-    """The docnos so far, as digests of 16 bytes: with the sets of Python they would take ten times the memory."""
-
-    def __init__(self) -> None:
-        # Sorted arrays, each more than twice as long as the next, so that adding costs little whatever came before.
-        self._runs: list[np.ndarray] = []
-
-    def add(self, docnos: Sequence[str], position: int) -> None:
-        """Add docnos; ``position`` is that of the first, for the message."""
-        # Without the zero bytes at the end that numpy's strings ignore.
-        digests = (hashlib.blake2b(docno.encode(), digest_size=15).digest() + b"." for docno in docnos)
-        new = np.frombuffer(b"".join(digests), dtype="S16")
-        _, first = np.unique(new, return_index=True)
-        again = np.ones(len(new), dtype=bool)
-        again[first] = False
-        for run in self._runs:
-            again |= run[np.minimum(np.searchsorted(run, new), len(run) - 1)] == new
-        if again.any():
-            row = int(np.argmax(again))
-            raise DataError(f"docno {docnos[row]!r} of document {position + row} stands twice: a docno names one document")
-        self._runs.append(np.sort(new))
-        while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
-            self._runs[-2:] = [np.sort(np.concatenate(self._runs[-2:]), kind="stable")]
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_csplade._errors import CollectionError
+from pyterrier_csplade.storage.docnos import Docnos
 from pyterrier_csplade.storage.manifest import HASHED_ON_OPENING, sha256
 
-from .documents import Docnos
 from .recipe import PLAN_FILE, Plan, load_terms
 from .shard import REMEDY, ShardFile, shard_name
 from .store import MANIFEST_FILE
@@ -147,10 +147,9 @@ def verify(directory: Path) -> OpenCollection:
         CollectionError: There is no collection, it is not complete, or files are damaged; names them.
     """
     collection = OpenCollection(directory, digests=True)
-    docnos, position, postings = Docnos(), 1, 0
+    docnos, postings = Docnos(), 0
     for shard in collection:
-        docnos.add(shard.docnos, position)
-        position += len(shard)
+        docnos.add(shard.docnos)
         postings += check_vectors(shard)
     if postings != collection.totals["postings"]:
         raise CollectionError(f"{directory} holds {postings:,} postings, not {collection.totals['postings']:,}: {REMEDY}")

@@ -215,7 +215,7 @@ def test_other_things_are_left_alone(unloaded: CSPLADE, tmp_path: Path, name: st
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"docno": "d3", "text": "again"}, "docno 'd3' of document 8 stands twice"),
+        ({"docno": "d3", "text": "again"}, "docno 'd3' of document 8 appears twice"),
         ({"text": "a"}, "document 8 has no docno"),
         ({"docno": 8, "text": "a"}, "docno of document 8 must be a str, found 8"),
         ({"docno": " x", "text": "a"}, "docno ' x' of document 8 starts or ends with"),
@@ -238,7 +238,7 @@ def test_docnos_are_compared_over_all_shards() -> None:
     rows = [{"docno": f"d{i}", "text": ""} for i in range(3000)]
     assert sum(len(shard.docnos) for shard in divide(rows, "text", 7)) == 3000
     for position in (0, 1, 1500, 2998):
-        with pytest.raises(DataError, match=f"'d{position}' of document 3001 stands twice"):
+        with pytest.raises(DataError, match=f"'d{position}' of document 3001 appears twice"):
             list(divide([*rows, rows[position]], "text", 7))
 
 

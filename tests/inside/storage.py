@@ -1,0 +1,7 @@
+"""Inside of ``pyterrier_csplade.storage``."""
+
+from __future__ import annotations
+
+from pyterrier_csplade.storage import docnos
+
+__all__ = ["docnos"]
