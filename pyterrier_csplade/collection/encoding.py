@@ -16,10 +16,9 @@ from pyterrier_csplade._errors import DataError
 from pyterrier_csplade.model.pipelining import Behind, pipelined
 
 from .documents import DocumentShard, Part, divide
-from .locks import writing
 from .recipe import Plan
 from .shard import EncodedShard, pack
-from .store import Store, add_up, check_place
+from .store import Store, add_up, check_place, writing
 
 if TYPE_CHECKING:
     from pyterrier_csplade.model.backbone import TokenizedTexts

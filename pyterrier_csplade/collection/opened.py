@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pandas as pd
 
 from pyterrier_csplade._errors import CollectionError
 from pyterrier_csplade.storage.docnos import Docnos
-from pyterrier_csplade.storage.manifest import HASHED_ON_OPENING, sha256
+from pyterrier_csplade.storage.manifest import damages, read_manifest
 
 from .recipe import PLAN_FILE, Plan, load_terms
 from .shard import REMEDY, ShardFile, shard_name
@@ -42,11 +41,8 @@ class OpenCollection:
         """
         manifest = _read_manifest(directory)
         files = manifest["files"]
-        if digests is None:
-            digests = sum(entry["bytes"] for entry in files.values()) <= HASHED_ON_OPENING
-        problems = [problem for name, entry in files.items() if (problem := _problem(directory / name, entry, digests))]
-        if problems:
-            raise CollectionError(f"{directory} is damaged: {'; '.join(problems)}: {REMEDY}")
+        if found := list(damages(directory, files, digests=digests)):
+            raise CollectionError(f"{directory} is damaged: {'; '.join(found)}: {REMEDY}")
         self.totals: dict[str, int] = {name: manifest[name] for name in _TOTALS}
         self.plan = Plan.load(directory)
         self.vocabulary = load_terms(directory, self.plan)
@@ -74,20 +70,12 @@ class OpenCollection:
 def _read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST_FILE
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != 1:
-            raise CollectionError(f"{path} is of a newer format: update pyterrier_csplade")
-        # A name with a directory would leave the collection.
-        if not all(
-            Path(name).name == name and {"bytes", "sha256"} <= entry.keys() for name, entry in manifest["files"].items()
-        ):
-            raise ValueError("an entry is not a file with size and digest")
-        if not all(type(manifest[name]) is int for name in _TOTALS):
-            raise ValueError("a total is no integer")
+        manifest = read_manifest(path, CollectionError, REMEDY)
     except FileNotFoundError as error:
         raise CollectionError(_missing(directory)) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CollectionError(f"{path} is damaged ({error}): {REMEDY}") from error
+    for name in _TOTALS:
+        if type(manifest.get(name)) is not int:
+            raise CollectionError(f"{path} is damaged (its number of {name} is not an integer): {REMEDY}")
     return manifest
 
 
@@ -96,15 +84,6 @@ def _missing(directory: Path) -> str:
         return f"no encoded collection at {directory}: make it with pyterrier-csplade encode, or EncodedCollection.encode"
     finished = len(list(directory.glob("shard-*.json")))
     return f"{directory} is not complete, {finished} of its shards are there: {REMEDY}"
-
-
-def _problem(path: Path, entry: dict[str, Any], digest: bool) -> str:
-    if not path.exists():
-        return f"{path.name} is missing"
-    size = path.stat().st_size
-    if size != entry["bytes"]:
-        return f"{path.name} has {size:,} bytes, not {entry['bytes']:,}"
-    return f"{path.name} has changed since it was written" if digest and sha256(path) != entry["sha256"] else ""
 
 
 class Lookup:

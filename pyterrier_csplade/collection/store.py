@@ -8,18 +8,22 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pyterrier_csplade._errors import CollectionError
-from pyterrier_csplade.storage.manifest import sha256, write_atomically
+from pyterrier_csplade.storage.files import LockedError, locked, sha256, write_atomically
+from pyterrier_csplade.storage.manifest import describe, write_manifest
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .documents import DocumentShard, Part
-from .locks import alone
 from .recipe import META_FILE, PLAN_FILE, TERMS_FILE, Plan, terms_to_json
 from .shard import EncodedShard, ShardRecord, record_name, shard_name
 
 #: Written last: a directory that has it is a whole collection.
 MANIFEST_FILE = "manifest.json"
+
+# The lock of part i of n is named ".writer-i-of-n".
+_LOCK = ".writer-"
 
 _METADATA = {"type": "sparse_vectors", "format": "csplade", "package_hint": "pyterrier-csplade"}
 
@@ -43,7 +47,7 @@ class Store:
         self.plan = plan
         check_place(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        with alone(directory):
+        with _alone(directory):
             if (directory / PLAN_FILE).exists():
                 self._check_plan()
                 return
@@ -115,7 +119,7 @@ class Store:
         Raises:
             CollectionError: There are shards that the input does not have.
         """
-        with alone(self.directory):
+        with _alone(self.directory):
             beyond = [number for number in self.finished if number >= shards]
             if beyond:
                 raise CollectionError(
@@ -127,7 +131,7 @@ class Store:
                 return False
             for leftover in self.directory.glob(".*.tmp"):
                 leftover.unlink()
-            write_atomically(self.directory / MANIFEST_FILE, self._manifest(records))
+            write_manifest(self.directory, MANIFEST_FILE, files=dict(self._files(records)), **add_up(records))
         return True
 
     def _check_plan(self) -> None:
@@ -142,15 +146,11 @@ class Store:
             return sha256(self.directory / shard_name(number)) == record.sha256
         return False
 
-    def _manifest(self, records: list[ShardRecord]) -> bytes:
-        return (json.dumps({"format": 1, **add_up(records), "files": dict(self._files(records))}, indent=2) + "\n").encode()
-
-    def _files(self, records: list[ShardRecord]) -> Iterator[tuple[str, dict[str, int | str]]]:
-        vectors = {shard_name(record.shard): record for record in records}
+    def _files(self, records: list[ShardRecord]) -> Iterator[tuple[str, dict[str, Any]]]:
+        digests = {shard_name(record.shard): record.sha256 for record in records}
         others = (record_name(record.shard) for record in records)
-        for name in sorted([META_FILE, TERMS_FILE, PLAN_FILE, *vectors, *others]):
-            path, record = self.directory / name, vectors.get(name)
-            yield name, {"bytes": path.stat().st_size, "sha256": record.sha256 if record else sha256(path)}
+        for name in sorted([META_FILE, TERMS_FILE, PLAN_FILE, *digests, *others]):
+            yield name, describe(self.directory / name, digests.get(name))
 
 
 def add_up(records: Iterable[ShardRecord]) -> dict[str, int]:
@@ -173,3 +173,35 @@ def check_place(directory: Path) -> None:
         or any(not path.name.startswith(".") and path.name not in allowed for path in directory.iterdir())
     ):
         raise CollectionError(f"{directory} exists and is not an encoded collection: choose another path, or remove it")
+
+
+@contextlib.contextmanager
+def writing(directory: Path, part: Part) -> Iterator[None]:
+    """Be the only process that writes a part of a collection.
+
+    Raises:
+        CollectionError: Another process writes shards of this part; names it.
+    """
+    with contextlib.ExitStack() as lock:
+        with _alone(directory):
+            for other in directory.glob(f"{_LOCK}*-of-*"):
+                _check_free(other, part)
+            lock.enter_context(locked(directory / f"{_LOCK}{part.index}-of-{part.count}", wait=False))
+        yield
+
+
+def _alone(directory: Path) -> contextlib.AbstractContextManager[None]:
+    """Keep all other writers of a collection out, whatever their part."""
+    return locked(directory / f"{_LOCK}all")
+
+
+def _check_free(path: Path, part: Part) -> None:
+    numbers = re.fullmatch(r"(\d+)-of-(\d+)", path.name.removeprefix(_LOCK))
+    if numbers is None or not part.overlaps(Part(int(numbers[1]), int(numbers[2]))):
+        return
+    try:
+        with locked(path, wait=False):  # removes what a killed process left
+            pass
+    except LockedError as error:
+        message = f"{path.parent} is being written by the process {error}: wait until it has ended"
+        raise CollectionError(message) from error

@@ -13,7 +13,7 @@ import pytest
 
 from pyterrier_csplade import CSPLADE, CollectionError
 from pyterrier_csplade.collection.documents import Part
-from pyterrier_csplade.collection.locks import writing
+from pyterrier_csplade.collection.store import writing
 from support.vector_collections import content, documents, encode
 
 
@@ -88,7 +88,9 @@ def test_the_second_writer_is_refused_at_once(csplade: CSPLADE, whole: dict[str,
     directory.mkdir()
     with writing(directory, Part(1, 3)):
         for part in ("0/1", "1/3", "0/2"):
-            with pytest.raises(CollectionError, match=f"c is being written by the process {os.getpid()}: wait for its end"):
+            with pytest.raises(
+                CollectionError, match=f"c is being written by the process {os.getpid()}: wait until it has ended"
+            ):
                 encode(directory, csplade, part=part)
         encode(directory, csplade, part="0/3")
     encode(directory, csplade)

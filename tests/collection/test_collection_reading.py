@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
+from inside.storage import manifest as _manifest
 from pyterrier_csplade import CSPLADE, CollectionError, DataError, EncodedCollection
 from pyterrier_csplade.collection import encoding as _run
 from pyterrier_csplade.collection import opened as _lookup
-from pyterrier_csplade.collection import opened as _opened
 from pyterrier_csplade.collection.opened import Lookup
 from pyterrier_csplade.collection.shard import ShardFile, pack
 from support.vector_collections import content, documents, encode
@@ -35,7 +35,7 @@ def pristine(csplade: CSPLADE, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def large(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A collection that counts as too large to compare digests on opening."""
-    monkeypatch.setattr(_opened, "HASHED_ON_OPENING", 1)
+    monkeypatch.setattr(_manifest, "HASHED_ON_OPENING", 1)
     return shutil.copytree(pristine, tmp_path / "c")
 
 
@@ -85,9 +85,12 @@ def test_a_damaged_plan_is_not_encoded_upon(csplade: CSPLADE, large: Path) -> No
     ("change", "message"),
     [
         (lambda m: m.update(format=2), "manifest.json is of a newer format: update pyterrier_csplade"),
-        (lambda m: m.update(documents="23"), r"manifest.json is damaged \(a total is no integer\): encode again"),
-        (lambda m: m.update(postings=True), "a total is no integer"),
-        (lambda m: m.pop("empty"), r"manifest.json is damaged \('empty'\)"),
+        (
+            lambda m: m.update(documents="23"),
+            r"manifest.json is damaged \(its number of documents is not an integer\): encode again",
+        ),
+        (lambda m: m.update(postings=True), "its number of postings is not an integer"),
+        (lambda m: m.pop("empty"), r"manifest.json is damaged \(its number of empty is"),
         (lambda m: m["files"].pop("shard-000003.safetensors"), r"manifest.json is damaged \(a shard is missing\)"),
         (lambda m: m["files"].update(x=3), r"manifest.json is damaged"),
     ],
