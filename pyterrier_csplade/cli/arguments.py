@@ -1,4 +1,4 @@
-"""Numbers on the command line; what is out of range is refused by the option's name, before anything is loaded."""
+"""Numbers on the command line, checked by argparse before anything is loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def count(text: str) -> int:
     """Read a whole number of at least 1.
 
     Raises:
-        ArgumentTypeError: The text is something else.
+        ArgumentTypeError: The text is not such a number.
     """
     try:
         value = int(text)
@@ -21,10 +21,10 @@ def count(text: str) -> int:
 
 
 def weight(text: str) -> float:
-    """Read a finite number from 0.
+    """Read a finite number of at least 0.
 
     Raises:
-        ArgumentTypeError: The text is something else.
+        ArgumentTypeError: The text is not such a number.
     """
     return _number(text, float("inf"), "a finite number of at least 0")
 
@@ -33,7 +33,7 @@ def share(text: str) -> float:
     """Read a number from 0 to 1.
 
     Raises:
-        ArgumentTypeError: The text is something else.
+        ArgumentTypeError: The text is not such a number.
     """
     return _number(text, 1.0, "a number from 0 to 1")
 

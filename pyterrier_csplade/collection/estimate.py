@@ -1,4 +1,4 @@
-"""What encoding will cost, measured on a sample."""
+"""Estimates of time and disk space, from the encoding of a sample."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from pyterrier_csplade.model.transformers import DocEncoder
 
 
-# Documents of the sample; ours: the mean of a length or of a number of terms is then known to about 3 %.
+# Documents of the sample; our choice (measured: mean lengths and numbers of terms are then known to about 3 %).
 _SAMPLE = 512
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a sample says of a whole collection.
+    """Cost of encoding a collection, estimated from a sample.
 
     Attributes:
-        documents: Of the collection.
-        sample: Documents that were measured.
-        seconds: To encode all documents in this process, without loading the model.
-        bytes: Of the encoded collection.
-        postings: Of all documents.
-        tokens: Of all documents, after cutting.
-        padding: Tokens that the model computes for each of the sample's tokens, sorted by length; in the larger windows of a
-            whole collection it is less.
-        truncated: Share of documents that are cut.
+        documents: Number of documents in the collection.
+        sample: Number of documents that were measured.
+        seconds: Time to encode all documents in this process, without loading the model.
+        bytes: Size of the encoded collection.
+        postings: Postings of all documents.
+        tokens: Tokens of all documents, after truncation.
+        padding: Tokens that the model computes for each token of the sample, sorted by length. The larger windows of a whole
+            collection need less padding.
+        truncated: Share of documents that are truncated.
     """
 
     documents: int
@@ -48,7 +48,7 @@ class Estimate:
 
     @property
     def summary(self) -> str:
-        """For people to read."""
+        """The estimate as text."""
         count = max(self.documents, 1)
         return (
             f"estimate from {self.sample:,} of {self.documents:,} documents\n"
@@ -56,7 +56,7 @@ class Estimate:
             f"disk      {self.bytes / 1e6:,.1f} MB\n"
             f"postings  {self.postings:,} ({self.postings / count:,.0f} for each document)\n"
             f"tokens    {self.tokens:,} ({self.tokens / count:,.0f} for each document), padding {self.padding:.2f}x\n"
-            f"cut       {self.truncated:.1%} of the documents"
+            f"truncated {self.truncated:.1%} of the documents"
         )
 
 
@@ -64,11 +64,11 @@ def estimate(encoder: DocEncoder, documents: Iterable[Mapping[str, Any]]) -> Est
     """Encode a random sample of documents, and count all of them.
 
     Args:
-        encoder: Of the documents.
-        documents: All of them, with ``docno`` and the encoder's text field.
+        encoder: The encoder.
+        documents: All documents, with ``docno`` and the encoder's text field.
 
     Raises:
-        DataError: There are no documents, or one of the sample cannot be encoded.
+        DataError: There are no documents, or a document of the sample cannot be encoded.
     """
     count, chosen = _sample(documents)
     if not chosen:
@@ -98,7 +98,7 @@ def estimate(encoder: DocEncoder, documents: Iterable[Mapping[str, Any]]) -> Est
 
 
 def _sample(documents: Iterable[Mapping[str, Any]]) -> tuple[int, list[Mapping[str, Any]]]:
-    """Choose documents, each with the same probability and always the same ones (reservoir sampling), and count all."""
+    """Count all documents and draw some of them, each with the same probability (reservoir sampling with a fixed seed)."""
     generator, count = random.Random(0), 0
     chosen: list[Mapping[str, Any]] = []
     for count, document in enumerate(documents, 1):  # noqa: B007

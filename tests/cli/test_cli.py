@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 
 import pyterrier_csplade
+from inside.cli import demo
 from pyterrier_csplade import CspladeError
-from pyterrier_csplade.cli.main import main
+from pyterrier_csplade.cli import main
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_help_loads_nothing_heavy(option: str) -> None:
     code = (
-        "import sys; from pyterrier_csplade.cli.main import main\n"
+        "import sys; from pyterrier_csplade.cli import main\n"
         f"try: main([{option!r}])\n"
         "finally: sys.stderr.write(str({'torch', 'transformers', 'pyterrier', 'matplotlib', 'numpy'} & set(sys.modules)))"
     )
@@ -87,14 +88,13 @@ def test_training_gets_the_configuration(
 
 def test_the_demonstration_gets_the_shipped_model(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from pyterrier_csplade import CSPLADE
-    from pyterrier_csplade.cli import demo as _demo
 
     def run(model: Any, output: Path, *, say: Any) -> None:
         say(f"{model} {output}")
         warnings.warn("one document was cut", stacklevel=1)
 
     monkeypatch.setattr(CSPLADE, "tiny", classmethod(lambda cls: "the tiny model"))
-    monkeypatch.setattr(_demo, "run_demo", run)
+    monkeypatch.setattr(demo, "run_demo", run)
     assert main(["demo"]) == 0
     assert main(["demo", "--output", "elsewhere"]) == 0
     output = capsys.readouterr()

@@ -19,6 +19,7 @@ import pyterrier as pt
 import pytest
 from scipy.sparse import vstack
 
+from inside.collection import ShardFile, check_vectors
 from pyterrier_csplade import CSPLADE, CollectionError, ContractError, DataError, EncodedCollection, ImpactIndex, Quantizer
 from pyterrier_csplade.vectors.matrices import EncodedVectors
 from support.indexes import docnos, search
@@ -195,9 +196,6 @@ def test_a_manifest_that_leaves_the_directory(csplade: CSPLADE, tmp_path: Path) 
 )
 def test_wrong_vectors_with_right_digests(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     import safetensors.numpy
-
-    from pyterrier_csplade.collection.opened import check_vectors
-    from pyterrier_csplade.collection.shard import ShardFile
 
     arrays = {"docno_bytes": b"ab", "docno_offsets": [0, 1, 2], "indptr": [0, 2, 3], "indices": [0, 1, 3], "data": [1, 1, 1]}
     dtypes = {"docno_bytes": np.uint8, "indices": np.int32, "data": np.uint16}

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from inside.collection import Part, writing
 from pyterrier_csplade import CSPLADE, CollectionError
-from pyterrier_csplade.collection.documents import Part
-from pyterrier_csplade.collection.store import writing
 from support.vector_collections import content, documents, encode
 
 

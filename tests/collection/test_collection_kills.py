@@ -53,7 +53,7 @@ def test_signals_keep_finished_shards(command: list[str], tmp_path: Path, number
     assert 4 <= finished < 40
     run = [sys.executable, "-m", "pyterrier_csplade", *command]
     said = subprocess.run([*run, str(tmp_path / "c")], env=ENVIRONMENT, capture_output=True, text=True, check=True).stdout
-    assert f"of which {finished} are in" in said
+    assert f"shards of 10: {finished} already in" in said
     subprocess.run([*run, str(tmp_path / "whole")], env=ENVIRONMENT, check=True)
     assert content(tmp_path / "c") == content(tmp_path / "whole")
 

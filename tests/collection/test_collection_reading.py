@@ -16,12 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from inside.storage import manifest as _manifest
+from inside.collection import Lookup, ShardFile, encoding, opened, pack
+from inside.storage import manifest
 from pyterrier_csplade import CSPLADE, CollectionError, DataError, EncodedCollection
-from pyterrier_csplade.collection import encoding as _run
-from pyterrier_csplade.collection import opened as _lookup
-from pyterrier_csplade.collection.opened import Lookup
-from pyterrier_csplade.collection.shard import ShardFile, pack
 from support.vector_collections import content, documents, encode
 
 
@@ -35,7 +32,7 @@ def pristine(csplade: CSPLADE, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def large(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A collection that counts as too large to compare digests on opening."""
-    monkeypatch.setattr(_manifest, "HASHED_ON_OPENING", 1)
+    monkeypatch.setattr(manifest, "HASHED_ON_OPENING", 1)
     return shutil.copytree(pristine, tmp_path / "c")
 
 
@@ -47,9 +44,9 @@ def replace(path: Path, old: bytes, new: bytes) -> None:
 
 
 def change_manifest(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    manifest = json.loads((path / "manifest.json").read_text())
-    change(manifest)
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    values = json.loads((path / "manifest.json").read_text())
+    change(values)
+    (path / "manifest.json").write_text(json.dumps(values))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +100,7 @@ def test_a_manifest_that_says_something_else(large: Path, change: Callable[[dict
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("plan.json", "c is no encoded collection: plan.json is missing"), ("terms.json", "terms.json is damaged")],
+    [("plan.json", "c is not an encoded collection: plan.json is missing"), ("terms.json", "terms.json is damaged")],
 )
 def test_a_file_that_is_neither_there_nor_in_the_manifest(large: Path, name: str, message: str) -> None:
     (large / name).unlink()
@@ -138,7 +135,7 @@ def test_leftovers_of_a_killed_process_go_when_the_collection_is_complete(csplad
 def test_windows_that_end_within_or_with_a_shard_change_nothing(
     csplade: CSPLADE, pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(_run, "_WINDOW", {"cpu": size})
+    monkeypatch.setattr(encoding, "_WINDOW", {"cpu": size})
     found = encode(tmp_path / "c", csplade)
     expected = EncodedCollection(pristine)
     assert list(found.get_corpus_iter()) == list(expected.get_corpus_iter())
@@ -147,7 +144,7 @@ def test_windows_that_end_within_or_with_a_shard_change_nothing(
 
 def test_arguments_and_progress(csplade: CSPLADE, pristine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     complete = EncodedCollection(tmp_path / "c", encoder=csplade.doc_encoder())
-    with pytest.raises(ValueError, match=r"complete: encode with EncodedCollection\(path\)"):
+    with pytest.raises(ValueError, match=r"only read: encode with EncodedCollection\(path\)"):
         complete.encode(csplade.doc_encoder(), documents())
     with pytest.raises(ValueError, match="shard_size must be positive, found 0"):
         encode(tmp_path / "c", csplade, shard_size=0)
@@ -170,7 +167,7 @@ def test_a_docno_that_is_no_text_is_not_in_the_collection(pristine: Path, docno:
 def shard_files(directory: Path, names: list[list[str]]) -> Any:
     for number, docnos in enumerate(names):
         matrix = csr_matrix((len(docnos), 3), dtype=np.int32)
-        shard = pack(number, docnos, matrix, truncated=0, input_sha256="", plan="")
+        shard = pack(number, docnos, matrix, truncated=0, input_sha256="", recipe="")
         (directory / f"{number}").write_bytes(shard.content)
     return [ShardFile(directory / f"{number}", 3) for number in range(len(names))]
 
@@ -189,7 +186,7 @@ def test_lookups_are_those_of_a_dict(
     asked = [*names[::-1], *names[:2], "", "never", "d\0", *(name + "\0" for name in names[:3])]
     with pytest.MonkeyPatch.context() as patch:
         if collide:
-            patch.setattr(_lookup, "_hash", lambda docnos: np.zeros(len(docnos), np.uint64))
+            patch.setattr(opened, "_hash", lambda docnos: np.zeros(len(docnos), np.uint64))
         found = Lookup(shard_files(tmp_path_factory.mktemp("lookup"), parts)).find(asked)
     assert found == [expected.get(docno) for docno in asked]
 
@@ -218,7 +215,7 @@ def test_a_shard_gives_back_the_matrix_and_its_rows(tmp_path_factory: pytest.Tem
         matrix.indices[part], matrix.data[part] = matrix.indices[part][::-1].copy(), matrix.data[part][::-1].copy()
     matrix.has_sorted_indices = False
     names = [f"ü{i}" * i + "d" for i in range(rows)]
-    shard = pack(3, names, matrix, truncated=1, input_sha256="i", plan="p")
+    shard = pack(3, names, matrix, truncated=1, input_sha256="i", recipe="r")
     path = tmp_path_factory.mktemp("shard") / "shard"
     path.write_bytes(shard.content)
     file = ShardFile(path, columns)
