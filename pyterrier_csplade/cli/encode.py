@@ -83,7 +83,7 @@ def _encode(arguments: argparse.Namespace, say: Say) -> None:
     documents = source.documents(arguments.fields, encoder.text_field)
     with stopping():
         if arguments.estimate:
-            say(estimate(encoder, documents).summary)
+            say(estimate(encoder, documents))
             return
         with _runner(arguments) as runner:
             outcome = encode_collection(

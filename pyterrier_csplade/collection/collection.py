@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +127,7 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
             shard_size=shard_size,
             part=Part.parse(part),
             max_empty=max_empty,
-            total=_length(documents),
+            total=len(documents) if isinstance(documents, Sized) else None,
             verbose=verbose,
         )
         self.close()
@@ -219,10 +219,3 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
         if differences := Recipe.of(self.encoder, recipe.shard_size).differences(recipe):
             raise ContractError(f"{self.encoder!r} does not encode as {self.path} was encoded: {differences}")
         return self.encoder(inp)["toks"].tolist()
-
-
-def _length(documents: Iterable[Any]) -> int | None:
-    try:
-        return len(documents)  # type: ignore[arg-type]
-    except TypeError:
-        return None

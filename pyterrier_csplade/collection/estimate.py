@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_csplade._errors import DataError
@@ -21,51 +20,17 @@ if TYPE_CHECKING:
 _SAMPLE = 512
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Cost of encoding a collection, estimated from a sample.
+def estimate(encoder: DocEncoder, documents: Iterable[Mapping[str, Any]]) -> str:
+    """Encode a random sample of documents, count all of them, and estimate the cost of the whole collection.
 
-    Attributes:
-        documents: Number of documents in the collection.
-        sample: Number of documents that were measured.
-        seconds: Time to encode all documents in this process, without loading the model.
-        bytes: Size of the encoded collection.
-        postings: Postings of all documents.
-        tokens: Tokens of all documents, after truncation.
-        padding: Tokens that the model computes for each token of the sample, sorted by length. The larger windows of a whole
-            collection need less padding.
-        truncated: Share of documents that are truncated.
-    """
-
-    documents: int
-    sample: int
-    seconds: float
-    bytes: int
-    postings: int
-    tokens: int
-    padding: float
-    truncated: float
-
-    @property
-    def summary(self) -> str:
-        """The estimate as text."""
-        count = max(self.documents, 1)
-        return (
-            f"estimate from {self.sample:,} of {self.documents:,} documents\n"
-            f"time      {_duration(self.seconds)} in one process ({self.documents / self.seconds:,.1f} documents/s)\n"
-            f"disk      {self.bytes / 1e6:,.1f} MB\n"
-            f"postings  {self.postings:,} ({self.postings / count:,.0f} for each document)\n"
-            f"tokens    {self.tokens:,} ({self.tokens / count:,.0f} for each document), padding {self.padding:.2f}x\n"
-            f"truncated {self.truncated:.1%} of the documents"
-        )
-
-
-def estimate(encoder: DocEncoder, documents: Iterable[Mapping[str, Any]]) -> Estimate:
-    """Encode a random sample of documents, and count all of them.
+    The time is for one process, without loading the model. Padding is higher than in the larger windows of a whole collection.
 
     Args:
         encoder: The encoder.
         documents: All documents, with ``docno`` and the encoder's text field.
+
+    Returns:
+        The estimate as text.
 
     Raises:
         DataError: There are no documents, or a document of the sample cannot be encoded.
@@ -84,16 +49,15 @@ def estimate(encoder: DocEncoder, documents: Iterable[Mapping[str, Any]]) -> Est
     lengths = sorted(filter(None, map(len, sequences)), reverse=True)
     batches = encoder.model.batch_encoder.batches(lengths, encoder._batch_size or encoder.model.batch_size)
     padded = sum(encoder.model.batch_encoder.padded(lengths[batch.start]) * (batch.stop - batch.start) for batch in batches)
-    scale = count / len(chosen)
-    return Estimate(
-        documents=count,
-        sample=len(chosen),
-        seconds=seconds * scale,
-        bytes=round(record.size * scale),
-        postings=round(record.postings * scale),
-        tokens=round(sum(lengths) * scale),
-        padding=padded / max(sum(lengths), 1),
-        truncated=record.truncated / len(chosen),
+    sample, tokens = len(chosen), sum(lengths)
+    scale, padding = count / sample, padded / max(tokens, 1)
+    return (
+        f"estimate from {sample:,} of {count:,} documents\n"
+        f"time      {_duration(seconds * scale)} in one process ({sample / seconds:,.1f} documents/s)\n"
+        f"disk      {record.size * scale / 1e6:,.1f} MB\n"
+        f"postings  {round(record.postings * scale):,} ({record.postings / sample:,.0f} for each document)\n"
+        f"tokens    {round(tokens * scale):,} ({tokens / sample:,.0f} for each document), padding {padding:.2f}x\n"
+        f"truncated {record.truncated / sample:.1%} of the documents"
     )
 
 
