@@ -120,8 +120,7 @@ class Store:
             CollectionError: There are shards beyond the end of the input.
         """
         with _alone(self.directory):
-            beyond = [number for number in self.finished if number >= shards]
-            if beyond:
+            if beyond := [number for number in self.finished if number >= shards]:
                 raise CollectionError(
                     f"{self.directory} holds shard {beyond[0]}, but the input has only {shards}: the input has changed; "
                     "encode it into another directory"
@@ -135,8 +134,7 @@ class Store:
         return True
 
     def _check_recipe(self) -> None:
-        differences = self.recipe.differences(Recipe.load(self.directory))
-        if differences:
+        if differences := self.recipe.differences(Recipe.load(self.directory)):
             raise CollectionError(
                 f"{self.directory} is encoded with other settings: {differences}; use the same settings, or another directory"
             )
@@ -165,13 +163,10 @@ def check_place(directory: Path) -> None:
     Raises:
         CollectionError: The place is a file, or a directory with other files.
     """
-    if directory.is_dir() and (directory / PLAN_FILE).exists():
+    if not directory.exists():
         return
-    allowed = {META_FILE, TERMS_FILE}
-    if directory.exists() and (
-        not directory.is_dir()
-        or any(not path.name.startswith(".") and path.name not in allowed for path in directory.iterdir())
-    ):
+    names = {path.name for path in directory.iterdir() if path.name[0] != "."} if directory.is_dir() else {""}
+    if PLAN_FILE not in names and not names <= {META_FILE, TERMS_FILE}:
         raise CollectionError(f"{directory} exists and is not an encoded collection: choose another path, or remove it")
 
 
@@ -203,5 +198,4 @@ def _check_free(path: Path, part: Part) -> None:
         with locked(path, wait=False):  # removes what a killed process left
             pass
     except LockedError as error:
-        message = f"{path.parent} is being written by the process {error}: wait until it has ended"
-        raise CollectionError(message) from error
+        raise CollectionError(f"{path.parent} is being written by the process {error}: wait until it has ended") from error

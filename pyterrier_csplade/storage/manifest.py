@@ -32,7 +32,7 @@ def write_manifest(directory: Path, name: str = MANIFEST_FILE, *, files: Files |
         **values: What else the manifest shall hold.
     """
     if files is None:
-        paths = sorted(path for path in directory.rglob("*") if path.is_file())
+        paths = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / name)
         for path in paths:
             sync(path)
         files = {path.relative_to(directory).as_posix(): describe(path) for path in paths}
