@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -66,8 +67,7 @@ class ShardRecord:
             return None
 
 
-@dataclass(frozen=True)
-class EncodedShard:
+class EncodedShard(NamedTuple):
     """A shard that is ready to be written.
 
     Attributes:

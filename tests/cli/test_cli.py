@@ -1,4 +1,4 @@
-"""The command line: exit statuses, messages, and how little it loads."""
+"""The command line: exit statuses, messages, and lazy imports."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_run_without_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert str(tmp_path) in capsys.readouterr().err
 
 
-def test_a_demonstration_where_a_file_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_demonstration_with_a_file_as_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "file"
     path.write_text("", encoding="utf-8")
     assert main(["demo", "--output", str(path)]) == 2
@@ -122,7 +122,7 @@ def test_errors_are_one_line(
     assert capsys.readouterr().err == message
 
 
-def test_an_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     from pyterrier_csplade import training
 
     monkeypatch.setattr(training, "plot_curves", lambda run: 1 / 0)

@@ -70,7 +70,7 @@ TREC = (
 
 
 def test_trec_files(tmp_path: Path) -> None:
-    """Also with carriage returns, and without a last line feed, where some parsers lose documents."""
+    """Also with carriage returns, and without a final line feed, which makes some parsers lose documents."""
     (tmp_path / "b.trec").write_bytes(TREC.replace(b"A-", b"B-"))
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "a.gz").write_bytes(gzip.compress(TREC))
@@ -165,7 +165,7 @@ def test_estimate(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ("--max-empty", ["1.01", "-1", "nan", "all"], "a number from 0 to 1"),
     ],
 )
-def test_numbers_that_cannot_be_meant(
+def test_numbers_out_of_range(
     option: str, values: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for value in values:
@@ -182,7 +182,7 @@ def test_numbers_at_the_ends_of_their_ranges(tmp_path: Path) -> None:
     assert [len(d["toks"]) for d in EncodedCollection(output).get_corpus_iter()] == [1]
 
 
-def test_nothing_to_estimate_or_to_divide(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_input_and_impossible_parts(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty, docs, output = jsonl(tmp_path / "empty.jsonl", []), jsonl(tmp_path / "docs.jsonl", documents(3)), tmp_path / "c"
     for command, message in (
         (["encode", empty, "--estimate"], "nothing to encode: the input has no documents"),
@@ -213,11 +213,11 @@ def test_each_process_of_a_machine_has_its_gpu(gpus: bool, monkeypatch: pytest.M
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
-    # Two machines of four: the GPU is numbered on its own machine.
+    # Two machines of four processes: GPUs are numbered per machine.
     torchrun = {"RANK": "6", "LOCAL_RANK": "2", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
     assert launched_device(torchrun) == ("cuda:2" if gpus else None)
     assert launched_device({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}) == ("cuda:1" if gpus else None)
-    # One process on each machine, or alone, may use what it finds.
+    # A single process on a machine may use any GPU.
     assert launched_device({"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}) is None
     assert launched_device({}) is None
 
@@ -226,7 +226,7 @@ def test_each_process_of_a_machine_has_its_gpu(gpus: bool, monkeypatch: pytest.M
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("busy", ["hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)", "time.sleep(0.01)"])
 def test_signals_stop_a_run(number: int, status: int, busy: str, tmp_path: Path) -> None:
-    """Also while one long call keeps Python from handling them, as the product of two large matrices would."""
+    """Also while one long call, such as a matrix product, keeps Python from handling signals."""
     code = (
         "import hashlib, sys, time\n"
         "from pyterrier_csplade.cli import main, encode as _encode\n"
@@ -252,7 +252,7 @@ def test_signals_stop_a_run(number: int, status: int, busy: str, tmp_path: Path)
 
 @pytest.mark.parametrize("swallowed", [False, True])
 def test_the_process_lives_on_after_a_run(swallowed: bool) -> None:
-    """As a notebook does; and through a SIGINT that a handler of its own takes. It may kill its process."""
+    """As in a notebook; also if the host program handles SIGINT itself. In its own process, which it may kill."""
     code = (
         "import importlib.util, signal, sys, time\n"
         f"spec = importlib.util.spec_from_file_location('signals', {signals.__file__!r})\n"

@@ -23,7 +23,7 @@ LIMIT = 40
 
 
 class Demonstration:
-    """What a demonstration wrote, said and returned."""
+    """Files, messages and table of a demonstration."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
@@ -55,7 +55,7 @@ def test_the_table_has_three_systems(demonstration: Demonstration) -> None:
     assert pd.read_csv(demonstration.output / "results.csv")["nDCG@10"].tolist() == pytest.approx(table["nDCG@10"].tolist())
 
 
-def test_bm25_is_that_of_an_index_of_our_own(demonstration: Demonstration, collection: Any, tmp_path: Path) -> None:
+def test_bm25_equals_a_reference_index(demonstration: Demonstration, collection: Any, tmp_path: Path) -> None:
     documents, topics, qrels = collection
     reference = pt.IterDictIndexer(str(tmp_path / "index"), meta={"docno": 100}).index(iter(documents))
     words = topics.assign(query=topics["query"].str.replace(r"[^A-Za-z0-9]+", " ", regex=True))
@@ -84,7 +84,7 @@ def test_csplade_is_the_dot_product_of_the_quantised_vectors(demonstration: Demo
     assert demonstration.table.set_index("name").loc[demo.TINY, "nDCG@10"] == pytest.approx(gains / LIMIT, abs=0.01)
 
 
-def test_the_depth_suffices_for_the_measures() -> None:
+def test_the_depth_covers_the_cutoffs_of_the_measures() -> None:
     assert max(measure.params["cutoff"] for measure in demo.MEASURES) <= demo.DEPTH
 
 
@@ -100,7 +100,7 @@ def test_everything_is_written(demonstration: Demonstration) -> None:
     assert sizes == sorted(sizes)
 
 
-def test_the_user_is_told(demonstration: Demonstration, collection: Any) -> None:
+def test_messages_for_the_user(demonstration: Demonstration, collection: Any) -> None:
     text = "\n".join(demonstration.said)
     first = demonstration.said[0]
     assert "minutes" in first and str(demonstration.output) in first
@@ -121,7 +121,7 @@ def test_running_again_replaces_only_its_own(demonstration: Demonstration) -> No
 
 
 @pytest.mark.parametrize("name", ["bm25", "csplade-tiny", "csplade-tiny-top16"])
-def test_a_directory_of_someone_else_is_refused(demonstration: Demonstration, tmp_path: Path, name: str) -> None:
+def test_a_directory_with_other_files_is_refused(demonstration: Demonstration, tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "thesis.tex").write_text("mine", encoding="utf-8")
     with pytest.raises(CspladeError, match=f"{name} is not an index of an earlier demonstration"):

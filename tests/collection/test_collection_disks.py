@@ -1,4 +1,4 @@
-"""Full disks, other writers and strange places: nothing lost, and the same bytes in the end."""
+"""Full disks, other writers and strange places: nothing is lost, and the final bytes are the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.vector_collections import content, documents, encode
 
 @pytest.fixture
 def whole(csplade: CSPLADE, tmp_path: Path) -> dict[str, bytes]:
-    """The files of a run that nothing disturbed."""
+    """The files of an undisturbed run."""
     encode(tmp_path / "whole", csplade)
     return content(tmp_path / "whole")
 
@@ -28,7 +28,7 @@ def test_a_full_disk(csplade: CSPLADE, whole: dict[str, bytes], tmp_path: Path, 
 
     def fsync(descriptor: int) -> None:
         calls.append(descriptor)
-        if len(calls) == 15:  # two for each file: three at the beginning, two of each shard
+        if len(calls) == 15:  # two per file: three files at the beginning, two for each shard
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fsync)
@@ -44,7 +44,7 @@ def test_a_full_disk(csplade: CSPLADE, whole: dict[str, bytes], tmp_path: Path, 
 
 
 def test_a_disk_that_breaks(csplade: CSPLADE, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own error is kept, and no half file."""
+    """The original error is raised, and no partial file is left."""
 
     def replace(path: Path, target: Path) -> None:
         if target.name == "shard-000001.json":

@@ -73,7 +73,7 @@ def test_the_command_starts_a_cluster_that_nobody_else_reaches(model: CSPLADE, t
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """A head that does no work, and two nodes of one CPU each."""
+    """A head node without CPUs, and two nodes with one CPU each."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 

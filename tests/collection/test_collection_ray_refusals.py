@@ -1,4 +1,4 @@
-"""Which Ray clusters are joined, over a stand-in for Ray: none with known holes, none that the network can reach by mistake."""
+"""Which Ray clusters are joined, with a stand-in for Ray: none with security holes, none exposed to the network by mistake."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_local_cluster_listens_to_this_machine_alone(ray: Any) -> None:
     with pytest.raises(CspladeError, match="would listen to the network: start the encoding in a new process"):
         cluster("local", 1).__enter__()
     assert ray.calls[-1] == ("shutdown",)
-    with cluster("10.0.0.7:6379", 1):  # asked for by its address, it may
+    with cluster("10.0.0.7:6379", 1):  # allowed, because its address was given
         pass
 
 

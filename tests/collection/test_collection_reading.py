@@ -1,4 +1,4 @@
-"""Collections as readers find them: too large for digests, mixed, damaged where only a reader looks; and lookups by docno."""
+"""Reading collections: too large for digests, mixed, damaged inside; lookups by docno; and shards."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def change_manifest(path: Path, change: Callable[[dict[str, Any]], Any]) -> None
         ("terms.json", b"Zw", b"zW", "terms.json does not hold the vocabulary of the contract: files of different collections"),
     ],
 )
-def test_what_a_size_does_not_show(large: Path, name: str, old: bytes, new: bytes, message: str) -> None:
+def test_damage_that_keeps_the_size(large: Path, name: str, old: bytes, new: bytes, message: str) -> None:
     if old == b"Zw":  # one term for another
         term = next(t for t in json.loads((large / name).read_text())["terms"] if t.isascii() and t.isalpha() and len(t) > 2)
         old, new = f'"{term}"'.encode(), f'"{term[::-1].swapcase()}"'.encode()
@@ -70,7 +70,7 @@ def test_what_a_size_does_not_show(large: Path, name: str, old: bytes, new: byte
         len(EncodedCollection(large))
 
 
-def test_a_damaged_plan_is_not_encoded_upon(csplade: CSPLADE, large: Path) -> None:
+def test_a_damaged_plan_is_not_resumed_from(csplade: CSPLADE, large: Path) -> None:
     replace(large / "plan.json", b'"top_k"', b'"pot_k"')
     before = content(large)
     with pytest.raises(CollectionError, match="plan.json is damaged .*restore it, or encode into another directory"):
@@ -92,7 +92,7 @@ def test_a_damaged_plan_is_not_encoded_upon(csplade: CSPLADE, large: Path) -> No
         (lambda m: m["files"].update(x=3), r"manifest.json is damaged"),
     ],
 )
-def test_a_manifest_that_says_something_else(large: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:
+def test_a_manifest_with_other_values(large: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:
     change_manifest(large, change)
     with pytest.raises(CollectionError, match=message):
         len(EncodedCollection(large))
@@ -115,7 +115,7 @@ def test_a_total_that_the_shards_do_not_add_up_to(large: Path) -> None:
         EncodedCollection(large).verify()
 
 
-def test_a_shard_that_goes_while_the_collection_is_open(large: Path) -> None:
+def test_a_shard_that_is_removed_while_the_collection_is_open(large: Path) -> None:
     collection = EncodedCollection(large)
     assert len(collection) == 23
     (large / "shard-000004.safetensors").unlink()
@@ -158,7 +158,7 @@ def test_arguments_and_progress(csplade: CSPLADE, pristine: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("docno", [7, 7.5, None, b"d7", float("nan"), ("d7",)])
-def test_a_docno_that_is_no_text_is_not_in_the_collection(pristine: Path, docno: Any) -> None:
+def test_a_docno_that_is_not_text_is_not_in_the_collection(pristine: Path, docno: Any) -> None:
     frame = pd.DataFrame({"docno": pd.Series(["d3", docno], dtype=object)})
     with pytest.raises(DataError, match=r"document .* is not in .*c \(1 are not\)"):
         EncodedCollection(pristine)(frame)
@@ -175,10 +175,10 @@ def shard_files(directory: Path, names: list[list[str]]) -> Any:
 @pytest.mark.parametrize("collide", [False, True])
 @settings(max_examples=25, deadline=None)
 @given(names=st.lists(st.text(min_size=1, max_size=4), unique=True, max_size=20), data=st.data())
-def test_lookups_are_those_of_a_dict(
+def test_lookups_equal_a_dict(
     tmp_path_factory: pytest.TempPathFactory, collide: bool, names: list[str], data: st.DataObject
 ) -> None:
-    """Also where the hashes of all docnos are equal."""
+    """Also if the hashes of all docnos are equal."""
     names = [name for name in names if name.isprintable()]
     cuts = sorted(data.draw(st.lists(st.integers(0, len(names)), max_size=3)))
     parts = [names[a:b] for a, b in zip([0, *cuts], [*cuts, len(names)]) if a < b]
@@ -226,6 +226,6 @@ def test_a_shard_gives_back_the_matrix_and_its_rows(tmp_path_factory: pytest.Tem
     assert found.shape == (end - start, columns) and found.has_canonical_format
     assert found.dtype == (np.float32 if dtype == "float32" else np.int32)
     np.testing.assert_array_equal(found.toarray(), dense[start:end])
-    # The type that is stored is the smallest of the three that holds them.
+    # Values are stored in the smallest of three types that holds them.
     stored = {np.dtype(np.float32)} if dtype == "float32" else {np.dtype(np.uint16 if dense.max() < 2**16 else np.int32)}
     assert {safetensors.numpy.load(shard.content)["data"].dtype} == stored

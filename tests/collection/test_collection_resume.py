@@ -1,4 +1,4 @@
-"""Encoding that is stopped, divided, disturbed: nothing lost, nothing mixed, and the same bytes in the end."""
+"""Encoding that is stopped, divided or disturbed: nothing is lost or mixed, and the final bytes are the same."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from support.vector_collections import content, documents, encode
 
 @pytest.fixture
 def whole(csplade: CSPLADE, tmp_path: Path) -> dict[str, bytes]:
-    """The files of a run that nothing disturbed."""
+    """The files of an undisturbed run."""
     encode(tmp_path / "whole", csplade)
     return content(tmp_path / "whole")
 
 
-# ------------------------------------------------------------------------------------------------------ stopping and going on
+# ------------------------------------------------------------------------------------------------------ stopping and resuming
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("position", [0, 4, 5, 12, 22])
-def test_an_interrupted_run_goes_on(
+def test_an_interrupted_run_resumes(
     csplade: CSPLADE, encoded: list[Any], whole: dict[str, bytes], tmp_path: Path, position: int, error: type[BaseException]
 ) -> None:
-    """What was read before an error is encoded; an interruption waits for no more than what is being written."""
+    """Documents before an error are encoded; an interruption waits only for the shard that is being written."""
 
     def interrupted() -> Iterator[dict[str, Any]]:
         yield from documents()[:position]
@@ -168,7 +168,7 @@ def save(saved: Any, path: Path) -> Path:
     return path
 
 
-def test_another_batch_size_goes_on(csplade: CSPLADE, whole: dict[str, bytes], tmp_path: Path) -> None:
+def test_another_batch_size_resumes(csplade: CSPLADE, whole: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "whole" / "shard-000003.json").unlink()
     encode(tmp_path / "whole", CSPLADE((language_model(), tokenizer()), batch_size=2))
     EncodedCollection(tmp_path / "whole").verify()
@@ -231,7 +231,7 @@ def test_other_things_are_left_alone(unloaded: CSPLADE, tmp_path: Path, name: st
     ],
 )
 def test_a_document_that_cannot_be_encoded(csplade: CSPLADE, tmp_path: Path, document: dict[str, Any], message: str) -> None:
-    """What came before stays, and the run goes on when the document is mended."""
+    """Earlier shards stay, and the run resumes when the document is corrected."""
     with pytest.raises(DataError, match=message):
         encode(tmp_path / "c", csplade, [*documents(7), document, *documents(15, 8)])
     assert (tmp_path / "c" / "shard-000000.json").exists()

@@ -1,4 +1,4 @@
-"""Files of arrays: read as they were written, or refused."""
+"""Files of arrays: read back unchanged, or refused."""
 
 from __future__ import annotations
 

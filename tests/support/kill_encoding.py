@@ -23,7 +23,7 @@ SHARDS, SHARD_SIZE = 40, 6
 
 
 class Logging:
-    """Quantises as usual, and notes what."""
+    """Quantises as usual, and logs each call."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
