@@ -1,4 +1,4 @@
-"""The commands in the documentation have valid arguments."""
+"""The commands in the documentation accept the arguments shown with them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BENCHMARKS = re.findall(r"python (benchmarks/\w+\.py[^\n`;&|#]*)", TEXT)
 
 
 class Parsed(Exception):  # noqa: N818
-    """The arguments were parsed."""
+    """Raised when a script has accepted its arguments."""
 
 
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

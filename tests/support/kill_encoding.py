@@ -23,7 +23,7 @@ SHARDS, SHARD_SIZE = 40, 6
 
 
 class Logging:
-    """Quantises as usual, and logs each call."""
+    """Quantises as usual, and notes what."""
 
     def __init__(self, log: Path) -> None:
         self._log = log

@@ -1,4 +1,4 @@
-"""Classes that workers of a Ray cluster import in tests."""
+"""What workers of a Ray cluster import in tests."""
 
 from __future__ import annotations
 

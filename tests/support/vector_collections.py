@@ -28,7 +28,7 @@ def encode(path: Path, csplade: CSPLADE, inp: list[dict[str, Any]] | None = None
 
 
 def content(path: Path) -> dict[str, bytes]:
-    """All files of a collection, including hidden ones."""
+    """All files of a collection, hidden ones too."""
     return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
