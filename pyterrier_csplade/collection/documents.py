@@ -20,9 +20,9 @@ class DocumentShard:
     """The documents of one shard.
 
     Attributes:
-        number: Of the shard, from 0.
-        docnos: Of the documents.
-        texts: Of the documents.
+        number: Number of the shard, from 0.
+        docnos: Docnos of the documents.
+        texts: Texts of the documents.
     """
 
     number: int
@@ -30,13 +30,8 @@ class DocumentShard:
     texts: Sequence[str]
 
     @property
-    def names(self) -> list[str]:
-        """How messages call the documents."""
-        return [f"document {docno}" for docno in self.docnos]
-
-    @property
     def sha256(self) -> str:
-        """Digest of docnos and texts; the lengths in it keep what belongs to one from looking like the other's."""
+        """Digest of docnos and texts, with their lengths, so that a character cannot move from one to the other unnoticed."""
         fields = (f"{len(docno)}:{docno}{len(text)}:{text}" for docno, text in zip(self.docnos, self.texts))
         return hashlib.sha256("".join(fields).encode()).hexdigest()
 
@@ -45,7 +40,7 @@ def divide(documents: Iterable[Mapping[str, Any]], text_field: str, size: int) -
     """Check documents and divide them: ``size`` for each shard, fewer for the last.
 
     Raises:
-        DataError: A docno or text cannot be used, or a docno stands twice; names the document.
+        DataError: A docno or text cannot be used, or a docno appears twice; names the document.
     """
     seen = Docnos()
     documents = iter(documents)
@@ -56,10 +51,15 @@ def divide(documents: Iterable[Mapping[str, Any]], text_field: str, size: int) -
         for docno, document in zip(docnos, chunk):
             if text_field not in document:
                 fields = ", ".join(map(repr, document))
-                raise DataError(f"document {docno} has no field {text_field!r}, only {fields}: name the fields of the text")
-        names = [f"document {docno}" for docno in docnos]
-        yield DocumentShard(number, docnos, check_texts([document[text_field] for document in chunk], names))
+                raise DataError(f"document {docno} has no field {text_field!r}, only {fields}: name the fields with text")
+        texts = check_texts([document[text_field] for document in chunk], document_names(docnos))
+        yield DocumentShard(number, docnos, texts)
         number += 1
+
+
+def document_names(docnos: Sequence[str]) -> list[str]:
+    """Return the names of documents in error messages."""
+    return [f"document {docno}" for docno in docnos]
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Part:
     """Every ``count``-th shard, from shard ``index`` on.
 
     Attributes:
-        index: From 0.
-        count: Into how many parts the shards are divided.
+        index: Number of the part, from 0.
+        count: Number of parts into which the shards are divided.
     """
 
     index: int = 0
@@ -83,7 +83,7 @@ class Part:
         """Read "i/n".
 
         Raises:
-            CollectionError: The text is something else, or i is not below n.
+            CollectionError: The text has another form, or i is not below n.
         """
         numbers = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
         if numbers is None:
@@ -94,7 +94,7 @@ class Part:
         return shard % self.count == self.index
 
     def overlaps(self, other: Part) -> bool:
-        """Whether some shard belongs to both parts (Chinese remainder theorem)."""
+        """Return whether some shard belongs to both parts (Chinese remainder theorem)."""
         return (self.index - other.index) % math.gcd(self.count, other.count) == 0
 
     def __str__(self) -> str:

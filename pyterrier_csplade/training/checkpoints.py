@@ -8,7 +8,9 @@ import shutil
 import warnings
 from pathlib import Path
 
-from pyterrier_csplade.storage.manifest import sha256, sync
+from pyterrier_csplade._errors import TrainingError
+from pyterrier_csplade.storage.files import sync
+from pyterrier_csplade.storage.manifest import damages, read_manifest, write_manifest
 
 #: The checkpoints, in a run's directory.
 CHECKPOINTS = "checkpoints"
@@ -28,13 +30,7 @@ def publish(written: Path, processes: int) -> None:
         written: The checkpoint.
         processes: That took part in the run.
     """
-    files = {}
-    for path in _files(written):
-        sync(path)
-        files[path.relative_to(written).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    manifest = written / _MANIFEST
-    manifest.write_text(json.dumps({"format": 1, "processes": processes, "files": files}, indent=1) + "\n", encoding="utf-8")
-    sync(manifest)
+    write_manifest(written, _MANIFEST, processes=processes)
     target = written.parent.parent / written.name
     if target.exists():
         shutil.rmtree(target)
@@ -55,21 +51,12 @@ def last_checkpoint(directory: Path) -> Path | None:
 def damage_of(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; None if it is as it was written."""
     try:
-        files = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))["files"]
-        entries = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
+        files = read_manifest(checkpoint / _MANIFEST, TrainingError, "it cannot be resumed from")["files"]
     except FileNotFoundError:
         return f"it has no {_MANIFEST}, so it was not written to its end"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{_MANIFEST} is damaged ({error})"
-    for name, (size, digest) in entries.items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size:,} bytes, not {size:,}"
-        if sha256(path) != digest:
-            return f"{name} has changed since it was written"
-    return None
+    except TrainingError as error:
+        return str(error)
+    return next(damages(checkpoint, files, digests=True), None)
 
 
 def processes_of(checkpoint: Path) -> int:
@@ -94,7 +81,3 @@ def step_of(checkpoint: Path) -> int:
     """The optimizer step after which a checkpoint was written."""
     number = checkpoint.name.rpartition("-")[2]
     return int(number) if number.isdecimal() else -1
-
-
-def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("*") if path.is_file())

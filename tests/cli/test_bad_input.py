@@ -1,4 +1,4 @@
-"""Bad input of the training commands, as people type it: one line, exit status 2, and the same from the dry run."""
+"""Bad input to the training commands: one line on stderr and exit status 2, also in the dry run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pyterrier_csplade.cli.main import main
+from pyterrier_csplade.cli import main
 from support.training_runs import make_base, make_collection
 
 ROW = json.dumps({"query": "q", "positive_passages": [{"text": "a"}], "negative_passages": [{"text": "b"}]})
@@ -21,7 +21,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Commands:
-    """Runs a command in a folder with a configuration that is good but for the changes."""
+    """Runs commands in a folder, with a valid configuration and some changes."""
 
     def __init__(self, base: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.base, self.folder, self._capsys = base, folder, capsys
@@ -31,7 +31,7 @@ class Commands:
         return str(self.folder / name)
 
     def run(self, *options: str, command: str = "train", raw: str | bytes | None = None, **changes: Any) -> tuple[int, str]:
-        """Exit status, and what was said last."""
+        """Return the exit status and the output."""
         common = {"model": "llama", "output": "run", "learning_rate": 1e-3, "steps": 1, "batch_size": 4, "bf16": False}
         phase = {"data": "rows.jsonl", "document_length": 64} if command == "train" else {"corpus": "corpus.jsonl"}
         settings = {**common, **phase, **({} if command == "train" else {"sequence_length": 16}), **changes}
@@ -108,7 +108,7 @@ def test_data(commands: Commands, name: str, options: list[str]) -> None:
 
 
 @pytest.mark.parametrize("content", [ROWS.replace("\n", "\r\n").encode(), b"\xef\xbb\xbf" + ROWS.encode()], ids=["CRLF", "BOM"])
-def test_files_of_windows_are_as_good(commands: Commands, content: bytes) -> None:
+def test_files_from_windows_are_read(commands: Commands, content: bytes) -> None:
     status, said = commands.run(data=commands.file("rows.jsonl", content))
     assert status == 0 and "CSPLADE model" in said
     texts = [json.loads(line) for line in (commands.folder / "run" / "rows.jsonl").read_text().splitlines()]
@@ -166,7 +166,7 @@ def test_collections_to_validate_on(commands: Commands, options: list[str]) -> N
     assert status == 0 and "1 queries every 7 steps" in said
 
 
-def test_reports_of_nothing(commands: Commands) -> None:
+def test_reports_without_input(commands: Commands) -> None:
     assert main(["plot", str(commands.folder / "never")]) == 2
     assert main(["plot", commands.file("file", "")]) == 2
     status, said = commands.run("--dry-run", "--gpu", "h1000")

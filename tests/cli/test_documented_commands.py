@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pyterrier_csplade.cli.main import _parser
+from inside.cli import _parser
 from support.paths import ROOT
 
 PAGES = [

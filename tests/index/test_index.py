@@ -248,7 +248,7 @@ def test_large_index_is_opened_without_reading_it_whole(index: ImpactIndex, monk
     from pyterrier_csplade.storage import manifest as _manifest
 
     monkeypatch.setattr(_manifest, "HASHED_ON_OPENING", 10)
-    monkeypatch.setattr(_manifest, "_sha256", lambda path: pytest.fail("read whole"))
+    monkeypatch.setattr(_manifest, "sha256", lambda path: pytest.fail("read whole"))
     assert len(search(index, {"a": 1})) == 10
 
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pyterrier_csplade.storage import docnos
+from pyterrier_csplade.storage import arrays, docnos, manifest, signals, workspace
 
-__all__ = ["docnos"]
+__all__ = ["arrays", "docnos", "manifest", "signals", "workspace"]

@@ -1,4 +1,4 @@
-"""The set of docnos against Python's."""
+"""The set of docnos, compared with a list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyterrier_csplade.storage import Docnos
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_as_a_set_of_python(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_a_list(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_WAITING", 10)
     monkeypatch.setattr(module, "_RATIO", 3)
     seen, reference = Docnos(), list[str]()
