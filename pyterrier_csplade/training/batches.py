@@ -21,8 +21,8 @@ from pyterrier_csplade._errors import DataError
 from pyterrier_csplade.model.backbone import Backbone
 from pyterrier_csplade.model.encoder import plan
 
+from .checkpoints import prepared
 from .distributed import gather
-from .prepared import prepared
 from .rows import TrainingRow
 
 # Texts that go through the model together. They are sorted by length, so that small parts hold little padding. Ours,

@@ -1,4 +1,4 @@
-"""The training objectives of both phases."""
+"""Losses and regularisers of contrastive training."""
 
 from __future__ import annotations
 
@@ -7,33 +7,6 @@ import math
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-
-
-def adaptation_loss(logits: Tensor, input_ids: Tensor, relu_weight: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    """L_Adapt = L_CLM(H) + lambda_ReLU * L_ReLU, where L_ReLU is L_CLM on log(1 + ReLU(H)) (paper, Eq. 2 and 3).
-
-    L_CLM is the mean cross-entropy of every token given those before it. Both terms come from the logits of one forward pass.
-    L_ReLU is near ln |V| at first and has a high floor, since log(1 + ReLU(H)) grows slowly.
-
-    Args:
-        logits: Scores H of the vocabulary at each position, [batch, length, vocabulary].
-        input_ids: The tokens, [batch, length].
-        relu_weight: lambda_ReLU (paper: 1); 0 skips the second term.
-
-    Returns:
-        The loss, and its terms L_CLM and L_ReLU.
-    """
-    return prediction_loss(logits[:, :-1], input_ids[:, 1:], relu_weight)
-
-
-def prediction_loss(logits: Tensor, targets: Tensor, relu_weight: float) -> tuple[Tensor, Tensor, Tensor]:
-    """``adaptation_loss`` of any positions: ``targets``, [batch, positions], is what each of ``logits`` should predict."""
-    predictions, labels = logits.flatten(0, 1), targets.flatten()
-    clm = cross_entropy(predictions, labels)
-    if not relu_weight:
-        return clm, clm, torch.zeros_like(clm)
-    relu = cross_entropy(torch.log1p(torch.relu(predictions)), labels)
-    return clm + relu_weight * relu, clm, relu
 
 
 def ranking_loss(scores: Tensor, targets: Tensor, excluded: Tensor, temperature: float = 1.0) -> Tensor:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from pyterrier_csplade._errors import DataError
 
-from .prepared import prepared
+from .checkpoints import prepared
 
 
 class PackedDataset(Dataset[dict[str, torch.Tensor]]):

@@ -24,7 +24,11 @@ def streamed_prediction_loss(
     bias: Tensor | None = None,
     finish: Finish | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute ``prediction_loss`` and its gradient from hidden states, a few positions at a time.
+    """Compute L_Adapt and its gradient from hidden states, block by block.
+
+    L_Adapt = L_CLM(H) + lambda_ReLU * L_ReLU, where L_CLM is the mean cross-entropy of every token given those before it, and
+    L_ReLU the same on log(1 + ReLU(H)) (paper, Eq. 2 and 3). L_ReLU starts near ln |V| and has a high floor, since
+    log(1 + ReLU(H)) grows slowly.
 
     Memory is O(positions x width), not O(positions x vocabulary). The gradient is computed along with the loss, so that every
     logit is computed once, as in the naive graph. With H the logits of a position, y its target and S the sum of 1 + ReLU(H),

@@ -19,12 +19,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pyterrier_csplade._errors import DataError, TrainingInterruptedError
+from inside.training import CurvesTrainer, checkpoints, damage_of, last_checkpoint, prepared, publish, remove_old, unfinished
+from pyterrier_csplade import DataError
 from pyterrier_csplade.cli.main import main
-from pyterrier_csplade.training import adapt, train
-from pyterrier_csplade.training.checkpoints import damage_of, last_checkpoint, publish, remove_old, unfinished
-from pyterrier_csplade.training.prepared import prepared
-from pyterrier_csplade.training.trainer import CurvesTrainer
+from pyterrier_csplade.training import TrainingInterruptedError, adapt, train
 from support.paths import TESTS
 from support.training_runs import adaptation_config, contrastive_config, log_of, make_base
 
@@ -57,7 +55,7 @@ DAMAGES: dict[str, Any] = {
     "model.safetensors has changed since it was written": lambda path: flip(path / "model.safetensors"),
     "model.safetensors has 100 bytes, not 200": lambda path: (path / "model.safetensors").write_bytes(bytes(100)),
     "parts/optimizer.pt is missing": lambda path: (path / "parts/optimizer.pt").unlink(),
-    "it has no manifest.json, so it was not written to its end": lambda path: (path / "manifest.json").unlink(),
+    "it has no manifest.json, so writing it did not finish": lambda path: (path / "manifest.json").unlink(),
     "manifest.json is damaged": lambda path: (path / "manifest.json").write_text('{"files": [1]}'),
 }
 
@@ -69,7 +67,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, message: str) -> No
     assert last_checkpoint(tmp_path) == newest
     assert damage_of(newest) is None
     DAMAGES[message](newest)
-    with pytest.warns(UserWarning, match=f"checkpoint-10 is passed over: {message}"):
+    with pytest.warns(UserWarning, match=f"skipping .*checkpoint-10: {message}"):
         assert last_checkpoint(tmp_path) == whole
 
 
@@ -245,7 +243,7 @@ def test_a_run_goes_on_with_the_data_it_began_with(tmp_path: Path, phase: str) -
     assert prepared_file.read_bytes() == before
     lines = data.read_text().splitlines(keepends=True)
     data.write_text("".join(lines[1:] + lines[:1]))
-    with pytest.raises(DataError, match="run: the training data is no longer what the run began with"):
+    with pytest.raises(DataError, match="run: the training data has changed since the run began"):
         go(resume=True)
     assert prepared_file.read_bytes() == before
     assert not list((folder / "run").glob("*.partial"))
@@ -254,7 +252,7 @@ def test_a_run_goes_on_with_the_data_it_began_with(tmp_path: Path, phase: str) -
 def test_machines_that_share_a_directory_prepare_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with prepared(tmp_path / "rows.jsonl") as first:
         first.write(b"one\n")
-        monkeypatch.setattr("pyterrier_csplade.training.prepared.rank", lambda: 8)
+        monkeypatch.setattr(checkpoints, "rank", lambda: 8)
         with prepared(tmp_path / "rows.jsonl") as second:
             second.write(b"one\ntwo\n")
         first.write(b"two\n")

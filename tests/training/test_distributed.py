@@ -12,13 +12,10 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
+from inside.training import Collator, ContrastiveObjective, GradientCache, Labels, batches, ranking_loss, run
 from pyterrier_csplade import ConfigError, Contract
 from pyterrier_csplade.model.backbone import Backbone
 from pyterrier_csplade.training import LoraSettings, ValidationSettings, adapt, train
-from pyterrier_csplade.training.batches import Collator, Labels
-from pyterrier_csplade.training.gradient_cache import GradientCache
-from pyterrier_csplade.training.losses import ranking_loss
-from pyterrier_csplade.training.objective import ContrastiveObjective
 from support import models
 from support.paths import TESTS
 from support.processes import torchrun
@@ -100,7 +97,7 @@ def test_two_processes_validate_as_one(base: Path, two_processes: Path, tmp_path
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyterrier_csplade.training.run.start_processes", lambda **_: 2)
+    monkeypatch.setattr(run, "start_processes", lambda **_: 2)
     with pytest.raises(
         ConfigError, match="batch_size 7 is that of all processes together and cannot be divided by 2 processes"
     ):
@@ -112,7 +109,7 @@ def test_cached_gradients_are_those_of_the_whole_graph(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: LoraSettings | None
 ) -> None:
     """With dropout, too: both ways cut the batch into the same parts here, so that they draw the same random numbers."""
-    monkeypatch.setattr("pyterrier_csplade.training.batches._CHUNK", 4)
+    monkeypatch.setattr(batches, "_CHUNK", 4)
     runs = []
     for accumulation in (1, 2):
         settings = SETTINGS | {"gradient_accumulation_steps": accumulation, "gradient_checkpointing": accumulation == 2}

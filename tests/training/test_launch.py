@@ -17,9 +17,9 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
+from inside.training import contrastive, last_checkpoint
 from pyterrier_csplade import ConfigError
 from pyterrier_csplade.training import LoraSettings, ValidationSettings, adapt, train
-from pyterrier_csplade.training.checkpoints import last_checkpoint
 from support import models
 from support.paths import TESTS
 from support.processes import torchrun
@@ -71,7 +71,7 @@ def test_qlora_under_deepspeed_is_refused_before_anything_is_loaded(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", flag)
-    monkeypatch.setattr("pyterrier_csplade.training.contrastive.load_tokenizer_and_model", lambda *args: pytest.fail("loaded"))
+    monkeypatch.setattr(contrastive, "load_tokenizer_and_model", lambda *args: pytest.fail("loaded"))
     config = contrastive_config(base, tmp_path / "run", lora=LoraSettings(**LORA), quantization="nf4")
     with pytest.raises(ConfigError, match="DeepSpeed cannot divide weights of 4 bits: launch with FSDP"):
         train(config)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from pyterrier_csplade import ConfigError
-from pyterrier_csplade.training.batches import Labels
-from pyterrier_csplade.training.losses import (
+from inside.training import (
+    ContrastiveObjective,
     DocumentFrequencies,
+    Labels,
     anti_zero,
     df_factor,
     df_flops,
@@ -22,7 +22,7 @@ from pyterrier_csplade.training.losses import (
     l1,
     margin_mse_loss,
 )
-from pyterrier_csplade.training.objective import ContrastiveObjective
+from pyterrier_csplade import ConfigError
 from support.training_runs import contrastive_config
 
 RNG = np.random.default_rng(3)

@@ -12,14 +12,22 @@ import numpy as np
 import pytest
 import torch
 
+from inside.training import (
+    Collator,
+    Labels,
+    PackedDataset,
+    RowDataset,
+    TrainingRow,
+    batches,
+    pack_corpus,
+    passage_text,
+    read_rows,
+    write_rows,
+)
 from pyterrier_csplade import Contract, DataError
 from pyterrier_csplade.data.jsonl import read_jsonl
 from pyterrier_csplade.data.sources import read_corpus
 from pyterrier_csplade.model.backbone import Backbone
-from pyterrier_csplade.training.batches import Collator, Labels, RowDataset, write_rows
-from pyterrier_csplade.training.packing import PackedDataset, pack_corpus
-from pyterrier_csplade.training.readers import read_rows
-from pyterrier_csplade.training.rows import TrainingRow, passage_text
 from support import models
 
 ROW = {"query": "q", "positive_passages": [{"text": "p"}], "negative_passages": [{"text": "n"}]}
@@ -181,7 +189,7 @@ def test_no_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 2, 32])
 def test_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr("pyterrier_csplade.training.batches._CHUNK", chunk)
+    monkeypatch.setattr(batches, "_CHUNK", chunk)
     contract = Contract(query_prefix="q: ", document_prefix="d: ", document_length=40)
     backbone = Backbone(models.language_model(), models.tokenizer(), contract)
     dataset = make_dataset(tmp_path, negatives=2)

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 
+from inside.training import TrainingRow, read_rows
 from pyterrier_csplade import DataError
-from pyterrier_csplade.training.readers import read_rows
-from pyterrier_csplade.training.rows import TrainingRow
 
 
 class FakeDataset:

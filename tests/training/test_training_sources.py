@@ -9,11 +9,10 @@ from typing import Any
 import ir_datasets
 import pytest
 
+from inside.training import TrainingRow, read_rows
 from pyterrier_csplade import DataError
 from pyterrier_csplade.data.directory import CollectionFiles
 from pyterrier_csplade.data.sources import read_corpus
-from pyterrier_csplade.training.readers import read_rows
-from pyterrier_csplade.training.rows import TrainingRow
 from support.paths import SHARED
 from support.training_runs import DOCS, TRIPLES, make_collection
 

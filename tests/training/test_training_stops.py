@@ -12,13 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pyterrier_csplade import ConfigError, DataError
-from pyterrier_csplade._errors import TrainingError
+from inside.training import CurvesTrainer, GradientCache, last_checkpoint, objective, ranking_loss
+from pyterrier_csplade import ConfigError, DataError, TrainingError
 from pyterrier_csplade.training import LoraSettings, adapt, train
-from pyterrier_csplade.training.checkpoints import last_checkpoint
-from pyterrier_csplade.training.gradient_cache import GradientCache
-from pyterrier_csplade.training.losses import ranking_loss
-from pyterrier_csplade.training.trainer import CurvesTrainer
 from support.training_runs import LORA, adaptation_config, contrastive_config, log_of, make_base
 
 
@@ -80,7 +76,7 @@ def test_a_lost_loss_stops_the_run(base: Path, tmp_path: Path, monkeypatch: pyte
         steps.append(1)
         return ranking_loss(*args) * (value if len(steps) == 3 else 1)
 
-    monkeypatch.setattr("pyterrier_csplade.training.objective.ranking_loss", broken)
+    monkeypatch.setattr(objective, "ranking_loss", broken)
     with pytest.raises(TrainingError, match=f"step 3: the loss is {value}"):
         train(contrastive_config(base, tmp_path / "run", steps=5))
     assert len(log_of(tmp_path / "run")) == 2
