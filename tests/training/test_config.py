@@ -74,7 +74,7 @@ def test_json_and_lists_and_nested_settings(tmp_path: Path) -> None:
         (TRAIN + "temperature: 0\n", r"temperature must be positive, found 0.0"),
         (TRAIN + "temperature: .nan\n", r"temperature: expected float, found nan"),
         (TRAIN + "gradient_accumulation_steps: 3\n", r"3 does not divide batch_size 32"),
-        (TRAIN.replace("d.jsonl", "[]"), r"data names no file"),
+        (TRAIN.replace("d.jsonl", "[]"), r"data must not be empty"),
         (TRAIN.replace("d.jsonl", "[1]"), r"data: expected str, found 1"),
         (TRAIN.replace("d.jsonl", "3"), r"data: expected str, found 3"),
         ("model: m\noutput: o\n", r"missing setting 'learning_rate', 'steps', and 'data'"),

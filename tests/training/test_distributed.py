@@ -98,9 +98,7 @@ def test_two_processes_validate_as_one(base: Path, two_processes: Path, tmp_path
 
 def test_a_batch_that_cannot_be_divided_is_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "start_processes", lambda **_: 2)
-    with pytest.raises(
-        ConfigError, match="batch_size 7 is that of all processes together and cannot be divided by 2 processes"
-    ):
+    with pytest.raises(ConfigError, match="batch_size 7, which counts all processes, cannot be divided by 2 processes"):
         train(contrastive_config(base, tmp_path / "run", batch_size=7))
 
 

@@ -246,6 +246,18 @@ def test_a_batch_is_cut_into_as_many_parts(tmp_path: Path) -> None:
         assert [len(part["input_ids"]) for part in batch["passages"]] == passages
 
 
+def test_texts_are_cut_as_another_contract_says() -> None:
+    """As in validation, whose lengths are not those of training."""
+    backbone = Backbone(models.language_model(), models.tokenizer(), Contract(query_length=3, document_length=5))
+    other = backbone.contract.replace(query_length=4, document_length=9)
+    wanted: dict[Any, tuple[int, int]] = {"query": (3, 4), "document": (5, 9)}
+    for role, lengths in wanted.items():
+        found = [backbone.tokenize(["dogs and cats " * 9], role, contract) for contract in (None, other)]
+        assert tuple(len(sequences[0]) for sequences, _ in found) == lengths and [cut for _, cut in found] == [1, 1]
+        assert found[1][0][0][: lengths[0]] == found[0][0][0]
+    assert backbone.contract.document_length == 5
+
+
 # ---------------------------------------------------------------------- a teacher's scores
 
 
