@@ -20,15 +20,16 @@ from .distributed import rank
 #: The checkpoints, in a run's directory.
 CHECKPOINTS = "checkpoints"
 _MANIFEST = "manifest.json"
+_UNFINISHED = ".unfinished"
 
 
 def unfinished(directory: Path) -> Path:
     """Return where a checkpoint is written before it moves to ``directory``."""
-    return directory / ".unfinished"
+    return directory / _UNFINISHED
 
 
 def publish(written: Path, processes: int) -> None:
-    """Seal a checkpoint that was written in ``unfinished(directory)``, and move it to ``directory``.
+    """Seal a checkpoint, and move it to its place if it was written in ``unfinished(directory)``.
 
     Args:
         written: The checkpoint.
@@ -41,6 +42,8 @@ def publish(written: Path, processes: int) -> None:
     manifest = written / _MANIFEST
     manifest.write_text(json.dumps({"format": 1, "processes": processes, "files": files}, indent=1) + "\n", encoding="utf-8")
     sync(manifest)
+    if written.parent.name != _UNFINISHED:
+        return
     target = written.parent.parent / written.name
     if target.exists():
         shutil.rmtree(target)

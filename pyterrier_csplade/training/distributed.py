@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -161,30 +163,32 @@ def reads_weights_of(module: nn.Module, other: nn.Module) -> None:
 
 
 @contextmanager
-def in_one_piece() -> Iterator[None]:
-    """Let transformers load models whole, where it would divide them among the processes (ZeRO-3)."""
-    reference = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = reference
-
-
-@contextmanager
 def values_only() -> Iterator[None]:
-    """Let DeepSpeed load tensors, numbers and its own settings, where it would load any pickle of a checkpoint, code too."""
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
+    """Let DeepSpeed load tensors, numbers and its own settings only; by itself, it runs any code in a checkpoint's pickles."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # of torch, for all of its loading
     before = os.environ.get(name)
     os.environ[name] = "1"
     try:
-        with safe_globals([ZeroStageEnum, LossScaler, fragment_address]):
+        with safe_globals(_deepspeed_settings()):
             yield
     finally:
         os.environ.pop(name)
         if before is not None:
             os.environ[name] = before
+
+
+# Classes of DeepSpeed, which are no public interface, in its checkpoints.
+_SETTINGS = {
+    "deepspeed.runtime.fp16.loss_scaler": "LossScaler",
+    "deepspeed.runtime.zero.config": "ZeroStageEnum",
+    "deepspeed.utils.tensor_fragment": "fragment_address",
+}
+
+
+def _deepspeed_settings() -> list[Any]:
+    """Return those of the classes that this DeepSpeed has; a checkpoint that holds others is refused by name."""
+    found = []
+    for module, name in _SETTINGS.items():
+        with suppress(ImportError, AttributeError):
+            found.append(getattr(importlib.import_module(module), name))
+    return found

@@ -74,7 +74,7 @@ class GradientCache:
 
     @contextlib.contextmanager
     def _synchronised(self, last: bool) -> Iterator[None]:
-        self.accelerator.gradient_state._set_sync_gradients(last)  # DeepSpeed does its optimizer step after the last
+        self.accelerator.sync_gradients = last  # DeepSpeed does its optimizer step after the last
         # Sharded models average after every part: whole gradients until the last would need the memory that they save.
         wait = not last and not self.sharded
         context: AbstractContextManager[Any] = self.accelerator.no_sync(self.model) if wait else contextlib.nullcontext()

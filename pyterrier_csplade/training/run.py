@@ -19,7 +19,8 @@ from pyterrier_csplade.model.hub import check_published, load_tokenizer, save_to
 
 from .checkpoints import CHECKPOINTS
 from .config import LoraSettings, TrainingConfig, check_batch
-from .distributed import choose_precision, in_one_piece, launched_with_deepspeed, start_processes
+from .distributed import choose_precision, launched_with_deepspeed, start_processes
+from .trainer import in_one_piece
 
 
 def open_output(config: TrainingConfig, resume: bool) -> Path:
@@ -61,7 +62,7 @@ def training_arguments(config: TrainingConfig, *, pieces: int) -> TrainingArgume
     processes = start_processes(use_cpu=use_cpu)
     choose_precision(bf16=config.bf16)
     check_batch(config, processes, pieces)
-    arguments = TrainingArguments(
+    return _Arguments(
         output_dir=str(Path(config.output) / CHECKPOINTS),
         max_steps=config.steps,
         per_device_train_batch_size=config.batch_size // (processes * pieces),
@@ -83,9 +84,14 @@ def training_arguments(config: TrainingConfig, *, pieces: int) -> TrainingArgume
         ddp_find_unused_parameters=False,
         use_cpu=use_cpu,
     )
-    # Several devices in one process would multiply the batch: transformers would divide it among them (DataParallel).
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
+
+
+class _Arguments(TrainingArguments):
+    """Arguments of a process that uses one device: with several, transformers would multiply the batch (DataParallel)."""
+
+    @property
+    def n_gpu(self) -> int:
+        return min(super().n_gpu, 1)
 
 
 def load_tokenizer_and_model(

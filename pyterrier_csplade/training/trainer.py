@@ -1,4 +1,7 @@
-"""What transformers' Trainer lacks: curves of any figure, whole checkpoints, exact resuming, stops that say why."""
+"""transformers' Trainer with curves of any figure, whole checkpoints, exact resuming, and stops that give their reason.
+
+This is the only file that uses private interfaces of transformers. Where one is missing, a public one takes its place.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import re
 import shutil
 import warnings
 from collections import defaultdict
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,6 +24,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer, TrainerCallback
+from transformers.integrations import deepspeed
 
 from pyterrier_csplade._errors import DataError, TrainingError, TrainingInterruptedError
 from pyterrier_csplade.storage.signals import StopRequest
@@ -35,6 +40,14 @@ LOG_FILE = "training_log.json"
 WEIGHTS_FILE = "model.safetensors"
 _FIGURES = "figures.json"
 _LOSS = "loss.json"
+
+# Private interfaces of transformers, and what happens without them: checkpoints are written in their place and sealed there;
+# the norm of a gradient is checked when it is logged; the first loss after resuming is a mean over fewer steps; a model that
+# was loaded whole at the end of a ZeRO-3 run leaves the setting off.
+_WRITES_ASIDE = hasattr(Trainer, "_save_checkpoint") and hasattr(Trainer, "_get_output_dir")
+_CHECKS_NORM = hasattr(Trainer, "_get_grad_norm")
+_LOSS_SUM, _LOSS_START = "_tr_loss", "_globalstep_last_logged"
+_ZERO_SETTING = "_hf_deepspeed_config_weak_ref"
 
 
 class CurvesTrainer(Trainer):
@@ -135,6 +148,8 @@ class CurvesTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, adding the means of what was recorded since the last time, and write the curves to ``LOG_FILE``."""
+        if not _CHECKS_NORM and "grad_norm" in logs:
+            self.check_finite(torch.as_tensor(logs["grad_norm"]), "norm of the gradient")
         super().log(logs | self._figures.end_point(), *args, **kwargs)
         if self.is_world_process_zero():
             curves = json.dumps(self.state.log_history, indent=1) + "\n"
@@ -205,7 +220,6 @@ class CurvesTrainer(Trainer):
         directory.mkdir(parents=True, exist_ok=True)
         trained = {name: state[name].contiguous() for name, p in self.model.named_parameters() if p.requires_grad}
         save_file(trained, directory / WEIGHTS_FILE)
-        self.save_state(directory)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         directory = Path(resume_from_checkpoint)
@@ -217,36 +231,58 @@ class CurvesTrainer(Trainer):
             (model or self.model).load_state_dict(weights, strict=False)
 
     def _get_output_dir(self, trial: Any) -> str:
-        """Where transformers writes a checkpoint: beside its place until it is whole."""
         return str(self._target or self._checkpoints)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint that appears when it is whole, then remove old ones."""
+        """Write a checkpoint beside its place, and move it there when it is whole."""
+        if not _WRITES_ASIDE:
+            super()._save_checkpoint(model, trial)
+            return
         self._target = unfinished(self._checkpoints)
-        written = self._target / f"checkpoint-{self.state.global_step}"
         if is_first_process() and self._target.exists():
             shutil.rmtree(self._target)
         barrier()
         super()._save_checkpoint(model, trial)
+        self.seal()
+
+    def seal(self) -> None:
+        """Complete and publish the checkpoint that transformers has written, then remove old ones."""
+        written = (self._target or self._checkpoints) / f"checkpoint-{self.state.global_step}"
         self._target = None
-        loss = float(mean_over_processes(self._tr_loss.detach().clone()))
-        if is_first_process():
-            self._figures.save(written / _FIGURES)
-            (written / _LOSS).write_text(json.dumps([loss, self._globalstep_last_logged]), encoding="utf-8")
+        loss = getattr(self, _LOSS_SUM, None)
+        mean = None if loss is None else float(mean_over_processes(loss.detach().clone()))
         barrier()
         if is_first_process():
+            self._figures.save(written / _FIGURES)
+            (written / _LOSS).write_text(json.dumps([mean, getattr(self, _LOSS_START, None)]), encoding="utf-8")
+            self.save_state(written)
             save_settings(written, self.config)
             publish(written, world_size())
             remove_old(self._checkpoints, self.config.keep_checkpoints, self.state.best_global_step)
         barrier()
 
     def restore(self) -> None:
-        """Go on with what a phase knew when the checkpoint was written, and with the point of the curves that was begun."""
+        """Load the state of a phase from the checkpoint, and the figures of the point of the curves that was begun."""
         if self._resumed:
             self.load_state(self._resumed)
             self._figures.load(self._resumed / _FIGURES)
-            loss, self._globalstep_last_logged = json.loads((self._resumed / _LOSS).read_text(encoding="utf-8"))
-            self._tr_loss += loss
+            loss, start = json.loads((self._resumed / _LOSS).read_text(encoding="utf-8"))
+            total = getattr(self, _LOSS_SUM, None)
+            if loss is not None and total is not None and hasattr(self, _LOSS_START):
+                total += loss
+                setattr(self, _LOSS_START, start)
+
+
+@contextmanager
+def in_one_piece() -> Iterator[None]:
+    """Let transformers load whole models, which it would divide among the processes with ZeRO-3."""
+    reference = getattr(deepspeed, _ZERO_SETTING, None)
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if hasattr(deepspeed, _ZERO_SETTING):
+            setattr(deepspeed, _ZERO_SETTING, reference)
 
 
 def _unsupported(error: UnpicklingError) -> str:
@@ -271,6 +307,10 @@ class _Progress(TrainerCallback):
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.trainer.end_step()
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        if not _WRITES_ASIDE:
+            self.trainer.seal()
 
 
 class Figures:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from pyterrier_csplade.training import adaptation, batches, checkpoints, contrastive, objective, run, streamed_loss, trainer
+from pyterrier_csplade.training import (
+    adaptation,
+    batches,
+    checkpoints,
+    contrastive,
+    distributed,
+    objective,
+    run,
+    streamed_loss,
+    trainer,
+)
 from pyterrier_csplade.training.adaptation import Predictor, draw_positions
 from pyterrier_csplade.training.batches import Collator, Labels, RowDataset, write_rows
 from pyterrier_csplade.training.checkpoints import damage_of, last_checkpoint, prepared, publish, remove_old, unfinished
@@ -57,6 +67,7 @@ __all__ = [
     "damage_of",
     "df_factor",
     "df_flops",
+    "distributed",
     "draw_positions",
     "flops",
     "kl_loss",

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from inside.training import CurvesTrainer, GradientCache, last_checkpoint, objective, ranking_loss
+from inside.training import CurvesTrainer, GradientCache, last_checkpoint, objective, ranking_loss, trainer
 from pyterrier_csplade import ConfigError, DataError, TrainingError
 from pyterrier_csplade.training import LoraSettings, adapt, train
 from support.training_runs import LORA, adaptation_config, contrastive_config, log_of, make_base
@@ -96,6 +96,23 @@ def test_a_lost_gradient_stops_the_run(base: Path, tmp_path: Path, monkeypatch: 
     newest = last_checkpoint(tmp_path / "run/checkpoints")
     assert newest is not None and newest.name == "checkpoint-2"
     assert all(torch.isfinite(values).all() for values in load_file(newest / "model.safetensors").values())
+
+
+def test_a_lost_gradient_stops_the_run_where_only_its_logged_norm_is_known(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_CHECKS_NORM", False)
+    monkeypatch.delattr(CurvesTrainer, "_get_grad_norm")
+    backward = GradientCache.backward
+
+    def broken(self: GradientCache, gradient: torch.Tensor) -> None:
+        backward(self, gradient)
+        next(self.model.parameters()).grad[0, 0] = math.nan
+
+    monkeypatch.setattr(GradientCache, "backward", broken)
+    with pytest.raises(TrainingError, match="the norm of the gradient is nan"):
+        train(contrastive_config(base, tmp_path / "run", save_steps=1))
+    assert last_checkpoint(tmp_path / "run/checkpoints") is None
 
 
 def test_checkpoints_of_another_run_are_not_mixed(base: Path, tmp_path: Path) -> None:
