@@ -113,7 +113,10 @@ def test_passage_text() -> None:
         ({**ROW, "positive_passages": ["p"]}, "line 2: positive_passages: expected objects with a 'text', found 'p'"),
         ({**ROW, "negative_passages": [{"docid": 1}]}, "line 2: negative_passages: expected objects with a 'text'"),
         ({**ROW, "negative_passages": [{"text": None}]}, "line 2: negative_passages: expected objects with a 'text'"),
-        ({**ROW, "negative_passages": [{"text": "a", "title": 3}]}, "line 2: negative_passages: a title is no text: 3"),
+        (
+            {**ROW, "negative_passages": [{"text": "a", "title": 3}]},
+            "line 2: negative_passages: expected a title to be a string, found 3",
+        ),
         ({**ROW, "query": 7}, "line 2: the query: expected text, found 7"),
         ({**ROW, "query": " "}, "line 2: the query is empty"),
         ({**ROW, "negative_passages": [{"text": "\n"}]}, "line 2: a passage is empty"),
@@ -287,9 +290,9 @@ def test_scores_of_a_teacher_follow_their_passages(tmp_path: Path) -> None:
     ("score", "message"),
     [
         (None, "rows.jsonl, line 2: 1 of 2 passages have a score; give all of them one, or none"),
-        ("3", "line 2: a score is no finite number: '3'"),
-        (True, "line 2: a score is no finite number: True"),
-        (float("nan"), "line 2: a score is no finite number: nan"),
+        ("3", "line 2: expected a score to be a finite number, found '3'"),
+        (True, "line 2: expected a score to be a finite number, found True"),
+        (float("nan"), "line 2: expected a score to be a finite number, found nan"),
     ],
 )
 def test_bad_scores(tmp_path: Path, score: Any, message: str) -> None:

@@ -106,7 +106,7 @@ def test_rows_of_ir_datasets(monkeypatch: pytest.MonkeyPatch, has: dict[str, Any
 def test_a_relevant_document_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = FakeDataset()
     dataset.documents = "a"
-    with pytest.raises(DataError, match="fake, query 2: the document 'c' is not in the corpus"):
+    with pytest.raises(DataError, match="fake, query 2: the document 'c' is not in the collection"):
         rows_of(monkeypatch, dataset)
-    with pytest.raises(DataError, match="fake, query 2: the document 'c' is not in the corpus"):
+    with pytest.raises(DataError, match="fake, query 2: the document 'c' is not in the collection"):
         rows_of(monkeypatch, FakeIrds("ab", qrels=QRELS))

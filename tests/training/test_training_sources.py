@@ -89,7 +89,7 @@ def test_bad_rows_are_counted_and_the_first_are_named(tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith("4 of the first 7 rows cannot be used, the first 3: ")
     assert [f"line {n}:" in message for n in (2, 3, 5, 6)] == [True, True, True, False]
-    assert message.endswith("(mend the data, or allow 4 of them with max_bad_rows)")
+    assert message.endswith("(correct the data, or allow 4 bad rows with max_bad_rows)")
 
 
 def test_allowed_bad_rows_are_left_out_with_a_warning(tmp_path: Path) -> None:
