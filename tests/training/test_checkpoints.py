@@ -237,7 +237,7 @@ def test_another_number_of_processes_is_said(base: Path, tmp_path: Path) -> None
     train(config)
     manifest = tmp_path / "run/checkpoints/checkpoint-2/manifest.json"
     manifest.write_text(manifest.read_text().replace('"processes": 1', '"processes": 4'))
-    with pytest.warns(UserWarning, match="checkpoint-2 is of 4 processes, this run has 1"):
+    with pytest.warns(UserWarning, match="checkpoint-2 was written by 4 processes, this run has 1"):
         train(config, resume=True)
 
 
@@ -320,5 +320,5 @@ def test_a_checkpoint_cannot_run_code(
     publish(written, processes=1)
     assert last_checkpoint(run / "checkpoints") == run / "checkpoints/checkpoint-4"
     assert main(["train", str(write_config(base, run)), "--resume"]) == 2
-    assert re.search("checkpoint-4 holds more than tensors and numbers, .*mkdir", capsys.readouterr().err)
+    assert re.search("checkpoint-4 holds more than tensors and numbers and .*mkdir", capsys.readouterr().err)
     assert not trace.exists()
