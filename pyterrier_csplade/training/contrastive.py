@@ -106,7 +106,7 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
 
     Raises:
         ConfigError: ``config.output`` holds checkpoints of another run.
-        DataError: A training row cannot be used, or there is none.
+        DataError: A training row cannot be used, or there are no rows.
         TrainingError: The loss is not finite, or the run has collapsed.
     """
     output = open_output(config, resume)

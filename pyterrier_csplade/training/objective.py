@@ -26,7 +26,7 @@ Figures = dict[str, Tensor | float]
 class ContrastiveObjective:
     """Computes L = L_rank + lambda_Q * R(Q) + lambda_D * R(D) (paper, section 3.2) and the configuration's other terms.
 
-    The vectors are those of the whole batch, over all processes, so that every process computes the same loss.
+    It takes the vectors of the whole batch, over all processes, so that every process computes the same loss.
     """
 
     def __init__(self, config: ContrastiveConfig) -> None:

@@ -31,7 +31,7 @@ def like_accelerators(*args: Any, **kwargs: Any) -> Any:
 
 
 def record_held(self: CurvesTrainer) -> None:
-    """Note the bytes of the adapted layers' weights, and those of them that are in this process; then go on as always."""
+    """Record the bytes of the adapted layers' weights, whole and in this process, then continue."""
     weights = [
         weight
         for name, weight in self.model_wrapped.named_parameters()

@@ -1,4 +1,4 @@
-"""Checkpoints survive kills and damage, and a run that goes on ends as one that was never stopped."""
+"""Checkpoints survive kills and damage, and a resumed run ends as one that was never stopped."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_sigterm_saves_and_the_run_goes_on_exactly(
     check_same_end(whole, tmp_path / "run")
 
 
-def test_a_run_goes_on_exactly_where_transformers_lacks_its_private_interfaces(
+def test_a_run_resumes_exactly_without_the_private_interfaces_of_transformers(
     base: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Checkpoints are then sealed in their place, and the first loss after resuming is a mean over fewer steps."""
@@ -218,7 +218,7 @@ def test_sigterm_in_the_adaptation_phase(base: Path, tmp_path: Path, monkeypatch
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, 0.03, 0.3, 1.0])
 def test_sigkill_at_any_point(base: Path, whole: Path, tmp_path: Path, seconds: float) -> None:
-    """The process dies some time after its first checkpoint begins to appear, then goes on until it is done."""
+    """The process dies some time after its first checkpoint begins to appear, and is then resumed to the end."""
     config = write_config(base, tmp_path / "run")
     command = [sys.executable, "-m", "pyterrier_csplade", "train", str(config), "--resume"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS.parent)}
@@ -257,7 +257,7 @@ def test_settings_that_changed_are_said(base: Path, tmp_path: Path, phase: str) 
         go(other, resume=True)
 
 
-# ---------------------------------------------------------------------- what a run goes on with
+# ---------------------------------------------------------------------- the data of a resumed run
 
 
 @pytest.mark.parametrize("phase", ["contrastive", "adaptation"])

@@ -36,7 +36,7 @@ from support.processes import torchrun
 from support.training_runs import adaptation_config, contrastive_config, log_of, make_base
 from support.validated_runs import VALIDATED, check_validated, validation
 
-# A batch of 8 queries, with weights of the regularisers at which they matter, for as many steps as go over two epochs.
+# Batches of 8 queries over two epochs, with regularisers that are heavy enough to matter.
 SETTINGS: dict[str, Any] = {
     "batch_size": 8, "steps": 5, "lambda_query": 0.01, "lambda_document": 0.02, "flops_warmup_steps": 2, "learning_rate": 1e-3,
     "warmup_steps": 2,

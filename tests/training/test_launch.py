@@ -132,7 +132,7 @@ QLORA_RUNS: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module", params=["fsdp", "deepspeed"])
 def sharded(request: pytest.FixtureRequest, base: Path) -> Path:
-    """Runs of two processes on CPUs, divided as shipped configurations have it."""
+    """Runs of two processes on CPUs, sharded as in the shipped configurations."""
     if request.param == "deepspeed":
         pytest.importorskip("deepspeed", reason="pip install deepspeed")
     wanted = [*RUNS, *QLORA_RUNS] if request.param == "fsdp" else RUNS
@@ -205,7 +205,7 @@ def test_a_sharded_run_goes_on_exactly(sharded: Path, whole: str, resumed: str) 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["full", "lora", "half", "qlora", "half qlora"])
 def test_each_process_holds_its_part_of_the_layers_only(sharded: Path, name: str) -> None:
-    """Half of their bytes, or all those of 4-bit weights: two weights a byte."""
+    """Half of the bytes, or all bytes of 4-bit weights, with two weights per byte."""
     if sharded.name == "deepspeed":
         pytest.skip("asked of FSDP only")
     numbers = [json.loads((sharded / name / f"held-{rank}.json").read_text()) for rank in range(2)]

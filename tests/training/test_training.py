@@ -110,7 +110,7 @@ def test_first_step_equals_numpy(base: Path, tmp_path: Path, monkeypatch: pytest
             ids = backbone.tokenize([text], role)[0]
             return np.log1p(np.maximum(backbone.reference_logits(**backbone.collate(ids)).numpy()[0].astype(float), 0))
 
-    rows = batches[1]  # the first is that of the pre-flight
+    rows = batches[1]  # the first is the batch of the pre-flight
     queries = np.array([encode(row["query"], "query") for row in rows])
     texts = [row["positive"] for row in rows] + [text for row in rows for text in row["negatives"]]
     passages = np.array([encode(text, "document") for text in texts])

@@ -221,7 +221,7 @@ def test_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) ->
 
 
 def test_short_texts_share_a_part_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At most 32 texts of full length, of shorter ones as many as have their tokens, and at most 128."""
+    """A part has at most 32 texts of full length, or up to 128 shorter texts with at most their number of tokens."""
     backbone = Backbone(models.language_model(), models.tokenizer(), Contract(document_length=40))
     texts = [*["dogs and cats " * 60] * 40, *["dogs and cats " * 5] * 200, *["a"] * 300]
     row = {"query": "q", "positive": "p", "negatives": texts, "positives": ["p"], "scores": None}
@@ -250,7 +250,7 @@ def test_a_batch_is_cut_into_as_many_parts(tmp_path: Path) -> None:
 
 
 def test_texts_are_cut_as_another_contract_says() -> None:
-    """As in validation, whose lengths are not those of training."""
+    """Validation encodes with other lengths than training."""
     backbone = Backbone(models.language_model(), models.tokenizer(), Contract(query_length=3, document_length=5))
     other = backbone.contract.replace(query_length=4, document_length=9)
     wanted: dict[Any, tuple[int, int]] = {"query": (3, 4), "document": (5, 9)}

@@ -48,7 +48,7 @@ class Store(dict[str, Record]):
 
 
 class FakeIrds:
-    """A dataset of ir_datasets with what is asked for."""
+    """A dataset of ir_datasets with the given parts."""
 
     def __init__(self, documents: str = "abcd", **has: Any) -> None:
         self.documents = documents

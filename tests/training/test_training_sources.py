@@ -110,7 +110,7 @@ def test_a_file_of_another_form_is_not_read_to_its_end(tmp_path: Path) -> None:
 
 
 def register(tmp_path: Path) -> str:
-    """A dataset of ir_datasets with docpairs, as those of msmarco-passage/train."""
+    """A dataset of ir_datasets with docpairs, like msmarco-passage/train."""
     from ir_datasets.formats import TrecQrels, TsvDocPairs, TsvDocs, TsvQueries
     from ir_datasets.util import LocalDownload
 
@@ -155,7 +155,7 @@ def test_docpairs_of_ir_datasets(tmp_path: Path) -> None:
     ],
 )
 def test_collections_as_they_are(name: str, rows: int, positives: int | None) -> None:
-    """The counts stand in the collections' descriptions."""
+    """The counts come from the collections' descriptions."""
     found = list(read_rows(str(SHARED / name)))
     assert len(found) == rows
     if positives:

@@ -25,7 +25,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check_resume(phase: Callable[..., Path], make_config: Callable[[Path], Any], tmp_path: Path) -> None:
-    """A run that stopped in the middle of its fifth step and went on ends as one that did not; steps run over two epochs."""
+    """A run that stopped in its fifth step and was resumed ends as one that did not stop; the steps cover two epochs."""
     whole = phase(make_config(tmp_path / "whole"))
     check = CurvesTrainer.check_finite
 
