@@ -35,6 +35,7 @@ def publish(written: Path, processes: int) -> None:
         written: The checkpoint.
         processes: Number of processes of the run.
     """
+    (written / _MANIFEST).unlink(missing_ok=True)  # of an earlier checkpoint in the same place
     files = {}
     for path in sorted(path for path in written.rglob("*") if path.is_file()):
         sync(path)

@@ -86,6 +86,14 @@ def test_an_unfinished_checkpoint_is_none(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) is None
 
 
+def test_a_checkpoint_is_sealed_in_its_place_as_often_as_it_is_written(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path, 5)
+    (checkpoint / "model.safetensors").write_bytes(bytes(300))
+    assert damage_of(checkpoint) is not None
+    publish(checkpoint, processes=1)
+    assert damage_of(checkpoint) is None and last_checkpoint(tmp_path) == checkpoint
+
+
 def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
     for step in (2, 4, 6, 8, 10):
         write_checkpoint(tmp_path, step)
