@@ -78,15 +78,20 @@ class Backbone(nn.Module):
         """The attention implementation that the model was loaded with."""
         return str(self._lm.config._attn_implementation)
 
-    def tokenize(self, texts: Sequence[str], role: Role) -> tuple[list[list[int]], int]:
+    def tokenize(self, texts: Sequence[str], role: Role, contract: Contract | None = None) -> tuple[list[list[int]], int]:
         """Turn texts into token ids as the contract says: prefix, BOS, EOS, maximum length.
 
         An empty text has no tokens, whatever the contract adds.
 
+        Args:
+            texts: The texts.
+            role: Whether they are queries or documents.
+            contract: A contract with other lengths; the model's own by default.
+
         Returns:
             The ids of each text (one copy for echo), and how many texts were cut.
         """
-        contract, tokenizer = self.contract, self.tokenizer
+        contract, tokenizer = contract or self.contract, self.tokenizer
         prefix = contract.query_prefix if role == "query" else contract.document_prefix
         length = contract.query_length if role == "query" else contract.document_length
         before = [tokenizer.bos_token_id] if contract.add_bos else []

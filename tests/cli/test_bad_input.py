@@ -54,7 +54,7 @@ CONFIGURATIONS: list[tuple[str | bytes | None, dict[str, Any], str]] = [
     (None, {"corpus": "c"}, "unknown setting 'corpus', which is one of the adaptation phase: pyterrier-csplade adapt"),
     (None, {"lora": {"rnk": 2}}, "lora: unknown setting 'rnk'; did you mean 'rank'?"),
     (None, {"target_nnz": {"doc": 9}}, "target_nnz: unknown setting 'doc'; did you mean 'document'?"),
-    (None, {"lora": {"target_modules": []}}, "lora: target_modules names none"),
+    (None, {"lora": {"target_modules": []}}, "lora: target_modules must not be empty"),
     (None, {"warmup_steps": -1}, "warmup_steps must not be negative, found -1"),
     (None, {"weight_decay": -0.1}, "weight_decay must not be negative, found -0.1"),
     (None, {"seed": -1}, "seed must be from 0 to 2^32 - 1, found -1"),

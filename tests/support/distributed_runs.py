@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 
-from pyterrier_csplade._errors import TrainingInterruptedError
-from pyterrier_csplade.training import LoraSettings, ValidationSettings, adapt, train
-from pyterrier_csplade.training.trainer import CurvesTrainer
+from inside.training import CurvesTrainer
+from pyterrier_csplade.training import LoraSettings, TrainingInterruptedError, ValidationSettings, adapt, train
 from support.training_runs import adaptation_config, contrastive_config
 
 

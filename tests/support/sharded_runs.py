@@ -12,15 +12,13 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 
+from inside.training import CurvesTrainer, adaptation, contrastive
+from inside.training import run as training_run
 from pyterrier_csplade.training import LoraSettings
-from pyterrier_csplade.training import adaptation as _adaptation
-from pyterrier_csplade.training import contrastive as _contrastive
-from pyterrier_csplade.training import run as _run
-from pyterrier_csplade.training.trainer import CurvesTrainer
 
 
 def like_accelerators(*args: Any, **kwargs: Any) -> Any:
-    arguments = _run.training_arguments(*args, **kwargs)
+    arguments = training_run.training_arguments(*args, **kwargs)
     assert arguments.device.type == "cpu"
     if "ACCELERATE_USE_DEEPSPEED" in os.environ:
         from deepspeed import comm
@@ -48,6 +46,6 @@ def record_held(self: CurvesTrainer) -> None:
 if __name__ == "__main__":
     restore = CurvesTrainer.restore
     setattr(CurvesTrainer, "restore", record_held)  # noqa: B010
-    for phase in (_adaptation, _contrastive):
+    for phase in (adaptation, contrastive):
         setattr(phase, "training_arguments", like_accelerators)  # noqa: B010
     runpy.run_path(str(Path(__file__).with_name("distributed_runs.py")), run_name="__main__")

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
+from inside.training import POSTING_BYTES, BudgetSchedule, RampSchedule, make_schedule
 from pyterrier_csplade import ConfigError
 from pyterrier_csplade.training import ContrastiveConfig, TargetNnz, load_config, train
-from pyterrier_csplade.training.config import POSTING_BYTES
-from pyterrier_csplade.training.schedules import BudgetSchedule, RampSchedule, make_schedule
 from support.training_runs import contrastive_config, log_of, make_base
 
 

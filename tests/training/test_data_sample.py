@@ -183,7 +183,7 @@ def test_a_slice_of_a_pyterrier_dataset() -> None:
     ("settings", "message"),
     [
         ({"validation": {"collection": "c", "patience": -1}}, "patience must not be negative, found -1"),
-        ({"validation": {"collection": "c", "measures": []}}, "measures names none"),
+        ({"validation": {"collection": "c", "measures": []}}, "measures must not be empty"),
         ({"validation": {"collection": "c", "measures": "nDCG@10"}}, "expected a list, found 'nDCG@10'"),
         ({"validation": {"collection": "c", "queries": 0}}, "queries must be positive, found 0"),
         ({"target_index_mb": 0.0, "target_index_documents": 5}, "target_index_mb must be positive, found 0.0"),

@@ -185,7 +185,7 @@ def test_what_does_not_fit_is_said(base: Path, tmp_path: Path, monkeypatch: pyte
     assert any("GB, 5.0 GB are free" in text for text in dry_run(config, like="meta-llama/Llama-3.1-8B").problems)
     with pytest.raises(ConfigError, match="unknown GPU 'h1000'; known are a100-40gb, .*h200"):
         dry_run(config, gpu="h1000")
-    with pytest.raises(ConfigError, match="batch_size 24 is that of all processes together and cannot be divided by 5 proc"):
+    with pytest.raises(ConfigError, match="batch_size 24, which counts all processes, cannot be divided by 5 proc"):
         dry_run(config, gpus=5)
     with pytest.raises(ConfigError, match="gpus must be positive, found 0"):
         dry_run(config, gpus=0)

@@ -86,11 +86,10 @@ class Validation(TrainerCallback):
     def encode(self, texts: list[str], role: Role) -> csr_matrix:
         """Encode texts in every process alike, as a model in pieces needs it; rows in the order of the texts."""
         backbone, model = self.backbone, self.trainer.model_wrapped
-        before, training = backbone.contract, model.training
-        backbone.contract = self.contract
+        training = model.training
         model.eval()
         try:
-            sequences = backbone.tokenize(texts, role)[0]
+            sequences = backbone.tokenize(texts, role, self.contract)[0]
             order = sorted(range(len(texts)), key=lambda row: -len(sequences[row]))
             filled = [row for row in order if sequences[row]]
             with torch.no_grad():
@@ -99,7 +98,6 @@ class Validation(TrainerCallback):
                     for start in range(0, len(filled), _BATCH)
                 ]
         finally:
-            backbone.contract = before
             model.train(training)
         empty = csr_matrix((len(texts) - len(filled), len(backbone.vocabulary)), dtype=np.float32)
         return vstack([*blocks, empty], format="csr")[np.argsort(order, kind="stable")]
