@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from inside.planning import add_lora
 from pyterrier_csplade import ConfigError
 from pyterrier_csplade.training import LoraSettings
-from pyterrier_csplade.training.planning.cost import GPUS, Load, Method, memory_parts, step_flops
-from pyterrier_csplade.training.planning.shape import model_shape, read_model_config
-from pyterrier_csplade.training.run import add_lora
+from pyterrier_csplade.training.planning import GPUS, Load, Method, memory_parts, model_shape, read_model_config, step_flops
 from support import models
 from support.paths import ROOT
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix, random
 
+from inside.planning import POSTING_BYTES
 from pyterrier_csplade import CSPLADE, ImpactIndex, MatrixVectors, Quantizer
-from pyterrier_csplade.training.config import POSTING_BYTES
-from pyterrier_csplade.training.monitoring.validation import index_bytes
+from pyterrier_csplade.training.monitoring import index_bytes
 
 
 def real_bytes(impacts: csr_matrix, path: Path) -> int:

@@ -14,13 +14,10 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from inside.planning import Backbone, GradientCache, add_lora, attention_activation, layer_activation
 from pyterrier_csplade import Contract
-from pyterrier_csplade.model.backbone import Backbone
 from pyterrier_csplade.training import LoraSettings
-from pyterrier_csplade.training.gradient_cache import GradientCache
-from pyterrier_csplade.training.planning.cost import Load, Method, attention_activation, layer_activation, memory_parts
-from pyterrier_csplade.training.planning.shape import ModelShape, model_shape
-from pyterrier_csplade.training.run import add_lora
+from pyterrier_csplade.training.planning import Load, Method, ModelShape, memory_parts, model_shape
 from support import models
 
 KEPT = ("frozen weights", "trained weights", "optimizer")

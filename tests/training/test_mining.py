@@ -10,9 +10,9 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 
+from inside.planning import read_rows
 from pyterrier_csplade import ConfigError, DataError
 from pyterrier_csplade.training import mine_negatives
-from pyterrier_csplade.training.readers import read_rows
 
 DOCS = [{"docno": f"d{i}", "text": f"text {i}", "title": "T" if i == 3 else ""} for i in range(20)]
 TOPICS = pd.DataFrame([[f"q{i}", f"query {i}"] for i in range(6)], columns=["qid", "query"])
