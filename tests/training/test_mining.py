@@ -170,7 +170,7 @@ def test_compressed_output(tmp_path: Path) -> None:
 def test_what_cannot_be_mined(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of 6 queries has a relevant document"):
         mine(tmp_path, min_label=3)
-    with pytest.raises(DataError, match="the query 'q0' stands twice in the topics"):
+    with pytest.raises(DataError, match="the query 'q0' appears twice in the topics"):
         mine_negatives(Ranker(), pd.concat([TOPICS, TOPICS]), QRELS, output=tmp_path / "x", corpus=DOCS)
     with pytest.raises(DataError, match="the pipeline returns no 'docno'; it returns qid, query"):
         mine(tmp_path / "b", pt.Transformer.identity())
