@@ -148,7 +148,7 @@ def test_a_run_with_all_terms_active_and_blind_is_stopped(base: Path, tmp_path: 
         train(contrastive_config(base, tmp_path / "run", steps=8))
 
 
-def test_counts_and_signs_go_on_from_a_checkpoint(tmp_path: Path) -> None:
+def test_counts_and_signs_resume_from_a_checkpoint(tmp_path: Path) -> None:
     backbone: Any = SimpleNamespace(vocabulary=["a", "b", "c", "d"])
     control: Any = SimpleNamespace(should_save=False, should_training_stop=False)
     before, after = (Cockpit(None, backbone, {}, contrastive_config(tmp_path, tmp_path)) for _ in range(2))

@@ -1,4 +1,4 @@
-"""What a dry run finds in data: counts of long files from their beginnings, and what is odd about rows and corpora."""
+"""The dry run's samples of data: counts of long files from their beginnings, and oddities of rows and corpora."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_several_sources_add_up(base: Path, plan: Plan, tmp_path: Path) -> None:
     assert facts_of(plan, "epochs") == ["1.00 (5 steps of 4 queries)"]
 
 
-# ---------------------------------------------------------------------- what is odd about them
+# ---------------------------------------------------------------------- oddities of rows
 
 
 def test_positives_among_the_negatives(base: Path, plan: Plan, tmp_path: Path) -> None:
@@ -193,14 +193,14 @@ def test_settings_of_monitoring(settings: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["9 0 d1", "9 0 d1 relevant", "9 0 d1 1 extra", "9 0 d1 1.5"])
-def test_a_line_of_qrels_that_is_none(tmp_path: Path, line: str) -> None:
+def test_a_malformed_line_of_qrels(tmp_path: Path, line: str) -> None:
     directory = make_collection(tmp_path / "c")
     (directory / "qrels.dev.txt").write_text(f"9 0 d1 2\n{line}\n")
     with pytest.raises(DataError, match=f"qrels.dev.txt, line 2: expected qid 0 docno label, found '{line}'"):
         CollectionFiles(str(directory)).qrels("dev")
 
 
-def test_an_architecture_that_is_no_language_model() -> None:
+def test_an_architecture_that_is_not_a_language_model() -> None:
     from transformers import ViTConfig
 
     with pytest.raises(ConfigError, match="ViTConfig is not a causal language model"):

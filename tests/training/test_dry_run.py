@@ -53,7 +53,7 @@ def test_a_run_that_can_start(base: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_lengths_are_those_of_the_tokenizer(base: Path, tmp_path: Path) -> None:
+def test_lengths_are_counted_by_the_tokenizer(base: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (base / "rows.jsonl").read_text().splitlines()]
     queries = [len(models.tokenizer()(row["query"], add_special_tokens=False)["input_ids"]) for row in rows]
     plan = dry_run(contrastive_config(base, tmp_path / "run", query_length=5))
@@ -78,7 +78,7 @@ def test_tokens_of_a_run(base: Path, tmp_path: Path, variant: Any) -> None:
 
 @pytest.mark.parametrize(("steps", "fsdp", "part"), [(4, False, 50), (1, True, 128)])
 def test_graphs_that_are_not_kept(base: Path, tmp_path: Path, steps: int, fsdp: bool, part: int) -> None:
-    """Of 200 passages, graphs of 50 exist with four steps, and of 128, the most at once, of a sharded model; a second pass."""
+    """Of 200 passages, the graphs of 50 exist at once with four steps, and of at most 128 with a sharded model."""
     settings: dict[str, Any] = {"batch_size": 200, "negatives": 0}
     plan = dry_run(contrastive_config(base, tmp_path / "run", gradient_accumulation_steps=steps, **settings), fsdp=fsdp)
     whole = dry_run(contrastive_config(base, tmp_path / "run", **settings))
@@ -162,8 +162,8 @@ def test_a_tokenizer_that_does_not_fit(base: Path, tmp_path: Path) -> None:
     assert plan.problems[0].startswith("the tokenizer does not fit the model: its ids go up to ")
 
 
-def test_the_tokenizer_is_that_of_the_revision(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the run's model; a stand-in of the same shape has revisions of its own."""
+def test_the_tokenizer_is_loaded_at_the_revision(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The revision belongs to the run's model; a stand-in of the same shape has other revisions."""
     asked = []
 
     def from_pretrained(name: str, revision: str | None = None) -> Any:
@@ -186,7 +186,7 @@ def test_adaptation(base: Path, tmp_path: Path) -> None:
     assert "fewer than one batch" in plan.problems[0]
 
 
-def test_what_does_not_fit_is_said(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_does_not_fit_is_reported(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = SimpleNamespace(free=10**12)  # whatever this disk has
     monkeypatch.setattr("shutil.disk_usage", lambda _: free)
     settings: dict[str, Any] = {"lora": LoraSettings(rank=2), "bf16": True, "batch_size": 24, "negatives": 3}
