@@ -160,28 +160,26 @@ def top_position_share(backbone: Backbone, batch: dict[str, Tensor]) -> float:
     """
     with torch.no_grad():
         active = backbone(**batch) > 0
-        rows, winners = winning_positions(backbone, batch)
+        winners = winning_positions(backbone, batch)
     shares = []
-    for terms, positions in zip(active[rows], winners):
+    for terms, positions in zip(active, winners):
         if terms.any():
             counts = torch.bincount(positions[terms])
             shares.append(float(counts.max() / counts.sum()))
     return sum(shares) / len(shares) if shares else 0.0
 
 
-def winning_positions(backbone: Backbone, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Find the positions of the maxima of the logits.
+def winning_positions(backbone: Backbone, batch: dict[str, Tensor]) -> Tensor:
+    """Find the positions of the maxima of the logits, int64 [texts, index terms]; 0 in texts without a pooled position.
 
     What an architecture does after its LM head is non-decreasing and the same for all positions, so the product decides.
-
-    Returns:
-        Rows of the batch that have a pooled position, int64 [texts]; for each of their index terms the number of the pooled
-        position with the maximum, int32 [texts, index terms].
     """
-    hidden = backbone.hidden_states(batch["input_ids"], batch["attention_mask"])
-    rows, states = pooled_states(hidden, batch["pool_mask"])
+    hidden, mask = backbone.hidden_states(batch["input_ids"], batch["attention_mask"]), batch["pool_mask"]
     weight: Tensor = backbone.head.weight.index_select(0, backbone.columns)  # type: ignore[operator, union-attr]
-    winners = torch.empty(len(states), len(weight), dtype=torch.int32, device=states.device)
-    if len(states):
+    positions = torch.zeros(len(hidden), len(weight), dtype=torch.int64, device=hidden.device)
+    rows, states = pooled_states(hidden, mask)
+    if len(rows):
+        winners = torch.empty(len(rows), len(weight), dtype=torch.int32, device=hidden.device)
         max_logits(states, weight, winners=winners)
-    return rows, winners
+        positions[rows] = mask[rows].int().argsort(dim=1, descending=True, stable=True).gather(1, winners.long())
+    return positions
