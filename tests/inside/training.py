@@ -38,13 +38,12 @@ from pyterrier_csplade.training.packing import PackedDataset, pack_corpus
 from pyterrier_csplade.training.readers import read_rows
 from pyterrier_csplade.training.rows import TrainingRow, passage_text
 from pyterrier_csplade.training.run import add_lora, load_tokenizer_and_model, reporters
-from pyterrier_csplade.training.schedules import BudgetSchedule, RampSchedule, make_schedule
+from pyterrier_csplade.training.schedules import WeightSchedule, make_schedule
 from pyterrier_csplade.training.streamed_loss import streamed_prediction_loss
 from pyterrier_csplade.training.trainer import CurvesTrainer
 
 __all__ = [
     "POSTING_BYTES",
-    "BudgetSchedule",
     "Collator",
     "ContrastiveObjective",
     "CurvesTrainer",
@@ -53,7 +52,7 @@ __all__ = [
     "Labels",
     "PackedDataset",
     "Predictor",
-    "RampSchedule",
+    "WeightSchedule",
     "RowDataset",
     "TrainingRow",
     "accuracy",

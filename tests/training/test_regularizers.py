@@ -1,4 +1,4 @@
-"""The weights of the regularisers: what a schedule sees, and that checkpoints carry its state."""
+"""The weights of the regularisers: the figures that a schedule observes, and its state in checkpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.training_runs import contrastive_config, log_of, make_base
 
 
 class Recorder:
-    """A schedule whose weights depend on everything it has seen."""
+    """A schedule whose weights depend on all observations."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, float]] = []
@@ -32,7 +32,7 @@ class Recorder:
         self.seen = [tuple(pair) for pair in state["seen"]]
 
 
-def test_a_schedule_sees_every_step_and_goes_on_after_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_schedule_sees_every_step_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = make_base(tmp_path)
     schedules: list[Recorder] = []
 
