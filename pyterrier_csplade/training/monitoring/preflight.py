@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyterrier_csplade.model import head
 from pyterrier_csplade.model.backbone import Backbone
 from pyterrier_csplade.training.batches import Labels
 from pyterrier_csplade.training.config import ContrastiveConfig
@@ -147,10 +148,6 @@ def judge(figures: dict[str, float], terms: int, config: ContrastiveConfig) -> P
     return Preflight(figures, [*grave, *light], verdict)
 
 
-# Logits in flight: 32 MiB of float32, as in pooling.
-_LOGITS_IN_FLIGHT = 2**23
-
-
 def top_position_share(backbone: Backbone, batch: dict[str, Tensor]) -> float:
     """Share of the active terms whose maximum is at the one position that wins most of them; mean over the texts with any.
 
@@ -177,13 +174,4 @@ def winning_positions(backbone: Backbone, batch: dict[str, Tensor]) -> Tensor:
     What an architecture does after its LM head is monotonic or the same for all positions, so that the product decides.
     """
     hidden = backbone.hidden_states(batch["input_ids"], batch["attention_mask"])
-    head: Any = backbone.head
-    weight = head.weight.index_select(0, backbone.columns)
-    hidden = hidden.masked_fill(~batch["pool_mask"][..., None], 0)
-    hidden_out = ~batch["pool_mask"][:, None, :]
-    block = max(1, _LOGITS_IN_FLIGHT // (hidden.shape[0] * hidden.shape[1]))
-    parts = []
-    for start in range(0, len(weight), block):
-        logits = torch.einsum("vd,bld->bvl", weight[start : start + block].to(hidden.dtype), hidden)
-        parts.append(logits.masked_fill(hidden_out, float("-inf")).argmax(dim=2))
-    return torch.cat(parts, dim=1)
+    return head.winning_positions(hidden, backbone.head.weight, batch["pool_mask"])[:, backbone.columns]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pyterrier_csplade._errors import ConfigError
+from pyterrier_csplade.model.head import rows_in_block
 
 from .shape import ModelShape
 
@@ -126,9 +127,8 @@ def human_bytes(count: float) -> str:
     return f"{count / 1e9:,.2f} GB" if count >= 5e6 else f"{count / 1e6:,.2f} MB"
 
 
-# Logits of the streamed head in flight: of pooling (see ``_pooling``), and bytes of the loss of the adaptation phase on an
-# accelerator (see ``_streamed_loss``), where six tensors of their size are alive at once (measured).
-_POOLING_LOGITS = 2**23
+# Bytes of the loss of the adaptation phase on an accelerator (see ``streamed_loss``): six tensors of the size of a block are
+# alive at once (measured).
 _LOSS_BLOCKS = 6 * 2**26 * 4.0
 # Bytes for each entry of a representation. With its graph: arg-max, ReLU and output, 4 each; while its gradient goes back, the
 # gradient by the output and by the activation besides. Of the whole step: vectors, their gradient, its shares, and a copy in
@@ -171,7 +171,8 @@ def _forward(shape: ModelShape, method: Method, load: Load) -> Parts:
         head = _LOSS_BLOCKS + _trained_head(shape, method) * (2.5 if method.bf16 else 2)
     else:  # a block of logits, and the states that are pooled; a bfloat16 model that LoRA adapts ends in bfloat16
         size = 2.0 if method.bf16 and method.rank else 4.0
-        head = size * (min(_POOLING_LOGITS, part * shape.vocabulary) + part * shape.hidden)
+        rows = min(rows_in_block(max(1, int(part)), "cuda"), shape.vocabulary)
+        head = size * part * (rows + shape.hidden)
     return {
         "gradients": 0.0,
         **_kept(shape, method, load, recomputed=0.0),
