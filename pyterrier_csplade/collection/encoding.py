@@ -22,7 +22,7 @@ from .shard import EncodedShard, pack
 from .store import Store, add_up, check_place
 
 if TYPE_CHECKING:
-    from pyterrier_csplade.model.backbone import TokenizedTexts
+    from pyterrier_csplade.model.backbone import TokenizedBatch
     from pyterrier_csplade.model.transformers import DocEncoder
     from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
@@ -97,12 +97,12 @@ class ShardEncoder:
         """
         blocks: list[csr_matrix] = []
         cut = 0
-        for window, texts in pipelined(self._windows(shards), self._tokenized):
+        for window, batch in pipelined(self._windows(shards), self._tokenized):
             if window.last:
                 before_last()
-            blocks.append(self.encoder.impacts(texts, window.names))
-            cut += texts.cut
-            advance(len(texts))
+            blocks.append(self.encoder.tokenized_impacts(batch))
+            cut += batch.truncated
+            advance(len(batch.texts))
             if window.last:
                 yield self._packed(window.shard, vstack(blocks, format="csr"), cut)
                 blocks, cut = [], 0
@@ -115,7 +115,7 @@ class ShardEncoder:
                 part = slice(start, start + size)
                 yield Window(shard, shard.texts[part], names[part], last=start + size >= len(names))
 
-    def _tokenized(self, window: Window) -> tuple[Window, TokenizedTexts]:
+    def _tokenized(self, window: Window) -> tuple[Window, TokenizedBatch]:
         return window, self.encoder.model.tokenize(window.texts, "document", window.names)
 
     def _packed(self, shard: DocumentShard, matrix: csr_matrix, cut: int) -> EncodedShard:

@@ -82,7 +82,7 @@ def estimate(encoder: DocEncoder, documents: Iterable[Mapping[str, Any]]) -> Est
     seconds, record = time.perf_counter() - start, encoded.record
     sequences, _ = encoder.model.backbone.tokenize(shard.texts, "document")
     lengths = sorted(filter(None, map(len, sequences)), reverse=True)
-    batches = encoder.model.batch_encoder.batches(lengths, encoder._batch_size or encoder.model.batch_size)
+    batches = encoder.model.batch_encoder.batches(lengths, encoder.model_batch_size)
     padded = sum(encoder.model.batch_encoder.padded(lengths[batch.start]) * (batch.stop - batch.start) for batch in batches)
     scale = count / len(chosen)
     return Estimate(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,25 @@ from .attention import text_bounds, used_by
 from .head import activate, max_pool_logits
 
 Role = Literal["query", "document"]
+
+
+@dataclass(frozen=True)
+class TokenizedBatch:
+    """Texts whose tokens are known, so that encoding them only has to run the model; ``CSPLADE.tokenize`` makes it.
+
+    Attributes:
+        texts: The texts.
+        names: Their names in error messages.
+        role: What they are.
+        sequences: Token ids of each text.
+        truncated: How many texts were longer than the maximum length.
+    """
+
+    texts: Sequence[str]
+    names: Sequence[str]
+    role: Role
+    sequences: Sequence[Sequence[int]]
+    truncated: int = 0
 
 
 class Backbone(nn.Module):
@@ -204,17 +224,3 @@ def finish_logits(config: Any, logits: Tensor) -> Tensor:
     if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
         logits = torch.tanh(logits / cap) * cap
     return logits
-
-
-class TokenizedTexts(list[str]):
-    """Texts whose tokens are known already, so that encoding them only has to run the model.
-
-    Attributes:
-        sequences: Token ids of each text.
-        cut: How many texts were cut to the maximum length.
-    """
-
-    def __init__(self, texts: Iterable[str], sequences: list[list[int]], cut: int = 0) -> None:
-        super().__init__(texts)
-        self.sequences = sequences
-        self.cut = cut

@@ -14,7 +14,7 @@ from .backbone import Backbone
 from .head import Entries, pooled_states, streamed_entries
 from .onednn import fast_products
 from .screen import Screen
-from .sparse import Wanted, in_order, sparse_vectors
+from .sparse import ALL, Wanted, in_order, sparse_vectors
 
 Head = Literal["streamed", "screened"]
 
@@ -24,7 +24,6 @@ _OUT_OF_MEMORY = (
     "OUT_OF_DEVICE_MEMORY", "OUT_OF_HOST_MEMORY", "RESOURCE_EXHAUSTED", "Failed to allocate",
 )  # fmt: skip
 
-_ALL = Wanted()
 # Tokens, with padding, that go through a CPU together. Ours, measured: larger products are no faster there, and smaller batches
 # have less padding. The same for any number of threads, so that a run that goes on elsewhere has the same batches.
 _TOKENS_ON_CPU = 1024
@@ -85,7 +84,7 @@ class BatchEncoder:
         sequences: Sequence[Sequence[int]],
         batch_size: int,
         names: Sequence[str],
-        wanted: Wanted = _ALL,
+        wanted: Wanted = ALL,
         *,
         advance: Callable[[int], Any] = lambda texts: None,
     ) -> csr_matrix:
@@ -103,7 +102,7 @@ class BatchEncoder:
             float32 weights above 0 or int32 impacts, [sequences, index terms], rows in the order of the sequences.
 
         Raises:
-            DataError: Memory does not suffice for one sequence alone, or it has a weight of which there is no impact; names it.
+            DataError: There is not enough memory for one sequence alone, or a weight has no impact; names the sequence.
         """
         # Longest first: texts of like length share a batch, and a batch that does not fit shows at once.
         filled = sorted((row for row, ids in enumerate(sequences) if ids), key=lambda row: -len(sequences[row]))
@@ -144,7 +143,7 @@ class BatchEncoder:
                 raise
             if len(rows) == 1:
                 size = len(sequences[rows[0]])
-                message = f"{names[rows[0]]}: memory does not suffice for one text of {size} tokens ({error})"
+                message = f"{names[rows[0]]}: not enough memory for one text of {size} tokens ({error})"
                 raise DataError(message) from error
         # Out of the handler: the error's traceback holds the tensors of the failed batch.
         if self.backbone.device.type == "cuda":

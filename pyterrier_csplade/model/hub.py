@@ -62,12 +62,12 @@ def _short(error: Exception) -> str:
 _LOADING = ("adapter", "revision", "quantization", "dtype", "device", "attn_implementation")
 
 
-def check_source(model: Any, settings: Mapping[str, tuple[Any, Any]]) -> None:
+def check_source(model: Any, changed: Mapping[str, Any]) -> None:
     """Refuse what names no model, before anything is looked for on a hub.
 
     Args:
         model: Hub id, directory, or a pair.
-        settings: The other arguments, name to value and default; among them ``adapter``, a hub id or directory, or None.
+        changed: The other arguments that are not their defaults; ``adapter`` is a hub id or directory.
 
     Raises:
         FileNotFoundError: A directory is missing, or holds no checkpoint.
@@ -80,16 +80,15 @@ def check_source(model: Any, settings: Mapping[str, tuple[Any, Any]]) -> None:
             found = ", ".join(type(part).__name__ for part in parts)
             raise TypeError(f"model must be a hub id, a directory or a pair (language model, tokenizer), found {found}")
         for name in _LOADING:
-            value, default = settings[name]
-            if value != default:
-                raise ValueError(f"{name}={value!r} says how to load a model, but this one is loaded: leave it out")
+            if name in changed:
+                raise ValueError(f"{name}={changed[name]!r} says how to load a model, but this one is loaded: leave it out")
         return
-    adapter = settings["adapter"][0]
-    for name, file in ((model, "config.json"), *([] if adapter is None else [(adapter, "adapter_config.json")])):
+    adapters = [(changed["adapter"], "adapter_config.json")] if "adapter" in changed else []
+    for name, file in ((model, "config.json"), *adapters):
         path = Path(name)
         if path.is_dir() and not (path / file).is_file():
-            adapters = file == "config.json" and (path / "adapter_config.json").is_file()
-            remedy = ": it is an adapter, CSPLADE(base model, adapter=...) takes it" if adapters else ""
+            is_adapter = file == "config.json" and (path / "adapter_config.json").is_file()
+            remedy = ": it is an adapter, CSPLADE(base model, adapter=...) takes it" if is_adapter else ""
             raise FileNotFoundError(f"{name} holds no {file}{remedy}")
         if not path.exists() and (path.is_absolute() or name.startswith(("./", "../", "~"))):
             raise FileNotFoundError(f"there is no directory {name}")

@@ -99,9 +99,6 @@ class Scorer(ModelTransformer):
         documents = ({"docno": docnos[at[0]], self.text_field: text} for text, at in rows.items())
         yield from ((document["toks"], at) for document, at in zip(encoder.transform_iter(documents), rows.values()))
 
-    def _settings(self) -> dict[str, tuple[Any, Any]]:
-        return {"text_field": (self.text_field, self.model.text_field), **super()._settings()}
-
 
 def _dot(query: object, document: object, name: str) -> float:
     if not (isinstance(query, Mapping) and isinstance(document, Mapping)):

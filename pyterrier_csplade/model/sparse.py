@@ -51,6 +51,10 @@ class Wanted:
         return csr_matrix((texts, terms), dtype=np.float32 if self.quantizer is None else np.int32)
 
 
+#: All weights.
+ALL = Wanted()
+
+
 def sparse_vectors(
     found: Entries, column_of_token: Tensor, wanted: Wanted, shape: tuple[int, int], names: Sequence[str]
 ) -> csr_matrix:

@@ -133,7 +133,7 @@ def test_a_text_of_any_length_takes_bounded_memory() -> None:
     tokens = Tokenizer()
     csplade = CSPLADE((language_model(), tokens), contract=Contract(document_length=20))
     documents = [{"docno": "d", "text": "index " * 833_334}]
-    with pytest.warns(UserWarning, match="1 document texts were cut to 20 tokens"):
+    with pytest.warns(UserWarning, match="1 document was longer than 20 tokens"):
         (document,) = csplade.doc_encoder(counts=True)(documents)
     assert sum(document["toks_tf"].values()) == 20 and document["toks"]
     assert tokens.longest < 1000

@@ -74,7 +74,7 @@ def test_queries_and_documents_have_their_own_lengths_and_truncation_is_said_onc
     csplade.encode_docs([text, "a"])
     csplade.encode_docs([text])
     assert csplade.truncated == {"query": 1, "document": 2}
-    assert len([w for w in recwarn if "were cut to" in str(w.message)]) == 2
+    assert len([w for w in recwarn if "was truncated" in str(w.message)]) == 2
 
 
 def test_decode_lists_the_expansion_by_weight(csplade: CSPLADE) -> None:
