@@ -17,12 +17,14 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from .transformers_internals import attention_of, set_attention
+
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # PyTorch below 2.10
     varlen_attn = None  # type: ignore[assignment]
 
-#: What transformers calls it.
+#: Its name in transformers.
 NAME = "csplade_varlen"
 
 
@@ -49,13 +51,15 @@ def text_bounds(attention_mask: Tensor) -> dict[str, Any]:
 @contextlib.contextmanager
 def used_by(lm: Any) -> Iterator[None]:
     """Let a model attend this way if it uses PyTorch's attention; implementations that pack by themselves stay."""
-    config, before = lm.config, lm.config._attn_implementation
-    if before == "sdpa":
-        config._attn_implementation = NAME
+    before = attention_of(lm.config)
+    if before != "sdpa":
+        yield
+        return
+    set_attention(lm.config, NAME)
     try:
         yield
     finally:
-        config._attn_implementation = before
+        set_attention(lm.config, before)
 
 
 def attend(

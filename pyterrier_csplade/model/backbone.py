@@ -14,6 +14,7 @@ from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .attention import text_bounds, used_by
 from .head import activate, max_pool_logits
+from .transformers_internals import attention_of
 
 Role = Literal["query", "document"]
 
@@ -96,7 +97,7 @@ class Backbone(nn.Module):
     @property
     def attn_implementation(self) -> str:
         """The attention implementation that the model was loaded with."""
-        return str(self._lm.config._attn_implementation)
+        return attention_of(self._lm.config)
 
     def tokenize(self, texts: Sequence[str], role: Role) -> tuple[list[list[int]], int]:
         """Turn texts into token ids as the contract says: prefix, BOS, EOS, maximum length.

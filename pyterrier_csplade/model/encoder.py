@@ -15,6 +15,7 @@ from .head import Entries, pooled_states, streamed_entries
 from .onednn import fast_products
 from .screen import Screen
 from .sparse import ALL, Wanted, in_order, sparse_vectors
+from .torch_internals import multiplies_int8_fast, state_of
 
 Head = Literal["streamed", "screened"]
 
@@ -75,7 +76,7 @@ class BatchEncoder:
         if head == "screened" and not on_cpu:
             raise ValueError(f"head={head!r} does not run on {backbone.device}: leave head out")
         self.backbone = backbone
-        self.head: Head = head or ("screened" if on_cpu and _multiplies_int8_fast() else "streamed")
+        self.head: Head = head or ("screened" if on_cpu and multiplies_int8_fast() else "streamed")
         self.token_limit: int | None = None
         self._screen: tuple[Any, Screen] | None = None
 
@@ -168,15 +169,10 @@ class BatchEncoder:
         if self.head != "screened":
             return streamed_entries(states, weight, threshold, finish)
         # The model may be in training still: another state of the weights needs another screen.
-        state = (weight.data_ptr(), weight.dtype, None if weight.is_inference() else weight._version)
+        state = (weight.data_ptr(), weight.dtype, state_of(weight))
         if self._screen is None or self._screen[0] != state:
             self._screen = state, Screen(weight)
         return self._screen[1].entries(states, threshold, finish)
-
-
-def _multiplies_int8_fast() -> bool:
-    supported = getattr(torch.cpu, "_is_vnni_supported", None) or getattr(torch.cpu, "_is_avx512_vnni_supported", None)
-    return bool(supported and supported())
 
 
 def _is_out_of_memory(error: Exception) -> bool:

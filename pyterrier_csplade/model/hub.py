@@ -1,4 +1,4 @@
-"""Names of models: what the hub or its cache lacks, in one sentence."""
+"""Models and tokenizers by name: on the hub, in its cache, or in a directory."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from pyterrier_csplade._errors import ContractError
 
-# How much of another library's explanation a message repeats.
+# Characters of another library's message that an error repeats.
 _LONGEST = 240
+# Arguments that only matter while a model is loaded.
+_LOADING = ("adapter", "revision", "quantization", "dtype", "device", "attn_implementation")
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+# transformers writes into that file how it loaded the tokenizer, and a copy would be loaded in the same way.
+_TRACES = ("is_local", "local_files_only")
 
 
 def check_published(name: str, file: str, revision: str | None = None) -> None:
@@ -39,6 +45,21 @@ def check_published(name: str, file: str, revision: str | None = None) -> None:
         ) from error
 
 
+def optional_file(name: str, file: str, revision: str | None = None) -> str | None:
+    """Find a file of a hub model or a directory; None where it has no such file.
+
+    Raises:
+        OSError: The hub has no such repository or revision, or it is gated.
+    """
+    try:
+        return cached_file(name, file, revision=revision)
+    except OSError as error:
+        is_missing = error.__cause__ is None or isinstance(error.__cause__, LocalEntryNotFoundError)
+        if type(error) is OSError and error.errno is None and is_missing:
+            return None
+        raise
+
+
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """Load the tokenizer of a model.
 
@@ -51,15 +72,6 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         raise ContractError(
             f"{name}: its tokenizer cannot be loaded: are tokenizer.json and tokenizer_config.json there? ({_short(error)})"
         ) from error
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-# What decides how a model is loaded, and says nothing of one that is in memory.
-_LOADING = ("adapter", "revision", "quantization", "dtype", "device", "attn_implementation")
 
 
 def check_source(model: Any, changed: Mapping[str, Any]) -> None:
@@ -94,12 +106,6 @@ def check_source(model: Any, changed: Mapping[str, Any]) -> None:
             raise FileNotFoundError(f"there is no directory {name}")
 
 
-_CONFIG_FILE = "tokenizer_config.json"
-
-# How the tokenizer was loaded, offline and from a directory: transformers writes it down, and whoever loads a copy inherits it.
-_TRACES = frozenset({"is_local", "local_files_only"})
-
-
 def save_tokenizer(tokenizer: Any, directory: str | Path) -> None:
     """Write a tokenizer's files into a directory; none of them says how the tokenizer was loaded here."""
     tokenizer.save_pretrained(directory)
@@ -108,7 +114,12 @@ def save_tokenizer(tokenizer: Any, directory: str | Path) -> None:
 
 def remove_traces(directory: str | Path) -> None:
     """Remove how tokenizers were loaded from their files in a directory and those below it."""
-    for path in Path(directory).rglob(_CONFIG_FILE):
+    for path in Path(directory).rglob(_TOKENIZER_CONFIG):
         settings = json.loads(path.read_text(encoding="utf-8"))
         kept = {key: value for key, value in settings.items() if key not in _TRACES}
         path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -11,14 +11,13 @@ from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade.vectors.contract import CONTRACT_FILE, Contract, Variant
 
 from .backbone import Backbone
-from .hub import check_published, load_tokenizer, save_tokenizer
+from .hub import check_published, load_tokenizer, optional_file, save_tokenizer
 from .selftest import self_test
 
 Quantization = Literal["int8", "nf4", "int8-weight-only"]
@@ -34,10 +33,7 @@ _SAMPLE = 256
 
 def read_contract(model: str, revision: str | None) -> Contract | None:
     """Read the contract of a hub model or of a directory; None if it has none."""
-    if Path(model).is_dir():
-        path = Path(model) / CONTRACT_FILE
-        return Contract.load(path) if path.is_file() else None
-    found = cached_file(model, CONTRACT_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
+    found = optional_file(model, CONTRACT_FILE, revision)
     return Contract.load(Path(found)) if found else None
 
 
@@ -255,7 +251,7 @@ def _add_adapter(lm: Any, adapter: str) -> Any:
     from peft.utils import load_peft_weights
 
     # Where this file is, PEFT reads it and no pickle.
-    if cached_file(adapter, _ADAPTER_FILE, _raise_exceptions_for_missing_entries=False) is None:
+    if optional_file(adapter, _ADAPTER_FILE) is None:
         raise ContractError(
             f"{adapter} has no {_ADAPTER_FILE}; weights in pickles are never read, save_pretrained makes others"
         )

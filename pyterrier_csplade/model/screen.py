@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .head import Entries, Finish, blocks, streamed_entries
+from .torch_internals import int8_product
 
 _INT8_MAX = 127
 
@@ -125,7 +126,7 @@ class _Rounded:
         if len(self._product) < size:
             self._product = torch.empty(size, dtype=torch.int32)
         product = self._product[:size].view(batch * length, -1)
-        torch._int_mm(self.values.view(batch * length, width), head._rounded[part].T, out=product)
+        int8_product(self.values.view(batch * length, width), head._rounded[part].T, out=product)
         near = product.view(batch, length, -1).amax(dim=1) * self.scales.view(-1, 1) * head._scales[part]
         norms, errors = head._norms[part], head._errors[part]
         near += torch.outer(self.errors + self.slack * (self.norms + self.errors), norms)

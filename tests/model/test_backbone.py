@@ -10,9 +10,7 @@ import pytest
 import torch
 
 from pyterrier_csplade import CSPLADE, Contract, ContractError
-from pyterrier_csplade.model.backbone import Backbone
-from pyterrier_csplade.model.loading import prepare_backbone
-from pyterrier_csplade.model.selftest import self_test
+from pyterrier_csplade.model import Backbone, prepare_backbone, self_test
 from support.models import ARCHITECTURES, TEXTS, language_model, tokenizer
 
 VARIANTS = ("causal", "echo", "bidirectional")

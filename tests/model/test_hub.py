@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from inside.model import CONTRACT_FILE
 from pyterrier_csplade import CSPLADE
-from pyterrier_csplade.vectors.contract import CONTRACT_FILE
 from support.models import TEXTS, language_model, tokenizer
 from support.paths import ROOT
 from support.texts import dense

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyterrier_csplade.model import head as _head
-from pyterrier_csplade.model.head import activate, max_pool_logits
+from inside.model import head as _head
+from pyterrier_csplade.model import activate, max_pool_logits
 
 
 def naive(hidden: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pyterrier_csplade._errors import ConfigError
+from pyterrier_csplade.model.transformers_internals import attention_of
 from pyterrier_csplade.training.run import check_target_modules, linear_layers
 
 # The architectures of the recipes as published, for machines that cannot reach the hub or have no licence yet.
@@ -129,5 +130,5 @@ def model_shape(config: Any, target_modules: Sequence[str] = ()) -> ModelShape:
         adapted_inputs=sum(m.in_features for m in targets) // text.num_hidden_layers,
         positions=getattr(text, "max_position_embeddings", None),
         heads=text.num_attention_heads,
-        attention=str(model.config._attn_implementation),
+        attention=attention_of(model.config),
     )
