@@ -32,10 +32,11 @@ __all__ = [
 ]  # fmt: skip
 
 _MODULES = {
-    "Backbone": "backbone", "BatchEncoder": "encoder", "Behind": "pipelining", "CSPLADE": "csplade", "DocEncoder": "transformers",
-    "QueryEncoder": "transformers", "Scorer": "scorer", "Screen": "screen", "TokenizedBatch": "backbone", "Wanted": "sparse",
-    "activate": "head", "export_sentence_transformers": "export", "fast_products": "onednn", "max_pool_logits": "head",
-    "pipelined": "pipelining", "prepare_backbone": "loading", "save_tokenizer": "hub", "self_test": "selftest",
+    "Backbone": "backbone", "BatchEncoder": "encoder", "Behind": "pipelining", "CSPLADE": "csplade",
+    "DocEncoder": "transformers", "QueryEncoder": "transformers", "Scorer": "scorer", "Screen": "screen",
+    "TokenizedBatch": "backbone", "Wanted": "sparse", "activate": "head", "export_sentence_transformers": "export",
+    "fast_products": "onednn", "max_pool_logits": "head", "pipelined": "pipelining", "prepare_backbone": "loading",
+    "save_tokenizer": "hub", "self_test": "selftest",
 }  # fmt: skip
 
 __getattr__, __dir__ = lazy(__name__, _MODULES)

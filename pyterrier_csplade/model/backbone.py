@@ -46,6 +46,7 @@ class Backbone(nn.Module):
         tokenizer: Its tokenizer.
         contract: How texts are encoded.
         vocabulary: The index terms.
+        columns: The head's row of each index term, int64 [terms].
         column_of_token: Column of each of the head's rows in the vocabulary, int64, ascending; -1 if it is no index term.
         packs: Whether texts go through the model in one row, without padding, at inference; the self-test decides.
     """
@@ -59,13 +60,13 @@ class Backbone(nn.Module):
         self.packs = False
         special_ids = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
         self.vocabulary = Vocabulary.from_tokens(tokenizer.get_vocab(), special_ids=special_ids, size=self.head.out_features)
-        self._columns: Tensor
-        self._special: Tensor
-        self.register_buffer("_columns", torch.from_numpy(self.vocabulary.token_ids), persistent=False)
-        columns = torch.full((self.head.out_features,), -1, dtype=torch.long)
-        columns[self._columns] = torch.arange(len(self.vocabulary))
+        self.columns: Tensor
         self.column_of_token: Tensor
-        self.register_buffer("column_of_token", columns, persistent=False)
+        self._special: Tensor
+        self.register_buffer("columns", torch.from_numpy(self.vocabulary.token_ids), persistent=False)
+        column_of_token = torch.full((self.head.out_features,), -1, dtype=torch.long)
+        column_of_token[self.columns] = torch.arange(len(self.vocabulary))
+        self.register_buffer("column_of_token", column_of_token, persistent=False)
         self.register_buffer("_special", torch.tensor(sorted(special_ids), dtype=torch.long), persistent=False)
 
     @property
@@ -85,14 +86,9 @@ class Backbone(nn.Module):
         return self._lm.get_output_embeddings()
 
     @property
-    def columns(self) -> Tensor:
-        """The head's row of each index term, int64 [terms]."""
-        return self._columns
-
-    @property
     def device(self) -> torch.device:
         """Where inputs must be."""
-        return self._columns.device
+        return self.columns.device
 
     @property
     def attn_implementation(self) -> str:
@@ -162,7 +158,7 @@ class Backbone(nn.Module):
     def pooled_logits(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
         """Compute the maxima of the logits before the activation, float32 [batch, index terms]."""
         pooled = max_pool_logits(self.hidden_states(input_ids, attention_mask), self.head.weight, pool_mask)
-        return self.finish_logits(pooled).index_select(1, self._columns)
+        return self.finish_logits(pooled).index_select(1, self.columns)
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Run the model without its head: last hidden states, [batch, length, width]; those of padding mean nothing."""
@@ -191,7 +187,7 @@ class Backbone(nn.Module):
         self._keep_attention()
         logits = self._lm(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits.float()
         pooled = logits.masked_fill(~pool_mask[..., None], float("-inf")).amax(dim=1)
-        return pooled.index_select(1, self._columns) * self.contract.logit_scale
+        return pooled.index_select(1, self.columns) * self.contract.logit_scale
 
     def finish_logits(self, pooled: Tensor, tokens: slice | Tensor = slice(None)) -> Tensor:
         """Apply the head's bias, what the architecture does after the head, and the contract's scale.

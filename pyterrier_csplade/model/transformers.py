@@ -122,8 +122,15 @@ class TextEncoder(ModelTransformer):
     _role: Role
 
     def __init__(
-        self, model: TextModel, top_k: int | None, min_weight: float, batch_size: int | None, verbose: bool | None
+        self,
+        model: TextModel,
+        *,
+        top_k: int | None = None,
+        min_weight: float = 0.0,
+        batch_size: int | None = None,
+        verbose: bool | None = None,
     ) -> None:
+        """Create an encoder; :meth:`CSPLADE.doc_encoder` explains the arguments."""
         super().__init__(model, batch_size, verbose)
         check_cuts(top_k, min_weight)
         self.top_k = top_k
@@ -225,7 +232,7 @@ class DocEncoder(TextEncoder):
         verbose: bool | None = None,
     ) -> None:
         """Create an encoder; :meth:`CSPLADE.doc_encoder` explains the arguments."""
-        super().__init__(model, top_k, min_weight, batch_size, verbose)
+        super().__init__(model, top_k=top_k, min_weight=min_weight, batch_size=batch_size, verbose=verbose)
         if isinstance(quantizer, type) or not (quantizer is None or quantizer == "default" or callable(quantizer)):
             raise ValueError(f"quantizer must be 'default', a Quantizer, or None for float weights, found {quantizer!r}")
         self.text_field = text_field or model.text_field
@@ -300,18 +307,6 @@ class QueryEncoder(TextEncoder):
     schematic = {"label": "CSPLADE queries", "help_url": None}
     _factory, _output, _role = "query_encoder", "query_toks", "query"
     _inputs = ("qid", "query")
-
-    def __init__(
-        self,
-        model: TextModel,
-        *,
-        top_k: int | None = None,
-        min_weight: float = 0.0,
-        batch_size: int | None = None,
-        verbose: bool | None = None,
-    ) -> None:
-        """Create an encoder; :meth:`CSPLADE.query_encoder` explains the arguments."""
-        super().__init__(model, top_k, min_weight, batch_size, verbose)
 
     def _tokenize(self, texts: list[Any], identifiers: Iterable[Any]) -> TokenizedBatch:
         identifiers = list(identifiers)

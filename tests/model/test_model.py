@@ -174,7 +174,7 @@ def test_loading_follows_the_contract(variant: Any, tmp_path: Path) -> None:
 def test_an_argument_that_contradicts_the_contract_is_refused_at_once_naming_both(checkpoint: Path) -> None:
     with pytest.raises(ContractError, match="variant='echo'.*'causal'"):
         CSPLADE(checkpoint, variant="echo")
-    with pytest.raises(ContractError, match="add_bos=True.*says False"):
+    with pytest.raises(ContractError, match="add_bos=True.*has False"):
         CSPLADE(checkpoint, contract=CSPLADE(checkpoint).contract.replace(add_bos=True))
     assert CSPLADE(checkpoint, variant="causal").contract.variant == "causal"
 
