@@ -75,7 +75,7 @@ class Backbone(nn.Module):
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def _keep_attention(self) -> None:
-        """Choose the mask again where the model object has served another contract in the meantime."""
+        """Choose the mask again if the model object has been used with another contract in the meantime."""
         causal = self.contract.attention == "causal"
         if self._lm.config.is_causal != causal:
             choose_attention(self._lm, causal=causal)
@@ -96,12 +96,12 @@ class Backbone(nn.Module):
         return attention_of(self._lm.config)
 
     def tokenize(self, texts: Sequence[str], role: Role) -> tuple[list[list[int]], int]:
-        """Turn texts into token ids as the contract says: prefix, BOS, EOS, maximum length.
+        """Turn texts into token ids according to the contract: prefix, BOS, EOS, maximum length.
 
         An empty text has no tokens, whatever the contract adds.
 
         Returns:
-            The ids of each text (one copy for echo), and how many texts were cut.
+            The ids of each text (one copy for echo), and how many texts were truncated.
         """
         contract, tokenizer = self.contract, self.tokenizer
         prefix = contract.query_prefix if role == "query" else contract.document_prefix
@@ -117,10 +117,10 @@ class Backbone(nn.Module):
         return [before + ids[:room] + after if text.strip() else [] for ids, text in zip(encoded, texts)], cut
 
     def readable(self, tokens: int) -> int:
-        """Return how many characters of a text decide its first tokens; so texts of any length take bounded memory."""
+        """Return how many characters of a text can affect its first tokens, so that texts of any length need bounded memory."""
         if not hasattr(self, "_longest"):
             self._longest = max(map(len, self.tokenizer.get_vocab()))
-        return (tokens + 1) * self._longest  # no token is longer, so what lies behind cannot reach a kept one
+        return (tokens + 1) * self._longest  # no token is longer, so later characters cannot reach a kept one
 
     def collate(self, sequences: Sequence[Sequence[int]], tokens: int = 0) -> dict[str, Tensor]:
         """Pad token ids on the right and mark what is pooled.
@@ -161,7 +161,7 @@ class Backbone(nn.Module):
         return self.finish_logits(pooled).index_select(1, self.columns)
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Run the model without its head: last hidden states, [batch, length, width]; those of padding mean nothing."""
+        """Run the model without its head: last hidden states, [batch, length, width], undefined on padding."""
         self._keep_attention()
         if self.packs and not self.training:
             return self.packed_states(input_ids, attention_mask)
@@ -183,7 +183,7 @@ class Backbone(nn.Module):
         return output.last_hidden_state[0, places.clamp(min=0)]
 
     def reference_logits(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
-        """Compute what ``pooled_logits`` computes from the model's own logits, for tests: needs memory for all of them."""
+        """Compute ``pooled_logits`` from the model's own logits, for tests; needs memory for all of them."""
         self._keep_attention()
         logits = self._lm(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits.float()
         pooled = logits.masked_fill(~pool_mask[..., None], float("-inf")).amax(dim=1)
@@ -205,7 +205,7 @@ class Backbone(nn.Module):
 
 
 def choose_attention(lm: Any, *, causal: bool) -> None:
-    """Let a model attend to the left only, or both ways: masks follow its configuration, flash attention its modules."""
+    """Let a model attend to the left only, or both ways: masks depend on its configuration, flash attention on its modules."""
     lm.config.is_causal = causal
     for module in lm.modules():
         if hasattr(module, "is_causal"):

@@ -69,12 +69,12 @@ class CSPLADE(Settings):
             dtype: A torch dtype or its name; "auto" is the checkpoint's own on an accelerator and float32 on a CPU.
             device: For example "cuda"; None takes an accelerator if there is one.
             attn_implementation: As in transformers, for example "sdpa" or "eager"; None leaves it to transformers.
-            head: "streamed" works out all logits; "screened", on a CPU, only those that an int8 product does not rule out: the
-                same vectors, sooner where sparse. None: "screened" with AVX-512 VNNI, else "streamed".
+            head: "streamed" computes all logits; "screened", on a CPU, only those that an int8 product does not rule out: the
+                same vectors, faster if they are sparse. None: "screened" with AVX-512 VNNI, else "streamed".
             batch_size: Texts that go through the model together; an accelerator takes more short ones, a CPU fewer long ones.
             text_field: Column of a document's text.
             verbose: Whether progress is shown.
-            contract: For a checkpoint without a contract of its own: how its texts must be encoded.
+            contract: How texts must be encoded, for a checkpoint without a contract.
 
         Raises:
             ContractError: An argument contradicts the checkpoint's contract.
@@ -211,7 +211,7 @@ class CSPLADE(Settings):
         Args:
             texts: Any number of texts.
             role: "query" or "document".
-            names: Their names in error messages; "text 0", "text 1" ... by default.
+            names: Names of the texts in error messages; "text 0", "text 1" ... by default.
         """
         names = names or [f"text {position}" for position in range(len(texts))]
         checked = check_texts(texts, names)
@@ -256,7 +256,7 @@ class CSPLADE(Settings):
         return dict(to_vectors(csr_matrix(row), self.vocabulary)[0])
 
     def explain(self, query: str, doc: str) -> dict[str, float]:
-        """Return what each matching term adds to the score of two texts (weight times weight), the most first."""
+        """Return how much each matching term adds to the score of two texts (weight times weight), the largest first."""
         return self.decode(csr_matrix(self.encode_queries([query]).multiply(self.encode_docs([doc]))))
 
     def doc_encoder(
@@ -276,7 +276,7 @@ class CSPLADE(Settings):
             text_field: Column of the text; this model's by default.
             top_k: Keep only the heaviest terms; None keeps all.
             min_weight: Keep only weights of at least this.
-            counts: Whether to add ``toks_tf``, how often each token stands in the text, for ``ImpactIndex.add_guide``.
+            counts: Whether to add ``toks_tf``, how often each token occurs in the text, for ``ImpactIndex.add_guide``.
             quantizer: Makes integer impacts, as Terrier needs them; by default of the contract's scale. None keeps floats.
             batch_size: This model's by default.
             verbose: This model's by default.

@@ -19,7 +19,7 @@ _LOGITS_IN_FLIGHT_ELSEWHERE = 2**26
 _ALIGNED = {"cpu": 16}
 _ALIGNED_ELSEWHERE = 256
 
-#: What an architecture does with the logits of some terms (bias, scale, cap): non-decreasing in the logit.
+#: An architecture's function of the logits of some terms (bias, scale, cap), non-decreasing in the logit.
 Finish = Callable[[Tensor, "slice | Tensor"], Tensor]
 
 
@@ -62,8 +62,8 @@ def max_pool_logits(hidden: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
     """Compute ``max over positions of (hidden @ weight.T)``, the inner part of the paper's Eq. 1.
 
     The vocabulary is worked through in blocks, so that memory is O(batch x vocabulary), not O(batch x length x vocabulary).
-    The gradient is that of the naive graph: it flows through the position of each maximum only, and costs time in proportion
-    to the entries of the incoming gradient that are not 0.
+    The gradient equals the naive graph's: it flows only through the position of each maximum, and takes time in proportion to
+    the entries of the incoming gradient that are not 0.
 
     Args:
         hidden: Last hidden states, [batch, length, width].
@@ -98,11 +98,11 @@ def pooled_states(hidden: Tensor, mask: Tensor, padded: Callable[[int], int] = i
     Args:
         hidden: Last hidden states, [batch, length, width].
         mask: Bool [batch, length], true where a position takes part.
-        padded: How many positions to return where the text with the most has so many; at most ``length``.
+        padded: Takes the largest number of pooled positions; returns how many positions to return, at most ``length``.
 
     Returns:
         Rows of the batch that have such a position, int64 [texts]; and their states [texts, positions, width], where a text
-        with fewer positions than others has its first once more, which changes no maximum.
+        with fewer positions than others repeats its first, which changes no maximum.
     """
     rows = mask.any(dim=1).nonzero()[:, 0]
     if mask.all():
@@ -111,29 +111,29 @@ def pooled_states(hidden: Tensor, mask: Tensor, padded: Callable[[int], int] = i
 
 
 def streamed_entries(states: Tensor, weight: Tensor, threshold: float, finish: Finish) -> Entries:
-    """Find the logits above ``threshold`` by working all of them out, one block of the vocabulary at a time.
+    """Find the logits above ``threshold`` by computing all logits, one block of the vocabulary after the other.
 
     Args:
         states: Hidden states of each text's pooled positions, [texts, positions, width].
         weight: The LM head, [tokens, width].
-        threshold: Of finished logits. What is not a number counts as above it, so that it is not lost.
-        finish: What follows the product.
+        threshold: Of finished logits. NaN counts as above it, so that it is not lost.
+        finish: Applied to the product.
     """
     return entries_above(threshold, finish(max_logits(states, weight), slice(None)))
 
 
 def entries_above(threshold: float, logits: Tensor) -> Entries:
-    """Find the logits [texts, tokens] above ``threshold``, and what is not a number."""
+    """Find the logits [texts, tokens] above ``threshold``, and NaN."""
     rows, tokens = (~(logits <= threshold)).nonzero(as_tuple=True)
     return Entries(rows, tokens, logits[rows, tokens])
 
 
 def heaviest(rows: Tensor, weights: Tensor, k: int) -> Tensor:
-    """Find the ``k`` largest weights of each row, of equal ones the first; what is not a number counts as the largest.
+    """Find the ``k`` largest weights of each row, of equal ones the first; NaN counts as the largest.
 
     Args:
-        rows: Of the entries, ascending.
-        weights: Of the entries.
+        rows: Rows of the entries, ascending.
+        weights: Weights of the entries.
         k: How many to keep.
 
     Returns:

@@ -40,8 +40,9 @@ def check_published(name: str, file: str, revision: str | None = None) -> None:
     except OSError as error:
         at = f" at revision {revision!r}" if revision else ""
         raise FileNotFoundError(
-            f"{name!r} is no directory here, and of the hub no {file} was found under this name{at}. Check the name; a gated "
-            f"model needs `hf auth login`, a machine without network needs it in its cache. The hub's client: {_short(error)}"
+            f"{name!r} is not a directory, and the hub has no {file} under this name{at}. Check the name; a gated "
+            f"model needs `hf auth login`, a machine without network needs the model in its cache. "
+            f"The hub's client: {_short(error)}"
         ) from error
 
 
@@ -64,7 +65,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """Load the tokenizer of a model.
 
     Raises:
-        ContractError: The model comes without one, or it needs a package that is not installed; says which.
+        ContractError: The model comes without one, or it needs a package that is not installed; names it.
     """
     try:
         return AutoTokenizer.from_pretrained(name, revision=revision)
@@ -84,7 +85,7 @@ def check_source(model: Any, changed: Mapping[str, Any]) -> None:
     Raises:
         FileNotFoundError: A directory is missing, or holds no checkpoint.
         TypeError: ``model`` is neither a name nor a pair of a model and a tokenizer.
-        ValueError: An argument that says how to load a model comes with a pair.
+        ValueError: An argument for loading a model comes with a pair.
     """
     if not isinstance(model, str):
         parts = model if isinstance(model, tuple) else (model,)
@@ -107,7 +108,7 @@ def check_source(model: Any, changed: Mapping[str, Any]) -> None:
 
 
 def save_tokenizer(tokenizer: Any, directory: str | Path) -> None:
-    """Write a tokenizer's files into a directory; none of them says how the tokenizer was loaded here."""
+    """Write a tokenizer's files into a directory, without traces of how the tokenizer was loaded."""
     tokenizer.save_pretrained(directory)
     remove_traces(directory)
 

@@ -197,7 +197,7 @@ class TextEncoder(ModelTransformer):
 
     def _vectors(self, matrix: csr_matrix) -> Iterator[ImpactVector]:
         contract = self.vector_contract()
-        # One at a time: as dictionaries, all vectors of a chunk would take ten times the memory of the matrix.
+        # One after the other: as dictionaries, all vectors of a chunk would take ten times the memory of the matrix.
         for row in range(matrix.shape[0]):
             yield from to_vectors(matrix[row], self.model.vocabulary, contract)
 
