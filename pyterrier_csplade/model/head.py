@@ -155,13 +155,15 @@ def _maxima(states: Tensor, weight: Tensor, *, with_winners: bool) -> tuple[Tens
     for part in blocks(len(weight), states):
         head = weight[part].to(flat.dtype)
         if over_neighbours:
-            logits = linear(head, flat).view(-1, batch, length).movedim(0, 2)
+            logits, dim = linear(head, flat).view(-1, batch, length), 2
         else:
-            logits = linear(flat, head).view(batch, length, -1)
+            logits, dim = linear(flat, head).view(batch, length, -1), 1
         if winners is None:
-            pooled[:, part] = logits.amax(dim=1)
+            largest = logits.amax(dim)
         else:
-            pooled[:, part], winners[:, part] = logits.max(dim=1)
+            largest, places = logits.max(dim)
+            winners[:, part] = places.T if over_neighbours else places
+        pooled[:, part] = largest.T if over_neighbours else largest
         del logits  # or the next block would be computed beside this one
     return pooled, winners
 
