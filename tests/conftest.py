@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -54,16 +53,13 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> CSPLADE:
 def encoded(csplade: CSPLADE, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
     """A list to which each call of ``csplade``'s encoder adds its role and texts."""
     calls: list[tuple[str, list[str]]] = []
+    encode = csplade.encode_tokenized
 
-    def record(method: Callable[..., Any], role: str) -> Callable[..., Any]:
-        def wrapper(texts: list[str], **kwargs: Any) -> Any:
-            calls.append((role, list(texts)))
-            return method(texts, **kwargs)
+    def record(batch: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append((batch.role, list(batch.texts)))
+        return encode(batch, *args, **kwargs)
 
-        return wrapper
-
-    monkeypatch.setattr(csplade, "encode_docs", record(csplade.encode_docs, "document"))
-    monkeypatch.setattr(csplade, "encode_queries", record(csplade.encode_queries, "query"))
+    monkeypatch.setattr(csplade, "encode_tokenized", record)
     return calls
 
 

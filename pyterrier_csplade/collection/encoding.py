@@ -21,7 +21,7 @@ from .shard import EncodedShard, pack
 from .store import Store, add_up, check_place, writing
 
 if TYPE_CHECKING:
-    from pyterrier_csplade.model.backbone import TokenizedTexts
+    from pyterrier_csplade.model.backbone import TokenizedBatch
     from pyterrier_csplade.model.transformers import DocEncoder
     from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
@@ -199,13 +199,13 @@ class ShardEncoder:
         """
         blocks: list[csr_matrix] = []
         truncated = 0
-        for (shard, rows), texts in pipelined(self._windows(shards), self._tokenized):
+        for (shard, rows), batch in pipelined(self._windows(shards), self._tokenized):
             last = rows.stop >= len(shard.docnos)
             if last:
                 before_last()
-            blocks.append(self.encoder.impacts(texts, document_names(shard.docnos[rows])))
-            truncated += texts.cut
-            advance(len(texts))
+            blocks.append(self.encoder.tokenized_impacts(batch))
+            truncated += batch.truncated
+            advance(len(batch.texts))
             if last:
                 yield self._packed(shard, vstack(blocks, format="csr"), truncated)
                 blocks, truncated = [], 0
@@ -216,7 +216,7 @@ class ShardEncoder:
             for start in range(0, len(shard.docnos), size):
                 yield shard, slice(start, start + size)
 
-    def _tokenized(self, window: _Window) -> tuple[_Window, TokenizedTexts]:
+    def _tokenized(self, window: _Window) -> tuple[_Window, TokenizedBatch]:
         shard, rows = window
         return window, self.encoder.model.tokenize(shard.texts[rows], "document", document_names(shard.docnos[rows]))
 

@@ -47,7 +47,7 @@ def estimate(encoder: DocEncoder, documents: Iterable[Mapping[str, Any]]) -> str
     seconds, record = time.perf_counter() - start, encoded.record
     sequences, _ = encoder.model.backbone.tokenize(shard.texts, "document")
     lengths = sorted(filter(None, map(len, sequences)), reverse=True)
-    batches = encoder.model.batch_encoder.batches(lengths, encoder._batch_size or encoder.model.batch_size)
+    batches = encoder.model.batch_encoder.batches(lengths, encoder.model_batch_size)
     padded = sum(encoder.model.batch_encoder.padded(lengths[batch.start]) * (batch.stop - batch.start) for batch in batches)
     sample, tokens = len(chosen), sum(lengths)
     scale, padding = count / sample, padded / max(tokens, 1)

@@ -175,7 +175,7 @@ def test_settings_beside_the_contract_of_a_checkpoint_are_not_ignored(tmp_path: 
     stored = CSPLADE(tmp_path).contract
     assert CSPLADE(tmp_path, contract=stored).contract == stored
     for name, value in (("document_length", 7), ("impact_scale", 50.0), ("query_prefix", "query: ")):
-        with pytest.raises(ContractError, match=f"{name}={value!r} contradicts .* which says {getattr(stored, name)!r}"):
+        with pytest.raises(ContractError, match=f"{name}={value!r} contradicts .* which has {getattr(stored, name)!r}"):
             CSPLADE(tmp_path, contract=stored.replace(**{name: value}))
 
 

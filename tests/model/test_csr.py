@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.sparse import csr_matrix
 
+from inside.model import Entries, in_order, sparse_vectors, to_impacts
 from pyterrier_csplade import CSPLADE, DataError, Quantizer
-from pyterrier_csplade.model.head import Entries
-from pyterrier_csplade.model.sparse import Wanted, in_order, sparse_vectors, to_impacts
+from pyterrier_csplade.model import Wanted
 from support.models import TEXTS, language_model, tokenizer
 
 NAMES = [f"document {i}" for i in range(5)]

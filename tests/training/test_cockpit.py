@@ -31,7 +31,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("variant", ["causal", "echo", "bidirectional"])
-def test_winning_positions_against_the_models_own_logits(variant: Any) -> None:
+@pytest.mark.parametrize("block", [1, 2**23])
+def test_winning_positions_against_the_models_own_logits(variant: Any, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyterrier_csplade.model.head._LOGITS_IN_FLIGHT", {"cpu": block})
     backbone = Backbone(models.language_model(), models.tokenizer(), Contract(variant=variant)).eval()
     batch = backbone.collate(backbone.tokenize(models.TEXTS, "document")[0])
     with torch.no_grad():

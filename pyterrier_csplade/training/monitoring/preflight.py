@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyterrier_csplade.model import head
 from pyterrier_csplade.model.backbone import Backbone
-from pyterrier_csplade.model.head import max_logits, pooled_states
 from pyterrier_csplade.training.batches import Labels
 from pyterrier_csplade.training.config import ContrastiveConfig
 from pyterrier_csplade.training.losses import flops, ranking_loss
@@ -174,12 +174,5 @@ def winning_positions(backbone: Backbone, batch: dict[str, Tensor]) -> Tensor:
 
     What an architecture does after its LM head is non-decreasing and the same for all positions, so the product decides.
     """
-    hidden, mask = backbone.hidden_states(batch["input_ids"], batch["attention_mask"]), batch["pool_mask"]
-    weight: Tensor = backbone.head.weight.index_select(0, backbone.columns)  # type: ignore[operator, union-attr]
-    positions = torch.zeros(len(hidden), len(weight), dtype=torch.int64, device=hidden.device)
-    rows, states = pooled_states(hidden, mask)
-    if len(rows):
-        winners = torch.empty(len(rows), len(weight), dtype=torch.int32, device=hidden.device)
-        max_logits(states, weight, winners=winners)
-        positions[rows] = mask[rows].int().argsort(dim=1, descending=True, stable=True).gather(1, winners.long())
-    return positions
+    hidden = backbone.hidden_states(batch["input_ids"], batch["attention_mask"])
+    return head.winning_positions(hidden, backbone.head.weight, batch["pool_mask"])[:, backbone.columns]

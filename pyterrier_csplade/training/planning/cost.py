@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pyterrier_csplade._errors import ConfigError
-from pyterrier_csplade.model.head import _POOLING_LOGITS as POOLING_LOGITS
+from pyterrier_csplade.model.head import rows_in_block
 
 from .shape import ModelShape
 
@@ -173,7 +173,8 @@ def _forward(shape: ModelShape, method: Method, load: Load) -> Parts:
         head = _LOSS_BLOCKS + _trained_head(shape, method) * (2.5 if method.bf16 else 2)
     else:  # a block of logits, and the pooled states, which are bfloat16 if LoRA adapts a bfloat16 model
         size = 2.0 if method.bf16 and method.rank else 4.0
-        head = size * (min(POOLING_LOGITS, part * shape.vocabulary) + part * shape.hidden)
+        rows = min(rows_in_block(max(1, int(part)), "cuda"), shape.vocabulary)
+        head = size * part * (rows + shape.hidden)
     return {
         "gradients": 0.0,
         **_kept(shape, method, load, recomputed=0.0),

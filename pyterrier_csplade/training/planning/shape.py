@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from pyterrier_csplade._errors import ConfigError
+from pyterrier_csplade.model.transformers_internals import attention_of
 from pyterrier_csplade.training.run import check_target_modules, linear_layers
 
 # Published configurations of the recipes' models, for machines that cannot reach the hub or have no licence yet.
@@ -130,5 +131,5 @@ def model_shape(config: Any, target_modules: Sequence[str] = ()) -> ModelShape:
         adapted_inputs=sum(m.in_features for m in targets) // text.num_hidden_layers,
         positions=getattr(text, "max_position_embeddings", None),
         heads=text.num_attention_heads,
-        attention=str(model.config._attn_implementation),
+        attention=attention_of(model.config),
     )
