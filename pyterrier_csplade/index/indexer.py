@@ -13,6 +13,7 @@ import pyterrier as pt
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
+from pyterrier_csplade._settings import Settings
 from pyterrier_csplade.index.terrier.java import check_reachable, start, summary
 from pyterrier_csplade.storage.manifest import write_manifest
 from pyterrier_csplade.storage.workspace import publish, workspace
@@ -25,7 +26,7 @@ from .stored import StoredIndex, write_metadata
 from .terrier import Transposition, write_direct, write_inverted, write_lexicon, write_meta, write_properties
 
 
-class ImpactIndexer(pt.Indexer):
+class ImpactIndexer(Settings, pt.Indexer):
     """Builds an :class:`ImpactIndex` from documents with ``toks``.
 
     Nothing is visible at the index's path until everything is done: documents are checked and spooled to a temporary directory
@@ -66,10 +67,11 @@ class ImpactIndexer(pt.Indexer):
         """Return the columns that documents need."""
         return [["docno", "toks", *(field for field in self.meta if field != "docno")]]
 
-    def __repr__(self) -> str:
-        defaults = {"meta": ("docno",), "overwrite": False, "on_duplicate": "refuse", "max_empty": 0.5}
-        changed = [f"{name}={getattr(self, name)!r}" for name, value in defaults.items() if getattr(self, name) != value]
-        return f"{self.impact_index!r}.toks_indexer({', '.join(changed)})"
+    def _maker(self) -> str:
+        return f"{self.impact_index!r}.toks_indexer"
+
+    def _belongs_to(self) -> tuple[Any, ...]:
+        return (self.impact_index,)
 
     def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Any) -> StoredIndex:  # the base class's name
         """Build the index.

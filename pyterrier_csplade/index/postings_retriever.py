@@ -12,6 +12,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._settings import Settings
 from pyterrier_csplade.index.search.algorithm import Algorithm, Budget, Hits, Searcher
 from pyterrier_csplade.index.search.postings import Postings
 from pyterrier_csplade.vectors.checks import check_contracts, check_weights, text_qids
@@ -55,14 +56,11 @@ class PostingsRetriever(IndexRetriever):
         self._budget = Budget(max_postings, max_ms)
         self._opened: tuple[Postings, Searcher] | None = None
 
-    def _settings(self) -> dict[str, tuple[Any, Any]]:
-        return {
-            **self.algorithm.settings(),
-            **super()._settings(),
-            "max_terms": (self.max_terms, None),
-            "max_postings": (self.max_postings, None),
-            "max_ms": (self.max_ms, None),
-        }
+    def _belongs_to(self) -> tuple[Any, ...]:
+        return *super()._belongs_to(), self.algorithm
+
+    def _changed(self) -> list[str]:
+        return [*self.algorithm.arguments(), *super()._changed()]
 
     @property
     def _new_columns(self) -> list[str]:
@@ -109,7 +107,7 @@ class PostingsRetriever(IndexRetriever):
         return frame
 
 
-class PostingsScorer(pt.Transformer):
+class PostingsScorer(Settings, pt.Transformer):
     """Scores given documents by the dot product of query weights and their impacts in an index.
 
     Scores are those of the index's retrievers, to the last bit; a document without a term of the query has the score 0. Rows
@@ -152,17 +150,11 @@ class PostingsScorer(pt.Transformer):
         """Return the columns that results need."""
         return [["qid", "docno", "query_toks"]]
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, PostingsScorer) and self._identity() == other._identity()
+    def _maker(self) -> str:
+        return f"{self.impact_index!r}.scorer"
 
-    def __hash__(self) -> int:
-        return hash(self._identity())
-
-    def __repr__(self) -> str:
-        return f"{self.impact_index!r}.scorer()"
-
-    def _identity(self) -> tuple[Any, ...]:
-        return type(self), self.impact_index.directory, self.impact_index.memory
+    def _belongs_to(self) -> tuple[Any, ...]:
+        return (self.impact_index,)
 
     def _docids(self, postings: Postings, docnos: pd.Series) -> np.ndarray:
         if self._numbers is None or self._numbers[0] is not postings:  # the index may have been built again

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_csplade._settings import Settings
 from pyterrier_csplade.index.search.algorithm import Hits
 from pyterrier_csplade.vectors.checks import as_names, check_contracts, check_positive, check_weights, query_ids
 from pyterrier_csplade.vectors.contract import Contract
@@ -15,7 +16,7 @@ from pyterrier_csplade.vectors.contract import Contract
 from .stored import StoredIndex
 
 
-class IndexRetriever(pt.Transformer):
+class IndexRetriever(Settings, pt.Transformer):
     """Retrieves by the dot product of query weights and impacts.
 
     Documents with equal scores come in the order of indexing. A query without a term of the index (empty, None, weights of 0,
@@ -50,14 +51,6 @@ class IndexRetriever(pt.Transformer):
     def _read(self, field: str, docids: np.ndarray) -> Any:
         """Return a metadata field of documents, of which some may stand several times: array or list of str."""
         raise NotImplementedError
-
-    def _settings(self) -> dict[str, tuple[Any, Any]]:
-        """Arguments beside the index and ``verbose``: name to value and default."""
-        return {
-            "num_results": (self.num_results, 1000),
-            "include_fields": (self.include_fields, None),
-            "threads": (self.threads, 1),
-        }
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Search.
@@ -97,15 +90,11 @@ class IndexRetriever(pt.Transformer):
         """Push a rank cutoff into the search; never relaxes a stricter one."""
         return self if k >= self.num_results else pt.inspect.transformer_apply_attributes(self, num_results=k)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, IndexRetriever) and self._identity() == other._identity()
+    def _maker(self) -> str:
+        return f"{self.impact_index!r}.retriever"
 
-    def __hash__(self) -> int:
-        return hash(self._identity())
-
-    def __repr__(self) -> str:
-        changed = [f"{name}={value!r}" for name, (value, default) in self._settings().items() if value != default]
-        return f"{self.impact_index!r}.retriever({', '.join(changed)})"
+    def _belongs_to(self) -> tuple[Any, ...]:
+        return self.impact_index.directory, self.impact_index.memory
 
     @property
     def _fields(self) -> list[str]:
@@ -114,10 +103,6 @@ class IndexRetriever(pt.Transformer):
     @property
     def _new_columns(self) -> list[str]:
         return ["docid", *self._fields, "rank", "score"]
-
-    def _identity(self) -> tuple[Any, ...]:
-        values = {name: value for name, (value, _) in self._settings().items()} | {"include_fields": tuple(self._fields)}
-        return (type(self), self.impact_index.directory, self.impact_index.memory, *values.items())
 
     def _frame(self, queries: pd.DataFrame, hits: list[Hits]) -> pd.DataFrame:
         """Return a row for each hit: the query's columns and the new ones."""

@@ -12,6 +12,7 @@ import numpy as np
 import pyterrier as pt
 
 from pyterrier_csplade._errors import ImpactIndexError
+from pyterrier_csplade._settings import Settings
 from pyterrier_csplade._version import __version__
 from pyterrier_csplade.index.search.builder import open_postings
 from pyterrier_csplade.index.search.postings import POSTINGS_FILE, Postings, index_identity
@@ -21,6 +22,8 @@ from pyterrier_csplade.vectors.contract import Contract
 
 # Structures that Terrier would otherwise open at first use, perhaps after another process has replaced the index.
 _STRUCTURES = ("lexicon", "inverted", "document", "meta")
+
+_FILE = "pt_meta.json"
 
 _CARD = """## Description
 
@@ -59,7 +62,7 @@ _ENCODER = """Their encoder: {summary}; documents of at most {length} tokens, pr
 of the weight 1."""
 
 
-class StoredIndex(pt.terrier.TerrierIndex):
+class StoredIndex(Settings, pt.terrier.TerrierIndex):
     """An impact index on disk: what can be read from it. :class:`ImpactIndex` adds building and searching."""
 
     def __init__(self, path: str | Path, *, memory: bool = False) -> None:
@@ -76,20 +79,24 @@ class StoredIndex(pt.terrier.TerrierIndex):
         self._postings: Postings | None = None
 
     @property
+    def directory(self) -> Path:
+        """The directory of the index, absolute and free of links."""
+        return Path(os.path.realpath(str(self.path)))
+
+    @property
     def contract(self) -> Contract | None:
         """The contract of the encoder of the documents; None if it is unknown or nothing is built."""
         return read_contract(self.directory) if self._index_obj is None else self._contract
 
-    def verify(self) -> None:
-        """Compare every file with the manifest, and the postings with their own: size and SHA-256. Reads the whole index.
+    def index_obj(self) -> Any:
+        """Return the Java index object, opened at first use.
 
         Raises:
-            ImpactIndexError: A file is missing or has changed (names it), or there is no index or no manifest.
+            ImpactIndexError: There is no index, or its files do not match its manifest.
         """
-        self._check_built()
-        read_whole(self.directory, lambda: check_all(self.directory))
-        if (self.directory / POSTINGS_FILE).exists():
-            Postings(self.directory / POSTINGS_FILE).file.verify()
+        if self._index_obj is None:
+            self._index_obj, self._contract = read_whole(self.directory, self._open)
+        return self._index_obj
 
     def postings(self, *, verbose: bool = False) -> Postings:
         """Return the postings as arrays, opened at first use; the first time they are built, which needs no Java.
@@ -131,19 +138,26 @@ class StoredIndex(pt.terrier.TerrierIndex):
         values: np.ndarray = np.array(self.meta_index().getItems(field, distinct.tolist()), dtype=object)[places]
         return values
 
-    def index_obj(self) -> Any:
-        """Return the Java index object, opened at first use.
+    def verify(self) -> None:
+        """Compare every file with the manifest, and the postings with their own: size and SHA-256. Reads the whole index.
 
         Raises:
-            ImpactIndexError: There is no index, or its files do not match its manifest.
+            ImpactIndexError: A file is missing or has changed (names it), or there is no index or no manifest.
         """
-        if self._index_obj is None:
-            self._index_obj, self._contract = read_whole(self.directory, self._open)
-        return self._index_obj
+        self._check_built()
+        read_whole(self.directory, lambda: check_all(self.directory))
+        if (self.directory / POSTINGS_FILE).exists():
+            Postings(self.directory / POSTINGS_FILE).file.verify()
 
     def close(self) -> None:
         """Forget the opened index, so that the next use opens what is at the path then."""
         self._index_obj = self._index_ref = self._postings = None
+
+    def _belongs_to(self) -> tuple[Any, ...]:
+        return (self.directory,)
+
+    def _changed(self) -> list[str]:
+        return [repr(str(self.path)), *super()._changed()]
 
     def _check_built(self) -> None:
         if not self.built():
@@ -162,23 +176,6 @@ class StoredIndex(pt.terrier.TerrierIndex):
             raise ImpactIndexError(f"Terrier cannot open {self.path}: {summary(error)}") from error
         self._identity_of_index_obj = index_identity(self.directory)
         return index, read_contract(self.directory)
-
-    @property
-    def directory(self) -> Path:
-        """The directory of the index, absolute and free of links."""
-        return Path(os.path.realpath(str(self.path)))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r}{', memory=True' if self.memory else ''})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, StoredIndex) and self._identity() == other._identity()
-
-    def __hash__(self) -> int:
-        return hash(self._identity())
-
-    def _identity(self) -> tuple[Any, ...]:
-        return type(self), self.directory, self.memory
 
     def _hf_readme(self, *, repo: str, branch: str | None = "main", **kwargs: Any) -> str:
         """Fill PyTerrier's card, of which only the parts around its content are kept."""
@@ -212,9 +209,6 @@ def _describe(contract: Contract) -> str:
         prefix=contract.document_prefix,
         scale=contract.impact_scale,
     )
-
-
-_FILE = "pt_meta.json"
 
 
 def write_metadata(directory: Path, *, documents: int, empty: int, postings: int, contract: Contract | None) -> None:

@@ -60,9 +60,6 @@ class ImpactRetriever(IndexRetriever):
         # Which terms an index holds, as far as queries asked: each look-up is a call into Java.
         self._looked_up: tuple[Any, dict[str, bool]] | None = None
 
-    def _settings(self) -> dict[str, tuple[Any, Any]]:
-        return {**super()._settings(), "exact_scores": (self.exact_scores, True)}
-
     def _open(self) -> Contract | None:
         self.impact_index.index_obj()
         return self.impact_index.contract

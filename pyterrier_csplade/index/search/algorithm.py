@@ -111,10 +111,10 @@ class Algorithm:
         """Make ready to search."""
         raise NotImplementedError
 
-    def settings(self) -> dict[str, tuple[Any, Any]]:
-        """Name of the algorithm and its options: name to value and default."""
-        options = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)}
-        return {"algorithm": (self.name, "terrier"), **options}
+    def arguments(self) -> list[str]:
+        """Return the arguments of ``ImpactIndex.retriever`` that choose it, as source code, without defaults."""
+        options = [(field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)]
+        return [f"algorithm={self.name!r}", *(f"{name}={value!r}" for name, value, default in options if value != default)]
 
 
 def algorithm(name: str, options: dict[str, Any]) -> Algorithm:
