@@ -1,4 +1,4 @@
-"""What all retrievers of an impact index have in common: everything but the search."""
+"""What all retrievers of an impact index share: everything except the search."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class IndexRetriever(Settings, pt.Transformer):
         self.verbose = verbose
 
     def _open(self) -> Contract | None:
-        """Make ready to search; return the contract of the documents, None if unknown."""
+        """Prepare to search; return the contract of the documents, None if unknown."""
         raise NotImplementedError
 
     def _search(self, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
-        """Search with queries (qid to weights above 0, at least one), whose terms the index may not hold."""
+        """Search with queries: qid to at least one weight above 0. The index may lack some of their terms."""
         raise NotImplementedError
 
     def _read(self, field: str, docids: np.ndarray) -> Any:
-        """Return a metadata field of documents, of which some may stand several times: array or list of str."""
+        """Return a metadata field of documents, which may repeat: array or list of str."""
         raise NotImplementedError
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
@@ -59,12 +59,12 @@ class IndexRetriever(Settings, pt.Transformer):
             inp: Queries with ``qid`` and ``query_toks`` (term to weight).
 
         Returns:
-            The input's columns (a ``docid``, ``score`` or ``rank`` is replaced), ``docid``, ``docno``, the included fields,
-            ``rank`` and ``score``, in the order of the queries.
+            The input's columns, ``docid``, ``docno``, the included fields, ``rank`` and ``score``, in the order of the queries.
+            Columns of the input with one of these names are replaced.
 
         Raises:
             ContractError: The queries come from another encoder than the documents.
-            DataError: A weight is negative or not finite, or a qid is missing or stands twice.
+            DataError: A weight is negative or not finite, or a qid is missing or appears twice.
             ImpactIndexError: There is no index, it is damaged, or the search failed.
         """
         pt.validate.query_frame(inp, extra_columns=["query_toks"], context=self)
@@ -106,10 +106,10 @@ class IndexRetriever(Settings, pt.Transformer):
 
     def _frame(self, queries: pd.DataFrame, hits: list[Hits]) -> pd.DataFrame:
         """Return a row for each hit: the query's columns and the new ones."""
-        hits = [*hits, Hits.none()]  # arrays of the right type where there is no query
+        hits = [*hits, Hits.none()]  # gives the arrays their types even without queries
         counts = [len(found.docids) for found in hits]
         docids = np.concatenate([found.docids for found in hits])
-        # Column by column: each step of a chain of frames costs as much as the search of a small collection.
+        # Column by column: each step of a chain of frames would take as long as a search of a small collection.
         rows = np.repeat(np.arange(len(queries)), counts[:-1])
         columns = {name: queries[name].array.take(rows) for name in queries.columns if name not in self._new_columns}
         columns["docid"] = docids

@@ -62,7 +62,7 @@ def test_card_on_hugging_face_is_filled(tmp_path: Path, uploaded: dict[str, Any]
 def test_card_of_an_unknown_encoder_says_so(tmp_path: Path, uploaded: dict[str, Any]) -> None:
     build(tmp_path / "i", None).to_hf("me/my-index")
     card = uploaded["README.md"].decode()
-    assert "TODO" not in card and "Their encoder is not known." in card and "'me/my-index'" in card
+    assert "TODO" not in card and "The document encoder is unknown." in card and "'me/my-index'" in card
 
 
 def test_card_on_zenodo_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

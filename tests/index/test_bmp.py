@@ -10,15 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import CspladeError, DataError
-from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.index.search import bmp as _bmp
-from pyterrier_csplade.index.search import order as _order
-from pyterrier_csplade.index.search.algorithm import Budget, Searcher, algorithm
-from pyterrier_csplade.index.search.blocks import BLOCKS_OF_GROUP, open_blocks
-from pyterrier_csplade.index.search.kernels import available as _fast
-from pyterrier_csplade.index.search.order import bisect, given_order, read_order, write_order
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from inside.index import BLOCKS_OF_GROUP, kernels
+from inside.index import available as _fast
+from inside.index import bmp as _bmp
+from inside.index import order as _order
+from pyterrier_csplade import CspladeError, DataError, MatrixVectors
+from pyterrier_csplade.index.search import (
+    POSTINGS_FILE,
+    Budget,
+    Postings,
+    Searcher,
+    algorithm,
+    bisect,
+    given_order,
+    open_blocks,
+    read_order,
+    write_order,
+    write_postings,
+)
 
 DOCUMENTS, VOCABULARY, SUBJECTS = 6000, 400, 40
 TERMS = [f"Ġ{i}" for i in range(VOCABULARY)]
@@ -98,8 +107,7 @@ def test_any_query_ranks_as_exhaustive_search(postings: Postings, query: dict[st
 def test_blocks_alone_and_with_the_gaps_between_them_score_alike(
     postings: Postings, jump: int, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pyterrier_csplade.index.search.kernels import bmp as _kernel_bmp
-
+    _kernel_bmp = kernels("bmp", "this test")
     monkeypatch.setattr(_kernel_bmp, "WINDOW", window)
     # The loops as they stand, in Python: the constants are compiled into the others.
     monkeypatch.setattr(_kernel_bmp, "JUMP", jump)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from pyterrier_csplade import ImpactIndex, ImpactIndexError
-from pyterrier_csplade.index.search.blocks import open_blocks
+from pyterrier_csplade.index.search import open_blocks
 
 
 def build(path: Path, impact: int = 1) -> ImpactIndex:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.index.search.algorithm import Budget, Hits, Searcher, algorithm
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from pyterrier_csplade import MatrixVectors
+from pyterrier_csplade.index.search import POSTINGS_FILE, Budget, Hits, Postings, Searcher, algorithm, write_postings
 
 QUERY = {"a": 1.0, "b": 0.5}
 

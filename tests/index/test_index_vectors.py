@@ -12,12 +12,11 @@ import pyterrier as pt
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import Contract, DataError, ImpactIndex, ImpactIndexError
-from pyterrier_csplade.index import documents as _intake
-from pyterrier_csplade.index import spool as _spool
-from pyterrier_csplade.index.terrier import inverted as _postings
-from pyterrier_csplade.vectors import matrices as _vectors
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from inside.index import documents as _intake
+from inside.index import inverted as _postings
+from inside.index import matrices as _vectors
+from inside.index import spool as _spool
+from pyterrier_csplade import Contract, DataError, ImpactIndex, ImpactIndexError, MatrixVectors
 from support.indexes import CONTRACT, docnos, search
 
 VOCABULARY = ["Ġa", "b", "é", "語彙", "🙂", "\n\0", "#combine(", "x" * 60, "🙂" * 15, "~", "A", "unused"]
@@ -203,7 +202,7 @@ def test_entries_that_stand_twice_are_added_up_and_order_does_not_matter(tmp_pat
         (Blocks([(["x"], rows([1, 1]))], ["\ue000", "\U00010000"]), "cannot find"),
         (Blocks([(["x", " y"], rows([1, 0, 0], [1, 0, 0]))]), "docno ' y' of document 2"),
         (Blocks([(["x", 3], rows([1, 0, 0], [1, 0, 0]))]), "docno of document 2 must be a str"),  # type: ignore[list-item]
-        (Blocks([(["x"], rows([1, 0, 0])), (["x"], rows([1, 0, 0]))]), "docno 'x' of document 2 stands twice"),
+        (Blocks([(["x"], rows([1, 0, 0])), (["x"], rows([1, 0, 0]))]), "docno 'x' of document 2 appears twice"),
         (Blocks([(["x", "y"], rows([1, 0, 0]))]), r"2 docnos and 3 terms, but a matrix of \(1, 3\)"),
         (Blocks([(["x"], rows([1, 0]))]), r"1 docnos and 3 terms, but a matrix of \(1, 2\)"),
         (Blocks([]), "nothing to index"),

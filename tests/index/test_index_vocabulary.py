@@ -12,8 +12,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from inside.index import is_index_term
 from pyterrier_csplade import DataError, ImpactIndex, Vocabulary
-from pyterrier_csplade.vectors.vocabulary import is_index_term
 from support.terms import spell
 
 

@@ -235,10 +235,10 @@ def test_equal_indexes_and_indexers_are_equal(tmp_path: Path, index: ImpactIndex
 
 
 def test_java_home_that_names_nothing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pyterrier_csplade.index.terrier.java import Jdk4pyInit
+    from pyterrier_csplade.index.terrier import Jdk4pyInit
 
     monkeypatch.setenv("JAVA_HOME", "/no/such/java")
-    with pytest.raises(CspladeError, match="JAVA_HOME names /no/such/java, which is not there: unset it"):
+    with pytest.raises(CspladeError, match="JAVA_HOME names /no/such/java, which does not exist: unset it"):
         Jdk4pyInit().pre_init(None)
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from inside.index import workspace as _workspace
 from pyterrier_csplade import ImpactIndex, ImpactIndexError
-from pyterrier_csplade.storage import workspace as _workspace
 from support.whole_indexes import OLD, clean_writer_leaves_nothing_else, documents, found
 
 NEW = 400
@@ -79,7 +79,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def kill_and_check(path: Path, seconds: float, *more: str) -> int:
-    """Kill a writer some time after its start; whoever comes next finds a whole index and can write."""
+    """Kill a writer some time after its start; the next process finds a whole index and can write."""
     process = start(WRITER, path, NEW, 1, *more)
     wait_for(process, "start")
     time.sleep(seconds)
@@ -191,8 +191,8 @@ def test_reader_sees_the_old_or_the_new_index_while_it_is_overwritten(path: Path
 
 
 def test_index_replaced_while_it_is_opened_is_opened_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pyterrier_csplade.index import stored as _stored
-    from pyterrier_csplade.storage import manifest as _manifest
+    from inside.index import manifest as _manifest
+    from inside.index import stored as _stored
 
     original = _manifest.check_on_opening
     calls: list[int] = []

@@ -12,10 +12,8 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import ImpactIndex
-from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.index.search.algorithm import Budget, Searcher, algorithm
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from pyterrier_csplade import ImpactIndex, MatrixVectors
+from pyterrier_csplade.index.search import POSTINGS_FILE, Budget, Postings, Searcher, algorithm, write_postings
 
 DOCUMENTS, VOCABULARY = 30_000, 12
 TERMS = [f"t{i}" for i in range(VOCABULARY)]

@@ -16,14 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import CspladeError, ImpactIndex
-from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.index.search import exhaustive as _exhaustive
-from pyterrier_csplade.index.search.algorithm import Budget, Hits, Searcher, algorithm
-from pyterrier_csplade.index.search.exhaustive import _NumpySearcher
-from pyterrier_csplade.index.search.kernels import available as _fast
-from pyterrier_csplade.index.search.kernels import maxscore as _kernel_maxscore
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from inside.index import _NumpySearcher, kernels
+from inside.index import available as _fast
+from inside.index import exhaustive as _exhaustive
+from pyterrier_csplade import CspladeError, ImpactIndex, MatrixVectors
+from pyterrier_csplade.index.search import POSTINGS_FILE, Budget, Hits, Postings, Searcher, algorithm, write_postings
 
 DOCUMENTS, VOCABULARY = 18_000, 300
 TERMS = [f"Ġ{i}" for i in range(VOCABULARY)]
@@ -146,7 +143,8 @@ def test_collections_around_the_sizes_of_windows(tmp_path: Path, documents: int,
 def test_lists_are_looked_up_where_few_documents_are_left(postings: Postings, monkeypatch: pytest.MonkeyPatch) -> None:
     """MaxScore leaves postings out; what it does is checked above, that it does so here."""
     scored, every = 0, 0
-    kernel = _kernel_maxscore.maxscore
+    loops = kernels("maxscore", "this test")
+    kernel = loops.maxscore
 
     def count(*args: Any) -> int:
         nonlocal scored
@@ -154,7 +152,7 @@ def test_lists_are_looked_up_where_few_documents_are_left(postings: Postings, mo
         scored += found
         return found
 
-    monkeypatch.setattr(_kernel_maxscore, "maxscore", count)
+    monkeypatch.setattr(loops, "maxscore", count)
     searcher = algorithm("maxscore", {}).prepare(postings)
     for rare in range(100, 250, 5):
         query = {"Ġ0": 0.01, "Ġ1": 0.01, "Ġ2": 0.01, TERMS[rare]: 5.0}
@@ -182,8 +180,8 @@ def frame(queries: list[dict[str, float]]) -> pd.DataFrame:
 def test_retrievers_agree_with_terrier(index: ImpactIndex, name: str, threads: int) -> None:
     queries = frame(random_queries(60, step=0.25))
     terrier = index.retriever(num_results=50).transform(queries)
-    ours = index.retriever(algorithm=name, num_results=50, threads=threads).transform(queries)
-    pd.testing.assert_frame_equal(terrier, ours)
+    found = index.retriever(algorithm=name, num_results=50, threads=threads).transform(queries)
+    pd.testing.assert_frame_equal(terrier, found)
 
 
 def test_without_numba(index: ImpactIndex, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +221,7 @@ def test_heaviest_terms_only(index: ImpactIndex, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["exhaustive", "maxscore", "bmp"])
-def test_budget_that_suffices_changes_nothing(index: ImpactIndex, name: str) -> None:
+def test_large_budget_changes_nothing(index: ImpactIndex, name: str) -> None:
     queries = frame([*random_queries(20, step=0.25), {"never": 1.0}])
     limited = index.retriever(algorithm=name, max_postings=10**9, max_ms=1e9).transform(queries)
     assert not limited.pop("query_cut").any()

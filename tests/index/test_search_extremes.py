@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.index.search.algorithm import Budget, Hits, Searcher, algorithm
-from pyterrier_csplade.index.search.exhaustive import _NumpySearcher
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from inside.index import _NumpySearcher
+from pyterrier_csplade import MatrixVectors
+from pyterrier_csplade.index.search import POSTINGS_FILE, Budget, Hits, Postings, Searcher, algorithm, write_postings
 
 DOCUMENTS, VOCABULARY = 2500, 60
 TERMS = [f"t{i:02}" for i in range(VOCABULARY)]

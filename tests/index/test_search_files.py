@@ -13,17 +13,21 @@ import pyterrier as pt
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import ImpactIndex, ImpactIndexError
-from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.index.search import blocks as _blocks
-from pyterrier_csplade.index.search import builder as _builder
-from pyterrier_csplade.index.search.algorithm import Budget, algorithm
-from pyterrier_csplade.index.search.term_counts import LearnedSource, terrier_source
-from pyterrier_csplade.index.terrier import reader as _terrier
-from pyterrier_csplade.index.terrier.reader import TerrierFiles
-from pyterrier_csplade.storage.arrays import ArrayFile, ArrayWriter
-from pyterrier_csplade.storage.workspace import publishing
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from inside.index import ArrayFile, ArrayWriter, publishing
+from inside.index import blocks as _blocks
+from inside.index import builder as _builder
+from inside.index import reader as _terrier
+from pyterrier_csplade import ImpactIndex, ImpactIndexError, MatrixVectors
+from pyterrier_csplade.index.search import (
+    POSTINGS_FILE,
+    Budget,
+    LearnedSource,
+    Postings,
+    algorithm,
+    terrier_source,
+    write_postings,
+)
+from pyterrier_csplade.index.terrier import TerrierFiles
 from support.indexes import documents
 
 DENSE = np.array([[3, 0, 1], [0, 2, 1], [4, 1, 0]])
@@ -40,7 +44,7 @@ def open_postings(directory: Path, docnos: tuple[str, ...] = ("d0", "d1", "d2"))
 
 
 def test_a_file_that_lost_bytes_in_its_middle_names_the_array(tmp_path: Path) -> None:
-    """Its end, by which a file is known, is whole."""
+    """The end of the file, from which it is identified, is whole."""
     writer = ArrayWriter(tmp_path / "file")
     writer.add("first", np.arange(100))
     writer.add("last", np.arange(100))
@@ -166,19 +170,20 @@ def test_terrier_indexes_of_another_kind(words: Path, tmp_path: Path) -> None:
         TerrierFiles(no_lookup).docnos()
     several = changed(words, tmp_path / "several", str)
     files = TerrierFiles(several)
-    files.lexicon["bits"] |= 1 << 5  # the number of the file stands in the upper bits
+    files.lexicon["bits"] |= 1 << 5  # the number of the file is in the upper bits
     files.lexicon.tofile(several / "data.lexicon.fsomapfile")
-    with pytest.raises(ImpactIndexError, match=r"several is not an index of .* \(its postings stand in several files\)"):
+    with pytest.raises(ImpactIndexError, match=r"several is not an index of .* \(its postings are in several files\)"):
         TerrierFiles(several)
 
 
 def test_lists_are_decoded_alike_with_and_without_numba(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [[1, 1, 0], [2, 0, 0], [0, 0, 1]]  # a, b, c in d0, d2, y
-    with_numba = _builder.decoder()
+    with_numba = _terrier.decoder()
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "pyterrier_csplade.index.search.kernels.common", None)
-        assert _builder.decoder() is _terrier.decode_in_python
+        assert _terrier.decoder() is _terrier.decode_in_python
     files = TerrierFiles(words)
     order = [files.terms.index(term) for term in TERMS]
     for decode in (with_numba, _terrier.decode_in_python):
-        assert files.matrix(decode).toarray()[:, order].tolist() == expected
+        monkeypatch.setattr(_terrier, "decoder", lambda decode=decode: decode)
+        assert files.matrix().toarray()[:, order].tolist() == expected

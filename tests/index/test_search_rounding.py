@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.index.search.algorithm import Budget, algorithm
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from pyterrier_csplade import MatrixVectors
+from pyterrier_csplade.index.search import POSTINGS_FILE, Budget, Postings, algorithm, write_postings
 
 
 def postings_of(directory: Path, matrix: np.ndarray, terms: list[str]) -> Postings:

@@ -13,12 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import DataError
-from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.index.search.algorithm import Budget, Searcher, algorithm
-from pyterrier_csplade.index.search.exhaustive import _NumpySearcher
-from pyterrier_csplade.index.search.order import write_order
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from inside.index import _NumpySearcher
+from pyterrier_csplade import DataError, MatrixVectors
+from pyterrier_csplade.index.search import POSTINGS_FILE, Budget, Postings, Searcher, algorithm, write_order, write_postings
 
 LARGEST = 2**31 - 1
 

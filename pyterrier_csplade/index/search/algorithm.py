@@ -1,4 +1,4 @@
-"""The seam between retrievers and algorithms."""
+"""What retrievers and search algorithms exchange: budgets, hits, and the algorithms by their names."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .postings import Postings, Query
 
 @dataclass(frozen=True)
 class Hits:
-    """The documents that were found for a query, the best first.
+    """The documents found for a query, the best first.
 
     Attributes:
         docids: int64 array.
         scores: float64 array.
-        cut: Whether a budget ended the search before everything was looked at.
+        cut: Whether a budget ended the search early.
     """
 
     docids: np.ndarray
@@ -33,18 +33,9 @@ class Hits:
         return cls(np.zeros(0, np.int64), np.zeros(0))
 
 
-# Name of an algorithm to its module and class; modules are imported when they are first used.
-_ALGORITHMS = {
-    "exhaustive": ("exhaustive", "Exhaustive"),
-    "maxscore": ("maxscore", "MaxScore"),
-    "guided": ("guided", "Guided"),
-    "bmp": ("bmp", "BlockMaxPruning"),
-}
-
-
 @dataclass(frozen=True)
 class Budget:
-    """How much a search may cost; None does not limit.
+    """How much a search may cost; None means no limit.
 
     Attributes:
         postings: Postings to score.
@@ -78,37 +69,37 @@ class Spending:
         self.postings = 0
 
     def exhausted(self, postings: int = 0) -> bool:
-        """Whether nothing is left, or less than some more postings need."""
+        """Whether the budget is spent, or is too small for this many more postings."""
         limit = self._budget.postings
         too_many = limit is not None and self.postings > 0 and self.postings + max(postings, 1) > limit
         return too_many or (self._end is not None and time.perf_counter() >= self._end)
 
 
 class Searcher(Protocol):
-    """Searches the postings that it was prepared for; called from several threads at a time."""
+    """Searches the postings that it was prepared for; several threads may call it at the same time."""
 
     def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
         """Return the best documents of a query.
 
         Args:
-            query: At least one term; the lists of all are checked.
-            k: Documents to return, at most.
+            query: At least one term; the lists of all terms have been checked.
+            k: Largest number of documents to return.
             budget: What the search may cost. The first step is always made.
 
         Returns:
-            Documents with a score above 0, the best first, of equal ones those indexed first.
+            Documents with a score above 0, the best first; equal scores in the order of indexing.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A way to search: its fields are its options, each with a default."""
+    """A way to search. Its fields are its options, each with a default."""
 
     name: ClassVar[str]
 
     def prepare(self, postings: Postings) -> Searcher:
-        """Make ready to search."""
+        """Return a searcher of postings."""
         raise NotImplementedError
 
     def arguments(self) -> list[str]:
@@ -117,25 +108,55 @@ class Algorithm:
         return [f"algorithm={self.name!r}", *(f"{name}={value!r}" for name, value, default in options if value != default)]
 
 
+# Name of an algorithm to its module and class. Modules are imported at first use.
+_ALGORITHMS = {
+    "exhaustive": ("exhaustive", "Exhaustive"),
+    "maxscore": ("maxscore", "MaxScore"),
+    "guided": ("guided", "Guided"),
+    "bmp": ("bmp", "BlockMaxPruning"),
+}
+
+
 def algorithm(name: str, options: dict[str, Any]) -> Algorithm:
-    """Return an algorithm.
+    """Return an algorithm by its name.
 
     Args:
         name: Its name.
         options: Its options.
 
     Raises:
-        ValueError: There is no such algorithm, or an option has a value that is not allowed.
-        TypeError: It has no such option.
+        ValueError: There is no such algorithm, or an option has an invalid value.
+        TypeError: The algorithm has no such option.
     """
     if name not in _ALGORITHMS:
         raise ValueError(f"algorithm must be one of terrier, {', '.join(_ALGORITHMS)}, found {name!r}")
     module, class_name = _ALGORITHMS[name]
     found: type[Algorithm] = getattr(importlib.import_module(f".{module}", __package__), class_name)
     known = [field.name for field in dataclasses.fields(found)]
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise TypeError(
-            f"algorithm {name!r} has no option {unknown[0]!r}, only {', '.join(known) or 'those of all algorithms'}"
-        )
+    for option in options:
+        if option not in known:
+            only = ", ".join(known) or "the options of all algorithms"
+            raise TypeError(f"algorithm {name!r} has no option {option!r}, only {only}")
     return found(**options)
+
+
+# Up to this many results are sorted with regard to ties at once, which is faster than looking for ties first; our choice (not
+# measured).
+_FEW = 64
+
+
+def ranked(docids: np.ndarray, scores: np.ndarray, *, cut: bool = False) -> Hits:
+    """Return hits with the best first; of equal scores, the first documents come first.
+
+    Args:
+        docids: int64 array.
+        scores: float64 array of the same length.
+        cut: Whether a budget ended the search.
+    """
+    falling = -scores
+    if len(falling) > _FEW:
+        order = np.argsort(falling)  # a stable sort would take twice as long
+        if (falling[order[1:]] != falling[order[:-1]]).all():
+            return Hits(docids[order], scores[order], cut)
+    order = np.lexsort((docids, falling))
+    return Hits(docids[order], scores[order], cut)

@@ -7,15 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from .algorithm import Algorithm, Budget, Hits, Searcher
-from .kernels.available import kernels
+from .algorithm import Algorithm, Budget, Hits, Searcher, ranked
+from .kernels.available import Scratch, kernels
 from .postings import Postings, Query
-from .ranking import Scratch, ranked
 
-# Sums of doubles may be off in their last bits, and so may bounds: they are raised by more than that.
+# Sums of doubles, and so bounds, have rounding errors; bounds are raised by more than these.
 _SLACK = 1 + 2.0**-40
 
-# Into how many ranges of documents a search with a budget is cut.
+# Ranges of documents of a search with a budget; our choice (not measured).
 _RANGES = 64
 
 
@@ -24,14 +23,13 @@ class MaxScore(Algorithm):
     """MaxScore (Turtle and Flood, Information Processing & Management 31(6), 1995), exact.
 
     Lists that together cannot lift a document among the best are only looked up for documents that other lists have found.
-    Documents are scored in windows (as Lucene does). With a budget, the documents at the end of the index are left out when it
-    is spent.
+    Documents are scored in windows, as in Lucene. When a budget is spent, the documents at the end of the index are left out.
     """
 
     name: ClassVar[str] = "maxscore"
 
     def prepare(self, postings: Postings) -> Searcher:
-        """Make ready to search.
+        """Return a searcher of postings.
 
         Raises:
             CspladeError: numba is not installed.
@@ -40,7 +38,7 @@ class MaxScore(Algorithm):
 
 
 class MaxScoreSearcher:
-    """Runs the compiled loop, over one or two impacts a posting."""
+    """Runs the compiled loop over postings with one or two impacts."""
 
     def __init__(
         self,
@@ -51,13 +49,13 @@ class MaxScoreSearcher:
         scale: float = 1.0,
         mix: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> None:
-        """Make ready to search.
+        """Create a searcher.
 
         Args:
             postings: The postings.
             guides: The guide's impact of each posting; None for exact search.
-            max_guides: Its largest impact of each term.
-            scale: What one of the guide's impacts counts in learned ones.
+            max_guides: The guide's largest impact of each term.
+            scale: Learned impact that the guide's impact 1 is worth.
             mix: Share of the guide in the global, the local and the final score.
         """
         self._kernel = kernels("maxscore", "this algorithm")
@@ -97,7 +95,7 @@ class MaxScoreSearcher:
         return ranked(docids, scores, cut=cut)
 
     def _memory(self, k: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-        """Return heaps, empty, and what the documents of a window need."""
+        """Return empty heaps, and working memory for the documents of a window."""
         kept, size = self._scratch.array, self._kernel.WINDOW
         heaps = kept("best", 3 * k).reshape(3, k), kept("docids", 3 * k, np.int64).reshape(3, k), np.zeros(3, np.int64)
         return heaps, (kept("learned", size), kept("guide", size), kept("found", size, np.uint32))

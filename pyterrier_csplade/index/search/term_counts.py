@@ -1,9 +1,9 @@
-"""Where guides come from: BM25 over the tokens of a language model, BM25 of a Terrier index, or another learned index."""
+"""Sources of guides: BM25 over the tokens of a language model, BM25 of a Terrier index, or another learned index."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,50 +15,74 @@ from pyterrier_csplade._errors import DataError, ImpactIndexError
 from pyterrier_csplade.index.terrier.java import start
 from pyterrier_csplade.index.terrier.reader import TerrierFiles
 
-from .builder import decoder
 from .postings import Postings
 
-_TO_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
+def counts_source(postings: Postings, documents: Iterable[Mapping[str, Any]], k1: float, b: float) -> MatrixSource:
+    """Return BM25 over token counts; tokens that differ only in case or a leading space are the same.
 
-def folded(term: str) -> str:
-    """Return what the variants of a token with another case or without a leading space have in common.
+    Args:
+        postings: The postings of the index.
+        documents: Documents with ``docno`` and ``toks_tf`` (token to count), in any order.
+        k1: BM25's k1.
+        b: BM25's b.
 
-    Only ASCII letters change their case: in byte-level vocabularies others stand for bytes.
+    Raises:
+        DataError: A document has no counts, is not in the index, or appears twice.
     """
-    return term.lstrip("Ġ▁ ").translate(_TO_LOWER) or term
+    numbers, keys = postings.documents(), dict[str, int]()
+    rows, columns, counts = list[int](), list[int](), list[float]()
+    for document in documents:
+        docno, toks = document.get("docno"), document.get("toks_tf")
+        if not isinstance(toks, Mapping):
+            raise DataError(f"document {docno!r} has no toks_tf: make them with csplade.doc_encoder(counts=True)")
+        if docno not in numbers:
+            raise DataError(f"document {docno!r} appears twice, or is not in the index")
+        rows += [numbers.pop(docno)] * len(toks)
+        columns += [keys.setdefault(folded(token), len(keys)) for token in toks]
+        counts += toks.values()
+    # Counts of tokens with the same key are added up.
+    matrix = csr_matrix((counts, (rows, columns)), shape=(len(postings), len(keys)), dtype=np.float64)
+    return MatrixSource(bm25(matrix, k1, b), lambda term: keys.get(folded(term)), f"BM25 over tokens, k1={k1}, b={b}")
 
 
-class MatrixSource:
-    """Weights in a matrix of documents and keys, to which terms are mapped."""
+def terrier_source(postings: Postings, directory: Path, k1: float, b: float, *, verbose: bool = False) -> MatrixSource:
+    """Return BM25 of a Terrier index; documents are matched by docno, terms by the folded and stemmed token.
 
-    def __init__(self, weights: csc_matrix, key: Callable[[str], int | None], description: str) -> None:
-        """Name the parts.
+    Args:
+        postings: The postings of the index.
+        directory: The directory of the Terrier index.
+        k1: BM25's k1.
+        b: BM25's b.
+        verbose: Whether to show a progress bar.
 
-        Args:
-            weights: [documents of the index, keys].
-            key: Returns the column of a term, None if it has none.
-            description: What it is, for people to read.
-        """
-        self.largest = float(weights.data.max(initial=0))
-        self.description = description
-        self._weights = weights
-        self._key = key
-
-    def list_of(self, term: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return documents and weights; see :class:`.guided.GuideSource`."""
-        column = self._key(term)
-        start, end = (0, 0) if column is None else self._weights.indptr[column : column + 2]
-        return self._weights.indices[start:end], self._weights.data[start:end]
+    Raises:
+        ImpactIndexError: The Terrier index cannot be read, or has no document in common with the index.
+    """
+    files = TerrierFiles(directory)
+    stem = _stemmer(files.pipeline)
+    numbers = postings.documents()
+    docids = np.array([numbers.get(docno, -1) for docno in files.docnos()], dtype=np.int64)
+    if not (docids >= 0).any():
+        raise ImpactIndexError(f"the index and {directory} have no document in common")
+    matrix = files.matrix(verbose=verbose)
+    weights = bm25(matrix, k1, b).tocoo()
+    kept = docids[weights.row] >= 0
+    mapped = csc_matrix(
+        (weights.data[kept], (docids[weights.row[kept]], weights.col[kept])), shape=(len(postings), len(files.terms))
+    )
+    mapped.sort_indices()
+    columns = {term: column for column, term in enumerate(files.terms)}
+    return MatrixSource(mapped, lambda term: columns.get(stem(folded(term))), f"BM25 of a Terrier index, k1={k1}, b={b}")
 
 
 class LearnedSource:
     """The impacts of another index of the same terms."""
 
     def __init__(self, postings: Postings, other: Postings) -> None:
-        """Map the documents of one index to those of another."""
-        numbers = docno_numbers(postings.docnos)
-        # A document that the index does not hold gets a number that no posting has.
+        """Match the documents of two indexes by their docnos."""
+        numbers = postings.documents()
+        # Documents that are not in the index get a number that no posting has.
         self._docids = np.array([numbers.get(docno, len(postings)) for docno in other.docnos], dtype=np.int64)
         if not (self._docids < len(postings)).any():
             raise ImpactIndexError("the two indexes have no document in common")
@@ -78,79 +102,31 @@ class LearnedSource:
         return docids[order], impacts[order]
 
 
-def counts_source(postings: Postings, documents: Iterable[Mapping[str, Any]], k1: float, b: float) -> MatrixSource:
-    """Return BM25 over token counts; tokens that differ in case or a leading space only count as one.
+class MatrixSource:
+    """Weights in a matrix of documents and keys; each term has at most one key."""
 
-    Args:
-        postings: The postings of the index.
-        documents: With ``docno`` and ``toks_tf`` (token to count), in any order.
-        k1: Of BM25.
-        b: Of BM25.
+    def __init__(self, weights: csc_matrix, key: Callable[[str], int | None], description: str) -> None:
+        """Create a source.
 
-    Raises:
-        DataError: A document has no counts, is not in the index, or stands twice.
-    """
-    numbers, keys = docno_numbers(postings.docnos), dict[str, int]()
-    rows, columns, counts, seen = list[int](), list[int](), list[float](), set[int]()
-    for document in documents:
-        docno, toks = document.get("docno"), document.get("toks_tf")
-        if not isinstance(toks, Mapping):
-            raise DataError(f"document {docno!r} has no toks_tf: make them with csplade.doc_encoder(counts=True)")
-        if docno not in numbers or numbers[docno] in seen:
-            raise DataError(f"document {docno!r} stands twice, or is not in the index")
-        seen.add(numbers[docno])
-        for token, count in toks.items():
-            rows.append(numbers[docno])
-            columns.append(keys.setdefault(folded(token), len(keys)))
-            counts.append(count)
-    matrix = csr_matrix((counts, (rows, columns)), shape=(len(postings), len(keys)), dtype=np.float64)  # adds up what is folded
-    return MatrixSource(bm25(matrix, k1, b), lambda term: keys.get(folded(term)), f"BM25 over tokens, k1={k1}, b={b}")
+        Args:
+            weights: [documents of the index, keys].
+            key: Returns the column of a term, None if it has no column.
+            description: A description for readers.
+        """
+        self.largest = float(weights.data.max(initial=0))
+        self.description = description
+        self._weights = weights
+        self._key = key
 
-
-def terrier_source(postings: Postings, directory: Path, k1: float, b: float, *, verbose: bool = False) -> MatrixSource:
-    """Return BM25 of a Terrier index, whose documents are found by docno, and terms as folded tokens.
-
-    Args:
-        postings: The postings of the index.
-        directory: The directory of the Terrier index.
-        k1: Of BM25.
-        b: Of BM25.
-        verbose: Whether to show a progress bar.
-
-    Raises:
-        ImpactIndexError: The Terrier index cannot be read, or has no document in common with the index.
-    """
-    files = TerrierFiles(directory)
-    stem = _stemmer(files.pipeline)
-    numbers = docno_numbers(postings.docnos)
-    docids = np.array([numbers.get(docno, -1) for docno in files.docnos()], dtype=np.int64)
-    if not (docids >= 0).any():
-        raise ImpactIndexError(f"the index and {directory} have no document in common")
-    matrix = files.matrix(decoder(), verbose=verbose)
-    weights = bm25(matrix, k1, b).tocoo()
-    kept = docids[weights.row] >= 0
-    mapped = csc_matrix(
-        (weights.data[kept], (docids[weights.row[kept]], weights.col[kept])), shape=(len(postings), len(files.terms))
-    )
-    mapped.sort_indices()
-    columns = {term: column for column, term in enumerate(files.terms)}
-    return MatrixSource(mapped, lambda term: columns.get(stem(folded(term))), f"BM25 of a Terrier index, k1={k1}, b={b}")
-
-
-def _stemmer(pipeline: list[str]) -> Callable[[str], str]:
-    """Return the stemmer of a Terrier index; stopwords need no care, for they are not in it."""
-    names = [name for name in pipeline if name != "Stopwords"]
-    if not names:
-        return str
-    if len(names) > 1:
-        raise ImpactIndexError(f"a Terrier index with several term pipelines ({', '.join(names)}) cannot be a guide")
-    start()
-    name = names[0] if "." in names[0] else f"org.terrier.terms.{names[0]}"
-    return pt.java.autoclass(name)().stem  # type: ignore[no-any-return]
+    def list_of(self, term: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return documents and weights; see :class:`.guided.GuideSource`."""
+        column = self._key(term)
+        start, end = (0, 0) if column is None else self._weights.indptr[column : column + 2]
+        return self._weights.indices[start:end], self._weights.data[start:end]
 
 
 def bm25(counts: csr_matrix, k1: float, b: float) -> csc_matrix:
-    """Return BM25's weights of counts [documents, terms] (Robertson and Zaragoza, 2009, with Lucene's positive IDF)."""
+    """Return the BM25 weights of counts [documents, terms] (Robertson and Zaragoza, 2009, with Lucene's positive IDF)."""
     lengths = np.asarray(counts.sum(axis=1)).ravel()
     frequencies = np.bincount(counts.indices, minlength=counts.shape[1])
     idf = np.log1p((counts.shape[0] - frequencies + 0.5) / (frequencies + 0.5))
@@ -162,6 +138,24 @@ def bm25(counts: csr_matrix, k1: float, b: float) -> csc_matrix:
     return weights
 
 
-def docno_numbers(docnos: Sequence[str]) -> dict[str, int]:
-    """Return the number of each document by its docno."""
-    return {docno: number for number, docno in enumerate(docnos)}
+_TO_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+def folded(term: str) -> str:
+    """Return a token without its leading space, in lower case.
+
+    Only ASCII letters change their case, because byte-level vocabularies use other letters for bytes.
+    """
+    return term.lstrip("Ġ▁ ").translate(_TO_LOWER) or term
+
+
+def _stemmer(pipeline: list[str]) -> Callable[[str], str]:
+    """Return the stemmer of a Terrier index. Stop words are not in the index, so they need no treatment."""
+    names = [name for name in pipeline if name != "Stopwords"]
+    if not names:
+        return str
+    if len(names) > 1:
+        raise ImpactIndexError(f"a Terrier index with several term pipelines ({', '.join(names)}) cannot be a guide")
+    start()
+    name = names[0] if "." in names[0] else f"org.terrier.terms.{names[0]}"
+    return pt.java.autoclass(name)().stem  # type: ignore[no-any-return]
