@@ -10,9 +10,9 @@ import pyterrier as pt
 from pyterrier.terrier import TerrierModel
 
 from pyterrier_csplade.index.search.algorithm import algorithm as make_algorithm
-from pyterrier_csplade.index.search.guided import GuideSource, write_guide
+from pyterrier_csplade.index.search.guided import write_guide
 from pyterrier_csplade.index.search.order import bisect, given_order, write_order
-from pyterrier_csplade.index.search.term_counts import LearnedSource, counts_source, terrier_source
+from pyterrier_csplade.index.search.term_counts import counts_source, learned_source, terrier_source
 from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 from .indexer import ImpactIndexer
@@ -214,9 +214,8 @@ class ImpactIndex(StoredIndex):
             ImpactIndexError: An index cannot be read, or the guide cannot be written.
         """
         postings = self.postings(verbose=verbose)
-        guide: GuideSource
         if isinstance(source, StoredIndex):
-            guide = LearnedSource(postings, source.postings(verbose=verbose))
+            guide = learned_source(postings, source.postings(verbose=verbose))
         elif isinstance(source, pt.terrier.TerrierIndex):
             guide = terrier_source(postings, Path(str(source.path)), k1, b, verbose=verbose)
         else:

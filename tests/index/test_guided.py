@@ -17,10 +17,10 @@ from pyterrier_csplade import CSPLADE, DataError, ImpactIndex, ImpactIndexError,
 from pyterrier_csplade.index.search import (
     POSTINGS_FILE,
     Budget,
-    LearnedSource,
     Postings,
     algorithm,
     counts_source,
+    learned_source,
     read_guide,
     terrier_source,
     write_guide,
@@ -62,7 +62,7 @@ def guide(postings: Postings) -> csr_matrix:
     (directory / "other").mkdir()
     write_postings(directory / "other", MatrixVectors(DOCNOS, noisy, TERMS))
     other = Postings(directory / "other" / POSTINGS_FILE)
-    write_guide(postings, "noisy", LearnedSource(postings, other))
+    write_guide(postings, "noisy", learned_source(postings, other))
     values = np.clip(np.rint(noisy.toarray() * (255 / noisy.data.max())), 1, 255) * (noisy.toarray() > 0)
     return csr_matrix(values * (MATRIX.toarray() > 0))
 
@@ -153,7 +153,7 @@ def test_guided_scores_are_right_and_recall_is_that_of_a_heuristic(
 
 
 def test_guide_that_is_the_learned_model_loses_nothing(postings: Postings, guide: csr_matrix) -> None:
-    write_guide(postings, "same", LearnedSource(postings, postings))
+    write_guide(postings, "same", learned_source(postings, postings))
     for query in queries(20):
         found = search(postings, query, 10, guide="same", beta=0.0)
         assert np.array_equal(found.docids, np.argsort(-dense_scores(MATRIX, query), kind="stable")[: len(found.docids)])

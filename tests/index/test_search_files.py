@@ -21,9 +21,9 @@ from pyterrier_csplade import ImpactIndex, ImpactIndexError, MatrixVectors
 from pyterrier_csplade.index.search import (
     POSTINGS_FILE,
     Budget,
-    LearnedSource,
     Postings,
     algorithm,
+    learned_source,
     terrier_source,
     write_postings,
 )
@@ -119,14 +119,14 @@ def test_side_lists_that_another_process_wrote_meanwhile_are_taken(tmp_path: Pat
 
 def test_a_learned_guide_finds_documents_by_docno(tmp_path: Path) -> None:
     postings, other = open_postings(tmp_path / "one"), open_postings(tmp_path / "other", ("x", "d2", "d0"))
-    source = LearnedSource(postings, other)
+    source = learned_source(postings, other)
     docids, weights = source.list_of("a")
     # Of "x", which is not in the index, a number that no posting has.
     assert list(zip(docids.tolist(), weights.tolist())) == [(0, 4), (3, 3)]
     docids, weights = source.list_of("never")
     assert len(docids) == len(weights) == 0 and source.largest == 4
     with pytest.raises(ImpactIndexError, match="the two indexes have no document in common"):
-        LearnedSource(postings, open_postings(tmp_path / "third", ("x", "y", "z")))
+        learned_source(postings, open_postings(tmp_path / "third", ("x", "y", "z")))
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_terrier_indexes_of_another_kind(words: Path, tmp_path: Path) -> None:
         TerrierFiles(no_lookup).docnos()
     several = changed(words, tmp_path / "several", str)
     files = TerrierFiles(several)
-    files.lexicon["bits"] |= 1 << 5  # the number of the file is in the upper bits
+    files.lexicon["bit"] |= 1 << 5  # the number of the file is in the upper bits
     files.lexicon.tofile(several / "data.lexicon.fsomapfile")
     with pytest.raises(ImpactIndexError, match=r"several is not an index of .* \(its postings are in several files\)"):
         TerrierFiles(several)

@@ -12,14 +12,13 @@ from .builder import open_postings, write_postings
 from .guided import read_guide, write_guide
 from .order import bisect, given_order, read_order, write_order
 from .postings import POSTINGS_FILE, Postings, Query
-from .term_counts import LearnedSource, counts_source, terrier_source
+from .term_counts import counts_source, learned_source, terrier_source
 
 __all__ = [
     "POSTINGS_FILE",
     "Algorithm",
     "Budget",
     "Hits",
-    "LearnedSource",
     "Postings",
     "Query",
     "Searcher",
@@ -27,6 +26,7 @@ __all__ = [
     "bisect",
     "counts_source",
     "given_order",
+    "learned_source",
     "open_blocks",
     "open_postings",
     "read_guide",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -54,16 +55,11 @@ class Budget:
     def __bool__(self) -> bool:
         return self.postings is not None or self.ms is not None
 
-    def start(self) -> Spending:
-        """Start the clock."""
-        return Spending(self)
-
 
 class Spending:
-    """What a search has spent of its budget."""
+    """What a search has spent of its budget; the clock starts at once."""
 
     def __init__(self, budget: Budget) -> None:
-        """Start the clock."""
         self._budget = budget
         self._end = None if budget.ms is None else time.perf_counter() + budget.ms / 1000
         self.postings = 0
@@ -75,21 +71,10 @@ class Spending:
         return too_many or (self._end is not None and time.perf_counter() >= self._end)
 
 
-class Searcher(Protocol):
-    """Searches the postings that it was prepared for; several threads may call it at the same time."""
-
-    def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
-        """Return the best documents of a query.
-
-        Args:
-            query: At least one term; the lists of all terms have been checked.
-            k: Largest number of documents to return.
-            budget: What the search may cost. The first step is always made.
-
-        Returns:
-            Documents with a score above 0, the best first; equal scores in the order of indexing.
-        """
-        ...
+#: Searches the postings that it was prepared for; several threads may call it at the same time. It takes a query of at least
+#: one term whose lists have been checked, the largest number of documents to return, and a budget (the first step is always
+#: made). It returns documents with a score above 0, the best first, and equal scores in the order of indexing.
+Searcher = Callable[[Query, int, Budget], Hits]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .algorithm import Algorithm, Budget, Hits, Searcher, ranked
+from .algorithm import Algorithm, Budget, Hits, Searcher, Spending, ranked
 from .blocks import BLOCKS_OF_GROUP, DEPTHS, open_blocks
 from .kernels.available import Scratch, kernels
 from .postings import Postings, Query
@@ -78,7 +78,7 @@ class _BlockSearcher:
         self._scratch = Scratch()
 
     def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
-        """Search; see :class:`.algorithm.Searcher`."""
+        """Search; see :data:`.algorithm.Searcher`."""
         if len(query) == 0:
             return Hits.none()
         query = self._heaviest(query)
@@ -111,7 +111,7 @@ class _BlockSearcher:
         budget: Budget,
     ) -> bool:
         """Search blocks, the most promising first; return whether the budget ended the search."""
-        sides, k, spent = self._sides, len(heap[0]), budget.start()
+        sides, k, spent = self._sides, len(heap[0]), Spending(budget)
         sizes = sides.block_size, sides.block_size * BLOCKS_OF_GROUP, self._documents
         scores = self._scratch.array("scores", max(self._kernel.WINDOW, sides.block_size))
         first = _STEP if budget else -(-(k + _FIRST) // sides.block_size)

@@ -189,7 +189,7 @@ def _write_terrier_postings(path: Path, directory: Path, contract: Contract | No
     files = TerrierFiles(directory)
     order = np.array(sorted(range(len(files.terms)), key=files.terms.__getitem__), dtype=np.int64)
     counts = files.lexicon["documents"].astype(np.int64)[order]
-    writer = _PostingsWriter(path, counts, int(files.lexicon["max"].max(initial=1)))
+    writer = _PostingsWriter(path, counts, int(files.lexicon["largest"].max(initial=1)))
     files.postings(order, writer.starts, writer.docids, writer.impacts, verbose=verbose)
     terms = PackedStrings(files.terms[i] for i in order.tolist())
     writer.finish(terms, PackedStrings(files.docnos()), contract, identity)

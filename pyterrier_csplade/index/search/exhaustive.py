@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .algorithm import Algorithm, Budget, Hits, Searcher, ranked
+from .algorithm import Algorithm, Budget, Hits, Searcher, Spending, ranked
 from .kernels.available import Scratch, has_numba, kernels
 from .postings import Postings, Query
 
@@ -34,7 +34,7 @@ class _NumpySearcher:
 
     def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
         scores = np.zeros(len(self._postings))
-        spent, cut = budget.start(), False
+        spent, cut = Spending(budget), False
         for term, weight in zip(query.terms.tolist(), query.weights.tolist()):
             docids, impacts = self._postings.list_of(term)
             cut = spent.exhausted(len(docids))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import pyterrier as pt
@@ -68,25 +69,23 @@ class Guided(Algorithm):
             CspladeError: numba is not installed.
             ImpactIndexError: The index has no such guide.
         """
-        guides, maxima, scale = read_guide(postings, self.guide, self.fill)
         mix = float(self.alpha), float(self.beta), float(self.gamma)  # compiled for three numbers of one type
-        return MaxScoreSearcher(postings, guides=guides, max_guides=maxima, scale=scale, mix=mix)
+        return MaxScoreSearcher(postings, read_guide(postings, self.guide, self.fill), mix)
 
 
-class GuideSource(Protocol):
+@dataclass(frozen=True)
+class GuideSource:
     """The weights that a guide gives to terms of documents.
 
     Attributes:
         largest: The largest weight.
         description: A description for readers.
+        list_of: Returns the numbers of the documents with a weight for a term, increasing, and the weights, above 0.
     """
 
     largest: float
     description: str
-
-    def list_of(self, term: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the numbers of the documents with a weight for a term, increasing, and the weights, above 0."""
-        ...
+    list_of: Callable[[str], tuple[np.ndarray, np.ndarray]]
 
 
 def write_guide(postings: Postings, name: str, source: GuideSource, *, verbose: bool = False) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .algorithm import Algorithm, Budget, Hits, Searcher, ranked
+from .algorithm import Algorithm, Budget, Hits, Searcher, Spending, ranked
 from .kernels.available import Scratch, kernels
 from .postings import Postings, Query
 
@@ -43,32 +43,25 @@ class MaxScoreSearcher:
     def __init__(
         self,
         postings: Postings,
-        *,
-        guides: np.ndarray | None = None,
-        max_guides: np.ndarray | None = None,
-        scale: float = 1.0,
+        guide: tuple[np.ndarray, np.ndarray, float] | None = None,
         mix: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> None:
         """Create a searcher.
 
         Args:
             postings: The postings.
-            guides: The guide's impact of each posting; None for exact search.
-            max_guides: The guide's largest impact of each term.
-            scale: Learned impact that the guide's impact 1 is worth.
+            guide: The guide's impacts, as :func:`.guided.read_guide` returns them; None for exact search.
             mix: Share of the guide in the global, the local and the final score.
         """
         self._kernel = kernels("maxscore", "this algorithm")
         self._scratch = Scratch()
         self._postings = postings
-        self._guided = guides is not None
-        self._guides = postings.impacts if guides is None else guides
-        self._max_guides = postings.max_impacts if max_guides is None else max_guides
-        self._scale = scale
+        self._guided = guide is not None
+        self._guides, self._max_guides, self._scale = guide or (postings.impacts, postings.max_impacts, 1.0)
         self._mix = mix
 
     def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
-        """Search; see :class:`.algorithm.Searcher`."""
+        """Search; see :data:`.algorithm.Searcher`."""
         postings, documents = self._postings, len(self._postings)
         bounds = [query.weights * self._bounds(query.terms, share) for share in self._mix[:2]]
         order = np.lexsort((query.terms, -bounds[0]))
@@ -80,7 +73,7 @@ class MaxScoreSearcher:
         k = min(k, documents)
         heaps, window = self._memory(k)
         lists = postings.docids, postings.impacts, self._guides, np.array([self._guided])
-        cursors, spent = starts.copy(), budget.start()
+        cursors, spent = starts.copy(), Spending(budget)
         step = max(4096, -(-documents // _RANGES)) if budget else documents
         cut = False
         for first in range(0, documents, step):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 import pyterrier as pt
@@ -98,6 +99,7 @@ def bisect(postings: Postings, *, verbose: bool = False) -> np.ndarray:
     gains = np.full((2, len(postings.terms)), np.nan, np.float32)
     levels = max(0, math.ceil(math.log2(max(1, documents) / _SMALLEST)))
     for _ in pt.tqdm(range(levels), desc="reordering", unit="level", disable=not verbose):
-        kernel.bisect_level(order, bounds, terms, logarithms, degrees, gains)
+        for start, end in pairwise(bounds.tolist()):
+            kernel.bisect_part(order[start:end], terms, logarithms, degrees, gains)
         bounds = np.unique(np.concatenate([bounds, (bounds[:-1] + bounds[1:]) // 2]))
     return order

@@ -15,10 +15,11 @@ from pyterrier_csplade._errors import DataError, ImpactIndexError
 from pyterrier_csplade.index.terrier.java import start
 from pyterrier_csplade.index.terrier.reader import TerrierFiles
 
+from .guided import GuideSource
 from .postings import Postings
 
 
-def counts_source(postings: Postings, documents: Iterable[Mapping[str, Any]], k1: float, b: float) -> MatrixSource:
+def counts_source(postings: Postings, documents: Iterable[Mapping[str, Any]], k1: float, b: float) -> GuideSource:
     """Return BM25 over token counts; tokens that differ only in case or a leading space are the same.
 
     Args:
@@ -43,10 +44,10 @@ def counts_source(postings: Postings, documents: Iterable[Mapping[str, Any]], k1
         counts += toks.values()
     # Counts of tokens with the same key are added up.
     matrix = csr_matrix((counts, (rows, columns)), shape=(len(postings), len(keys)), dtype=np.float64)
-    return MatrixSource(bm25(matrix, k1, b), lambda term: keys.get(folded(term)), f"BM25 over tokens, k1={k1}, b={b}")
+    return _matrix_source(bm25(matrix, k1, b), lambda term: keys.get(folded(term)), f"BM25 over tokens, k1={k1}, b={b}")
 
 
-def terrier_source(postings: Postings, directory: Path, k1: float, b: float, *, verbose: bool = False) -> MatrixSource:
+def terrier_source(postings: Postings, directory: Path, k1: float, b: float, *, verbose: bool = False) -> GuideSource:
     """Return BM25 of a Terrier index; documents are matched by docno, terms by the folded and stemmed token.
 
     Args:
@@ -73,56 +74,42 @@ def terrier_source(postings: Postings, directory: Path, k1: float, b: float, *, 
     )
     mapped.sort_indices()
     columns = {term: column for column, term in enumerate(files.terms)}
-    return MatrixSource(mapped, lambda term: columns.get(stem(folded(term))), f"BM25 of a Terrier index, k1={k1}, b={b}")
+    return _matrix_source(mapped, lambda term: columns.get(stem(folded(term))), f"BM25 of a Terrier index, k1={k1}, b={b}")
 
 
-class LearnedSource:
-    """The impacts of another index of the same terms."""
+def learned_source(postings: Postings, other: Postings) -> GuideSource:
+    """Return the impacts of another index of the same terms; documents are matched by docno.
 
-    def __init__(self, postings: Postings, other: Postings) -> None:
-        """Match the documents of two indexes by their docnos."""
-        numbers = postings.documents()
-        # Documents that are not in the index get a number that no posting has.
-        self._docids = np.array([numbers.get(docno, len(postings)) for docno in other.docnos], dtype=np.int64)
-        if not (self._docids < len(postings)).any():
-            raise ImpactIndexError("the two indexes have no document in common")
-        self._other = other
-        self.largest = float(other.max_impacts.max(initial=0))
-        self.description = "another learned index"
+    Raises:
+        ImpactIndexError: The two indexes have no document in common.
+    """
+    numbers = postings.documents()
+    # Documents that are not in the index get a number that no posting has.
+    places = np.array([numbers.get(docno, len(postings)) for docno in other.docnos], dtype=np.int64)
+    if not (places < len(postings)).any():
+        raise ImpactIndexError("the two indexes have no document in common")
 
-    def list_of(self, term: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return documents and weights; see :class:`.guided.GuideSource`."""
-        number = self._other.number(term)
+    def list_of(term: str) -> tuple[np.ndarray, np.ndarray]:
+        number = other.number(term)
         if number is None:
             return np.zeros(0, np.int64), np.zeros(0)
-        self._other.check(np.array([number]))
-        docids, impacts = self._other.list_of(number)
-        docids = self._docids[docids]
-        order = np.argsort(docids)
-        return docids[order], impacts[order]
+        other.check(np.array([number]))
+        docids, impacts = other.list_of(number)
+        order = np.argsort(places[docids])
+        return places[docids][order], impacts[order]
+
+    return GuideSource(float(other.max_impacts.max(initial=0)), "another learned index", list_of)
 
 
-class MatrixSource:
-    """Weights in a matrix of documents and keys; each term has at most one key."""
+def _matrix_source(weights: csc_matrix, key: Callable[[str], int | None], description: str) -> GuideSource:
+    """Return the weights of a matrix [documents of the index, keys]; ``key`` returns a term's column, or None."""
 
-    def __init__(self, weights: csc_matrix, key: Callable[[str], int | None], description: str) -> None:
-        """Create a source.
+    def list_of(term: str) -> tuple[np.ndarray, np.ndarray]:
+        column = key(term)
+        start, end = (0, 0) if column is None else weights.indptr[column : column + 2]
+        return weights.indices[start:end], weights.data[start:end]
 
-        Args:
-            weights: [documents of the index, keys].
-            key: Returns the column of a term, None if it has no column.
-            description: A description for readers.
-        """
-        self.largest = float(weights.data.max(initial=0))
-        self.description = description
-        self._weights = weights
-        self._key = key
-
-    def list_of(self, term: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return documents and weights; see :class:`.guided.GuideSource`."""
-        column = self._key(term)
-        start, end = (0, 0) if column is None else self._weights.indptr[column : column + 2]
-        return self._weights.indices[start:end], self._weights.data[start:end]
+    return GuideSource(float(weights.data.max(initial=0)), description, list_of)
 
 
 def bm25(counts: csr_matrix, k1: float, b: float) -> csc_matrix:

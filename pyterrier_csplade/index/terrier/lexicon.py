@@ -12,24 +12,18 @@ from pyterrier_csplade.vectors.vocabulary import MAX_TERM_BYTES
 
 from .inverted import TermStatistics
 
-_ENTRY = np.dtype(
-    [
-        ("key", f"S{1 + MAX_TERM_BYTES}"),  # a byte for the length, then the term
-        ("id", ">i4"),
-        ("tokens", ">i4"),
-        ("documents", ">i4"),
-        ("largest", ">i4"),
-        ("byte", ">i8"),
-        ("bit", "i1"),
-    ]
-)
-
 # A TIntObjectHashMap<int[]> of GNU Trove as serialised by Java: the head with the two classes, and the class of arrays.
 _MAP = bytes.fromhex("aced00057372001b") + b"gnu.trove.TIntObjectHashMap" + bytes.fromhex("00000000000000010c000078720012")
 _MAP += b"gnu.trove.TIntHash" + bytes.fromhex("493b769ffa631f270200014c0010") + b"_hashingStrategy"
 _MAP += bytes.fromhex("74001f") + b"Lgnu/trove/TIntHashingStrategy;" + bytes.fromhex("787077")
 _ARRAY = bytes.fromhex("757200025b494dba602676eab2a5020000787000000002")
 _NEXT_ARRAY = bytes.fromhex("7571007e000400000002")
+
+
+def lexicon_entry(size: int) -> np.dtype:
+    """Return the type of an entry; ``size`` is the number of bytes reserved for a term."""
+    numbers = [(name, ">i4") for name in ("id", "tokens", "documents", "largest")]
+    return np.dtype([("length", "u1"), ("text", "u1", (size,)), *numbers, ("byte", ">i8"), ("bit", "i1")])
 
 
 def write_lexicon(terms: Sequence[str], statistics: TermStatistics, directory: Path) -> None:
@@ -40,8 +34,11 @@ def write_lexicon(terms: Sequence[str], statistics: TermStatistics, directory: P
         statistics: The statistics of each term.
         directory: The directory of the index.
     """
-    entries = np.zeros(len(terms), dtype=_ENTRY)
-    entries["key"] = [bytes([len(key)]) + key for key in (term.encode() for term in terms)]
+    entries = np.zeros(len(terms), dtype=lexicon_entry(MAX_TERM_BYTES))
+    texts = [term.encode() for term in terms]
+    entries["length"] = [len(text) for text in texts]
+    padded = b"".join(text.ljust(MAX_TERM_BYTES, b"\0") for text in texts)
+    entries["text"] = np.frombuffer(padded, np.uint8).reshape(-1, MAX_TERM_BYTES)
     entries["id"] = np.arange(len(terms))
     entries["tokens"] = statistics.tokens.astype(np.int32)  # above 2**31 - 1 it wraps around, as Java's int does
     entries["documents"] = statistics.documents

@@ -12,6 +12,8 @@ from scipy.sparse import csc_matrix, csr_matrix
 
 from pyterrier_csplade._errors import ImpactIndexError
 
+from .lexicon import lexicon_entry
+
 _INVERTED = "org.terrier.structures.postings.bit.BasicIterablePosting"
 
 # Decodes a list into arrays of documents and impacts, given the bytes of the file and the list's first and last bit.
@@ -39,9 +41,10 @@ class TerrierFiles:
         self._check("index.inverted.parameter_values", f"index,structureName,{_INVERTED}")
         self._check("index.lexicon-keyfactory.class", "org.terrier.structures.seralization.FixedSizeTextFactory")
         self._check("index.lexicon-valuefactory.class", "org.terrier.structures.BasicLexiconEntry$Factory")
-        self.lexicon = np.fromfile(directory / "data.lexicon.fsomapfile", self._lexicon_record())
+        size = 3 * int(self._properties.get("max.term.length", "20"))
+        self.lexicon = np.fromfile(directory / "data.lexicon.fsomapfile", lexicon_entry(size))
         self.terms = [bytes(text[:length]).decode() for length, text in zip(self.lexicon["length"], self.lexicon["text"])]
-        if (self.lexicon["bits"] < 0).any() or (self.lexicon["bits"] > 7).any():
+        if (self.lexicon["bit"] < 0).any() or (self.lexicon["bit"] > 7).any():
             raise self._other("its postings are in several files")
         found = len(self.lexicon), int(self.lexicon["documents"].sum(dtype=np.int64))
         if found != (int(self._properties["num.Terms"]), int(self._properties["num.Pointers"])):
@@ -93,7 +96,7 @@ class TerrierFiles:
         """
         decode = decoder()
         data = np.memmap(self.directory / "data.inverted.bf", np.uint8, "r")
-        first_bits = self.lexicon["offset"].astype(np.int64) * 8 + self.lexicon["bits"]
+        first_bits = self.lexicon["byte"].astype(np.int64) * 8 + self.lexicon["bit"]
         # Each list ends where the next one of the file starts.
         in_file = np.sort(first_bits)
         last_bits = np.append(in_file, len(data) * 8)[np.searchsorted(in_file, first_bits, side="right")]
@@ -104,7 +107,7 @@ class TerrierFiles:
                 decode(data, int(first_bits[record]), int(last_bits[record]), docids, impacts)
             found = int(impacts.sum(dtype=np.int64)) % 2**32, int(impacts.max())
             # Terrier adds up the impacts of a term in a Java int.
-            if found != (int(self.lexicon["frequency"][record]) % 2**32, int(self.lexicon["max"][record])):
+            if found != (int(self.lexicon["tokens"][record]) % 2**32, int(self.lexicon["largest"][record])):
                 raise ImpactIndexError(
                     f"the postings of {self.terms[record]!r} in {self.directory} are damaged: build it again"
                 )
@@ -116,15 +119,6 @@ class TerrierFiles:
         self.postings(np.arange(len(self.terms)), starts, docids, frequencies, verbose=verbose)
         shape = int(self._properties["num.Documents"]), len(self.terms)
         return csc_matrix((frequencies, docids, starts), shape=shape).tocsr()
-
-    def _lexicon_record(self) -> np.dtype:
-        text = 3 * int(self._properties.get("max.term.length", "20"))
-        return np.dtype(
-            [
-                ("length", "u1"), ("text", "u1", (text,)), ("id", ">i4"), ("frequency", ">i4"), ("documents", ">i4"),
-                ("max", ">i4"), ("offset", ">i8"), ("bits", "i1"),
-            ]
-        )  # fmt: skip
 
     def _check(self, name: str, expected: str) -> None:
         found = self._properties.get(name)

@@ -40,7 +40,7 @@ def heaviest_terms(starts: np.ndarray, docids: np.ndarray, impacts: np.ndarray, 
 
 
 @compiled
-def _bisect_part(order: np.ndarray, terms: np.ndarray, logarithms: np.ndarray, degrees: np.ndarray, gains: np.ndarray) -> None:
+def bisect_part(order: np.ndarray, terms: np.ndarray, logarithms: np.ndarray, degrees: np.ndarray, gains: np.ndarray) -> None:
     """Order the documents of one part so that documents within each half share terms.
 
     Documents change sides in pairs while that lowers the estimated cost of the gaps in posting lists, which is
@@ -98,21 +98,3 @@ def _gain(own: int, other: int, left: int, right: int, side: int, logarithms: np
     before = own * (logarithms[size] - logarithms[own + 1]) + other * (logarithms[other_size] - logarithms[other + 1])
     after = (own - 1) * (logarithms[size] - logarithms[own]) + (other + 1) * (logarithms[other_size] - logarithms[other + 2])
     return before - after
-
-
-@compiled
-def bisect_level(
-    order: np.ndarray, bounds: np.ndarray, terms: np.ndarray, logarithms: np.ndarray, degrees: np.ndarray, gains: np.ndarray
-) -> None:
-    """Bisect every part of a level.
-
-    Args:
-        order: int32 [documents]; changed in place.
-        bounds: int64 [parts + 1]: where each part starts.
-        terms: See :func:`_bisect_part`.
-        logarithms: See :func:`_bisect_part`.
-        degrees: See :func:`_bisect_part`.
-        gains: See :func:`_bisect_part`.
-    """
-    for part in range(len(bounds) - 1):
-        _bisect_part(order[bounds[part] : bounds[part + 1]], terms, logarithms, degrees, gains)
