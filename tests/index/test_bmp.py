@@ -1,4 +1,4 @@
-"""Block-max pruning: exactness at its settings, what they do, and the order of documents."""
+"""Block-max pruning: exactness, the effect of its options, and the order of documents."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def postings(tmp_path_factory: pytest.TempPathFactory) -> Postings:
 
 
 def queries(count: int = 25) -> list[dict[str, float]]:
-    """About a subject, with other terms; weights are multiples of 1/8, so that sums are exact in any order."""
+    """Queries about a subject, with other terms; weights are multiples of 1/8, so that sums are exact in any order."""
     generator = np.random.default_rng(3)
     found = []
     for _ in range(count):
@@ -109,7 +109,7 @@ def test_blocks_alone_and_with_the_gaps_between_them_score_alike(
 ) -> None:
     _kernel_bmp = kernels("bmp", "this test")
     monkeypatch.setattr(_kernel_bmp, "WINDOW", window)
-    # The loops as they stand, in Python: the constants are compiled into the others.
+    # The loops run in Python, because constants are compiled into compiled loops.
     monkeypatch.setattr(_kernel_bmp, "JUMP", jump)
     monkeypatch.setattr(_kernel_bmp, "_SHORT", window)
     for name in ("search_blocks", "_score"):
@@ -154,7 +154,7 @@ def test_smaller_alpha_scores_less_and_keeps_most(postings: Postings) -> None:
         kept.append(
             np.mean([len({*docids} & {*brute_force(query, 10)[0]}) / 10 for query, (docids, _) in zip(queries(), found)])
         )
-        # What is returned has its exact score.
+        # Every result has its exact score.
         for query, (docids, scores) in zip(queries(), found):
             assert scores == [float(DENSE[d, [TERMS.index(t) for t in query]] @ [*query.values()]) for d in docids]
         costs.append(sum(_postings_until_done(searcher, postings, query) for query in queries()))
@@ -163,7 +163,7 @@ def test_smaller_alpha_scores_less_and_keeps_most(postings: Postings) -> None:
 
 
 def _postings_until_done(searcher: Searcher, postings: Postings, query: dict[str, float]) -> int:
-    """The smallest budget, of powers of two, that does not cut the search."""
+    """The smallest power of two that does not cut the search as a budget."""
     return next(2**i for i in range(8, 30) if not searcher(postings.query(query), 10, Budget(postings=2**i)).cut)
 
 

@@ -1,4 +1,4 @@
-"""Exhaustive search tells early which scores are not among the best: collections in which that is hard."""
+"""Exhaustive search skips scores early that are not among the best: collections that make this hard."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check(found: Hits, matrix: np.ndarray, k: int) -> None:
 @pytest.mark.parametrize("documents", [700, 20_000, 140_000])
 @pytest.mark.parametrize("step", [1, 7, 16, 32, 64, 2048, 4096])
 def test_heavy_documents_in_steps(tmp_path: Path, documents: int, k: int, step: int) -> None:
-    """Scores are compared in groups of documents that stand apart: all that are heavy may fall into one, or one into each."""
+    """Scores are compared in groups of distant documents: all heavy ones may be in one group, or one in each."""
     matrix = np.ones((documents, 2), np.int64)
     matrix[::step] = 90, 7
     matrix[0] = 95, 7

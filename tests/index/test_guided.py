@@ -1,4 +1,4 @@
-"""Guided traversal: where guides come from, what they hold, and what is found with them."""
+"""Guided traversal: the sources of guides, their content, and the results of searches."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def postings(tmp_path_factory: pytest.TempPathFactory) -> Postings:
 
 @pytest.fixture(scope="module")
 def guide(postings: Postings) -> csr_matrix:
-    """A guide that is a noisy copy of two thirds of the impacts, and has postings of its own; quantised, as it is written."""
+    """A guide: a noisy copy of two thirds of the impacts, with further postings, quantised as in its file."""
     generator = np.random.default_rng(4)
     noisy = MATRIX.copy()
     noisy.data = np.maximum(1, noisy.data * generator.lognormal(0, 0.5, noisy.nnz)).astype(np.int64)
@@ -125,7 +125,7 @@ def test_without_the_guides_share_it_is_exact(postings: Postings, guide: csr_mat
 
 @pytest.mark.parametrize("share", [0.25, 1.0])
 def test_one_share_everywhere_ranks_exactly_by_that_mix(postings: Postings, guide: csr_matrix, share: float) -> None:
-    """Bounds, thresholds and final scores then belong together: the k best of the mix must come out."""
+    """With equal shares, bounds, thresholds and final scores agree, so the result is the k best of the mix."""
     scale = MATRIX.data.max() / 255
     for query in queries(40):
         found = search(postings, query, 10, alpha=share, beta=share, gamma=share, fill="zero")
@@ -139,7 +139,7 @@ def test_one_share_everywhere_ranks_exactly_by_that_mix(postings: Postings, guid
 def test_guided_scores_are_right_and_recall_is_that_of_a_heuristic(
     postings: Postings, guide: csr_matrix, fill: str, gamma: float
 ) -> None:
-    """What is returned has its exact score; it may miss documents, but never all, and few with a good guide."""
+    """Results have exact scores; some documents may be missing, but never all, and few with a good guide."""
     recalls = []
     for query in queries(40):
         found = search(postings, query, 10, fill=fill, gamma=gamma)

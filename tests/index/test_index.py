@@ -30,7 +30,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> ImpactIndex:
 
 @pytest.fixture
 def index(shared: ImpactIndex, tmp_path: Path) -> ImpactIndex:
-    """A copy that a test may damage."""
+    """A copy of the index that a test may damage."""
     return ImpactIndex(shutil.copytree(shared.directory, tmp_path / "index"))
 
 

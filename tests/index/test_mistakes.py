@@ -1,4 +1,4 @@
-"""What people try first and get wrong: one exception, at once, that says what is wrong and the way out."""
+"""Common mistakes raise one exception, at once, that names the mistake and the way out."""
 
 from __future__ import annotations
 

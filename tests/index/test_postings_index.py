@@ -1,4 +1,4 @@
-"""Postings beside an index: built once, by whomever, and never from what is damaged or out of date."""
+"""Postings beside an index: built once, whichever process comes first, and never from damaged or outdated files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_postings_of_another_index_are_built_again(tmp_path: Path) -> None:
 
 
 def test_plain_terrier_index(tmp_path: Path) -> None:
-    """Without a manifest, changed files tell that it was built again."""
+    """Without a manifest, changed files show that the index was built again."""
     index = ImpactIndex(tmp_path / "index").index(documents(10))
     (index.directory / "csplade_manifest.json").unlink()
     (index.directory / "pt_meta.json").write_text('{"type": "sparse_index", "format": "terrier"}')

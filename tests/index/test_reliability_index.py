@@ -1,4 +1,4 @@
-"""Kills and other writers: the path holds the old index, the new one, or none, and always a whole one."""
+"""Kills and concurrent writers: the path has the old index, the new index or none, and never a part of one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.whole_indexes import OLD, clean_writer_leaves_nothing_else, documen
 
 NEW = 400
 
-# Builds over an index again and again, and says when it starts; from dictionaries, or from matrices when it is asked to.
+# Overwrites an index again and again, and reports when it starts; from dictionaries, or on request from matrices.
 WRITER = """
 import sys
 import numpy as np
@@ -44,7 +44,7 @@ for number in range(rounds):
 print("end", flush=True)
 """
 
-# Dies when a function of a module is called, before or after it has run.
+# Dies when a function of a module is called, before or after the function has run.
 DYING_WRITER = """
 import importlib, os, signal, sys
 from pyterrier_csplade import ImpactIndex

@@ -1,4 +1,4 @@
-"""Searching arrays of postings: every algorithm against the product of the same matrices, and the options of all."""
+"""Searching arrays of postings: every algorithm compared with the product of the same matrices, and their options."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXACT = ["numpy", "exhaustive", "maxscore", "bmp"]
 
 
 def collection() -> csr_matrix:
-    """Terms of Zipf's frequencies, documents about topics; few different impacts, so that scores are often equal."""
+    """Terms with Zipfian frequencies, documents about topics; few different impacts, so that scores are often equal."""
     generator = np.random.default_rng(5)
     popularity = 1 / np.arange(1, VOCABULARY + 1)
     rows = []
@@ -57,7 +57,7 @@ def searcher(request: pytest.FixtureRequest, postings: Postings) -> Searcher:
 
 
 def random_queries(count: int, *, step: float | None) -> list[dict[str, float]]:
-    """Queries of 1 to 40 terms; with a step their weights are its multiples, and sums exact in any order."""
+    """Queries of 1 to 40 terms; with a step, weights are its multiples, so that sums are exact in any order."""
     generator = np.random.default_rng(11)
     queries = []
     for _ in range(count):
@@ -96,7 +96,7 @@ def test_order_and_scores_are_those_of_brute_force_with_many_ties(postings: Post
 
 @pytest.mark.parametrize("k", [1, 10, 1000, DOCUMENTS + 1])
 def test_any_weights(postings: Postings, searcher: Searcher, k: int) -> None:
-    """Sums may round: where scipy's scores differ by less than that, the order may be either."""
+    """Sums are rounded: documents whose scores differ by less than the rounding may come in either order."""
     for query in random_queries(30 if k <= 1000 else 3, step=None):
         found = search(postings, searcher, query, k)
         _, scores = brute_force(query, k)
@@ -141,7 +141,7 @@ def test_collections_around_the_sizes_of_windows(tmp_path: Path, documents: int,
 
 
 def test_lists_are_looked_up_where_few_documents_are_left(postings: Postings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MaxScore leaves postings out; what it does is checked above, that it does so here."""
+    """MaxScore skips postings; its results are checked above, the skipping here."""
     scored, every = 0, 0
     loops = kernels("maxscore", "this test")
     kernel = loops.maxscore

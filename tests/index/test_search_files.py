@@ -1,4 +1,4 @@
-"""Files of searches that another version, another process or another program has left: refused by name, or built again."""
+"""Search files left by another version, process or program are refused by name, or built again."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_side_lists_that_another_process_wrote_meanwhile_are_taken(tmp_path: Pat
 
     @contextmanager
     def slow(directory: Path, name: str) -> Iterator[Path]:
-        """The lock is free only when the other process is done."""
+        """The lock is free only after the other process is done."""
         monkeypatch.setattr(_blocks, "publishing", publishing)
         _blocks.open_blocks(postings, 2, reordered=False)
         written.append((tmp_path / name).stat().st_ino)
@@ -121,7 +121,7 @@ def test_a_learned_guide_finds_documents_by_docno(tmp_path: Path) -> None:
     postings, other = open_postings(tmp_path / "one"), open_postings(tmp_path / "other", ("x", "d2", "d0"))
     source = learned_source(postings, other)
     docids, weights = source.list_of("a")
-    # Of "x", which is not in the index, a number that no posting has.
+    # "x" is not in the index and gets a number that no posting has.
     assert list(zip(docids.tolist(), weights.tolist())) == [(0, 4), (3, 3)]
     docids, weights = source.list_of("never")
     assert len(docids) == len(weights) == 0 and source.largest == 4
@@ -139,7 +139,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def changed(words: Path, to: Path, change: Callable[[str], str]) -> Path:
-    """A copy with other properties."""
+    """A copy of an index with other properties."""
     to.mkdir()
     for file in words.iterdir():
         (to / file.name).write_bytes(file.read_bytes())

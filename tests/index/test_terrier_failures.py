@@ -1,4 +1,4 @@
-"""What Terrier, Java or the system may refuse becomes one sentence of Python, and leaves what was there."""
+"""Refusals of Terrier, Java or the system become one sentence of Python, and leave the index as it was."""
 
 from __future__ import annotations
 
