@@ -51,7 +51,7 @@ def test_card_on_hugging_face_is_filled(tmp_path: Path, uploaded: dict[str, Any]
     assert "pretty_name: 'My index'" in front and "- pyterrier-artifact.sparse_index.terrier" in front
     headings = re.findall("^## (.*)$", body, flags=re.MULTILINE)
     assert headings == ["Description", "Usage", "Benchmarks", "Reproduction", "Metadata"]
-    for fact in ("10 documents with 2 terms", contract.summary, "256 tokens", "'passage: '", "100 as the impact"):
+    for fact in ("10 documents with 2 terms", contract.summary, "256 tokens", "'passage: '", "has the impact 100"):
         assert fact in " ".join(body.split())
     usage = re.findall("```python\n(.*?)```", body, flags=re.DOTALL)
     assert "ImpactIndex.from_hf('me/my-index@v2')" in usage[0] and "CSPLADE('meta-llama/Llama-3.2-1B')" in usage[0]

@@ -125,8 +125,7 @@ def algorithm(name: str, options: dict[str, Any]) -> Algorithm:
     return found(**options)
 
 
-# Up to this many results are sorted with regard to ties at once, which is faster than looking for ties first; our choice (not
-# measured).
+# Up to this many results are sorted by score and document at once; our choice (not measured).
 _FEW = 64
 
 

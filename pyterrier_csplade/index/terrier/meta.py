@@ -25,13 +25,13 @@ class FieldLength:
     def observe(self, units: int, size: int) -> None:
         """Make room for a value, given its length in UTF-16 units and in bytes of UTF-8."""
         self.units = max(self.units, units)
-        while size + _vint_size(size) > self.bytes:
+        while size + len(_vint(size)) > self.bytes:
             self.units += 1
 
     @property
     def bytes(self) -> int:
         """Bytes that Terrier reserves for a value."""
-        return _vint_size(self.units) + 3 * self.units
+        return len(_vint(self.units)) + 3 * self.units
 
 
 def write_meta(
@@ -84,9 +84,5 @@ def _vint(number: int) -> bytes:
     """Encode a length as Hadoop's ``WritableUtils.writeVInt`` does."""
     if number <= 127:
         return bytes([number])
-    digits = number.to_bytes(_vint_size(number) - 1, "big")
+    digits = number.to_bytes((number.bit_length() + 7) // 8, "big")
     return bytes([256 - 112 - len(digits)]) + digits
-
-
-def _vint_size(number: int) -> int:
-    return 1 if number <= 127 else 1 + (number.bit_length() + 7) // 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .common import add_up_to, advance, compiled, push
+from .common import add_up_to, advance, compiled, worse
 
 #: Most documents that are scored together if their blocks are near each other: the scores fit a core's cache.
 WINDOW = 2**14
@@ -100,7 +100,7 @@ def search_blocks(
             if bounds[b] * scale >= least:
                 for d in range(blocks[b] * size, min((blocks[b] + 1) * size, documents)):
                     if scores[d - base] >= least and scores[d - base] > 0:
-                        push(heap[0], heap[1], heap[2], 0, scores[d - base], order[d] if len(order) else d)
+                        _offer(heap, scores[d - base], order[d] if len(order) else d)
         at = end
     return scored
 
@@ -139,3 +139,28 @@ def _score(
         scored += at - start
         cursors[i] = at
     return scored
+
+
+@compiled
+def _offer(heap: tuple[np.ndarray, np.ndarray, np.ndarray], score: float, docid: int) -> None:
+    """Offer a document to the heap of the best: a larger score is better, then the first document."""
+    scores, docids, count = heap
+    at = count[0]
+    if at < len(scores):
+        count[0] += 1
+        while at > 0 and worse(score, docid, scores[(at - 1) // 2], docids[(at - 1) // 2]):
+            scores[at], docids[at] = scores[(at - 1) // 2], docids[(at - 1) // 2]
+            at = (at - 1) // 2
+    elif worse(scores[0], docids[0], score, docid):
+        at = 0
+        while 2 * at + 1 < len(scores):
+            child = 2 * at + 1
+            if child + 1 < len(scores) and worse(scores[child + 1], docids[child + 1], scores[child], docids[child]):
+                child += 1
+            if not worse(scores[child], docids[child], score, docid):
+                break
+            scores[at], docids[at] = scores[child], docids[child]
+            at = child
+    else:
+        return
+    scores[at], docids[at] = score, docid

@@ -85,43 +85,6 @@ def add_up_to(
 
 
 @compiled
-def push(scores: np.ndarray, docids: np.ndarray, sizes: np.ndarray, heap: int, score: float, docid: int) -> None:
-    """Offer a document to a heap of the best: a larger score is better, then a smaller docid; the worst is at the root.
-
-    Args:
-        scores: float64 [k], the scores in the heap; changed.
-        docids: int64 [k], their documents; changed.
-        sizes: int64 [heaps], documents in each heap; changed.
-        heap: Number of this heap.
-        score: Score of the document.
-        docid: The document.
-    """
-    size = sizes[heap]
-    if size < len(scores):
-        place = size
-        sizes[heap] += 1
-        while place > 0:
-            parent = (place - 1) // 2
-            if not worse(score, docid, scores[parent], docids[parent]):
-                break
-            scores[place], docids[place] = scores[parent], docids[parent]
-            place = parent
-    elif worse(scores[0], docids[0], score, docid):
-        place = 0
-        while 2 * place + 1 < size:
-            child = 2 * place + 1
-            if child + 1 < size and worse(scores[child + 1], docids[child + 1], scores[child], docids[child]):
-                child += 1
-            if not worse(scores[child], docids[child], score, docid):
-                break
-            scores[place], docids[place] = scores[child], docids[child]
-            place = child
-    else:
-        return
-    scores[place], docids[place] = score, docid
-
-
-@compiled
 def worse(score: float, docid: int, other_score: float, other_docid: int) -> bool:
     """Whether a document ranks behind another."""
     return score < other_score or (score == other_score and docid > other_docid)

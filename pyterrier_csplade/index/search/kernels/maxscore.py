@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .common import add_up_to, advance, compiled, push
+from .common import add_up_to, advance, compiled, worse
 
 #: Documents whose scores by the essential lists are added up together, as in Lucene's MaxScoreBulkScorer.
 WINDOW = 2**12
@@ -135,10 +135,10 @@ def _offer(
     heaps: tuple[np.ndarray, np.ndarray, np.ndarray], mix: tuple[float, float, float], learned: float, guide: float, docid: int
 ) -> None:
     """Offer a document to the heaps of the final, the local and the global score; heaps of equal shares are one."""
-    push(heaps[0][2], heaps[1][2], heaps[2], 2, _mixed(learned, guide, mix[2]), docid)
+    _push(heaps, 2, _mixed(learned, guide, mix[2]), docid)
     for heap in range(2):
         if mix[heap] != mix[2]:
-            push(heaps[0][heap], heaps[1][heap], heaps[2], heap, _mixed(learned, guide, mix[heap]), docid)
+            _push(heaps, heap, _mixed(learned, guide, mix[heap]), docid)
         else:
             heaps[2][heap], heaps[0][heap, 0] = heaps[2][2], heaps[0][2, 0]
 
@@ -162,3 +162,32 @@ def _next(docids: np.ndarray, cursors: np.ndarray, ends: np.ndarray, essential: 
         if cursors[i] < ends[i]:
             found = min(found, docids[cursors[i]])
     return max(base, found)
+
+
+@compiled
+def _push(heaps: tuple[np.ndarray, np.ndarray, np.ndarray], heap: int, score: float, docid: int) -> None:
+    """Offer a document to a heap: of equal scores, the later document is worse; the worst is at the root."""
+    scores, docids, sizes = heaps[0][heap], heaps[1][heap], heaps[2]
+    size = sizes[heap]
+    if size < len(scores):
+        place = size
+        sizes[heap] += 1
+        while place > 0:
+            parent = (place - 1) // 2
+            if not worse(score, docid, scores[parent], docids[parent]):
+                break
+            scores[place], docids[place] = scores[parent], docids[parent]
+            place = parent
+    elif score > scores[0]:
+        place = 0
+        while 2 * place + 1 < size:
+            child = 2 * place + 1
+            if child + 1 < size and worse(scores[child + 1], docids[child + 1], scores[child], docids[child]):
+                child += 1
+            if not worse(scores[child], docids[child], score, docid):
+                break
+            scores[place], docids[place] = scores[child], docids[child]
+            place = child
+    else:
+        return
+    scores[place], docids[place] = score, docid
