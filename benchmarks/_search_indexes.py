@@ -87,7 +87,7 @@ def add_guides(index: Any, vectors: EncodedVectors, collection: Path | None) -> 
     if isinstance(vectors, StoredVectors):
         guides = {"noise": guide_of_noise(index.postings()), "rarity": guide_of_rarity(index.postings())}
         for guide, source in guides.items():
-            write_guide(index.postings(), index.directory, guide, source)
+            write_guide(index.postings(), guide, source)
         return list(guides)
     if collection is not None:
         add_guide(index, collection)
@@ -104,7 +104,7 @@ def add_guide(index: Any, collection: Path) -> None:
         {"docno": row["docno"], "toks_tf": Counter(tokenizer.tokenize(f"{row.get('title', '')} {row['text']}"))}
         for _, row in read_jsonl(collection / "docs.jsonl.gz")
     )
-    write_guide(index.postings(), index.directory, "bm25", counts_source(index.postings(), documents, 0.9, 0.4))
+    write_guide(index.postings(), "bm25", counts_source(index.postings(), documents, 0.9, 0.4))
 
 
 #: Builds the postings of a synthetic collection; prints seconds and the peak of the process's anonymous memory in MB.

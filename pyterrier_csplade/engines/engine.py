@@ -251,9 +251,6 @@ class EngineRetriever(IndexRetriever):
         assert self._index is not None
         return self._index.docnos.take(docids)
 
-    def _settings(self) -> dict[str, tuple[Any, Any]]:
-        return {"num_results": (self.num_results, 1000), "threads": (self.threads, 1)}
-
 
 def require(module: str, extra: str, what: str) -> Any:
     """Import a module of an optional package.

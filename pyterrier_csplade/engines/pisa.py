@@ -126,13 +126,6 @@ class PisaRetriever(EngineRetriever):
             )
         return self._pisa[1]
 
-    def _settings(self) -> dict[str, tuple[Any, Any]]:
-        return {
-            "query_algorithm": (self.query_algorithm, "maxscore"),
-            "toks_scale": (self.toks_scale, 1000.0),
-            **super()._settings(),
-        }
-
 
 def _records(documents: Documents) -> Iterator[dict[str, Any]]:
     for docid, toks in enumerate(documents):

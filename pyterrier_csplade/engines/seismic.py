@@ -142,13 +142,6 @@ class SeismicRetriever(EngineRetriever):
         qids = list(queries)
         return {qids[int(rows[0][0])]: _hits(rows) for rows in found if rows}
 
-    def _settings(self) -> dict[str, tuple[Any, Any]]:
-        return {
-            "query_cut": (self.query_cut, 10),
-            "heap_factor": (self.heap_factor, 0.7),
-            **super()._settings(),
-        }
-
 
 def _hits(rows: list[tuple[str, float, str]]) -> Hits:
     docids = np.array([int(docid) for _, _, docid in rows], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What people try first and get wrong: one exception, at once, that says what is wrong and the way out."""
+"""Common mistakes raise one exception, at once, that names the mistake and the way out."""
 
 from __future__ import annotations
 
@@ -233,10 +233,10 @@ def test_equal_indexes_and_indexers_are_equal(tmp_path: Path, index: ImpactIndex
 
 
 def test_java_home_that_names_nothing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pyterrier_csplade.index.terrier.java import Jdk4pyInit
+    from pyterrier_csplade.index.terrier import Jdk4pyInit
 
     monkeypatch.setenv("JAVA_HOME", "/no/such/java")
-    with pytest.raises(CspladeError, match="JAVA_HOME names /no/such/java, which is not there: unset it"):
+    with pytest.raises(CspladeError, match="JAVA_HOME names /no/such/java, which does not exist: unset it"):
         Jdk4pyInit().pre_init(None)
 
 
