@@ -14,7 +14,7 @@ from graphlib import TopologicalSorter
 
 import pytest
 
-from support.paths import ROOT
+from support.paths import ROOT, TESTS
 
 PACKAGE = ROOT / "pyterrier_csplade"
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
@@ -121,3 +121,14 @@ def test_public_names_exist() -> None:
         assert getattr(pyterrier_csplade, name).__name__ == name
     with pytest.raises(AttributeError, match="nothing_such"):
         pyterrier_csplade.nothing_such  # noqa: B018
+
+
+def private_importers() -> list[str]:
+    """Return the test files that import files of the package's folders instead of the faces."""
+    files = {f"pyterrier_csplade.{name}" for name, file in MODULES.items() if "." in name and not file.endswith("__init__.py")}
+    found = ((path, imported_names(ast.parse(path.read_text(encoding="utf-8")))) for path in TESTS.rglob("*.py"))
+    return sorted(path.relative_to(TESTS).as_posix() for path, names in found if names & files)
+
+
+def test_few_test_files_import_private_modules() -> None:
+    assert len(private_importers()) <= 25, private_importers()
