@@ -19,7 +19,7 @@ from inside.collection import Part
 from inside.storage import signals
 from pyterrier_csplade import CSPLADE, CollectionError, DataError, EncodedCollection
 from pyterrier_csplade.cli import main
-from pyterrier_csplade.data.sources import dataset_source, open_source
+from pyterrier_csplade.data import dataset_source, open_source
 from support.vector_collections import content, documents, jsonl
 
 

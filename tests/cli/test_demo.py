@@ -14,9 +14,8 @@ import pyterrier as pt
 import pytest
 
 from inside.cli import demo
-from pyterrier_csplade import CSPLADE, CspladeError, ImpactIndex
-from pyterrier_csplade.data.python_docs import PythonDocsDataset
-from pyterrier_csplade.evaluation import plot_tradeoff
+from pyterrier_csplade import CSPLADE, CspladeError, ImpactIndex, plot_tradeoff
+from pyterrier_csplade.data import PythonDocsDataset
 from support.models import language_model, tokenizer
 
 LIMIT = 40

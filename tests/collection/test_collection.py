@@ -21,7 +21,7 @@ from scipy.sparse import vstack
 
 from inside.collection import ShardFile, check_vectors
 from pyterrier_csplade import CSPLADE, CollectionError, ContractError, DataError, EncodedCollection, ImpactIndex, Quantizer
-from pyterrier_csplade.vectors.matrices import EncodedVectors
+from pyterrier_csplade.vectors import EncodedVectors
 from support.indexes import docnos, search
 from support.paths import ROOT
 from support.vector_collections import documents, encode

@@ -32,7 +32,7 @@ def test_python_blocks_run_one_after_the_other(tmp_path: Path, monkeypatch: pyte
 
 
 def test_shell_blocks_name_commands_and_files_that_exist() -> None:
-    from pyterrier_csplade.cli.main import _parser
+    from inside.cli import _parser
 
     for line in "".join(blocks("sh")).splitlines():
         for command in line.split(" && "):

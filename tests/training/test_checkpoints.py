@@ -31,7 +31,7 @@ from inside.training import (
     unfinished,
 )
 from pyterrier_csplade import DataError
-from pyterrier_csplade.cli.main import main
+from pyterrier_csplade.cli import main
 from pyterrier_csplade.training import TrainingInterruptedError, adapt, train
 from support.paths import TESTS
 from support.training_runs import adaptation_config, contrastive_config, log_of, make_base

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.sparse import csr_matrix
 
+from inside.model import head
 from inside.planning import Backbone, judge, reporters, winning_positions
 from pyterrier_csplade import CSPLADE, ConfigError, Contract, DataError, TrainingError
 from pyterrier_csplade.training import ValidationSettings, plot_curves, train
@@ -33,7 +34,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("variant", ["causal", "echo", "bidirectional"])
 @pytest.mark.parametrize("block", [1, 2**23])
 def test_winning_positions_against_the_models_own_logits(variant: Any, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyterrier_csplade.model.head._LOGITS_IN_FLIGHT", {"cpu": block})
+    monkeypatch.setattr(head, "_LOGITS_IN_FLIGHT", {"cpu": block})
     backbone = Backbone(models.language_model(), models.tokenizer(), Contract(variant=variant)).eval()
     batch = backbone.collate(backbone.tokenize(models.TEXTS, "document")[0])
     with torch.no_grad():

@@ -28,7 +28,7 @@ from inside.training import (
     trainer,
 )
 from pyterrier_csplade import ConfigError, Contract
-from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.model import Backbone
 from pyterrier_csplade.training import LoraSettings, ValidationSettings, adapt, train
 from support import models
 from support.paths import TESTS

@@ -100,7 +100,7 @@ def test_memory_by_part() -> None:
 PEAK = """
 import re, sys
 import torch
-from pyterrier_csplade.training.streamed_loss import streamed_prediction_loss
+from inside.training import streamed_prediction_loss
 torch.set_num_threads(1)
 trained, terms, width, positions = sys.argv[1] == "trained", 100_000, 256, 256
 weight = torch.empty(terms, width).normal_().requires_grad_(trained)

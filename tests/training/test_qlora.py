@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from inside.training import adaptation, contrastive, load_tokenizer_and_model
 from pyterrier_csplade import CSPLADE, ConfigError, Contract
-from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.model import Backbone
 from pyterrier_csplade.training import adapt, train
 from support import models
 from support.training_runs import LORA, adaptation_config, contrastive_config, log_of, make_base

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from inside.training import contrastive
 from pyterrier_csplade.training import train
 from support.training_runs import contrastive_config, log_of, make_base
 
@@ -40,7 +41,7 @@ def test_a_schedule_sees_every_step_and_resumes(tmp_path: Path, monkeypatch: pyt
         schedules.append(Recorder())
         return schedules[-1]
 
-    monkeypatch.setattr("pyterrier_csplade.training.contrastive.make_schedule", make_schedule)
+    monkeypatch.setattr(contrastive, "make_schedule", make_schedule)
     settings: dict[str, Any] = {"steps": 4, "save_steps": 2}
     whole = train(contrastive_config(base, tmp_path / "whole", **settings))
     nnz = log_of(whole, "nnz_document")

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from inside.training import Collator, add_lora, load_tokenizer_and_model, objective, ranking_loss, trainer
 from pyterrier_csplade import CSPLADE, Contract, DataError
-from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.model import Backbone
 from pyterrier_csplade.training import LoraSettings, adapt, plot_curves, train
 from support import models
 from support.training_runs import LORA, adaptation_config, contrastive_config, log_of, make_base

@@ -25,9 +25,8 @@ from inside.training import (
     write_rows,
 )
 from pyterrier_csplade import Contract, DataError
-from pyterrier_csplade.data.jsonl import read_jsonl
-from pyterrier_csplade.data.sources import read_corpus
-from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.data import read_corpus, read_jsonl
+from pyterrier_csplade.model import Backbone
 from support import models
 
 ROW = {"query": "q", "positive_passages": [{"text": "p"}], "negative_passages": [{"text": "n"}]}

@@ -11,8 +11,7 @@ import pytest
 
 from inside.training import TrainingRow, read_rows
 from pyterrier_csplade import DataError
-from pyterrier_csplade.data.directory import CollectionFiles
-from pyterrier_csplade.data.sources import read_corpus
+from pyterrier_csplade.data import CollectionFiles, read_corpus
 from support.paths import SHARED
 from support.training_runs import DOCS, TRIPLES, make_collection
 
