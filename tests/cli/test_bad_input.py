@@ -144,7 +144,7 @@ def test_places_and_models(commands: Commands, options: list[str]) -> None:
     status, said = commands.run(*options, lora={"target_modules": ["wq"]})
     assert status == 2 and "target_modules: the model has no 'wq'; its linear layers: down_proj, gate_proj, k_proj" in said
     status, said = commands.run(*options, command="adapt", objective="mntp", mask_token="<none>")
-    assert status == 2 and "mask_token '<none>' is no token of" in said
+    assert status == 2 and "mask_token '<none>' is not a token of" in said
     status, said = commands.run(*options, report_to=["tensorbord"])
     assert status == 2 and "report_to: tensorbord is not supported" in said
     status, said = commands.run("--resume", *options, model="no-such-model")
