@@ -71,7 +71,7 @@ def test_clm_puts_the_causal_mask_back(base: Path, tmp_path: Path) -> None:
 
 
 def test_mask_token_must_be_a_token(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'nothing such' is no token"):
+    with pytest.raises(ConfigError, match="'nothing such' is not a token"):
         adapt(adaptation_config(base, tmp_path / "run", objective="mntp", mask_token="nothing such"))
 
 
