@@ -65,7 +65,7 @@ def make(path: Path, algorithm: str) -> tuple[ImpactIndex, Any]:
     index = ImpactIndex(path).index(documents(0))
     options = {}
     if algorithm == "guided":
-        index.add_guide(({"docno": d["docno"], "toks_tf": d["toks"]} for d in documents(0)))
+        index.add_guide({"docno": d["docno"], "toks_tf": d["toks"]} for d in documents(0))
         options = {"alpha": 0.0, "beta": 0.0}
     return index, index.retriever(algorithm=algorithm, num_results=10, **options)
 
