@@ -122,8 +122,8 @@ def cases(world: dict[str, Any]) -> dict[str, Case]:
         "OpenSearchRetriever": Case(
             served.retriever,
             on(world["toks"]),
-            {"num_results": (1000, 2), "include_fields": (None, ["body"]), "filter": (None, {"term": {"body": DOCS[0]["body"]}}),
-             "batch_size": (32, 2)},
+            {"num_results": (1000, 2), "include_fields": (None, ["body"]), "batch_size": (32, 2),
+             "filter": (None, {"term": {"body": DOCS[0]["body"]}})},
             frozenset({"batch_size"}),
         ),
         "OpenSearchScorer": Case(served.scorer, on(results), {"batch_size": (32, 1)}, frozenset({"batch_size"})),
@@ -157,8 +157,8 @@ def cases(world: dict[str, Any]) -> dict[str, Case]:
 
 
 NAMES = [
-    "DocEncoder", "QueryEncoder", "Scorer", "PruneToks", "PruneToks mass", "PruneToks weight", "PruneToks on", "ImpactRetriever",
-    "PostingsScorer", "OpenSearchRetriever", "OpenSearchScorer", "PisaRetriever", "SeismicRetriever",
+    "DocEncoder", "QueryEncoder", "Scorer", "PruneToks", "PruneToks mass", "PruneToks weight", "PruneToks on",
+    "ImpactRetriever", "PostingsScorer", "OpenSearchRetriever", "OpenSearchScorer", "PisaRetriever", "SeismicRetriever",
     *(f"PostingsRetriever {name}" for name in ("exhaustive", "maxscore", "bmp", "guided")),
 ]  # fmt: skip
 

@@ -2,9 +2,9 @@
 
 Usage: mutations.py KIND DIRECTORY SEED COUNT [FILE]
 
-KIND is index, collection or checkpoint. The script prints one line for each file, and one for each failure: a process that ended by a
-signal, took more than 10 s or 1 GB, or raised an error that is not this package's; and wrong results, unless the digests were
-made to fit.
+KIND is index, collection or checkpoint. The script prints one line for each file, and one for each failure: a process that
+ended by a signal, took more than 10 s or 1 GB, or raised an error that is not this package's; and wrong results, unless the
+digests were made to fit.
 """
 
 from __future__ import annotations
