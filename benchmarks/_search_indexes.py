@@ -1,4 +1,4 @@
-"""The indexes that benchmarks/search.py searches with this package, and what it takes to build them."""
+"""Building the indexes that benchmarks/search.py searches with this package."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 
 class Arrays:
-    """Posting arrays without a Terrier index beside them; stands in for one in retrievers."""
+    """Posting arrays without a Terrier index; replaces an index in retrievers."""
 
     memory = False
 
@@ -51,7 +51,7 @@ def directory_megabytes_of(directory: Path, pattern: str) -> float:
 
 
 def build(vectors: EncodedVectors, output: Path, args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    """Build postings, order, and Terrier's index where that is wanted; return the index and what it took."""
+    """Build postings, order and, for small collections, Terrier's index; return the index, and times and sizes."""
     terrier = len(vectors) <= args.terrier_up_to
     facts: dict[str, Any] = {"documents": len(vectors)}
     if terrier:
@@ -83,11 +83,11 @@ def build(vectors: EncodedVectors, output: Path, args: argparse.Namespace) -> tu
 
 
 def add_guides(index: Any, vectors: EncodedVectors, collection: Path | None) -> list[str]:
-    """Add the guides that there are for a collection; return their names."""
+    """Add the guides of a collection; return their names."""
     if isinstance(vectors, StoredVectors):
         guides = {"noise": guide_of_noise(index.postings()), "rarity": guide_of_rarity(index.postings())}
         for guide, source in guides.items():
-            write_guide(index.postings(), index.directory, guide, source)
+            write_guide(index.postings(), guide, source)
         return list(guides)
     if collection is not None:
         add_guide(index, collection)
@@ -104,10 +104,10 @@ def add_guide(index: Any, collection: Path) -> None:
         {"docno": row["docno"], "toks_tf": Counter(tokenizer.tokenize(f"{row.get('title', '')} {row['text']}"))}
         for _, row in read_jsonl(collection / "docs.jsonl.gz")
     )
-    write_guide(index.postings(), index.directory, "bm25", counts_source(index.postings(), documents, 0.9, 0.4))
+    write_guide(index.postings(), "bm25", counts_source(index.postings(), documents, 0.9, 0.4))
 
 
-#: Builds the postings of a synthetic collection; prints seconds, and the largest memory that the process has for itself, in MB.
+#: Builds the postings of a synthetic collection; prints seconds and the peak of the process's anonymous memory in MB.
 BUILD = """
 import sys, tempfile, threading, time
 from pathlib import Path
@@ -136,7 +136,7 @@ print(time.perf_counter() - start[0], time.process_time() - start[1], peaks[0], 
 
 
 def cost_of_build(documents: int, vectors: Path) -> dict[str, float]:
-    """Build posting arrays of a synthetic collection in a process of its own (Linux): its time and the memory it needs."""
+    """Measure time and memory of building posting arrays of a synthetic collection, in its own process (Linux)."""
     command = [sys.executable, "-c", BUILD, str(documents), str(vectors.resolve())]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     names = ("build s", "build processor s", "peak MB of the build", "MB before")

@@ -1,4 +1,4 @@
-"""Speed, recall and exactness, for benchmarks/search.py."""
+"""Speed, recall and exactness for benchmarks/search.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 from pyterrier_csplade.evaluation import _top
 from pyterrier_csplade.index.search.algorithm import Budget, algorithm
 
-#: Queries that are searched together, and how often.
+#: Queries of a batch, and how often each batch is searched.
 BATCH, TURNS = 25, 3
 
 
@@ -51,10 +51,10 @@ def compare(
 
 
 def race(retrievers: list[Any], batches: list[pd.DataFrame]) -> tuple[np.ndarray, np.ndarray, list[list[pd.DataFrame]]]:
-    """Let all retrievers search each batch in turns, in an order that is drawn anew each time, for each leaves other caches.
+    """Let all retrievers search each batch in turns, each time in a random order, because each leaves other data in the caches.
 
     Returns:
-        Seconds and processor seconds a query, the least of the turns, [retrievers, batches], and each one's results.
+        Seconds and processor seconds per query, the minimum of the turns, [retrievers, batches]; and the results of each.
     """
     generator = np.random.default_rng(0)
     least = np.full((2, len(retrievers), len(batches)), np.inf)
@@ -74,7 +74,7 @@ def race(retrievers: list[Any], batches: list[pd.DataFrame]) -> tuple[np.ndarray
 
 
 def exactness(index: Any, matrix: csr_matrix, terms: list[str], queries: pd.DataFrame) -> dict[str, Any]:
-    """Compare order and scores of the top 1000 with scipy's product; sums are added up in other orders, so scores to 1e-12."""
+    """Compare order and scores of the top 1000 with scipy's product; scores to 1e-12, since sums run in another order."""
     columns = {term: column for column, term in enumerate(terms)}
     systems = {name: algorithm(name, {}).prepare(index.postings()) for name in ("exhaustive", "maxscore", "bmp")}
     found = dict.fromkeys(systems, 0)
@@ -88,6 +88,6 @@ def exactness(index: Any, matrix: csr_matrix, terms: list[str], queries: pd.Data
         for name, searcher in systems.items():
             hits = searcher(index.postings().query(toks), 1000, Budget())
             close = len(hits.docids) == len(best) and np.allclose(hits.scores, scores[best], rtol=1e-12, atol=0)
-            # Where two sums agree to the last digits, scipy may have them the other way round.
+            # If two sums agree to the last digits, scipy's order may differ.
             found[name] += bool(close and np.allclose(scores[hits.docids], scores[best], rtol=1e-12, atol=0))
     return {"queries": len(queries), "top 1000 as scipy's": found}

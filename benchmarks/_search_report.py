@@ -1,4 +1,4 @@
-"""What benchmarks/search.py writes: tables, and plots of the tradeoff."""
+"""The tables and plots of benchmarks/search.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEPTHS = (10, 1000)
 
 
 def growth(collections: dict[str, dict[str, Any]]) -> list[str]:
-    """Lines of a table: what synthetic collections of several sizes take."""
+    """Format a table of times and memory of synthetic collections of several sizes."""
     names = [
         "documents",
         "postings",

@@ -19,7 +19,7 @@ from pyterrier_csplade.index.search.algorithm import algorithm
 from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 #: Options of this package's algorithms: system, label, algorithm, options.
-OURS: list[tuple[str, str, str, dict[str, Any]]] = [
+OWN: list[tuple[str, str, str, dict[str, Any]]] = [
     ("exhaustive", "", "exhaustive", {}),
     ("MaxScore", "", "maxscore", {}),
     ("bmp, order of indexing", "1", "bmp", {"reordered": False}),
@@ -38,7 +38,7 @@ def own_systems(index: Any, guides: list[str]) -> list[tuple[str, str, Any]]:
     def retriever(name: str, options: dict[str, Any]) -> Any:
         return lambda k: PostingsRetriever(index, algorithm(name, options), num_results=k)
 
-    systems = [(system, label, retriever(name, options)) for system, label, name, options in OURS]
+    systems = [(system, label, retriever(name, options)) for system, label, name, options in OWN]
     for guide in guides:
         systems += [(f"guided by {guide}", name, retriever("guided", {"guide": guide, **options})) for name, options in GUIDED]
     if isinstance(index, ImpactIndex):
@@ -52,7 +52,7 @@ def own_systems(index: Any, guides: list[str]) -> list[tuple[str, str, Any]]:
 def engine_systems(
     vectors: EncodedVectors, output: Path, names: list[str]
 ) -> tuple[list[tuple[str, str, Any]], dict[str, Any]]:
-    """Build the other engines; what cannot be built is named with its reason."""
+    """Build the other engines; lists those that cannot be built with the reason."""
     eight_bits = Eight(vectors)
     plans: dict[str, list[tuple[str, Any, EncodedVectors, list[tuple[str, dict[str, Any]]]]]] = {
         "pisa": [("PISA", engines.PisaEngine, vectors, [(a, {"query_algorithm": a}) for a in ("maxscore", "block_max_wand")])],
@@ -85,7 +85,7 @@ def engine_systems(
 
 
 class Eight:
-    """Vectors whose impacts fit into 8 bits, as the package bmp needs: scaled down if one does not."""
+    """Vectors with impacts of 8 bits, as the package bmp requires; they are scaled down if one is larger."""
 
     def __init__(self, vectors: EncodedVectors) -> None:
         self.vectors, self.contract, self.vocabulary = vectors, vectors.contract, vectors.vocabulary

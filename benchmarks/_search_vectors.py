@@ -1,4 +1,4 @@
-"""Vectors of a model for benchmarks/search.py: read, or encoded by csplade-tiny."""
+"""Vectors of a model for benchmarks/search.py, read from files or encoded by csplade-tiny."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyterrier_csplade.vectors.matrices import EncodedVectors, MatrixVectors
 
 
 def real(args: argparse.Namespace, name: str) -> tuple[EncodedVectors, csr_matrix, pd.DataFrame, pd.DataFrame | None]:
-    """Vectors of a model: read, or encoded by csplade-tiny, which OUTPUT then keeps."""
+    """Read vectors of a model; if there are none, encode the collection with csplade-tiny into OUTPUT."""
     qrels, directory = None, args.vectors or args.output / name / "vectors"
     if args.collection is not None:
         names = ["query_id", "_", "doc_id", "relevance"]
@@ -31,7 +31,7 @@ def real(args: argparse.Namespace, name: str) -> tuple[EncodedVectors, csr_matri
 
 
 def encode(collection: Path, directory: Path) -> None:
-    """Encode documents and queries with csplade-tiny, and write what --vectors reads."""
+    """Encode documents and queries with csplade-tiny, and write the files that --vectors reads."""
     from pyterrier_csplade import CSPLADE, Quantizer
 
     csplade = CSPLADE.tiny(verbose=True)

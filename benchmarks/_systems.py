@@ -1,6 +1,6 @@
 """The encoders that benchmarks/encoding.py compares, all with the same random weights and tokenizer.
 
-Each function takes a language model and its tokenizer and returns a function from texts to one term-to-impact dictionary each.
+Each function takes a language model and its tokenizer, and returns a function that encodes texts as dictionaries of impacts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Encode = Callable[[list[str]], list[dict[str, int]]]
 
 @dataclass(frozen=True)
 class Kind:
-    """The shape of a model, and how many texts go through it together so that the peers fit into memory."""
+    """The shape of a model, and a batch size at which all systems fit into memory."""
 
     vocabulary: int
     width: int
@@ -32,7 +32,7 @@ KINDS = {"A": Kind(128_256, 512, 8, 16), "B": Kind(32_000, 256, 4, 32)}
 
 
 def language_model(kind: Kind, dtype: torch.dtype) -> LlamaForCausalLM:
-    """A random Llama with vectors as sparse as those of trained models: all states share a direction that the head shuns."""
+    """Make a random Llama with sparse vectors, by a direction that all states share and that the head opposes."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=kind.vocabulary, hidden_size=kind.width, intermediate_size=kind.width * 11 // 4,
@@ -48,7 +48,7 @@ def language_model(kind: Kind, dtype: torch.dtype) -> LlamaForCausalLM:
 
 
 def word_tokenizer(size: int) -> Any:
-    """A tokenizer of made-up words, one token each, so that lengths are known."""
+    """Make a tokenizer of made-up words of one token each, so that lengths are known."""
     tokens = {"<pad>": 0, **{f"w{i}": i for i in range(1, size)}}
     tokenizer = Tokenizer(models.WordLevel(tokens, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -58,7 +58,7 @@ def word_tokenizer(size: int) -> Any:
 
 
 def msmarco_like_texts(number: int, size: int) -> list[str]:
-    """Texts with a mean of about 73 tokens and a tail to 256."""
+    """Make texts with about 73 tokens on average and at most 256."""
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(4.17, 0.45, number), 8, 256).astype(int)
     return [" ".join(f"w{i}" for i in rng.integers(1, size, length)) for length in lengths]
@@ -73,7 +73,7 @@ def _dictionaries(weights: torch.Tensor, terms: dict[int, str]) -> list[dict[str
 
 
 def plain_loop(lm: Any, tokenizer: Any, batch_size: int) -> Encode:
-    """Batches in the order of the texts, all logits of a batch, activation of all of them, maximum, dictionaries."""
+    """Encode batches in the order of the texts, from all logits and the activation of all of them."""
     terms = {i: term for term, i in tokenizer.get_vocab().items()}
 
     def encode(texts: list[str]) -> list[dict[str, int]]:
@@ -89,7 +89,7 @@ def plain_loop(lm: Any, tokenizer: Any, batch_size: int) -> Encode:
 
 
 def pyserini_style(lm: Any, tokenizer: Any, batch_size: int) -> Encode:
-    """As pyserini 2.4 encodes documents with SPLADE: numpy for the activation, weights in 8 bits of a range of 5."""
+    """Encode as pyserini 2.4 does with SPLADE: numpy for the activation, weights up to 5 in 8 bits."""
     terms = {i: term for term, i in tokenizer.get_vocab().items()}
 
     def encode(texts: list[str]) -> list[dict[str, int]]:
@@ -109,7 +109,7 @@ def pyserini_style(lm: Any, tokenizer: Any, batch_size: int) -> Encode:
 
 
 def pyterrier_splade(lm: Any, tokenizer: Any, batch_size: int) -> Encode:
-    """The package pyterrier-splade; its impacts are rounded down, so that about half of them are one less than others'."""
+    """Encode with pyterrier-splade; it rounds impacts down, so that about half of them are smaller by one."""
     from pyterrier_splade import Splade
 
     splade = Splade(lm, tokenizer, device="cpu")
@@ -119,7 +119,7 @@ def pyterrier_splade(lm: Any, tokenizer: Any, batch_size: int) -> Encode:
 
 
 def sentence_transformers(lm: Any, tokenizer: Any, batch_size: int) -> Encode:
-    """SparseEncoder with SpladePooling, fed with the logits of the same model."""
+    """Encode with SparseEncoder and SpladePooling from the logits of the same model."""
     from sentence_transformers import SparseEncoder
     from sentence_transformers.base.modules.input_module import InputModule
     from sentence_transformers.sparse_encoder.modules import SpladePooling
@@ -156,7 +156,7 @@ def sentence_transformers(lm: Any, tokenizer: Any, batch_size: int) -> Encode:
 
 
 def csplade(lm: Any, tokenizer: Any, batch_size: int, head: Any = None) -> Encode:
-    """This package, from texts to ``toks``."""
+    """Encode with this package, from texts to ``toks``."""
     from pyterrier_csplade import CSPLADE
 
     encoder = CSPLADE((lm, tokenizer), batch_size=batch_size, head=head).doc_encoder()
@@ -164,7 +164,7 @@ def csplade(lm: Any, tokenizer: Any, batch_size: int, head: Any = None) -> Encod
 
 
 def floor(lm: Any, tokenizer: Any, batch_size: int) -> Encode:
-    """What no exact encoder avoids: the backbone and one product with the head, over the real tokens of sorted batches."""
+    """Run what no exact encoder avoids: the backbone and one product with the head, for the real tokens of sorted batches."""
 
     def encode(texts: list[str]) -> list[dict[str, int]]:
         sequences = sorted(tokenizer(texts)["input_ids"], key=len)

@@ -1,14 +1,13 @@
-"""A model of the size that people use on a GPU: passages a second against the ceiling, the head's share, memory, latency.
+"""Encoding with a large model on a GPU: passages per second, utilisation, the head's share of the time, memory, latency.
 
 Usage: python benchmarks/accelerator.py [--shape 8B|3B|1B|small] [--docs 2048] [--batch-size 32] [--naive 64] [--device cuda]
            [--settings bfloat16 int8 nf4 int8-weight-only] [--checkpoint DIRECTORY] [--compile]
 
-Weights are random, lengths as in MS MARCO, and the threshold is such that 300 terms of a text remain. The ceiling is the best
-product of two square bfloat16 matrices on the spot; utilisation counts two operations for each weight and real token, and none
-for padding or attention. "naive" encodes some texts from all logits in batches of ``--batch-size``. Latency is the median of
-single queries of 8 tokens. The checkpoint, which quantised settings load from the disk, is made where it is missing. With
-``--compile`` the throughput is measured once more, with each layer through torch.compile. ``--shape small --device cpu`` tries
-the command on a CPU.
+``--shape small --device cpu`` tries the command on a CPU. The checkpoint is made if it is missing; quantised settings load it
+from disk. Weights are random, lengths are as in MS MARCO, and the threshold leaves 300 terms of a text. Utilisation is relative
+to the fastest product of two square bfloat16 matrices on this device; it counts two operations for each weight and real token,
+and none for padding or attention. "naive" encodes ``--naive`` texts from all logits in batches of ``--batch-size``. Latency is
+the median for single queries of 8 tokens. ``--compile`` measures the throughput again with torch.compile for each layer.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of the clock that one call takes, until the device has done it."""
+    """Measure the wall-clock seconds of a call until the device has finished."""
     synchronise(device)
     start = time.perf_counter()
     function()
@@ -51,7 +50,7 @@ def timed(function: Callable[[], Any], device: torch.device) -> float:
 
 
 def ceiling(device: torch.device) -> float:
-    """Operations a second of a large bfloat16 product."""
+    """Measure the operations per second of a large bfloat16 product."""
     size = 8192 if device.type == "cuda" else 512
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     return 2 * size**3 / min(timed(lambda: a @ b, device) for _ in range(10))
@@ -104,7 +103,7 @@ def throughput(csplade: CSPLADE, args: argparse.Namespace, device: torch.device,
 
 
 def memory(csplade: CSPLADE, args: argparse.Namespace, device: torch.device) -> None:
-    """Peak over the loaded model, of this package and of a loop that holds all logits."""
+    """Print the peak memory over the loaded model, for this package and for a loop that holds all logits."""
     if device.type != "cuda":
         print("memory: measured on CUDA alone")
         return
@@ -129,7 +128,7 @@ def memory(csplade: CSPLADE, args: argparse.Namespace, device: torch.device) -> 
 
 
 def latency(csplade: CSPLADE, device: torch.device, shape: str) -> float:
-    """Median milliseconds of one query of 8 tokens."""
+    """Measure the median milliseconds for one query of 8 tokens."""
     queries = [" ".join(text.split()[:8]) for text in msmarco_like_texts(30, SHAPES[shape][0])]
     times = [timed(lambda query=query: csplade.encode_queries([query], min_weight=1.0), device) for query in queries]
     return 1000 * statistics.median(times[5:])

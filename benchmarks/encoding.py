@@ -1,12 +1,13 @@
-"""From text to impacts: CPU time and peak memory of this package and its peers, with the same weights, in one interleaved run.
+"""Encoding texts to impacts: CPU time and peak memory of this package and other packages with the same weights.
 
 Usage: python benchmarks/encoding.py [--kind A|B] [--docs 64] [--repeat 3] [--dtypes float32 bfloat16] [--output DIR]
 
-Each measurement is a process of its own, one thread, the systems in turns; medians. Kind A is a Llama of 8 layers x 512 with a
-vocabulary of 128,256, kind B one of 4 layers x 256 with 32,000; weights are random, lengths as in MS MARCO. Peak memory is the
-largest resident set less that with the loaded model; "query" the CPU time of one query of 8 tokens alone. Impacts are compared
-with those of the plain loop in float32: the share that is equal, the largest difference. Systems whose package is not installed
-are left out (pip install pyterrier-splade pyterrier-alpha sentence-transformers). A run that was stopped goes on where it was.
+Install the other packages with: pip install pyterrier-splade pyterrier-alpha sentence-transformers. Systems whose package is
+not installed are left out. An interrupted run resumes. Each measurement runs in its own process with one thread, the systems in
+turns; medians are reported. Kind A is a Llama of 8 layers of width 512 with a vocabulary of 128,256; kind B has 4 layers of
+width 256 and a vocabulary of 32,000. Weights are random, lengths are as in MS MARCO. Peak memory is the largest resident set
+minus the one with the loaded model. "query" is the CPU time for one query of 8 tokens. Impacts are compared with the plain
+loop's in float32 by the share of equal ones and the largest difference.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ REFERENCE = ("plain loop", "float32")
 
 
 def measure(kind_name: str, system: str, dtype: str, docs: int, output: Path) -> None:
-    """Encode in this process, and write figures and impacts."""
+    """Encode in this process; write figures and impacts."""
     torch.set_num_threads(1)
     kind = KINDS[kind_name]
     lm, tokenizer = language_model(kind, getattr(torch, dtype)), word_tokenizer(kind.vocabulary)
     texts = msmarco_like_texts(docs, kind.vocabulary)
     encode = SYSTEMS[system](lm, tokenizer, kind.batch_size)
     encode(["w1 w2 w3"])
-    with open("/proc/self/clear_refs", "w") as file:  # start the peak anew: making the weights took more than holding them
+    with open("/proc/self/clear_refs", "w") as file:  # reset the peak: making the weights takes more memory than holding them
         file.write("5")
     before, start = peak_mib(), time.process_time()
     vectors = encode(texts)
@@ -51,19 +52,19 @@ def measure(kind_name: str, system: str, dtype: str, docs: int, output: Path) ->
 
 
 def peak_mib() -> float:
-    """The largest resident set since it was last reset."""
+    """Return the largest resident set since the last reset."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def agreement(expected: list[dict[str, int]], found: list[dict[str, int]]) -> tuple[float, int]:
-    """Share of equal impacts among the terms of either, and the largest difference."""
+    """Compute the share of equal impacts among the terms of both vectors, and the largest difference."""
     pairs = [(a.get(term, 0), b.get(term, 0)) for a, b in zip(expected, found) for term in {*a, *b}]
     return statistics.fmean(a == b for a, b in pairs), max(abs(a - b) for a, b in pairs)
 
 
 def run(args: argparse.Namespace) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Measure all systems in turns; what the output directory holds already is not measured again."""
+    """Measure all systems in turns; skips measurements that the output directory already has."""
     results = defaultdict(list)
     args.output.mkdir(parents=True, exist_ok=True)
     for turn in range(args.repeat):
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> dict[tuple[str, str], list[dict[str, Any]]]
 
 
 def table(results: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
-    """Medians as a Markdown table; ratios are to the floor and to sentence-transformers in the same dtype."""
+    """Format medians as a Markdown table, with ratios to the floor and to sentence-transformers in the same dtype."""
     medians = {
         key: {name: statistics.median(run["figures"][name] for run in runs) for name in runs[0]["figures"]}
         for key, runs in results.items()

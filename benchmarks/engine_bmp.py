@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
-from pyterrier_csplade.engines.engine import Documents, Engine, EngineRetriever, require
+from pyterrier_csplade.engines.engine import Documents, Engine, EngineRetriever
 from pyterrier_csplade.index.search.algorithm import Hits
 
 _FILE = "index.bmp"
 # What bmp 0.2.8 numbers and stores: 16 bits a term, 8 bits an impact and a place in a block, 16 bits a score.
 _MAX_TERMS, _MAX_IMPACT, _MAX_BLOCK, _MAX_SCORE = 2**16, 2**8 - 1, 2**8, 2**16 - 1
-# A query's weights become whole numbers from 1 to 32 there.
+# bmp turns a query's weights into whole numbers from 1 to 32.
 _QUERY_LEVELS = 32
-# bmp never scores the last block that it looks at: two blocks of documents that every query meets come last.
+# bmp never scores the last block that it visits: two blocks of documents that match every query are added at the end.
 _PADDING = 2
 _PADDING_TERM = "padding"
 
@@ -26,15 +26,15 @@ _PADDING_TERM = "padding"
 class BmpEngine(Engine):
     """An index of BMP (Mallia, Suel, Tonellotto, SIGIR 2024), their own implementation.
 
-    Kept to compare with; ``ImpactIndex.retriever(algorithm="bmp")`` is exact where this is not: bmp 0.2.8 keeps 5 bits of a
-    query's weights, so that about half of the queries have another top 10, and with ``alpha=1`` it may still miss documents.
+    For comparison only; ``ImpactIndex.retriever(algorithm="bmp")`` is exact and this is not: bmp 0.2.8 keeps 5 bits of a
+    query's weights, so that about half of the queries have a different top 10, and may miss documents even with ``alpha=1``.
     """
 
     schematic = {"label": "BmpEngine", "help_url": None}
     name, module, extra = "bmp", "bmp", "bmp"
 
     def __init__(self, path: str | Path, *, block_size: int = 32, compress_range: bool = False) -> None:
-        """Name an index, which need not exist yet, and say how it is built.
+        """Name an index, which need not exist yet, and set how it is built.
 
         Args:
             path: Its directory.
@@ -55,11 +55,11 @@ class BmpEngine(Engine):
     ) -> BmpRetriever:
         """Return a retriever of queries with ``query_toks``.
 
-        Scores are bmp's own whole numbers, of which one means another thing for every query; they are not the dot product and
-        cannot be turned into it.
+        Scores are bmp's own whole numbers, on a scale that differs from query to query; they are not the dot product and cannot
+        be converted to it.
 
         Args:
-            alpha: A block is left out if its bound times this is below the worst of the results so far.
+            alpha: A block is left out if its bound times this is below the worst score of the results so far.
             beta: Share of the query's terms that are kept, the heaviest.
             num_results: Documents for each query, at most.
             threads: Must be 1: bmp has no threads.
@@ -69,25 +69,22 @@ class BmpEngine(Engine):
 
     def load(self, directory: Path) -> Any:
         """Return the Searcher."""
-        return require(self.module, self.extra, type(self).__name__).Searcher(str(directory / _FILE))
+        return self.package().Searcher(str(directory / _FILE))
 
-    def _check_limits(self, documents: Documents) -> None:
+    def _build(self, documents: Documents, directory: Path) -> None:
         if len(documents.terms) >= _MAX_TERMS:
             raise DataError(
                 f"bmp numbers at most {_MAX_TERMS - 1:,} terms, these documents have {len(documents.terms):,}: use "
                 'ImpactIndex.retriever(algorithm="bmp") or another engine, or prune with PruneToks'
             )
-        if documents.largest > _MAX_IMPACT:
-            docno = documents.name(lambda impact: impact > _MAX_IMPACT)
-            raise DataError(
-                f"bmp stores impacts up to {_MAX_IMPACT}, these documents have up to {documents.largest:,} (the first is "
-                f"{docno!r}): give the encoder a quantizer with a smaller scale"
-            )
-
-    def _build(self, documents: Documents, directory: Path) -> None:
-        bmp = require(self.module, self.extra, type(self).__name__)
+        bmp = self.package()
         indexer = bmp.Indexer(str(directory / _FILE), self.block_size, self.compress_range)
         for docid, toks in enumerate(documents):
+            if max(toks.values(), default=0) > _MAX_IMPACT:
+                raise DataError(
+                    f"document {documents.docnos[docid]!r} has an impact of {max(toks.values()):,}, but bmp stores at "
+                    f"most {_MAX_IMPACT}: give the encoder a quantizer with a smaller scale"
+                )
             indexer.add_document(str(docid), {str(number): impact for number, impact in toks.items()})
         # Filled up to a whole block first, so that the padding has blocks of its own.
         for docid in range(len(documents), _end_of_padding(len(documents), self.block_size)):
@@ -136,7 +133,7 @@ class BmpRetriever(EngineRetriever):
             found, scores = engine.search(weights, self.num_results, self.alpha, self.beta)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # of Rust, whose panics are no Exception
+        except BaseException as error:  # panics of Rust are no Exception
             raise ImpactIndexError(
                 f"bmp failed at query {qid!r} ({error}), as it does where many scores tie: use "
                 'ImpactIndex.retriever(algorithm="bmp")'
@@ -144,9 +141,6 @@ class BmpRetriever(EngineRetriever):
         docids = np.array([int(docid) for docid in found], dtype=np.int64)
         kept = docids < len(self.engine)
         return Hits(docids[kept], np.array(scores, dtype=np.float64)[kept])
-
-    def _settings(self) -> dict[str, tuple[Any, Any]]:
-        return {"alpha": (self.alpha, 1.0), "beta": (self.beta, 1.0), **super()._settings()}
 
 
 def _end_of_padding(documents: int, block_size: int) -> int:

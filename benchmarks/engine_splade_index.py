@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade.engines.engine import Documents, Engine, EngineRetriever, require, to_arrays
+from pyterrier_csplade.engines.engine import Documents, Engine, EngineRetriever, to_arrays
 from pyterrier_csplade.index.search.algorithm import Hits
 from pyterrier_csplade.storage.arrays import ArrayFile, ArrayWriter
 
@@ -37,7 +37,7 @@ class SpladeIndexEngine(Engine):
         return {**{name: file[name] for name in ("data", "indices", "indptr")}, "num_docs": file.metadata["documents"]}
 
     def _build(self, documents: Documents, directory: Path) -> None:
-        vectors = [to_arrays(toks, np.float32) for toks in documents]
+        vectors = [to_arrays(toks) for toks in documents]
         indptr = np.concatenate([[0], np.cumsum([len(numbers) for numbers, _ in vectors])])
         numbers, impacts = (np.concatenate(parts) for parts in zip(*vectors))
         columns = csr_matrix((impacts, numbers, indptr), shape=(len(documents), len(documents.terms))).tocsc()
@@ -56,9 +56,9 @@ class SpladeIndexRetriever(EngineRetriever):
     def _run(self, engine: Any, queries: dict[str, dict[int, float]]) -> dict[str, Hits]:
         if not queries:
             return {}
-        vectors = [to_arrays(query, np.float32) for query in queries.values()]
-        # Its own method wants a sentence-transformers model to encode the queries.
-        search = require(SpladeIndexEngine.module, SpladeIndexEngine.extra, "SpladeIndexRetriever")._retrieve_numba_functional
+        vectors = [to_arrays(query) for query in queries.values()]
+        # Its public method needs a sentence-transformers model to encode the queries.
+        search = self.engine.package()._retrieve_numba_functional
         docids, scores = search(
             query_tokens_ids=[numbers for numbers, _ in vectors],
             query_tokens_weights=[weights for _, weights in vectors],

@@ -1,11 +1,11 @@
-"""Which way of working out the LM head is the fastest on this machine, and by how much: a choice for ``CSPLADE(head=...)``.
+"""The LM head on this machine: which value of ``CSPLADE(head=...)`` is the fastest, and by how much.
 
 Usage: python benchmarks/head.py [--width 2048] [--vocabulary 128256] [--texts 64] [--length 80] [--active 0.005] [--repeat 5]
 
-Times the product and maximum over positions of one batch of random hidden states, all ways in turns, and reports medians, the
-ratio to the plain product of PyTorch, teraflops a second, and the largest difference to the reference. "screened" is for CPUs.
-"compiled" is the streamed head with each block compiled by torch.compile (on a CPU that needs a C++ compiler); it is no choice
-of ``head``, but shows what one would gain. A way that does not compile here is left out, with the reason.
+Times the product and the maximum over positions for one batch of random hidden states, with all implementations in turns.
+Reports medians, the ratio to PyTorch's plain product, TFLOP/s, and the largest difference from the reference. "screened" is for
+CPUs. "compiled" is the streamed head with each block compiled by torch.compile, which needs a C++ compiler on a CPU; it is not
+a value of ``head`` and shows what compiling would gain. If it does not compile, it is left out with the reason.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pyterrier_csplade.model.screen import Screen
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call: of the CPU on a CPU, of the clock on an accelerator."""
+    """Measure the seconds of a call: CPU time on a CPU, wall-clock time on an accelerator."""
     if device.type == "cpu":
         start = time.process_time()
         function()
@@ -37,7 +37,7 @@ def timed(function: Callable[[], Any], device: torch.device) -> float:
 
 
 def random_batch(args: argparse.Namespace, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Random states and head, and the threshold that a share of ``args.active`` of the maxima is above."""
+    """Make random states and a head, and the threshold that a share ``args.active`` of the maxima exceeds."""
     torch.manual_seed(0)
     dtype = getattr(torch, args.dtype)
     states = torch.randn(args.texts, args.length, args.width, device=device).to(dtype)
@@ -81,7 +81,7 @@ def ways(states: torch.Tensor, weight: torch.Tensor, threshold: float) -> dict[s
 
 
 def warmed_up(functions: dict[str, Callable[[], Entries | None]]) -> dict[str, Entries | None]:
-    """What each way finds; one that fails to compile is taken out, with a message."""
+    """Call each function and return its entries; one that fails to compile is removed with a message."""
     results = {}
     for name, function in list(functions.items()):
         try:
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def difference(expected: Entries | None, found: Entries | None, args: argparse.Namespace) -> str:
-    """How far entries are apart, where an entry that only one has counts as one at the threshold's side."""
+    """Describe how entries differ: the largest difference of common ones, and the number of those that only one has."""
     assert expected is not None and found is not None
     values = [dict(zip((e.rows * args.vocabulary + e.tokens).tolist(), e.logits.tolist())) for e in (expected, found)]
     common = values[0].keys() & values[1].keys()

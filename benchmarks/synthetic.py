@@ -1,19 +1,19 @@
-"""A collection of learned sparse vectors of any size, without a model: what its documents are like is documented here.
+"""A collection of learned sparse vectors of any size, made without a language model.
 
-The model (all of it ours):
+The statistical model; our choice (not measured):
 
 - Documents belong to topics, and to one of ten subtopics of their topic. A topic has 400 terms that it prefers, a subtopic 60,
   both drawn from the background: a Zipf distribution over the vocabulary.
-- A document has about 145 terms (of 170 that are drawn, log-normal, sigma 0.35; those that come twice count once): 40 % from
-  the background, 35 % from its topic, 25 % from its subtopic.
-- Impacts are log(1 + x) * 100 of an exponential variable x, larger for what is closer to the document's subject: mean x of
-  0.25, 0.6 and 1.2. A vector has few heavy terms and many light ones, as SPLADE's do.
-- A query is about a document: 24 of its terms, drawn in proportion to their impacts, and 8 of its subtopic's that it may lack
-  (expansion); float weights of the same shape.
-- Documents come in random order, as crawls do.
+- A document has about 145 terms: 40 % from the background, 35 % from its topic, 25 % from its subtopic. The number of draws is
+  log-normal with mean 170 and sigma 0.35; repeated terms count once.
+- Impacts are log(1 + x) * 100 of an exponential variable x with a mean of 0.25, 0.6 or 1.2 for these three sources. A vector
+  has few heavy and many light terms, as in SPLADE.
+- A query is about a document: 24 of its terms, drawn in proportion to their impacts, and 8 terms of its subtopic that it may
+  lack (expansion). Query weights are floats with the same distribution.
+- Documents are in random order.
 
-Every block of documents has its own seed, so that the collection is never in memory. Drawing takes longer than building an
-index, so :class:`StoredVectors` draws once.
+Every block of documents has its own seed, so that the collection is never in memory as a whole. Drawing takes longer than
+building an index, so :class:`StoredVectors` draws once.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class SyntheticVectors:
     """Encoded documents; implements ``EncodedVectors``.
 
     Attributes:
-        documents: How many.
+        documents: Number of documents.
         terms: Size of the vocabulary.
-        mean_terms: Terms of a document before those that come twice are merged.
-        seed: Of everything that is drawn.
+        mean_terms: Mean number of terms of a document before repeated terms are merged.
+        seed: Seed of all draws.
     """
 
     documents: int
@@ -54,7 +54,7 @@ class SyntheticVectors:
 
     @property
     def topics(self) -> int:
-        """How many topics there are; about 500 documents each."""
+        """Number of topics; a topic has about 500 documents."""
         return max(20, self.documents // 500)
 
     @cached_property

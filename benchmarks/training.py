@@ -1,14 +1,15 @@
-"""Time and memory of a contrastive training step against SparseEncoder of sentence-transformers and the naive graph.
+"""A contrastive training step against sentence-transformers' SparseEncoder and the naive graph: time and memory.
 
 Usage: python benchmarks/training.py [--width 512] [--layers 4] [--queries 4] [--passages 4] [--length 96] [--repeat 3]
 
-The same random Llama with LoRA (rank 16, head frozen, vocabulary of Llama 3), the same token ids, the same loss: InfoNCE over
-all passages of the batch and FLOPS of both sides. A bias of the head keeps about 0.5% of the terms active, as in a sparse model
-(--dense leaves it out). Each measurement runs in a process of its own, one thread, the kinds in turns.
-Peak memory is the process's largest resident set less what it held with the model. Times are CPU seconds of the second step.
-The dry run's estimate counts what the step asks of the allocator, but glibc keeps freed blocks of up to 32 MiB: the estimate is
-compared with the peak of one more process, which gives them back at once (MALLOC_MMAP_THRESHOLD_), and with the peak above.
-``cached`` is this package with gradient accumulation (GradCache): two forward passes, the activations of one part at a time.
+All kinds use the same random Llama with LoRA (rank 16, frozen head, Llama 3's vocabulary), the same token ids and the same
+loss: InfoNCE over all passages of the batch and FLOPS of both sides. A bias of the head keeps about 0.5% of the terms active,
+as in a sparse model (--dense omits it). ``cached`` is this package with gradient accumulation (GradCache), which runs two
+forward passes and keeps the activations of one part. Each measurement runs in its own process with one thread, the kinds in
+turns. Peak memory is the process's largest resident set minus the one with the model. Times are CPU seconds of the second step.
+
+The dry run estimates what the step asks of the allocator, but glibc keeps freed blocks of up to 32 MiB. So the estimate is
+compared with this peak, and with the peak of another process that returns such blocks at once (MALLOC_MMAP_THRESHOLD_).
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ VOCABULARY = 128_256
 KINDS = ("naive", "sentence-transformers", "streamed", "cached")
 WEIGHTS = (0.01, 0.02)
 CACHED = 4  # passages of a part with gradient caching
-RETURNED = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc: what is freed goes back to the system
+RETURNED = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc returns freed memory to the system
 
 
 def make_config(width: int, layers: int) -> Any:
-    """The shape of a Llama."""
+    """Make the configuration of a Llama."""
     from transformers import LlamaConfig
 
     return LlamaConfig(
@@ -43,7 +44,7 @@ def make_config(width: int, layers: int) -> Any:
 
 
 def make_model(width: int, layers: int, dense: bool) -> Any:
-    """A Llama with fresh adapters."""
+    """Make a Llama with new adapters."""
     import torch
     from transformers import LlamaForCausalLM
 
@@ -203,10 +204,9 @@ def measure(kind: str, args: argparse.Namespace) -> dict[str, float]:
 
 
 def estimated_mib(args: argparse.Namespace, kind: str) -> float:
-    """What the dry run would say of the memory over that of the model's weights."""
+    """Return the dry run's estimate of the memory in addition to the weights."""
     from pyterrier_csplade.training import LoraSettings
-    from pyterrier_csplade.training.planning.cost import Load, Method, memory_parts
-    from pyterrier_csplade.training.planning.shape import model_shape
+    from pyterrier_csplade.training.planning import Load, Method, memory_parts, model_shape
 
     queries, passages = make_ids(args.queries, args.passages, args.length)
     ordered = sorted(map(len, passages), reverse=True)
@@ -255,14 +255,14 @@ def main() -> None:
     medians = {kind: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for kind, runs in results.items()}
     for kind, figures in medians.items():
         print(kind, json.dumps({key: round(value, 3) for key, value in figures.items()}))
-    for ours in KINDS[2:]:
+    for kind in KINDS[2:]:
         for other in KINDS[:2]:
-            speed = medians[ours]["tokens_per_s"] / medians[other]["tokens_per_s"]
-            memory = medians[ours]["peak_mib"] / medians[other]["peak_mib"]
-            print(f"{ours} / {other}: {speed:.2f} times the tokens/s, {memory:.3f} times the memory")
-        estimated, returned, kept = estimated_mib(args, ours), measured(ours, RETURNED)["peak_mib"], medians[ours]["peak_mib"]
+            speed = medians[kind]["tokens_per_s"] / medians[other]["tokens_per_s"]
+            memory = medians[kind]["peak_mib"] / medians[other]["peak_mib"]
+            print(f"{kind} / {other}: {speed:.2f} times the tokens/s, {memory:.3f} times the memory")
+        estimated, returned, kept = estimated_mib(args, kind), measured(kind, RETURNED)["peak_mib"], medians[kind]["peak_mib"]
         print(
-            f"{ours}: the dry run estimates {estimated:,.0f} MiB, {estimated / returned:.2f} of the peak where freed memory is "
+            f"{kind}: the dry run estimates {estimated:,.0f} MiB, {estimated / returned:.2f} of the peak where freed memory is "
             f"given back ({returned:,.0f} MiB), {estimated / kept:.2f} of that with what glibc keeps ({kept:,.0f} MiB)"
         )
 

@@ -1,20 +1,20 @@
-"""Both training phases of an 8B model on one GPU: tokens/s, model FLOP/s against this GPU's own ceiling, peak memory, the loss.
+"""Both training phases of an 8B model on one GPU: tokens/s, utilisation, peak memory, loss.
 
 Usage: python benchmarks/training_8b.py [--folder DIR] [--corpus FILE.jsonl] [--steps 8] [--parts lora,qlora,head] [--tiny]
 
-A Llama of random weights in the shape of Llama-3.1-8B, adapters of rank 16, bfloat16, gradient checkpointing, once with frozen
-weights in bfloat16 (lora) and once in 4 bits (qlora), with the batches of the paper: 32 packed sequences of 2,048 tokens in the
-adaptation phase (--micro of them at a time), and in the contrastive phase 32 queries with 16 passages each through GradCache,
-511 negatives for a query. A bias of the LM head keeps about 0.5% of the terms active there, as after adaptation. The text is
-real: the documentation of Python's standard library, whose summaries are the queries, or for adaptation the "text" of --corpus;
-token ids are those of csplade-tiny. The first step of each part is not timed, and the last one has its batch once more, so that
-the first and the last loss compare.
+The model is written to DIR once (16 GB; a temporary folder by default). --tiny runs everything in a small shape on a CPU.
 
-"model" FLOP are those a step needs; "done" are those with what checkpointing and GradCache repeat. Both are divided by the
-fastest bfloat16 product of 8,192 x 8,192 matrices that is measured before. "head" compares a forward and backward pass of the
-streamed LM head with the naive graph, eager and through torch.compile.
+The model is a Llama with random weights in the shape of Llama-3.1-8B, with adapters of rank 16, bfloat16 and gradient
+checkpointing; its frozen weights are bfloat16 (lora) or 4 bits (qlora). Batches are the paper's: 32 packed sequences of 2,048
+tokens in the adaptation phase, in parts of --micro sequences, and 32 queries with 16 passages each through GradCache in the
+contrastive phase, so 511 negatives per query. A bias of the LM head keeps about 0.5% of the terms active there, as after
+adaptation. The texts are the documentation of Python's standard library, with summaries as queries, or for adaptation the
+"text" of --corpus; csplade-tiny's tokenizer makes the token ids. The first step of each part is not timed. The last step
+repeats the first batch, so that their losses can be compared.
 
-The model is written to DIR once (16 GB; a temporary folder by default). --tiny does all of it in a small shape on a CPU.
+"model" FLOP are what a step needs; "done" FLOP include what checkpointing and GradCache repeat. Both are divided by the fastest
+measured bfloat16 product of 8,192 x 8,192 matrices. "head" compares a forward and backward pass of the streamed LM head with
+the naive graph, eager and with torch.compile.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 import pyterrier_csplade
 from pyterrier_csplade import Contract
 from pyterrier_csplade.data.jsonl import read_jsonl
-from pyterrier_csplade.data.python_docs import python_docs
+from pyterrier_csplade.data.python_docs import read_python_docs
 from pyterrier_csplade.model.backbone import Backbone
 from pyterrier_csplade.model.head import activate, max_pool_logits
 from pyterrier_csplade.training import AdaptationConfig, ContrastiveConfig, LoraSettings
@@ -51,8 +51,7 @@ from pyterrier_csplade.training.adaptation import Predictor
 from pyterrier_csplade.training.batches import Collator, Labels
 from pyterrier_csplade.training.gradient_cache import GradientCache
 from pyterrier_csplade.training.objective import ContrastiveObjective
-from pyterrier_csplade.training.planning.cost import Load, Method, step_flops
-from pyterrier_csplade.training.planning.shape import model_shape
+from pyterrier_csplade.training.planning import Load, Method, model_shape, step_flops
 from pyterrier_csplade.training.run import load_tokenizer_and_model
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -84,7 +83,7 @@ SMALL = Size(
 )  # fmt: skip
 
 
-standard_library = functools.cache(python_docs)
+standard_library = functools.cache(read_python_docs)
 
 
 def clock() -> float:
@@ -217,7 +216,7 @@ PHASES = {"adaptation": adaptation_steps, "contrastive": contrastive_steps}
 
 
 def measure_phase(size: Size, folder: Path, method: str, phase: str, args: argparse.Namespace, flops: float) -> dict[str, Any]:
-    """Train for some steps, the first of which is not timed."""
+    """Train for some steps; the first is not timed."""
     start_afresh()
     run = PHASES[phase](size, folder, method, args)
     losses = [next(run)[0]]

@@ -1,10 +1,10 @@
-"""A first experiment, small enough for a lecture: BM25, CSPLADE and their sum over fifty documents.
+"""A first experiment: BM25, CSPLADE and their sum over fifty documents.
 
 Usage: python first_experiment.py OUTPUT [DOCUMENTS]
 
 The documents are docstrings of Python's standard library, the queries their summary lines. OUTPUT gets the two indexes and
-``results.csv``. More documents (2,697 with Python 3.11) make a harder task; another model takes the place of
-``CSPLADE.tiny()``, another collection that of the data set.
+``results.csv``. More documents (up to 2,697 with Python 3.11) make the task harder. To use another model, replace
+``CSPLADE.tiny()``; to use another collection, replace the dataset.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(output: Path, documents: int) -> None:
     (csplade.doc_encoder() >> impacts.toks_indexer(overwrite=True)).index(iter(corpus))
     learned = csplade.query_encoder() >> impacts.retriever()
 
-    # Impacts are weights times 100: brought to the size of BM25's scores, so that both have a say.
+    # Impacts are weights times 100; the factor brings their scores to the scale of BM25's.
     systems = {"BM25": bm25, "CSPLADE": learned, "BM25 + CSPLADE": bm25 + 0.02 * learned}
     table = pt.Experiment(systems, topics, qrels, [nDCG @ 10, RR @ 10])
     table.to_csv(output / "results.csv", index=False)

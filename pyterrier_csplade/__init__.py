@@ -20,19 +20,14 @@ from ._lazy import lazy
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from pyterrier_csplade.engines.opensearch import OpenSearchIndex
-    from pyterrier_csplade.index.index import ImpactIndex
-    from pyterrier_csplade.model.csplade import CSPLADE
-    from pyterrier_csplade.model.export import export_sentence_transformers
-    from pyterrier_csplade.vectors.contract import Contract, contract_preset
-    from pyterrier_csplade.vectors.impacts import ImpactVector, Quantizer
-    from pyterrier_csplade.vectors.matrices import MatrixVectors
-    from pyterrier_csplade.vectors.pruning import PruneToks
-    from pyterrier_csplade.vectors.vocabulary import Vocabulary
-
     from ._errors import CollectionError, ConfigError, ContractError, CspladeError, DataError, ImpactIndexError, TrainingError
     from .collection import EncodedCollection
+    from .engines.opensearch import OpenSearchIndex
     from .evaluation import exact_recall, plot_tradeoff
+    from .index.index import ImpactIndex
+    from .model.csplade import CSPLADE
+    from .model.export import export_sentence_transformers
+    from .vectors import Contract, ImpactVector, MatrixVectors, PruneToks, Quantizer, Vocabulary, contract_preset
 
 
 __all__ = [
@@ -59,29 +54,16 @@ __all__ = [
     "plot_tradeoff",
 ]
 
-# Names are imported when they are first used: torch and transformers take seconds, and searching an index needs neither.
-_MODULES = {
-    "CSPLADE": "model.csplade",
-    "CollectionError": "_errors",
-    "ConfigError": "_errors",
-    "Contract": "vectors.contract",
-    "ContractError": "_errors",
-    "CspladeError": "_errors",
-    "DataError": "_errors",
-    "EncodedCollection": "collection",
-    "ImpactIndex": "index.index",
-    "ImpactIndexError": "_errors",
-    "ImpactVector": "vectors.impacts",
-    "MatrixVectors": "vectors.matrices",
-    "OpenSearchIndex": "engines.opensearch",
-    "PruneToks": "vectors.pruning",
-    "Quantizer": "vectors.impacts",
-    "TrainingError": "_errors",
-    "Vocabulary": "vectors.vocabulary",
-    "contract_preset": "vectors.contract",
-    "export_sentence_transformers": "model.export",
-    "exact_recall": "evaluation",
-    "plot_tradeoff": "evaluation",
+# Names are imported when they are first used: torch and transformers take seconds to import, and searching needs neither.
+_NAMES = {
+    "_errors": [name for name in __all__ if name.endswith("Error")],
+    "collection": ["EncodedCollection"],
+    "engines.opensearch": ["OpenSearchIndex"],
+    "evaluation": ["exact_recall", "plot_tradeoff"],
+    "index.index": ["ImpactIndex"],
+    "model.csplade": ["CSPLADE"],
+    "model.export": ["export_sentence_transformers"],
+    "vectors": ["Contract", "ImpactVector", "MatrixVectors", "PruneToks", "Quantizer", "Vocabulary", "contract_preset"],
 }
 
-__getattr__, __dir__ = lazy(__name__, _MODULES)
+__getattr__, __dir__ = lazy(__name__, {name: module for module, names in _NAMES.items() for name in names})

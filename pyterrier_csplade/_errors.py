@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 class CspladeError(Exception):
-    """Base class: something that the message says how to put right."""
+    """Base class; messages name the problem and how to solve it."""
 
 
 class CollectionError(CspladeError, RuntimeError):
-    """An encoded collection is missing, incomplete, damaged, locked or made with other settings."""
+    """An encoded collection is missing, incomplete, damaged, locked or encoded with other settings."""
 
 
 class ConfigError(CspladeError, ValueError):
@@ -24,12 +24,12 @@ class DataError(CspladeError, ValueError):
 
 
 class ImpactIndexError(CspladeError, RuntimeError):
-    """An index is missing, incomplete, damaged, locked or of another model."""
+    """An index is missing, incomplete, damaged, locked or built with another model."""
 
 
 class TrainingError(CspladeError, RuntimeError):
-    """A training run cannot go on."""
+    """A training run cannot continue."""
 
 
 class TrainingInterruptedError(TrainingError):
-    """A signal asked a training run to end; it has been saved and can go on."""
+    """A signal stopped a training run; the run is saved and can be resumed."""

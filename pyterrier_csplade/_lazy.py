@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used."""
+"""Names of a package that are imported when they are first used, because torch and transformers take seconds to import."""
 
 from __future__ import annotations
 
@@ -9,16 +9,11 @@ from typing import Any
 
 
 def lazy(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Make the ``__getattr__`` and ``__dir__`` of a package.
-
-    torch and transformers take seconds to import, and searching an index needs neither.
+    """Return the ``__getattr__`` and ``__dir__`` of a package.
 
     Args:
-        package: The package's ``__name__``.
-        modules: Each public name, and the module of the package that defines it.
-
-    Returns:
-        The two functions.
+        package: ``__name__`` of the package.
+        modules: For each public name, the module of the package that defines it.
     """
 
     def getter(name: str) -> Any:

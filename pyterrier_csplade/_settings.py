@@ -1,4 +1,4 @@
-"""Equality, hash and ``repr`` of an object from the arguments that made it."""
+"""Equality, hash and ``repr`` of objects from the arguments of their constructors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 
 
 class Settings:
-    """Compares an object by the arguments that made it, and shows in its ``repr`` those that differ from their defaults.
+    """Base class of objects that are compared by the arguments of their constructor, and show changed ones in their ``repr``.
 
-    Every keyword-only argument of a subclass's constructor is an attribute of the same name. ``verbose`` is left out, since it
-    changes no result.
+    Every keyword-only argument of a subclass's constructor must be stored in an attribute of the same name. ``verbose`` is left
+    out, because it changes no result.
 
     Example::
+
+        from pyterrier_csplade._settings import Settings
 
         class Cut(Settings):
             def __init__(self, *, top_k: int = 100, verbose: bool = False) -> None:
@@ -27,22 +29,23 @@ class Settings:
     """
 
     def _maker(self) -> str:
-        """Return what stands in front of the arguments in ``repr``: the class, or the call that makes the object."""
+        """Return the name of the call that makes the object, for ``repr``; by default the class."""
         return type(self).__name__
 
     def _belongs_to(self) -> tuple[Any, ...]:
-        """Return what the object was made from besides its settings, such as a model or an index; all hashable."""
+        """Return hashable objects besides the settings that equality depends on, such as a model or an index."""
         return ()
 
     def _defaults(self) -> dict[str, Any]:
-        """Return the default of each setting; those that depend on the model or the index are filled in by subclasses."""
-        return dict(_signature(type(self)))  # type: ignore[arg-type]  # a class is hashable, whatever its objects are
+        """Return the default of each setting; subclasses fill in defaults that depend on a model or an index."""
+        return dict(_signature(type(self)))  # type: ignore[arg-type]
 
     def settings(self) -> dict[str, Any]:
         """Return the value of each setting."""
         return {name: getattr(self, name) for name in self._defaults()}
 
     def _changed(self) -> list[str]:
+        """Return the arguments that ``repr`` shows."""
         defaults = self._defaults()
         return [f"{name}={value!r}" for name, value in self.settings().items() if value != defaults[name]]
 

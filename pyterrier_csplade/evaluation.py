@@ -1,4 +1,4 @@
-"""Plots of results."""
+"""Evaluation of approximate search: recall against exact search, and plots of effectiveness over cost."""
 
 from __future__ import annotations
 
@@ -15,103 +15,20 @@ from ._errors import DataError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
-# Axis labels of the costs that this package measures.
+# Axis labels of costs measured by this package.
 _COSTS = {"mrt": "mean response time (ms per query)", "MB": "index on disk (MB)"}
-# What pt.Experiment adds to a measure's name when it compares systems with a baseline.
+# Endings that pt.Experiment adds to the name of a measure when it compares systems with a baseline.
 _COMPARISONS = (" +", " -", " p-value", " reject", " p-value corrected")
-
-
-def plot_tradeoff(
-    results: pd.DataFrame,
-    path: str | Path | None = None,
-    *,
-    measures: Sequence[str] | None = None,
-    cost: str = "mrt",
-    title: str = "",
-) -> Figure:
-    """Draw effectiveness, and recall against exact search, over latency or another cost.
-
-    One panel for each measure, one line for each system. A system is a row of ``pt.Experiment``'s table, or all rows that
-    share a value of the column ``system``, if there is one; then ``label`` names the dots, such as the settings of an
-    algorithm. Latency is drawn on a logarithmic scale.
-
-    Example::
-
-        knobs = {f"bmp, alpha={a}": encoder >> index.retriever(algorithm="bmp", alpha=a) for a in (0.7, 0.8, 0.9, 1.0)}
-        measures = [nDCG @ 10, exact_recall(exact(queries), k=10), "mrt"]
-        plot_tradeoff(pt.Experiment(knobs, topics, qrels, measures), "tradeoff.png")
-
-    Args:
-        results: One row for each setting: ``name`` or ``system``, perhaps ``label``, the cost and the measures.
-        path: Where to save the picture; the suffix says the format. None saves nothing.
-        measures: Columns to draw. By default all numbers but the cost and comparisons with a baseline.
-        cost: Column of the horizontal axis: "mrt", "MB" or any other.
-        title: Heading of the picture.
-
-    Returns:
-        The figure, which a notebook shows.
-
-    Raises:
-        DataError: There is no row, no system, no cost or no measure, or a cost on a logarithmic scale is not above 0.
-    """
-    # The figure is made without pyplot, so a notebook keeps the backend and the figures that it has.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    system = "system" if "system" in results.columns else "name"
-    drawn = _measures(results, system, cost) if measures is None else list(measures)
-    _check(results, [system, cost, *drawn], cost)
-    figure = Figure(figsize=(7 * len(drawn), 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axis, measure in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn):
-        for name, rows in results.groupby(system, sort=False):
-            _draw(axis, str(name), rows.sort_values(cost), cost, measure)
-        axis.set(xlabel=_COSTS.get(cost, cost), ylabel=measure)
-        axis.margins(0.12)
-        if cost == "mrt":
-            axis.set_xscale("log")
-        else:
-            axis.set_xlim(left=0)
-        axis.grid(alpha=0.3, which="both")
-    figure.axes[0].legend(fontsize="small")
-    figure.suptitle(title)
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
-
-
-def _draw(axis: Any, name: str, rows: pd.DataFrame, cost: str, measure: str) -> None:
-    axis.plot(rows[cost], rows[measure], marker="o", label=name)
-    for label, x, y in zip(rows.get("label", ()), rows[cost], rows[measure]):
-        axis.annotate(label, (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize="small")
-
-
-def _measures(results: pd.DataFrame, system: str, cost: str) -> list[str]:
-    numbers = results.select_dtypes("number").columns
-    return [str(c) for c in numbers if c not in (system, cost, "label") and not str(c).endswith(_COMPARISONS)]
-
-
-def _check(results: pd.DataFrame, columns: list[str], cost: str) -> None:
-    missing = [column for column in columns if column not in results.columns]
-    if missing or len(columns) == 2:
-        found = ", ".join(map(repr, results.columns))
-        raise DataError(f"a tradeoff needs {', '.join(map(repr, missing)) or 'a measure'} in the results, found {found}")
-    if results.empty:
-        raise DataError("there are no results to draw")
-    if cost == "mrt" and not (results[cost] > 0).all():
-        raise DataError(f"{cost} must be above 0 in every row")
-
-
-# Scores of one document by two engines differ in the last digits, in which they were added up in another order.
+# Relative difference below which scores are equal, since engines add up a document's score in different orders; our choice
+# (not measured).
 _TOLERANCE = 1e-6
 
 
 def exact_recall(exact: pd.DataFrame, k: int) -> Any:
-    """Return a measure for ``pt.Experiment``: the share of the exact top ``k`` that a system keeps in its own top ``k``.
+    """Return a measure for ``pt.Experiment``: the share of the exact top ``k`` that is in a system's top ``k``.
 
-    Documents that tie with the k-th are as good as it, so ``exact`` should reach beyond ``k``. A query for which exact search
-    finds nothing counts as 1.
+    Documents that tie with the k-th count as well, so ``exact`` should hold more than ``k`` results. The recall of a query for
+    which exact search finds nothing is 1.
 
     Example::
 
@@ -119,7 +36,7 @@ def exact_recall(exact: pd.DataFrame, k: int) -> Any:
         pt.Experiment(systems, topics, qrels, [nDCG @ 10, exact_recall(exact(topics), k=10), "mrt"])
 
     Args:
-        exact: Results of exact search: ``qid``, ``docno`` and ``score``.
+        exact: Results of exact search, with ``qid``, ``docno`` and ``score``.
         k: Depth, at least 1.
 
     Returns:
@@ -143,10 +60,89 @@ def exact_recall(exact: pd.DataFrame, k: int) -> Any:
     return ir_measures.define(recall, name=f"exact_recall@{k}", support_cutoff=False)
 
 
+def plot_tradeoff(
+    results: pd.DataFrame,
+    path: str | Path | None = None,
+    *,
+    measures: Sequence[str] | None = None,
+    cost: str = "mrt",
+    title: str = "",
+) -> Figure:
+    """Plot measures, such as nDCG@10 or recall against exact search, over latency or another cost.
+
+    There is a panel for each measure and a line for each system. A system is a row of ``pt.Experiment``'s table. If the table
+    has a column ``system``, a system is all rows with one value of it, and ``label`` names its points, for example by the
+    settings of an algorithm. Latency has a logarithmic scale.
+
+    Example::
+
+        knobs = {f"bmp, alpha={a}": encoder >> index.retriever(algorithm="bmp", alpha=a) for a in (0.7, 0.8, 0.9, 1.0)}
+        measures = [nDCG @ 10, exact_recall(exact(queries), k=10), "mrt"]
+        plot_tradeoff(pt.Experiment(knobs, topics, qrels, measures), "tradeoff.png")
+
+    Args:
+        results: A row for each setting, with ``name`` or ``system``, the cost, the measures and optionally ``label``.
+        path: File to save the figure to, in the format of its suffix; None does not save it.
+        measures: Columns to plot; by default all numeric columns except the cost and comparisons with a baseline.
+        cost: Column of the horizontal axis: "mrt", "MB" or any other.
+        title: Title of the figure.
+
+    Returns:
+        The figure, which notebooks display.
+
+    Raises:
+        DataError: There are no rows, or no system, cost or measure, or a cost on a logarithmic scale is not above 0.
+    """
+    # Without pyplot, so that the backend and the open figures of a notebook do not change.
+    from matplotlib.figure import Figure
+
+    system = "system" if "system" in results.columns else "name"
+    drawn = _measures(results, system, cost) if measures is None else list(measures)
+    _check(results, [system, cost, *drawn], cost)
+    figure = Figure(figsize=(7 * len(drawn), 4.5), layout="constrained")
+    for axis, measure in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn):
+        for name, rows in results.groupby(system, sort=False):
+            _draw(axis, str(name), rows.sort_values(cost), cost, measure)
+        axis.set(xlabel=_COSTS.get(cost, cost), ylabel=measure)
+        axis.margins(0.12)
+        if cost == "mrt":
+            axis.set_xscale("log")
+        else:
+            axis.set_xlim(left=0)
+        axis.grid(alpha=0.3, which="both")
+    figure.axes[0].legend(fontsize="small")
+    figure.suptitle(title)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
 def _top(rows: pd.DataFrame, k: int) -> tuple[frozenset[str], int]:
-    """Return the documents that score at least as the k-th does, and how many of them a top k can hold."""
+    """Return the documents that score at least as high as the k-th, and how many of them a top k can hold."""
     rows = rows.sort_values("score", ascending=False, kind="stable")
     number = min(k, len(rows))
     threshold = rows["score"].iloc[number - 1]
     kept = rows["score"] >= threshold - _TOLERANCE * abs(threshold)
     return frozenset(rows.loc[kept, "docno"]), number
+
+
+def _draw(axis: Any, name: str, rows: pd.DataFrame, cost: str, measure: str) -> None:
+    axis.plot(rows[cost], rows[measure], marker="o", label=name)
+    for label, x, y in zip(rows.get("label", ()), rows[cost], rows[measure]):
+        axis.annotate(label, (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize="small")
+
+
+def _measures(results: pd.DataFrame, system: str, cost: str) -> list[str]:
+    numbers = results.select_dtypes("number").columns
+    return [str(c) for c in numbers if c not in (system, cost, "label") and not str(c).endswith(_COMPARISONS)]
+
+
+def _check(results: pd.DataFrame, columns: list[str], cost: str) -> None:
+    missing = [column for column in columns if column not in results.columns]
+    if missing or len(columns) == 2:
+        found = ", ".join(map(repr, results.columns))
+        raise DataError(f"the results need {', '.join(map(repr, missing)) or 'a measure'}, found the columns {found}")
+    if results.empty:
+        raise DataError("there are no results to plot: pass the table of pt.Experiment")
+    if cost == "mrt" and not (results[cost] > 0).all():
+        raise DataError(f"{cost} must be above 0 in every row")

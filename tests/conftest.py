@@ -1,11 +1,10 @@
-"""Fixtures that several test files share: a tiny random model, a small collection, and a machine without network."""
+"""Shared fixtures: a tiny random model, a small collection, and a machine without network."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -13,25 +12,25 @@ import pytest
 
 from support.texts import DOCUMENTS
 
-if TYPE_CHECKING:  # loads torch, which the tests of the index do without
+if TYPE_CHECKING:  # loads torch, which tests of the index do not need
     from pyterrier_csplade import CSPLADE
 
-# The tests run in two processes; threads of torch in each would only wait for a core.
+# The tests run in two processes; more threads of torch would only wait for a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell that starts the tests in the background has SIGINT ignored, in them and in the processes that they start.
+# If a shell starts the tests in the background, they and their child processes ignore SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide GPUs but from the tests that are marked so: the others compare to the bit with what a CPU computes."""
+    """Hide GPUs from all tests without the marker ``gpu``, which compare bit by bit with results of a CPU."""
     if "gpu" not in config.getoption("markexpr").replace("not gpu", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")
 def csplade() -> CSPLADE:
-    """A random Llama of 2 layers."""
+    """A random Llama model with 2 layers."""
     from pyterrier_csplade import CSPLADE
     from support.models import language_model, tokenizer
 
@@ -40,7 +39,7 @@ def csplade() -> CSPLADE:
 
 @pytest.fixture
 def unloaded(monkeypatch: pytest.MonkeyPatch) -> CSPLADE:
-    """A model that fails a test which loads it."""
+    """A model that fails the test if it is loaded."""
     from pyterrier_csplade import CSPLADE
 
     def refuse(self: CSPLADE) -> Any:
@@ -52,18 +51,15 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> CSPLADE:
 
 @pytest.fixture
 def encoded(csplade: CSPLADE, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
-    """A list that fills with what ``csplade`` encodes: role and texts of each call."""
+    """A list to which each call of ``csplade``'s encoder adds its role and texts."""
     calls: list[tuple[str, list[str]]] = []
+    encode = csplade.encode_tokenized
 
-    def record(method: Callable[..., Any], role: str) -> Callable[..., Any]:
-        def wrapper(texts: list[str], **kwargs: Any) -> Any:
-            calls.append((role, list(texts)))
-            return method(texts, **kwargs)
+    def record(batch: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append((batch.role, list(batch.texts)))
+        return encode(batch, *args, **kwargs)
 
-        return wrapper
-
-    monkeypatch.setattr(csplade, "encode_docs", record(csplade.encode_docs, "document"))
-    monkeypatch.setattr(csplade, "encode_queries", record(csplade.encode_queries, "query"))
+    monkeypatch.setattr(csplade, "encode_tokenized", record)
     return calls
 
 
@@ -89,7 +85,7 @@ def qrels() -> pd.DataFrame:
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections fail a test."""
+    """Fail the test if it opens a connection."""
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError(f"network used: {args}")

@@ -1,13 +1,11 @@
-"""Does adaptation matter at this size? The same short contrastive run from the adapted and from the unadapted language model.
-
-Two recipes, both cut to 60 steps of 32 queries and 64 tokens: that of ``train-1.yaml``, and for the bidirectional variant
-the same with the paper's temperature of 1 and its lambda for 1B.
+"""The effect of adaptation on a small model: contrastive runs from the adapted and from the unadapted language model.
 
 Usage: python ablation.py BUILD COLLECTIONS OUTPUT
 
-Three seeds for either start: 24 runs. Each is scored on the dev queries of openstax over all their relevant
-paragraphs and ``DISTRACTORS`` others, by brute force. OUTPUT gets ``ablation.json``, ``ablation.md`` and ``ablation.png``; a
-run that is in ``ablation.json`` already is not repeated.
+OUTPUT gets ``ablation.json``, ``ablation.md`` and ``ablation.png``; runs that are in ``ablation.json`` are not repeated. The
+recipe is ``train-1.yaml``, cut to 60 steps of 32 queries and 64 tokens, and for the bidirectional variant also the same recipe
+with the paper's temperature of 1 and its lambda for 1B. Three seeds for each initial model make 24 runs. Each run is evaluated
+by exact search for the dev queries of openstax over all their relevant paragraphs and ``DISTRACTORS`` others.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from pyterrier_csplade import CSPLADE
 from pyterrier_csplade.training import ContrastiveConfig, load_config, train
 
 PAPER = {"temperature": 1.0, "lambda_query": 0.003, "lambda_document": 0.003, "flops_warmup_steps": 1 / 3}
-#: Column of the plot to variant and settings.
+#: Variant and settings of each column of the plot.
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "causal": ("causal", {}),
     "echo": ("echo", {}),
@@ -42,7 +40,7 @@ DISTRACTORS = 1000
 
 
 def dev_slice(collections: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, str]]]:
-    """The dev queries of openstax, their judgements, and a sample of documents that holds all relevant ones."""
+    """Read the dev queries of openstax, their judgements, and a sample of documents with all relevant ones."""
     topics, qrels = topics_and_qrels(collections / "openstax", "dev")
     everything = list(documents(collections / "openstax"))
     others = [d for d in everything if d["docno"] not in set(qrels["docno"])]
@@ -80,7 +78,7 @@ def run_one(build: Path, output: Path, arm: str, start: str, seed: int, data: tu
 
 
 def is_collapsed(run: dict[str, Any]) -> bool:
-    """Most vectors are empty, or they hardly tell texts apart: accuracy in the batch below 0.1 over the last ten steps."""
+    """Whether most vectors are empty, or the accuracy in the batch is below 0.1 over the last ten steps."""
     return bool(run["empty"] > 0.5 or np.mean([p["accuracy"] for p in run["curves"][-5:]]) < 0.1)
 
 

@@ -1,9 +1,9 @@
-"""Measure a CSPLADE model against BM25 and DPH, as its card reports it.
+"""Evaluate a CSPLADE model against BM25 and DPH, as in its model card.
 
 Usage: python evaluate.py MODEL COLLECTIONS OUTPUT NAME[:SPLIT] ...
 
-COLLECTIONS holds a folder for each NAME with ``docs.jsonl.gz``, ``topics.tsv`` and ``qrels.txt``, or ``topics.SPLIT.tsv`` and
-``qrels.SPLIT.txt``. Prints one Markdown table a collection; OUTPUT gets the indexes and ``results.json``.
+COLLECTIONS has a folder for each NAME with ``docs.jsonl.gz``, ``topics.tsv`` and ``qrels.txt``, or ``topics.SPLIT.tsv`` and
+``qrels.SPLIT.txt``. Prints a Markdown table for each collection; OUTPUT gets the indexes and ``results.json``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ir_measures import RR, R, nDCG
 
 from pyterrier_csplade import CSPLADE, ImpactIndex
 from pyterrier_csplade.cli.demo import directory_size, fuse
-from pyterrier_csplade.data.jsonl import read_jsonl
+from pyterrier_csplade.data import read_jsonl
 from pyterrier_csplade.training.rows import passage_text
 
 MEASURES = [nDCG @ 10, RR @ 10, R @ 100]
@@ -40,7 +40,7 @@ def topics_and_qrels(folder: Path, split: str) -> tuple[pd.DataFrame, pd.DataFra
 
 
 def without_signs() -> pt.Transformer:
-    """Terrier's query language gives signs a meaning."""
+    """Remove punctuation from queries, because it has a meaning in Terrier's query language."""
     return pt.apply.query(lambda row: re.sub(r"[^\w\s]", " ", row["query"]))
 
 

@@ -1,4 +1,4 @@
-"""Queries of a few words drawn from a document, as people type them into a search box."""
+"""Short keyword queries, drawn from the words of a document."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterable
 
 WORD = re.compile(r"[a-z][a-z0-9-]+")
-#: Words in more of the documents than this say too little.
+#: Largest share of the documents that have a word of a query.
 MOST_DOCUMENTS = 0.03
 LENGTHS = (1, 2, 2, 3, 3, 4, 5)
-#: Different telling words that a document needs.
+#: Smallest number of different such words in a document.
 FEWEST_WORDS = 6
 
 
@@ -28,7 +28,7 @@ class Keywords:
         self.idf = {w: math.log(documents / n) for w, n in frequencies.items() if n <= MOST_DOCUMENTS * documents}
 
     def draw(self, text: str, rng: random.Random) -> str:
-        """A query for a text; empty where it has too few telling words."""
+        """Draw a query for a text; empty if the text has too few words to draw from."""
         counts = Counter(w for w in WORD.findall(text.lower()) if len(w) > 2 and w in self.idf)
         if len(counts) < FEWEST_WORDS:
             return ""

@@ -2,9 +2,9 @@
 
 Usage: python mine.py MODEL COLLECTIONS OUTPUT
 
-The teacher is the sum of BM25 and MODEL, each divided by the best score of a query. It ranks better than either: its scores
-hold what BM25 knows of rare words and term frequencies. COLLECTIONS is that of ``prepare.py``; only training queries are used.
-OUTPUT gets ``distil.jsonl.gz``, the mined rows of three collections, and the indexes.
+COLLECTIONS is the same as for ``prepare.py``; only training queries are used. OUTPUT gets ``distil.jsonl.gz``, the mined rows
+of three collections, and the indexes. The teacher is the sum of BM25 and MODEL, each divided by the best score of a query. It
+ranks better than either, since BM25 adds evidence from rare words and term frequencies.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from prepare import SEED, package_rows, write_jsonl
 
 from pyterrier_csplade import CSPLADE, ImpactIndex
 from pyterrier_csplade.cli.demo import fuse
-from pyterrier_csplade.data.jsonl import read_jsonl
+from pyterrier_csplade.data import read_jsonl
 from pyterrier_csplade.training import mine_negatives
 
 #: Results of a teacher; relevant passages beyond them are left out.
@@ -73,7 +73,7 @@ def packages() -> Collection:
 
 
 def teacher_scores(model: CSPLADE, collection: Collection, folder: Path) -> pd.DataFrame:
-    """What BM25 and the model together find for the queries."""
+    """Retrieve and score with the teacher."""
     classic, impacts = folder / "terrier", ImpactIndex(folder / "impacts")
     if not classic.exists():
         pt.IterDictIndexer(str(classic), meta={"docno": 100}).index(iter(collection.documents))
@@ -87,7 +87,7 @@ def teacher_scores(model: CSPLADE, collection: Collection, folder: Path) -> pd.D
 
 
 def mined_rows(model: CSPLADE, collection: Collection, folder: Path) -> Iterator[dict[str, object]]:
-    """Training rows with the teacher's scores."""
+    """Yield training rows with the teacher's scores."""
     scores = teacher_scores(model, collection, folder)
     qrels = collection.qrels.merge(scores[["qid", "docno"]])
     topics = collection.topics[collection.topics["qid"].isin(set(qrels["qid"]))]

@@ -2,14 +2,14 @@
 
 Usage: python prepare.py COLLECTIONS OUTPUT
 
-COLLECTIONS holds the folders ``openstax`` and ``medquad`` (``docs.jsonl.gz``, ``topics.train.tsv``, ``train.triples.jsonl.gz``,
+COLLECTIONS has the folders ``openstax`` and ``medquad`` (``docs.jsonl.gz``, ``topics.train.tsv``, ``train.triples.jsonl.gz``,
 openstax also ``queries.long.tsv``), both CC BY 4.0. The documentation of permissively licensed Python packages is read from the
-packages that are installed. Only training splits are read; the documents of Python's own standard library, which the demo
-searches, are left out of everything.
+installed packages. Only training splits are read. The documents of Python's standard library are left out of everything, since
+the demo searches them.
 
 OUTPUT gets ``corpus.jsonl.gz`` (text for the language model), ``train.jsonl.gz`` (query, positives, negatives),
-``judged.jsonl.gz`` (those of its rows that people wrote a query for) and ``untrained/`` (a Llama with its own byte-level BPE,
-see ``untrained.py``).
+``judged.jsonl.gz`` (its rows with a query that a person wrote) and ``untrained/`` (a Llama with its own byte-level BPE, see
+``untrained.py``).
 """
 
 from __future__ import annotations
@@ -26,16 +26,15 @@ from typing import Any
 from keywords import Keywords
 from untrained import initialise_model, train_tokenizer
 
-from pyterrier_csplade.data.jsonl import read_jsonl
-from pyterrier_csplade.data.python_docs import python_docs
+from pyterrier_csplade.data import read_jsonl, read_python_docs
 from pyterrier_csplade.training.rows import passage_text
 
 SEED = 7
 #: Packages whose licence is BSD, MIT, Apache-2.0 or PSF; their docstrings serve as text and as known-item training rows.
 PACKAGES = ("numpy", "scipy", "pandas", "sklearn", "networkx", "sympy", "statsmodels", "matplotlib", "torch", "transformers")
-#: How often a glossary query of openstax stands in the training data, whose other rows are far more.
+#: Copies of a glossary query of openstax in the training data, which has many more other rows.
 GLOSSARY_COPIES = 3
-#: Paragraphs on either side among which the negatives of an unjudged paragraph are drawn.
+#: Paragraphs on either side from which the negatives of an unjudged paragraph are drawn.
 NEIGHBOURS = 4
 
 Row = dict[str, Any]
@@ -56,18 +55,18 @@ def training_row(query: str, positives: list[str], negatives: list[str]) -> Row:
 
 
 def package_rows() -> list[tuple[str, str]]:
-    """Known-item rows of the installed packages: query = summary line, document = body.
+    """Make known-item rows from the installed packages: the query is the summary line, the document is the body.
 
-    What a package took over from the standard library is left out: the demo searches it.
+    Docstrings that a package took from the standard library are left out, since the demo searches them.
     """
-    demo = python_docs(minimum_summary=1, minimum_body=1)
+    demo = read_python_docs(minimum_summary=1, minimum_body=1)
     summaries, bodies = {doc.summary for doc in demo}, {doc.body for doc in demo}
     rows: dict[str, str] = {}
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
             raise SystemExit(f"{package} is not installed: pip install -r requirements.txt")
-        for doc in python_docs(Path(spec.origin).parent, minimum_summary=4, minimum_body=20):
+        for doc in read_python_docs(Path(spec.origin).parent, minimum_summary=4, minimum_body=20):
             if doc.summary not in summaries and doc.body not in bodies:
                 summaries.add(doc.summary)
                 bodies.add(doc.body)
@@ -76,7 +75,7 @@ def package_rows() -> list[tuple[str, str]]:
 
 
 def judged_rows(folder: Path, topics: str, texts: dict[str, str]) -> Iterator[Row]:
-    """The training queries of a collection, worded as in the file ``topics``."""
+    """Yield rows for the training queries of a collection, with the wording of the file ``topics``."""
     words = dict(line.rstrip("\n").split("\t", 1) for line in (folder / topics).open(encoding="utf-8"))
     for _, row in read_jsonl(folder / "train.triples.jsonl.gz"):
         if row["qid"] in words:
@@ -84,10 +83,10 @@ def judged_rows(folder: Path, topics: str, texts: dict[str, str]) -> Iterator[Ro
 
 
 def unjudged_rows(documents: list[Row], keywords: Keywords, rng: random.Random) -> Iterator[Row]:
-    """Two weak rows a paragraph: one of its sentences, and a few of its telling words, each as a query for it.
+    """Yield two weak rows for each paragraph: one of its sentences, and some of its keywords, each as a query for it.
 
-    Neighbours in the book are the negatives. Half of the time the sentence stays in the document, so that exact matches are
-    learnt as well, and half of the time the title does.
+    Neighbours in the book are the negatives. The sentence stays in half of the documents, so that exact matches are learnt,
+    too; so does the title.
     """
     for position, document in enumerate(documents):
         others = [i for i in range(position - NEIGHBOURS, position + NEIGHBOURS + 1) if i != position]

@@ -1,4 +1,4 @@
-"""Put the trained model into the package: weights as bfloat16, and all phases of its training in its contract.
+"""Save the trained model for the package: weights as bfloat16, all phases of its training in its contract.
 
 Usage: python ship.py BUILD DESTINATION
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from pyterrier_csplade import CSPLADE
 
 PHASES = ("lm", "adapted", "contrastive-1", "contrastive-2", "contrastive-3", "contrastive-4", "contrastive-5")
-#: Settings that name places, or that say nothing about the result.
+#: Settings that are paths, or that do not change the result.
 LEFT_OUT = ("model", "output", "data", "corpus", "logging_steps", "save_steps", "revision")
 
 

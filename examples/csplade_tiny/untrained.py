@@ -1,10 +1,10 @@
 """The tokenizer and the untrained model of csplade-tiny.
 
 The embeddings, which are also the LM head, start as the truncated singular value decomposition of the positive pointwise mutual
-information of neighbouring tokens (Levy and Goldberg, 2014): related terms are near each other before the first step, which
-saves a small model most of its pre-training. One dimension is the same for all tokens; with a negative weight in the final
-norm it lowers all logits, so that a text starts with few active terms and not with the whole vocabulary. The layers start near
-the identity. All of this is ours.
+information of neighbouring tokens (Levy and Goldberg, 2014). So related terms are near each other before the first step, which
+saves a small model most of its pre-training. One dimension is the same for all tokens; with a negative weight in the final norm
+it lowers all logits, so that a text initially activates few terms rather than the whole vocabulary. The layers are initially
+near the identity. This initialisation is our choice (not measured).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ WINDOW = 5
 SMOOTHING = 0.75
 #: Length of an embedding, the dimension that all share, and its weight in the final norm.
 NORM, SHARED, THRESHOLD = 0.5, 0.25, -2.5
-#: What scales the matrices that write into the residual stream.
+#: Factor of the initial matrices that write into the residual stream.
 RESIDUAL = 0.05
 
 
 def train_tokenizer(texts: list[str], output: Path) -> Any:
     bpe = Tokenizer(models.BPE())
-    # Case is folded and every word starts with a space, so that a word is one index term wherever it stands.
+    # Case is folded and every word starts with a space, so that a word is the same index term everywhere in a text.
     bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=False), pre_tokenizers.ByteLevel(add_prefix_space=True)]
@@ -57,7 +57,7 @@ def train_tokenizer(texts: list[str], output: Path) -> Any:
 
 
 def cooccurrence_embeddings(tokenizer: Any, texts: list[str], width: int) -> np.ndarray:
-    """Embeddings of unit length, [vocabulary, width]; random where a token has no neighbours."""
+    """Compute embeddings of unit length, [vocabulary, width]; random for tokens without neighbours."""
     ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     stream = np.concatenate([np.asarray([*text, tokenizer.eos_token_id], dtype=np.int32) for text in ids])
     size = len(tokenizer)

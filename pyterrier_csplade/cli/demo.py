@@ -1,4 +1,4 @@
-"""The demonstration: CSPLADE next to BM25 on the documentation of the running Python."""
+"""The command ``demo``: CSPLADE compared with BM25 on the documentation of the running Python."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ BM25 = "BM25"
 TINY = "csplade-tiny"
 FUSION = f"{BM25} + {TINY}"
 MEASURES = (nDCG @ 10, RR @ 10, R @ 100)
-#: Documents that each system of the table retrieves for a query: as many as its measures look at.
+#: Documents that each system retrieves for a query, the largest cutoff of the measures.
 DEPTH = 100
-#: Terms that the smaller indexes keep of each document, the heaviest ones; these sizes are ours.
+#: Numbers of heaviest terms of each document that the smaller indexes keep; our choice (not measured).
 CUTS = (16, 64)
 
-# Queries that are shown: functions that many know.
+# Queries that are shown: well-known functions.
 _SHOWN = ("textwrap.dedent", "shutil.which", "heapq.merge")
 _SHOWN_TERMS = 12
 
 _PLAN = f"""\
-This compares {TINY} with BM25 on the documentation of this Python's standard library: a query is the first line of a
-docstring, its one right answer the rest of that docstring. It takes 2 to 3 minutes on two cores. Nothing is downloaded but, at
-PyTerrier's first start, Terrier's jars. The steps:
+This compares {TINY} with BM25 on the documentation of Python's standard library. Each query is the first line of a
+docstring, and the rest of the docstring is its only relevant document. It takes 2 to 3 minutes on two cores. Nothing is
+downloaded except Terrier's jars, when PyTerrier starts for the first time. The steps:
   1. read the docstrings                                         seconds
   2. index them for BM25                                         seconds
   3. encode them with {TINY} and index the vectors       1 to 2 minutes
   4. compare BM25, {TINY} and their fusion               half a minute
-  5. show three queries, their expansions and why a document was found
+  5. show three queries, their expansions, and explanations of their first hits
   6. plot effectiveness against the size of the index
-Everything is written below"""
+All files are written to"""
 
 _NEXT = f"""\
-How to go on: {TINY} is small, to learn and try with. For a real one give CSPLADE any decoder-only language model with its
-CSPLADE training, on a machine with a GPU. The weights of 8B parameters need 16 GB in bfloat16, about 9 GB with
+Next steps: {TINY} is a small model to learn and experiment with. For real use, load a decoder-only language model that was
+trained as CSPLADE, on a machine with a GPU. The weights of 8B parameters need 16 GB in bfloat16, about 9 GB with
 quantization="int8" and 6 GB with "nf4":
     csplade = CSPLADE("meta-llama/Llama-3.1-8B", adapter="path/to/your/csplade-adapter", batch_size=8, verbose=True)
     index = ImpactIndex("scifact.csplade")
     (csplade.doc_encoder() >> index).index(pt.get_dataset("irds:beir/scifact").get_corpus_iter())
     retriever = csplade.query_encoder() >> index.retriever()
-To train an adapter: pyterrier-csplade adapt CONFIG, then pyterrier-csplade train CONFIG."""
+To train an adapter, run pyterrier-csplade adapt CONFIG, then pyterrier-csplade train CONFIG."""
 
 
 def run_demo(csplade: CSPLADE, output: Path, *, say: Say, limit: int | None = None) -> pd.DataFrame:
@@ -66,15 +66,15 @@ def run_demo(csplade: CSPLADE, output: Path, *, say: Say, limit: int | None = No
 
     Args:
         csplade: The model.
-        output: Directory of the indexes, the table and the plot; what an earlier demonstration left there is replaced.
-        say: Takes each text for the user.
-        limit: Use only the first documents and their queries.
+        output: Directory of the indexes, the table and the plot. Results of an earlier demonstration are replaced.
+        say: Prints each text for the user.
+        limit: Number of documents, with their queries; None for all.
 
     Returns:
-        The table: one row each of BM25, CSPLADE and their fusion.
+        The table, with one row each for BM25, CSPLADE and their fusion.
 
     Raises:
-        CspladeError: The output cannot be written there, or a step fails.
+        CspladeError: The output cannot be written, or a step fails.
     """
     say(f"{_PLAN} {output}")
     output.mkdir(parents=True, exist_ok=True)
@@ -85,14 +85,14 @@ def run_demo(csplade: CSPLADE, output: Path, *, say: Say, limit: int | None = No
     say(f"\n1. {len(documents):,} docstrings")
 
     say(f"\n2. {BM25}")
-    # As a step of its own, because the retriever itself leaves some punctuation to its query language.
+    # A step of its own, because the retriever would take some punctuation for its query language.
     bm25 = pt.rewrite.tokenise() >> index_bm25(documents, output / "bm25").bm25(num_results=DEPTH)
 
     say(f"\n3. {TINY}")
     encoded = csplade.doc_encoder(verbose=True)(documents)
     index = _index_impacts(encoded, output / TINY)
 
-    say("\n4. The comparison (mrt: mean response time in ms for each query)")
+    say("\n4. Comparison (mrt: mean response time per query, in ms)")
     tiny = csplade.query_encoder() >> index.retriever(num_results=DEPTH)
     systems = {BM25: bm25, TINY: tiny, FUSION: fuse(bm25, tiny)}
     table = pt.Experiment(systems, topics, qrels, [*MEASURES, "mrt"], verbose=True)
@@ -100,11 +100,11 @@ def run_demo(csplade: CSPLADE, output: Path, *, say: Say, limit: int | None = No
     table.to_csv(output / "results.csv", index=False)
     say(_format(table))
 
-    say("\n5. Three queries ([+term]: not in the query; -ing: goes on with a word)")
+    say("\n5. Three queries ([+term]: not in the query; -ing: continues a word)")
     for qid, query in _shown(topics)[["qid", "query"]].to_numpy():
         say(_explanation(csplade, tiny, qid, query, documents))
 
-    say("\n6. Effectiveness and size (top k: the k heaviest terms of each document)")
+    say("\n6. Effectiveness and size (top k: only the k heaviest terms of each document)")
     points = _tradeoff(encoded, csplade.query_encoder()(topics), qrels, output, table)
     say(_format(points))
     picture = output / "effectiveness_size.png"
@@ -118,18 +118,17 @@ def _format(frame: pd.DataFrame) -> str:
 
 
 def fuse(*systems: pt.Transformer) -> pt.Transformer:
-    """Add up the scores of systems, each divided by the query's best score, so that every system has the same say.
+    """Add up the scores of systems, each divided by the best score of the query.
 
-    Nothing is fitted: the maximum, not the minimum as well, because the lowest of a ranking's scores depends on its length; and
-    equal weights (ours), because there are no other queries to choose them on. A document that a system does not retrieve
-    gets 0 from it.
+    Only the maximum normalises, since the lowest score of a ranking depends on its length. The weights are equal; our choice
+    (not measured), since there are no other queries to tune them on. A document that a system does not retrieve scores 0.
     """
     normalised = [system >> pt.apply.generic(_divide_by_best, label="/ best score") for system in systems]
     return sum(normalised[1:], normalised[0])
 
 
 def _divide_by_best(results: pd.DataFrame) -> pd.DataFrame:
-    # A best score of 0 gives NaN, which the sum takes as 0. Other columns, query_toks among them, are of no use after the sum.
+    # A best score of 0 gives NaN, which the sum takes as 0. Other columns, such as query_toks, are dropped.
     best = results["score"].abs().groupby(results["qid"]).transform("max")
     return results[["qid", "docno", "rank"]].assign(score=results["score"] / best)
 
@@ -166,7 +165,7 @@ def _index_impacts(documents: pd.DataFrame, path: Path) -> ImpactIndex:
 def _tradeoff(
     encoded: pd.DataFrame, queries: pd.DataFrame, qrels: pd.DataFrame, output: Path, table: pd.DataFrame
 ) -> pd.DataFrame:
-    """Measure the indexes of all terms, which the table has, and of fewer, for which nothing is encoded again."""
+    """Build and measure the pruned indexes, and add the full indexes from the table."""
     measure = str(MEASURES[0])
     paths, systems = _cut_paths(output), {}
     for k, path in paths.items():
@@ -194,7 +193,7 @@ def _shown(topics: pd.DataFrame) -> pd.DataFrame:
 
 
 def _explanation(csplade: CSPLADE, retriever: pt.Transformer, qid: str, query: str, documents: pd.DataFrame) -> str:
-    """Return a query, its expansion, and what its first hit owes its place to."""
+    """Describe a query, its expansion, and the terms that contribute most to the score of its first hit."""
     expansion = csplade.decode(csplade.encode_queries([query]))
     lines = [f"\nquery: {query}", f"  expansion: {_readable(csplade, expansion, query, '.2f')}"]
     hits = retriever.search(query, qid)["docno"].tolist()
@@ -204,14 +203,14 @@ def _explanation(csplade: CSPLADE, retriever: pt.Transformer, qid: str, query: s
     contributions = csplade.explain(query, text)
     shares = {term: value / sum(contributions.values()) for term, value in contributions.items()}
     place = f"at rank {hits.index(qid) + 1}" if qid in hits else "not found"
-    right = "the right one" if hits[0] == qid else f"the right one, {qid}, is {place}"
-    lines.append(f"  first hit: {hits[0]} ({right}): {textwrap.shorten(text, 80)}")
+    judged = "relevant" if hits[0] == qid else f"not relevant; {qid} is {place}"
+    lines.append(f"  first hit: {hits[0]} ({judged}): {textwrap.shorten(text, 80)}")
     lines.append(f"  its score: {_readable(csplade, shares, query, '.0%')}")
     return "\n".join(lines)
 
 
 def _readable(csplade: CSPLADE, weights: dict[str, float], query: str, form: str) -> str:
-    """Return the first terms with their weights: ``-ing`` goes on with a word, ``[+term]`` is not in the query."""
+    """Return the first terms with their weights: ``-ing`` continues a word, ``[+term]`` is not in the query."""
     shown = []
     for term, weight in islice(weights.items(), _SHOWN_TERMS):
         text = csplade.backbone.tokenizer.convert_tokens_to_string([term])

@@ -1,4 +1,4 @@
-"""The commands that encode a collection and verify one."""
+"""The commands ``encode`` and ``verify``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .arguments import count, share, weight
 
 if TYPE_CHECKING:
     from pyterrier_csplade.collection.documents import Part
-    from pyterrier_csplade.collection.encoding import Engine
+    from pyterrier_csplade.collection.encoding import Runner
     from pyterrier_csplade.model.transformers import DocEncoder
 
 
@@ -27,16 +27,16 @@ def add_commands(commands: Any, say: Say) -> None:
 
     Args:
         commands: The subparsers.
-        say: Takes lines for people to read.
+        say: Prints lines for people to read.
     """
-    encode = commands.add_parser("encode", help="encode a collection into sparse vectors on disk; goes on where it stopped")
+    encode = commands.add_parser("encode", help="encode a collection into sparse vectors on disk, or resume a run")
     encode.add_argument(
         "dataset", metavar="DATASET", help="ir_datasets id, PyTerrier dataset, .jsonl(.gz) file, or TREC file or directory"
     )
-    encode.add_argument("--model", required=True, metavar="M", help="directory or hub id, or csplade-tiny, which is included")
-    encode.add_argument("--output", required=True, type=Path, metavar="DIR", help="the encoded collection")
-    encode.add_argument("--estimate", action="store_true", help="measure a sample, print time and disk, and encode nothing")
-    encode.add_argument("--fields", nargs="+", default=["text"], metavar="F", help="fields that make the text; default: text")
+    encode.add_argument("--model", required=True, metavar="M", help="directory or hub id, or csplade-tiny (included)")
+    encode.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory of the encoded collection")
+    encode.add_argument("--estimate", action="store_true", help="only encode a sample, and estimate time and disk space")
+    encode.add_argument("--fields", nargs="+", default=["text"], metavar="F", help="fields that form the text; default: text")
     encode.add_argument("--top-k", type=count, metavar="K", help="keep the K heaviest terms of a document")
     encode.add_argument("--min-weight", type=weight, default=0.0, metavar="W", help="keep weights of at least W")
     encode.add_argument("--max-empty", type=share, default=0.5, metavar="X", help="largest share of texts without impacts")
@@ -52,23 +52,23 @@ def add_commands(commands: Any, say: Say) -> None:
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--adapter", help="directory or hub id of a PEFT adapter")
-    model.add_argument("--revision", help="of a hub model")
-    model.add_argument("--variant", choices=["causal", "echo", "bidirectional"], help="default: what the checkpoint says")
+    model.add_argument("--revision", help="revision of a hub model")
+    model.add_argument("--variant", choices=["causal", "echo", "bidirectional"], help="default: the variant of the checkpoint")
     model.add_argument("--quantization", choices=["int8", "nf4", "int8-weight-only"])
     model.add_argument("--dtype", default="auto", help="for example bfloat16; default: %(default)s")
-    model.add_argument("--device", help="for example cuda:0; default: an accelerator if there is one")
-    model.add_argument("--batch-size", type=count, default=32, metavar="N", help="default: %(default)s")
+    model.add_argument("--device", help="for example cuda:0; default: an accelerator, if available")
+    model.add_argument("--batch-size", type=count, default=32, metavar="N", help="texts of a batch; default: %(default)s")
 
 
 def _add_division_options(parser: argparse.ArgumentParser) -> None:
     division = parser.add_argument_group("division of the work")
     division.add_argument(
-        "--shard-size", type=count, default=20_000, metavar="N", help="documents of a file; default: %(default)s"
+        "--shard-size", type=count, default=20_000, metavar="N", help="documents per file; default: %(default)s"
     )
     division.add_argument("--shard", metavar="i/n", help="encode every n-th shard from the i-th on, counted from 0")
     division.add_argument("--ray", metavar="ADDRESS", help="encode on a Ray cluster: local, auto or host:port")
-    division.add_argument("--workers", type=count, metavar="N", help="processes on the Ray cluster; default: one for each GPU")
-    division.add_argument("--processes", type=count, metavar="N", help="refuse to start unless torchrun gave so many processes")
+    division.add_argument("--workers", type=count, metavar="N", help="processes on the Ray cluster; default: one per GPU")
+    division.add_argument("--processes", type=count, metavar="N", help="refuse to start unless torchrun started N processes")
 
 
 def _encode(arguments: argparse.Namespace, say: Say) -> None:
@@ -83,9 +83,9 @@ def _encode(arguments: argparse.Namespace, say: Say) -> None:
     documents = source.documents(arguments.fields, encoder.text_field)
     with stopping():
         if arguments.estimate:
-            say(estimate(encoder, documents).summary)
+            say(estimate(encoder, documents))
             return
-        with _engine(arguments) as engine:
+        with _runner(arguments) as runner:
             outcome = encode_collection(
                 encoder,
                 documents,
@@ -96,15 +96,15 @@ def _encode(arguments: argparse.Namespace, say: Say) -> None:
                 total=source.count(),
                 verbose=True,
                 say=say,
-                engine=engine,
+                runner=runner,
             )
     if outcome.complete:
         say(f"{outcome.documents:,} documents are encoded: {arguments.output}")
     else:
-        say(f"part {part} is done; {arguments.output} is complete when all parts are")
+        say(f"part {part} is complete; {arguments.output} will be complete when all parts are")
 
 
-def _engine(arguments: argparse.Namespace) -> AbstractContextManager[Engine | None]:
+def _runner(arguments: argparse.Namespace) -> AbstractContextManager[Runner | None]:
     if arguments.ray is None:
         return nullcontext()
     from pyterrier_csplade.collection.ray import cluster
@@ -131,15 +131,15 @@ def _verify(arguments: argparse.Namespace, say: Say) -> None:
 
 
 def launched_part(shard: str | None, processes: int | None, environment: Mapping[str, str]) -> Part:
-    """Find out which shards a process encodes.
+    """Find out which shards this process encodes.
 
     Args:
         shard: "i/n" if the user named a part.
-        processes: How many processes the user meant to start; None if that was not said.
-        environment: Of the process; torchrun and ``accelerate launch`` set RANK and WORLD_SIZE.
+        processes: How many processes the user meant to start; None if unknown.
+        environment: Environment variables; torchrun and ``accelerate launch`` set RANK and WORLD_SIZE.
 
     Raises:
-        CollectionError: The processes are not as many as meant, or a part was named on top.
+        CollectionError: Another number of processes was started, or a part was named although several were.
     """
     from pyterrier_csplade.collection.documents import Part
 
@@ -157,7 +157,7 @@ def launched_part(shard: str | None, processes: int | None, environment: Mapping
 
 
 def launched_device(environment: Mapping[str, str]) -> str | None:
-    """Return the GPU of a process among several on a machine; None where there is one process, or no GPU."""
+    """Return the GPU of this process among several on a machine; None if there is one process, or no GPU."""
     if int(environment.get("LOCAL_WORLD_SIZE", environment.get("WORLD_SIZE", 1))) == 1:
         return None
     import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from pyterrier_csplade.training.config import TrainingConfig
 
 
-# Everything else is imported by the command that needs it: --help and a mistyped option answer without loading torch.
+# Each command imports what it needs, so that --help and usage errors do not load torch.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        argv: The arguments; those of the process by default.
+        argv: The arguments; by default, the arguments of the process.
 
     Returns:
-        The exit status: 0, 2 after an error that one line on stderr explains, 130 after an interruption, 143 when SIGTERM
-        ended a training run, which was saved; while encoding, SIGTERM raises SystemExit with 143.
+        The exit status: 0; 2 after an error, with one line on stderr; 130 after an interruption; 143 when SIGTERM ended a
+        training run, which was saved. While encoding, SIGTERM raises SystemExit with 143.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -63,12 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     ):
         phase = commands.add_parser(name, help=text)
         phase.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings of the run")
-        phase.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run")
+        phase.add_argument("--resume", action="store_true", help="resume from the last checkpoint of the run")
         _add_dry_run(phase)
         phase.set_defaults(run=run)
 
-    plot = commands.add_parser("plot", help="draw the training curves of a run")
-    plot.add_argument("run_directory", type=Path, metavar="RUN", help="the output directory of the run")
+    plot = commands.add_parser("plot", help="plot the training curves of a run")
+    plot.add_argument("run_directory", type=Path, metavar="RUN", help="output directory of the run")
     plot.set_defaults(run=_plot)
 
     add_commands(commands, _say)
@@ -76,12 +76,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_dry_run(phase: argparse.ArgumentParser) -> None:
-    plan = phase.add_argument_group("dry run", "checks configuration and data, and estimates memory and time; loads no weights")
-    plan.add_argument("--dry-run", action="store_true", help="do not train")
-    plan.add_argument("--gpu", default="h100", help="accelerator of the estimate; default: %(default)s")
-    plan.add_argument("--gpus", type=count, default=1, metavar="N", help="how many share a batch; default: %(default)s")
-    plan.add_argument("--fsdp", action="store_true", help="they share the weights as well")
-    plan.add_argument("--like", metavar="MODEL", help="a model of the same shape, where that of the run does not exist yet")
+    plan = phase.add_argument_group(
+        "dry run", "check configuration and data, and estimate memory and time, without loading weights"
+    )
+    plan.add_argument("--dry-run", action="store_true", help="check and estimate, do not train")
+    plan.add_argument("--gpu", default="h100", help="GPU of the estimate; default: %(default)s")
+    plan.add_argument("--gpus", type=count, default=1, metavar="N", help="GPUs that share a batch; default: %(default)s")
+    plan.add_argument("--fsdp", action="store_true", help="the GPUs share the weights, too (FSDP)")
+    plan.add_argument("--like", metavar="MODEL", help="a model of the same shape, if the model of the run does not exist yet")
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -102,28 +104,24 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _adapt(arguments: argparse.Namespace) -> None:
-    from pyterrier_csplade.training import AdaptationConfig, adapt, load_config
+    from pyterrier_csplade.training import AdaptationConfig, adapt
 
-    config = load_config(arguments.config, AdaptationConfig)
-    if not arguments.dry_run:
-        _say(f"adapted model: {adapt(config, resume=arguments.resume)}")
-    else:
-        _plan(arguments, config)
+    _run_phase(arguments, AdaptationConfig, adapt, "adapted model")
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from pyterrier_csplade.training import ContrastiveConfig, load_config, train
+    from pyterrier_csplade.training import ContrastiveConfig, train
 
-    config = load_config(arguments.config, ContrastiveConfig)
+    _run_phase(arguments, ContrastiveConfig, train, "CSPLADE model")
+
+
+def _run_phase(arguments: argparse.Namespace, kind: type[TrainingConfig], run: Callable[..., Path], result: str) -> None:
+    from pyterrier_csplade.training import dry_run, load_config
+
+    config = load_config(arguments.config, kind)
     if not arguments.dry_run:
-        _say(f"CSPLADE model: {train(config, resume=arguments.resume)}")
-    else:
-        _plan(arguments, config)
-
-
-def _plan(arguments: argparse.Namespace, config: TrainingConfig) -> None:
-    from pyterrier_csplade.training import dry_run
-
+        _say(f"{result}: {run(config, resume=arguments.resume)}")
+        return
     plan = dry_run(config, gpu=arguments.gpu, gpus=arguments.gpus, fsdp=arguments.fsdp, like=arguments.like)
     _say(str(plan))
     if plan.problems:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import pyterrier as pt
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import ContractError, DataError
+from pyterrier_csplade._settings import Settings
 from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.impacts import ImpactVector, to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
@@ -18,25 +19,25 @@ from pyterrier_csplade.vectors.vocabulary import Vocabulary
 from .documents import Part
 from .encoding import encode_collection
 from .opened import Lookup, OpenCollection, verify
-from .recipe import Plan
+from .recipe import Recipe
 from .store import MANIFEST_FILE
 
 if TYPE_CHECKING:
     from pyterrier_csplade.model.transformers import DocEncoder
 
 
-# Documents that are dictionaries at the same time.
+# Documents that are turned into dictionaries together; our choice (not measured).
 _CHUNK = 1024
 
-#: Documents of a shard; ours. At most one shard is encoded again after a kill.
+#: Documents of a shard; our choice (not measured). At most one shard is encoded again after a kill.
 SHARD_SIZE = 20_000
 
 
-class EncodedCollection(pt.Artifact, pt.Transformer):
-    """The sparse vectors of a collection's documents, encoded once for whatever is built of them.
+class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
+    """The sparse vectors of a collection's documents, encoded once and used for any number of indexes.
 
-    It feeds indexers, without a model in memory (:meth:`get_corpus_iter`, :meth:`blocks`), and stands in for ``doc_encoder()``:
-    as a transformer it adds ``toks`` to documents by their docno.
+    An encoded collection feeds indexers, without a model in memory (:meth:`get_corpus_iter`, :meth:`blocks`). As a transformer,
+    it replaces ``doc_encoder()``: it adds ``toks`` to documents by their docno.
 
     Example::
 
@@ -45,8 +46,8 @@ class EncodedCollection(pt.Artifact, pt.Transformer):
         ImpactIndex("msmarco.index").index_vectors(collection)
 
     Attributes:
-        path: Its directory.
-        encoder: Encodes the documents that are not in the collection; None refuses them.
+        path: The directory of the collection.
+        encoder: Encodes documents that are not in the collection; None refuses them.
     """
 
     ARTIFACT_TYPE = "sparse_vectors"
@@ -58,8 +59,8 @@ class EncodedCollection(pt.Artifact, pt.Transformer):
         """Name a collection, which need not exist yet.
 
         Args:
-            path: Its directory.
-            encoder: Encodes the documents that are not in the collection: the same model and settings. None refuses them.
+            path: The directory of the collection.
+            encoder: Encodes documents that are not in the collection, with the same model and settings; None refuses them.
         """
         super().__init__(path)
         self.encoder = encoder
@@ -72,13 +73,13 @@ class EncodedCollection(pt.Artifact, pt.Transformer):
         return Path(str(self.path))
 
     def built(self) -> bool:
-        """Whether the collection is there, and complete."""
+        """Return whether the collection exists and is complete."""
         return (self.directory / MANIFEST_FILE).exists()
 
     @property
     def contract(self) -> Contract:
         """The contract of the encoder."""
-        return self._open().plan.contract
+        return self._open().recipe.contract
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -98,27 +99,27 @@ class EncodedCollection(pt.Artifact, pt.Transformer):
         max_empty: float = 0.5,
         verbose: bool = False,
     ) -> EncodedCollection:
-        """Encode documents, or go on where an earlier call was stopped.
+        """Encode documents, or resume a call that was stopped.
 
         Args:
-            encoder: As :meth:`CSPLADE.doc_encoder` makes it.
-            documents: With ``docno`` and the encoder's text field; to go on, the same ones again from the first.
+            encoder: The encoder, from :meth:`CSPLADE.doc_encoder`.
+            documents: The documents, with ``docno`` and the encoder's text field. To resume, give the same documents again.
             shard_size: Documents of a file, which is written when all of them are encoded.
-            part: "i/n" encodes every n-th shard only, from the i-th on (counted from 0): n processes share the work.
-            max_empty: Largest share of a shard's texts without any impact; more is the mark of a model that does not work.
+            part: "i/n" encodes only every n-th shard, starting at shard i (from 0), so that n processes share the work.
+            max_empty: Largest share of a shard's texts without any impact. A larger share shows that the model does not work.
             verbose: Whether to show a progress bar.
 
         Returns:
             This collection.
 
         Raises:
-            CollectionError: Model, settings or documents are not those that the collection was begun with, or another process
+            CollectionError: The collection was begun with another model, other settings or documents, or another process
                 writes the same part.
-            DataError: A document cannot be used, or there are none.
-            OSError: The disk is full; what was finished stays.
+            DataError: A document cannot be used, or there are no documents.
+            OSError: The disk is full; finished shards stay.
         """
         if self.encoder is not None:
-            raise ValueError("a collection that falls back to an encoder is complete: encode with EncodedCollection(path)")
+            raise ValueError("a collection with an encoder to fall back to is only read: encode with EncodedCollection(path)")
         encode_collection(
             encoder,
             documents,
@@ -126,14 +127,14 @@ class EncodedCollection(pt.Artifact, pt.Transformer):
             shard_size=shard_size,
             part=Part.parse(part),
             max_empty=max_empty,
-            total=_length(documents),
+            total=len(documents) if isinstance(documents, Sized) else None,
             verbose=verbose,
         )
         self.close()
         return self
 
     def verify(self) -> None:
-        """Read and check everything: the digest of each file, and that the vectors are what they should be.
+        """Check the digest of each file, and all docnos and vectors. Reads the whole collection.
 
         Raises:
             CollectionError: There is no collection, it is not complete, or files are damaged; names them.
@@ -141,7 +142,7 @@ class EncodedCollection(pt.Artifact, pt.Transformer):
         verify(self.directory)
 
     def close(self) -> None:
-        """Forget what was read, so that the next use reads what is in the directory then."""
+        """Close the files, so that the next use opens the directory again."""
         self._opened = self._lookup = None
 
     def blocks(self) -> Iterator[tuple[Sequence[str], csr_matrix]]:
@@ -150,7 +151,7 @@ class EncodedCollection(pt.Artifact, pt.Transformer):
             yield shard.docnos, shard.rows(0, len(shard))
 
     def get_corpus_iter(self, *, verbose: bool = False) -> pt.model.IterDict:
-        """Return ``docno`` and ``toks`` of all documents in their order, for any indexer.
+        """Return ``docno`` and ``toks`` of all documents, in order, for any indexer.
 
         Args:
             verbose: Whether to show a progress bar.
@@ -161,29 +162,25 @@ class EncodedCollection(pt.Artifact, pt.Transformer):
         return pt.utils.GeneratorLen(iter(documents), len(self))
 
     def transform_inputs(self) -> list[list[str]]:
-        """Return the columns that documents need: with an encoder to fall back to, its own as well."""
+        """Return the columns that documents need: ``docno``, and the text if there is an encoder to fall back to."""
         return [["docno"] if self.encoder is None else ["docno", self.encoder.text_field]]
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Add ``toks`` to documents.
 
         Raises:
-            ContractError: A document is not in the collection, whose encoder is not :attr:`encoder`.
-            DataError: A document is not in the collection, and there is no encoder to fall back to; names it.
+            ContractError: A document is not in the collection, and :attr:`encoder` has another model or other settings.
+            DataError: A document is not in the collection, and there is no encoder; names it.
         """
         pt.validate.columns(inp, includes=self.transform_inputs()[0], context=self)
         toks = self._toks(inp) if len(inp) else []
         return inp.assign(toks=pd.Series(toks, index=inp.index, dtype=object))
 
+    def _belongs_to(self) -> tuple[Any, ...]:
+        return (self.path,)
+
     def __repr__(self) -> str:
-        encoder = "" if self.encoder is None else f", encoder={self.encoder!r}"
-        return f"EncodedCollection({str(self.path)!r}{encoder})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, EncodedCollection) and (self.path, self.encoder) == (other.path, other.encoder)
-
-    def __hash__(self) -> int:
-        return hash((EncodedCollection, self.path, self.encoder))
+        return f"EncodedCollection({', '.join([repr(str(self.path)), *self._changed()])})"
 
     def _open(self) -> OpenCollection:
         if self._opened is None:
@@ -215,18 +212,10 @@ class EncodedCollection(pt.Artifact, pt.Transformer):
             return []
         if self.encoder is None:
             raise DataError(
-                f"document {inp['docno'].iloc[0]!r} is not in {self.path} ({len(inp):,} are not): give it an encoder, "
+                f"document {inp['docno'].iloc[0]!r} is not in {self.path} ({len(inp):,} are not): add an encoder with "
                 "EncodedCollection(path, encoder=csplade.doc_encoder())"
             )
-        plan = self._open().plan
-        differences = Plan.of(self.encoder, plan.shard_size).differences(plan)
-        if differences:
+        recipe = self._open().recipe
+        if differences := Recipe.of(self.encoder, recipe.shard_size).differences(recipe):
             raise ContractError(f"{self.encoder!r} does not encode as {self.path} was encoded: {differences}")
         return self.encoder(inp)["toks"].tolist()
-
-
-def _length(documents: Iterable[Any]) -> int | None:
-    try:
-        return len(documents)  # type: ignore[arg-type]
-    except TypeError:
-        return None

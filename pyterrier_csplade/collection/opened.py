@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,45 +10,40 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_csplade._errors import CollectionError
-from pyterrier_csplade.storage.manifest import HASHED_ON_OPENING, sha256
+from pyterrier_csplade.storage.docnos import Docnos
+from pyterrier_csplade.storage.manifest import damages, read_manifest
 
-from .documents import Docnos
-from .recipe import PLAN_FILE, Plan, load_terms
-from .shard import REMEDY, ShardFile, shard_name
+from .recipe import PLAN_FILE, Recipe, load_terms
+from .shard import REMEDY, TOTALS, ShardFile, shard_name
 from .store import MANIFEST_FILE
-
-_TOTALS = ("documents", "empty", "truncated", "postings")
 
 
 class OpenCollection:
-    """The shards of a complete collection whose files are as they were written: sizes always, digests up to 256 MiB.
+    """The shards of a complete collection.
 
     Attributes:
-        plan: By which it was encoded.
+        recipe: The recipe of the collection.
         vocabulary: The index terms.
-        totals: Documents, empty and truncated ones, postings.
+        totals: Numbers of documents, of empty and truncated documents, and of postings.
     """
 
     def __init__(self, directory: Path, *, digests: bool | None = None) -> None:
-        """Open a collection.
+        """Open a collection, and compare its files with the manifest.
 
         Args:
-            directory: Of the collection.
-            digests: Whether to compare all digests; None compares them up to 256 MiB.
+            directory: The directory of the collection.
+            digests: Whether to compare digests as well as sizes; None compares them up to 256 MiB.
 
         Raises:
             CollectionError: There is no collection, it is not complete, or files are damaged; names them.
         """
         manifest = _read_manifest(directory)
         files = manifest["files"]
-        if digests is None:
-            digests = sum(entry["bytes"] for entry in files.values()) <= HASHED_ON_OPENING
-        problems = [problem for name, entry in files.items() if (problem := _problem(directory / name, entry, digests))]
-        if problems:
-            raise CollectionError(f"{directory} is damaged: {'; '.join(problems)}: {REMEDY}")
-        self.totals: dict[str, int] = {name: manifest[name] for name in _TOTALS}
-        self.plan = Plan.load(directory)
-        self.vocabulary = load_terms(directory, self.plan)
+        if found := list(damages(directory, files, digests=digests)):
+            raise CollectionError(f"{directory} is damaged: {'; '.join(found)}: {REMEDY}")
+        self.totals: dict[str, int] = {name: manifest[name] for name in TOTALS}
+        self.recipe = Recipe.load(directory)
+        self.vocabulary = load_terms(directory, self.recipe)
         self._directory = directory
         self._shards: dict[int, ShardFile] = {}
         self._count = sum(name.endswith(".safetensors") for name in files)
@@ -74,20 +68,12 @@ class OpenCollection:
 def _read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST_FILE
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != 1:
-            raise CollectionError(f"{path} is of a newer format: update pyterrier_csplade")
-        # A name with a directory would leave the collection.
-        if not all(
-            Path(name).name == name and {"bytes", "sha256"} <= entry.keys() for name, entry in manifest["files"].items()
-        ):
-            raise ValueError("an entry is not a file with size and digest")
-        if not all(type(manifest[name]) is int for name in _TOTALS):
-            raise ValueError("a total is no integer")
+        manifest = read_manifest(path, CollectionError, REMEDY)
     except FileNotFoundError as error:
         raise CollectionError(_missing(directory)) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CollectionError(f"{path} is damaged ({error}): {REMEDY}") from error
+    for name in TOTALS:
+        if type(manifest.get(name)) is not int:
+            raise CollectionError(f"{path} is damaged (its number of {name} is not an integer): {REMEDY}")
     return manifest
 
 
@@ -95,20 +81,47 @@ def _missing(directory: Path) -> str:
     if not (directory / PLAN_FILE).exists():
         return f"no encoded collection at {directory}: make it with pyterrier-csplade encode, or EncodedCollection.encode"
     finished = len(list(directory.glob("shard-*.json")))
-    return f"{directory} is not complete, {finished} of its shards are there: {REMEDY}"
+    return f"{directory} is not complete (shards finished: {finished}): {REMEDY}"
 
 
-def _problem(path: Path, entry: dict[str, Any], digest: bool) -> str:
-    if not path.exists():
-        return f"{path.name} is missing"
-    size = path.stat().st_size
-    if size != entry["bytes"]:
-        return f"{path.name} has {size:,} bytes, not {entry['bytes']:,}"
-    return f"{path.name} has changed since it was written" if digest and sha256(path) != entry["sha256"] else ""
+def verify(directory: Path) -> OpenCollection:
+    """Compare all files of a collection with the manifest, and check its docnos and vectors.
+
+    Returns:
+        The collection.
+
+    Raises:
+        CollectionError: There is no collection, it is not complete, or files are damaged; names them.
+    """
+    collection = OpenCollection(directory, digests=True)
+    docnos, postings = Docnos(), 0
+    for shard in collection:
+        docnos.add(shard.docnos)
+        postings += check_vectors(shard)
+    if postings != collection.totals["postings"]:
+        raise CollectionError(f"{directory} holds {postings:,} postings, not {collection.totals['postings']:,}: {REMEDY}")
+    return collection
+
+
+def check_vectors(shard: ShardFile) -> int:
+    """Check that the vectors of a shard can be indexed.
+
+    Returns:
+        Postings of the shard.
+
+    Raises:
+        CollectionError: A weight is not above 0 and finite, or the terms of a document are not in ascending order.
+    """
+    matrix = shard.rows(0, len(shard))
+    if not (np.all(matrix.data > 0) and np.all(np.isfinite(matrix.data))):
+        raise CollectionError(f"{shard.path} holds a weight that is not above 0 and finite: {REMEDY}")
+    if not matrix.has_canonical_format:
+        raise CollectionError(f"{shard.path} holds a term twice in one document, or terms out of order: {REMEDY}")
+    return int(matrix.nnz)
 
 
 class Lookup:
-    """Finds documents by docno: 16 bytes of memory a document, and exact."""
+    """Finds documents by docno, exactly, with 16 bytes of memory for each document."""
 
     def __init__(self, shards: OpenCollection) -> None:
         self._shards = shards
@@ -118,7 +131,7 @@ class Lookup:
         self._hashes = hashes[self._order]
 
     def find(self, docnos: Sequence[str]) -> list[tuple[int, int] | None]:
-        """Return shard and row of each docno; None for those that are not in the collection."""
+        """Return shard and row of each docno; None for docnos that are not in the collection."""
         hashes = _hash(docnos)
         first = np.searchsorted(self._hashes, hashes, side="left").tolist()
         last = np.searchsorted(self._hashes, hashes, side="right").tolist()
@@ -135,42 +148,3 @@ class Lookup:
 
 def _hash(docnos: Sequence[str]) -> np.ndarray:
     return pd.util.hash_array(np.array(docnos, dtype=object), categorize=False)
-
-
-def verify(directory: Path) -> OpenCollection:
-    """Compare all files with the manifest, and prove that the vectors are what an engine can take.
-
-    Returns:
-        The collection.
-
-    Raises:
-        CollectionError: There is no collection, it is not complete, or files are damaged; names them.
-    """
-    collection = OpenCollection(directory, digests=True)
-    docnos, position, postings = Docnos(), 1, 0
-    for shard in collection:
-        docnos.add(shard.docnos, position)
-        position += len(shard)
-        postings += check_vectors(shard)
-    if postings != collection.totals["postings"]:
-        raise CollectionError(f"{directory} holds {postings:,} postings, not {collection.totals['postings']:,}: {REMEDY}")
-    return collection
-
-
-def check_vectors(shard: ShardFile) -> int:
-    """Prove that the vectors of a shard are what an engine can take.
-
-    Returns:
-        Postings of the shard.
-
-    Raises:
-        CollectionError: They are not.
-    """
-    matrix = shard.rows(0, len(shard))
-    if not (np.all(matrix.data > 0) and np.all(np.isfinite(matrix.data))):
-        raise CollectionError(f"{shard.path} holds a weight that is not above 0 and finite: {REMEDY}")
-    same_row = np.ones(max(matrix.nnz - 1, 0), dtype=bool)
-    same_row[matrix.indptr[1:-1][(matrix.indptr[1:-1] > 0) & (matrix.indptr[1:-1] < matrix.nnz)] - 1] = False
-    if np.any(np.diff(matrix.indices)[same_row] <= 0):
-        raise CollectionError(f"{shard.path} holds a term twice in one document, or terms out of order: {REMEDY}")
-    return matrix.nnz

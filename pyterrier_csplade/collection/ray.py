@@ -1,4 +1,4 @@
-"""Encoding on a Ray cluster: Ray Data keeps a pool of workers, each with the model, and survives the loss of any of them."""
+"""Encoding on a Ray cluster: Ray Data keeps a pool of workers, each with the model, and replaces workers that are lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyterrier_csplade._errors import CspladeError, DataError
 
 from .documents import DocumentShard
 from .encoding import Pending, ShardEncoder
-from .recipe import Plan
+from .recipe import Recipe
 from .shard import EncodedShard, ShardRecord
 from .store import Store
 
@@ -22,28 +22,27 @@ if TYPE_CHECKING:
     from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 
-# The first release without the known holes through which a web page or a neighbour could run code (CVE-2025-62593,
-# CVE-2026-27482).
+# The first release in which a web page or a neighbour on the network cannot run code (CVE-2025-62593, CVE-2026-27482).
 _OLDEST = (2, 54)
 
 
 class OnRay:
-    """Encodes on the workers of a Ray cluster; documents come from this process, and it alone writes.
+    """Encodes on the workers of a Ray cluster; this process alone reads documents and writes shards.
 
-    Every row that Ray moves is one shard with its number, so the order in which they come back does not matter. A shard whose
-    worker is lost is encoded once more by another.
+    Every row that Ray moves is one shard with its number, so rows may come back in any order. If a worker is lost, another one
+    encodes its shard again.
 
     Attributes:
-        workers: How many processes load the model and encode.
-        gpus: Of each worker.
+        workers: Number of processes that load the model and encode.
+        gpus: GPUs of each worker.
     """
 
     def __init__(self, workers: int, gpus: float) -> None:
         self.workers = workers
         self.gpus = gpus
 
-    def describe(self, encoder: DocEncoder, shard_size: int) -> tuple[Plan, Vocabulary]:
-        """Load the model on a worker, whose device decides its dtype, and return plan and index terms."""
+    def describe(self, encoder: DocEncoder, shard_size: int) -> tuple[Recipe, Vocabulary]:
+        """Load the model on a worker, whose device decides its dtype, and return recipe and index terms."""
         import ray
 
         task = ray.remote(_describe).options(num_gpus=self.gpus)
@@ -53,7 +52,7 @@ class OnRay:
         return described
 
     def run(self, store: Store, pending: Pending, encode: ShardEncoder, advance: Callable[[int], Any]) -> None:
-        """Encode what is pending, and write it."""
+        """Encode pending shards and write them."""
         import ray.data
 
         rows = [ray.put(_to_table(shard)) for shard in pending]
@@ -80,11 +79,12 @@ def cluster(address: str, workers: int | None) -> Iterator[OnRay]:
     """Join a Ray cluster, or start one.
 
     Args:
-        address: "local" starts one on this machine that nobody else can reach; "auto" joins the one that runs, or "host:port".
-        workers: Processes that encode; one for each GPU by default.
+        address: "local" starts a cluster on this machine that nobody else can reach; "auto" joins the running one, and
+            "host:port" the one at this address.
+        workers: Number of processes that encode; one for each GPU by default.
 
     Raises:
-        CspladeError: Ray is not installed, too old, there is no such cluster, or no GPU and no number of workers.
+        CspladeError: Ray is not installed or too old, there is no such cluster, or it has no GPU and ``workers`` is None.
     """
     ray = _import_ray(address)
     joined = ray.is_initialized()
@@ -95,7 +95,7 @@ def cluster(address: str, workers: int | None) -> Iterator[OnRay]:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         gpus = int(ray.cluster_resources().get("GPU", 0))
         if not (workers or gpus):
-            raise CspladeError("the Ray cluster has no GPU: say with --workers how many processes encode")
+            raise CspladeError("the Ray cluster has no GPU: set the number of processes with --workers")
         yield OnRay(workers or gpus, 1 if gpus else 0)
     finally:
         if not joined:
@@ -105,7 +105,7 @@ def cluster(address: str, workers: int | None) -> Iterator[OnRay]:
 def _import_ray(address: str) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == "local":
-        # It makes the address of this machine that of the loopback interface, to which the servers of Ray then listen alone.
+        # Makes the servers of Ray listen to the loopback interface only.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
         import ray.data
@@ -124,12 +124,12 @@ def _connect(ray: Any, address: str) -> None:
         raise CspladeError(f"there is no Ray cluster at {address!r}: {error}") from error
     if address == "local" and {node["NodeManagerAddress"] for node in ray.nodes()} != {"127.0.0.1"}:
         ray.shutdown()
-        raise CspladeError("Ray was imported before, and would listen to the network: start the encoding in a new process")
+        raise CspladeError("Ray was imported before and would listen to the network: start the encoding in a new process")
 
 
 def _describe(encoder: DocEncoder, shard_size: int) -> tuple[Any, CspladeError | None]:
     try:
-        return (Plan.of(encoder, shard_size), encoder.model.vocabulary), None
+        return (Recipe.of(encoder, shard_size), encoder.model.vocabulary), None
     except CspladeError as error:
         return None, error
 
@@ -137,13 +137,13 @@ def _describe(encoder: DocEncoder, shard_size: int) -> tuple[Any, CspladeError |
 def _to_table(shard: DocumentShard) -> Any:
     import pyarrow
 
-    # JSON, because the strings of an Arrow column may not take more than 2 GiB and those of a list are not at hand at once.
+    # JSON: the strings of an Arrow column may not take more than 2 GiB.
     documents = json.dumps([list(shard.docnos), list(shard.texts)]).encode()
     return pyarrow.table({"shard": [shard.number], "documents": [documents]})
 
 
 class _Worker:
-    """Runs on a worker: loads the model with its first shard and keeps it."""
+    """Runs on a worker; loads the model with its first shard and keeps it."""
 
     def __init__(self, encode: ShardEncoder) -> None:
         self._encode = encode

@@ -1,4 +1,4 @@
-"""The plan of an encoded collection: everything beside the documents on which its content depends."""
+"""The recipe of an encoded collection: everything besides the documents that decides its content."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from pyterrier_csplade.model.transformers import DocEncoder
 
 
-#: The file of a collection that holds its plan.
+#: The file of a collection that holds its recipe.
 PLAN_FILE = "plan.json"
 TERMS_FILE = "terms.json"
 META_FILE = "pt_meta.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Recipe:
     """How documents are encoded and divided.
 
     Attributes:
-        model: Name of the model, for people.
-        contract: Of the encoder.
+        model: Name of the model, for messages.
+        contract: The contract of the encoder.
         tokenizer: Digest of the tokenizer.
-        dtype: In which the model computes.
-        quantization: Of the model's weights, None, "int8" or "nf4".
-        top_k: Heaviest terms that are kept; None for all.
+        dtype: The type that the model computes in.
+        quantization: Quantisation of the model's weights: None, "int8" or "nf4".
+        top_k: Number of heaviest terms that are kept; None for all.
         min_weight: Smallest weight that is kept.
-        quantizer: What makes integer impacts; None for float weights.
+        quantizer: The quantizer that makes integer impacts; None for float weights.
         shard_size: Documents of each shard but the last.
     """
 
@@ -51,8 +51,8 @@ class Plan:
     shard_size: int
 
     @classmethod
-    def of(cls, encoder: DocEncoder, shard_size: int) -> Plan:
-        """Return the plan of an encoder; loads its model."""
+    def of(cls, encoder: DocEncoder, shard_size: int) -> Recipe:
+        """Return the recipe of an encoder; loads its model."""
         model, quantizer = encoder.model, encoder.quantizer
         if quantizer == "default":
             quantizer = Quantizer(model.contract.impact_scale)
@@ -70,36 +70,36 @@ class Plan:
 
     @property
     def compared(self) -> dict[str, Any]:
-        """The settings that decide whether two runs make the same vectors; of the model not its name, but its digests."""
+        """The settings that decide whether two runs make the same vectors. Models are compared by digests, not by name."""
         names = [f.name for f in dataclasses.fields(self) if f.name not in ("model", "contract")]
         of_contract = {name: getattr(self.contract, name) for name in (*IDENTITY, "pool_special", "document_length")}
         return {**of_contract, **{name: getattr(self, name) for name in names}}
 
     @property
     def fingerprint(self) -> str:
-        """Digest of what is compared, in hexadecimal."""
+        """Digest of the compared settings, in hexadecimal."""
         return hashlib.sha256(json.dumps(self.compared).encode()).hexdigest()
 
-    def differences(self, other: Plan) -> str:
-        """Name what differs from another plan, with both values; empty if nothing does."""
-        ours, theirs = self.compared, other.compared
-        if ours["weights"] != theirs["weights"]:
-            ours["weights"] += f" ({self.model})"
-            theirs["weights"] += f" ({other.model})"
-        return "; ".join(f"{name} {ours[name]!r} instead of {theirs[name]!r}" for name in ours if ours[name] != theirs[name])
+    def differences(self, other: Recipe) -> str:
+        """Name the settings that differ from another recipe, with both values; empty if none do."""
+        new, old = self.compared, other.compared
+        if new["weights"] != old["weights"]:
+            new["weights"] += f" ({self.model})"
+            old["weights"] += f" ({other.model})"
+        return "; ".join(f"{name} {new[name]!r} instead of {old[name]!r}" for name in new if new[name] != old[name])
 
     def to_json(self) -> bytes:
-        """Return the content of the plan's file."""
+        """Return the content of the recipe's file."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values["contract"] = self.contract.to_dict()
         return (json.dumps({"format": 1, **values}, indent=2, ensure_ascii=False) + "\n").encode()
 
     @classmethod
-    def load(cls, directory: Path) -> Plan:
-        """Read the plan of a collection.
+    def load(cls, directory: Path) -> Recipe:
+        """Read the recipe of a collection.
 
         Raises:
-            CollectionError: There is none, it is damaged, or of a newer format.
+            CollectionError: The file is missing, damaged, or of a newer format.
         """
         path = directory / PLAN_FILE
         try:
@@ -108,7 +108,7 @@ class Plan:
                 raise CollectionError(f"{path} is of a newer format: update pyterrier_csplade")
             return cls(**{**values, "contract": Contract.from_dict(values["contract"], source=str(path))})
         except FileNotFoundError as error:
-            raise CollectionError(f"{directory} is no encoded collection: {PLAN_FILE} is missing") from error
+            raise CollectionError(f"{directory} is not an encoded collection: {PLAN_FILE} is missing") from error
         except (ValueError, KeyError, TypeError, AttributeError, ContractError) as error:
             raise CollectionError(f"{path} is damaged ({error}): restore it, or encode into another directory") from error
 
@@ -119,11 +119,11 @@ def terms_to_json(vocabulary: Vocabulary) -> bytes:
     return (json.dumps(values, ensure_ascii=False) + "\n").encode()
 
 
-def load_terms(directory: Path, plan: Plan) -> Vocabulary:
+def load_terms(directory: Path, recipe: Recipe) -> Vocabulary:
     """Read the index terms of a collection.
 
     Raises:
-        CollectionError: The file is missing or damaged, or not that of the contract.
+        CollectionError: The file is missing or damaged, or holds another vocabulary than the contract's.
     """
     path = directory / TERMS_FILE
     try:
@@ -131,7 +131,7 @@ def load_terms(directory: Path, plan: Plan) -> Vocabulary:
         vocabulary = Vocabulary(values["terms"], values["token_ids"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CollectionError(f"{path} is damaged ({error}): copy the collection again") from error
-    if vocabulary.sha256 != plan.contract.vocabulary_sha256:
+    if vocabulary.sha256 != recipe.contract.vocabulary_sha256:
         raise CollectionError(f"{path} does not hold the vocabulary of the contract: files of different collections were mixed")
     return vocabulary
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -16,8 +17,11 @@ from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import CollectionError
 
-#: The way out of every damage.
-REMEDY = "encode again with the same command: what is whole stays, the rest is encoded anew"
+#: The way out of a damage, for messages.
+REMEDY = "encode again with the same command: whole shards are kept, the others are encoded again"
+
+#: Counts that are added up over the shards of a collection.
+TOTALS = ("documents", "empty", "truncated", "postings")
 
 _TENSORS = {"docno_bytes", "docno_offsets", "indptr", "indices", "data"}
 _DTYPES = {"U8": np.uint8, "U16": np.uint16, "I32": np.int32, "I64": np.int64, "F32": np.float32}
@@ -25,18 +29,18 @@ _DTYPES = {"U8": np.uint8, "U16": np.uint16, "I32": np.int32, "I64": np.int64, "
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """What is known of a finished shard; its own small file, written after that of the vectors.
+    """Description of a finished shard, in a small file that is written after the vectors.
 
     Attributes:
-        shard: Its number, from 0; its documents are those from ``shard * shard_size`` on.
-        documents: How many they are.
-        empty: Those of them whose vector is empty.
-        truncated: Those of them that were cut to the maximum length.
-        postings: Entries above 0 of their vectors.
-        input_sha256: Digest of their docnos and texts.
+        shard: Number of the shard, from 0; its first document has the number ``shard * shard_size``.
+        documents: Number of documents.
+        empty: Number of documents whose vector is empty.
+        truncated: Number of documents that were truncated to the maximum length.
+        postings: Number of entries above 0 in the vectors.
+        input_sha256: Digest of docnos and texts.
         size: Bytes of the vectors' file.
         sha256: Digest of the vectors' file.
-        plan: Fingerprint of the plan that it was encoded by.
+        plan: Fingerprint of the recipe.
     """
 
     shard: int
@@ -55,7 +59,7 @@ class ShardRecord:
 
     @classmethod
     def load(cls, path: Path) -> ShardRecord | None:
-        """Read a record; None if there is none or it is damaged, which both mean that the shard is not finished."""
+        """Read a record; None if it is missing or damaged, since the shard is then not finished."""
         try:
             values = json.loads(path.read_bytes())
             return cls(**{f.name: {"int": int, "str": str}[str(f.type)](values[f.name]) for f in dataclasses.fields(cls)})
@@ -63,13 +67,12 @@ class ShardRecord:
             return None
 
 
-@dataclass(frozen=True)
-class EncodedShard:
+class EncodedShard(NamedTuple):
     """A shard that is ready to be written.
 
     Attributes:
-        content: Of the vectors' file.
-        record: What is known of it.
+        content: Content of the vectors' file.
+        record: Description of the shard.
     """
 
     content: bytes
@@ -77,27 +80,27 @@ class EncodedShard:
 
 
 def shard_name(number: int) -> str:
-    """Name of the vectors' file of a shard."""
+    """Return the name of the vectors' file of a shard."""
     return f"shard-{number:06d}.safetensors"
 
 
 def record_name(number: int) -> str:
-    """Name of the record's file of a shard."""
+    """Return the name of the record's file of a shard."""
     return f"shard-{number:06d}.json"
 
 
 def pack(
-    number: int, docnos: Sequence[str], matrix: csr_matrix, *, truncated: int, input_sha256: str, plan: str
+    number: int, docnos: Sequence[str], matrix: csr_matrix, *, truncated: int, input_sha256: str, recipe: str
 ) -> EncodedShard:
     """Lay out a shard: the same vectors make the same bytes.
 
     Args:
-        number: Of the shard.
-        docnos: One for each row.
+        number: Number of the shard.
+        docnos: The docno of each row.
         matrix: [documents, index terms]: float32 weights, or integer impacts, which are stored as uint16 where they fit.
-        truncated: Documents that were cut.
+        truncated: Number of documents that were truncated.
         input_sha256: Digest of docnos and texts.
-        plan: Fingerprint of the plan.
+        recipe: Fingerprint of the recipe.
     """
     matrix.sort_indices()
     names = [docno.encode() for docno in docnos]
@@ -122,7 +125,7 @@ def pack(
         input_sha256=input_sha256,
         size=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
-        plan=plan,
+        plan=recipe,
     )
     return EncodedShard(content, record)
 
@@ -131,15 +134,15 @@ class ShardFile:
     """The vectors' file of a shard, mapped into memory.
 
     Attributes:
-        path: Of the file.
+        path: The file.
     """
 
     def __init__(self, path: Path, terms: int) -> None:
         """Open a shard.
 
         Args:
-            path: Of the file.
-            terms: Index terms, the columns of its matrix.
+            path: The file.
+            terms: Number of index terms, the columns of its matrix.
 
         Raises:
             CollectionError: The file is missing, or not a shard.
@@ -180,7 +183,7 @@ class ShardFile:
         """
         first, last = self._indptr[start], self._indptr[end]
         indices = np.array(self._indices[first:last])
-        # A column out of range would let scipy read memory that is not the matrix's.
+        # With a column out of range, scipy would read memory outside the matrix.
         if len(indices) and not (0 <= indices.min() and indices.max() < self._terms):
             raise CollectionError(f"{self.path} is damaged (a column is out of range): {REMEDY}")
         data = np.array(self._data[first:last], dtype=np.float32 if self._data.dtype == np.float32 else np.int32)
@@ -188,7 +191,7 @@ class ShardFile:
 
 
 def _map(path: Path) -> dict[str, np.ndarray]:
-    """Map the tensors of a safetensors file, where the header says they are, instead of copying them."""
+    """Map the tensors of a safetensors file instead of copying them, at the offsets in its header."""
     with safetensors.safe_open(path, framework="numpy") as file:  # checks the header
         if set(file.keys()) != _TENSORS:
             raise ValueError(f"it holds {', '.join(sorted(file.keys()))}")

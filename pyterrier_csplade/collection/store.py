@@ -1,4 +1,4 @@
-"""The directory of an encoded collection, as its writers see it."""
+"""Writing the directory of an encoded collection."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pyterrier_csplade._errors import CollectionError
-from pyterrier_csplade.storage.manifest import sha256, write_atomically
+from pyterrier_csplade.storage.files import LockedError, locked, sha256, write_atomically
+from pyterrier_csplade.storage.manifest import describe, write_manifest
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .documents import DocumentShard, Part
-from .locks import alone
-from .recipe import META_FILE, PLAN_FILE, TERMS_FILE, Plan, terms_to_json
-from .shard import EncodedShard, ShardRecord, record_name, shard_name
+from .recipe import META_FILE, PLAN_FILE, TERMS_FILE, Recipe, terms_to_json
+from .shard import TOTALS, EncodedShard, ShardRecord, record_name, shard_name
 
-#: Written last: a directory that has it is a whole collection.
+#: Written last: a directory that holds it is a whole collection.
 MANIFEST_FILE = "manifest.json"
+
+# The lock of part i of n is named ".writer-i-of-n".
+_LOCK = ".writer-"
 
 _METADATA = {"type": "sparse_vectors", "format": "csplade", "package_hint": "pyterrier-csplade"}
 
@@ -28,48 +32,48 @@ class Store:
     """Writes shards, each whole or not at all, and finds out which are still to be encoded.
 
     Attributes:
-        directory: Of the collection.
-        plan: That of the run.
+        directory: The directory of the collection.
+        recipe: The recipe of the run.
     """
 
-    def __init__(self, directory: Path, plan: Plan, vocabulary: Vocabulary) -> None:
-        """Begin a collection, or go on with one.
+    def __init__(self, directory: Path, recipe: Recipe, vocabulary: Vocabulary) -> None:
+        """Begin a collection, or resume one.
 
         Raises:
-            CollectionError: The directory holds something else, or a collection of another plan; names what differs.
+            CollectionError: The directory holds something else, or a collection of another recipe; names what differs.
             OSError: The directory cannot be written.
         """
         self.directory = directory
-        self.plan = plan
+        self.recipe = recipe
         check_place(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        with alone(directory):
+        with _alone(directory):
             if (directory / PLAN_FILE).exists():
-                self._check_plan()
+                self._check_recipe()
                 return
             write_atomically(directory / META_FILE, (json.dumps(_METADATA, indent=2) + "\n").encode())
             write_atomically(directory / TERMS_FILE, terms_to_json(vocabulary))
-            write_atomically(directory / PLAN_FILE, plan.to_json())
+            write_atomically(directory / PLAN_FILE, recipe.to_json())
 
     @property
     def finished(self) -> list[int]:
-        """Numbers of the shards that are there."""
+        """Numbers of the finished shards."""
         names = (re.fullmatch(r"shard-(\d{6,})\.json", path.name) for path in self.directory.iterdir())
         return sorted(int(name[1]) for name in names if name)
 
     def wants(self, shard: DocumentShard, part: Part) -> bool:
-        """Whether a shard is still to be encoded by a part.
+        """Return whether a part has still to encode a shard.
 
         Raises:
-            CollectionError: The shard is there, of other documents or another plan.
+            CollectionError: The shard is finished, but of other documents or another recipe.
         """
         record = self.record(shard.number)
         if record is None:
             return shard.number in part
         if (record.input_sha256, record.documents) != (shard.sha256, len(shard.docnos)):
             raise CollectionError(
-                f"the documents from {shard.docnos[0]!r} to {shard.docnos[-1]!r} are not those that shard {shard.number} in "
-                f"{self.directory} was encoded from: the input has changed. Encode it into another directory"
+                f"the documents from {shard.docnos[0]!r} to {shard.docnos[-1]!r} are not the documents of shard "
+                f"{shard.number} in {self.directory}: the input has changed; encode it into another directory"
             )
         if shard.number not in part or self._is_whole(shard.number, record):
             return False
@@ -81,21 +85,21 @@ class Store:
         """Read the record of a shard; None while it is not finished.
 
         Raises:
-            CollectionError: The shard is of another plan.
+            CollectionError: The shard is of another recipe.
         """
         record = ShardRecord.load(self.directory / record_name(number))
-        if record is not None and record.plan != self.plan.fingerprint:
+        if record is not None and record.plan != self.recipe.fingerprint:
             raise CollectionError(
-                f"shard {number} in {self.directory} was encoded by another plan: files of different collections were mixed"
+                f"shard {number} in {self.directory} was encoded with other settings: files of different collections were mixed"
             )
         return record
 
     def records(self, numbers: Iterable[int]) -> list[ShardRecord]:
-        """Read the records of those shards that are finished."""
+        """Read the records of the finished shards among some."""
         return [record for record in map(self.record, numbers) if record is not None]
 
     def write(self, shard: EncodedShard) -> None:
-        """Bring a shard to the disk: first the vectors, then the record, by which the shard counts as finished.
+        """Bring a shard to the disk: first the vectors, then the record, which marks the shard as finished.
 
         Raises:
             OSError: The disk is full or cannot be written; earlier shards stay whole.
@@ -107,34 +111,32 @@ class Store:
         """Write the manifest if all shards are there.
 
         Args:
-            shards: Of the whole input.
+            shards: Number of shards of the whole input.
 
         Returns:
             Whether the collection is complete.
 
         Raises:
-            CollectionError: There are shards that the input does not have.
+            CollectionError: There are shards beyond the end of the input.
         """
-        with alone(self.directory):
-            beyond = [number for number in self.finished if number >= shards]
-            if beyond:
+        with _alone(self.directory):
+            if beyond := [number for number in self.finished if number >= shards]:
                 raise CollectionError(
-                    f"{self.directory} holds shard {beyond[0]}, but the input has only {shards}: the input has changed. "
-                    "Encode it into another directory"
+                    f"{self.directory} holds shard {beyond[0]}, but the input has only {shards}: the input has changed; "
+                    "encode it into another directory"
                 )
             records = self.records(range(shards))
             if len(records) < shards:
                 return False
             for leftover in self.directory.glob(".*.tmp"):
                 leftover.unlink()
-            write_atomically(self.directory / MANIFEST_FILE, self._manifest(records))
+            write_manifest(self.directory, MANIFEST_FILE, files=dict(self._files(records)), **add_up(records))
         return True
 
-    def _check_plan(self) -> None:
-        differences = self.plan.differences(Plan.load(self.directory))
-        if differences:
+    def _check_recipe(self) -> None:
+        if differences := self.recipe.differences(Recipe.load(self.directory)):
             raise CollectionError(
-                f"{self.directory} is encoded with other settings: {differences}. Use those, or another directory"
+                f"{self.directory} is encoded with other settings: {differences}; use the same settings, or another directory"
             )
 
     def _is_whole(self, number: int, record: ShardRecord) -> bool:
@@ -142,34 +144,58 @@ class Store:
             return sha256(self.directory / shard_name(number)) == record.sha256
         return False
 
-    def _manifest(self, records: list[ShardRecord]) -> bytes:
-        return (json.dumps({"format": 1, **add_up(records), "files": dict(self._files(records))}, indent=2) + "\n").encode()
-
-    def _files(self, records: list[ShardRecord]) -> Iterator[tuple[str, dict[str, int | str]]]:
-        vectors = {shard_name(record.shard): record for record in records}
+    def _files(self, records: list[ShardRecord]) -> Iterator[tuple[str, dict[str, Any]]]:
+        digests = {shard_name(record.shard): record.sha256 for record in records}
         others = (record_name(record.shard) for record in records)
-        for name in sorted([META_FILE, TERMS_FILE, PLAN_FILE, *vectors, *others]):
-            path, record = self.directory / name, vectors.get(name)
-            yield name, {"bytes": path.stat().st_size, "sha256": record.sha256 if record else sha256(path)}
+        for name in sorted([META_FILE, TERMS_FILE, PLAN_FILE, *digests, *others]):
+            yield name, describe(self.directory / name, digests.get(name))
 
 
 def add_up(records: Iterable[ShardRecord]) -> dict[str, int]:
-    """Add up what the records say: documents, empty and truncated ones, postings."""
+    """Add up the counts of shards."""
     records = list(records)
-    return {name: sum(getattr(r, name) for r in records) for name in ("documents", "empty", "truncated", "postings")}
+    return {name: sum(getattr(record, name) for record in records) for name in TOTALS}
 
 
 def check_place(directory: Path) -> None:
-    """Refuse a directory that holds something else than an encoded collection.
+    """Refuse a place that holds anything but an encoded collection.
 
     Raises:
-        CollectionError: It does.
+        CollectionError: The place is a file, or a directory with other files.
     """
-    if directory.is_dir() and (directory / PLAN_FILE).exists():
+    if not directory.exists():
         return
-    allowed = {META_FILE, TERMS_FILE}
-    if directory.exists() and (
-        not directory.is_dir()
-        or any(not path.name.startswith(".") and path.name not in allowed for path in directory.iterdir())
-    ):
+    names = {path.name for path in directory.iterdir() if path.name[0] != "."} if directory.is_dir() else {""}
+    if PLAN_FILE not in names and not names <= {META_FILE, TERMS_FILE}:
         raise CollectionError(f"{directory} exists and is not an encoded collection: choose another path, or remove it")
+
+
+@contextlib.contextmanager
+def writing(directory: Path, part: Part) -> Iterator[None]:
+    """Be the only process that writes a part of a collection.
+
+    Raises:
+        CollectionError: Another process writes shards of this part; names it.
+    """
+    with contextlib.ExitStack() as lock:
+        with _alone(directory):
+            for other in directory.glob(f"{_LOCK}*-of-*"):
+                _check_free(other, part)
+            lock.enter_context(locked(directory / f"{_LOCK}{part.index}-of-{part.count}", wait=False))
+        yield
+
+
+def _alone(directory: Path) -> contextlib.AbstractContextManager[None]:
+    """Keep all other writers of a collection out, whatever their part."""
+    return locked(directory / f"{_LOCK}all")
+
+
+def _check_free(path: Path, part: Part) -> None:
+    numbers = re.fullmatch(r"(\d+)-of-(\d+)", path.name.removeprefix(_LOCK))
+    if numbers is None or not part.overlaps(Part(int(numbers[1]), int(numbers[2]))):
+        return
+    try:
+        with locked(path, wait=False):  # removes what a killed process left
+            pass
+    except LockedError as error:
+        raise CollectionError(f"{path.parent} is being written by the process {error}: wait until it has ended") from error

@@ -1,1 +1,24 @@
-"""Texts by name: files, directories and datasets of documents, queries and judgements."""
+"""Documents, queries and judgements: files, directories and PyTerrier datasets, read by name."""
+
+from __future__ import annotations
+
+from .directory import CollectionFiles
+from .jsonl import parse_object, read_jsonl, read_lines
+from .python_docs import CspladeDatasetProvider, PythonDoc, PythonDocsDataset, read_python_docs
+from .sources import Source, dataset_source, find_dataset, open_source, read_corpus
+
+__all__ = [
+    "CollectionFiles",
+    "CspladeDatasetProvider",
+    "PythonDoc",
+    "PythonDocsDataset",
+    "Source",
+    "dataset_source",
+    "find_dataset",
+    "open_source",
+    "parse_object",
+    "read_corpus",
+    "read_jsonl",
+    "read_lines",
+    "read_python_docs",
+]

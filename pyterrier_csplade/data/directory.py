@@ -1,8 +1,8 @@
-"""Collections as a directory of files: documents, topics, judgements, training triples."""
+"""A collection in a directory of files: documents, topics, judgements and training triples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,23 @@ import pandas as pd
 
 from pyterrier_csplade._errors import DataError
 
-from .jsonl import read_jsonl
+from .jsonl import read_jsonl, read_lines
 
 
 class CollectionFiles:
-    """A directory with ``docs.jsonl`` (docno, text, perhaps title), and with any of these files.
+    """A collection in a directory.
 
-    ``topics.SPLIT.tsv`` (qid TAB query) and ``qrels.SPLIT.txt`` (TREC) for splits such as train and dev, the test split without
-    ``.SPLIT``; ``train.triples.jsonl`` ({"qid", "pos": docnos, "neg": docnos}). JSONL files may be gzip-compressed.
+    The directory holds ``docs.jsonl`` (docno, text and optionally title), and any of these files:
+
+    - ``topics.SPLIT.tsv`` (qid TAB query) and ``qrels.SPLIT.txt`` (TREC) for splits such as train and dev; the names of the
+      test split have no ``.SPLIT``.
+    - ``train.triples.jsonl`` ({"qid", "pos": docnos, "neg": docnos}).
+
+    JSONL files may be gzip-compressed.
     """
 
     def __init__(self, directory: str | Path) -> None:
-        """Name a directory.
+        """Open a directory.
 
         Raises:
             DataError: It holds no documents.
@@ -33,7 +38,7 @@ class CollectionFiles:
         """Return a file of the directory, gzip-compressed or not.
 
         Raises:
-            DataError: There is none.
+            DataError: There is no such file.
         """
         for path in (self.directory / f"{name}.gz", self.directory / name):
             if path.is_file():
@@ -44,42 +49,40 @@ class CollectionFiles:
         """Yield the documents.
 
         Raises:
-            DataError: A line has no docno or text; names it.
+            DataError: A line has no docno or text; the message names it.
         """
         for number, document in read_jsonl(self.docs):
-            for field in ("docno", "text"):
-                if not isinstance(document.get(field), str):
-                    raise DataError(f"{self.docs}, line {number}: {field!r} is missing or no text")
+            field_texts(document, ("docno", "text"), f"{self.docs}, line {number}")
             yield document
 
     def topics(self, split: str) -> pd.DataFrame:
-        """Return qid and query of a split; "test" and "" mean the file without a split in its name.
+        """Return qid and query of a split; "test" and "" mean ``topics.tsv``, which has no split in its name.
 
         Raises:
             DataError: There is no such file, or a line has no tab.
         """
         path = self._split_file("topics", split, "tsv")
         rows = []
-        for number, line in _lines(path):
-            qid, tab, query = line.partition("\t")
+        for number, line in read_lines(path):
+            qid, tab, query = line.rstrip("\r\n").partition("\t")
             if not tab:
-                raise DataError(f"{path}, line {number}: expected qid TAB query, found {line[:60]!r}")
+                raise DataError(f"{path}, line {number}: expected qid TAB query, found {line.rstrip()[:60]!r}")
             rows.append((qid, query))
         return pd.DataFrame(rows, columns=["qid", "query"])
 
     def qrels(self, split: str) -> pd.DataFrame:
-        """Return qid, docno and label of a split; as ``topics``."""
+        """Return qid, docno and label of a split, named as in ``topics``."""
         path = self._split_file("qrels", split, "txt")
         rows = []
-        for number, line in _lines(path):
+        for number, line in read_lines(path):
             fields = line.split()
             if len(fields) != 4 or not fields[3].lstrip("-").isdigit():
-                raise DataError(f"{path}, line {number}: expected qid 0 docno label, found {line[:60]!r}")
+                raise DataError(f"{path}, line {number}: expected qid 0 docno label, found {line.rstrip()[:60]!r}")
             rows.append((fields[0], fields[2], int(fields[3])))
         return pd.DataFrame(rows, columns=["qid", "docno", "label"])
 
     def training_topics(self) -> dict[str, str]:
-        """Return qid to query of the train split and of the test split (which graded pools train on)."""
+        """Return a dict of qid to query of the train and test splits; graded pools train on the test split."""
         found: dict[str, str] = {}
         for split in ("test", "train"):
             if self._path("topics", split, "tsv").is_file():
@@ -99,7 +102,14 @@ class CollectionFiles:
         return path
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open(encoding="utf-8-sig") as lines:  # str.splitlines would also split at U+2028 within a query
-        for number, line in enumerate(lines, 1):
-            yield number, line.rstrip("\n")
+def field_texts(document: Mapping[str, Any], fields: Sequence[str], where: str) -> list[str]:
+    """Return the texts of fields of a document.
+
+    Raises:
+        DataError: A field is missing or not a string; the message begins with ``where``.
+    """
+    for name in fields:
+        if not isinstance(document.get(name), str):
+            others = ", ".join(key for key, value in document.items() if isinstance(value, str) and key != "docno")
+            raise DataError(f"{where}: the field {name!r} is missing or not a string; its texts are: {others or 'none'}")
+    return [document[name] for name in fields]

@@ -1,45 +1,53 @@
-"""Files of one JSON object a line."""
+"""Files with one JSON object per line, and other files of lines."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pyterrier_csplade._errors import DataError
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object) of a JSONL file, gzip-compressed if its name ends in ``.gz``.
+    """Yield (line number, object) of a JSONL file, which is gzip-compressed if its name ends in ``.gz``.
 
     Raises:
-        DataError: The file is missing, or a line is no JSON object; the message names file and line.
+        DataError: The file is missing, or a line is not a JSON object; the message names file and line.
     """
     for number, line in read_lines(path):
         yield number, parse_object(line, f"{path}, line {number}")
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number, line) of a UTF-8 file, gzip-compressed if its name ends in ``.gz``; a byte order mark is left out.
+    """Yield (line number, line) of a UTF-8 file, which is gzip-compressed if its name ends in ``.gz``.
+
+    A byte order mark is left out. Lines end at line feeds only: ``str.splitlines`` would also split at U+2028 within a text.
 
     Raises:
-        DataError: The file is missing, cannot be read to its end, or a line is no UTF-8.
+        DataError: The file is missing, cannot be read to its end, or a line is not UTF-8.
     """
-    path = Path(path)
+    path, number = Path(path), 0
     if not path.is_file():
         raise DataError(f"there is no file {path}")
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
-        yield from _numbered(lines, path)
+    try:
+        with open_bytes(path) as lines:
+            for number, line in enumerate(lines, 1):
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:  # decoded line by line, so that the message can name the line
+        raise DataError(f"{path}, line {number}: not valid UTF-8 ({error})") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}, after line {number}: cannot be read ({error})") from error
 
 
 def parse_object(line: str, where: str) -> dict[str, Any]:
     """Parse a line of a JSONL file.
 
     Raises:
-        DataError: It is no JSON object.
+        DataError: It is not a JSON object.
     """
     try:
         row = json.loads(line)
@@ -50,12 +58,6 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
     return row
 
 
-def _numbered(lines: Iterable[bytes], path: Path) -> Iterator[tuple[int, str]]:
-    number = 0
-    try:
-        for number, line in enumerate(lines, 1):
-            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:  # decoded line by line, so that the line is known
-        raise DataError(f"{path}, line {number}: not valid UTF-8 ({error})") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}, after line {number}: cannot be read on ({error})") from error
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a file for reading, and decompress it if its name ends in ``.gz``."""
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]

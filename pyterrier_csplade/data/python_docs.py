@@ -1,10 +1,11 @@
-"""A known-item collection that every Python carries: the documentation of its own standard library."""
+"""The PyTerrier dataset ``csplade:python-docs``: the documentation of Python's standard library as a known-item collection."""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import sysconfig
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,9 +15,13 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._settings import Settings
 
-# Tests document test cases, and what is installed beside the standard library differs from machine to machine.
+_NAME = "python-docs"
+# Tests document test cases, and packages beside the standard library differ from machine to machine.
 _LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
+# Operators of Terrier's query language, also in plain queries: "on Windows:" would be an error.
+_OPERATORS = str.maketrans(":^", "  ")
 
 
 class PythonDoc(NamedTuple):
@@ -24,8 +29,8 @@ class PythonDoc(NamedTuple):
 
     Attributes:
         docno: Qualified name, for example ``textwrap.TextWrapper.fill``.
-        summary: The docstring's first line: the query of the known-item task.
-        body: The rest of the docstring on one line: the document.
+        summary: The docstring's first line, which is the query of the known-item task.
+        body: The rest of the docstring on one line, which is the document.
     """
 
     docno: str
@@ -33,19 +38,19 @@ class PythonDoc(NamedTuple):
     body: str
 
 
-def python_docs(root: Path | None = None, *, minimum_summary: int = 3, minimum_body: int = 8) -> list[PythonDoc]:
+def read_python_docs(root: Path | None = None, *, minimum_summary: int = 3, minimum_body: int = 8) -> list[PythonDoc]:
     """Read the docstrings of public names that have a summary line and a body.
 
-    Summaries and bodies that occur more than once are left out, so that every query has exactly one answer. The collection
-    depends on the version of Python: about 2,600 documents.
+    Summaries and bodies that occur more than once are left out, so that every query has exactly one relevant document. The
+    collection depends on the version of Python; it has about 2,600 documents.
 
     Args:
         root: Directory of Python source; the running Python's standard library by default.
-        minimum_summary: Words that a summary has at least. The default is ours.
-        minimum_body: Words that a body has at least. The default is ours.
+        minimum_summary: Minimum number of words of a summary; the default is our choice (not measured).
+        minimum_body: Minimum number of words of a body; the default is our choice (not measured).
 
     Returns:
-        The documents in the order of their docnos.
+        The documents, sorted by docno.
     """
     root = root or Path(sysconfig.get_paths()["stdlib"])
     docs = {
@@ -54,52 +59,18 @@ def python_docs(root: Path | None = None, *, minimum_summary: int = 3, minimum_b
         for doc in _module_docs(path, root)
         if len(doc.summary.split()) >= minimum_summary and len(doc.body.split()) >= minimum_body
     }
-    summaries: dict[str, int] = {}
-    bodies: dict[str, int] = {}
-    for doc in docs.values():
-        summaries[doc.summary] = summaries.get(doc.summary, 0) + 1
-        bodies[doc.body] = bodies.get(doc.body, 0) + 1
+    summaries = Counter(doc.summary for doc in docs.values())
+    bodies = Counter(doc.body for doc in docs.values())
     return [doc for _, doc in sorted(docs.items()) if summaries[doc.summary] == 1 and bodies[doc.body] == 1]
-
-
-def _module_docs(path: Path, root: Path) -> Iterator[PythonDoc]:
-    relative = path.relative_to(root)
-    module = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
-    if _LEFT_OUT & set(relative.parts) or not all(map(_is_public, module.split("."))):
-        return
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError):  # lib2to3 and others keep broken files as examples
-        return
-    yield from _node_docs(tree, module)
-
-
-def _node_docs(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> Iterator[PythonDoc]:
-    summary, _, body = inspect.cleandoc(ast.get_docstring(node) or "").partition("\n")
-    summary, body = " ".join(summary.split()), " ".join(body.split())
-    yield PythonDoc(name, summary, body)
-    for child in node.body:
-        if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and _is_public(child.name):
-            yield from _node_docs(child, f"{name}.{child.name}")
-
-
-def _is_public(name: str) -> bool:
-    return not name.startswith("_") or name.endswith("__")
-
-
-_PYTHON_DOCS = "python-docs"
-
-# Terrier's query language takes them as operators even in a plain query: "on Windows:" would be an error.
-_OPERATORS = str.maketrans(":^", "  ")
 
 
 class PythonDocsDataset(pt.datasets.Dataset):
     """A known-item collection: the documentation of the running Python's standard library.
 
-    A document is the body of a docstring, a query the summary line of one (colons and carets left out, which Terrier would take
-    as operators), and its only relevant document (label 1) the body below it. docnos are qualified names such as
-    ``textwrap.dedent``; the qid of a summary is the docno of its body. About 2,600 documents and as many queries; how many
-    depends on the version of Python.
+    Each document is the body of a docstring. Each query is the summary line of a docstring, without colons and carets, which
+    are operators in Terrier; its only relevant document (label 1) is the body below it. docnos are qualified names such as
+    ``textwrap.dedent``, and the qid of a summary is the docno of its body. The collection depends on the version of Python; it
+    has about 2,600 documents and one query for each.
 
     Example::
 
@@ -117,7 +88,7 @@ class PythonDocsDataset(pt.datasets.Dataset):
             An iterable of dicts with ``docno`` and ``text``.
 
         Raises:
-            DataError: This Python has no source of its standard library.
+            DataError: This Python comes without the source of its standard library.
         """
         docs = pt.tqdm(_docs(), desc="csplade:python-docs documents", unit="d") if verbose else _docs()
         return ({"docno": doc.docno, "text": doc.body} for doc in docs)
@@ -130,11 +101,11 @@ class PythonDocsDataset(pt.datasets.Dataset):
         """Return the queries: ``qid`` and ``query``.
 
         Args:
-            variant: There are none.
+            variant: Must be None.
 
         Raises:
-            DataError: This Python has no source of its standard library.
-            ValueError: A variant was asked for.
+            DataError: This Python comes without the source of its standard library.
+            ValueError: A variant is given.
         """
         _check_variant(variant)
         queries = [(doc.docno, " ".join(doc.summary.translate(_OPERATORS).split())) for doc in _docs()]
@@ -150,21 +121,21 @@ class PythonDocsDataset(pt.datasets.Dataset):
         return pd.DataFrame([(doc.docno, doc.docno, 1) for doc in _docs()], columns=["qid", "docno", "label"])
 
     def text_loader(self, fields: str | list[str] = "*", *, verbose: bool = False) -> pt.Transformer:
-        """Return a transformer that adds the ``text`` of documents to results; ``pt.text.get_text`` calls this.
+        """Return a transformer that adds the ``text`` of documents to results; ``pt.text.get_text`` calls it.
 
         Args:
-            fields: "*", or "text", the only one.
-            verbose: Nothing is slow enough to be shown.
+            fields: "*" or "text", which is the only field.
+            verbose: Ignored, since loading is fast.
 
         Raises:
-            ValueError: Another field was asked for.
+            ValueError: Another field is given.
         """
         if fields not in ("*", "text", ["text"]):
-            raise ValueError(f"csplade:{_PYTHON_DOCS} has one field, 'text', found {fields!r}")
+            raise ValueError(f"csplade:{_NAME} has one field, 'text', found {fields!r}")
         return _TextLoader()
 
     def info_url(self) -> str:
-        """Return the address of the documentation that most of the docstrings belong to."""
+        """Return the address of the documentation of the standard library."""
         return "https://docs.python.org/3/library/"
 
     def _describe_component(self, component: str) -> bool | None:
@@ -174,31 +145,8 @@ class PythonDocsDataset(pt.datasets.Dataset):
         return "PythonDocsDataset()"
 
 
-class _TextLoader(pt.Transformer):
-    schematic = {"label": "Text Loader", "help_url": None}
-
-    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Add the texts; raises DataError for a docno that the collection does not hold."""
-        pt.validate.columns(inp, includes=["docno"], context=self)
-        if inp.empty:
-            return inp.assign(text=pd.Series(index=inp.index, dtype=object))
-        try:
-            return inp.assign(text=[_texts()[docno] for docno in inp["docno"]])
-        except KeyError as error:
-            raise DataError(f"csplade:{_PYTHON_DOCS} has no document {error}") from error
-
-    def __repr__(self) -> str:
-        return "PythonDocsDataset().text_loader()"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _TextLoader)
-
-    def __hash__(self) -> int:
-        return hash(_TextLoader)
-
-
 class CspladeDatasetProvider(pt.datasets.DatasetProvider):
-    """Gives PyTerrier the datasets whose names begin with ``csplade:``."""
+    """Provides PyTerrier with the datasets whose names begin with ``csplade:``."""
 
     def get_dataset(self, name: str) -> pt.datasets.Dataset:
         """Return a dataset.
@@ -207,22 +155,39 @@ class CspladeDatasetProvider(pt.datasets.DatasetProvider):
             name: Its name without ``csplade:``.
 
         Raises:
-            KeyError: There is none of this name.
+            KeyError: There is no dataset of this name.
         """
-        if name != _PYTHON_DOCS:
+        if name != _NAME:
             raise KeyError(name)
         return PythonDocsDataset()
 
     def list_dataset_names(self) -> list[str]:
         """Return the names of all datasets."""
-        return [_PYTHON_DOCS]
+        return [_NAME]
+
+
+class _TextLoader(Settings, pt.Transformer):
+    schematic = {"label": "Text Loader", "help_url": None}
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Add the texts; raises DataError for a docno that is not in the collection."""
+        pt.validate.columns(inp, includes=["docno"], context=self)
+        if inp.empty:
+            return inp.assign(text=pd.Series(index=inp.index, dtype=object))
+        try:
+            return inp.assign(text=[_texts()[docno] for docno in inp["docno"]])
+        except KeyError as error:
+            raise DataError(f"csplade:{_NAME} has no document {error}") from error
+
+    def _maker(self) -> str:
+        return "PythonDocsDataset().text_loader"
 
 
 @cache
 def _docs() -> list[PythonDoc]:
-    docs = python_docs()
+    docs = read_python_docs()
     if not docs:
-        raise DataError("this Python comes without the source of its standard library, so there are no docstrings to read")
+        raise DataError("this Python comes without the source of its standard library: use one that includes it")
     return docs
 
 
@@ -233,4 +198,29 @@ def _texts() -> dict[str, str]:
 
 def _check_variant(variant: str | None) -> None:
     if variant is not None:
-        raise ValueError(f"csplade:{_PYTHON_DOCS} has no variants, found {variant!r}")
+        raise ValueError(f"csplade:{_NAME} has no variants, found {variant!r}")
+
+
+def _module_docs(path: Path, root: Path) -> Iterator[PythonDoc]:
+    relative = path.relative_to(root)
+    module = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
+    if _LEFT_OUT & set(relative.parts) or not all(map(_is_public, module.split("."))):
+        return
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):  # lib2to3 and others have broken files as examples
+        return
+    yield from _node_docs(tree, module)
+
+
+def _node_docs(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> Iterator[PythonDoc]:
+    summary, _, body = inspect.cleandoc(ast.get_docstring(node) or "").partition("\n")
+    summary, body = " ".join(summary.split()), " ".join(body.split())
+    yield PythonDoc(name, summary, body)
+    for child in node.body:
+        if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and _is_public(child.name):
+            yield from _node_docs(child, f"{name}.{child.name}")
+
+
+def _is_public(name: str) -> bool:
+    return not name.startswith("_") or name.endswith("__")

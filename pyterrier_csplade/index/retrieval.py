@@ -1,4 +1,4 @@
-"""What all retrievers of an impact index have in common: everything but the search."""
+"""What all retrievers of an impact index share: everything except the search."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_csplade._settings import Settings
 from pyterrier_csplade.index.search.algorithm import Hits
 from pyterrier_csplade.vectors.checks import as_names, check_contracts, check_positive, check_weights, query_ids
 from pyterrier_csplade.vectors.contract import Contract
@@ -15,7 +16,7 @@ from pyterrier_csplade.vectors.contract import Contract
 from .stored import StoredIndex
 
 
-class IndexRetriever(pt.Transformer):
+class IndexRetriever(Settings, pt.Transformer):
     """Retrieves by the dot product of query weights and impacts.
 
     Documents with equal scores come in the order of indexing. A query without a term of the index (empty, None, weights of 0,
@@ -40,24 +41,16 @@ class IndexRetriever(pt.Transformer):
         self.verbose = verbose
 
     def _open(self) -> Contract | None:
-        """Make ready to search; return the contract of the documents, None if unknown."""
+        """Prepare to search; return the contract of the documents, None if unknown."""
         raise NotImplementedError
 
     def _search(self, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
-        """Search with queries (qid to weights above 0, at least one), whose terms the index may not hold."""
+        """Search with queries: qid to at least one weight above 0. The index may lack some of their terms."""
         raise NotImplementedError
 
     def _read(self, field: str, docids: np.ndarray) -> Any:
-        """Return a metadata field of documents, of which some may stand several times: array or list of str."""
+        """Return a metadata field of documents, which may repeat: array or list of str."""
         raise NotImplementedError
-
-    def _settings(self) -> dict[str, tuple[Any, Any]]:
-        """Arguments beside the index and ``verbose``: name to value and default."""
-        return {
-            "num_results": (self.num_results, 1000),
-            "include_fields": (self.include_fields, None),
-            "threads": (self.threads, 1),
-        }
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Search.
@@ -66,12 +59,12 @@ class IndexRetriever(pt.Transformer):
             inp: Queries with ``qid`` and ``query_toks`` (term to weight).
 
         Returns:
-            The input's columns (a ``docid``, ``score`` or ``rank`` is replaced), ``docid``, ``docno``, the included fields,
-            ``rank`` and ``score``, in the order of the queries.
+            The input's columns, ``docid``, ``docno``, the included fields, ``rank`` and ``score``, in the order of the queries.
+            Columns of the input with one of these names are replaced.
 
         Raises:
             ContractError: The queries come from another encoder than the documents.
-            DataError: A weight is negative or not finite, or a qid is missing or stands twice.
+            DataError: A weight is negative or not finite, or a qid is missing or appears twice.
             ImpactIndexError: There is no index, it is damaged, or the search failed.
         """
         pt.validate.query_frame(inp, extra_columns=["query_toks"], context=self)
@@ -97,15 +90,11 @@ class IndexRetriever(pt.Transformer):
         """Push a rank cutoff into the search; never relaxes a stricter one."""
         return self if k >= self.num_results else pt.inspect.transformer_apply_attributes(self, num_results=k)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, IndexRetriever) and self._identity() == other._identity()
+    def _maker(self) -> str:
+        return f"{self.impact_index!r}.retriever"
 
-    def __hash__(self) -> int:
-        return hash(self._identity())
-
-    def __repr__(self) -> str:
-        changed = [f"{name}={value!r}" for name, (value, default) in self._settings().items() if value != default]
-        return f"{self.impact_index!r}.retriever({', '.join(changed)})"
+    def _belongs_to(self) -> tuple[Any, ...]:
+        return self.impact_index.directory, self.impact_index.memory
 
     @property
     def _fields(self) -> list[str]:
@@ -115,16 +104,12 @@ class IndexRetriever(pt.Transformer):
     def _new_columns(self) -> list[str]:
         return ["docid", *self._fields, "rank", "score"]
 
-    def _identity(self) -> tuple[Any, ...]:
-        values = {name: value for name, (value, _) in self._settings().items()} | {"include_fields": tuple(self._fields)}
-        return (type(self), self.impact_index.directory, self.impact_index.memory, *values.items())
-
     def _frame(self, queries: pd.DataFrame, hits: list[Hits]) -> pd.DataFrame:
         """Return a row for each hit: the query's columns and the new ones."""
-        hits = [*hits, Hits.none()]  # arrays of the right type where there is no query
+        hits = [*hits, Hits.none()]  # gives the arrays their types even without queries
         counts = [len(found.docids) for found in hits]
         docids = np.concatenate([found.docids for found in hits])
-        # Column by column: each step of a chain of frames costs as much as the search of a small collection.
+        # Column by column: each step of a chain of frames would take as long as a search of a small collection.
         rows = np.repeat(np.arange(len(queries)), counts[:-1])
         columns = {name: queries[name].array.take(rows) for name in queries.columns if name not in self._new_columns}
         columns["docid"] = docids

@@ -1,4 +1,4 @@
-"""Checked documents on disk, between a pipeline and the writers of the index."""
+"""Checked documents on disk, on their way from a pipeline to the writers of the index."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pyterrier_csplade.vectors.vocabulary import is_index_term
 
 from .terrier import FieldLength
 
-#: What to do with a docno that was seen before.
+#: What to do with a repeated docno.
 OnDuplicate = Literal["refuse", "skip", "last"]
 
-# Postings of a shard, which is written and read at once.
+# Postings of a shard, which is written and read at once; our choice (not measured).
 _SHARD = 2**22
 
 
 class TermNumbers(dict[str, int]):
-    """Numbers terms in the order in which they are asked for; KeyError for what Terrier's lexicon cannot hold."""
+    """Numbers terms in the order of their first look-up; KeyError for terms that Terrier's lexicon cannot hold."""
 
     def __missing__(self, term: object) -> int:
         if not (isinstance(term, str) and is_index_term(term)):
@@ -34,26 +34,26 @@ class TermNumbers(dict[str, int]):
 
 
 class Spool:
-    """Documents that passed all checks, in temporary files: their impacts in shards, their metadata fields as JSON.
+    """Documents that passed all checks, in temporary files: impacts in shards, metadata fields as JSON.
 
-    The lexicon and the longest docno must be known before the first document is written, and nothing may be written of a
-    document that cannot be indexed; so all documents wait here until the last one has come. A posting takes 8 bytes on disk.
+    The lexicon and the longest docno must be known before the first document is written to an index, and an invalid document
+    must leave no index behind. So all documents wait here until the last one has been checked. A posting takes 8 bytes on disk.
     Memory holds docnos and terms (about 200 bytes each) and two shards of 4 million postings.
 
     Attributes:
-        terms: Terms to their numbers, which are the columns of :meth:`shards`.
+        terms: Term to its number, which is its column in :meth:`shards`.
         lengths: Metadata field to the length that holds its longest value.
-        encoder: Of the documents.
+        encoder: The encoder of the documents.
         fractional: Whether a weight was rounded.
     """
 
     def __init__(self, directory: Path, *, fields: Iterable[str] = (), on_duplicate: OnDuplicate = "refuse") -> None:
-        """Prepare an empty spool.
+        """Create an empty spool.
 
         Args:
-            directory: Where its files are written; must exist.
+            directory: An existing directory for its files.
             fields: Metadata fields to keep beside the docno.
-            on_duplicate: "refuse" a docno that comes again, "skip" the later document, or keep the "last" one.
+            on_duplicate: "refuse" a repeated docno, "skip" the later document, or keep the "last" one.
         """
         self.terms = TermNumbers()
         self.lengths = {name: FieldLength() for name in dict.fromkeys(("docno", *fields))}
@@ -61,16 +61,16 @@ class Spool:
         self.fractional = False
         self._on_duplicate = on_duplicate
         self._impacts_path, self._fields_path = directory / "impacts", directory / "fields.lz4"
-        # Docno to the row of its document, in the order of the index; rows of documents that were replaced stand in none.
+        # Docno to the row of its document, in the order of the index; rows of replaced documents are not in it.
         self._rows: dict[str, int] = {}
         self._next_row = 0
-        self._counts: list[np.ndarray] = []  # postings of each row, of the shards on disk
-        self._waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # the same, columns, impacts
-        self._records: list[str] = []  # metadata that wait
+        self._counts: list[np.ndarray] = []  # for each shard on disk, postings of each row
+        self._waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # postings of each row, columns, impacts
+        self._records: list[str] = []  # metadata not yet on disk
 
     @property
     def docnos(self) -> Sequence[str]:
-        """The docnos of the documents to index, in their order."""
+        """The docnos of the documents to index, in the order of the index."""
         return list(self._rows)
 
     @property
@@ -80,16 +80,16 @@ class Spool:
         return counts if len(self._rows) == len(counts) else counts[self._kept()]
 
     def accept(self, docno: str, position: int) -> bool:
-        """Whether the document with a docno is to be indexed; its impacts must be put next.
+        """Whether to index the document with this docno; if so, its impacts must be put next.
 
         Raises:
-            DataError: The docno stands twice, and that is not allowed.
+            DataError: The docno is repeated, and ``on_duplicate`` is "refuse".
         """
         if docno in self._rows:
             if self._on_duplicate == "refuse":
                 raise DataError(
-                    f"docno {docno!r} of document {position} stands twice: a docno names one document; on_duplicate='skip' "
-                    "keeps the first, on_duplicate='last' the last"
+                    f"docno {docno!r} of document {position} appears twice: docnos must be unique; on_duplicate='skip' keeps "
+                    "the first document, on_duplicate='last' the last"
                 )
             if self._on_duplicate == "skip":
                 return False
@@ -99,7 +99,7 @@ class Spool:
         return True
 
     def put_fields(self, values: Mapping[str, str], docno: str) -> None:
-        """Take the metadata fields of an accepted document, the docno among them."""
+        """Take the metadata fields of an accepted document, including the docno."""
         for name, value in values.items():
             what = f"document {docno!r}: field {name!r}"
             self.lengths[name].observe(text_length(value, what), len(value.encode()))
@@ -110,16 +110,16 @@ class Spool:
         """Take the impacts of the accepted documents.
 
         Args:
-            counts: Impacts of each document.
-            columns: Number of the term of each impact; no document has one twice.
-            impacts: From 1 to 2**31 - 1.
+            counts: Number of impacts of each document.
+            columns: Number of each impact's term; no document has a term twice.
+            impacts: Impacts from 1 to 2**31 - 1.
         """
         self._waiting.append((counts.astype(np.int64), columns.astype(np.int32), impacts.astype(np.int32)))
         if sum(len(waiting[1]) for waiting in self._waiting) >= _SHARD:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits. Call it after the last document."""
+        """Write everything that is still in memory. Call it after the last document."""
         if self._waiting:
             counts, columns, impacts = (np.concatenate(arrays) for arrays in zip(*self._waiting))
             with self._impacts_path.open("ab") as file:
@@ -132,7 +132,7 @@ class Spool:
         self._waiting, self._records = [], []
 
     def shards(self) -> Iterator[csr_matrix]:
-        """Yield the impacts of the documents to index, int32 [documents, terms], a shard after the other."""
+        """Yield the impacts of the documents to index, int32 [documents, terms], shard by shard."""
         offset = row = 0
         for counts in self._counts:
             postings = int(counts.sum())
@@ -153,7 +153,7 @@ class Spool:
             yield from (json.loads(line) for row, line in enumerate(file) if row in kept)
 
     def remove(self) -> None:
-        """Remove the impacts, to make room on the disk."""
+        """Remove the impacts, to free disk space."""
         self._impacts_path.unlink()
 
     def _kept(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""An impact index on disk: its contract, its card, and how it is checked and opened."""
+"""An impact index on disk: its files, its contract and its card, and how it is checked and opened."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import pyterrier as pt
 
 from pyterrier_csplade._errors import ImpactIndexError
+from pyterrier_csplade._settings import Settings
 from pyterrier_csplade._version import __version__
 from pyterrier_csplade.index.search.builder import open_postings
 from pyterrier_csplade.index.search.postings import POSTINGS_FILE, Postings, index_identity
@@ -19,12 +20,14 @@ from pyterrier_csplade.index.terrier.java import start, summary
 from pyterrier_csplade.storage.manifest import check_all, check_on_opening, has_manifest, read_whole
 from pyterrier_csplade.vectors.contract import Contract
 
-# Structures that Terrier would otherwise open at first use, perhaps after another process has replaced the index.
+# Terrier opens structures at first use, perhaps after another process has replaced the index; so they are opened at once.
 _STRUCTURES = ("lexicon", "inverted", "document", "meta")
+
+_FILE = "pt_meta.json"
 
 _CARD = """## Description
 
-A Terrier index of learned sparse impacts, {documents:,} documents with {mean:.0f} terms each in the mean, built by
+A Terrier index of learned sparse impacts, {documents:,} documents with {mean:.0f} terms each on average, built by
 [pyterrier_csplade](https://arxiv.org/abs/2504.10816) {version}. {encoder}
 
 ## Usage
@@ -34,17 +37,17 @@ from pyterrier_csplade import CSPLADE, ImpactIndex
 
 index = ImpactIndex.{load}
 index.verify()  # compares the SHA-256 of every file
-csplade = CSPLADE({model!r})  # the same model as that of the documents; another one is refused
+csplade = CSPLADE({model!r})  # the model that encoded the documents; other models are refused
 retriever = csplade.query_encoder() >> index.retriever()
 retriever.search("how do sparse vectors work")
 ```
 
-Without pyterrier_csplade, `pt.Artifact.{load}` opens it as a plain `pt.terrier.TerrierIndex`, of which `.tf()` searches for
-`query_toks` with the same ranking; its scores are the dot product divided by the query's largest weight.
+Without pyterrier_csplade, `pt.Artifact.{load}` opens it as a plain `pt.terrier.TerrierIndex`. Its `.tf()` ranks documents for
+`query_toks` in the same order; its scores are the dot product divided by the query's largest weight.
 
 ## Benchmarks
 
-No effectiveness was measured when the index was built. `pt.Experiment([retriever], topics, qrels, ["nDCG@10"])` measures it.
+Effectiveness was not measured when the index was built. `pt.Experiment([retriever], topics, qrels, ["nDCG@10"])` measures it.
 
 ## Reproduction
 
@@ -55,11 +58,8 @@ index = ImpactIndex("my.index")
 
 """
 
-_ENCODER = """Their encoder: {summary}; documents of at most {length} tokens, prefix {prefix!r}, {scale:g} as the impact
-of the weight 1."""
 
-
-class StoredIndex(pt.terrier.TerrierIndex):
+class StoredIndex(Settings, pt.terrier.TerrierIndex):
     """An impact index on disk: what can be read from it. :class:`ImpactIndex` adds building and searching."""
 
     def __init__(self, path: str | Path, *, memory: bool = False) -> None:
@@ -67,7 +67,7 @@ class StoredIndex(pt.terrier.TerrierIndex):
 
         Args:
             path: Its directory.
-            memory: Whether to load it into memory to search it.
+            memory: Whether to load it into memory for searching.
         """
         super().__init__(path, memory=memory)
         self._index_obj: Any = None
@@ -76,29 +76,33 @@ class StoredIndex(pt.terrier.TerrierIndex):
         self._postings: Postings | None = None
 
     @property
+    def directory(self) -> Path:
+        """The directory of the index, absolute and free of links."""
+        return Path(os.path.realpath(str(self.path)))
+
+    @property
     def contract(self) -> Contract | None:
-        """The contract of the encoder of the documents; None if it is unknown or nothing is built."""
+        """The contract of the document encoder; None if it is unknown or the index is not built."""
         return read_contract(self.directory) if self._index_obj is None else self._contract
 
-    def verify(self) -> None:
-        """Compare every file with the manifest, and the postings with their own: size and SHA-256. Reads the whole index.
+    def index_obj(self) -> Any:
+        """Return the Java index object, opened at first use.
 
         Raises:
-            ImpactIndexError: A file is missing or has changed (names it), or there is no index or no manifest.
+            ImpactIndexError: There is no index, or its files do not match its manifest.
         """
-        self._check_built()
-        read_whole(self.directory, lambda: check_all(self.directory))
-        if (self.directory / POSTINGS_FILE).exists():
-            Postings(self.directory / POSTINGS_FILE).file.verify()
+        if self._index_obj is None:
+            self._index_obj, self._contract = read_whole(self.directory, self._open)
+        return self._index_obj
 
     def postings(self, *, verbose: bool = False) -> Postings:
-        """Return the postings as arrays, opened at first use; the first time they are built, which needs no Java.
+        """Return the postings as arrays, opened at first use and built if there are none; needs no Java.
 
         Args:
-            verbose: Whether to show a progress bar while they are built.
+            verbose: Whether to show a progress bar while the arrays are built.
 
         Raises:
-            ImpactIndexError: There is no index, or it or its postings are damaged, or they cannot be written beside it.
+            ImpactIndexError: There is no index, it or its postings are damaged, or the postings cannot be written beside it.
         """
         if self._postings is None:
             self._check_built()
@@ -113,11 +117,11 @@ class StoredIndex(pt.terrier.TerrierIndex):
 
         Args:
             field: Its name.
-            docids: Numbers of documents, of which some may stand several times.
-            index: Identity of the index that they come from; None for the one that Terrier has opened.
+            docids: Numbers of documents; they may repeat.
+            index: Identity of the index that they come from; None for the index that Terrier has opened.
 
         Returns:
-            Strings, in an array of objects.
+            An object array of str.
 
         Raises:
             ImpactIndexError: There is no such field, or the index was built again between the two.
@@ -131,19 +135,26 @@ class StoredIndex(pt.terrier.TerrierIndex):
         values: np.ndarray = np.array(self.meta_index().getItems(field, distinct.tolist()), dtype=object)[places]
         return values
 
-    def index_obj(self) -> Any:
-        """Return the Java index object, opened at first use.
+    def verify(self) -> None:
+        """Compare size and SHA-256 of every file with the manifest, and check the postings; reads the whole index.
 
         Raises:
-            ImpactIndexError: There is no index, or its files do not match its manifest.
+            ImpactIndexError: A file is missing or has changed (names it), or the index or its manifest does not exist.
         """
-        if self._index_obj is None:
-            self._index_obj, self._contract = read_whole(self.directory, self._open)
-        return self._index_obj
+        self._check_built()
+        read_whole(self.directory, lambda: check_all(self.directory))
+        if (self.directory / POSTINGS_FILE).exists():
+            Postings(self.directory / POSTINGS_FILE).file.verify()
 
     def close(self) -> None:
-        """Forget the opened index, so that the next use opens what is at the path then."""
+        """Forget the opened index; the next use opens what is at the path then."""
         self._index_obj = self._index_ref = self._postings = None
+
+    def _belongs_to(self) -> tuple[Any, ...]:
+        return (self.directory,)
+
+    def _changed(self) -> list[str]:
+        return [repr(str(self.path)), *super()._changed()]
 
     def _check_built(self) -> None:
         if not self.built():
@@ -163,25 +174,8 @@ class StoredIndex(pt.terrier.TerrierIndex):
         self._identity_of_index_obj = index_identity(self.directory)
         return index, read_contract(self.directory)
 
-    @property
-    def directory(self) -> Path:
-        """The directory of the index, absolute and free of links."""
-        return Path(os.path.realpath(str(self.path)))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r}{', memory=True' if self.memory else ''})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, StoredIndex) and self._identity() == other._identity()
-
-    def __hash__(self) -> int:
-        return hash(self._identity())
-
-    def _identity(self) -> tuple[Any, ...]:
-        return type(self), self.directory, self.memory
-
     def _hf_readme(self, *, repo: str, branch: str | None = "main", **kwargs: Any) -> str:
-        """Fill PyTerrier's card, of which only the parts around its content are kept."""
+        """Fill PyTerrier's card; only the parts around its content are kept."""
         card: str = super()._hf_readme(repo=repo, branch=branch, **kwargs)
         head, tail = card.partition("## Description")[0], card.rpartition("## Metadata")[2]
         name = repo if branch in (None, "main") else f"{repo}@{branch}"
@@ -195,37 +189,31 @@ class StoredIndex(pt.terrier.TerrierIndex):
 
     def _card(self, load: str) -> str:
         values, contract = read_metadata(self.directory), read_contract(self.directory)
+        encoder = "The document encoder is unknown."
+        if contract is not None:
+            encoder = (
+                f"Document encoder: {contract.summary}; at most {contract.document_length} tokens, prefix "
+                f"{contract.document_prefix!r}; the weight 1 has the impact {contract.impact_scale:g}."
+            )
         return _CARD.format(
             documents=values["documents"],
             mean=values["postings"] / values["documents"],
             version=values["version"],
-            encoder="Their encoder is not known." if contract is None else _describe(contract),
+            encoder=encoder,
             load=load,
             model=(contract and contract.base_model) or "the model of the documents",
         )
 
 
-def _describe(contract: Contract) -> str:
-    return _ENCODER.format(
-        summary=contract.summary,
-        length=contract.document_length,
-        prefix=contract.document_prefix,
-        scale=contract.impact_scale,
-    )
-
-
-_FILE = "pt_meta.json"
-
-
 def write_metadata(directory: Path, *, documents: int, empty: int, postings: int, contract: Contract | None) -> None:
-    """Write the file.
+    """Write ``pt_meta.json``, by which PyTerrier recognises an index.
 
     Args:
-        directory: Of the index.
-        documents: How many there are.
-        empty: How many of them have no impact.
-        postings: How many there are.
-        contract: The contract of the encoder of the documents; None if unknown.
+        directory: The directory of the index.
+        documents: Number of documents.
+        empty: Number of documents without any impact.
+        postings: Number of postings.
+        contract: The contract of the document encoder; None if unknown.
     """
     metadata = {
         "type": "sparse_index",
@@ -243,7 +231,7 @@ def write_metadata(directory: Path, *, documents: int, empty: int, postings: int
 
 
 def read_metadata(directory: Path) -> dict[str, Any]:
-    """Return what this package has added; empty if it did not build the index.
+    """Return what this package adds to ``pt_meta.json``; empty if another package built the index.
 
     Raises:
         ImpactIndexError: The file is damaged.
@@ -259,10 +247,10 @@ def read_metadata(directory: Path) -> dict[str, Any]:
 
 
 def read_contract(directory: Path) -> Contract | None:
-    """Return the contract of the encoder of the documents; None if it is unknown or there is no index.
+    """Return the contract of the document encoder; None if it is unknown or there is no index.
 
     Raises:
-        ContractError: It is not valid.
+        ContractError: The contract is not valid.
         ImpactIndexError: The file is damaged.
     """
     values = read_metadata(directory).get("contract")

@@ -1,4 +1,4 @@
-"""Exact retrieval with Terrier from an impact index."""
+"""Exact retrieval with Terrier."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from .stored import StoredIndex
 # Too long for Terrier's lexicon, so never a term of an index.
 _NO_TERM = "\u00e9" * 31
 
-# Terrier reads weights with six decimals, which is exact for whole numbers: doubles from 2**53 on. Scaled to lie between the
-# two, weights may differ by a factor of 1e285.
+# Terrier reads weights with six decimals, which is exact for whole numbers, as all doubles from 2**53 are. Weights are scaled
+# to lie between 2**53 and 2**1000, so they may differ by a factor of up to 1e285.
 _WHOLE = 53
 _LARGEST = 1000
 
-# Only Terrier's own query language, and no look-up of metadata: all documents' are read together.
+# Only Terrier's matching language, and no look-up of metadata, which are read for all documents together.
 _CONTROLS = {"terrierql": "off", "parsecontrols": "off", "parseql": "off", "matchopql": "on", "decorate": "off"}
 
 
 class ImpactRetriever(IndexRetriever):
-    """Retrieves with Terrier by the dot product of query weights and impacts.
+    """Retrieves with Terrier by the dot product of query weights and impacts, in double precision.
 
-    Scores are the sums of the products in double precision; documents with equal scores come in the order of indexing. A query
-    without a term of the index (empty, None, weights of 0, unknown terms only) has no rows in the result.
+    Documents with equal scores come in the order of indexing. A query without a term of the index (empty, None, weights of 0,
+    unknown terms only) has no rows in the result.
     """
 
     schematic = {"label": "ImpactRetriever", "help_url": None}
@@ -57,11 +57,8 @@ class ImpactRetriever(IndexRetriever):
         super().__init__(impact_index, num_results=num_results, include_fields=include_fields, threads=threads, verbose=verbose)
         self.exact_scores = exact_scores
         self._opened: tuple[Any, pt.Transformer] | None = None
-        # Which terms an index holds, as far as queries asked: each look-up is a call into Java.
+        # Whether the index has a term, for the terms of past queries: each look-up is a call into Java.
         self._looked_up: tuple[Any, dict[str, bool]] | None = None
-
-    def _settings(self) -> dict[str, tuple[Any, Any]]:
-        return {**super()._settings(), "exact_scores": (self.exact_scores, True)}
 
     def _open(self) -> Contract | None:
         self.impact_index.index_obj()
@@ -92,7 +89,7 @@ class ImpactRetriever(IndexRetriever):
             request.setControl(control, value)
         request.setOriginalQuery(_to_terrier(weights))
         terrier.manager.runSearchRequest(request)
-        # The public view of the results is a list of objects, each with its own calls into Java.
+        # The public view of results is a list of objects, and reading each takes several calls into Java.
         results = pt.java.cast("org.terrier.querying.Request", request).getResultSet()
         size = results.getResultSize()
         docids, scores = (np.array(values[:size]) for values in (results.getDocids(), results.getScores()))
@@ -102,7 +99,7 @@ class ImpactRetriever(IndexRetriever):
         return self.impact_index.read_field(field, docids)
 
     def _known(self, queries: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-        """Leave out the terms that the index does not hold, and the queries of which nothing is left."""
+        """Leave out terms that are not in the index, and queries without any other term."""
         index = self.impact_index.index_obj()
         if self._looked_up is None or self._looked_up[0] is not index:
             self._looked_up = index, {}
@@ -116,10 +113,10 @@ class ImpactRetriever(IndexRetriever):
         index = self.impact_index.index_obj()
         if self._opened is None or self._opened[0] is not index:  # the index may have been built again
             with warnings.catch_warnings():
-                # Threads are said to be experimental because rows come in any order of the queries; ours do not.
+                # PyTerrier calls threads experimental because its rows come in any order of queries; these rows do not.
                 warnings.filterwarnings("ignore", message="Multi-threaded|Upgrading")
                 retriever = pt.terrier.Retriever(
-                    # For threads Terrier changes the index object, which others use: let it open its own.
+                    # For threads Terrier changes the index object, which others use, so it opens one of its own.
                     index if self.threads == 1 else str(self.impact_index.directory),
                     wmodel="Tf",
                     num_results=self.num_results,
@@ -130,7 +127,7 @@ class ImpactRetriever(IndexRetriever):
 
 
 def _detached(function: Any, *args: Any) -> Any:
-    """Call a function in a thread that then lets go of Java, which would keep it otherwise."""
+    """Call a function, and then detach the thread from Java, which would keep it otherwise."""
     from jnius import detach
 
     try:
@@ -142,11 +139,11 @@ def _detached(function: Any, *args: Any) -> Any:
 def _scale(query: dict[str, float]) -> tuple[dict[str, float], float]:
     """Scale a query so that Terrier computes with its exact weights.
 
-    Terrier prints the weights with six decimals and divides them by the largest. Powers of two make both exact: the weights are
-    multiplied by one, and a term that no document has gets the next one above the largest weight.
+    Terrier prints weights with six decimals and divides them by the largest. Powers of two make both steps exact: all weights
+    are multiplied by a power of two, and a term that no document has gets the next power above the largest weight.
 
     Returns:
-        The weights for Terrier, and the factor by which its scores are the dot product.
+        The weights for Terrier, and the factor that turns its scores into the dot product.
     """
     above = math.frexp(max(query.values()))[1]
     shift = min(_WHOLE + 1 - math.frexp(min(query.values()))[1], _LARGEST - above)
@@ -155,7 +152,7 @@ def _scale(query: dict[str, float]) -> tuple[dict[str, float], float]:
 
 
 def _to_terrier(query: dict[str, float]) -> str:
-    """Return a query in Terrier's language of matching operators; terms that it could take for syntax are encoded."""
+    """Return a query in Terrier's matching language; terms that could be mistaken for syntax are encoded."""
     plain = re.compile("[A-Za-z0-9]+")
     terms = {
         term if plain.fullmatch(term) else f"#base64({base64.b64encode(term.encode()).decode()})": weight

@@ -1,7 +1,7 @@
-"""Attention among the tokens of each text of a row of texts, by the flash kernel that PyTorch brings for CUDA.
+"""Attention within each text of a row of texts, by PyTorch's flash kernel for CUDA.
 
-transformers packs texts for the package flash-attn alone; this gives its ``sdpa`` the same. Needs ``varlen_attn`` of PyTorch
-2.11; models without it pad.
+transformers packs texts for the package flash-attn only; this does the same for ``sdpa``. It needs ``varlen_attn`` of PyTorch
+2.11; without it, texts are padded.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from .transformers_internals import attention_of, set_attention
+
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # PyTorch below 2.10
     varlen_attn = None  # type: ignore[assignment]
 
-#: What transformers calls it.
+#: Its name in transformers.
 NAME = "csplade_varlen"
 
 
@@ -39,7 +41,7 @@ def _parameters(kernel: Callable[..., Any]) -> frozenset[str]:
 
 
 def text_bounds(attention_mask: Tensor) -> dict[str, Any]:
-    """Say where texts begin in the row of all tokens that a mask [texts, length] marks, as transformers' models take it."""
+    """Return where each text begins in the row of all tokens that a mask [texts, length] marks, in transformers' arguments."""
     lengths = attention_mask.sum(dim=1, dtype=torch.int32)
     starts = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
     longest = int(lengths.max())
@@ -48,14 +50,16 @@ def text_bounds(attention_mask: Tensor) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def used_by(lm: Any) -> Iterator[None]:
-    """Let a model attend this way if it uses PyTorch's attention; implementations that pack by themselves stay."""
-    config, before = lm.config, lm.config._attn_implementation
-    if before == "sdpa":
-        config._attn_implementation = NAME
+    """Let a model that uses PyTorch's attention attend this way; implementations that pack by themselves are kept."""
+    before = attention_of(lm.config)
+    if before != "sdpa":
+        yield
+        return
+    set_attention(lm.config, NAME)
     try:
         yield
     finally:
-        config._attn_implementation = before
+        set_attention(lm.config, before)
 
 
 def attend(
@@ -77,16 +81,16 @@ def attend(
         key: [1, heads of keys, tokens, width].
         value: As ``key``.
         attention_mask: None.
-        scaling: Of scores.
-        is_causal: Instead of what the layer says.
+        scaling: Factor of the scores.
+        is_causal: Overrides the layer's setting.
         sliding_window: Tokens that a token sees, itself and those before it; None for all.
-        settings: ``text_bounds``, and what other implementations take.
+        settings: Those of ``text_bounds``, and arguments of other implementations.
 
     Returns:
         [1, tokens, heads, width], and no weights.
 
     Raises:
-        ValueError: The model does with its scores what the kernel cannot.
+        ValueError: The model transforms its scores in a way that the kernel does not support.
     """
     for name in ("softcap", "s_aux"):
         if settings.get(name) is not None:
@@ -103,7 +107,7 @@ def attend(
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """The bounds of the texts are mask enough."""
+    """Make no mask: the bounds of the texts replace it."""
 
 
 AttentionInterface.register(NAME, attend)

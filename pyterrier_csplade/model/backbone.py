@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,8 +14,28 @@ from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .attention import text_bounds, used_by
 from .head import activate, max_pool_logits
+from .transformers_internals import attention_of
 
 Role = Literal["query", "document"]
+
+
+@dataclass(frozen=True)
+class TokenizedBatch:
+    """Texts whose tokens are known, so that encoding them only has to run the model; ``CSPLADE.tokenize`` makes it.
+
+    Attributes:
+        texts: The texts.
+        names: Their names in error messages.
+        role: What they are.
+        sequences: Token ids of each text.
+        truncated: How many texts were longer than the maximum length.
+    """
+
+    texts: Sequence[str]
+    names: Sequence[str]
+    role: Role
+    sequences: Sequence[Sequence[int]]
+    truncated: int = 0
 
 
 class Backbone(nn.Module):
@@ -25,6 +46,7 @@ class Backbone(nn.Module):
         tokenizer: Its tokenizer.
         contract: How texts are encoded.
         vocabulary: The index terms.
+        columns: The head's row of each index term, int64 [terms].
         column_of_token: Column of each of the head's rows in the vocabulary, int64, ascending; -1 if it is no index term.
         packs: Whether texts go through the model in one row, without padding, at inference; the self-test decides.
     """
@@ -38,13 +60,13 @@ class Backbone(nn.Module):
         self.packs = False
         special_ids = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
         self.vocabulary = Vocabulary.from_tokens(tokenizer.get_vocab(), special_ids=special_ids, size=self.head.out_features)
-        self._columns: Tensor
-        self._special: Tensor
-        self.register_buffer("_columns", torch.from_numpy(self.vocabulary.token_ids), persistent=False)
-        columns = torch.full((self.head.out_features,), -1, dtype=torch.long)
-        columns[self._columns] = torch.arange(len(self.vocabulary))
+        self.columns: Tensor
         self.column_of_token: Tensor
-        self.register_buffer("column_of_token", columns, persistent=False)
+        self._special: Tensor
+        self.register_buffer("columns", torch.from_numpy(self.vocabulary.token_ids), persistent=False)
+        column_of_token = torch.full((self.head.out_features,), -1, dtype=torch.long)
+        column_of_token[self.columns] = torch.arange(len(self.vocabulary))
+        self.register_buffer("column_of_token", column_of_token, persistent=False)
         self.register_buffer("_special", torch.tensor(sorted(special_ids), dtype=torch.long), persistent=False)
 
     @property
@@ -53,7 +75,7 @@ class Backbone(nn.Module):
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def _keep_attention(self) -> None:
-        """Choose the mask again where the model object has served another contract in the meantime."""
+        """Choose the mask again if the model object has been used with another contract in the meantime."""
         causal = self.contract.attention == "causal"
         if self._lm.config.is_causal != causal:
             choose_attention(self._lm, causal=causal)
@@ -64,29 +86,29 @@ class Backbone(nn.Module):
         return self._lm.get_output_embeddings()
 
     @property
-    def columns(self) -> Tensor:
-        """The head's row of each index term, int64 [terms]."""
-        return self._columns
-
-    @property
     def device(self) -> torch.device:
         """Where inputs must be."""
-        return self._columns.device
+        return self.columns.device
 
     @property
     def attn_implementation(self) -> str:
         """The attention implementation that the model was loaded with."""
-        return str(self._lm.config._attn_implementation)
+        return attention_of(self._lm.config)
 
-    def tokenize(self, texts: Sequence[str], role: Role) -> tuple[list[list[int]], int]:
-        """Turn texts into token ids as the contract says: prefix, BOS, EOS, maximum length.
+    def tokenize(self, texts: Sequence[str], role: Role, contract: Contract | None = None) -> tuple[list[list[int]], int]:
+        """Turn texts into token ids according to the contract: prefix, BOS, EOS, maximum length.
 
         An empty text has no tokens, whatever the contract adds.
 
+        Args:
+            texts: The texts.
+            role: Whether they are queries or documents.
+            contract: A contract with other lengths; the model's own by default.
+
         Returns:
-            The ids of each text (one copy for echo), and how many texts were cut.
+            The ids of each text (one copy for echo), and how many texts were truncated.
         """
-        contract, tokenizer = self.contract, self.tokenizer
+        contract, tokenizer = contract or self.contract, self.tokenizer
         prefix = contract.query_prefix if role == "query" else contract.document_prefix
         length = contract.query_length if role == "query" else contract.document_length
         before = [tokenizer.bos_token_id] if contract.add_bos else []
@@ -100,10 +122,10 @@ class Backbone(nn.Module):
         return [before + ids[:room] + after if text.strip() else [] for ids, text in zip(encoded, texts)], cut
 
     def readable(self, tokens: int) -> int:
-        """Return how many characters of a text decide its first tokens; so texts of any length take bounded memory."""
+        """Return how many characters of a text can affect its first tokens, so that texts of any length need bounded memory."""
         if not hasattr(self, "_longest"):
             self._longest = max(map(len, self.tokenizer.get_vocab()))
-        return (tokens + 1) * self._longest  # no token is longer, so what lies behind cannot reach a kept one
+        return (tokens + 1) * self._longest  # no token is longer, so later characters cannot reach a kept one
 
     def collate(self, sequences: Sequence[Sequence[int]], tokens: int = 0) -> dict[str, Tensor]:
         """Pad token ids on the right and mark what is pooled.
@@ -141,10 +163,10 @@ class Backbone(nn.Module):
     def pooled_logits(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
         """Compute the maxima of the logits before the activation, float32 [batch, index terms]."""
         pooled = max_pool_logits(self.hidden_states(input_ids, attention_mask), self.head.weight, pool_mask)
-        return self.finish_logits(pooled).index_select(1, self._columns)
+        return self.finish_logits(pooled).index_select(1, self.columns)
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Run the model without its head: last hidden states, [batch, length, width]; those of padding mean nothing."""
+        """Run the model without its head: last hidden states, [batch, length, width], undefined on padding."""
         self._keep_attention()
         if self.packs and not self.training:
             return self.packed_states(input_ids, attention_mask)
@@ -166,11 +188,11 @@ class Backbone(nn.Module):
         return output.last_hidden_state[0, places.clamp(min=0)]
 
     def reference_logits(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
-        """Compute what ``pooled_logits`` computes from the model's own logits, for tests: needs memory for all of them."""
+        """Compute ``pooled_logits`` from the model's own logits, for tests; needs memory for all of them."""
         self._keep_attention()
         logits = self._lm(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits.float()
         pooled = logits.masked_fill(~pool_mask[..., None], float("-inf")).amax(dim=1)
-        return pooled.index_select(1, self._columns) * self.contract.logit_scale
+        return pooled.index_select(1, self.columns) * self.contract.logit_scale
 
     def finish_logits(self, pooled: Tensor, tokens: slice | Tensor = slice(None)) -> Tensor:
         """Apply the head's bias, what the architecture does after the head, and the contract's scale.
@@ -188,7 +210,7 @@ class Backbone(nn.Module):
 
 
 def choose_attention(lm: Any, *, causal: bool) -> None:
-    """Let a model attend to the left only, or both ways: masks follow its configuration, flash attention its modules."""
+    """Let a model attend to the left only, or both ways: masks depend on its configuration, flash attention on its modules."""
     lm.config.is_causal = causal
     for module in lm.modules():
         if hasattr(module, "is_causal"):
@@ -204,17 +226,3 @@ def finish_logits(config: Any, logits: Tensor) -> Tensor:
     if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
         logits = torch.tanh(logits / cap) * cap
     return logits
-
-
-class TokenizedTexts(list[str]):
-    """Texts whose tokens are known already, so that encoding them only has to run the model.
-
-    Attributes:
-        sequences: Token ids of each text.
-        cut: How many texts were cut to the maximum length.
-    """
-
-    def __init__(self, texts: Iterable[str], sequences: list[list[int]], cut: int = 0) -> None:
-        super().__init__(texts)
-        self.sequences = sequences
-        self.cut = cut

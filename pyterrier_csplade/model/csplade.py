@@ -13,21 +13,22 @@ import torch
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import ContractError
+from pyterrier_csplade._settings import Settings
 from pyterrier_csplade.vectors.checks import check_positive, check_texts
 from pyterrier_csplade.vectors.contract import Contract, Variant
 from pyterrier_csplade.vectors.impacts import Quantizer, to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
-from .backbone import Backbone, Role, TokenizedTexts
+from .backbone import Backbone, Role, TokenizedBatch
 from .encoder import BatchEncoder, Head
 from .hub import check_source
 from .loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone
 from .scorer import Scorer
-from .sparse import Wanted
+from .sparse import ALL, Wanted
 from .transformers import DocEncoder, QueryEncoder
 
 
-class CSPLADE:
+class CSPLADE(Settings):
     """Learned sparse retrieval with a causal language model (Xu et al., 2025, arXiv 2504.10816).
 
     A text's vector is ``log(1 + ReLU(max over positions of the LM-head logits))`` over the vocabulary (Eq. 1), special tokens
@@ -37,7 +38,7 @@ class CSPLADE:
         batch_size: Texts that go through the model together.
         text_field: Column of a document's text.
         verbose: Whether progress is shown.
-        truncated: How many queries and documents were cut to the maximum length so far.
+        truncated: How many queries and documents were longer than the maximum length so far.
     """
 
     def __init__(
@@ -68,15 +69,15 @@ class CSPLADE:
             dtype: A torch dtype or its name; "auto" is the checkpoint's own on an accelerator and float32 on a CPU.
             device: For example "cuda"; None takes an accelerator if there is one.
             attn_implementation: As in transformers, for example "sdpa" or "eager"; None leaves it to transformers.
-            head: "streamed" works out all logits; "screened", on a CPU, only those that an int8 product does not rule out: the
-                same vectors, sooner where sparse. None: "screened" with AVX-512 VNNI, else "streamed".
+            head: "streamed" computes all logits; "screened", on a CPU, only those that an int8 product does not rule out: the
+                same vectors, faster if they are sparse. None: "screened" with AVX-512 VNNI, else "streamed".
             batch_size: Texts that go through the model together; an accelerator takes more short ones, a CPU fewer long ones.
             text_field: Column of a document's text.
             verbose: Whether progress is shown.
-            contract: For a checkpoint without a contract of its own: how its texts must be encoded.
+            contract: How texts must be encoded, for a checkpoint without a contract.
 
         Raises:
-            ContractError: An argument contradicts the contract that stands in the checkpoint.
+            ContractError: An argument contradicts the checkpoint's contract.
             FileNotFoundError: ``model`` or ``adapter`` names a directory that is missing or holds no checkpoint.
         """
         self.model = str(model) if isinstance(model, (str, Path)) else model
@@ -95,7 +96,8 @@ class CSPLADE:
         self._given_contract = contract
         self._loaded: BatchEncoder | None = None
         check_positive(batch_size=batch_size)
-        check_source(self.model, self._settings())
+        defaults = self._defaults()
+        check_source(self.model, {name: value for name, value in self.settings().items() if value != defaults[name]})
         if isinstance(self.model, str) and Path(self.adapter or self.model).is_dir():
             self._agreed_contract()
 
@@ -176,16 +178,18 @@ class CSPLADE:
             quantizer: Makes impacts, on the model's device; None leaves weights.
             batch_size: This model's by default.
             verbose: This model's by default.
-            names: How messages call the texts; "text 0", "text 1" ... by default.
+            names: Names of the texts in error messages; "text 0", "text 1" ... by default.
 
         Returns:
             float32 weights above 0, or int32 impacts, [texts, terms of ``vocabulary``].
 
         Raises:
-            DataError: A text is no string or no valid Unicode, memory does not suffice for it alone, or it has a weight that is
-                not finite or too large for an impact; names it.
+            DataError: A text is no string or no valid Unicode, there is not enough memory for it alone, or it has a weight
+                that is not finite or too large for an impact; names it.
         """
-        return self._encode(texts, "document", Wanted(min_weight, top_k, quantizer), (batch_size, verbose, names))
+        wanted = Wanted(min_weight, top_k, quantizer)
+        batch = self.tokenize(texts, "document", names)
+        return self.encode_tokenized(batch, wanted, batch_size=batch_size, verbose=verbose)
 
     def encode_queries(
         self,
@@ -198,7 +202,48 @@ class CSPLADE:
         names: Sequence[str] | None = None,
     ) -> csr_matrix:
         """Encode queries, into weights; otherwise as ``encode_docs``."""
-        return self._encode(texts, "query", Wanted(min_weight, top_k), (batch_size, verbose, names))
+        wanted = Wanted(min_weight, top_k)
+        return self.encode_tokenized(self.tokenize(texts, "query", names), wanted, batch_size=batch_size, verbose=verbose)
+
+    def tokenize(self, texts: Sequence[str], role: Role, names: Sequence[str] | None = None) -> TokenizedBatch:
+        """Tokenise texts for ``encode_tokenized``.
+
+        Args:
+            texts: Any number of texts.
+            role: "query" or "document".
+            names: Names of the texts in error messages; "text 0", "text 1" ... by default.
+        """
+        names = names or [f"text {position}" for position in range(len(texts))]
+        checked = check_texts(texts, names)
+        sequences, truncated = self.backbone.tokenize(checked, role)
+        if truncated and not self.truncated[role]:
+            length = self.contract.query_length if role == "query" else self.contract.document_length
+            noun, verb = (role, "was") if truncated == 1 else ("queries" if role == "query" else "documents", "were")
+            warnings.warn(
+                f"{truncated:,} {noun} {verb} longer than {length} tokens and {verb} truncated (shown once; see "
+                "`.truncated` for the count). "
+                "Long documents: pt.text.sliding() >> doc_encoder, pt.text.max_passage() after retrieval",
+                stacklevel=3,
+            )
+        self.truncated[role] += truncated
+        return TokenizedBatch(checked, names, role, sequences, truncated)
+
+    def encode_tokenized(
+        self, batch: TokenizedBatch, wanted: Wanted = ALL, *, batch_size: int | None = None, verbose: bool | None = None
+    ) -> csr_matrix:
+        """Encode tokenised texts; ``encode_docs`` explains the other arguments, the result and the errors.
+
+        Args:
+            batch: Made by ``tokenize``.
+            wanted: What is kept of each text, and whether as weights or as impacts; all weights by default.
+            batch_size: This model's by default.
+            verbose: This model's by default.
+        """
+        encode = partial(self.batch_encoder.encode, batch.sequences, batch_size or self.batch_size, batch.names, wanted)
+        if not (self.verbose if verbose is None else verbose):
+            return encode()
+        with pt.tqdm(total=len(batch.sequences), desc=f"CSPLADE {batch.role} encoding", unit=batch.role) as bar:
+            return encode(advance=bar.update)
 
     def decode(self, row: csr_matrix) -> dict[str, float]:
         """Return the expansion of one text, term to weight, the heaviest first.
@@ -211,32 +256,8 @@ class CSPLADE:
         return dict(to_vectors(csr_matrix(row), self.vocabulary)[0])
 
     def explain(self, query: str, doc: str) -> dict[str, float]:
-        """Return what each matching term adds to the score of two texts (weight times weight), the most first."""
+        """Return how much each matching term adds to the score of two texts (weight times weight), the largest first."""
         return self.decode(csr_matrix(self.encode_queries([query]).multiply(self.encode_docs([doc]))))
-
-    def _encode(self, texts: Sequence[str], role: Role, wanted: Wanted, options: tuple[Any, ...]) -> csr_matrix:
-        batch_size, verbose, names = options
-        names, size = names or [f"text {position}" for position in range(len(texts))], batch_size or self.batch_size
-        sequences = (texts if isinstance(texts, TokenizedTexts) else self.tokenize(texts, role, names)).sequences
-        encode = partial(self.batch_encoder.encode, sequences, size, names, wanted)
-        if not (self.verbose if verbose is None else verbose):
-            return encode()
-        with pt.tqdm(total=len(sequences), desc=f"CSPLADE {role} encoding", unit=role) as bar:
-            return encode(advance=bar.update)
-
-    def tokenize(self, texts: Sequence[str], role: Role, names: Sequence[str]) -> TokenizedTexts:
-        """Tokenise texts ahead of ``encode_docs`` or ``encode_queries``, which take the result as texts."""
-        checked = check_texts(texts, names)
-        sequences, cut = self.backbone.tokenize(checked, role)
-        if cut and not self.truncated[role]:
-            length = self.contract.query_length if role == "query" else self.contract.document_length
-            warnings.warn(
-                f"{cut} {role} texts were cut to {length} tokens; this is said once, .truncated counts on. Long documents: "
-                "pt.text.sliding() >> doc_encoder, pt.text.max_passage() after retrieval",
-                stacklevel=4,
-            )
-        self.truncated[role] += cut
-        return TokenizedTexts(checked, sequences, cut)
 
     def doc_encoder(
         self,
@@ -255,7 +276,7 @@ class CSPLADE:
             text_field: Column of the text; this model's by default.
             top_k: Keep only the heaviest terms; None keeps all.
             min_weight: Keep only weights of at least this.
-            counts: Whether to add ``toks_tf``, how often each token stands in the text, for ``ImpactIndex.add_guide``.
+            counts: Whether to add ``toks_tf``, how often each token occurs in the text, for ``ImpactIndex.add_guide``.
             quantizer: Makes integer impacts, as Terrier needs them; by default of the contract's scale. None keeps floats.
             batch_size: This model's by default.
             verbose: This model's by default.
@@ -275,26 +296,14 @@ class CSPLADE:
         """Make the transformer that scores documents for queries without an index; arguments as in ``doc_encoder``."""
         return Scorer(self, text_field=text_field, batch_size=batch_size, verbose=verbose)
 
-    def _settings(self) -> dict[str, tuple[Any, Any]]:
-        """Arguments that make a difference, beside model and contract: name to value and default."""
-        return {
-            "adapter": (self.adapter, None), "revision": (self.revision, None), "variant": (self.variant, None),
-            "quantization": (self.quantization, None), "dtype": (self.dtype, "auto"), "device": (self.device, None),
-            "attn_implementation": (self.attn_implementation, None), "head": (self.head, None),
-            "batch_size": (self.batch_size, 32), "text_field": (self.text_field, "text"),
-        }  # fmt: skip
+    def _defaults(self) -> dict[str, Any]:
+        defaults = super()._defaults()
+        del defaults["contract"]  # the property of this name loads the model
+        return defaults
 
-    def _identity(self) -> tuple[Any, ...]:
-        model = self.model if isinstance(self.model, str) else tuple(map(id, self.model))
-        return (model, self._given_contract, *(str(value) for value, _ in self._settings().values()))
+    def _belongs_to(self) -> tuple[Any, ...]:
+        return self.model if isinstance(self.model, str) else tuple(map(id, self.model)), self._given_contract
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, CSPLADE) and self._identity() == other._identity()
-
-    def __hash__(self) -> int:
-        return hash(self._identity())
-
-    def __repr__(self) -> str:
+    def _changed(self) -> list[str]:
         model = repr(self.model) if isinstance(self.model, str) else f"({type(self.model[0]).__name__}, tokenizer)"
-        changed = [f"{name}={value!r}" for name, (value, default) in self._settings().items() if value != default]
-        return f"CSPLADE({', '.join([model, *changed])})"
+        return [model, *super()._changed()]

@@ -1,4 +1,4 @@
-"""Encoding of many texts: batches of like length in a budget of tokens, smaller when memory runs out, sparse results."""
+"""Encoding of many texts in batches of similar length, which become smaller when memory runs out."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ from .backbone import Backbone
 from .head import Entries, pooled_states, streamed_entries
 from .onednn import fast_products
 from .screen import Screen
-from .sparse import Wanted, in_order, sparse_vectors
+from .sparse import ALL, Wanted, in_order, sparse_vectors
+from .torch_internals import multiplies_int8_fast, state_of
 
 Head = Literal["streamed", "screened"]
 
-# What the allocators of CUDA, ROCm, XPU, MPS, XLA and CPUs (Linux, Windows) say.
+# From the error messages of the allocators of CUDA, ROCm, XPU, MPS, XLA and CPUs (Linux, Windows).
 _OUT_OF_MEMORY = (
     "out of memory", "OUT_OF_MEMORY", "STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory", "MemoryAllocation",
     "OUT_OF_DEVICE_MEMORY", "OUT_OF_HOST_MEMORY", "RESOURCE_EXHAUSTED", "Failed to allocate",
 )  # fmt: skip
 
-_ALL = Wanted()
-# Tokens, with padding, that go through a CPU together. Ours, measured: larger products are no faster there, and smaller batches
-# have less padding. The same for any number of threads, so that a run that goes on elsewhere has the same batches.
+# Tokens, with padding, that go through a CPU together; our choice (measured: larger products are no faster, and smaller batches
+# have less padding). It does not depend on the number of threads, so that a run that resumes elsewhere has the same batches.
 _TOKENS_ON_CPU = 1024
-# Lengths of batches there are multiples of the first number, from the second on (short texts have few lengths, and would get
-# much padding): oneDNN keeps a compiled product for each shape. Ours, measured: half of the memory for 1 % more tokens.
+# Lengths of batches on a CPU are multiples of the first number, from the second on (short texts have few lengths, and would get
+# much padding), because oneDNN keeps a compiled product for each shape; our choice (measured: half of the memory for 1 % more
+# tokens).
 _LENGTHS_ON_CPU, _LONG_ON_CPU = 4, 32
 # Short texts that go through an accelerator together, as a multiple of the batch size: bounds the matrix [texts, vocabulary].
-_SHORT_TEXTS = {"cpu": 1}
-_SHORT_TEXTS_ELSEWHERE = 8
+# Our choice (not measured).
+_SHORT_TEXTS_ON_ACCELERATOR = 8
 
 
 def plan(lengths: Sequence[int], tokens: int, texts: int) -> Iterator[slice]:
     """Divide sequences into batches of at most ``texts`` sequences and ``tokens`` tokens with padding.
 
     Args:
-        lengths: Of the sequences, the longest first. A sequence of more than ``tokens`` tokens gets a batch of its own.
-        tokens: In a batch, padding included.
-        texts: In a batch.
+        lengths: Lengths of the sequences, the longest first. A sequence of more than ``tokens`` tokens gets a batch of its own.
+        tokens: Largest number of tokens in a batch, padding included.
+        texts: Largest number of sequences in a batch.
     """
     start = 0
     while start < len(lengths):
@@ -56,7 +57,7 @@ class BatchEncoder:
 
     Attributes:
         backbone: The loaded model.
-        head: How the LM head is worked out: "streamed" all of it, "screened" what an int8 product does not rule out (CPU only).
+        head: Which logits are computed: "streamed" all, "screened" those that an int8 product does not rule out (CPU only).
         token_limit: Tokens that are tried together after memory has run out; None while it has not.
     """
 
@@ -76,7 +77,7 @@ class BatchEncoder:
         if head == "screened" and not on_cpu:
             raise ValueError(f"head={head!r} does not run on {backbone.device}: leave head out")
         self.backbone = backbone
-        self.head: Head = head or ("screened" if on_cpu and _multiplies_int8_fast() else "streamed")
+        self.head: Head = head or ("screened" if on_cpu and multiplies_int8_fast() else "streamed")
         self.token_limit: int | None = None
         self._screen: tuple[Any, Screen] | None = None
 
@@ -85,7 +86,7 @@ class BatchEncoder:
         sequences: Sequence[Sequence[int]],
         batch_size: int,
         names: Sequence[str],
-        wanted: Wanted = _ALL,
+        wanted: Wanted = ALL,
         *,
         advance: Callable[[int], Any] = lambda texts: None,
     ) -> csr_matrix:
@@ -95,7 +96,7 @@ class BatchEncoder:
             sequences: Token ids of each text; an empty sequence has an empty vector.
             batch_size: Sequences of the contract's document length that go through the model together; on an accelerator more,
                 where they are shorter, on a CPU fewer, where they are long.
-            names: How a message calls each sequence.
+            names: Names of the sequences in error messages.
             wanted: What is kept of each text, and whether as weights or as impacts; all weights by default.
             advance: Called with the number of texts done since the last call.
 
@@ -103,9 +104,9 @@ class BatchEncoder:
             float32 weights above 0 or int32 impacts, [sequences, index terms], rows in the order of the sequences.
 
         Raises:
-            DataError: Memory does not suffice for one sequence alone, or it has a weight of which there is no impact; names it.
+            DataError: There is not enough memory for one sequence alone, or a weight has no impact; names the sequence.
         """
-        # Longest first: texts of like length share a batch, and a batch that does not fit shows at once.
+        # Longest first: texts of similar length share a batch, and a batch that does not fit is noticed at once.
         filled = sorted((row for row, ids in enumerate(sequences) if ids), key=lambda row: -len(sequences[row]))
         advance(len(sequences) - len(filled))
         blocks = []
@@ -115,11 +116,12 @@ class BatchEncoder:
         return in_order(blocks, wanted.nothing(len(sequences), len(self.backbone.vocabulary)))
 
     def batches(self, lengths: Sequence[int], batch_size: int) -> Iterator[slice]:
-        """Divide sequences into batches, as long as memory suffices; ``lengths`` are theirs, the longest first."""
+        """Divide sequences into batches, while there is enough memory; ``lengths`` are theirs, the longest first."""
         device, tokens = self.backbone.device.type, batch_size * self.backbone.contract.document_length
-        texts = batch_size * _SHORT_TEXTS.get(device, _SHORT_TEXTS_ELSEWHERE)
         padded = [self.padded(length) for length in lengths]
-        return plan(padded, min(tokens, _TOKENS_ON_CPU) if device == "cpu" else tokens, texts)
+        if device == "cpu":
+            return plan(padded, min(tokens, _TOKENS_ON_CPU), batch_size)
+        return plan(padded, tokens, batch_size * _SHORT_TEXTS_ON_ACCELERATOR)
 
     def padded(self, length: int) -> int:
         """Return the length of a batch whose longest text has ``length`` tokens; no more than a document may have."""
@@ -144,9 +146,9 @@ class BatchEncoder:
                 raise
             if len(rows) == 1:
                 size = len(sequences[rows[0]])
-                message = f"{names[rows[0]]}: memory does not suffice for one text of {size} tokens ({error})"
+                message = f"{names[rows[0]]}: not enough memory for one text of {size} tokens ({error})"
                 raise DataError(message) from error
-        # Out of the handler: the error's traceback holds the tensors of the failed batch.
+        # Outside of the handler, because the error's traceback holds the tensors of the failed batch.
         if self.backbone.device.type == "cuda":
             torch.cuda.empty_cache()
         self.token_limit = tokens // 2
@@ -169,15 +171,10 @@ class BatchEncoder:
         if self.head != "screened":
             return streamed_entries(states, weight, threshold, finish)
         # The model may be in training still: another state of the weights needs another screen.
-        state = (weight.data_ptr(), weight.dtype, None if weight.is_inference() else weight._version)
+        state = (weight.data_ptr(), weight.dtype, state_of(weight))
         if self._screen is None or self._screen[0] != state:
             self._screen = state, Screen(weight)
         return self._screen[1].entries(states, threshold, finish)
-
-
-def _multiplies_int8_fast() -> bool:
-    supported = getattr(torch.cpu, "_is_vnni_supported", None) or getattr(torch.cpu, "_is_avx512_vnni_supported", None)
-    return bool(supported and supported())
 
 
 def _is_out_of_memory(error: Exception) -> bool:

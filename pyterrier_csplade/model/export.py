@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pyterrier_csplade._errors import ContractError
-from pyterrier_csplade.vectors.contract import Contract
 
 from .backbone import Backbone
 from .hub import remove_traces
@@ -18,12 +17,16 @@ if TYPE_CHECKING:
     from .csplade import CSPLADE
 
 
+# Settings of architectures that change the logits after the LM head; see ``backbone.finish_logits``.
+_FINISHING = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+
+
 def export_sentence_transformers(model: CSPLADE, path: str | Path) -> None:
     """Save a model as a ``SparseEncoder`` of sentence-transformers, made of its own modules.
 
     They are the model without its head, a ``Dense`` layer with the head's weights (times the contract's logit scale) on every
-    token, and ``SpladePooling``. The vectors are those of CSPLADE over all rows of the head: column ``token_ids[c]`` is our
-    column ``c``. Query and document are encoded by ``encode_query`` and ``encode_document``, which add the prefixes.
+    token, and ``SpladePooling``. The vectors are those of CSPLADE over all rows of the head: column ``token_ids[c]`` is
+    column ``c`` of CSPLADE. Query and document are encoded by ``encode_query`` and ``encode_document``, which add the prefixes.
 
     The causal and the bidirectional variant can be expressed; echo, two maximum lengths, and special tokens that are not pooled
     cannot.
@@ -33,10 +36,10 @@ def export_sentence_transformers(model: CSPLADE, path: str | Path) -> None:
         path: A directory, which ``SparseEncoder(path)`` loads.
 
     Raises:
-        ContractError: sentence-transformers' modules cannot express the contract or the model; says what they lack.
+        ContractError: sentence-transformers' modules cannot express the contract or the model; names what they lack.
     """
     backbone, path = model.backbone, Path(path)
-    check_expressible(backbone)
+    _check_expressible(backbone)
     try:
         from sentence_transformers import SparseEncoder
         from sentence_transformers.base.modules import Dense, Transformer
@@ -62,32 +65,25 @@ def export_sentence_transformers(model: CSPLADE, path: str | Path) -> None:
     remove_traces(path)
 
 
-def check_expressible(backbone: Backbone) -> None:
-    """Prove that sentence-transformers' modules can express a model.
-
-    Raises:
-        ContractError: They cannot; names what they lack.
-    """
+def _check_expressible(backbone: Backbone) -> None:
     contract = backbone.contract
     config: Any = backbone.model.config
     reasons = [
         ("echo: no module reads a text twice and pools over the second copy", contract.variant == "echo"),
-        ("special tokens outside of the maximum: SpladePooling pools every position", _special_outside(contract)),
+        (
+            "special tokens outside of the maximum: SpladePooling pools every position",
+            (contract.add_bos or contract.add_eos) and not contract.pool_special,
+        ),
         ("two maximum lengths: a model has one", contract.query_length != contract.document_length),
-        ("what this architecture does after its LM head (soft-capping, scaling)", _finishes(config)),
+        (
+            "what this architecture does after its LM head (soft-capping, scaling)",
+            any(getattr(config, name, None) for name in _FINISHING),
+        ),
         ("an adapter that is not merged: merge it first", hasattr(backbone.model, "merge_and_unload")),
     ]
     for reason, found in reasons:
         if found:
             raise ContractError(f"sentence-transformers cannot express {reason}")
-
-
-def _special_outside(contract: Contract) -> bool:
-    return (contract.add_bos or contract.add_eos) and not contract.pool_special
-
-
-def _finishes(config: Any) -> bool:
-    return any(getattr(config, name, None) for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"))
 
 
 def _tokenizer(backbone: Backbone) -> Any:
@@ -97,9 +93,7 @@ def _tokenizer(backbone: Backbone) -> Any:
     tokenizer, contract = copy.deepcopy(backbone.tokenizer), backbone.contract
     tokens = {"add_bos": tokenizer.bos_token, "add_eos": tokenizer.eos_token}
     used = {flag: token for flag, token in tokens.items() if getattr(contract, flag)}
-    single = " ".join(
-        [*([used["add_bos"]] if "add_bos" in used else []), "$A", *([used["add_eos"]] if "add_eos" in used else [])]
-    )
+    single = " ".join(filter(None, [used.get("add_bos"), "$A", used.get("add_eos")]))
     ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in used.values()]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=ids)
     if tokenizer.pad_token is None:

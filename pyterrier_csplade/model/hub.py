@@ -1,4 +1,4 @@
-"""Names of models: what the hub or its cache lacks, in one sentence."""
+"""Models and tokenizers by name: on the hub, in its cache, or in a directory."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from pyterrier_csplade._errors import ContractError
 
-# How much of another library's explanation a message repeats.
+# Characters of another library's message that an error repeats.
 _LONGEST = 240
+# Arguments that only matter while a model is loaded.
+_LOADING = ("adapter", "revision", "quantization", "dtype", "device", "attn_implementation")
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+# transformers writes into that file how it loaded the tokenizer, and a copy would be loaded in the same way.
+_TRACES = ("is_local", "local_files_only")
 
 
 def check_published(name: str, file: str, revision: str | None = None) -> None:
@@ -34,16 +40,32 @@ def check_published(name: str, file: str, revision: str | None = None) -> None:
     except OSError as error:
         at = f" at revision {revision!r}" if revision else ""
         raise FileNotFoundError(
-            f"{name!r} is no directory here, and of the hub no {file} was found under this name{at}. Check the name; a gated "
-            f"model needs `hf auth login`, a machine without network needs it in its cache. The hub's client: {_short(error)}"
+            f"{name!r} is not a directory, and the hub has no {file} under this name{at}. Check the name; a gated "
+            f"model needs `hf auth login`, a machine without network needs the model in its cache. "
+            f"The hub's client: {_short(error)}"
         ) from error
+
+
+def optional_file(name: str, file: str, revision: str | None = None) -> str | None:
+    """Find a file of a hub model or a directory; None where it has no such file.
+
+    Raises:
+        OSError: The hub has no such repository or revision, or it is gated.
+    """
+    try:
+        return cached_file(name, file, revision=revision)
+    except OSError as error:
+        is_missing = error.__cause__ is None or isinstance(error.__cause__, LocalEntryNotFoundError)
+        if type(error) is OSError and error.errno is None and is_missing:
+            return None
+        raise
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """Load the tokenizer of a model.
 
     Raises:
-        ContractError: The model comes without one, or it needs a package that is not installed; says which.
+        ContractError: The model comes without one, or it needs a package that is not installed; names it.
     """
     try:
         return AutoTokenizer.from_pretrained(name, revision=revision)
@@ -53,26 +75,17 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         ) from error
 
 
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-# What decides how a model is loaded, and says nothing of one that is in memory.
-_LOADING = ("adapter", "revision", "quantization", "dtype", "device", "attn_implementation")
-
-
-def check_source(model: Any, settings: Mapping[str, tuple[Any, Any]]) -> None:
+def check_source(model: Any, changed: Mapping[str, Any]) -> None:
     """Refuse what names no model, before anything is looked for on a hub.
 
     Args:
         model: Hub id, directory, or a pair.
-        settings: The other arguments, name to value and default; among them ``adapter``, a hub id or directory, or None.
+        changed: The other arguments that are not their defaults; ``adapter`` is a hub id or directory.
 
     Raises:
         FileNotFoundError: A directory is missing, or holds no checkpoint.
         TypeError: ``model`` is neither a name nor a pair of a model and a tokenizer.
-        ValueError: An argument that says how to load a model comes with a pair.
+        ValueError: An argument for loading a model comes with a pair.
     """
     if not isinstance(model, str):
         parts = model if isinstance(model, tuple) else (model,)
@@ -80,36 +93,34 @@ def check_source(model: Any, settings: Mapping[str, tuple[Any, Any]]) -> None:
             found = ", ".join(type(part).__name__ for part in parts)
             raise TypeError(f"model must be a hub id, a directory or a pair (language model, tokenizer), found {found}")
         for name in _LOADING:
-            value, default = settings[name]
-            if value != default:
-                raise ValueError(f"{name}={value!r} says how to load a model, but this one is loaded: leave it out")
+            if name in changed:
+                raise ValueError(f"{name}={changed[name]!r} says how to load a model, but this one is loaded: leave it out")
         return
-    adapter = settings["adapter"][0]
-    for name, file in ((model, "config.json"), *([] if adapter is None else [(adapter, "adapter_config.json")])):
+    adapters = [(changed["adapter"], "adapter_config.json")] if "adapter" in changed else []
+    for name, file in ((model, "config.json"), *adapters):
         path = Path(name)
         if path.is_dir() and not (path / file).is_file():
-            adapters = file == "config.json" and (path / "adapter_config.json").is_file()
-            remedy = ": it is an adapter, CSPLADE(base model, adapter=...) takes it" if adapters else ""
+            is_adapter = file == "config.json" and (path / "adapter_config.json").is_file()
+            remedy = ": it is an adapter, CSPLADE(base model, adapter=...) takes it" if is_adapter else ""
             raise FileNotFoundError(f"{name} holds no {file}{remedy}")
         if not path.exists() and (path.is_absolute() or name.startswith(("./", "../", "~"))):
             raise FileNotFoundError(f"there is no directory {name}")
 
 
-_CONFIG_FILE = "tokenizer_config.json"
-
-# How the tokenizer was loaded, offline and from a directory: transformers writes it down, and whoever loads a copy inherits it.
-_TRACES = frozenset({"is_local", "local_files_only"})
-
-
 def save_tokenizer(tokenizer: Any, directory: str | Path) -> None:
-    """Write a tokenizer's files into a directory; none of them says how the tokenizer was loaded here."""
+    """Write a tokenizer's files into a directory, without traces of how the tokenizer was loaded."""
     tokenizer.save_pretrained(directory)
     remove_traces(directory)
 
 
 def remove_traces(directory: str | Path) -> None:
     """Remove how tokenizers were loaded from their files in a directory and those below it."""
-    for path in Path(directory).rglob(_CONFIG_FILE):
+    for path in Path(directory).rglob(_TOKENIZER_CONFIG):
         settings = json.loads(path.read_text(encoding="utf-8"))
         kept = {key: value for key, value in settings.items() if key not in _TRACES}
         path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -11,14 +11,13 @@ from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade.vectors.contract import CONTRACT_FILE, Contract, Variant
 
 from .backbone import Backbone
-from .hub import check_published, load_tokenizer, save_tokenizer
+from .hub import check_published, load_tokenizer, optional_file, save_tokenizer
 from .selftest import self_test
 
 Quantization = Literal["int8", "nf4", "int8-weight-only"]
@@ -27,22 +26,18 @@ _ADAPTER_FILE = "adapter_model.safetensors"
 
 # Rows that bitsandbytes packs together.
 _PACKED_ROWS = 32
-
-# Values of each parameter that its digest reads.
+# Values of each parameter that the digest reads; our choice (not measured).
 _SAMPLE = 256
 
 
 def read_contract(model: str, revision: str | None) -> Contract | None:
     """Read the contract of a hub model or of a directory; None if it has none."""
-    if Path(model).is_dir():
-        path = Path(model) / CONTRACT_FILE
-        return Contract.load(path) if path.is_file() else None
-    found = cached_file(model, CONTRACT_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
+    found = optional_file(model, CONTRACT_FILE, revision)
     return Contract.load(Path(found)) if found else None
 
 
 def agree_on_contract(stored: Contract | None, variant: Variant | None, given: Contract | None, source: str) -> Contract | None:
-    """Settle the contract: what is stored holds, and what contradicts it is refused.
+    """Choose the contract: the stored one, if there is one, and nothing may contradict it.
 
     Raises:
         ContractError: An argument contradicts the stored contract; names both values.
@@ -57,10 +52,10 @@ def agree_on_contract(stored: Contract | None, variant: Variant | None, given: C
             "or load another checkpoint"
         )
     if given is not None:
-        ours, theirs = given.to_dict(), stored.to_dict()
-        name = next((key for key in theirs if key != "training" and ours[key] != theirs[key]), None)
-        if name is not None:
-            raise ContractError(f"contract: {name}={ours[name]!r} contradicts {source}, which says {theirs[name]!r}")
+        asked = given.to_dict()
+        for name, value in stored.to_dict().items():
+            if name != "training" and asked[name] != value:
+                raise ContractError(f"contract: {name}={asked[name]!r} contradicts {source}, which has {value!r}")
     return stored
 
 
@@ -80,7 +75,7 @@ def load_backbone(
 
     Raises:
         ContractError: A tensor of the checkpoint or the adapter is missing, unexpected or not finite; there is no tokenizer;
-            the vocabulary or the weights are not those of the contract; or the self-test fails.
+            vocabulary or weights differ from the contract's; or the self-test fails.
         FileNotFoundError: The hub has no such model, revision or adapter, or it cannot be reached.
         ValueError: There is no such ``dtype``.
         ImportError: torchao is asked for and not installed.
@@ -91,7 +86,7 @@ def load_backbone(
     if adapter is not None:
         check_published(adapter, "adapter_config.json")
     tokenizer = load_tokenizer(model, revision)
-    # Downloads are long enough to be seen by all.
+    # Downloads take long, so that progress is always shown.
     with _progress(shown=verbose or not Path(model).is_dir()):
         lm, report = AutoModelForCausalLM.from_pretrained(
             model,
@@ -113,7 +108,7 @@ def load_backbone(
     if quantization == "nf4":
         _pack_whole_blocks_only(lm)
     digest = weights_digest(lm)
-    exact = quantization in (None, "int8-weight-only")  # what was loaded are the checkpoint's own weights
+    exact = quantization in (None, "int8-weight-only")  # the checkpoint's own weights were loaded
     if adapter is not None and exact:
         lm = lm.merge_and_unload()
     if quantization == "int8-weight-only":
@@ -124,18 +119,18 @@ def load_backbone(
 def prepare_backbone(
     lm: Any, tokenizer: Any, contract: Contract, digest: str | None = None, *, name: str, verify: bool = True
 ) -> Backbone:
-    """Put a model and its contract together, fill in the digests or compare them, and test the result.
+    """Combine a model and its contract, fill in the digests or compare them, and test the result.
 
     Args:
         lm: The model.
         tokenizer: Its tokenizer.
         contract: How texts are encoded.
-        digest: Digest of the weights; that of ``lm`` by default.
-        name: How a message calls the model.
-        verify: Whether the digest must be that of the contract.
+        digest: Digest of the weights; computed from ``lm`` by default.
+        name: The model's name in error messages.
+        verify: Whether the digest must equal the contract's.
 
     Raises:
-        ContractError: The vocabulary or (with ``verify``) the weights are not those of the contract; or the self-test fails.
+        ContractError: Vocabulary or (with ``verify``) weights differ from the contract's; or the self-test fails.
     """
     digest = digest or weights_digest(lm)
     backbone = Backbone(lm, tokenizer, contract).eval()
@@ -148,19 +143,14 @@ def prepare_backbone(
     for key, value in found.items():
         if getattr(contract, key) not in ("", value):
             raise ContractError(
-                f"{name}: its {key} is {value[:12]}, but {CONTRACT_FILE} says {getattr(contract, key)[:12]}: "
+                f"{name}: its {key} is {value[:12]}, but {CONTRACT_FILE} has {getattr(contract, key)[:12]}: "
                 "files of different checkpoints were mixed"
             )
-    longest = (
-        positions // (2 if contract.variant == "echo" else 1)
-        if positions
-        else max(contract.query_length, contract.document_length)
-    )
-    backbone.contract = contract.replace(
-        **found,
-        query_length=min(contract.query_length, longest),
-        document_length=min(contract.document_length, longest),
-    )
+    lengths = {"query_length": contract.query_length, "document_length": contract.document_length}
+    if positions:
+        longest = positions // (2 if contract.variant == "echo" else 1)
+        lengths = {name: min(length, longest) for name, length in lengths.items()}
+    backbone.contract = contract.replace(**found, **lengths)
     self_test(backbone)
     return backbone
 
@@ -169,13 +159,13 @@ def save_backbone(backbone: Backbone, path: Path) -> None:
     """Write model, tokenizer and contract into a directory.
 
     Raises:
-        ContractError: The model is a PEFT model, of which only the adapter would be saved.
+        ContractError: The model is a PEFT model, which saves only its adapter.
     """
     if hasattr(backbone.model, "merge_and_unload"):
         raise ContractError("a PEFT model saves its adapter only: merge it first, model.merge_and_unload()")
     backbone.model.save_pretrained(path)
     save_tokenizer(backbone.tokenizer, path)
-    # The digest of a model whose adapter was merged at loading is that of base and adapter; what is saved are their sums.
+    # If an adapter was merged at loading, the contract has the digest of base and adapter, not of their sums that are saved.
     backbone.contract.replace(weights=weights_digest(backbone.model)).save(path)
 
 
@@ -223,7 +213,7 @@ def _quantization_config(quantization: Quantization | None, dtype: torch.dtype |
     if quantization in (None, "int8-weight-only"):
         return None
     if quantization == "int8":
-        # It says at every product of every layer that its input is cast to float16.
+        # Its autograd functions warn at every product of every layer that the input is cast to float16.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     if quantization == "nf4":
@@ -255,9 +245,9 @@ def _add_adapter(lm: Any, adapter: str) -> Any:
     from peft.utils import load_peft_weights
 
     # Where this file is, PEFT reads it and no pickle.
-    if cached_file(adapter, _ADAPTER_FILE, _raise_exceptions_for_missing_entries=False) is None:
+    if optional_file(adapter, _ADAPTER_FILE) is None:
         raise ContractError(
-            f"{adapter} has no {_ADAPTER_FILE}; weights in pickles are never read, save_pretrained makes others"
+            f"{adapter} has no {_ADAPTER_FILE}; weights in pickles are never read, save_pretrained writes safetensors"
         )
     config = PeftConfig.from_pretrained(adapter)
     config.inference_mode = True

@@ -12,33 +12,34 @@ from torch.nn import Parameter
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
-# Tokens of the smallest batch that gains: intercepting the calls of a small model costs a millisecond. Ours, measured.
+from .torch_internals import HAS_ONEDNN_LINEAR, linear_by_onednn
+
+# Tokens of the smallest batch that gains; our choice (measured: intercepting the calls of a small model costs a millisecond).
 _FEWEST_TOKENS = 64
 
 
 def fast_products(device: torch.device, tokens: int) -> AbstractContextManager[Any]:
-    """Let ``torch.nn.functional.linear`` take the faster way for a batch; for inference only.
+    """Let ``torch.nn.functional.linear`` use oneDNN for a batch where that is faster; for inference only.
 
     Measured on one thread of an AMD EPYC with AVX-512: 245 GFLOP/s by oneDNN, 105 by MKL. The rule is fixed, not measured at
-    run time, because sums of another order would make a run that goes on differ from an undisturbed one.
+    run time, because sums of another order would make a run that resumes differ from an undisturbed one.
 
     Args:
         device: Of the model.
         tokens: In the batch.
     """
-    pays = device.type == "cpu" and tokens >= _FEWEST_TOKENS and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    pays = HAS_ONEDNN_LINEAR and device.type == "cpu" and tokens >= _FEWEST_TOKENS
     return _OneDNN() if pays else nullcontext()
 
 
 class _OneDNN(TorchFunctionMode):
-    """Sends plain float32 matrices through the operator that torch.compile uses for them on CPUs."""
+    """Sends plain float32 matrices through oneDNN."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func is linear and not kwargs and _is_plain(args[0]) and _is_plain(args[1]):
-            bias = args[2] if len(args) > 2 else None
-            return torch.ops.mkldnn._linear_pointwise(args[0], args[1], bias, "none", [], "")
+            return linear_by_onednn(args[0], args[1], args[2] if len(args) > 2 else None)
         return func(*args, **(kwargs or {}))
 
 

@@ -1,4 +1,4 @@
-"""Stages of work that overlap: each in a background thread of its own, with few items under way."""
+"""Stages of work that overlap, each in its own background thread."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _AHEAD = 2
 
 
 def pipelined(items: Iterable[Any], *stages: Callable[[Any], Any]) -> Iterator[Any]:
-    """Pass items through stages, in order: while the caller works on one result, the next ones are being made.
+    """Pass items through stages in order; while the caller works on one result, the next ones are computed.
 
-    Items are read in the caller's thread. What reading or a stage raises is raised here, after the results before it; when the
-    caller stops early, or is interrupted, what is under way ends before this does.
+    Items are read in the caller's thread. An error in reading or in a stage is raised here, after the results before it. If
+    the caller stops early or is interrupted, this waits for the stages that are running.
 
     Args:
-        items: Of any number; few of them are held at a time. A single one is worked on in the caller's thread.
-        stages: Each takes what the one before returned, one item at a time.
+        items: Any number of items; few are held in memory. A single item is processed in the caller's thread.
+        stages: Functions of one item; each takes the result of the one before.
     """
     futures = _read(iter(items))
     head = list(islice(futures, 2))
@@ -45,10 +45,10 @@ def pipelined(items: Iterable[Any], *stages: Callable[[Any], Any]) -> Iterator[A
 
 
 class Behind:
-    """Does a piece of work in a background thread while its maker makes the next one; to be used in a ``with`` statement."""
+    """Processes an item in a background thread while the next one is made; a context manager."""
 
     def __init__(self, work: Callable[[Any], Any]) -> None:
-        """Take what is to be done with each item."""
+        """Take the function that is called with each item."""
         self._work = work
         self._last: Future[Any] | None = None
 
@@ -62,18 +62,18 @@ class Behind:
             self.wait()
 
     def put(self, item: Any) -> None:
-        """Begin with an item, when that before it is done; raises what that raised."""
+        """Start with an item after the one before it is done; raises the error of that one."""
         self.wait()
         self._last = self._worker.submit(self._work, item)
 
     def wait(self) -> None:
-        """Wait until the last item is done; raises what that raised."""
+        """Wait until the last item is done; raises its error."""
         if self._last is not None:
             self._last.result()
 
 
 def _read(items: Iterator[Any]) -> Iterator[Future[Any]]:
-    """Read items as results that are there; an error of theirs is the last. Interruptions come through at once."""
+    """Read items as completed futures; an error while reading is the last. Interruptions are raised at once."""
     while True:
         future: Future[Any] = Future()
         try:

@@ -11,7 +11,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade.vectors.checks import _SameEncoder, check_texts
+from pyterrier_csplade.vectors.checks import OneEncoder, check_texts
 
 from .transformers import DocEncoder, ModelTransformer, QueryEncoder, TextModel
 
@@ -19,8 +19,8 @@ from .transformers import DocEncoder, ModelTransformer, QueryEncoder, TextModel
 class Scorer(ModelTransformer):
     """Scores documents for queries by the dot product of their vectors; :meth:`CSPLADE.scorer` makes it.
 
-    Columns ``query_toks`` and ``toks`` are used where they are there, in the scale that they have. Otherwise ``query`` and text
-    are encoded, each distinct one once, and not quantised. Rows keep their order; of equal scores the first ranks first.
+    Columns ``query_toks`` and ``toks`` are used as they are if present. Otherwise ``query`` and text are encoded, each distinct
+    one once, and not quantised. Rows keep their order; of equal scores the first ranks first.
 
     Example::
 
@@ -55,7 +55,7 @@ class Scorer(ModelTransformer):
         return pt.model.add_ranks(inp.assign(score=scores))
 
     def transform_iter(self, inp: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Score records. All must have come before the first can have a rank."""
+        """Score records. All are read before the first is returned, because ranks need all scores."""
         records = list(inp)
         if records:
             self._check_strings(records)  # here, because a frame of pandas 3 with pyarrow refuses some without naming them
@@ -70,11 +70,11 @@ class Scorer(ModelTransformer):
         scores = np.zeros(len(inp))
         qids, docnos = inp["qid"].tolist(), inp["docno"].tolist()
         queries = self._query_vectors(inp)
-        check = _SameEncoder()
+        encoder = OneEncoder(any_scale=True)
         for qid, vector in zip(qids, queries):
-            check(vector, f"query {qid}")
+            encoder.observe(vector, f"query {qid}")
         for vector, rows in self._document_vectors(inp):
-            check(vector, f"document {docnos[rows[0]]}")
+            encoder.observe(vector, f"document {docnos[rows[0]]}")
             for row in rows:
                 scores[row] = _dot(queries[row], vector, f"query {qids[row]}, document {docnos[row]}")
         return scores
@@ -85,7 +85,7 @@ class Scorer(ModelTransformer):
         return inp["query_toks"].tolist()  # type: ignore[no-any-return]
 
     def _document_vectors(self, inp: pd.DataFrame) -> Iterator[tuple[Any, list[int]]]:
-        """Yield each document's vector and the rows in which it stands."""
+        """Yield each document's vector and its rows."""
         if "toks" in inp.columns:
             yield from ((toks, [row]) for row, toks in enumerate(inp["toks"].tolist()))
             return
@@ -98,9 +98,6 @@ class Scorer(ModelTransformer):
         )
         documents = ({"docno": docnos[at[0]], self.text_field: text} for text, at in rows.items())
         yield from ((document["toks"], at) for document, at in zip(encoder.transform_iter(documents), rows.values()))
-
-    def _settings(self) -> dict[str, tuple[Any, Any]]:
-        return {"text_field": (self.text_field, self.model.text_field), **super()._settings()}
 
 
 def _dot(query: object, document: object, name: str) -> float:

@@ -1,4 +1,4 @@
-"""A screen before the LM head: an int8 product bounds every logit from above, so that few have to be worked out exactly."""
+"""A screen before the LM head: an int8 product bounds every logit from above, so that few have to be computed exactly."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .head import Entries, Finish, blocks, streamed_entries
+from .torch_internals import int8_product
 
 _INT8_MAX = 127
 
 # Added to norms: the squares of float32 numbers below 1e-19 are 0.
 _UNDERFLOW = 1e-16
 
-# Share of the logits up to which working them out one by one costs less than all of them together. Ours, measured.
+# Largest share of the logits that are computed one by one; our choice (measured: above it, all together cost less).
 _LARGEST_SHARE = 0.125
 
-# Surviving terms of a text that are worked out together. Ours, measured.
+# Surviving terms of a text that are computed together; our choice (measured).
 _CHOSEN = 128
 
-# Numbers of hidden states, or of rows of the head, that are copied at a time: 4 MiB of float32. Ours.
+# Numbers of hidden states that are copied together, 4 MiB of float32; our choice (not measured).
 _COPIED = 2**20
 
 
@@ -63,7 +64,7 @@ class Screen:
         return torch.cat([rounded.bounds(self, part) for part in blocks(len(self.weight), states)], dim=1)
 
     def entries(self, states: Tensor, threshold: float, finish: Finish) -> Entries:
-        """Find the logits above ``threshold``; those of ``streamed_entries``, whatever survives, but for the order of sums."""
+        """Find the logits above ``threshold``: the result of ``streamed_entries``, up to the order of sums."""
         survivors = self._survivors(states, threshold, finish)
         if survivors is None:
             return streamed_entries(states, self.weight, threshold, finish)
@@ -75,16 +76,16 @@ class Screen:
         return Entries(rows[kept], tokens[kept], logits[kept])
 
     def _exact(self, text: Tensor, chosen: Tensor) -> Tensor:
-        """Work out the maxima over a text's positions [positions, width] of the logits of some tokens, float32 [tokens]."""
-        # By ``linear`` like the streamed head, so that both sum in the same order; always as many terms, because oneDNN would
-        # keep a compiled product for every number of survivors.
+        """Compute the maxima over a text's positions [positions, width] of the logits of some tokens, float32 [tokens]."""
+        # By ``linear`` like the streamed head, so that both sum in the same order; always the same number of terms, because
+        # oneDNN would keep a compiled product for every number of survivors.
         filled = torch.cat([chosen, chosen[:1].expand(-len(chosen) % _CHOSEN)])
         heads = (self.weight.index_select(0, some).to(text.dtype) for some in torch.split(filled, _CHOSEN))
         parts = [linear(head, text).amax(dim=1) for head in heads]
         return torch.cat(parts)[: len(chosen)].float()
 
     def _survivors(self, states: Tensor, threshold: float, finish: Finish) -> tuple[Tensor, Tensor] | None:
-        """Texts (sorted) and tokens whose bounds are above the threshold; None as soon as they are too many to pay."""
+        """Texts (sorted) and tokens whose bounds are above the threshold; None as soon as there are too many."""
         rounded, room = _Rounded(states), _LARGEST_SHARE * len(states) * len(self.weight)
         survives = torch.empty(len(states), len(self.weight), dtype=torch.bool)
         for part in blocks(len(self.weight), states):
@@ -125,7 +126,7 @@ class _Rounded:
         if len(self._product) < size:
             self._product = torch.empty(size, dtype=torch.int32)
         product = self._product[:size].view(batch * length, -1)
-        torch._int_mm(self.values.view(batch * length, width), head._rounded[part].T, out=product)
+        int8_product(self.values.view(batch * length, width), head._rounded[part].T, out=product)
         near = product.view(batch, length, -1).amax(dim=1) * self.scales.view(-1, 1) * head._scales[part]
         norms, errors = head._norms[part], head._errors[part]
         near += torch.outer(self.errors + self.slack * (self.norms + self.errors), norms)
@@ -134,16 +135,16 @@ class _Rounded:
 
 
 def round_to_int8(exact: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
-    """Round to multiples of a scale, of which ``largest`` is 127; returns int8 multiples and the scales."""
+    """Round to multiples of a scale; returns int8 multiples and the scales, with which ``largest`` is 127."""
     scales = (largest / _INT8_MAX).clamp(min=torch.finfo(torch.float32).tiny)
     return (exact / scales).round().clamp(-_INT8_MAX, _INT8_MAX).to(torch.int8), scales
 
 
 def mixed(rows: Tensor) -> Tensor:
-    """Multiply by an orthogonal matrix: products of two mixed rows are those of the rows.
+    """Multiply by an orthogonal matrix, which keeps the products of rows.
 
-    The matrix is a Kronecker product of Hadamard matrices of order 16 and 4 over groups of channels, as many as the width has
-    factors; a width that 4 does not divide is left as it is. Its entries are signed powers of two, so only sums are rounded:
+    The matrix is a Kronecker product of Hadamard matrices of order 16 and 4 over groups of channels, one for each factor of
+    the width; a width that 4 does not divide is left as it is. Its entries are signed powers of two, so only sums are rounded:
     ``rounding`` bounds that.
 
     Args:

@@ -1,4 +1,4 @@
-"""Proofs that a loaded model attends and scores as its contract says."""
+"""Proofs that a loaded model attends and scores according to its contract."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pyterrier_csplade._errors import ContractError
 from .attention import is_available
 from .backbone import Backbone
 
-# Tokens of the probe.
+# Tokens of the probe; our choice (not measured).
 _LENGTH = 8
-
-# All tolerances are ours and relative to the largest absolute value. A causal mask leaves position 0 equal to the last bit.
+# Tolerances relative to the largest absolute value. Position 0 sees another one if its state changes by more than this; our
+# choice (not measured: a causal mask leaves it equal to the last bit).
 _SEES = 1e-5
-# Logits of two routes differ by rounding, in bfloat16 by up to about 1%.
+# Our choice (measured: the logits of two routes differ by rounding, in bfloat16 by up to about 1 %).
 _SAME_LOGITS = 0.05
-# States of two implementations of attention, by the norm of their difference: another mask makes 0.52 of csplade-tiny's,
-# rounding alone up to 0.05 of a random model's with 32 layers in bfloat16.
+# Norm of the difference of states between two implementations of attention; our choice (measured: 0.52 with another mask for
+# csplade-tiny, up to 0.05 from rounding alone for a random model of 32 layers in bfloat16).
 _SAME_STATES = 0.1
 
 
@@ -88,7 +88,7 @@ def _may_pack(backbone: Backbone) -> bool:
 
 
 def _keeps_packed_texts_apart(backbone: Backbone) -> bool:
-    """Whether packed texts have the states of padded ones, and those of a text stay when its neighbours change."""
+    """Whether packed texts have the states of padded ones, which do not change with a text's neighbours."""
     text = _probe(backbone)
     # A long text beside short ones: PyTorch takes another kernel from 129 tokens on.
     left, right = text[2:], (text * 20)[: backbone.contract.document_length]
@@ -114,6 +114,6 @@ def _test_head(backbone: Backbone) -> None:
     found = backbone.pooled_logits(**batch)
     if not torch.allclose(found, expected, rtol=_SAME_LOGITS, atol=_SAME_LOGITS * float(expected.abs().max())):
         raise ContractError(
-            f"{type(backbone.model).__name__} does more after its LM head than is known here: its logits differ from ours by "
-            f"up to {float((found - expected).abs().max()):g}"
+            f"{type(backbone.model).__name__} does more after its LM head than CSPLADE knows: its logits differ from the "
+            f"streamed ones by up to {float((found - expected).abs().max()):g}"
         )

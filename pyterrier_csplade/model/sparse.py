@@ -11,7 +11,8 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from pyterrier_csplade.vectors.impacts import MAX_IMPACT, Quantizer, check_cuts, check_finite
+from pyterrier_csplade.vectors.checks import check_cuts, check_finite
+from pyterrier_csplade.vectors.impacts import MAX_IMPACT, Quantizer
 
 from .head import Entries, activate, heaviest
 
@@ -21,7 +22,7 @@ _LARGEST_WEIGHT = 80.0
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is wanted of a text's weights.
+    """Which weights of a text are kept, and in which form.
 
     Attributes:
         min_weight: Weights below it are left out.
@@ -43,7 +44,7 @@ class Wanted:
 
     @property
     def threshold(self) -> float:
-        """A logit below all those of wanted weights; slightly, so that rounding in the activation loses none."""
+        """A logit slightly below those of all wanted weights, so that rounding in the activation loses none."""
         return math.expm1(min(self.least, _LARGEST_WEIGHT) * (1 - 1e-6))
 
     def nothing(self, texts: int, terms: int) -> csr_matrix:
@@ -51,17 +52,21 @@ class Wanted:
         return csr_matrix((texts, terms), dtype=np.float32 if self.quantizer is None else np.int32)
 
 
+#: All weights.
+ALL = Wanted()
+
+
 def sparse_vectors(
     found: Entries, column_of_token: Tensor, wanted: Wanted, shape: tuple[int, int], names: Sequence[str]
 ) -> csr_matrix:
-    """Turn logits into vectors; no more than these leaves the device.
+    """Turn logits into vectors; only the vectors leave the device.
 
     Args:
         found: All finished logits above ``wanted.threshold``, and maybe others.
         column_of_token: Column of each token, int64, ascending; -1 where it has none.
-        wanted: What is wanted of them.
+        wanted: Which weights are kept.
         shape: Texts and columns.
-        names: How a message calls each text.
+        names: Names of the texts in error messages.
 
     Returns:
         int32 impacts as the quantizer makes them of float32 weights, without zeros; or these weights.
@@ -87,7 +92,7 @@ def sparse_vectors(
 
 
 def to_impacts(weights: Tensor, quantizer: Quantizer) -> Tensor | None:
-    """Compute what ``quantizer`` makes of float32 weights from 0, to the bit.
+    """Compute the impacts that ``quantizer`` makes of float32 weights from 0, to the bit.
 
     Returns:
         int32 of the same shape; None if it refuses a weight.
@@ -98,10 +103,10 @@ def to_impacts(weights: Tensor, quantizer: Quantizer) -> Tensor | None:
 
 
 def in_order(blocks: Sequence[tuple[Sequence[int], csr_matrix]], like: csr_matrix) -> csr_matrix:
-    """Put the rows of matrices together, with one copy of their entries.
+    """Combine the rows of matrices with one copy of their entries.
 
     Args:
-        blocks: Matrices with as many columns as ``like``, each after the rows of the result that its own become.
+        blocks: Pairs of rows of the result and a matrix that holds them, with the columns of ``like``.
         like: A matrix of the result's shape and type; the rows that no block has stay empty.
     """
     counts = np.zeros(like.shape[0] + 1, dtype=np.int64)
@@ -116,6 +121,6 @@ def in_order(blocks: Sequence[tuple[Sequence[int], csr_matrix]], like: csr_matri
 
 
 def _compress(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> csr_matrix:
-    """Bring entries, by row, to the host as compressed rows."""
+    """Copy entries, sorted by row, to the host as compressed rows."""
     starts = torch.searchsorted(rows, torch.arange(shape[0] + 1, device=rows.device), out_int32=True)
     return csr_matrix(tuple(tensor.cpu().numpy() for tensor in (values, columns, starts)), shape=shape)

@@ -1,4 +1,4 @@
-"""A file of named arrays that is mapped into memory: checksummed, and never opened half."""
+"""Files of named arrays that are mapped into memory, with checksums; an incomplete file does not open."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ _TRAILER = 8 + 32 + len(_MAGIC)
 # Arrays start at multiples of a cache line.
 _ALIGNMENT = 64
 
+_REMEDY = "remove it and open the index again, which builds it"
+
 
 class ArrayWriter:
     """Writes arrays one after another, then a footer that describes them; a file without its footer does not open.
 
-    Arrays are filled in place, so that they may be larger than the memory. Write to a temporary name, and rename the file when
+    Arrays are filled in place, so they may be larger than the memory. Write to a temporary name, and rename the file when
     :meth:`finish` has returned.
     """
 
@@ -36,7 +38,7 @@ class ArrayWriter:
         self.path = path
         self._arrays: dict[str, tuple[np.ndarray, int, bool]] = {}
         self._size = 0
-        # One handle for everything: the directory may be replaced by another meanwhile, in which the path would be a new file.
+        # One handle for everything: if the directory is replaced meanwhile, the path would name a new file.
         self._file = path.open("w+b")
 
     def allocate(
@@ -45,11 +47,11 @@ class ArrayWriter:
         """Append an array of zeros.
 
         Args:
-            name: Its name.
-            shape: Its shape.
-            dtype: Its type.
-            digest: Whether opening the file shall compare the array's SHA-256. Without, whoever reads the array checks it; only
-                :meth:`ArrayFile.verify` reads it whole.
+            name: The name of the array.
+            shape: The shape of the array.
+            dtype: The type of its elements.
+            digest: Whether opening the file compares the array's SHA-256. If not, the reader of the array must check what it
+                reads; only :meth:`ArrayFile.verify` reads the array whole.
 
         Returns:
             The array, to be filled before :meth:`finish`.
@@ -66,14 +68,14 @@ class ArrayWriter:
         return array
 
     def add(self, name: str, values: np.ndarray) -> None:
-        """Append an array that is in memory."""
+        """Append an array from memory."""
         self.allocate(name, values.shape, values.dtype)[...] = values
 
     def finish(self, metadata: dict[str, Any]) -> None:
         """Write the footer and bring the file to the disk.
 
         Args:
-            metadata: What else the footer shall hold, JSON.
+            metadata: Further values for the footer, which JSON can hold.
         """
         entries = {}
         for name, (values, start, digest) in self._arrays.items():
@@ -96,31 +98,31 @@ class ArrayWriter:
 
 
 class ArrayFile:
-    """A file that :class:`ArrayWriter` wrote, open to be read.
+    """A file that :class:`ArrayWriter` wrote, open for reading.
 
-    All arrays belong to the file that stood at the path when it was opened, whatever is put there later. They are read-only.
+    The arrays are read-only. They stay valid if another file is put at the path later.
 
     Attributes:
-        path: Where it stood.
-        metadata: What the writer added.
+        path: The path at which the file was opened.
+        metadata: The metadata from the footer.
     """
 
     def __init__(self, path: Path, *, memory: bool = False) -> None:
-        """Open a file, and compare the digests of the arrays that nobody checks later.
+        """Open a file, and compare the digests of the arrays that were written with ``digest=True``.
 
         Args:
             path: The file.
             memory: Whether to read it into memory instead of mapping it.
 
         Raises:
-            FileNotFoundError: There is none.
-            ImpactIndexError: It is cut off or has changed, or is of another version.
+            FileNotFoundError: There is no file.
+            ImpactIndexError: The file is cut off, has changed, or is of another version.
         """
         self.path = path
         with path.open("rb") as file:
             footer, size = _read_footer(file, path)
             file.seek(0)
-            # A map of length 0 is an error; the footer is never empty.
+            # Never of length 0, which mmap refuses, because of the footer.
             self._buffer: Any = file.read() if memory else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.metadata: dict[str, Any] = footer["metadata"]
         self._entries: dict[str, dict[str, Any]] = footer["arrays"]
@@ -142,10 +144,8 @@ class ArrayFile:
         self._check(self._entries)
 
     def changed(self, what: str) -> ImpactIndexError:
-        """Return the error that says that a part of the file has changed."""
-        return ImpactIndexError(
-            f"{self.path} has changed since it was written ({what}): remove it and open the index again: it will be built"
-        )
+        """Return the error for a part of the file that has changed."""
+        return ImpactIndexError(f"{self.path} has changed since it was written ({what}): {_REMEDY}")
 
     def _view(self, name: str, entry: dict[str, Any], size: int) -> np.ndarray:
         dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
@@ -162,25 +162,21 @@ class ArrayFile:
 
 
 def _read_footer(file: IO[bytes], path: Path) -> tuple[dict[str, Any], int]:
-    """Return the footer, and the bytes before it."""
+    """Return the footer, and the number of bytes before it."""
     size = os.fstat(file.fileno()).st_size
     file.seek(max(0, size - _TRAILER))
     trailer = file.read(_TRAILER)
     length = int.from_bytes(trailer[:8], "little")
     start = size - _TRAILER - length
     if len(trailer) < _TRAILER or not trailer.endswith(_MAGIC) or start < 0:
-        raise ImpactIndexError(
-            f"{path} is cut off or not of this package: remove it and open the index again: it will be built"
-        )
+        raise ImpactIndexError(f"{path} is cut off or not of this package: {_REMEDY}")
     file.seek(start)
     footer = file.read(length)
     if hashlib.sha256(footer).digest() != trailer[8:40]:
-        raise ImpactIndexError(
-            f"{path} has changed since it was written (footer): remove it and open the index again: it will be built"
-        )
+        raise ImpactIndexError(f"{path} has changed since it was written (footer): {_REMEDY}")
     values: dict[str, Any] = json.loads(footer)
     if values["format"] != _FORMAT:
-        raise ImpactIndexError(f"{path} is of another format: remove it and open the index again: it will be built")
+        raise ImpactIndexError(f"{path} is of another format: {_REMEDY}")
     return values, start
 
 
@@ -189,9 +185,9 @@ def _sha256(array: np.ndarray) -> str:
 
 
 class StringTable(Sequence[str]):
-    """Strings of an :class:`ArrayFile`: UTF-8 one after another, and where each starts.
+    """Strings of an :class:`ArrayFile`, stored as their UTF-8 bytes and the offset of each.
 
-    Strings that were taken are kept, for the same documents are found again and again.
+    Strings that were taken are kept in memory, since the same documents are found again and again.
     """
 
     def __init__(self, file: ArrayFile, name: str) -> None:
@@ -210,12 +206,12 @@ class StringTable(Sequence[str]):
         return self._read(np.arange(len(self)))
 
     def take(self, ids: np.ndarray) -> np.ndarray:
-        """Return some strings, in the order of their numbers, in an array of objects."""
+        """Return the strings with some numbers, in an array of objects."""
         missing = ids[~self._is_taken[ids]]
         if len(missing):
             missing = np.unique(missing)
             self._taken[missing] = list(self._read(missing))
-            self._is_taken[missing] = True  # only then: other threads may read
+            self._is_taken[missing] = True  # last: other threads may read
         taken: np.ndarray = self._taken[ids]
         return taken
 
@@ -226,7 +222,7 @@ class StringTable(Sequence[str]):
 
 
 class PackedStrings:
-    """Many strings on their way to a file, in their bytes and 8 more each."""
+    """Many strings on their way to a file; each takes its bytes and 8 more."""
 
     def __init__(self, strings: Iterable[str] = ()) -> None:
         """Pack strings."""
@@ -240,6 +236,6 @@ class PackedStrings:
             self._starts.append(len(self._text))
 
     def write(self, writer: ArrayWriter, name: str) -> None:
-        """Append the strings to a file, where :class:`StringTable` finds them."""
+        """Append the strings to a file, for :class:`StringTable`."""
         writer.add(f"{name}.text", np.frombuffer(self._text, np.uint8))
         writer.add(f"{name}.starts", np.frombuffer(self._starts, np.int64))

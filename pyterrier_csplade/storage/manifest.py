@@ -1,80 +1,132 @@
-"""The manifest of an index: size and SHA-256 of each of its files, written last."""
+"""Manifests: the size and SHA-256 of each file of a directory, written last."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pyterrier_csplade._errors import CspladeError, ImpactIndexError
 
+from .files import sha256, sync, write_atomically
+
 T = TypeVar("T")
 
+#: The manifest of an index.
 MANIFEST_FILE = "csplade_manifest.json"
 
-#: Bytes of an index up to which opening it re-hashes all files (ours: about half a second). Above, opening compares sizes.
+#: Bytes of a directory up to which opening it compares digests, above only sizes; our choice (measured: half a second).
 HASHED_ON_OPENING = 256 * 2**20
 
-
-def write_manifest(directory: Path) -> None:
-    """Bring all files of a directory to the disk, then the manifest that lists them."""
-    files = {}
-    for file in sorted(directory.iterdir()):
-        sync(file)
-        files[file.name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
-    manifest = directory / MANIFEST_FILE
-    manifest.write_text(json.dumps({"format": 1, "files": files}, indent=2) + "\n", encoding="utf-8")
-    sync(manifest)
-    sync(directory)
+Files = Mapping[str, Mapping[str, Any]]
 
 
-def sync(path: Path) -> None:
-    """Bring a file or directory to the disk, as far as the platform can."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows has no descriptors of directories
-    # Windows syncs only what is open for writing.
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+def write_manifest(directory: Path, name: str = MANIFEST_FILE, *, files: Files | None = None, **values: object) -> None:
+    """Write the manifest of a directory.
+
+    Args:
+        directory: The directory.
+        name: The name of the manifest.
+        files: Size ("bytes") and "sha256" of each file, by its name; None brings all files to the disk and describes them.
+        **values: What else the manifest shall hold.
+    """
+    if files is None:
+        paths = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / name)
+        for path in paths:
+            sync(path)
+        files = {path.relative_to(directory).as_posix(): describe(path) for path in paths}
+    content = json.dumps({"format": 1, **values, "files": files}, indent=2) + "\n"
+    write_atomically(directory / name, content.encode())
+
+
+def describe(path: Path, digest: str | None = None) -> dict[str, Any]:
+    """Return the entry of a file; the digest is computed if it is not given."""
+    return {"bytes": path.stat().st_size, "sha256": digest or sha256(path)}
+
+
+def read_manifest(path: Path, error: type[CspladeError], remedy: str) -> dict[str, Any]:
+    """Read a manifest.
+
+    Args:
+        path: The manifest.
+        error: The exception for a manifest that cannot be used.
+        remedy: The way out of a damage, for its message.
+
+    Raises:
+        FileNotFoundError: There is no manifest.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if values.get("format", 1) != 1:
+            raise error(f"{path} is of a newer format: update pyterrier_csplade")
+        for name, entry in values["files"].items():
+            outside = Path(name).is_absolute() or ".." in Path(name).parts
+            if outside or not {"bytes", "sha256"} <= entry.keys():
+                raise ValueError("an entry is not a file with size and digest")
+    except (ValueError, KeyError, TypeError, AttributeError) as damage:
+        raise error(f"{path} is damaged ({damage}): {remedy}") from damage
+    return values
+
+
+def damages(directory: Path, files: Files, *, digests: bool | None = None) -> Iterator[str]:
+    """Compare the files of a directory with its manifest.
+
+    Args:
+        directory: The directory.
+        files: The entries of the manifest.
+        digests: Whether to compare digests as well as sizes; None compares them up to ``HASHED_ON_OPENING``.
+
+    Yields:
+        For each file that differs, its name and what is wrong with it.
+    """
+    if digests is None:
+        digests = sum(entry["bytes"] for entry in files.values()) <= HASHED_ON_OPENING
+    for name, entry in files.items():
+        path = directory / name
+        if not path.is_file():
+            yield f"{name} is missing"
+        elif (size := path.stat().st_size) != entry["bytes"]:
+            yield f"{name} has {size:,} bytes, not {entry['bytes']:,}"
+        elif digests and sha256(path) != entry["sha256"]:
+            yield f"{name} has changed since it was written"
 
 
 def has_manifest(directory: Path) -> bool:
-    """Whether a directory holds a manifest."""
+    """Return whether a directory holds the manifest of an index."""
     return (directory / MANIFEST_FILE).exists()
 
 
-def check_on_opening(directory: Path) -> None:
-    """Compare the files with the manifest as far as opening can afford: sizes always, digests of small indexes.
+def check_on_opening(directory: Path, *, digests: bool | None = None) -> None:
+    """Compare the files of an index with its manifest as far as opening can afford: sizes, and digests of small indexes.
+
+    Args:
+        directory: The directory of the index.
+        digests: Whether to compare digests; None compares them in small indexes.
 
     Raises:
         ImpactIndexError: A file is missing or differs; names it.
     """
-    files = _read(directory)
-    _check_sizes(directory, files)
-    if sum(entry["bytes"] for entry in files.values()) <= HASHED_ON_OPENING:
-        _check_digests(directory, files)
+    path = directory / MANIFEST_FILE
+    try:
+        files = read_manifest(path, ImpactIndexError, "build the index again")["files"]
+    except FileNotFoundError as error:
+        raise ImpactIndexError(f"{path} is missing: the index is damaged, or ImpactIndex did not build it") from error
+    for damage in damages(directory, files, digests=digests):
+        raise ImpactIndexError(f"{directory}: {damage}: build or copy the index again")
 
 
 def check_all(directory: Path) -> None:
-    """Compare sizes and digests of all files with the manifest.
+    """Compare sizes and digests of all files of an index with its manifest.
 
     Raises:
         ImpactIndexError: A file is missing or differs; names it.
     """
-    files = _read(directory)
-    _check_sizes(directory, files)
-    _check_digests(directory, files)
+    check_on_opening(directory, digests=True)
 
 
 def read_whole(directory: Path, read: Callable[[], T]) -> T:
-    """Read files that all belong to one index: once more if another process has replaced them meanwhile."""
+    """Read files that all belong to one index; read them again if another process has replaced the index meanwhile."""
     while True:
         before = _identity(directory)
         try:
@@ -88,82 +140,9 @@ def read_whole(directory: Path, read: Callable[[], T]) -> T:
 
 
 def _identity(directory: Path) -> tuple[int, int, int] | None:
-    """Which file the manifest is, not what it says: an index that is built again from the same documents says the same."""
+    """Identify the file of the manifest, not its content: an index that is built again from the same documents has the same."""
     try:
         status = (directory / MANIFEST_FILE).stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_dev, status.st_ino, status.st_mtime_ns
-
-
-def _read(directory: Path) -> dict[str, dict[str, Any]]:
-    path = directory / MANIFEST_FILE
-    try:
-        files: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["files"]
-        # A name with a directory would leave the index.
-        if not all(Path(name).name == name and {"bytes", "sha256"} <= entry.keys() for name, entry in files.items()):
-            raise ValueError("an entry is not a file with size and digest")
-    except FileNotFoundError as error:
-        raise ImpactIndexError(f"{path} is missing: the index is damaged, or ImpactIndex did not build it") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ImpactIndexError(f"{path} is damaged ({error}): build the index again") from error
-    return files
-
-
-def _check_sizes(directory: Path, files: dict[str, dict[str, Any]]) -> None:
-    for name, entry in files.items():
-        path = directory / name
-        if not path.exists():
-            raise ImpactIndexError(f"{path} is missing: build or copy the index again")
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            raise ImpactIndexError(f"{path} has {size:,} bytes, not {entry['bytes']:,}: build or copy the index again")
-
-
-def _check_digests(directory: Path, files: dict[str, dict[str, Any]]) -> None:
-    for name, entry in files.items():
-        if _sha256(directory / name) != entry["sha256"]:
-            raise ImpactIndexError(f"{directory / name} has changed since it was written: build or copy the index again")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, bring it to the disk, and give it its name.
-
-    Raises:
-        OSError: The file cannot be written; if the disk is full, the message says how much the file needs.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            message = f"no space left, {len(content):,} bytes are needed for this file: free some and run the same again"
-            raise OSError(error.errno, message, str(path)) from error
-        raise
-    sync(path.parent)
-
-
-def sha256(path: Path) -> str:
-    """Digest of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Stopping in time: SIGTERM and SIGINT end a run within seconds, whatever it is doing."""
+"""Stopping a run within seconds of SIGTERM or SIGINT, whatever it is doing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Seconds that a run has to stop by itself; less than the ten after which batch systems kill. Ours.
+# Seconds that a run has to stop by itself, less than the ten after which batch systems kill; our choice (not measured).
 _PATIENCE = 8.0
 
 
@@ -18,9 +18,9 @@ _PATIENCE = 8.0
 def stopping() -> Iterator[None]:
     """Raise SystemExit(143) at SIGTERM and KeyboardInterrupt at SIGINT; end the process if it has not stopped in time.
 
-    Python runs its handlers between two of its instructions, so a long computation would delay them. Ending the process is safe
-    for what writes files under temporary names only, and never happens once the run is over, or at a SIGINT that a handler of
-    the host takes. For the main thread.
+    Python runs signal handlers between two bytecode instructions, so a long computation would delay them. Ending the process is
+    safe if files are written under temporary names. It never happens after the run, or at a SIGINT that the host program
+    handles itself. Only for the main thread.
     """
     interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     watched = {signal.SIGTERM, signal.SIGINT} if interrupts else {signal.SIGTERM}
@@ -48,16 +48,16 @@ def _watch(descriptor: int, watched: Container[int], stopped: threading.Event, d
     with os.fdopen(descriptor, "rb", buffering=0) as pipe:
         while content := pipe.read(1):
             if content[0] in watched and not stopped.wait(_PATIENCE):
-                with deciding:  # the run may have stopped at this moment
+                with deciding:  # the run may just have stopped
                     if not stopped.is_set():
                         os._exit(128 + content[0])
 
 
 class StopRequest:
-    """Notes that the process was asked to end, so that the run can save itself first.
+    """Notes that the process was asked to end, so that the run can be saved first.
 
     Attributes:
-        number: Of the signal; 0 while there was none.
+        number: Number of the signal; 0 before a signal.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note SIGTERM instead of ending at once, where this thread may (Python lets only the main one)."""
+        """Note SIGTERM instead of ending at once, if this is the main thread; Python allows handlers in no other."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

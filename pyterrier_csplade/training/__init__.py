@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyterrier_csplade._errors import TrainingInterruptedError
 from pyterrier_csplade.training.monitoring.curves import plot_curves
 from pyterrier_csplade.training.planning.dry_run import dry_run
 from pyterrier_csplade.training.planning.plan import Plan
@@ -18,6 +19,7 @@ __all__ = [
     "LoraSettings",
     "Plan",
     "TargetNnz",
+    "TrainingInterruptedError",
     "ValidationSettings",
     "adapt",
     "dry_run",

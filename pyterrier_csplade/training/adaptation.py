@@ -1,4 +1,4 @@
-"""The adaptation phase: cures the collapse of the ReLU before contrastive training starts."""
+"""The adaptation phase, which prevents the ReLU from collapsing when contrastive training starts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AdaptationTrainer(CurvesTrainer):
         self.mask_id = mask_id
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
-        """Return the loss of a batch of token ids; the Trainer calls it."""
+        """Return the loss of a batch of token ids, for the Trainer."""
         tokens = inputs["input_ids"]
         visible, predicted = tokens, torch.arange(1, tokens.shape[1])
         if self.mask_id is not None:
@@ -45,7 +45,7 @@ class AdaptationTrainer(CurvesTrainer):
 
 
 class Predictor(nn.Module):
-    """A language model whose forward pass ends in L_Adapt, so that no logits outlive it.
+    """A language model whose forward pass ends in L_Adapt, so that logits need not be kept.
 
     Attributes:
         model: The transformers model, or a PEFT model around it.
@@ -68,11 +68,11 @@ class Predictor(nn.Module):
 
         Args:
             input_ids: [batch, length].
-            positions: Where something is predicted, [positions].
-            targets: What, [batch, positions].
+            positions: Positions that predict a token, [positions].
+            targets: The tokens to predict, [batch, positions].
 
         Returns:
-            The loss and figures, as ``streamed_prediction_loss`` does.
+            The loss and figures of ``streamed_prediction_loss``.
         """
         lm = self._lm
         hidden = lm.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[:, positions].flatten(0, 1)
@@ -87,16 +87,16 @@ class Predictor(nn.Module):
 def draw_positions(length: int, mask_rate: float, visible_rate: float) -> tuple[Tensor, Tensor]:
     """Draw the positions of masked next-token prediction, from torch's generator, whose state checkpoints keep.
 
-    All sequences of a batch share them (ours): the LM head then works on these positions alone. The first token is never
-    drawn, because no position before it could predict it.
+    All sequences of a batch share them, so that the LM head works on these positions only; our choice (not measured). The first
+    token is never drawn, because no position before it could predict it.
 
     Args:
         length: Tokens of a sequence.
         mask_rate: Share of the tokens that are masked.
-        visible_rate: Share of the tokens that are predicted though they are not masked.
+        visible_rate: Share of the tokens that are predicted although they are not masked.
 
     Returns:
-        The masked positions, and the predicted ones: these and others.
+        The masked positions, and the predicted positions, which include them.
     """
     order = 1 + torch.randperm(length - 1)
     masked = max(1, round(mask_rate * (length - 1)))
@@ -108,7 +108,7 @@ def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
 
     Args:
         config: The run's settings.
-        resume: Go on from the last checkpoint in ``config.output``, if there is one.
+        resume: Resume from the last checkpoint in ``config.output``, if there is one.
 
     Returns:
         The directory of the adapted model, ``config.output``: a plain language model to start contrastive training from.
@@ -120,7 +120,7 @@ def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
     """
     output = open_output(config, resume)
     arguments, tokens = training_arguments(config, pieces=config.gradient_accumulation_steps), output / "tokens.int32"
-    if next(read_corpus(config.corpus, config.text_fields), None) is None:  # found out before a large model is loaded
+    if next(read_corpus(config.corpus, config.text_fields), None) is None:  # checked before a large model is loaded
         raise DataError(f"{config.corpus}: the corpus is empty")
     tokenizer, model = load_tokenizer_and_model(config)
     choose_attention(model, causal=config.objective == "clm")
@@ -140,5 +140,5 @@ def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
 
 def _mask_id(tokenizer: Any, config: AdaptationConfig) -> int:
     if config.mask_token not in tokenizer.get_vocab():
-        raise ConfigError(f"mask_token {config.mask_token!r} is no token of {config.model}: name one that is")
+        raise ConfigError(f"mask_token {config.mask_token!r} is no token of {config.model}: choose one from its vocabulary")
     return int(tokenizer.convert_tokens_to_ids(config.mask_token))

@@ -21,24 +21,24 @@ from pyterrier_csplade._errors import DataError
 from pyterrier_csplade.model.backbone import Backbone
 from pyterrier_csplade.model.encoder import plan
 
+from .checkpoints import prepared
 from .distributed import gather
-from .prepared import prepared
 from .rows import TrainingRow
 
-# Texts that go through the model together. They are sorted by length, so that small parts hold little padding. Ours,
-# measured on a CPU: 8 and 16 are no faster, 128 are slower.
+# Texts that go through the model together. They are sorted by length, so that small parts hold little padding; our choice
+# (measured: on a CPU, 8 and 16 are no faster, 128 is slower).
 _CHUNK = 32
-# On an accelerator, as many short texts as have the tokens of those of full length, at most this many times more: it waits for
-# its next kernel where parts are small. Ours, measured on an H200: an 8B model takes 1.5 times as long for texts of 64 tokens
-# in parts of 32 as in parts of 96. The bound is for the vectors' memory.
+# An accelerator waits between kernels if parts are small, so a part may hold more short texts, up to the tokens of _CHUNK texts
+# of full length and up to this many times _CHUNK, which bounds the memory of the vectors; our choice (measured: on an H200, an
+# 8B model takes 1.5 times as long for texts of 64 tokens in parts of 32 as in parts of 96).
 _SHORT_TEXTS = 4
 
 
 class RowDataset(Dataset[dict[str, Any]]):
     """Training rows with one positive and some hard negatives each.
 
-    The rows lie in a file and only their places in memory, so that the data may be larger than the memory. What is drawn from a
-    row depends on seed, epoch and row alone: the same after resuming and in any number of processes.
+    The rows stay in a file and only their offsets are in memory, so that the data may be larger than the memory. Draws depend
+    only on seed, epoch and row, and are thus the same after resuming and in any number of processes.
     """
 
     def __init__(self, path: Path, *, negatives: int, seed: int) -> None:
@@ -46,8 +46,8 @@ class RowDataset(Dataset[dict[str, Any]]):
 
         Args:
             path: The file.
-            negatives: Hard negatives to draw; all where a row has fewer.
-            seed: Of the draws.
+            negatives: Hard negatives to draw; all of a row that has fewer.
+            seed: Seed of the draws.
         """
         self.path, self.negatives, self.seed, self.epoch = path, negatives, seed, 0
         self._places = [0]
@@ -88,7 +88,7 @@ def write_rows(rows: Iterable[TrainingRow], path: Path, *, scored: bool) -> None
         scored: Whether the losses need scores of a teacher.
 
     Raises:
-        DataError: There is no row, or one without the scores that it needs, or the run in this directory began with others.
+        DataError: There are no rows, a row lacks scores, or the run in this directory began with other rows.
     """
     number = 0
     with prepared(path) as out:
@@ -96,7 +96,7 @@ def write_rows(rows: Iterable[TrainingRow], path: Path, *, scored: bool) -> None
             if scored and row.scores is None:
                 raise DataError(
                     f"row {number}, {row.query[:60]!r}: the passages have no scores of a teacher, which kl_weight and "
-                    "margin_mse_weight need"
+                    "margin_mse_weight require"
                 )
             out.write(json.dumps(asdict(row)).encode() + b"\n")
         if not number:
@@ -107,11 +107,11 @@ class Collator:
     """Makes a batch: the queries and all their passages, cut into parts."""
 
     def __init__(self, backbone: Backbone, pieces: int = 1) -> None:
-        """Say how a batch is cut.
+        """Name the model.
 
         Args:
             backbone: Tokenises and pads.
-            pieces: Passages are cut into as many parts at least; no part has more queries than one has passages.
+            pieces: Minimum number of parts into which the passages are cut; parts of queries have the same maximum size.
         """
         self.backbone, self.pieces = backbone, pieces
 
@@ -119,40 +119,39 @@ class Collator:
         """Tokenise and pad.
 
         Returns:
-            ``queries`` and ``passages``, lists of parts as ``Backbone.collate`` makes them, passages sorted by length; and
+            ``queries`` and ``passages``, lists of parts from ``Backbone.collate``, with passages sorted by length; and
             ``labels``, the fields of ``Labels``.
         """
         texts = [row["positive"] for row in rows] + [text for row in rows for text in row["negatives"]]
         owners = [*range(len(rows)), *(own for own, row in enumerate(rows) for _ in row["negatives"])]
         sequences = self.backbone.tokenize(texts, "document")[0]
         order = sorted(range(len(texts)), key=lambda i: -len(sequences[i]))
-        labels = make_labels(rows, texts, owners, order)
+        labels = _make_labels(rows, texts, owners, order)
         queries = self.backbone.tokenize([row["query"] for row in rows], "query")[0]
         passages = [sequences[passage] for passage in order]
-        size = part_size(len(texts), self.pieces, accelerator=self._on_accelerator)
+        accelerator = self.backbone.device.type != "cpu"
+        size = part_size(len(texts), self.pieces, accelerator=accelerator)
+        tokens = part_tokens(self.backbone.contract.document_length) if accelerator else sys.maxsize
         return {
-            "queries": self._parts(queries, [max(map(len, queries))] * len(queries), size),
-            "passages": self._parts(passages, list(map(len, passages)), size),
+            "queries": self._parts(queries, [max(map(len, queries))] * len(queries), tokens, size),
+            "passages": self._parts(passages, list(map(len, passages)), tokens, size),
             "labels": {name: values.to(self.backbone.device) for name, values in vars(labels).items()},
         }
 
-    @property
-    def _on_accelerator(self) -> bool:
-        return self.backbone.device.type != "cpu"
-
-    def _parts(self, sequences: Sequence[Sequence[int]], lengths: Sequence[int], size: int) -> list[dict[str, Any]]:
-        """Cut sequences into parts of at most ``size``, by lengths that do not increase."""
-        tokens = part_tokens(self.backbone.contract.document_length) if self._on_accelerator else sys.maxsize
+    def _parts(
+        self, sequences: Sequence[Sequence[int]], lengths: Sequence[int], tokens: int, size: int
+    ) -> list[dict[str, Any]]:
+        """Cut sequences into parts of at most ``tokens`` and ``size``; lengths must not increase."""
         return [self.backbone.collate(sequences[part]) for part in plan([max(1, n) for n in lengths], tokens, size)]
 
 
 def part_size(texts: float, pieces: int, *, accelerator: bool) -> int:
-    """Return how many texts go through the model at once at most, if ``texts`` are cut into as many ``pieces`` at least."""
+    """Return the maximum number of texts of a part, if ``texts`` are cut into at least ``pieces`` parts."""
     return min(_SHORT_TEXTS * _CHUNK if accelerator else _CHUNK, math.ceil(texts / pieces))
 
 
 def part_tokens(document_length: int) -> int:
-    """Return how many tokens, of one copy for echo, go through an accelerator at once at most."""
+    """Return the maximum number of tokens of a part on an accelerator; echo counts one copy."""
     return _CHUNK * document_length
 
 
@@ -163,9 +162,9 @@ class Labels:
     Attributes:
         targets: The passage that is each query's positive, int64 [queries].
         owners: The query for which each passage was drawn, int64 [passages].
-        texts: Identifies each passage's text, int64 [passages].
-        relevant_queries: With ``relevant_texts``, the pairs of a query and a text that is relevant to it, int64 [pairs].
-        relevant_texts: As ``texts``, int64 [pairs].
+        texts: Digest of each passage's text, int64 [passages].
+        relevant_queries: Queries of all pairs of a query and a text relevant to it, int64 [pairs].
+        relevant_texts: Digests of the texts of these pairs, int64 [pairs].
         teacher: A teacher's score of each passage for its owner, float32 [passages]; NaN without a teacher.
     """
 
@@ -178,7 +177,10 @@ class Labels:
 
     @property
     def excluded(self) -> Tensor:
-        """Bool [queries, passages]: no negatives, since their text is another positive of the query (ours)."""
+        """Passages that are no negatives of a query, because their text is another of its positives, bool [queries, passages].
+
+        Excluding them is our choice (not measured).
+        """
         matches = self.relevant_texts[:, None] == self.texts[None, :]
         relevant = torch.zeros(len(self.targets), len(self.texts), dtype=torch.int32, device=matches.device)
         relevant.index_add_(0, self.relevant_queries, matches.int())
@@ -188,11 +190,11 @@ class Labels:
 
     @property
     def own(self) -> Tensor:
-        """Bool [queries, passages]: the passages that were drawn for the query."""
+        """Passages that were drawn for a query, bool [queries, passages]."""
         return self.owners[None, :] == torch.arange(len(self.targets), device=self.owners.device)[:, None]
 
     def gathered(self) -> Labels:
-        """The labels of the batches of all processes, one after the other in the order of the ranks."""
+        """Return the labels of the batches of all processes, concatenated in the order of the ranks."""
         names = ("targets", "owners", "texts", "relevant_queries", "relevant_texts", "teacher")
         parts = dict(zip(names, gather([getattr(self, name) for name in names])))
         first_query = [0, *accumulate(map(len, parts["targets"]))]
@@ -202,17 +204,17 @@ class Labels:
         return Labels(**{name: torch.cat(part) for name, part in parts.items()})
 
 
-def make_labels(rows: Sequence[dict[str, Any]], texts: Sequence[str], owners: Sequence[int], order: Sequence[int]) -> Labels:
-    """Make the labels of a batch whose first passages are the rows' positives.
+def _make_labels(rows: Sequence[dict[str, Any]], texts: Sequence[str], owners: Sequence[int], order: Sequence[int]) -> Labels:
+    """Make the labels of a batch.
 
     Args:
-        rows: As ``RowDataset`` gives them.
-        texts: The passages; passage i is the positive of row i while there is a row i.
+        rows: Rows from ``RowDataset``.
+        texts: The passages; the first ones are the positives of the rows.
         owners: The row of each passage.
-        order: The passages as they stand in the batch.
+        order: The passages in their order in the batch.
     """
     place = {passage: rank for rank, passage in enumerate(order)}
-    pairs = [(own, text_id(text)) for own, row in enumerate(rows) for text in row["positives"]]
+    pairs = [(own, _text_id(text)) for own, row in enumerate(rows) for text in row["positives"]]
     taken = [0] * len(rows)
     teacher = []
     for owner in owners:
@@ -222,13 +224,13 @@ def make_labels(rows: Sequence[dict[str, Any]], texts: Sequence[str], owners: Se
     return Labels(
         targets=torch.tensor([place[own] for own in range(len(rows))]),
         owners=torch.tensor([owners[passage] for passage in order]),
-        texts=torch.tensor([text_id(texts[passage]) for passage in order]),
+        texts=torch.tensor([_text_id(texts[passage]) for passage in order]),
         relevant_queries=torch.tensor([own for own, _ in pairs]),
         relevant_texts=torch.tensor([text for _, text in pairs]),
         teacher=torch.tensor([teacher[passage] for passage in order], dtype=torch.float32),
     )
 
 
-def text_id(text: str) -> int:
-    """A 64-bit digest of a text, the same in every process."""
+def _text_id(text: str) -> int:
+    """Return a 64-bit digest of a text, the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)

@@ -1,14 +1,22 @@
-"""Checkpoints on disk: whole or not there, proved by digests, and the old ones removed."""
+"""Files of a run that are whole or absent: the prepared training data, and checkpoints sealed with digests."""
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from pyterrier_csplade.storage.manifest import sha256, sync
+from pyterrier_csplade._errors import DataError, TrainingError
+from pyterrier_csplade.storage.files import sync
+from pyterrier_csplade.storage.manifest import damages, read_manifest, write_manifest
+
+from .distributed import rank
 
 #: The checkpoints, in a run's directory.
 CHECKPOINTS = "checkpoints"
@@ -17,24 +25,21 @@ _UNFINISHED = ".unfinished"
 
 
 def unfinished(directory: Path) -> Path:
-    """Where a checkpoint is written before it moves to ``directory``."""
+    """Return where a checkpoint is written before it moves to ``directory``."""
     return directory / _UNFINISHED
 
 
 def publish(written: Path, processes: int) -> None:
-    """Seal a checkpoint that was written in ``unfinished(directory)``, and move it to ``directory``.
+    """Seal a checkpoint, and move it to its place if it was written in ``unfinished(directory)``.
 
     Args:
         written: The checkpoint.
-        processes: That took part in the run.
+        processes: Number of processes of the run.
     """
-    files = {}
-    for path in _files(written):
-        sync(path)
-        files[path.relative_to(written).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    manifest = written / _MANIFEST
-    manifest.write_text(json.dumps({"format": 1, "processes": processes, "files": files}, indent=1) + "\n", encoding="utf-8")
-    sync(manifest)
+    (written / _MANIFEST).unlink(missing_ok=True)  # of an earlier checkpoint in the same place
+    write_manifest(written, _MANIFEST, processes=processes)
+    if written.parent.name != _UNFINISHED:
+        return
     target = written.parent.parent / written.name
     if target.exists():
         shutil.rmtree(target)
@@ -43,37 +48,28 @@ def publish(written: Path, processes: int) -> None:
 
 
 def last_checkpoint(directory: Path) -> Path | None:
-    """The newest whole checkpoint; warns of newer ones that are damaged and passed over."""
+    """Return the newest whole checkpoint; warn of newer ones that are damaged."""
     for checkpoint in sorted(directory.glob("checkpoint-*"), key=step_of, reverse=True):
         damage = damage_of(checkpoint)
         if damage is None:
             return checkpoint
-        warnings.warn(f"{checkpoint} is passed over: {damage}", stacklevel=2)
+        warnings.warn(f"skipping {checkpoint}: {damage}", stacklevel=2)
     return None
 
 
 def damage_of(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint; None if it is as it was written."""
+    """Describe what is wrong with a checkpoint; None if it is as it was written."""
     try:
-        files = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))["files"]
-        entries = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
+        files = read_manifest(checkpoint / _MANIFEST, TrainingError, "it cannot be resumed from")["files"]
     except FileNotFoundError:
-        return f"it has no {_MANIFEST}, so it was not written to its end"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{_MANIFEST} is damaged ({error})"
-    for name, (size, digest) in entries.items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size:,} bytes, not {size:,}"
-        if sha256(path) != digest:
-            return f"{name} has changed since it was written"
-    return None
+        return f"it has no {_MANIFEST}, so writing it did not finish"
+    except TrainingError as error:
+        return str(error)
+    return next(damages(checkpoint, files, digests=True), None)
 
 
 def processes_of(checkpoint: Path) -> int:
-    """How many processes took part in the run that wrote a checkpoint."""
+    """Return the number of processes of the run that wrote a checkpoint."""
     return int(json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))["processes"])
 
 
@@ -82,8 +78,8 @@ def remove_old(directory: Path, kept: int, best: int | None) -> None:
 
     Args:
         directory: Where they are.
-        kept: How many of the newest stay.
-        best: Step of the best one, which stays as well; None if none is known to be.
+        kept: Number of the newest checkpoints to keep.
+        best: Step of the best checkpoint, which is kept as well; None if it is not known.
     """
     for checkpoint in sorted(directory.glob("checkpoint-*"), key=step_of)[:-kept]:
         if step_of(checkpoint) != best:
@@ -91,10 +87,28 @@ def remove_old(directory: Path, kept: int, best: int | None) -> None:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The optimizer step after which a checkpoint was written."""
+    """Return the optimizer step after which a checkpoint was written."""
     number = checkpoint.name.rpartition("-")[2]
     return int(number) if number.isdecimal() else -1
 
 
-def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("*") if path.is_file())
+@contextmanager
+def prepared(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of training data for writing; it appears as ``path`` when it is whole.
+
+    The first process of every machine writes it, so that machines may share the directory or not.
+
+    Raises:
+        DataError: The directory holds checkpoints and the file would change, so the run could not continue as it began.
+    """
+    partial = path.with_name(f"{path.name}.{rank()}.partial")
+    with partial.open("wb") as out:
+        yield out
+    begun = path.exists() and any((path.parent / CHECKPOINTS).glob("checkpoint-*"))
+    if begun and not filecmp.cmp(partial, path, shallow=False):
+        partial.unlink()
+        raise DataError(
+            f"{path.parent}: the training data has changed since the run began: resume with the same data, or name another "
+            "output"
+        )
+    partial.replace(path)

@@ -1,4 +1,4 @@
-"""Reading of configuration files: strict about keys and types."""
+"""Configuration files, read strictly: unknown keys and wrong types are errors."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .config import TrainingConfig
 
 T = TypeVar("T")
 
-# Similarity of an unknown key to the one that may be meant: "doc" is as similar to "document". Ours.
+# Similarity of an unknown key to a suggested one, such as that between "doc" and "document"; our choice (not measured).
 _ALIKE = 0.5
 
-# Settings by which a file for the other command is recognised.
+# Settings that identify a file for the other command.
 _PHASES = {
     "corpus": "the adaptation phase: pyterrier-csplade adapt",
     "data": "the contrastive phase: pyterrier-csplade train",
@@ -37,7 +37,7 @@ def load_config(path: str | Path, config_class: type[T]) -> T:
         config_class: ``AdaptationConfig`` or ``ContrastiveConfig``.
 
     Raises:
-        ConfigError: The file is missing or no mapping, or it holds an unknown key or a value of a wrong type.
+        ConfigError: The file is missing or not a mapping, or holds an unknown key or a value of a wrong type.
     """
     path = Path(path)
     try:
@@ -52,7 +52,11 @@ def load_config(path: str | Path, config_class: type[T]) -> T:
 
 
 def config_from_dict(values: Any, config_class: type[T], *, source: str = "configuration") -> T:
-    """Make a configuration from a mapping, checking keys and types."""
+    """Make a configuration from a mapping.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value is of a wrong type.
+    """
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: expected a mapping of settings, found {type(values).__name__}")
     hints = typing.get_type_hints(config_class)
@@ -80,19 +84,19 @@ def _hint(key: Any, known: list[str]) -> str:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError(f"a key stands twice in {{{', '.join(key for key, _ in pairs)}}}")
+        raise ValueError(f"a key appears twice in {{{', '.join(key for key, _ in pairs)}}}")
     return values
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without its silent surprises: a key that stands twice is an error."""
+    """YAML in which a key that appears twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
             if key in seen:
-                raise yaml.YAMLError(f"the key {key!r} stands twice, the second time on line {key_node.start_mark.line + 1}")
+                raise yaml.YAMLError(f"the key {key!r} appears twice, the second time on line {key_node.start_mark.line + 1}")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
@@ -141,7 +145,7 @@ def _convert_scalar(value: Any, hint: type, where: str) -> Any:
 
 _FILE = "settings.json"
 
-# They change no result; or, as the data, they are compared by what they hold and not by their names.
+# Settings that change no result, and the data, which is compared by its content.
 _WITHOUT_EFFECT = frozenset({"output", "data", "corpus", "logging_steps", "save_steps", "keep_checkpoints", "report_to"})
 
 
@@ -151,7 +155,7 @@ def save_settings(checkpoint: Path, config: TrainingConfig) -> None:
 
 
 def changed_settings(checkpoint: Path, config: TrainingConfig) -> str:
-    """Say which settings are no longer those of a checkpoint, with both values; empty if none is, or if it has none."""
+    """Describe the settings that have changed since a checkpoint, with both values; empty if there are none."""
     path = checkpoint / _FILE
     if not path.is_file():
         return ""

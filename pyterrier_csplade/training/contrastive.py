@@ -31,6 +31,10 @@ from .schedules import make_schedule
 from .trainer import WEIGHTS_FILE, CurvesTrainer
 
 _SCHEDULE = "schedule.json"
+# Queries of the batch that pre-flight and cockpit look at, and negatives of each; our choice (measured: a second or two for an
+# 8B model).
+_PROBE = 16
+_PROBE_NEGATIVES = 3
 
 
 class ContrastiveTrainer(CurvesTrainer):
@@ -40,7 +44,7 @@ class ContrastiveTrainer(CurvesTrainer):
         objective: Computes the loss.
         schedule: Gives both lambdas at every step.
         diagnostics: Functions of the batch's query and passage vectors whose figures are recorded at every step.
-        parts: What checkpoints keep the tensors of, beside the weights, by name.
+        parts: Objects whose tensors checkpoints keep besides the weights, by name.
     """
 
     config: ContrastiveConfig
@@ -56,7 +60,7 @@ class ContrastiveTrainer(CurvesTrainer):
         """Do a step on the batch of all processes.
 
         Raises:
-            TrainingError: The loss is infinite or no number.
+            TrainingError: The loss is not finite.
         """
         model.train()
         inputs = self._prepare_inputs(inputs)
@@ -74,19 +78,19 @@ class ContrastiveTrainer(CurvesTrainer):
         return loss.detach()
 
     def save_state(self, directory: Path) -> None:
-        """Save what this phase knows beside the weights."""
+        """Save the state of this phase besides the weights."""
         for name, part in self.parts.items():
             save_file(part.state_dict(), directory / f"{name}.safetensors")
         (directory / _SCHEDULE).write_text(json.dumps(self.schedule.state_dict()), encoding="utf-8")
 
     def load_state(self, directory: Path) -> None:
-        """Go on from what was saved."""
+        """Load what ``save_state`` wrote."""
         for name, part in self.parts.items():
             part.load_state_dict(load_file(directory / f"{name}.safetensors"))
         self.schedule.load_state_dict(json.loads((directory / _SCHEDULE).read_text(encoding="utf-8")))
 
     def step_done(self, figures: dict[str, float]) -> None:
-        """Let the schedule learn from the figures of an optimizer step."""
+        """Pass the figures of an optimizer step to the schedule."""
         self.schedule.observe(self.state.global_step, figures)
 
 
@@ -95,14 +99,14 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
 
     Args:
         config: The run's settings.
-        resume: Go on from the last checkpoint in ``config.output``, if there is one.
+        resume: Resume from the last checkpoint in ``config.output``, if there is one.
 
     Returns:
         The directory of the trained model, ``config.output``, which ``CSPLADE`` loads.
 
     Raises:
         ConfigError: ``config.output`` holds checkpoints of another run.
-        DataError: A training row cannot be used, or there is none.
+        DataError: A training row cannot be used, or there are no rows.
         TrainingError: The loss is not finite, or the run has collapsed.
     """
     output = open_output(config, resume)
@@ -113,7 +117,9 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
     dataset = RowDataset(rows, negatives=config.negatives, seed=config.seed)
     # On a CPU, the backward pass of torch's fused attention takes several times as long as plain products for short texts.
     tokenizer, model = load_tokenizer_and_model(config, None if torch.cuda.is_available() else "eager")
-    backbone = Backbone(model, tokenizer, _contract(config, config.query_length, config.document_length))
+    contract = _contract(config)
+    lengths = {"query_length": config.query_length, "document_length": config.document_length}
+    backbone = Backbone(model, tokenizer, contract.replace(**lengths))
     reads_weights_of(backbone, backbone.head)
     trainer = ContrastiveTrainer(
         config,
@@ -122,37 +128,21 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
         train_dataset=dataset,
         data_collator=Collator(backbone, config.gradient_accumulation_steps),
     )
-    contract = _contract(config, config.encoding_query_length, config.encoding_document_length)
-    attach(trainer, backbone, config, contract)
+    _watch(trainer, backbone, contract)
     trainer.run(resume)
-    weights = best_weights(trainer, output / CHECKPOINTS) or trainer.trained_weights()
+    weights = _best_weights(trainer, output / CHECKPOINTS) or trainer.trained_weights()
     if is_first_process():
         if trainer.sharded:
             backbone = Backbone(whole_model(config, weights, quantized=True), tokenizer, backbone.contract)
         else:
             backbone.load_state_dict(weights, strict=False)
-        _save_trained(backbone, weights, config, dataset)
+        _save_trained(backbone, weights, config, contract, dataset)
     barrier()
     return output
 
 
-def _save_trained(backbone: Backbone, weights: dict[str, Tensor], config: ContrastiveConfig, dataset: RowDataset) -> None:
-    """Save the trained model with its adapter merged, its contract, and a report on what merging changed."""
-    output = Path(config.output)
-    probe = Probe(dataset)
-    before = probe.encode(backbone) if config.lora else None
-    unmerged = whole_model(config, weights) if config.quantization else backbone.model
-    merged = save_run(unmerged, backbone.tokenizer, config).eval()
-    contract = _contract(config, config.encoding_query_length, config.encoding_document_length).replace(
-        training={"phase": "contrastive", "rows": len(dataset), **_published(config)}
-    )
-    prepare_backbone(merged, backbone.tokenizer, contract, name=config.output).contract.save(output)
-    if before:
-        same_lengths = prepare_backbone(merged, backbone.tokenizer, backbone.contract, name=config.output)
-        write_report(probe.report(before, probe.encode(same_lengths)), output)
-
-
-def _contract(config: ContrastiveConfig, query_length: int | None, document_length: int | None) -> Contract:
+def _contract(config: ContrastiveConfig) -> Contract:
+    """Return the contract of the trained model, whose lengths may differ from those in training."""
     return Contract(
         variant=config.variant,
         query_prefix=config.query_prefix,
@@ -160,8 +150,8 @@ def _contract(config: ContrastiveConfig, query_length: int | None, document_leng
         add_bos=config.add_bos,
         add_eos=config.add_eos,
         pool_special=config.pool_special,
-        query_length=query_length or config.query_length,
-        document_length=document_length or config.document_length,
+        query_length=config.encoding_query_length or config.query_length,
+        document_length=config.encoding_document_length or config.document_length,
         logit_scale=config.logit_scale,
         temperature=config.temperature,
         base_model=_name(config.model),
@@ -169,8 +159,55 @@ def _contract(config: ContrastiveConfig, query_length: int | None, document_leng
     )
 
 
+def _watch(trainer: ContrastiveTrainer, backbone: Backbone, contract: Contract) -> None:
+    """Attach the cockpit, and validation if the configuration asks for it."""
+    config = trainer.config
+    cockpit = Cockpit(trainer, backbone, _probe(trainer), config)
+    trainer.diagnostics.append(cockpit.diagnose)
+    trainer.parts["cockpit"] = cockpit
+    trainer.add_callback(cockpit)
+    if config.validation is not None:
+        trainer.add_callback(Validation(trainer, backbone, contract, read_slice(config.validation), config.validation))
+
+
+def _probe(trainer: Any) -> dict[str, Any]:
+    """Return a batch of rows from all over the data, with few negatives."""
+    dataset = trainer.train_dataset
+    rows = [dataset[place] for place in range(0, len(dataset), max(1, len(dataset) // _PROBE))[:_PROBE]]
+    for row in rows:
+        row["negatives"] = row["negatives"][:_PROBE_NEGATIVES]
+    batch: dict[str, Any] = trainer.data_collator(rows)
+    return batch
+
+
+def _best_weights(trainer: Any, checkpoints: Path) -> dict[str, Tensor] | None:
+    """Return the trained parameters of the best validated checkpoint; None if the run was not validated."""
+    best = trainer.state.best_global_step
+    if best is None:  # a run that had ended already was loaded without its state
+        newest = max(checkpoints.glob("checkpoint-*/trainer_state.json"), key=lambda path: step_of(path.parent), default=None)
+        best = None if newest is None else json.loads(newest.read_text(encoding="utf-8"))["best_global_step"]
+    file = checkpoints / f"checkpoint-{best}" / WEIGHTS_FILE
+    return load_file(file) if best is not None and file.is_file() else None
+
+
+def _save_trained(
+    backbone: Backbone, weights: dict[str, Tensor], config: ContrastiveConfig, contract: Contract, dataset: RowDataset
+) -> None:
+    """Save the trained model with its adapter merged, its contract, and a report on what merging changed."""
+    output = Path(config.output)
+    probe = Probe(dataset)
+    before = probe.encode(backbone) if config.lora else None
+    unmerged = whole_model(config, weights) if config.quantization else backbone.model
+    merged = save_run(unmerged, backbone.tokenizer, config).eval()
+    contract = contract.replace(training={"phase": "contrastive", "rows": len(dataset), **_published(config)})
+    prepare_backbone(merged, backbone.tokenizer, contract, name=config.output).contract.save(output)
+    if before:
+        same_lengths = prepare_backbone(merged, backbone.tokenizer, backbone.contract, name=config.output)
+        write_report(probe.report(before, probe.encode(same_lengths)), output)
+
+
 def _published(config: ContrastiveConfig) -> dict[str, Any]:
-    """The settings as they go into a contract: without the paths of this machine."""
+    """Return the settings for a contract, without the paths of this machine."""
     data = [config.data] if isinstance(config.data, str) else config.data
     settings = asdict(config) | {"model": _name(config.model), "data": [_name(source) for source in data]}
     if config.validation is not None:
@@ -181,47 +218,3 @@ def _published(config: ContrastiveConfig) -> dict[str, Any]:
 
 def _name(source: str) -> str:
     return Path(source).name if Path(source).exists() else source
-
-
-# Queries of the batch that pre-flight and cockpit look at, and negatives of each. Ours: a second or two for 8B.
-_PROBE = 16
-_PROBE_NEGATIVES = 3
-
-
-def attach(trainer: Any, backbone: Backbone, config: ContrastiveConfig, contract: Contract) -> None:
-    """Let cockpit and validation watch a run.
-
-    Args:
-        trainer: The run's trainer.
-        backbone: Its model.
-        config: Its settings.
-        contract: With the lengths of encoding.
-    """
-    cockpit = Cockpit(trainer, backbone, _probe(trainer), config)
-    trainer.diagnostics.append(cockpit.diagnose)
-    trainer.parts["cockpit"] = cockpit
-    trainer.add_callback(cockpit)
-    if config.validation is not None:
-        data = read_slice(config.validation)
-        trainer.add_callback(Validation(trainer, backbone, contract, data, config.validation))
-
-
-def _probe(trainer: Any) -> dict[str, Any]:
-    """A batch of rows from all over the data, with few negatives."""
-    dataset = trainer.train_dataset
-    places = range(0, len(dataset), max(1, len(dataset) // _PROBE))
-    rows = [dataset[place] for place in places][:_PROBE]
-    for row in rows:
-        row["negatives"] = row["negatives"][:_PROBE_NEGATIVES]
-    batch: dict[str, Any] = trainer.data_collator(rows)
-    return batch
-
-
-def best_weights(trainer: Any, checkpoints: Path) -> dict[str, Tensor] | None:
-    """The trained parameters of the best validated checkpoint; None if the run was not validated."""
-    best = trainer.state.best_global_step
-    if best is None:  # a run that had ended already was loaded without its state
-        newest = max(checkpoints.glob("checkpoint-*/trainer_state.json"), key=lambda path: step_of(path.parent), default=None)
-        best = None if newest is None else json.loads(newest.read_text(encoding="utf-8"))["best_global_step"]
-    file = checkpoints / f"checkpoint-{best}" / WEIGHTS_FILE
-    return load_file(file) if best is not None and file.is_file() else None

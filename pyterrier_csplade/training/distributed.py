@@ -1,11 +1,16 @@
-"""What the processes of a run tell each other."""
+"""Processes of a run: how they start, wait for each other and exchange tensors; and the uses of DeepSpeed.
+
+This is the only file that uses private interfaces of DeepSpeed.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,36 +24,35 @@ from pyterrier_csplade._errors import ConfigError
 
 
 def world_size() -> int:
-    """Processes of this run."""
+    """Return the number of processes of this run."""
     return dist.get_world_size() if _together() else 1
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if _together() else 0
 
 
 def is_first_process() -> bool:
-    """Whether this process writes what exists once."""
+    """Return whether this process writes the files of the run."""
     return rank() == 0
 
 
 def on_one_process_first(write: Callable[[], object]) -> None:
-    """Write a file that all processes read: one on each machine does it while the others wait."""
-    state = PartialState()
-    if state.is_local_main_process:
+    """Write a file that all processes read: one process of each machine writes it while the others wait."""
+    if PartialState().is_local_main_process:
         write()
     barrier()
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has called this."""
     if _together():
         dist.barrier()
 
 
 def largest(value: int, device: torch.device) -> int:
-    """The largest of the processes' values."""
+    """Return the largest of the processes' values."""
     if not _together():
         return value
     tensor = torch.tensor(value, device=device)
@@ -57,7 +61,7 @@ def largest(value: int, device: torch.device) -> int:
 
 
 def mean_over_processes(tensor: Tensor) -> Tensor:
-    """The mean of the processes' tensors."""
+    """Return the mean of the processes' tensors."""
     if _together():
         shared = tensor.to(PartialState().device)
         dist.all_reduce(shared)
@@ -69,12 +73,12 @@ def gather(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     """Collect tensors whose first dimensions may differ between processes.
 
     Args:
-        tensors: Of this process. Their number, types and other dimensions are the same in all processes.
+        tensors: Tensors of this process. Their number, types and other dimensions are the same in all processes.
 
     Returns:
-        For each of ``tensors`` those of all processes, in the order of the ranks. The own ones are those that were given, so
-        that gradients flow to them and only to them: a loss that is computed from all on every process has, in each, the exact
-        gradient of its own part, and the sum over the processes is that of one process with everything.
+        For each tensor, a list of the tensors of all processes in the order of the ranks. Gradients flow to the given tensors
+        only: if every process computes the same loss from all of them, each gets the exact gradient of its own part, and the
+        sum over the processes is the gradient of one process with all the data.
     """
     if not _together():
         return [[tensor] for tensor in tensors]
@@ -99,15 +103,15 @@ def _together() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-# How long processes wait for another: one reads and writes the training data, which takes more than NCCL's ten minutes for
-# large collections. Ours; a launcher ends the others at once when one dies.
+# How long processes wait for each other: one of them reads and writes the training data, which takes longer than NCCL's ten
+# minutes for large collections. A launcher ends the others at once when one dies. Our choice (not measured).
 _PATIENCE = timedelta(hours=6)
-# What accelerate's launcher sets.
+# Set by accelerate's launcher.
 _PRECISION = "ACCELERATE_MIXED_PRECISION"
 
 
 def start_processes(*, use_cpu: bool) -> int:
-    """Let this process find the others that a launcher started.
+    """Connect this process to the others that a launcher started.
 
     Args:
         use_cpu: Whether there is no accelerator.
@@ -116,42 +120,41 @@ def start_processes(*, use_cpu: bool) -> int:
         The number of processes.
 
     Raises:
-        ConfigError: A launcher was asked for several processes and started one alone, or some did not come.
+        ConfigError: A launcher was asked for several processes but started only one, or some are missing.
     """
     asked = int(os.environ.get("WORLD_SIZE", 1))
-    # What accelerate sets when it was asked for several processes; where it cannot start them it runs one and says nothing.
-    alone = _PRECISION in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
-    if alone:
+    # accelerate sets MASTER_ADDR when it was asked for several processes; if it cannot start them, it runs one without a word.
+    if _PRECISION in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
         raise ConfigError(
             "accelerate was asked for several processes but started this one alone (it starts several on CPUs with MPI only): "
             "use torchrun --nproc-per-node N -m pyterrier_csplade ..."
         )
     PartialState(cpu=use_cpu, timeout=_PATIENCE)
     if world_size() != asked:
-        raise ConfigError(f"{asked} processes were asked for and {world_size()} came together")
+        raise ConfigError(f"the launcher was asked for {asked} processes, but {world_size()} are connected")
     return world_size()
 
 
 def launched_with_deepspeed() -> bool:
-    """Whether accelerate's launcher asked for DeepSpeed."""
+    """Return whether accelerate's launcher asked for DeepSpeed."""
     return bool(parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"))
 
 
 def choose_precision(*, bf16: bool) -> None:
-    """Let the run's configuration decide on mixed precision where the launcher has a setting of its own.
+    """Let the run's configuration decide on mixed precision, whatever the launcher's setting.
 
-    transformers would follow the launcher's in a run without ``bf16``: a float32 run would be none.
+    In a run without ``bf16``, transformers would follow the launcher: a float32 run would use bfloat16.
     """
     if _PRECISION in os.environ:
         os.environ[_PRECISION] = "bf16" if bf16 else "no"
 
 
 def reads_weights_of(module: nn.Module, other: nn.Module) -> None:
-    """Let ZeRO-3 gather the weights of one module for the passes of another, which reads them without calling the module.
+    """Let ZeRO-3 gather the weights of a module for the passes of another one that reads them without calling it.
 
     Args:
-        module: Whose forward pass reads them.
-        other: Whose weights they are, for example the LM head.
+        module: The module whose forward pass reads the weights.
+        other: The module that has the weights, for example the LM head.
     """
     if deepspeed.is_deepspeed_zero3_enabled():
         from deepspeed.runtime.zero import register_external_parameter
@@ -161,30 +164,32 @@ def reads_weights_of(module: nn.Module, other: nn.Module) -> None:
 
 
 @contextmanager
-def in_one_piece() -> Iterator[None]:
-    """Let transformers load models whole, where it would divide them among the processes (ZeRO-3)."""
-    reference = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = reference
-
-
-@contextmanager
 def values_only() -> Iterator[None]:
-    """Let DeepSpeed load tensors, numbers and its own settings, where it would load any pickle of a checkpoint, code too."""
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # of torch, for all of its loading
+    """Let DeepSpeed load tensors, numbers and its own settings only; by itself, it runs any code in a checkpoint's pickles."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch reads it at every load
     before = os.environ.get(name)
     os.environ[name] = "1"
     try:
-        with safe_globals([ZeroStageEnum, LossScaler, fragment_address]):
+        with safe_globals(_deepspeed_settings()):
             yield
     finally:
         os.environ.pop(name)
         if before is not None:
             os.environ[name] = before
+
+
+# Classes in DeepSpeed's checkpoints, by module; they are not its public interface.
+_SETTINGS = {
+    "deepspeed.runtime.fp16.loss_scaler": "LossScaler",
+    "deepspeed.runtime.zero.config": "ZeroStageEnum",
+    "deepspeed.utils.tensor_fragment": "fragment_address",
+}
+
+
+def _deepspeed_settings() -> list[Any]:
+    """Return the classes that this DeepSpeed has. A checkpoint with others is refused, and the message names them."""
+    found = []
+    for module, name in _SETTINGS.items():
+        with suppress(ImportError, AttributeError):
+            found.append(getattr(importlib.import_module(module), name))
+    return found

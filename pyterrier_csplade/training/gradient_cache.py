@@ -19,18 +19,18 @@ Part = dict[str, Tensor]
 class GradientCache:
     """Encodes the parts of a batch, and later takes the gradient of a loss on all vectors back through the model.
 
-    If graphs are kept, this is plain back-propagation. If not, a part's activations exist only while it is worked on: the
-    vectors are computed without a graph, and again, with the same dropout, part by part in the backward pass.
+    With graphs, this is plain back-propagation. Without them, activations exist for one part only: the vectors are computed
+    without a graph, and again, with the same dropout, part by part in the backward pass.
     """
 
     def __init__(self, accelerator: Any, model: Any, *, keep_graphs: bool) -> None:
         """Name the model.
 
         Args:
-            accelerator: That of the trainer.
-            model: As the accelerator has prepared it.
-            keep_graphs: Whether all activations stay in memory. Sharded models (FSDP, ZeRO) are gathered anew for every pass,
-                so that their graphs are never kept.
+            accelerator: The trainer's accelerator.
+            model: The model, as prepared by the accelerator.
+            keep_graphs: Whether all activations stay in memory. It is ignored for sharded models (FSDP, ZeRO), whose weights
+                are gathered for every pass.
         """
         self.accelerator, self.model = accelerator, model
         self.sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
@@ -40,9 +40,9 @@ class GradientCache:
         self._random: list[dict[str, Any]] = []
 
     def encode(self, parts: Sequence[Part]) -> Tensor:
-        """Compute the vectors of parts of this process, [texts, terms], as a leaf that collects their gradient."""
+        """Return the vectors of this process's parts, [texts, terms], as a leaf that accumulates their gradient."""
         self._parts = list(parts)
-        if self.sharded:  # every process must call the model equally often
+        if self.sharded:  # every process must call the model the same number of times
             self._parts += self._parts[-1:] * (largest(len(parts), parts[0]["input_ids"].device) - len(parts))
         self._outputs, self._random = [], []
         for part in self._parts:
@@ -55,9 +55,9 @@ class GradientCache:
         """Add the gradient of the model's parameters, averaged over the processes as the optimizer expects it.
 
         Args:
-            gradient: Of the loss with respect to the vectors that ``encode`` gave.
+            gradient: Gradient of the loss with respect to the vectors from ``encode``.
         """
-        # The processes' gradients are averaged, but the loss is that of all of them together: its gradient is their sum.
+        # The processes' gradients are averaged, but the loss is computed over all of them, so that its gradient is their sum.
         if (processes := world_size()) > 1:
             gradient = gradient * processes
         sizes = [len(output) for output in self._outputs]
@@ -74,8 +74,8 @@ class GradientCache:
 
     @contextlib.contextmanager
     def _synchronised(self, last: bool) -> Iterator[None]:
-        self.accelerator.gradient_state._set_sync_gradients(last)  # DeepSpeed does its optimizer step after the last
-        # Sharded models average after every part: whole gradients until the last would need the memory that they save.
+        self.accelerator.sync_gradients = last  # DeepSpeed does its optimizer step after the last part
+        # Sharded models average after every part: keeping whole gradients would need the memory that sharding saves.
         wait = not last and not self.sharded
         context: AbstractContextManager[Any] = self.accelerator.no_sync(self.model) if wait else contextlib.nullcontext()
         with context:
@@ -83,7 +83,7 @@ class GradientCache:
 
 
 def _surrogate(outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
-    """A scalar whose gradient with respect to the outputs is the given one."""
+    """Return a scalar that has the given gradient with respect to the outputs."""
     return torch.stack([(output * gradient).sum() for output, gradient in zip(outputs, gradients)]).sum()
 
 
@@ -95,7 +95,7 @@ def _random_state(part: Part) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _replayed(state: dict[str, Any], part: Part) -> Iterator[None]:
-    """Draw the random numbers of an earlier pass again; those of later steps are not touched."""
+    """Replay the random numbers of an earlier pass, without changing the numbers of later steps."""
     device = part["input_ids"].device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.set_rng_state(state["cpu"])

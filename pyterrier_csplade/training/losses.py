@@ -1,4 +1,4 @@
-"""The training objectives of both phases."""
+"""Losses and regularisers of contrastive training."""
 
 from __future__ import annotations
 
@@ -9,33 +9,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 
-def adaptation_loss(logits: Tensor, input_ids: Tensor, relu_weight: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    """L_Adapt = L_CLM(H) + lambda_ReLU * L_ReLU, where L_ReLU is L_CLM on log(1 + ReLU(H)) (paper, Eq. 2 and 3).
-
-    L_CLM is the mean cross-entropy of every token given those before it. Both terms come from the logits of one forward pass.
-    L_ReLU is near ln |V| at first and has a high floor, since log(1 + ReLU(H)) grows slowly.
-
-    Args:
-        logits: Scores H of the vocabulary at each position, [batch, length, vocabulary].
-        input_ids: The tokens, [batch, length].
-        relu_weight: lambda_ReLU (paper: 1); 0 skips the second term.
-
-    Returns:
-        The loss, and its terms L_CLM and L_ReLU.
-    """
-    return prediction_loss(logits[:, :-1], input_ids[:, 1:], relu_weight)
-
-
-def prediction_loss(logits: Tensor, targets: Tensor, relu_weight: float) -> tuple[Tensor, Tensor, Tensor]:
-    """``adaptation_loss`` of any positions: ``targets``, [batch, positions], is what each of ``logits`` should predict."""
-    predictions, labels = logits.flatten(0, 1), targets.flatten()
-    clm = cross_entropy(predictions, labels)
-    if not relu_weight:
-        return clm, clm, torch.zeros_like(clm)
-    relu = cross_entropy(torch.log1p(torch.relu(predictions)), labels)
-    return clm + relu_weight * relu, clm, relu
-
-
 def ranking_loss(scores: Tensor, targets: Tensor, excluded: Tensor, temperature: float = 1.0) -> Tensor:
     """InfoNCE, L_rank of the paper: mean cross-entropy of each query's positive among all passages of the batch.
 
@@ -43,24 +16,24 @@ def ranking_loss(scores: Tensor, targets: Tensor, excluded: Tensor, temperature:
         scores: Inner products, [queries, passages].
         targets: The passage that is each query's positive, int64 [queries].
         excluded: Passages that are no negatives of a query, bool [queries, passages].
-        temperature: Divides the scores (not in the paper; 1).
+        temperature: Divides the scores (not in the paper).
     """
     return cross_entropy((scores / temperature).masked_fill(excluded, float("-inf")), targets)
 
 
 def accuracy(scores: Tensor, targets: Tensor, excluded: Tensor) -> Tensor:
-    """Share of the queries whose positive has the highest score; arguments as in ``ranking_loss``."""
+    """Compute the share of the queries whose positive has the highest score; arguments as in ``ranking_loss``."""
     return (scores.masked_fill(excluded, float("-inf")).argmax(dim=1) == targets).float().mean()
 
 
 def kl_loss(scores: Tensor, teacher: Tensor, own: Tensor, temperature: float = 1.0, teacher_temperature: float = 1.0) -> Tensor:
-    """Mean Kullback-Leibler divergence of each query's softmax over its own passages from that of a teacher.
+    """Compute the mean Kullback-Leibler divergence of a teacher's softmax over each query's own passages from the model's.
 
     Args:
         scores: Inner products, [queries, passages].
         teacher: A teacher's score of each passage for its query, [passages].
         own: The passages that were drawn for a query, bool [queries, passages].
-        temperature: Divides the scores. The loss is not multiplied by its square, as some have it: weigh it instead.
+        temperature: Divides the scores. Unlike in some implementations, its square does not multiply the loss.
         teacher_temperature: Divides the teacher's scores.
     """
     minus_infinity = torch.finfo(scores.dtype).min
@@ -78,9 +51,9 @@ def margin_mse_loss(
     temperature: float = 1.0,
     teacher_temperature: float = 1.0,
 ) -> Tensor:
-    """Mean squared difference between margins, positive minus negative, and those of a teacher (arXiv 2010.02666).
+    """Compute the mean squared difference of margins, positive minus negative, to a teacher's margins (arXiv 2010.02666).
 
-    The mean runs over all pairs of a query and a hard negative of its own; arguments as in ``kl_loss`` and ``ranking_loss``.
+    The mean runs over all pairs of a query and one of its own hard negatives; arguments as in ``kl_loss`` and ``ranking_loss``.
     """
     rows = torch.arange(len(scores), device=scores.device)
     student = scores / temperature
@@ -92,10 +65,10 @@ def margin_mse_loss(
 
 
 def ramped(weight: float, step: int, ramp: float) -> float:
-    """Quadratic growth of a regulariser's weight, ``weight * (step / ramp) ** 2``, then ``weight`` (Formal et al., 2021).
+    """Ramp a regulariser's weight quadratically, ``weight * (step / ramp) ** 2``, then ``weight`` (Formal et al., 2021).
 
     Args:
-        weight: What it grows to.
+        weight: The final weight.
         step: Optimizer steps done; counting these makes the ramp independent of gradient accumulation and of resuming.
         ramp: Optimizer steps of growth; 0: none.
     """
@@ -103,7 +76,7 @@ def ramped(weight: float, step: int, ramp: float) -> float:
 
 
 def flops(weights: Tensor) -> Tensor:
-    """The FLOPS regulariser: sum over terms of the squared mean weight in the batch (Paria et al., 2020).
+    """Compute the FLOPS regulariser: sum over terms of the squared mean weight in the batch (Paria et al., 2020).
 
     Args:
         weights: Not negative, [texts, terms].
@@ -112,7 +85,7 @@ def flops(weights: Tensor) -> Tensor:
 
 
 def df_flops(weights: Tensor, shares: Tensor, cutoff: float = 0.1, steepness: float = 10.0) -> Tensor:
-    """DF-FLOPS (arXiv 2505.15070): FLOPS whose mean weights are multiplied by a sigmoid of the document frequency.
+    """Compute DF-FLOPS (arXiv 2505.15070): FLOPS with mean weights multiplied by a sigmoid of the document frequency.
 
     Args:
         weights: Not negative, [texts, terms].
@@ -124,13 +97,13 @@ def df_flops(weights: Tensor, shares: Tensor, cutoff: float = 0.1, steepness: fl
 
 
 def df_factor(shares: Tensor, cutoff: float = 0.1, steepness: float = 10.0) -> Tensor:
-    """The sigmoid of DF-FLOPS, ``1 / (1 + (x ** log_cutoff(2) - 1) ** steepness)``: 0 for x = 0, 1/2 at the cutoff, 1 for 1."""
+    """The sigmoid of DF-FLOPS, ``1 / (1 + (x ** log_cutoff(2) - 1) ** steepness)``: 0 at 0, 1/2 at the cutoff, 1 at 1."""
     exponent = math.log(2) / math.log(cutoff)  # below 0: x ** exponent falls from infinity to 1
     return 1 / (1 + (shares.clamp(0, 1).double() ** exponent - 1) ** steepness).to(shares.dtype)
 
 
 def l1(weights: Tensor) -> Tensor:
-    """Mean over texts of the sum of their weights, as SPLADE++ has it on queries.
+    """Compute the mean over texts of the sum of their weights, as SPLADE++ does for queries.
 
     Args:
         weights: Not negative, [texts, terms].
@@ -139,14 +112,14 @@ def l1(weights: Tensor) -> Tensor:
 
 
 def l0_mask(weights: Tensor, threshold: int) -> Tensor:
-    """The weights with those of texts of at most ``threshold`` terms set to 0, which spares them (arXiv 2504.14839)."""
+    """Set the weights of texts of at most ``threshold`` terms to 0, so that they are not regularised (arXiv 2504.14839)."""
     return weights * ((weights > 0).sum(dim=1, keepdim=True) > threshold)
 
 
 def anti_zero(queries: Tensor, passages: Tensor) -> Tensor:
-    """``1 / (sum of all query weights)^2 + 1 / (sum of all passage weights)^2``, as in the code of SPLADE.
+    """Compute ``1 / (sum of all query weights)^2 + 1 / (sum of all passage weights)^2``, as in the code of SPLADE.
 
-    Sums of 0 count as 1e-6 (ours), so that the term stays finite; it has no gradient there.
+    A sum of 0 counts as 1e-6, so that the term stays finite, without a gradient; our choice (not measured).
     """
     return sum((1 / weights.sum().clamp(min=1e-6).square() for weights in (queries, passages)), torch.zeros(()).to(queries))
 
@@ -154,8 +127,9 @@ def anti_zero(queries: Tensor, passages: Tensor) -> Tensor:
 class DocumentFrequencies:
     """Shares of the passages in which each term is active, estimated from the training batches.
 
-    Its paper estimates them on a validation set every 100 steps; the passages of the last such stretch of training are ours.
-    Until the first stretch is over, every share is 1, which makes DF-FLOPS the same as FLOPS.
+    The paper of DF-FLOPS estimates them on a validation set every 100 steps. Counting the training passages of the last
+    stretch of steps instead is our choice (not measured). Until the first stretch is over, every share is 1, which makes
+    DF-FLOPS the same as FLOPS.
     """
 
     def __init__(self, steps: int) -> None:
@@ -168,7 +142,7 @@ class DocumentFrequencies:
         self._state: dict[str, Tensor] = {}
 
     def shares(self, weights: Tensor) -> Tensor:
-        """The current estimate, on the device of ``weights`` [texts, terms]."""
+        """Return the current estimate, [terms], on the device of ``weights`` [texts, terms]."""
         if "shares" not in self._state:
             self._state["shares"] = torch.ones(weights.shape[1])
         return self._state["shares"].to(weights.device)
@@ -184,9 +158,9 @@ class DocumentFrequencies:
             self._state = {"shares": self._state["counts"] / texts}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Counts and estimate."""
+        """Return counts and estimate."""
         return self._state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         self._state = dict(state)

@@ -9,6 +9,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,8 +20,10 @@ from pyterrier_csplade._errors import ConfigError, DataError
 
 from .rows import checked_row, passage_text
 
-#: Results for each query: a pipeline that makes them, a frame with qid, docno and score, or a TREC run file.
+#: Results of queries: a pipeline that retrieves them, a frame with qid, docno and score, or the path of a TREC run.
 Results: TypeAlias = "pt.Transformer | pd.DataFrame | str | Path"
+#: Documents with docno and text, or a transformer that adds ``text`` to rows with a docno.
+Corpus: TypeAlias = "pt.Transformer | Iterable[Mapping[str, Any]]"
 
 
 def mine_negatives(
@@ -38,50 +41,49 @@ def mine_negatives(
     seed: int = 42,
     verbose: bool = True,
 ) -> Path:
-    """Write training rows whose negatives were retrieved, and perhaps scored by a teacher.
+    """Write training rows with retrieved negatives, optionally scored by a teacher.
 
-    A row holds all relevant passages of a query, and ``negatives`` that are drawn from the first ``depth`` results that are not
-    judged relevant. The output is in Tevatron's form, which ``ContrastiveConfig.data`` takes. It appears when it is whole; if
-    mining was interrupted, the same call goes on after the last query that was written.
+    A row has all relevant passages of a query, and ``negatives`` drawn from those of the first ``depth`` results that are not
+    judged relevant. The output is in Tevatron's format, which ``ContrastiveConfig.data`` reads. The file appears when it is
+    complete; after an interruption, the same call resumes after the last query that was written.
 
     Args:
-        pipeline: Retrieves: a PyTerrier pipeline, a frame with qid, docno and score, or the path of a TREC run.
-        topics: With qid and query.
-        qrels: With qid, docno and label.
-        depth: Results from which negatives are drawn (ours: 200, as the negatives of Tevatron's msmarco-passage-aug).
-        output: The file, ``.jsonl`` or ``.jsonl.gz``.
-        corpus: Gives texts: documents with docno, text and perhaps title, or a transformer that adds ``text``, such as
+        pipeline: A PyTerrier pipeline, a frame with qid, docno and score, or the path of a TREC run.
+        topics: Frame with qid and query.
+        qrels: Frame with qid, docno and label.
+        depth: Results from which negatives are drawn; 200 as in Tevatron's msmarco-passage-aug.
+        output: Path of the file, ``.jsonl`` or ``.jsonl.gz``.
+        corpus: Source of texts: documents with docno, text and perhaps title, or a transformer that adds ``text``, such as
             ``pt.text.get_text(dataset)``. Not needed if the pipeline returns ``text`` and retrieves all relevant passages.
-        teacher: Scores every passage of a row: a PyTerrier re-ranker of qid, query, docno and text, a frame or a TREC run.
-        negatives: Negatives of a row at most.
-        min_label: Passages with at least this label are relevant.
-        batch_size: Queries that go through the pipeline together; so many are lost when mining is interrupted.
-        seed: Of the draws, which also depend on the qid, but on no other query.
-        verbose: Whether to show progress: queries/s and the remaining time.
+        teacher: Scores of every passage of a row: a PyTerrier re-ranker of qid, query, docno and text, a frame or a TREC run.
+        negatives: Largest number of negatives of a row.
+        min_label: Smallest label of a relevant passage.
+        batch_size: Queries of a batch; an interruption loses at most one batch.
+        seed: Seed of the draws. A query's draw depends on the seed and its qid alone.
+        verbose: Whether to show progress.
 
     Returns:
         ``output``.
 
     Raises:
-        DataError: A text or a teacher's score is missing, a qid stands twice, or no query has a relevant passage.
+        DataError: A text or a teacher's score is missing, a qid appears twice, or no query has a relevant passage.
         ConfigError: The unfinished output was mined with other settings.
     """
     if depth < 1 or negatives < 0 or batch_size < 1:
         raise ConfigError(f"depth and batch_size must be positive, found {depth} and {batch_size}")
-    relevant = _relevant(qrels, min_label)
-    asked = _asked(topics, relevant)
-    miner = _Miner(_as_source(pipeline), relevant, PassageTexts(corpus), _as_source(teacher), (depth, negatives, seed))
+    asked, relevant = _asked(topics, qrels[qrels["label"] >= min_label])
+    miner = _Miner(_as_source(pipeline), _as_source(teacher), relevant, _as_texts(corpus), depth, negatives, seed)
     settings = {
         "pipeline": _name(pipeline), "teacher": _name(teacher), "depth": depth, "negatives": negatives, "min_label": min_label,
         "seed": seed, "queries": len(asked), "first": asked["qid"].iloc[0],
     }  # fmt: skip
-    _mine(miner, asked, Path(output), settings, batch_size, verbose)
+    _write(miner, asked, Path(output), settings, batch_size, verbose)
     if miner.without:
         warnings.warn(f"{miner.without} of {len(asked)} queries have no negative among {depth} results", stacklevel=2)
     return Path(output)
 
 
-def _mine(
+def _write(
     miner: _Miner, asked: pd.DataFrame, output: Path, settings: Mapping[str, Any], batch_size: int, verbose: bool
 ) -> None:
     unfinished = output.with_name(f"{output.name}.partial")
@@ -97,29 +99,42 @@ def _mine(
     _publish(unfinished, output)
 
 
+@dataclass
 class _Miner:
-    """Makes the rows of a batch of queries."""
+    """Makes the rows of a batch of queries.
 
-    def __init__(
-        self, pipeline: Any, relevant: dict[str, list[str]], texts: PassageTexts, teacher: Any, draw: tuple[int, int, int]
-    ) -> None:
-        self.pipeline, self.relevant, self.texts, self.teacher = pipeline, relevant, texts, teacher
-        self.depth, self.negatives, self.seed = draw
-        self.without = 0
+    Attributes:
+        pipeline: A transformer or a frame of results.
+        teacher: A transformer, a frame of results, or None.
+        relevant: Docnos of the relevant passages of each query.
+        texts: A transformer that adds ``text``, or texts by docno; if empty, the results have them.
+        depth: Results from which negatives are drawn.
+        negatives: Largest number of negatives of a row.
+        seed: Seed of the draws.
+        without: Number of queries without a negative so far.
+    """
+
+    pipeline: Any
+    teacher: Any
+    relevant: dict[str, list[str]]
+    texts: pt.Transformer | dict[str, str]
+    depth: int
+    negatives: int
+    seed: int
+    without: int = 0
 
     def rows(self, topics: pd.DataFrame) -> Iterator[dict[str, Any]]:
         """Yield a row for each query, in the order of the topics."""
         results = _results(self.pipeline, topics, "the pipeline")
-        ranked = {qid: rows for qid, rows in results.groupby("qid", sort=False)}
+        ranked = results.groupby("qid", sort=False)["docno"].agg(list)
         passages = []
         for qid, query in zip(topics["qid"], topics["query"]):
-            found = ranked[qid]["docno"].tolist() if qid in ranked else []
-            drawn = self._draw(qid, found)
+            drawn = self._draw(qid, ranked.get(qid, []))
             self.without += not drawn
             passages += [(qid, query, docno, True) for docno in self.relevant[qid]]
             passages += [(qid, query, docno, False) for docno in drawn]
         frame = pd.DataFrame(passages, columns=["qid", "query", "docno", "positive"])
-        frame["text"] = self.texts.of(frame, results)
+        frame["text"] = self._find_texts(frame, results)
         if self.teacher is not None:
             frame["score"] = self._teach(frame)
         for qid, rows in frame.groupby("qid", sort=False):
@@ -132,17 +147,34 @@ class _Miner:
         places = sorted(rng.sample(range(len(candidates)), min(self.negatives, len(candidates))))
         return [candidates[place] for place in places]
 
+    def _find_texts(self, passages: pd.DataFrame, results: pd.DataFrame) -> list[str]:
+        if isinstance(self.texts, pt.Transformer):
+            found = self.texts.transform(passages[["qid", "query", "docno"]].drop_duplicates("docno"))
+            texts = dict(zip(found["docno"].astype(str), found["text"]))
+        elif not self.texts and "text" in results.columns:
+            texts = dict(zip(results["docno"], results["text"]))
+        else:
+            texts = self.texts
+        for qid, docno in zip(passages["qid"], passages["docno"]):
+            if docno not in texts:
+                raise DataError(
+                    f"query {qid}, document {docno}: no text was found; give corpus= documents, or a transformer such as "
+                    "pt.text.get_text(dataset)"
+                )
+        return [texts[docno] for docno in passages["docno"]]
+
     def _teach(self, frame: pd.DataFrame) -> list[float]:
         scored = _results(self.teacher, frame[["qid", "query", "docno", "text"]], "the teacher")
         scored = scored[scored["score"].notna()]
         scores = dict(zip(zip(scored["qid"], scored["docno"]), scored["score"].astype(float)))
-        missing = [(q, d) for q, d in zip(frame["qid"], frame["docno"]) if (q, d) not in scores]
+        pairs = list(zip(frame["qid"], frame["docno"]))
+        missing = [pair for pair in pairs if pair not in scores]
         if missing:
             raise DataError(
                 f"query {missing[0][0]}, document {missing[0][1]}: the teacher gives no score, nor for {len(missing) - 1} more "
                 "pairs; a re-ranker scores every pair, a run only what it retrieved"
             )
-        return [scores[pair] for pair in zip(frame["qid"], frame["docno"])]
+        return [scores[pair] for pair in pairs]
 
 
 def _row(qid: str, rows: pd.DataFrame) -> dict[str, Any]:
@@ -160,8 +192,14 @@ def _as_source(results: Results | None) -> Any:
     return pt.io.read_results(str(results)) if isinstance(results, (str, Path)) else results
 
 
+def _as_texts(corpus: Corpus | None) -> pt.Transformer | dict[str, str]:
+    if isinstance(corpus, pt.Transformer):
+        return corpus
+    return {str(document["docno"]): passage_text(dict(document)) for document in corpus or ()}
+
+
 def _results(source: Any, topics: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Results of some queries, best first; of a frame those with their qids."""
+    """Return the results of some queries, best first."""
     if isinstance(source, pd.DataFrame):
         found = source[source["qid"].astype(str).isin(set(topics["qid"]))]
     else:
@@ -173,62 +211,55 @@ def _results(source: Any, topics: pd.DataFrame, name: str) -> pd.DataFrame:
     return found.sort_values(["qid", "score"], ascending=[True, False], kind="stable")
 
 
-def _relevant(qrels: pd.DataFrame, min_label: int) -> dict[str, list[str]]:
-    kept = qrels[qrels["label"] >= min_label]
-    relevant: dict[str, dict[str, None]] = {}
-    for qid, docno in zip(kept["qid"].astype(str), kept["docno"].astype(str)):
-        relevant.setdefault(qid, {})[docno] = None
-    return {qid: list(docnos) for qid, docnos in relevant.items()}
-
-
-def _asked(topics: pd.DataFrame, relevant: dict[str, list[str]]) -> pd.DataFrame:
+def _asked(topics: pd.DataFrame, qrels: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """Return the queries that have a relevant passage, and docnos by qid; warns of other queries."""
     topics = topics.assign(qid=topics["qid"].astype(str))[["qid", "query"]]
     twice = topics["qid"][topics["qid"].duplicated()]
     if len(twice):
-        raise DataError(f"the query {twice.iloc[0]!r} stands twice in the topics")
-    asked = topics[topics["qid"].isin(set(relevant))].reset_index(drop=True)
+        raise DataError(f"the query {twice.iloc[0]!r} appears twice in the topics")
+    judged = qrels.astype({"qid": str, "docno": str}).drop_duplicates(["qid", "docno"])
+    relevant = judged.groupby("qid", sort=False)["docno"].agg(list).to_dict()
+    has_relevant = topics["qid"].isin(set(relevant))
+    asked, left = topics[has_relevant].reset_index(drop=True), topics["qid"][~has_relevant]
     if not len(asked):
         raise DataError(f"none of {len(topics)} queries has a relevant document: nothing can be mined")
-    if len(asked) < len(topics):
-        left = topics["qid"][~topics["qid"].isin(set(relevant))]
+    if len(left):
         warnings.warn(
             f"{len(left)} of {len(topics)} queries have no relevant document, the first {left.iloc[0]!r}", stacklevel=3
         )
-    return asked
+    return asked, relevant
 
 
 def _name(results: Results | None) -> str:
-    """What a resumed call must be given again: a path, or the representation without addresses in memory."""
+    """Name results in the record of an unfinished output: a path, or the representation without addresses in memory."""
     if isinstance(results, pd.DataFrame):
         return f"frame of {len(results)} results"
     return re.sub(r" at 0x[0-9a-f]+", "", str(results) if isinstance(results, Path) else repr(results))
 
 
 def _resume(unfinished: Path, settings: Mapping[str, Any], qids: list[str]) -> int:
-    """Queries that are done already; a line that was torn is cut off."""
+    """Return the number of queries that are done; truncates an incomplete last line."""
     record = unfinished.with_name(f"{unfinished.name}.json")
     if not (unfinished.exists() and record.exists()):
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         unfinished.unlink(missing_ok=True)
         record.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-        unfinished.write_bytes(b"")  # last: where it is, the record is whole
+        unfinished.write_bytes(b"")  # last: if it exists, the record is complete
         return 0
     earlier = json.loads(record.read_text(encoding="utf-8"))
     for name, value in settings.items():
         if earlier.get(name) != value:
             raise ConfigError(
-                f"{unfinished} was begun with {name}={earlier.get(name)!r}, not {value!r}: go on with those settings, "
+                f"{unfinished} was begun with {name}={earlier.get(name)!r}, not {value!r}: resume with those settings, "
                 "or remove the file"
             )
-    whole = 0
-    done = 0
-    with unfinished.open("rb") as lines:
-        for line in lines:
+    size = done = 0
+    with unfinished.open("r+b") as file:
+        for line in file:
             if not line.endswith(b"\n") or json.loads(line)["query_id"] != qids[done]:
                 break
-            whole, done = whole + len(line), done + 1
-    with unfinished.open("r+b") as file:
-        file.truncate(whole)
+            size, done = size + len(line), done + 1
+        file.truncate(size)
     return done
 
 
@@ -242,47 +273,3 @@ def _publish(unfinished: Path, output: Path) -> None:
     else:
         unfinished.replace(output)
     unfinished.with_name(f"{unfinished.name}.json").unlink()
-
-
-#: Documents with docno and text, or a transformer that adds ``text`` to rows with a docno.
-Corpus: TypeAlias = "pt.Transformer | Iterable[Mapping[str, Any]]"
-
-
-class PassageTexts:
-    """Finds the text of passages."""
-
-    def __init__(self, corpus: Corpus | None) -> None:
-        """Say where texts come from.
-
-        Args:
-            corpus: Documents, all of whose texts are kept in memory, or a transformer; None: the results have them.
-        """
-        self._lookup = corpus if isinstance(corpus, pt.Transformer) else None
-        self._texts: dict[str, str] = {}
-        if corpus is not None and self._lookup is None:
-            self._texts = {str(document["docno"]): passage_text(dict(document)) for document in corpus}
-
-    def of(self, passages: pd.DataFrame, results: pd.DataFrame) -> list[str]:
-        """Return the text of every row of ``passages``.
-
-        Args:
-            passages: With qid, query and docno.
-            results: Perhaps with ``text``, which is used where there is no corpus.
-
-        Raises:
-            DataError: A text is missing; names the query and the document.
-        """
-        texts = self._texts
-        if self._lookup is not None:
-            needed = passages[["qid", "query", "docno"]].drop_duplicates("docno")
-            found = self._lookup.transform(needed)
-            texts = dict(zip(found["docno"].astype(str), found["text"]))
-        elif not texts and "text" in results.columns:
-            texts = dict(zip(results["docno"], results["text"]))
-        for qid, docno in zip(passages["qid"], passages["docno"]):
-            if docno not in texts:
-                raise DataError(
-                    f"query {qid}, document {docno}: no text was found; give corpus= documents, or a transformer such as "
-                    "pt.text.get_text(dataset)"
-                )
-        return [texts[docno] for docno in passages["docno"]]

@@ -24,9 +24,9 @@ Figures = dict[str, Tensor | float]
 
 
 class ContrastiveObjective:
-    """Computes L = L_rank + lambda_Q * R(Q) + lambda_D * R(D) (paper, section 3.2) and what the configuration adds to it.
+    """Computes L = L_rank + lambda_Q * R(Q) + lambda_D * R(D) (paper, section 3.2) and the configuration's other terms.
 
-    The vectors are those of the whole batch, over all processes, so that every process computes the same loss.
+    It takes the vectors of the whole batch, over all processes, so that every process computes the same loss.
     """
 
     def __init__(self, config: ContrastiveConfig) -> None:
@@ -41,7 +41,7 @@ class ContrastiveObjective:
         Args:
             queries: [queries, terms].
             passages: [passages, terms].
-            labels: What is relevant to what.
+            labels: Relevance of the passages to the queries.
             weights: lambda of queries and of passages.
 
         Returns:
@@ -93,17 +93,17 @@ class ContrastiveObjective:
         return penalty
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The document frequencies, for a checkpoint."""
+        """Return the document frequencies, for a checkpoint."""
         return {f"{side}.{name}": t for side, kept in self.frequencies.items() for name, t in kept.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         for side, kept in self.frequencies.items():
             kept.load_state_dict({name.partition(".")[2]: t for name, t in state.items() if name.startswith(f"{side}.")})
 
 
 def _sparsity(weights: Tensor, side: str) -> Figures:
-    """Mean active terms of a vector, the share of vectors without any, and FLOPS."""
+    """Compute the mean number of active terms, the share of empty vectors, and FLOPS."""
     weights = weights.detach()
     active = (weights > 0).sum(dim=1)
     return {

@@ -1,4 +1,4 @@
-"""Token sequences of equal length from running text, kept on disk."""
+"""Token sequences of equal length, cut from running text and kept on disk."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from torch.utils.data import Dataset
 
 from pyterrier_csplade._errors import DataError
 
-from .prepared import prepared
+from .checkpoints import prepared
 
 
 class PackedDataset(Dataset[dict[str, torch.Tensor]]):
     """Sequences of ``sequence_length`` token ids, cut from one long stream of documents.
 
-    The stream is a memory-mapped file, so that the data may be larger than the memory and any sequence is read at once,
-    which makes shuffling and resuming free.
+    The stream is a memory-mapped file: the data may be larger than the memory, and shuffling and resuming cost nothing.
     """
 
     def __init__(self, tokens: np.ndarray, sequence_length: int) -> None:
@@ -38,9 +37,8 @@ class PackedDataset(Dataset[dict[str, torch.Tensor]]):
 def pack_corpus(texts: Iterable[str], tokenizer: Any, path: Path, *, batch_size: int = 1000) -> np.ndarray:
     """Tokenise texts into one stream, each followed by the end-of-text token if there is one.
 
-    The file ``path`` appears when it is whole.
-
-    The paper says "packed"; that documents are separated by the end-of-text token is ours.
+    The file ``path`` appears when it is whole. The paper packs documents without giving a separator; the end-of-text token is
+    our choice (not measured).
 
     Returns:
         The memory-mapped stream, int32.

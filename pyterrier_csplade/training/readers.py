@@ -1,12 +1,11 @@
-"""Training rows from PyTerrier datasets, those of ir_datasets included."""
+"""Training rows from JSONL files, directories of a collection, and datasets of PyTerrier and ir_datasets."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,55 +16,163 @@ from pyterrier_csplade.data.sources import find_dataset
 
 from .rows import RowErrors, TrainingRow, checked_row, passage_text
 
-# Negatives of a query that are kept, so that the hundreds of millions of pairs of msmarco-passage/train fit in memory. Ours.
+# Negatives kept per query, so that the hundreds of millions of pairs of msmarco-passage/train fit in memory; our choice (not
+# measured).
 _MOST_NEGATIVES = 100
 
+_Makers = Iterator[Callable[[], TrainingRow]]  # functions that make a row, or raise a DataError if it cannot be used
 _Ids = dict[str, dict[str, None]]  # query id to document ids in their order, each once
 
 
-def read_dataset_rows(name: str, errors: RowErrors) -> Iterator[TrainingRow]:
-    """Yield a training row for each query that has a relevant document.
-
-    Positives are the documents judged relevant (label above 0). Negatives are those of ``docpairs`` or else ``scoreddocs``
-    where an ir_datasets dataset has them, without the positives; other datasets have none, which leaves those of the batch.
+def read_rows(data: str | list[str], *, max_bad_rows: int = 0) -> Iterator[TrainingRow]:
+    """Yield training rows.
 
     Args:
-        name: Name of a PyTerrier dataset, for example ``irds:msmarco-passage/train``.
-        errors: Notes rows that cannot be used: a relevant document that is not in the corpus, an empty text.
+        data: ``.jsonl`` or ``.jsonl.gz`` files, directories of a collection with ``train.triples.jsonl``, or the name of a
+            PyTerrier dataset (``irds:`` ids included).
+        max_bad_rows: Number of unusable rows that are tolerated: they are left out, with a warning that names and counts them.
+
+    Raises:
+        DataError: More rows than allowed cannot be used (the message counts them and names file and line, or the query), or a
+            source has no rows.
     """
-    dataset = find_dataset(name)
-    if hasattr(dataset, "irds_ref"):
-        yield from _irds_rows(dataset.irds_ref(), name, errors)
-        return
+    errors, empty = RowErrors(max_bad_rows), []
+    for source in [data] if isinstance(data, str) else data:
+        before = errors.good
+        for make in _read_source(source):
+            row = errors.attempt(make)
+            if row is not None:
+                yield row
+        if errors.good == before:
+            empty.append(source)
+    errors.finish()
+    if empty:
+        raise DataError(f"{empty[0]} has no rows")
+
+
+def _read_source(source: str) -> _Makers:
+    if source.endswith((".jsonl", ".jsonl.gz")):
+        return (partial(_parsed_row, line, f"{source}, line {number}") for number, line in read_lines(source))
+    if Path(source).is_dir():
+        return _directory_rows(CollectionFiles(source))
+    dataset = find_dataset(source)
+    return _irds_rows(dataset.irds_ref(), source) if hasattr(dataset, "irds_ref") else _dataset_rows(dataset, source)
+
+
+# ---------------------------------------------------------------------- JSONL files in Tevatron's form
+
+
+def _parsed_row(line: str, where: str) -> TrainingRow:
+    values = parse_object(line, where)
+    for key in ("query", "positive_passages"):
+        if key not in values:
+            raise DataError(f"{where}: {key!r} is missing; expected query, positive_passages and negative_passages")
+    positives = _passages(values["positive_passages"], f"{where}: positive_passages")
+    negatives = _passages(values.get("negative_passages") or [], f"{where}: negative_passages")
+    texts = [[passage_text(passage) for passage in side] for side in (positives, negatives)]
+    return checked_row(values["query"], texts[0], texts[1], where, _scores([*positives, *negatives], where))
+
+
+def _passages(values: Any, where: str) -> list[dict[str, Any]]:
+    if not isinstance(values, list):
+        raise DataError(f"{where}: expected a list, found {type(values).__name__}")
+    for passage in values:
+        if not isinstance(passage, dict) or not isinstance(passage.get("text"), str):
+            raise DataError(f"{where}: expected objects with a 'text', found {str(passage)[:60]!r}")
+        if not isinstance(passage.get("title") or "", str):
+            raise DataError(f"{where}: expected a title to be a string, found {passage['title']!r}")
+    return values
+
+
+def _scores(passages: list[dict[str, Any]], where: str) -> list[float] | None:
+    """Return a teacher's scores; None if no passage has one."""
+    scores = [passage["score"] for passage in passages if passage.get("score") is not None]
+    if not scores:
+        return None
+    if len(scores) < len(passages):
+        raise DataError(f"{where}: {len(scores)} of {len(passages)} passages have a score; give all of them one, or none")
+    for score in scores:
+        if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+            raise DataError(f"{where}: expected a score to be a finite number, found {score!r}")
+    return [float(score) for score in scores]
+
+
+# ---------------------------------------------------------------------- directories of a collection
+
+
+def _directory_rows(files: CollectionFiles) -> _Makers:
+    """Yield a row for each line of ``train.triples.jsonl``; only the texts that the triples name are kept in memory."""
+    path = files.find("train.triples.jsonl")
+    needed: set[str] = set()
+    for _, triple in read_jsonl(path):
+        for key in ("pos", "neg"):
+            if isinstance(triple.get(key), list):
+                needed.update(docno for docno in triple[key] if isinstance(docno, str))
+    texts = _texts_of(files.documents(), needed)
+    queries = files.training_topics()
+    for number, triple in read_jsonl(path):
+        yield partial(_directory_row, triple, queries, texts, f"{path}, line {number}")
+
+
+def _directory_row(triple: dict[str, Any], queries: dict[str, str], texts: dict[str, str], where: str) -> TrainingRow:
+    qid, positives, negatives = triple.get("qid"), triple.get("pos"), triple.get("neg", [])
+    if not isinstance(qid, str) or not isinstance(positives, list) or not isinstance(negatives, list):
+        raise DataError(f"{where}: expected qid, pos and neg, found {', '.join(triple) or 'nothing'}")
+    if qid not in queries:
+        raise DataError(f"{where}: the query {qid!r} is in no topics file")
+    return _row_by_ids(queries[qid], positives, negatives, texts, where)
+
+
+def _texts_of(documents: Iterable[dict[str, Any]], needed: set[str]) -> dict[str, str]:
+    return {document["docno"]: passage_text(document) for document in documents if document["docno"] in needed}
+
+
+def _row_by_ids(query: str, positives: Iterable[str], negatives: Iterable[str], texts: Any, where: str) -> TrainingRow:
+    try:
+        relevant, others = [texts[docno] for docno in positives], [texts[docno] for docno in negatives]
+    except KeyError as error:
+        raise DataError(f"{where}: the document {error} is not in the collection") from error
+    return checked_row(query, relevant, others, where)
+
+
+# ---------------------------------------------------------------------- datasets
+
+
+def _dataset_rows(dataset: Any, name: str) -> _Makers:
+    """Yield a row for each query with a relevant document (label above 0); there are no hard negatives."""
     positives: _Ids = defaultdict(dict)
     for judgement in dataset.get_qrels().itertuples():
         if judgement.label > 0:
             positives[judgement.qid][judgement.docno] = None
     needed = {document for documents in positives.values() for document in documents}
-    texts = {d["docno"]: passage_text(d) for d in dataset.get_corpus_iter(verbose=False) if d["docno"] in needed}
+    texts = _texts_of(dataset.get_corpus_iter(verbose=False), needed)
     queries = ((topic.qid, topic.query) for topic in dataset.get_topics().itertuples())
-    yield from _rows(queries, positives, {}, texts, name, errors)
+    return _judged_rows(queries, positives, {}, texts, name)
 
 
-def _irds_rows(dataset: Any, name: str, errors: RowErrors) -> Iterator[TrainingRow]:
+def _irds_rows(dataset: Any, name: str) -> _Makers:
+    """Yield a row for each query with a relevant document.
+
+    Negatives come from ``docpairs``, or else from ``scoreddocs``, without the positives. Positives come from the judgements
+    (label above 0), or else from ``docpairs``.
+    """
     positives: _Ids = defaultdict(dict)
     negatives: _Ids = defaultdict(dict)
     if dataset.has_qrels():
         for judgement in dataset.qrels_iter():
             if judgement.relevance > 0:
                 positives[judgement.query_id][judgement.doc_id] = None
-    for query, positive, negative in _negatives(dataset):
+    for query, positive, negative in _pairs(dataset):
         if positive is not None:
             positives[query][positive] = None
         if len(negatives[query]) < _MOST_NEGATIVES:
             negatives[query][negative] = None
-    texts = _Texts(dataset.docs_store())
-    queries = ((q.query_id, q.default_text()) for q in dataset.queries_iter())
-    yield from _rows(queries, positives, negatives, texts, name, errors)
+    queries = ((query.query_id, query.default_text()) for query in dataset.queries_iter())
+    return _judged_rows(queries, positives, negatives, _StoredTexts(dataset.docs_store()), name)
 
 
-def _negatives(dataset: Any) -> Iterator[tuple[str, str | None, str]]:
-    """(query, positive if the dataset says so, negative)."""
+def _pairs(dataset: Any) -> Iterator[tuple[str, str | None, str]]:
+    """Yield a query, a positive if only the pairs tell it, and a negative."""
     if dataset.has_docpairs():
         judged = dataset.has_qrels()
         yield from ((pair.query_id, None if judged else pair.doc_id_a, pair.doc_id_b) for pair in dataset.docpairs_iter())
@@ -73,7 +180,7 @@ def _negatives(dataset: Any) -> Iterator[tuple[str, str | None, str]]:
         yield from ((scored.query_id, None, scored.doc_id) for scored in dataset.scoreddocs_iter())
 
 
-class _Texts:
+class _StoredTexts:
     """The texts of ir_datasets' documents, by id."""
 
     def __init__(self, store: Any) -> None:
@@ -85,132 +192,8 @@ class _Texts:
         return passage_text(values) if isinstance(values.get("text"), str) else str(found.default_text())
 
 
-def _rows(
-    queries: Iterable[tuple[str, str]], positives: _Ids, negatives: _Ids, texts: Any, name: str, errors: RowErrors
-) -> Iterator[TrainingRow]:
+def _judged_rows(queries: Iterable[tuple[str, str]], positives: _Ids, negatives: _Ids, texts: Any, name: str) -> _Makers:
     for query, text in queries:
         if query in positives:
             hard = [document for document in negatives.get(query, {}) if document not in positives[query]]
-            row = errors.attempt(partial(_dataset_row, text, list(positives[query]), hard, texts, f"{name}, query {query}"))
-            if row is not None:
-                yield row
-
-
-def _dataset_row(query: str, positives: list[str], negatives: list[str], texts: Any, where: str) -> TrainingRow:
-    try:
-        relevant, others = [texts[d] for d in positives], [texts[d] for d in negatives]
-    except KeyError as error:
-        raise DataError(f"{where}: the document {error} is not in the corpus") from error
-    return checked_row(query, relevant, others, where)
-
-
-def read_rows(data: str | list[str], *, max_bad_rows: int = 0) -> Iterator[TrainingRow]:
-    """Yield training rows.
-
-    Args:
-        data: ``.jsonl`` or ``.jsonl.gz`` files, directories of a collection with ``train.triples.jsonl``, or the name of a
-            PyTerrier dataset (``irds:`` ids included).
-        max_bad_rows: Rows that may be unusable: they are left out, with a warning that names and counts them.
-
-    Raises:
-        DataError: More rows than allowed cannot be used; the message counts them and names file and line, or the query. Or a
-            source has none.
-    """
-    errors, empty = RowErrors(max_bad_rows), []
-    for source in [data] if isinstance(data, str) else data:
-        rows = _read_source(source, errors)
-        if (first := next(rows, None)) is None:
-            empty.append(source)
-        else:
-            yield first
-            yield from rows
-    errors.finish()
-    if empty:
-        raise DataError(f"{empty[0]} has no rows")
-
-
-def _read_source(source: str, errors: RowErrors) -> Iterator[TrainingRow]:
-    if source.endswith((".jsonl", ".jsonl.gz")):
-        for number, line in read_lines(source):
-            row = errors.attempt(partial(_parsed_row, line, f"{source}, line {number}"))
-            if row is not None:
-                yield row
-    elif Path(source).is_dir():
-        yield from read_directory_rows(source, errors)
-    else:
-        yield from read_dataset_rows(source, errors)
-
-
-def _parsed_row(line: str, where: str) -> TrainingRow:
-    return _row(parse_object(line, where), where)
-
-
-def _row(values: dict[str, Any], where: str) -> TrainingRow:
-    for key in ("query", "positive_passages"):
-        if key not in values:
-            raise DataError(f"{where}: {key!r} is missing; expected query, positive_passages and negative_passages")
-    positives = _passages(values["positive_passages"], f"{where}: positive_passages")
-    negatives = _passages(values.get("negative_passages") or [], f"{where}: negative_passages")
-    texts = [[passage_text(passage) for passage in side] for side in (positives, negatives)]
-    return checked_row(values["query"], texts[0], texts[1], where, _scores([*positives, *negatives], where))
-
-
-def _scores(passages: list[dict[str, Any]], where: str) -> list[float] | None:
-    """A teacher's scores, if the passages have them."""
-    scores = [passage["score"] for passage in passages if passage.get("score") is not None]
-    if not scores:
-        return None
-    if len(scores) < len(passages):
-        raise DataError(f"{where}: {len(scores)} of {len(passages)} passages have a score; give all of them one, or none")
-    for score in scores:
-        if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
-            raise DataError(f"{where}: a score is no finite number: {score!r}")
-    return [float(score) for score in scores]
-
-
-def _passages(values: Any, where: str) -> list[dict[str, Any]]:
-    if not isinstance(values, list):
-        raise DataError(f"{where}: expected a list, found {type(values).__name__}")
-    for passage in values:
-        if not isinstance(passage, dict) or not isinstance(passage.get("text"), str):
-            raise DataError(f"{where}: expected objects with a 'text', found {str(passage)[:60]!r}")
-        if not isinstance(passage.get("title") or "", str):
-            raise DataError(f"{where}: a title is no text: {passage['title']!r}")
-    return values
-
-
-def read_directory_rows(directory: str, errors: RowErrors) -> Iterator[TrainingRow]:
-    """Yield a training row for each line of ``train.triples.jsonl``.
-
-    Only the texts that the triples name are kept in memory.
-
-    Args:
-        directory: As ``CollectionFiles`` describes it.
-        errors: Notes rows that cannot be used: an unknown qid or docno, a query without positives, an empty text.
-    """
-    files = CollectionFiles(directory)
-    path = files.find("train.triples.jsonl")
-    needed: set[str] = set()
-    for _, triple in read_jsonl(path):
-        for key in ("pos", "neg"):
-            if isinstance(triple.get(key), list):
-                needed.update(docno for docno in triple[key] if isinstance(docno, str))
-    texts = {d["docno"]: passage_text(d) for d in files.documents() if d["docno"] in needed}
-    queries = files.training_topics()
-    for number, triple in read_jsonl(path):
-        where = f"{path}, line {number}"
-        row = errors.attempt(partial(_directory_row, triple, queries, texts, where))
-        if row is not None:
-            yield row
-
-
-def _directory_row(triple: dict[str, Any], queries: dict[str, str], texts: dict[str, str], where: str) -> TrainingRow:
-    qid, positives, negatives = triple.get("qid"), triple.get("pos"), triple.get("neg", [])
-    if not isinstance(qid, str) or not isinstance(positives, list) or not isinstance(negatives, list):
-        raise DataError(f"{where}: expected qid, pos and neg, found {', '.join(triple) or 'nothing'}")
-    if qid not in queries:
-        raise DataError(f"{where}: the query {qid!r} is in no topics file")
-    for docno in chain(positives, negatives):
-        if docno not in texts:
-            raise DataError(f"{where}: the document {docno!r} is not in the collection")
-    return checked_row(queries[qid], [texts[d] for d in positives], [texts[d] for d in negatives], where)
+            yield partial(_row_by_ids, text, positives[query], hard, texts, f"{name}, query {query}")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from pyterrier_csplade._errors import DataError
 from pyterrier_csplade.vectors.checks import check_texts
+
+# Bad rows that a message names, and the number after which reading stops because the whole file must be of another form; our
+# choice (not measured).
+_NAMED = 3
+_MOST = 1000
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class TrainingRow:
 
 
 def passage_text(passage: dict[str, Any]) -> str:
-    """A passage's title and text, joined by a space unless the text begins with the title."""
+    """Return a passage's title and text, joined by a space unless the text begins with the title."""
     title, text = passage.get("title") or "", passage["text"]
     return text if not title or text.startswith(title) else f"{title} {text}"
 
@@ -37,36 +42,29 @@ def passage_text(passage: dict[str, Any]) -> str:
 def checked_row(
     query: Any, positives: list[Any], negatives: list[Any], where: str, scores: list[float] | None = None
 ) -> TrainingRow:
-    """Make a row, proving that it has a positive and that no text is blank."""
+    """Make a row.
+
+    Raises:
+        DataError: There is no positive, or a text is not a string, blank or invalid Unicode; the message begins with ``where``.
+    """
     if not positives:
         raise DataError(f"{where}: the query has no positive passage")
-    texts = check_texts([query, *positives, *negatives], _names(where))
-    for text, name in zip(texts, _names(where)):
+    values = [query, *positives, *negatives]
+    names = [f"{where}: the query"] + [f"{where}: a passage"] * (len(values) - 1)
+    texts = check_texts(values, names)
+    for text, name in zip(texts, names):
         if not text.strip():
             raise DataError(f"{name} is empty")
     return TrainingRow(texts[0], texts[1 : 1 + len(positives)], texts[1 + len(positives) :], scores)
 
 
-def _names(where: str) -> Iterator[str]:
-    yield f"{where}: the query"
-    while True:
-        yield f"{where}: a passage"
-
-
-T = TypeVar("T")
-
-# Bad rows that a message names, and those after which reading stops, because the whole file is of another form. Ours.
-_NAMED = 3
-_MOST = 1000
-
-
 class RowErrors:
-    """Collects the errors of single rows, so that one message tells of all.
+    """Collects the errors of single rows for one message.
 
     Attributes:
-        allowed: Bad rows that may be left out, with a warning.
-        good: Rows that were read.
-        bad: Rows that could not be used.
+        allowed: Number of bad rows that may be left out, with a warning.
+        good: Number of rows that were read.
+        bad: Number of rows that could not be used.
     """
 
     def __init__(self, allowed: int = 0) -> None:
@@ -75,11 +73,11 @@ class RowErrors:
         self.bad = 0
         self._messages: list[str] = []
 
-    def attempt(self, make: Callable[[], T]) -> T | None:
-        """Make a row; None after an error, which is noted.
+    def attempt(self, make: Callable[[], TrainingRow]) -> TrainingRow | None:
+        """Make a row; after an error, note it and return None.
 
         Raises:
-            DataError: There were too many errors to go on.
+            DataError: There were too many errors to continue.
         """
         try:
             row = make()
@@ -94,7 +92,7 @@ class RowErrors:
         return row
 
     def finish(self) -> None:
-        """Say what was wrong, at the end of the data.
+        """Report the bad rows at the end of the data.
 
         Raises:
             DataError: More rows than allowed are bad.
@@ -106,5 +104,5 @@ class RowErrors:
             more = f", the first {_NAMED}" if self.bad > _NAMED else ""
             message = f"{self.bad:,} of the first {self.good + self.bad:,} rows cannot be used{more}: {message}"
         if self.bad > self.allowed:
-            raise DataError(f"{message} (mend the data, or allow {self.bad:,} of them with max_bad_rows)")
+            raise DataError(f"{message} (correct the data, or allow {self.bad:,} bad rows with max_bad_rows)")
         warnings.warn(f"left out, as max_bad_rows={self.allowed} allows: {message}", stacklevel=2)

@@ -1,4 +1,4 @@
-"""What every training run does: its directory, arguments, loading, LoRA, saving."""
+"""Steps of every training run: its directory, arguments, loading, LoRA, saving."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
+from peft import LoraConfig, TaskType, get_peft_model
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainingArguments, set_seed
 
 from pyterrier_csplade._errors import ConfigError, TrainingError
@@ -19,25 +20,26 @@ from pyterrier_csplade.model.hub import check_published, load_tokenizer, save_to
 
 from .checkpoints import CHECKPOINTS
 from .config import LoraSettings, TrainingConfig, check_batch
-from .distributed import choose_precision, in_one_piece, launched_with_deepspeed, start_processes
+from .distributed import choose_precision, launched_with_deepspeed, start_processes
+from .trainer import in_one_piece
 
 
 def open_output(config: TrainingConfig, resume: bool) -> Path:
     """Make the directory of a run.
 
     Raises:
-        ConfigError: It cannot be made, or holds checkpoints of another run, which resuming later would take for this one's.
+        ConfigError: The directory cannot be made, or holds checkpoints of another run.
     """
     output = Path(config.output)
     if not resume and any((output / CHECKPOINTS).glob("checkpoint-*")):
         raise ConfigError(
-            f"{output} holds checkpoints of an earlier run: go on with that run (resume=True, --resume), remove "
+            f"{output} holds checkpoints of an earlier run: resume that run (resume=True, --resume), remove "
             f"{output / CHECKPOINTS}, or name another output"
         )
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"output: the directory {output} cannot be made ({error.strerror}): name another one") from error
+        raise ConfigError(f"output: cannot make the directory {output} ({error.strerror}): name another one") from error
     return output
 
 
@@ -49,8 +51,8 @@ def training_arguments(config: TrainingConfig, *, pieces: int) -> TrainingArgume
         pieces: Parts of a process's share of the batch that transformers takes from the data one by one.
 
     Raises:
-        ConfigError: The batch cannot be divided among the processes, there are fewer than were asked for, or DeepSpeed would
-            have to divide 4-bit weights.
+        ConfigError: The batch cannot be divided among the processes, there are fewer processes than requested, or DeepSpeed
+            would have to divide 4-bit weights.
     """
     use_cpu = not torch.cuda.is_available()
     if config.quantization and launched_with_deepspeed():
@@ -61,7 +63,7 @@ def training_arguments(config: TrainingConfig, *, pieces: int) -> TrainingArgume
     processes = start_processes(use_cpu=use_cpu)
     choose_precision(bf16=config.bf16)
     check_batch(config, processes, pieces)
-    arguments = TrainingArguments(
+    return _Arguments(
         output_dir=str(Path(config.output) / CHECKPOINTS),
         max_steps=config.steps,
         per_device_train_batch_size=config.batch_size // (processes * pieces),
@@ -83,18 +85,23 @@ def training_arguments(config: TrainingConfig, *, pieces: int) -> TrainingArgume
         ddp_find_unused_parameters=False,
         use_cpu=use_cpu,
     )
-    # Several devices in one process would multiply the batch: transformers would divide it among them (DataParallel).
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
+
+
+class _Arguments(TrainingArguments):
+    """Arguments of a process that uses one device: with several, transformers would multiply the batch (DataParallel)."""
+
+    @property
+    def n_gpu(self) -> int:
+        return min(super().n_gpu, 1)
 
 
 def load_tokenizer_and_model(
     config: TrainingConfig, attn_implementation: str | None = None, *, quantized: bool = True
 ) -> tuple[Any, Any]:
-    """Load what a run starts from, with a fresh adapter if the configuration asks for one.
+    """Load the tokenizer and the model of a run, with a fresh adapter if the configuration asks for one.
 
-    Weights that are trained are float32. Those that LoRA freezes are bfloat16 in a bfloat16 run, which halves their memory, or
-    take 4 bits each if the configuration asks for it and ``quantized`` lets it.
+    Trained weights are float32. Weights that LoRA freezes are bfloat16 in a bfloat16 run, which halves their memory, or take 4
+    bits each if the configuration asks for it and ``quantized`` is true.
     """
     set_seed(config.seed)
     frozen_bf16 = config.lora is not None and config.bf16
@@ -122,10 +129,10 @@ def load_tokenizer_and_model(
 
 
 def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
-    """4 bits for each frozen weight, its scales quantised as well, as in QLoRA (arXiv 2305.14314).
+    """Quantise frozen weights to 4 bits, and their scales as well, as in QLoRA (arXiv 2305.14314).
 
-    FSDP divides floating-point tensors only, so that every process holds all of these bytes. Called bfloat16 they would be
-    divided, but FSDP2 was seen to change those that are no number (bitsandbytes issue 1945).
+    FSDP divides floating-point tensors only, so every process holds all of these bytes. Stored as bfloat16 they would be
+    divided, but FSDP2 changes byte patterns that are NaN (bitsandbytes issue 1945).
     """
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
@@ -133,7 +140,7 @@ def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def _keep_differentiable(model: Any) -> None:
-    """Stop bitsandbytes from packing 4-bit weights anew at the first evaluation on a CPU, which no gradient passes then."""
+    """Stop bitsandbytes from repacking 4-bit weights at the first evaluation on a CPU, after which no gradient passes them."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -144,8 +151,8 @@ def whole_model(config: TrainingConfig, weights: dict[str, Tensor], *, quantized
 
     Args:
         config: The run's settings.
-        weights: As ``CurvesTrainer.trained_weights`` gives them; their names begin with that of a module around the model.
-        quantized: Whether the frozen weights are quantised as they were in training, if they were.
+        weights: Weights from ``CurvesTrainer.trained_weights``; their names begin with the name of a module around the model.
+        quantized: Whether the frozen weights are quantised if they were in training.
     """
     with in_one_piece():
         model = load_tokenizer_and_model(config, quantized=quantized)[1]
@@ -156,13 +163,11 @@ def whole_model(config: TrainingConfig, weights: dict[str, Tensor], *, quantized
 
 
 def add_lora(model: Any, settings: LoraSettings) -> Any:
-    """Wrap a model with a fresh adapter; everything else is frozen, the LM head included.
+    """Wrap a model with a fresh adapter; all other weights are frozen, including the LM head.
 
     Raises:
         ConfigError: A target module does not exist.
     """
-    from peft import LoraConfig, TaskType, get_peft_model
-
     check_target_modules(linear_layers(model), settings.target_modules)
     return get_peft_model(
         model,
@@ -189,21 +194,19 @@ def save_run(model: Any, tokenizer: Any, config: TrainingConfig) -> Any:
 
 def linear_layers(model: Any) -> dict[str, Any]:
     """Return a model's linear layers by path, without the LM head."""
-    from torch import nn
-
     head = model.get_output_embeddings()
     return {path: layer for path, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer is not head}
 
 
 def check_target_modules(linear: Iterable[str], target_modules: Iterable[str]) -> None:
-    """Refuse names of layers that a model does not have.
+    """Check that a model has the layers that LoRA adapts.
 
     Args:
-        linear: Paths of its linear layers, without the LM head.
-        target_modules: Names of the layers that a LoRA adapter stands on.
+        linear: Paths of the model's linear layers, without the LM head.
+        target_modules: Names of the adapted layers.
 
     Raises:
-        ConfigError: There is no layer of a name; says which there are.
+        ConfigError: The model has no layer of a name; the message lists the layers.
     """
     found = {path.rpartition(".")[2] for path in linear}
     for name in target_modules:
@@ -212,7 +215,7 @@ def check_target_modules(linear: Iterable[str], target_modules: Iterable[str]) -
 
 
 def reporters(report_to: list[str] | None) -> list[str]:
-    """Return the names of transformers' integrations: TensorBoard if it is installed, unless the configuration says more.
+    """Return the names of transformers' integrations to use: the configured ones, or else TensorBoard if it is installed.
 
     Raises:
         ConfigError: An integration is unknown or not installed.

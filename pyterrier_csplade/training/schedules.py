@@ -1,106 +1,61 @@
-"""The weights of the regularisers in the course of training."""
+"""The weights of the regularisers during training."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from .config import ContrastiveConfig
 from .losses import ramped
 
-
-class WeightSchedule(Protocol):
-    """Says how heavy the regularisers weigh at each optimizer step. Its state is part of every checkpoint."""
-
-    def weights(self, step: int) -> tuple[float, float]:
-        """Lambda of queries and of documents, after ``step`` optimizer steps."""
-
-    def observe(self, step: int, figures: Mapping[str, float]) -> None:
-        """Take note of the figures of an optimizer step, for example ``nnz_document``; the same on every process."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What ``load_state_dict`` needs to go on exactly; JSON values."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-
-
-class RampSchedule:
-    """Quadratic growth to fixed weights, in optimizer steps (Formal et al., 2021). It has no state."""
-
-    def __init__(self, query: float, document: float, ramp: float) -> None:
-        """Name the final weights.
-
-        Args:
-            query: lambda of queries.
-            document: lambda of documents.
-            ramp: Optimizer steps of growth; 0: none.
-        """
-        self.query, self.document, self.ramp = query, document, ramp
-
-    def weights(self, step: int) -> tuple[float, float]:
-        """Compute both weights after ``step`` optimizer steps."""
-        return ramped(self.query, step, self.ramp), ramped(self.document, step, self.ramp)
-
-    def observe(self, step: int, figures: Mapping[str, float]) -> None:
-        """Learn nothing: the weights depend on the step alone."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Accept that nothing."""
+# Gains of the controller, for the logarithm of lambda and an error of log nnz; our choice (measured: simulated runs of 400 and
+# 3,000 steps with the noise of batches of 16 and 512 passages, and runs of tiny models). The proportional gain is large,
+# because nnz follows lambda slowly: a falling error must lower lambda before it is gone. A constant error adds its proportional
+# part again in the integral's share of all steps.
+_PROPORTIONAL = 4.0
+_INTEGRAL_STEPS = 0.12
+# Span of the moving average of log nnz: this share of all steps, so that the end of a short run is more than its last few
+# batches, and at most 50 steps; our choice (measured: as above).
+_SMOOTHING_STEPS, _LONGEST_SMOOTHING = 0.03, 50
+# Largest change of the logarithm of a lambda in a step, and range of a lambda; our choice (measured: as above).
+_FASTEST = 0.2
+_RANGE = (1e-8, 1e4)
 
 
 def make_schedule(config: ContrastiveConfig) -> WeightSchedule:
-    """Make the schedule that a configuration asks for."""
-    targets = config.targets
-    if any(targets.values()):
-        weights = {"query": config.lambda_query, "document": config.lambda_document}
-        return BudgetSchedule(weights, targets, ramp=config.flops_ramp, steps=config.steps)
-    return RampSchedule(config.lambda_query, config.lambda_document, config.flops_ramp)
+    """Make the schedule of a run."""
+    weights = {"query": config.lambda_query, "document": config.lambda_document}
+    return WeightSchedule(weights, config.targets, ramp=config.flops_ramp, steps=config.steps)
 
 
-# Ours, tuned on simulated runs of 400 and 3,000 steps with noise as of batches of 16 and of 512 passages, and on runs of tiny
-# models. Both gains are of log lambda for an error of log nnz. The first is large, because nnz follows lambda slowly: an error
-# that falls must lower lambda before it is gone.
-_PROPORTIONAL = 4.0
-_INTEGRAL_STEPS = 0.12  # an error that stays adds its proportional part again in this share of all steps
-# Span of the moving average of log nnz: this share of all steps, since the end of a short run would be that of its last few
-# batches otherwise, and 50 steps at most.
-_SMOOTHING_STEPS, _LONGEST_SMOOTHING = 0.03, 50
-_FASTEST = 0.2  # the logarithm of a lambda moves by no more in a step
-_RANGE = (1e-8, 1e4)  # of a lambda
+class WeightSchedule:
+    """Gives lambda of queries and of documents at each optimizer step. Its state is part of every checkpoint.
 
-
-class BudgetSchedule:
-    """Moves each lambda so that the mean number of active terms reaches a target (ours; a PI controller in logarithms).
-
-    The target is approached on a path that is straight in logarithms, from what the first step found to the target at the end
-    of the ramp: a jump would let lambda grow until everything is 0. A side without a target has a fixed weight with a ramp.
+    A side without a target has a fixed weight that is reached by a quadratic ramp (Formal et al., 2021). For a side with a
+    target, a PI controller in logarithms moves lambda so that the mean number of active terms reaches the target; our choice
+    (measured: see the constants). The target is approached along a straight line in logarithms, from the active terms of the
+    first step to the target at the end of the ramp: a jump would let lambda grow until everything is 0.
     """
 
     def __init__(self, weights: Mapping[str, float], targets: Mapping[str, float | None], *, ramp: float, steps: int) -> None:
-        """Name start and target.
+        """Set weights and targets.
 
         Args:
-            weights: lambda of "query" and of "document", to begin with.
-            targets: Active terms of each side; None: a fixed weight.
-            ramp: Optimizer steps after which the target is due.
+            weights: lambda of "query" and of "document": the initial weight with a target, the final weight without.
+            targets: Active terms of each side; None for a fixed weight.
+            ramp: Optimizer steps of the ramp, or until the target is due; 0 for no ramp.
             steps: Optimizer steps of the run.
         """
-        self.fixed = {side: weight for side, weight in weights.items() if targets[side] is None}
-        self.ramp = ramp
+        self.fixed, self.ramp = dict(weights), ramp
         self.sides = {
-            side: _Side(max(weights[side], _RANGE[0]), target, ramp, steps)
+            side: _Controller(max(weights[side], _RANGE[0]), target, ramp, steps)
             for side, target in targets.items()
             if target is not None
         }
 
     def weights(self, step: int) -> tuple[float, float]:
-        """Both weights after ``step`` optimizer steps."""
+        """Return lambda of queries and of documents after ``step`` optimizer steps."""
         query, document = (
             self.sides[side].weight if side in self.sides else ramped(self.fixed[side], step, self.ramp)
             for side in ("query", "document")
@@ -108,21 +63,21 @@ class BudgetSchedule:
         return query, document
 
     def observe(self, step: int, figures: Mapping[str, float]) -> None:
-        """Learn from ``nnz_query`` and ``nnz_document`` of an optimizer step."""
+        """Take the ``nnz_query`` and ``nnz_document`` of an optimizer step into account; the same on every process."""
         for name, side in self.sides.items():
             side.observe(step, figures[f"nnz_{name}"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of both controllers."""
+        """Return what ``load_state_dict`` needs to continue exactly, as JSON values."""
         return {name: side.state for name, side in self.sides.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Resume from a state."""
         for name, side in self.sides.items():
             side.state = dict(state[name])
 
 
-class _Side:
+class _Controller:
     """The controller of one side."""
 
     def __init__(self, weight: float, target: float, ramp: float, steps: int) -> None:
@@ -136,7 +91,7 @@ class _Side:
         return math.exp(self.state["log_weight"])
 
     def observe(self, step: int, nnz: float) -> None:
-        log_nnz = math.log(max(nnz, 0.5))  # below one term, the way back must stay finite
+        log_nnz = math.log(max(nnz, 0.5))  # finite for empty vectors
         state = self.state
         if "start" not in state:
             state |= {"start": log_nnz, "mean": log_nnz, "error": 0.0}

@@ -1,4 +1,4 @@
-"""The loss of the adaptation phase without the logits of all positions: L_CLM and L_ReLU through a streamed head."""
+"""The loss of the adaptation phase, L_CLM and L_ReLU, computed without the logits of all positions in memory."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Logits in flight, as float32: 32 MiB, about what caches hold, and 256 MiB on an accelerator, where reading the head once for
-# few positions would take longer than multiplying by it. Ours.
+# Logits of a block: 32 MiB of float32, about the size of caches, and 256 MiB on an accelerator, where reading the head for few
+# positions takes longer than the product; our choice (not measured).
 _LOGITS_IN_FLIGHT = {"cpu": 2**23, "accelerator": 2**26}
 
 Finish = Callable[[Tensor], Tensor]
@@ -24,7 +24,11 @@ def streamed_prediction_loss(
     bias: Tensor | None = None,
     finish: Finish | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute ``prediction_loss`` and its gradient from hidden states, a few positions at a time.
+    """Compute L_Adapt and its gradient from hidden states, block by block.
+
+    L_Adapt = L_CLM(H) + lambda_ReLU * L_ReLU, where L_CLM is the mean cross-entropy of every token given those before it, and
+    L_ReLU the same on log(1 + ReLU(H)) (paper, Eq. 2 and 3). L_ReLU starts near ln |V| and has a high floor, since
+    log(1 + ReLU(H)) grows slowly.
 
     Memory is O(positions x width), not O(positions x vocabulary). The gradient is computed along with the loss, so that every
     logit is computed once, as in the naive graph. With H the logits of a position, y its target and S the sum of 1 + ReLU(H),
@@ -34,10 +38,10 @@ def streamed_prediction_loss(
     Args:
         hidden: Last hidden states, [positions, width].
         weight: The LM head, [vocabulary, width].
-        targets: What each position should predict, int64 [positions].
+        targets: The token that each position should predict, int64 [positions].
         relu_weight: lambda_ReLU of Eq. 2; 0 skips L_ReLU.
-        bias: That of the LM head.
-        finish: What the architecture does with the logits.
+        bias: Bias of the LM head.
+        finish: Function that the architecture applies to the logits.
 
     Returns:
         The loss; and figures: its terms ``clm`` and ``relu``, ``positive_logits``, the share of logits above 0, and

@@ -1,4 +1,7 @@
-"""What transformers' Trainer lacks: curves of any figure, whole checkpoints, exact resuming, stops that say why."""
+"""transformers' Trainer with curves of any figure, whole checkpoints, exact resuming, and stops that give their reason.
+
+This is the only file that uses private interfaces of transformers. Where one is missing, a public one takes its place.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import re
 import shutil
 import warnings
 from collections import defaultdict
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,6 +24,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer, TrainerCallback
+from transformers.integrations import deepspeed
 
 from pyterrier_csplade._errors import DataError, TrainingError, TrainingInterruptedError
 from pyterrier_csplade.storage.signals import StopRequest
@@ -29,12 +34,20 @@ from .config import TrainingConfig
 from .config_file import changed_settings, save_settings
 from .distributed import barrier, is_first_process, largest, mean_over_processes, values_only, world_size
 
-#: The training curves, in a run's directory.
+#: File of the training curves in a run's directory.
 LOG_FILE = "training_log.json"
-#: The trained parameters, in a checkpoint.
+#: File of the trained parameters in a checkpoint.
 WEIGHTS_FILE = "model.safetensors"
 _FIGURES = "figures.json"
 _LOSS = "loss.json"
+
+# Private interfaces of transformers, and what happens without them: checkpoints are written in their place and sealed there;
+# the norm of a gradient is checked when it is logged; the first loss after resuming is a mean over fewer steps; a model that
+# was loaded whole at the end of a ZeRO-3 run leaves the setting off.
+_WRITES_ASIDE = hasattr(Trainer, "_save_checkpoint") and hasattr(Trainer, "_get_output_dir")
+_CHECKS_NORM = hasattr(Trainer, "_get_grad_norm")
+_LOSS_SUM, _LOSS_START = "_tr_loss", "_globalstep_last_logged"
+_ZERO_SETTING = "_hf_deepspeed_config_weak_ref"
 
 
 class CurvesTrainer(Trainer):
@@ -58,7 +71,7 @@ class CurvesTrainer(Trainer):
             self._keep_float32()
 
     def _keep_float32(self) -> None:
-        """Let FSDP2 return vectors and losses as they were computed, in float32, which accelerate would round to bfloat16."""
+        """Let FSDP2 return vectors and losses in float32, as they were computed; accelerate would round them to bfloat16."""
         plugin = self.accelerator.state.fsdp_plugin
         policy = plugin.mixed_precision_policy
         if isinstance(policy, MixedPrecisionPolicy):
@@ -69,12 +82,12 @@ class CurvesTrainer(Trainer):
         return Path(self.args.output_dir)
 
     def run(self, resume: bool) -> None:
-        """Train, from the last whole checkpoint if asked to and there is one.
+        """Train, from the last whole checkpoint if ``resume`` is true and there is one.
 
         Raises:
             DataError: There is less data than one batch.
             TrainingError: A loss or gradient is not finite, or the checkpoint holds code.
-            TrainingInterruptedError: SIGTERM came; a checkpoint has been written.
+            TrainingInterruptedError: SIGTERM was received; a checkpoint has been written.
         """
         rows: int = len(self.train_dataset)  # type: ignore[arg-type]
         batch = self.args.train_batch_size * world_size()
@@ -92,17 +105,17 @@ class CurvesTrainer(Trainer):
                     self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             except UnpicklingError as error:
                 raise TrainingError(
-                    f"{checkpoint} holds more than tensors and numbers, which is not loaded because it could run any code: "
+                    f"{checkpoint} holds more than tensors and numbers and is not loaded, because it could run any code: "
                     f"{_unsupported(error)}"
                 ) from error
         if self.state.global_step < self.args.max_steps and self._stop.number:
             raise TrainingInterruptedError(
                 f"stopped by signal {self._stop.number} after step {self.state.global_step}; a checkpoint is in "
-                f"{self._checkpoints}: go on with resume=True, --resume"
+                f"{self._checkpoints}: resume with resume=True or --resume"
             )
 
     def _agreed_checkpoint(self) -> Path | None:
-        """The checkpoint that the first process found whole."""
+        """Return the checkpoint that the first process found whole."""
         found = last_checkpoint(self._checkpoints) if is_first_process() else None
         step = largest(step_of(found) if found else -1, self.args.device)
         if step < 0:
@@ -110,13 +123,13 @@ class CurvesTrainer(Trainer):
         checkpoint = self._checkpoints / f"checkpoint-{step}"
         if (before := processes_of(checkpoint)) != world_size():
             warnings.warn(
-                f"{checkpoint} is of {before} processes, this run has {world_size()}: dropout draws other numbers, the rest is "
-                "the same",
+                f"{checkpoint} was written by {before} processes, this run has {world_size()}: dropout draws other numbers, "
+                "everything else is the same",
                 stacklevel=2,
             )
         if changes := changed_settings(checkpoint, self.config):
             warnings.warn(
-                f"{checkpoint} was written with other settings: {changes}. The run goes on with the new ones", stacklevel=2
+                f"{checkpoint} was written with other settings: {changes}. The run continues with the new ones", stacklevel=2
             )
         return checkpoint
 
@@ -125,16 +138,18 @@ class CurvesTrainer(Trainer):
         self._figures.record(figures)
 
     def end_step(self) -> None:
-        """Hand the figures of the optimizer step that ends to ``step_done``, and obey a signal that asks to end."""
+        """Pass the figures of the optimizer step to ``step_done``, and stop if a signal was received."""
         self.step_done(self._figures.end_step())
         if largest(self._stop.number, self.args.device):
             self.control.should_save = self.control.should_training_stop = True
 
     def step_done(self, figures: dict[str, float]) -> None:
-        """Learn from the figures of an optimizer step, means over its parts and all processes."""
+        """Receive the figures of an optimizer step, averaged over its parts and all processes."""
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log, adding the means of what was recorded since the last time, and write the curves to ``LOG_FILE``."""
+        """Log, with the means of the figures recorded since the last time, and write the curves to ``LOG_FILE``."""
+        if not _CHECKS_NORM and "grad_norm" in logs:
+            self.check_finite(torch.as_tensor(logs["grad_norm"]), "norm of the gradient")
         super().log(logs | self._figures.end_point(), *args, **kwargs)
         if self.is_world_process_zero():
             curves = json.dumps(self.state.log_history, indent=1) + "\n"
@@ -144,10 +159,10 @@ class CurvesTrainer(Trainer):
         """Do a step; stop before a loss that is not finite changes the weights.
 
         Raises:
-            TrainingError: The loss is infinite or no number.
+            TrainingError: The loss is not finite.
         """
-        # PEFT would write all inputs of adapters out as float32 first, of which autocast makes bfloat16 again. DeepSpeed's own
-        # products know nothing of autocast.
+        # PEFT would convert all inputs of adapters to float32, which autocast converts back to bfloat16. DeepSpeed's own
+        # products do not use autocast.
         needless = self.config.bf16 and self.config.lora is not None and not self.is_deepspeed_enabled
         with disable_input_dtype_casting(self.model, active=needless):
             loss = self.take_step(*args, **kwargs)
@@ -155,7 +170,7 @@ class CurvesTrainer(Trainer):
         return loss
 
     def take_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute the loss of a batch, and add its gradient to that of the parameters."""
+        """Compute the loss of a batch, and accumulate its gradient."""
         return super().training_step(*args, **kwargs)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -165,25 +180,25 @@ class CurvesTrainer(Trainer):
         return norm
 
     def check_finite(self, value: Tensor, name: str) -> None:
-        """Prove that a figure of the step in progress is finite.
+        """Check that a figure of the step in progress is finite.
 
         Raises:
-            TrainingError: It is infinite or no number.
+            TrainingError: The figure is not finite.
         """
         number = float(value.detach())
         if not math.isfinite(number):
             raise TrainingError(
-                f"step {self.state.global_step + 1}: the {name} is {number}. Lower learning_rate, or go on from the last "
+                f"step {self.state.global_step + 1}: the {name} is {number}. Lower learning_rate, or resume from the last "
                 f"checkpoint in {self._checkpoints} with other settings"
             )
 
     @property
     def sharded(self) -> bool:
-        """Whether each process holds a part of the weights only (FSDP, DeepSpeed)."""
+        """Whether each process holds only a part of the weights (FSDP, DeepSpeed)."""
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def trained_weights(self) -> dict[str, Tensor]:
-        """The trained parameters by name, whole; all processes must ask, the first gets them."""
+        """Return the trained parameters by name, whole, in the first process; all processes must call this."""
         if self._ended:
             return dict(load_file(self._ended / WEIGHTS_FILE))
         state = self.accelerator.get_state_dict(self.model_wrapped) if self.sharded else dict(self.model.named_parameters())
@@ -191,13 +206,13 @@ class CurvesTrainer(Trainer):
         return {name: values.detach() for name, values in (state or {}).items() if name in trained}
 
     def save_state(self, directory: Path) -> None:
-        """Save what a phase knows beside the weights; called in the first process alone."""
+        """Save the state of a phase besides the weights; called in the first process only."""
 
     def load_state(self, directory: Path) -> None:
-        """Go on from what ``save_state`` wrote."""
+        """Load what ``save_state`` wrote."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Save the trained parameters: each once, though the head may share them with the embeddings."""
+        """Save the trained parameters, each once even if the head shares them with the embeddings."""
         if not self.args.should_save:
             return
         state = state_dict or self.model.state_dict()
@@ -205,7 +220,6 @@ class CurvesTrainer(Trainer):
         directory.mkdir(parents=True, exist_ok=True)
         trained = {name: state[name].contiguous() for name, p in self.model.named_parameters() if p.requires_grad}
         save_file(trained, directory / WEIGHTS_FILE)
-        self.save_state(directory)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         directory = Path(resume_from_checkpoint)
@@ -217,46 +231,68 @@ class CurvesTrainer(Trainer):
             (model or self.model).load_state_dict(weights, strict=False)
 
     def _get_output_dir(self, trial: Any) -> str:
-        """Where transformers writes a checkpoint: beside its place until it is whole."""
         return str(self._target or self._checkpoints)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint that appears when it is whole, then remove old ones."""
+        """Write a checkpoint beside its place, and move it there when it is whole."""
+        if not _WRITES_ASIDE:
+            super()._save_checkpoint(model, trial)
+            return
         self._target = unfinished(self._checkpoints)
-        written = self._target / f"checkpoint-{self.state.global_step}"
         if is_first_process() and self._target.exists():
             shutil.rmtree(self._target)
         barrier()
         super()._save_checkpoint(model, trial)
+        self.seal()
+
+    def seal(self) -> None:
+        """Complete and publish the checkpoint that transformers has written, then remove old ones."""
+        written = (self._target or self._checkpoints) / f"checkpoint-{self.state.global_step}"
         self._target = None
-        loss = float(mean_over_processes(self._tr_loss.detach().clone()))
-        if is_first_process():
-            self._figures.save(written / _FIGURES)
-            (written / _LOSS).write_text(json.dumps([loss, self._globalstep_last_logged]), encoding="utf-8")
+        loss = getattr(self, _LOSS_SUM, None)
+        mean = None if loss is None else float(mean_over_processes(loss.detach().clone()))
         barrier()
         if is_first_process():
+            self._figures.save(written / _FIGURES)
+            (written / _LOSS).write_text(json.dumps([mean, getattr(self, _LOSS_START, None)]), encoding="utf-8")
+            self.save_state(written)
             save_settings(written, self.config)
             publish(written, world_size())
             remove_old(self._checkpoints, self.config.keep_checkpoints, self.state.best_global_step)
         barrier()
 
     def restore(self) -> None:
-        """Go on with what a phase knew when the checkpoint was written, and with the point of the curves that was begun."""
+        """Load the state of a phase from the checkpoint, and the figures of the point of the curves that was begun."""
         if self._resumed:
             self.load_state(self._resumed)
             self._figures.load(self._resumed / _FIGURES)
-            loss, self._globalstep_last_logged = json.loads((self._resumed / _LOSS).read_text(encoding="utf-8"))
-            self._tr_loss += loss
+            loss, start = json.loads((self._resumed / _LOSS).read_text(encoding="utf-8"))
+            total = getattr(self, _LOSS_SUM, None)
+            if loss is not None and total is not None and hasattr(self, _LOSS_START):
+                total += loss
+                setattr(self, _LOSS_START, start)
+
+
+@contextmanager
+def in_one_piece() -> Iterator[None]:
+    """Let transformers load whole models, which it would divide among the processes with ZeRO-3."""
+    reference = getattr(deepspeed, _ZERO_SETTING, None)
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if hasattr(deepspeed, _ZERO_SETTING):
+            setattr(deepspeed, _ZERO_SETTING, reference)
 
 
 def _unsupported(error: UnpicklingError) -> str:
-    """What torch refused to load, without its advice to load it all the same."""
+    """Return what torch refused to load, without its advice to load it anyway."""
     found = re.search(r"GLOBAL (\S+)", str(error))
     return found[1] if found else str(error).splitlines()[0]
 
 
 class _Progress(TrainerCallback):
-    """Tells the trainer where it is, and the data that an epoch begins."""
+    """Tells the trainer about steps and checkpoints, and the data about epochs."""
 
     def __init__(self, trainer: CurvesTrainer) -> None:
         self.trainer = trainer
@@ -265,16 +301,20 @@ class _Progress(TrainerCallback):
         self.trainer.restore()
 
     def on_epoch_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-        # accelerate does it in a single process only: with several, each epoch would draw the same passages.
+        # accelerate does it only in runs of one process; with several, each epoch would draw the same passages.
         if hasattr(self.trainer.train_dataset, "set_epoch"):
             self.trainer.train_dataset.set_epoch(int(state.epoch))
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.trainer.end_step()
 
+    def on_save(self, *_: Any, **__: Any) -> None:
+        if not _WRITES_ASIDE:
+            self.trainer.seal()
+
 
 class Figures:
-    """Collects figures, and gives their means over an optimizer step and since the last point of the curves."""
+    """Collects figures, and averages them over an optimizer step and since the last point of the curves."""
 
     def __init__(self) -> None:
         self._of_step: dict[str, list[Tensor]] = defaultdict(list)
@@ -288,12 +328,12 @@ class Figures:
             self._since_log[name].append(value)
 
     def end_step(self) -> dict[str, float]:
-        """The means of the optimizer step that ends."""
+        """Return the means of an optimizer step."""
         ended, self._of_step = self._of_step, defaultdict(list)
         return _means(ended)
 
     def end_point(self) -> dict[str, float]:
-        """The means since the last call, over all processes."""
+        """Return the means since the last call, over all processes."""
         ended, self._since_log = self._since_log, defaultdict(list)
         return _means(ended)
 
@@ -303,7 +343,7 @@ class Figures:
         path.write_text(json.dumps(values), encoding="utf-8")
 
     def load(self, path: Path) -> None:
-        """Go on from what was saved."""
+        """Load what ``save`` wrote."""
         values = json.loads(path.read_text(encoding="utf-8"))
         self._since_log = defaultdict(list, {name: [torch.tensor(value) for value in kept] for name, kept in values.items()})
 
@@ -312,7 +352,7 @@ def _means(recorded: dict[str, list[Tensor]]) -> dict[str, float]:
     if not recorded:
         return {}
     values = [value for kept in recorded.values() for value in kept]
-    # Some figures are made on the host, and processes exchange those of the accelerator.
+    # Processes exchange tensors of the accelerator; some figures are computed on the host.
     device = next((value.device for value in values if value.device.type != "cpu"), values[0].device)
     means = torch.stack([torch.stack([value.to(device) for value in kept]).mean() for kept in recorded.values()])
     return dict(zip(recorded, mean_over_processes(means).tolist()))

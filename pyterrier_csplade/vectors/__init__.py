@@ -1,1 +1,35 @@
-"""What a sparse vector is: contract, vocabulary, impacts, matrices, pruning."""
+"""Sparse vectors: contract of an encoder, vocabulary, impacts, matrices, pruning, and checks of what users give."""
+
+from __future__ import annotations
+
+from .checks import (
+    MAX_DOCNO_LENGTH,
+    OneEncoder,
+    as_names,
+    check_contracts,
+    check_cuts,
+    check_docno,
+    check_encoded,
+    check_field,
+    check_finite,
+    check_positive,
+    check_record,
+    check_texts,
+    check_weights,
+    query_ids,
+    text_length,
+    text_qids,
+)
+from .contract import CONTRACT_FILE, IDENTITY, Contract, Variant, contract_preset
+from .impacts import MAX_IMPACT, ImpactVector, Quantizer, heaviest_mass, minimum_weight, to_vectors, top_k
+from .matrices import EncodedVectors, MatrixVectors, checked_pieces, row_pieces
+from .pruning import PruneToks
+from .vocabulary import MAX_TERM_BYTES, Vocabulary, is_index_term
+
+__all__ = [
+    "CONTRACT_FILE", "IDENTITY", "MAX_DOCNO_LENGTH", "MAX_IMPACT", "MAX_TERM_BYTES", "Contract", "EncodedVectors",
+    "ImpactVector", "MatrixVectors", "OneEncoder", "PruneToks", "Quantizer", "Variant", "Vocabulary", "as_names",
+    "check_contracts", "check_cuts", "check_docno", "check_encoded", "check_field", "check_finite", "check_positive",
+    "check_record", "check_texts", "check_weights", "checked_pieces", "contract_preset", "heaviest_mass", "is_index_term",
+    "minimum_weight", "query_ids", "row_pieces", "text_length", "text_qids", "to_vectors", "top_k",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Vectors that belong together come from one encoder, and are stored in one scale."""
+"""Checks of what users give: records, docnos, texts, arguments, vectors, and the encoder that vectors come from."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import ContractError, DataError
 
 from .contract import Contract
 
-#: UTF-16 units that a docno may have. Ours: Terrier reserves three bytes for each of them, in every document.
+#: UTF-16 units that a docno may have; our choice (not measured): Terrier reserves three bytes for each in every document.
 MAX_DOCNO_LENGTH = 4096
+# The heaviest weight of a query; our choice (not measured): scores then stay below the largest double, 2**1024.
+_MAX_WEIGHT = 2.0**512
 
 
 def check_record(record: object, what: str) -> Mapping[str, Any]:
@@ -23,42 +27,42 @@ def check_record(record: object, what: str) -> Mapping[str, Any]:
 
     Args:
         record: A document or a query.
-        what: How a message calls it.
+        what: Its name in error messages.
 
     Raises:
-        DataError: It is no dict, as the columns of a DataFrame, over which a loop runs, are none.
+        DataError: It is not a dict; iterating over a DataFrame, for example, yields the names of its columns.
     """
     if not isinstance(record, Mapping):
-        raise DataError(f"{what} must be a dict, found {record!r:.60}; those of a DataFrame are frame.to_dict('records')")
+        raise DataError(f"{what} must be a dict, found {record!r:.60}; convert a DataFrame with frame.to_dict('records')")
     return record
 
 
 def check_docno(document: Mapping[str, Any], position: int) -> str:
-    """Return the docno of a document that Terrier gives back exactly.
+    """Return the docno of a document if Terrier gives it back exactly.
 
     Args:
         document: The document.
-        position: Its place in the input, counted from 1, by which a message can name it.
+        position: Its place in the input, counted from 1, for error messages.
 
     Raises:
-        DataError: The docno is missing, not a str, or one that Terrier would change.
+        DataError: The docno is missing, is not a str, or would be changed by Terrier.
     """
     if "docno" not in document:
         raise DataError(f"document {position} has no docno, only {', '.join(map(repr, document))}")
     docno = document["docno"]
     if not isinstance(docno, str):
         raise DataError(f"docno of document {position} must be a str, found {docno!r} ({type(docno).__name__})")
-    # Terrier reads metadata back with Java's String.trim(), which takes control characters too, and drops a byte order mark.
+    # Terrier reads metadata with Java's String.trim(), which also strips control characters, and drops a byte order mark.
     if docno and (docno[0] <= " " or docno[-1] <= " " or docno[0] == "\ufeff"):
         raise DataError(
-            f"docno {docno!r} of document {position} starts or ends with what Terrier strips: remove that character"
+            f"docno {docno!r} of document {position} starts or ends with a character that Terrier strips: remove it"
         )
     length = text_length(docno, f"docno {docno!r} of document {position}")
     if length > MAX_DOCNO_LENGTH:
         raise DataError(
             f"docno {docno[:40]!r}... of document {position} has {length:,} characters: at most {MAX_DOCNO_LENGTH:,}"
         )
-    return str(docno)  # a numpy.str_, which Java does not take, becomes a str
+    return str(docno)  # Java does not take a numpy.str_
 
 
 def check_field(document: Mapping[str, Any], name: str, docno: str) -> str:
@@ -74,7 +78,7 @@ def check_field(document: Mapping[str, Any], name: str, docno: str) -> str:
 
 
 def text_length(text: str, what: str) -> int:
-    """Return the length of a text in UTF-16 units, in which Terrier counts.
+    """Return the length of a text in UTF-16 units, which Terrier counts.
 
     Raises:
         DataError: UTF-8 cannot encode the text.
@@ -87,169 +91,16 @@ def text_length(text: str, what: str) -> int:
         raise DataError(f"{what} holds a lone surrogate, which UTF-8 cannot encode: remove it") from error
 
 
-class OneEncoder:
-    """The encoder of the documents of an index, and what refuses another.
-
-    Attributes:
-        contract: Its contract; None while none is known.
-    """
-
-    def __init__(self) -> None:
-        self.contract: Contract | None = None
-
-    def observe(self, contract: Contract | None, what: str) -> None:
-        """Take the contract of a vector's encoder; a vector of unknown origin passes.
-
-        Args:
-            contract: The contract.
-            what: How a message calls the vector.
-
-        Raises:
-            ContractError: The vectors before come from another encoder, or have another impact scale; names both.
-        """
-        if contract is None or contract is self.contract:
-            return
-        if self.contract is None:
-            self.contract = contract
-        elif contract.fingerprint != self.contract.fingerprint:
-            raise ContractError(
-                f"{what} was encoded by {contract.summary}, the documents before it by {self.contract.summary}: "
-                "an index holds the vectors of one encoder"
-            )
-        elif contract.impact_scale != self.contract.impact_scale:
-            raise ContractError(
-                f"{what} has impacts of scale {contract.impact_scale:g}, the documents before it of "
-                f"{self.contract.impact_scale:g}: let one quantizer make all impacts of an index"
-            )
-
-
-# The heaviest weight that a query may have (ours): scores then stay below the largest double, 2**1024.
-_MAX_WEIGHT = 2.0**512
-
-
-def check_positive(**arguments: object) -> None:
-    """Refuse arguments that are no whole numbers above 0.
-
-    Raises:
-        ValueError: One is none; names it.
-    """
-    for name, value in arguments.items():
-        if not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, found {value!r}")
-
-
-def as_names(names: Iterable[str] | str | None) -> list[str] | None:
-    """Return names of fields as a list; a name alone is one, not its letters."""
-    return None if names is None else [names] if isinstance(names, str) else list(names)
-
-
-def text_qids(frame: pd.DataFrame) -> pd.Series:
-    """Return the qids of a frame as text.
-
-    Raises:
-        DataError: One is missing; names its row.
-    """
-    missing = frame["qid"].isna().to_numpy()
-    if missing.any():
-        raise DataError(f"row {missing.argmax()} has no qid: give each query one")
-    return frame["qid"].astype(str)
-
-
-def query_ids(queries: pd.DataFrame) -> pd.Series:
-    """Return the qids of queries as text.
-
-    Raises:
-        DataError: One is missing or stands twice.
-    """
-    qids = text_qids(queries)
-    if len(set(qids)) < len(qids):
-        raise DataError(f"qid {qids[qids.duplicated()].iloc[0]!r} stands twice: a qid names one query")
-    return qids
-
-
-def check_contracts(queries: pd.DataFrame, indexed: Contract | None, index: str) -> None:
-    """Refuse queries of another encoder than that of the documents; warn of another impact scale.
-
-    Args:
-        queries: Queries with ``qid`` and ``query_toks``.
-        indexed: The contract of the documents; None if unknown.
-        index: The index, for messages.
-
-    Raises:
-        ContractError: There is one; names both encoders.
-    """
-    accepted: Contract | None = None
-    for qid, toks in zip(queries["qid"], queries["query_toks"]):
-        contract = getattr(toks, "contract", None)
-        if indexed is None or contract is None or contract is accepted:
-            continue
-        if contract.fingerprint != indexed.fingerprint:
-            raise ContractError(
-                f"query {qid!r} was encoded by {contract.summary}, the documents of {index} by {indexed.summary}: "
-                "encode both with one model"
-            )
-        if contract.impact_scale != indexed.impact_scale:
-            warnings.warn(
-                f"the impacts of {index} have scale {indexed.impact_scale:g}, the model of the queries has "
-                f"{contract.impact_scale:g}: rankings are the same, but scores are not, nor sums with those of other systems",
-                stacklevel=2,
-            )
-        accepted = contract
-
-
-def check_weights(toks: object, qid: str) -> dict[str, float]:
-    """Return the positive weights of a query.
-
-    Raises:
-        DataError: A weight is negative, not finite or too large; names the query and the term.
-    """
-    if not isinstance(toks, Mapping):
-        if toks is None or toks is pd.NA or (isinstance(toks, float) and math.isnan(toks)):
-            return {}
-        raise DataError(f"query {qid!r}: query_toks must be a dict of term to weight, found {toks!r}")
-    for term, weight in toks.items():
-        if type(term) is str and type(weight) is float and 0 <= weight <= _MAX_WEIGHT:
-            continue  # at once, for checks of abstract types take as long as the search of a small collection
-        if not isinstance(term, str):
-            raise DataError(f"query {qid!r}: terms must be str, found {term!r}")
-        # Compared as a Python number: a float32 of numpy would turn the limit into infinity.
-        value = int(weight) if isinstance(weight, Integral) else float(weight) if isinstance(weight, Real) else math.nan
-        if not 0 <= value <= _MAX_WEIGHT:
-            raise DataError(f"query {qid!r}: the weight of {term!r} must be a number from 0 to 1e154, found {weight!r}")
-    return {term: float(weight) for term, weight in toks.items() if weight > 0}
-
-
-class _SameEncoder:
-    """Refuses vectors of another encoder than the first; those of unknown origin pass."""
-
-    def __init__(self) -> None:
-        self._first: tuple[Contract, str] | None = None
-        self._last: Contract | None = None
-
-    def __call__(self, vector: object, name: str) -> None:
-        contract = getattr(vector, "contract", None)
-        if contract is None or contract is self._last:
-            return
-        if self._first is None:
-            self._first = contract, name
-        elif contract.fingerprint != self._first[0].fingerprint:
-            raise ContractError(
-                f"{name} was encoded by {contract.summary}, {self._first[1]} by {self._first[0].summary}: "
-                "encode both with one model"
-            )
-        self._last = contract
-
-
 def check_texts(texts: Sequence[object], names: Iterable[object]) -> list[str]:
-    """Return the texts, each proved to be a string that UTF-8 can encode.
+    """Return texts after checking that each is a string that UTF-8 can encode.
 
     Args:
-        texts: What should be strings; the empty string is one.
-        names: How an error calls each text, for example ``document d7``; at least as many as texts.
+        texts: The texts; they may be empty strings.
+        names: Name of each text in error messages, for example ``document d7``; more names than texts are allowed.
 
     Raises:
         ValueError: There are fewer names than texts.
-        DataError: A text is None, NaN, a number, bytes, or holds a lone surrogate; the message names it.
+        DataError: A text is None, NaN, a number or bytes, or holds a lone surrogate; the message names it.
     """
     if isinstance(texts, (str, bytes)):
         raise DataError(f"expected a list of texts, found one text, {texts[:40]!r}: put it in a list")
@@ -261,10 +112,220 @@ def check_texts(texts: Sequence[object], names: Iterable[object]) -> list[str]:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise DataError(
-                f"{name}: the text is no valid Unicode (a lone surrogate at character {error.start}); "
+                f"{name}: the text is not valid Unicode (a lone surrogate at character {error.start}); "
                 "clean it with text.encode('utf-8', 'replace').decode()"
             ) from error
         checked.append(text)
     if len(checked) < len(texts):
-        raise ValueError(f"{len(texts)} texts need as many names, found {len(checked)}")
+        raise ValueError(f"{len(texts)} texts need {len(texts)} names, found {len(checked)}")
     return checked
+
+
+def check_positive(**arguments: object) -> None:
+    """Refuse arguments that are not whole numbers above 0.
+
+    Raises:
+        ValueError: An argument is not; the message names it.
+    """
+    for name, value in arguments.items():
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, found {value!r}")
+
+
+def check_cuts(top_k: int | None, min_weight: float) -> None:
+    """Refuse limits on the terms of a vector that would leave no term or have no meaning.
+
+    Raises:
+        ValueError: ``top_k`` is below 1, or ``min_weight`` is negative or not finite.
+    """
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, or None for all terms, found {top_k}")
+    if not 0 <= min_weight < math.inf:
+        raise ValueError(f"min_weight must be finite and not negative, found {min_weight}")
+
+
+def as_names(names: Iterable[str] | str | None) -> list[str] | None:
+    """Return names of fields as a list; a single string is one name."""
+    return None if names is None else [names] if isinstance(names, str) else list(names)
+
+
+def text_qids(frame: pd.DataFrame) -> pd.Series:
+    """Return the qids of a frame as text.
+
+    Raises:
+        DataError: A qid is missing; the message names its row.
+    """
+    missing = frame["qid"].isna().to_numpy()
+    if missing.any():
+        raise DataError(f"row {missing.argmax()} has no qid: give each query one")
+    return frame["qid"].astype(str)
+
+
+def query_ids(queries: pd.DataFrame) -> pd.Series:
+    """Return the qids of queries as text.
+
+    Raises:
+        DataError: A qid is missing or appears twice.
+    """
+    qids = text_qids(queries)
+    if len(set(qids)) < len(qids):
+        raise DataError(f"qid {qids[qids.duplicated()].iloc[0]!r} appears twice: give each query its own qid")
+    return qids
+
+
+def check_encoded(encoded: object) -> None:
+    """Refuse anything but a collection of encoded documents, such as a matrix alone.
+
+    Raises:
+        TypeError: It has no ``blocks``.
+    """
+    if not hasattr(encoded, "blocks"):
+        raise TypeError(
+            f"expected encoded documents, such as MatrixVectors(docnos, matrix, csplade.vocabulary, csplade.contract), found "
+            f"{type(encoded).__name__}"
+        )
+
+
+def check_entries(matrix: csr_matrix, good: np.ndarray, names: Sequence[str] | None, advice: str) -> None:
+    """Refuse a matrix with a weight that cannot be used.
+
+    Args:
+        matrix: Weights [texts, terms].
+        good: bool array: whether each stored weight can be used.
+        names: Name of each row in error messages; "row 0", "row 1" ... by default.
+        advice: End of the message.
+
+    Raises:
+        DataError: A weight cannot be used; the message names its row.
+    """
+    bad = np.flatnonzero(~good)
+    if len(bad):
+        row = int(np.searchsorted(matrix.indptr, bad[0], side="right")) - 1
+        raise DataError(f"{names[row] if names else f'row {row}'} has the weight {matrix.data[bad[0]]}: {advice}")
+
+
+def check_finite(matrix: csr_matrix, names: Sequence[str]) -> None:
+    """Refuse weights of a model that are not finite.
+
+    Raises:
+        DataError: A weight is not finite; the message names its row.
+    """
+    advice = "load the model with another dtype, such as 'bfloat16' or 'float32'"
+    check_entries(matrix, np.isfinite(matrix.data), names, advice)
+
+
+def check_vector(vector: object, name: str) -> Mapping[str, Any]:
+    """Return a vector; None and NaN, which mark a missing vector, become an empty one.
+
+    Raises:
+        DataError: It is not a dict.
+    """
+    if isinstance(vector, Mapping):
+        return vector
+    if vector is None or vector is pd.NA or (isinstance(vector, float) and math.isnan(vector)):
+        return {}
+    raise DataError(f"{name} must be a dict of term to weight, found {vector!r:.60}")
+
+
+def check_finite_vector(vector: object, name: str) -> Mapping[str, Any]:
+    """Return a vector as ``check_vector`` does.
+
+    Raises:
+        DataError: It is not a dict, or a weight is negative or not finite.
+    """
+    checked = check_vector(vector, name)
+    for term, weight in checked.items():
+        if not (isinstance(weight, Real) and 0 <= float(weight) < math.inf):
+            raise DataError(f"{name}: the weight of {term!r} must be finite and at least 0, found {weight!r:.40}")
+    return checked
+
+
+def check_weights(toks: object, qid: str) -> dict[str, float]:
+    """Return the positive weights of a query.
+
+    Raises:
+        DataError: A weight is negative, not finite or too large; the message names the query and the term.
+    """
+    checked = check_vector(toks, f"query {qid!r}: query_toks")
+    for term, weight in checked.items():
+        if type(term) is str and type(weight) is float and 0 <= weight <= _MAX_WEIGHT:
+            continue  # a shortcut: isinstance with abstract types takes as long as searching a small collection
+        if not isinstance(term, str):
+            raise DataError(f"query {qid!r}: terms must be str, found {term!r}")
+        # Compared as a Python number: numpy would round the limit to float32, which makes it infinity.
+        value = int(weight) if isinstance(weight, Integral) else float(weight) if isinstance(weight, Real) else math.nan
+        if not 0 <= value <= _MAX_WEIGHT:
+            raise DataError(f"query {qid!r}: the weight of {term!r} must be a number from 0 to 1e154, found {weight!r}")
+    return {term: float(weight) for term, weight in checked.items() if weight > 0}
+
+
+class OneEncoder:
+    """Refuses vectors of another encoder than the first; vectors of unknown origin pass.
+
+    Attributes:
+        contract: The contract of the first encoder; None until it is known.
+    """
+
+    def __init__(self, contract: Contract | None = None, name: str = "", *, any_scale: bool = False) -> None:
+        """Start with the encoder of some vectors, or with none.
+
+        Args:
+            contract: Its contract.
+            name: Name of these vectors in error messages; by default the name of the first vector observed.
+            any_scale: Whether vectors may have another impact scale than the first.
+        """
+        self.contract = self._accepted = contract
+        self._name = name
+        self._any_scale = any_scale
+
+    def observe(self, vector: object, name: str) -> None:
+        """Check which encoder a vector comes from.
+
+        Args:
+            vector: The vector, or encoded documents; its attribute ``contract`` is missing or None if the encoder is unknown.
+            name: Name of the vector in error messages.
+
+        Raises:
+            ContractError: The vector comes from another encoder, or has another impact scale; the message names both.
+        """
+        contract: Contract | None = getattr(vector, "contract", None)
+        if contract is None or contract is self._accepted:
+            return
+        if self.contract is None:
+            self.contract, self._name = contract, name
+        elif contract.fingerprint != self.contract.fingerprint:
+            raise ContractError(
+                f"{name} was encoded by {contract.summary}, {self._name} by {self.contract.summary}: encode both with one model"
+            )
+        elif contract.impact_scale != self.contract.impact_scale and not self._any_scale:
+            raise ContractError(
+                f"{name} has impacts of scale {contract.impact_scale:g}, {self._name} of {self.contract.impact_scale:g}: "
+                "make all impacts of an index with one quantizer"
+            )
+        self._accepted = contract
+
+
+def check_contracts(queries: pd.DataFrame, indexed: Contract | None, index: str) -> None:
+    """Refuse queries that another encoder than the documents' made; warn if the impact scale differs.
+
+    Args:
+        queries: Queries with ``qid`` and ``query_toks``.
+        indexed: The contract of the documents; None if unknown.
+        index: Name of the index in messages.
+
+    Raises:
+        ContractError: A query was encoded by another encoder; the message names both.
+    """
+    if indexed is None:
+        return
+    encoder, scales = OneEncoder(indexed, f"the documents of {index}", any_scale=True), {indexed.impact_scale}
+    for qid, toks in zip(queries["qid"], queries["query_toks"]):
+        encoder.observe(toks, f"query {qid!r}")
+        contract = getattr(toks, "contract", None)
+        if contract is not None and contract.impact_scale not in scales:
+            scales.add(contract.impact_scale)
+            warnings.warn(
+                f"the impacts of {index} have scale {indexed.impact_scale:g}, the model of the queries has scale "
+                f"{contract.impact_scale:g}: rankings are the same, but scores and sums of scores with other systems differ",
+                stacklevel=2,
+            )

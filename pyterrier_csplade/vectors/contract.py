@@ -1,4 +1,4 @@
-"""The contract of a checkpoint: everything beside its weights on which its vectors depend."""
+"""Contracts of encoders: the settings besides the weights that determine the vectors, and presets of published models."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Variant = Literal["causal", "echo", "bidirectional"]
 #: The file of a checkpoint that holds its contract.
 CONTRACT_FILE = "csplade_config.json"
 
-#: Two encoders whose contracts agree in these make comparable vectors. Maximum lengths and the impact scale are left out: they
-#: change how much of a text is read and how finely it is stored, not what a weight means.
+#: Two encoders make comparable vectors if their contracts agree in these fields. Maximum lengths and the impact scale are left
+#: out: they change how much of a text is read and how finely weights are stored, not what a weight means.
 IDENTITY = (
     "weights",
     "vocabulary_sha256",
@@ -32,30 +32,30 @@ IDENTITY = (
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """How the texts of a checkpoint must be encoded.
+    """Settings with which a checkpoint encodes texts.
 
-    The defaults are those of a model without a contract. They are ours where the paper is silent: prefixes, BOS and EOS,
-    lengths.
+    The defaults apply to a model without a contract. The paper does not give prefixes, BOS, EOS and lengths: their defaults are
+    our choice (not measured).
 
     Attributes:
-        variant: "causal", "echo" (the text twice, pooled over the second copy) or "bidirectional" (no causal mask).
-        query_prefix: Put before every query.
-        document_prefix: Put before every document.
-        add_bos: Whether the beginning-of-text token stands first. One too many took a published model from 0.752 to 0.022
-            nDCG@10.
-        add_eos: Whether the end-of-text token stands last.
-        pool_special: Whether the positions of special tokens take part in the maximum (Lion-SP's do; in the paper there are
-            none).
-        query_length: Tokens of a query at most, prefix included; of one copy for echo.
-        document_length: Tokens of a document at most, prefix included; of one copy for echo.
+        variant: "causal", "echo" (the text is repeated and the second copy pooled) or "bidirectional" (no causal mask).
+        query_prefix: Text put before every query.
+        document_prefix: Text put before every document.
+        add_bos: Whether to put the beginning-of-text token first. A wrong one lowered the nDCG@10 of a published model from
+            0.752 to 0.022.
+        add_eos: Whether to put the end-of-text token last.
+        pool_special: Whether pooling includes the positions of special tokens, as Lion-SP does; the paper has no special
+            tokens.
+        query_length: Maximum number of tokens of a query, prefix included; for echo, of one copy.
+        document_length: Maximum number of tokens of a document, prefix included; for echo, of one copy.
         logit_scale: Factor of the logits before pooling (1 in the paper; hidden size ** -0.25 in Lion-SP).
-        temperature: Of the training loss.
+        temperature: Temperature of the training loss.
         impact_scale: Impact of the weight 1 in an index.
         base_model: Hub id or name of the model that was trained.
-        base_revision: Its revision.
+        base_revision: Revision of the base model.
         vocabulary_sha256: Digest of the index vocabulary.
         weights: Digest of the weights.
-        training: How the checkpoint was trained, for people to read.
+        training: Description of the training, for people to read.
     """
 
     variant: Variant = "causal"
@@ -90,13 +90,13 @@ class Contract:
     @property
     def fingerprint(self) -> str:
         """Digest in hexadecimal, equal for two contracts if and only if the vectors of their encoders are comparable."""
-        # pool_special came later: where it is not used, fingerprints are as before.
+        # pool_special was added later: without it, fingerprints are the same as before.
         identity = json.dumps([*(getattr(self, name) for name in IDENTITY), *(["pool_special"] if self.pool_special else [])])
         return hashlib.sha256(identity.encode()).hexdigest()
 
     @property
     def summary(self) -> str:
-        """Names the encoder in messages."""
+        """Name of the encoder in messages."""
         return f"{self.base_model or 'a model without a name'} ({self.variant}, fingerprint {self.fingerprint[:12]})"
 
     def __hash__(self) -> int:
@@ -107,7 +107,7 @@ class Contract:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of the contract file."""
+        """Return the content of a contract file."""
         return {"format": 1, "attention": self.attention, **dataclasses.asdict(self)}
 
     @classmethod
@@ -115,16 +115,16 @@ class Contract:
         """Read the content of a contract file.
 
         Args:
-            values: The fields, as :meth:`to_dict` gives them; what is missing has its default.
-            source: How a message calls the file.
+            values: The fields, as :meth:`to_dict` returns them; missing ones have their defaults.
+            source: Name of the file in error messages.
 
         Raises:
-            ContractError: A field is unknown, or has a value that is not allowed.
+            ContractError: A field is unknown or has an invalid value.
         """
         values = dict(values)
         attention = values.pop("attention", None)
         if values.pop("format", 1) != 1:
-            raise ContractError(f"{source} is of a newer format: update pyterrier_csplade")
+            raise ContractError(f"{source} has a newer format: update pyterrier_csplade")
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise ContractError(f"{source} holds the unknown field {unknown[0]!r}: update pyterrier_csplade, or remove it")
@@ -134,7 +134,7 @@ class Contract:
         return contract
 
     def save(self, directory: Path) -> None:
-        """Write the contract file into the directory of a checkpoint."""
+        """Write the contract file to the directory of a checkpoint."""
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
         (directory / CONTRACT_FILE).write_text(text + "\n", encoding="utf-8")
 
@@ -154,7 +154,7 @@ class Contract:
         return cls.from_dict(values, source=str(path))
 
 
-# What their code does. Padding side and padded length, in which they differ, change no vector here.
+# Settings in the code of the models. Padding side and padded length, which also differ, do not change the vectors here.
 _LACONIC: dict[str, Any] = {
     "variant": "bidirectional", "query_prefix": "query: ", "document_prefix": "passage: ", "query_length": 256,
     "document_length": 256,
@@ -175,13 +175,13 @@ def contract_preset(name: str, **changes: Any) -> Contract:
     - "laconic" (arXiv 2601.01684; utahnlp/laconic-1b, -3b and -8b): bidirectional, prefixes, no special tokens. With a
       beginning-of-text token, nDCG@10 on SciFact falls from 0.752 to 0.022.
     - "lion-sp-1b", "lion-sp-8b" (arXiv 2502.15526; hzeng/Lion-SP-1B- and -8B-llama3-marco-mntp): bidirectional, the
-      beginning-of-text token first and part of the maximum, logits times hidden size ** -0.25. The published adapters name a
-      base model by a path of their authors: give the base yourself, ``CSPLADE(base, adapter=..., contract=...)``.
+      beginning-of-text token first and included in pooling, logits times hidden size ** -0.25. The published adapters name
+      their base model by a local path of the authors, so pass it yourself: ``CSPLADE(base, adapter=..., contract=...)``.
 
-    Both evaluate BEIR with longer texts: ``contract_preset("lion-sp-8b", query_length=512, document_length=512)``.
+    Both papers evaluate BEIR with longer texts: ``contract_preset("lion-sp-8b", query_length=512, document_length=512)``.
 
     Args:
-        name: One of these.
+        name: One of the names above.
         **changes: Fields of the contract that differ.
 
     Raises:

@@ -1,7 +1,8 @@
-"""Encoded documents as matrices: what bulk encoders hand to the engines."""
+"""Encoded documents as matrices, which bulk encoders pass to indexes and engines."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -13,43 +14,38 @@ from pyterrier_csplade._errors import DataError
 
 from .contract import Contract
 
-# Postings of a piece.
+# Postings in a piece; our choice (not measured).
 _PIECE = 2**20
 
 
 @runtime_checkable
 class EncodedVectors(Protocol):
-    """Encoded documents in their order, in blocks that fit in memory.
-
-    Attributes:
-        vocabulary: The index terms, in the order of the matrices' columns.
-        contract: The contract of the encoder; None if unknown.
-    """
+    """Encoded documents in order, in blocks that fit in memory."""
 
     @property
     def vocabulary(self) -> Sequence[str]:
-        """The index terms."""
+        """The index terms, in the order of the matrices' columns."""
         ...
 
     @property
     def contract(self) -> Contract | None:
-        """The encoder's contract."""
+        """The contract of the encoder; None if unknown."""
         ...
 
     def __len__(self) -> int: ...
 
     def blocks(self) -> Iterator[tuple[Sequence[str], csr_matrix]]:
-        """Yield docnos and their vectors, [documents, terms of the vocabulary], without stored zeros."""
+        """Yield docnos and their vectors [documents, terms], without stored zeros."""
         ...
 
 
 @dataclass(frozen=True)
 class MatrixVectors:
-    """Encoded documents that are in memory as one matrix.
+    """Encoded documents in memory, as one matrix.
 
     Attributes:
-        docnos: One for each row.
-        matrix: [documents, terms of the vocabulary]; other formats of scipy and arrays of numpy become CSR.
+        docnos: The docno of each row.
+        matrix: [documents, terms]; other scipy formats and numpy arrays are converted to CSR.
         vocabulary: The index terms, in the order of the columns.
         contract: The contract of the encoder; None if unknown.
     """
@@ -60,7 +56,7 @@ class MatrixVectors:
     contract: Contract | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "matrix", csr_matrix(self.matrix))  # of whatever format; a CSR matrix is not copied
+        object.__setattr__(self, "matrix", csr_matrix(self.matrix))  # does not copy a CSR matrix
         expected = len(self.docnos), len(self.vocabulary)
         if self.matrix.shape != expected:
             raise ValueError(f"expected a matrix of (docnos, terms) = {expected}, found {self.matrix.shape}")
@@ -73,31 +69,17 @@ class MatrixVectors:
         yield self.docnos, self.matrix
 
 
-def check_encoded(encoded: object) -> None:
-    """Refuse what is no collection of encoded documents, such as a matrix alone.
-
-    Raises:
-        TypeError: It is none.
-    """
-    if not hasattr(encoded, "blocks"):
-        raise TypeError(
-            f"expected encoded documents, such as MatrixVectors(docnos, matrix, csplade.vocabulary, csplade.contract), found "
-            f"{type(encoded).__name__}"
-        )
-
-
 def checked_pieces(encoded: EncodedVectors) -> Iterator[tuple[list[str], csr_matrix]]:
-    """Yield docnos and vectors in pieces of about a million postings; entries that stand twice are added up, as scipy does.
+    """Yield docnos and vectors in pieces of about a million postings; duplicate entries are summed, as scipy does.
 
     Raises:
-        DataError: A term stands twice in the vocabulary, a block has another shape than its docnos and the vocabulary, or
-            there are more or fewer documents than promised.
+        DataError: A term appears twice in the vocabulary, the shape of a block differs from its docnos and the vocabulary, or
+            the number of documents differs from ``len(encoded)``.
     """
     terms = encoded.vocabulary
-    seen: set[str] = set()
-    twice = [term for term in terms if term in seen or seen.add(term)]  # type: ignore[func-returns-value]
-    if twice:
-        raise DataError(f"the term {twice[0]!r} stands twice in the vocabulary of the encoded documents")
+    if len(set(terms)) < len(terms):
+        twice, _ = Counter(terms).most_common(1)[0]
+        raise DataError(f"the term {twice!r} appears twice in the vocabulary of the encoded documents")
     documents = 0
     for docnos, matrix in encoded.blocks():
         if matrix.shape != (len(docnos), len(terms)):
@@ -106,16 +88,16 @@ def checked_pieces(encoded: EncodedVectors) -> Iterator[tuple[list[str], csr_mat
                 f"{matrix.shape}"
             )
         for rows in row_pieces(matrix.indptr, _PIECE):
-            piece = matrix[rows]  # a copy: what is done to it, the caller does not see
+            piece = matrix[rows]  # a copy, so that changes do not reach the caller's matrix
             piece.sum_duplicates()
             yield [docnos[row] for row in range(rows.start, rows.stop)], piece
         documents += len(docnos)
     if documents != len(encoded):
-        raise DataError(f"{documents:,} encoded documents came, not the {len(encoded):,} that were promised")
+        raise DataError(f"expected {len(encoded):,} encoded documents, found {documents:,}")
 
 
 def row_pieces(indptr: np.ndarray, postings: int) -> Iterator[slice]:
-    """Yield ranges of the rows of a CSR matrix with at most so many postings each, or one row."""
+    """Yield ranges of rows of a CSR matrix, each of one row or of at most ``postings`` postings."""
     row, rows = 0, len(indptr) - 1
     while row < rows:
         end = int(np.searchsorted(indptr, indptr[row] + postings, side="right")) - 1

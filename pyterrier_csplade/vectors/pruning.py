@@ -1,13 +1,11 @@
-"""Static pruning of sparse vectors, in a pipeline or in bulk."""
+"""Static pruning of sparse vectors, in pipelines and in bulk."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
-from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,8 +13,9 @@ import pandas as pd
 import pyterrier as pt
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._settings import Settings
 
+from .checks import check_finite_vector
 from .contract import Contract
 from .impacts import ImpactVector, heaviest_mass, minimum_weight, top_k
 from .matrices import EncodedVectors
@@ -24,17 +23,16 @@ from .matrices import EncodedVectors
 Column = Literal["toks", "query_toks"]
 
 _NAMES = {"toks": ("docno", "document"), "query_toks": ("qid", "query")}
-# Records of a stream that are pruned together; enough for numpy.
+# Records of a stream that are pruned together; our choice (not measured).
 _CHUNK = 1000
 
 
-class PruneToks(pt.Transformer):
-    """Keeps the heaviest terms of each sparse vector, whatever engine it goes to.
+class PruneToks(Settings, pt.Transformer):
+    """Keeps the heaviest terms of each sparse vector, for any index or engine.
 
-    Static pruning (of documents) and query term cuts are the best supported speed-up of learned sparse retrieval: pruning
-    documents to 90 % of their mass gave 1.4 times the speed for 0.003 nDCG@10 on every engine compared in "Static Pruning
-    Across Sparse Retrieval Regimes" (CIKM 2026). Terms keep their order, their weights and the vector its contract. What
-    stands for "no vector" (None, NaN) stays.
+    Pruning documents to 90 % of their mass gave 1.4 times the speed for 0.003 nDCG@10 on every engine compared in "Static
+    Pruning Across Sparse Retrieval Regimes" (CIKM 2026). The terms that are kept have the same order and weights as before, and
+    the vector keeps its contract. Missing vectors (None, NaN) are left as they are.
 
     Example::
 
@@ -52,21 +50,22 @@ class PruneToks(pt.Transformer):
         min_weight: float | None = None,
         on: Column = "toks",
     ) -> None:
-        """Say what is kept; exactly one of the first three.
+        """Choose what to keep with exactly one of ``mass``, ``top_k`` and ``min_weight``.
 
         Args:
-            mass: The fewest heaviest terms that carry this share, above 0 and at most 1, of the vector's sum.
-            top_k: This many heaviest terms; of equally heavy ones those that come first.
-            min_weight: Terms of at least this weight, above 0 and finite.
-            on: The column: "toks" of documents or "query_toks" of queries.
+            mass: Keep the fewest heaviest terms that hold this share of the vector's sum; above 0 and at most 1.
+            top_k: Keep this many of the heaviest terms; among equally heavy terms, those that come first.
+            min_weight: Keep the terms of at least this weight; above 0 and finite.
+            on: The column to prune: "toks" of documents or "query_toks" of queries.
 
         Raises:
-            ValueError: None or several of the three are given, a value is outside its range, or there is no such column.
+            ValueError: None or several of the three are given, a value is out of range, or ``on`` is another column.
         """
         super().__init__()
-        given = {name: value for name, value in _arguments(mass, top_k, min_weight).items() if value is not None}
+        limits = {"mass": mass, "top_k": top_k, "min_weight": min_weight}
+        given = [name for name, value in limits.items() if value is not None]
         if len(given) != 1:
-            raise ValueError(f"give one of mass, top_k and min_weight, found {', '.join(given) or 'none'}")
+            raise ValueError(f"give one of mass, top_k and min_weight, found {', '.join(given) or 'none of them'}")
         if mass is not None and not 0 < mass <= 1:
             raise ValueError(f"mass must be above 0 and at most 1, found {mass}")
         if top_k is not None and (top_k < 1 or top_k != int(top_k)):
@@ -87,14 +86,14 @@ class PruneToks(pt.Transformer):
             inp: ``docno`` and ``toks``, or ``qid`` and ``query_toks``.
 
         Raises:
-            DataError: A vector is no dict of finite weights of at least 0; names its docno or qid.
+            DataError: A vector is not a dict of finite weights of at least 0; the message names its docno or qid.
         """
         pt.validate.columns(inp, includes=self._inputs, context=self)
         pruned = self._prune_all(*(inp[column].tolist() for column in self._inputs))
         return inp.assign(**{self.on: pd.Series(pruned, index=inp.index, dtype=object)})
 
     def transform_iter(self, inp: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Prune a stream of records in constant memory; otherwise as ``transform``."""
+        """Prune a stream of records as ``transform`` does, in constant memory."""
         records = iter(inp)
         while chunk := list(islice(records, _CHUNK)):
             pt.validate.columns(list(chunk[0]), includes=self._inputs, context=self)
@@ -103,40 +102,28 @@ class PruneToks(pt.Transformer):
                 yield {**record, self.on: vector}
 
     def vectors(self, encoded: EncodedVectors) -> EncodedVectors:
-        """Return encoded documents that are pruned block by block as they are read.
+        """Return encoded documents that are pruned block by block when they are read.
 
         Args:
-            encoded: Documents of a bulk encoder, or any others in matrices.
+            encoded: Documents of a bulk encoder, or other documents in matrices.
         """
         return _PrunedVectors(encoded, self._cut)
-
-    def transform_inputs(self) -> list[list[str]]:
-        """Return the columns that are needed."""
-        return [self._inputs]
-
-    def transform_outputs(self, input_columns: list[str]) -> list[str]:
-        """Return the columns of the result: those of the input."""
-        pt.validate.columns(input_columns, includes=self._inputs, context=self)
-        return input_columns
 
     @property
     def _inputs(self) -> list[str]:
         return [_NAMES[self.on][0], self.on]
 
-    @property
-    def _cut(self) -> Callable[[csr_matrix], csr_matrix]:
+    def _cut(self, matrix: csr_matrix) -> csr_matrix:
         if self.mass is not None:
-            return partial(heaviest_mass, mass=self.mass)
+            return heaviest_mass(matrix, self.mass)
         if self.top_k is not None:
-            return partial(top_k, k=int(self.top_k))
-        return partial(minimum_weight, weight=self.min_weight)  # type: ignore[arg-type]  # the constructor saw to it
+            return top_k(matrix, int(self.top_k))
+        return minimum_weight(matrix, self.min_weight)  # type: ignore[arg-type]  # the constructor checked it
 
     def _prune_all(self, identifiers: Sequence[Any], vectors: Sequence[Any]) -> list[Any]:
         noun = _NAMES[self.on][1]
-        given = [vector if isinstance(vector, Mapping) else {} for vector in vectors]
-        for identifier, vector in zip(identifiers, vectors):
-            _check_vector(vector, f"{noun} {identifier!r}: {self.on}")
-        # As many columns as the longest vector has terms: a term's column is its place in the dict.
+        given = [check_finite_vector(v, f"{noun} {identifier!r}: {self.on}") for identifier, v in zip(identifiers, vectors)]
+        # A term's column is its place in the dict.
         lengths = np.array([len(vector) for vector in given], dtype=np.int64)
         indptr = np.concatenate([[0], np.cumsum(lengths)])
         weights = np.fromiter((weight for vector in given for weight in vector.values()), np.float64, indptr[-1])
@@ -147,20 +134,6 @@ class PruneToks(pt.Transformer):
             _select(vector, kept.indices[start:end]) if isinstance(vector, Mapping) else vector
             for vector, (start, end) in zip(vectors, rows)
         ]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, PruneToks) and self._identity() == other._identity()
-
-    def __hash__(self) -> int:
-        return hash(self._identity())
-
-    def __repr__(self) -> str:
-        given = _arguments(self.mass, self.top_k, self.min_weight)
-        arguments = [f"{name}={value!r}" for name, value in given.items() if value is not None]
-        return f"PruneToks({', '.join([*arguments, *([f'on={self.on!r}'] if self.on != 'toks' else [])])})"
-
-    def _identity(self) -> tuple[Any, ...]:
-        return PruneToks, self.mass, self.top_k, self.min_weight, self.on
 
 
 @dataclass(frozen=True)
@@ -182,20 +155,6 @@ class _PrunedVectors:
     def blocks(self) -> Iterator[tuple[Sequence[str], csr_matrix]]:
         for docnos, matrix in self.encoded.blocks():
             yield docnos, self.cut(matrix)
-
-
-def _arguments(mass: float | None, top_k: int | None, min_weight: float | None) -> dict[str, float | None]:
-    return {"mass": mass, "top_k": top_k, "min_weight": min_weight}
-
-
-def _check_vector(vector: object, name: str) -> None:
-    if not isinstance(vector, Mapping):
-        if vector is None or vector is pd.NA or (isinstance(vector, float) and math.isnan(vector)):
-            return
-        raise DataError(f"{name} must be a dict of term to weight, found {vector!r:.40}")
-    for term, weight in vector.items():
-        if not (isinstance(weight, Real) and 0 <= float(weight) < math.inf):
-            raise DataError(f"{name}: the weight of {term!r} must be finite and at least 0, found {weight!r:.40}")
 
 
 def _select(vector: Mapping[str, float], places: np.ndarray) -> ImpactVector:

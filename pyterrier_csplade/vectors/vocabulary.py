@@ -9,19 +9,19 @@ from typing import overload
 import numpy as np
 
 #: Bytes of UTF-8 that a term may have. Terrier's lexicon keeps 20 characters of up to 3 bytes each (its property
-#: max.term.length) and is silently damaged by longer terms.
+#: max.term.length), and longer terms damage it silently.
 MAX_TERM_BYTES = 60
 
 
 class Vocabulary(Sequence[str]):
-    """Index terms in the order of the columns of an impact matrix.
+    """Index terms, in the order of the columns of an impact matrix.
 
-    A term is the token as the tokenizer's vocabulary spells it (``Ġthe``, ``▁the``), not its decoded text, because different
+    A term is a token as the tokenizer's vocabulary spells it (``Ġthe``, ``▁the``), not its decoded text, because different
     tokens may decode to the same text.
 
     Attributes:
         terms: The index terms, all different.
-        token_ids: int64 array [terms]; ``token_ids[column]`` is the language model's id of the term.
+        token_ids: int64 array [terms]; ``token_ids[column]`` is the term's id in the language model.
     """
 
     def __init__(self, terms: Sequence[str], token_ids: Sequence[int] | np.ndarray) -> None:
@@ -29,30 +29,30 @@ class Vocabulary(Sequence[str]):
 
         Args:
             terms: Distinct index terms, in the order of the columns.
-            token_ids: The token of each.
+            token_ids: The token id of each term.
 
         Raises:
-            ValueError: The lengths differ, or a term stands twice.
+            ValueError: The lengths differ, or a term appears twice.
         """
         self.terms = tuple(terms)
         self.token_ids = np.asarray(token_ids, dtype=np.int64)
         self._columns = {term: column for column, term in enumerate(self.terms)}
         if len(self.token_ids) != len(self.terms) or len(self._columns) != len(self.terms):
-            raise ValueError("a vocabulary needs one token id for each term, and no term twice")
+            raise ValueError("a vocabulary needs one token id for each term, and each term only once")
 
     @classmethod
     def from_tokens(cls, tokens: Mapping[str, int], *, special_ids: Collection[int], size: int) -> Vocabulary:
-        """Choose the index terms among a tokenizer's tokens.
+        """Choose the index terms from the tokens of a tokenizer.
 
-        Left out are special tokens, tokens that are empty, that UTF-8 cannot encode or that have more than
-        ``MAX_TERM_BYTES`` bytes (200 of Llama 3's 128,000), and ids for which the LM head has no row. Terrier sorts terms by
-        UTF-16 but searches them by UTF-8, whose orders differ where characters from U+E000 to U+FFFF meet those beyond; if a
-        vocabulary that is not byte-level has both, tokens with those beyond (mostly emoji) are left out as well.
+        Special tokens are left out, and so are ids without a row in the LM head and tokens that Terrier's lexicon cannot hold
+        (see ``is_index_term``; 200 of Llama 3's 128,000). Terrier sorts terms by UTF-16 but searches them by UTF-8. The two
+        orders differ if a vocabulary has both characters from U+E000 to U+FFFF and characters above; tokens with characters
+        above U+FFFF (mostly emoji) are then left out, too.
 
         Args:
             tokens: Token string to id (``tokenizer.get_vocab()``).
             special_ids: Ids of special tokens.
-            size: Rows of the LM head.
+            size: Number of rows of the LM head.
         """
         special = frozenset(special_ids)
         kept = sorted((i, token) for token, i in tokens.items() if i < size and i not in special and is_index_term(token))
@@ -61,12 +61,12 @@ class Vocabulary(Sequence[str]):
         return cls([token for _, token in kept], [i for i, _ in kept])
 
     def column(self, term: str) -> int | None:
-        """Return the column of a term, None if it is not in the vocabulary."""
+        """Return the column of a term; None if it is not in the vocabulary."""
         return self._columns.get(term)
 
     @property
     def sha256(self) -> str:
-        """Digest of terms and token ids, in hexadecimal."""
+        """Hexadecimal digest of terms and token ids."""
         digest = hashlib.sha256()
         for term, token_id in zip(self.terms, self.token_ids.tolist()):
             digest.update(f"{token_id}\0{term}\0".encode())
@@ -93,7 +93,7 @@ class Vocabulary(Sequence[str]):
 
 
 def is_index_term(term: str) -> bool:
-    """Whether Terrier's lexicon can hold a term: not empty, at most ``MAX_TERM_BYTES`` bytes of valid UTF-8."""
+    """Return whether Terrier's lexicon can hold a term: 1 to ``MAX_TERM_BYTES`` bytes of valid UTF-8."""
     try:
         return 0 < len(term.encode("utf-8")) <= MAX_TERM_BYTES
     except UnicodeEncodeError:  # a lone surrogate

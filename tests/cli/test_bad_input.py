@@ -1,4 +1,4 @@
-"""Bad input of the training commands, as people type it: one line, exit status 2, and the same from the dry run."""
+"""Bad input to the training commands: one line on stderr and exit status 2, also in the dry run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pyterrier_csplade.cli.main import main
+from pyterrier_csplade.cli import main
 from support.training_runs import make_base, make_collection
 
 ROW = json.dumps({"query": "q", "positive_passages": [{"text": "a"}], "negative_passages": [{"text": "b"}]})
@@ -21,7 +21,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Commands:
-    """Runs a command in a folder with a configuration that is good but for the changes."""
+    """Runs commands in a folder, with a valid configuration and some changes."""
 
     def __init__(self, base: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.base, self.folder, self._capsys = base, folder, capsys
@@ -31,7 +31,7 @@ class Commands:
         return str(self.folder / name)
 
     def run(self, *options: str, command: str = "train", raw: str | bytes | None = None, **changes: Any) -> tuple[int, str]:
-        """Exit status, and what was said last."""
+        """Return the exit status and the output."""
         common = {"model": "llama", "output": "run", "learning_rate": 1e-3, "steps": 1, "batch_size": 4, "bf16": False}
         phase = {"data": "rows.jsonl", "document_length": 64} if command == "train" else {"corpus": "corpus.jsonl"}
         settings = {**common, **phase, **({} if command == "train" else {"sequence_length": 16}), **changes}
@@ -54,7 +54,7 @@ CONFIGURATIONS: list[tuple[str | bytes | None, dict[str, Any], str]] = [
     (None, {"corpus": "c"}, "unknown setting 'corpus', which is one of the adaptation phase: pyterrier-csplade adapt"),
     (None, {"lora": {"rnk": 2}}, "lora: unknown setting 'rnk'; did you mean 'rank'?"),
     (None, {"target_nnz": {"doc": 9}}, "target_nnz: unknown setting 'doc'; did you mean 'document'?"),
-    (None, {"lora": {"target_modules": []}}, "lora: target_modules names none"),
+    (None, {"lora": {"target_modules": []}}, "lora: target_modules must not be empty"),
     (None, {"warmup_steps": -1}, "warmup_steps must not be negative, found -1"),
     (None, {"weight_decay": -0.1}, "weight_decay must not be negative, found -0.1"),
     (None, {"seed": -1}, "seed must be from 0 to 2^32 - 1, found -1"),
@@ -92,7 +92,7 @@ DATA: dict[str, tuple[bytes | None, str]] = {
     "positives.jsonl": (rows_with('{"query": "q", "positive_passages": []}'), "line 9: the query has no positive passage"),
     "torn.jsonl": (rows_with('{"query": '), "torn.jsonl, line 9: not valid JSON"),
     "latin.jsonl": (rows_with('{"query": "é"}'.encode("latin-1")), "latin.jsonl, line 9: not valid UTF-8"),
-    "plain.jsonl.gz": (ROWS.encode(), "plain.jsonl.gz, after line 0: cannot be read on (Not a gzipped file"),
+    "plain.jsonl.gz": (ROWS.encode(), "plain.jsonl.gz, after line 0: cannot be read (Not a gzipped file"),
     "table.csv": (b"a,b\n", "table.csv: neither a .jsonl or .jsonl.gz file, nor a directory with docs.jsonl.gz"),
 }
 
@@ -108,7 +108,7 @@ def test_data(commands: Commands, name: str, options: list[str]) -> None:
 
 
 @pytest.mark.parametrize("content", [ROWS.replace("\n", "\r\n").encode(), b"\xef\xbb\xbf" + ROWS.encode()], ids=["CRLF", "BOM"])
-def test_files_of_windows_are_as_good(commands: Commands, content: bytes) -> None:
+def test_files_from_windows_are_read(commands: Commands, content: bytes) -> None:
     status, said = commands.run(data=commands.file("rows.jsonl", content))
     assert status == 0 and "CSPLADE model" in said
     texts = [json.loads(line) for line in (commands.folder / "run" / "rows.jsonl").read_text().splitlines()]
@@ -118,7 +118,7 @@ def test_files_of_windows_are_as_good(commands: Commands, content: bytes) -> Non
 CORPORA: dict[str, tuple[str | None, str]] = {
     "missing.jsonl": (None, "there is no file "),
     "empty.jsonl": ("", "empty.jsonl: the corpus is empty"),
-    "field.jsonl": ('{"txt": "a"}\n', "field.jsonl, document 1: the field 'text' is missing or no text"),
+    "field.jsonl": ('{"txt": "a"}\n', "field.jsonl, document 1: the field 'text' is missing or not a string"),
     "short.jsonl": ('{"text": "a"}\n', "fewer than one"),
 }
 
@@ -166,7 +166,7 @@ def test_collections_to_validate_on(commands: Commands, options: list[str]) -> N
     assert status == 0 and "1 queries every 7 steps" in said
 
 
-def test_reports_of_nothing(commands: Commands) -> None:
+def test_reports_without_input(commands: Commands) -> None:
     assert main(["plot", str(commands.folder / "never")]) == 2
     assert main(["plot", commands.file("file", "")]) == 2
     status, said = commands.run("--dry-run", "--gpu", "h1000")

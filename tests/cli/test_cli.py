@@ -1,4 +1,4 @@
-"""The command line: exit statuses, messages, and how little it loads."""
+"""The command line: exit statuses, messages, and lazy imports."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 
 import pyterrier_csplade
+from inside.cli import demo
 from pyterrier_csplade import CspladeError
-from pyterrier_csplade.cli.main import main
+from pyterrier_csplade.cli import main
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_help_loads_nothing_heavy(option: str) -> None:
     code = (
-        "import sys; from pyterrier_csplade.cli.main import main\n"
+        "import sys; from pyterrier_csplade.cli import main\n"
         f"try: main([{option!r}])\n"
         "finally: sys.stderr.write(str({'torch', 'transformers', 'pyterrier', 'matplotlib', 'numpy'} & set(sys.modules)))"
     )
@@ -57,7 +58,7 @@ def test_a_run_without_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert str(tmp_path) in capsys.readouterr().err
 
 
-def test_a_demonstration_where_a_file_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_demonstration_with_a_file_as_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "file"
     path.write_text("", encoding="utf-8")
     assert main(["demo", "--output", str(path)]) == 2
@@ -87,14 +88,13 @@ def test_training_gets_the_configuration(
 
 def test_the_demonstration_gets_the_shipped_model(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from pyterrier_csplade import CSPLADE
-    from pyterrier_csplade.cli import demo as _demo
 
     def run(model: Any, output: Path, *, say: Any) -> None:
         say(f"{model} {output}")
         warnings.warn("one document was cut", stacklevel=1)
 
     monkeypatch.setattr(CSPLADE, "tiny", classmethod(lambda cls: "the tiny model"))
-    monkeypatch.setattr(_demo, "run_demo", run)
+    monkeypatch.setattr(demo, "run_demo", run)
     assert main(["demo"]) == 0
     assert main(["demo", "--output", "elsewhere"]) == 0
     output = capsys.readouterr()
@@ -122,7 +122,7 @@ def test_errors_are_one_line(
     assert capsys.readouterr().err == message
 
 
-def test_an_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     from pyterrier_csplade import training
 
     monkeypatch.setattr(training, "plot_curves", lambda run: 1 / 0)

@@ -14,12 +14,12 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 
+from inside.cli import launched_device, launched_part
+from inside.collection import Part
+from inside.storage import signals
 from pyterrier_csplade import CSPLADE, CollectionError, DataError, EncodedCollection
-from pyterrier_csplade.cli.encode import launched_device, launched_part
-from pyterrier_csplade.cli.main import main
-from pyterrier_csplade.collection.documents import Part
-from pyterrier_csplade.data.sources import dataset_source, open_source
-from pyterrier_csplade.storage import signals as _signals
+from pyterrier_csplade.cli import main
+from pyterrier_csplade.data import dataset_source, open_source
 from support.vector_collections import content, documents, jsonl
 
 
@@ -53,9 +53,12 @@ def test_jsonl(tmp_path: Path, identifier: str, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"title": "a"}, "docs.jsonl, line 1: none of docno, doc_id, docid, _id, id is there"),
-        ({"docno": "a", "title": "t"}, "document a: the field 'text' is missing or no text; its texts are: title"),
-        ({"docno": "a", "text": 3, "body": "b"}, "document a: the field 'text' is missing or no text; its texts are: body"),
+        ({"title": "a"}, "docs.jsonl, line 1: the document has none of docno, doc_id, docid, _id, id"),
+        ({"docno": "a", "title": "t"}, "document a: the field 'text' is missing or not a string; its texts are: title"),
+        (
+            {"docno": "a", "text": 3, "body": "b"},
+            "document a: the field 'text' is missing or not a string; its texts are: body",
+        ),
     ],
 )
 def test_jsonl_without_what_is_needed(tmp_path: Path, row: dict[str, Any], message: str) -> None:
@@ -70,7 +73,7 @@ TREC = (
 
 
 def test_trec_files(tmp_path: Path) -> None:
-    """Also with carriage returns, and without a last line feed, where some parsers lose documents."""
+    """Also with carriage returns, and without a final line feed, which makes some parsers lose documents."""
     (tmp_path / "b.trec").write_bytes(TREC.replace(b"A-", b"B-"))
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "a.gz").write_bytes(gzip.compress(TREC))
@@ -86,7 +89,7 @@ def test_trec_files(tmp_path: Path) -> None:
 
 def test_a_torn_trec_file(tmp_path: Path) -> None:
     (tmp_path / "a.trec").write_bytes(TREC[:-20])
-    with pytest.raises(DataError, match="1 documents can be parsed of 2 that begin with <DOC>"):
+    with pytest.raises(DataError, match="2 documents begin with <DOC>, but 1 can be parsed"):
         list(open_source(str(tmp_path / "a.trec")).documents(["body"], "text"))
 
 
@@ -120,13 +123,13 @@ def test_encode_and_verify(model: str, tmp_path: Path, capsys: pytest.CaptureFix
     command = ["encode", docs, "--model", model, "--output", str(output), "--shard-size", "10", "--top-k", "12"]
     assert main([*command, "--shard", "1/2"]) == 0
     said = capsys.readouterr().out
-    assert f"23 documents in 3 shards of 10, of which 0 are in {output}; 1 to encode (part 1/2): 10 documents\n" in said
-    assert said.endswith(f"part 1/2 is done; {output} is complete when all parts are\n")
+    assert f"23 documents in 3 shards of 10: 0 already in {output}, 1 to encode as part 1/2 (10 documents)\n" in said
+    assert said.endswith(f"part 1/2 is complete; {output} will be complete when all parts are\n")
     assert main(["verify", str(output)]) == 2
-    assert "not complete, 1 of its shards are there" in capsys.readouterr().err
+    assert "not complete (shards finished: 1)" in capsys.readouterr().err
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert f"of which 1 are in {output}; 2 to encode: 13 documents\n" in said
+    assert f"1 already in {output}, 2 to encode (13 documents)\n" in said
     assert said.endswith(f"23 documents are encoded: {output}\n")
     assert main(["verify", str(output)]) == 0
     assert capsys.readouterr().out == f"{output} is whole: 23 documents, {23 * 12} postings\n"
@@ -134,7 +137,9 @@ def test_encode_and_verify(model: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert [d["toks"] for d in EncodedCollection(output).get_corpus_iter()] == expected["toks"].tolist()
     assert main([*command[:-1], "11"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.endswith(f"{output} is encoded with other settings: top_k 11 instead of 12. Use those, or another directory")
+    assert error.endswith(
+        f"{output} is encoded with other settings: top_k 11 instead of 12; use the same settings, or another directory"
+    )
 
 
 def test_estimate(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +168,7 @@ def test_estimate(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ("--max-empty", ["1.01", "-1", "nan", "all"], "a number from 0 to 1"),
     ],
 )
-def test_numbers_that_cannot_be_meant(
+def test_numbers_out_of_range(
     option: str, values: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for value in values:
@@ -180,7 +185,7 @@ def test_numbers_at_the_ends_of_their_ranges(tmp_path: Path) -> None:
     assert [len(d["toks"]) for d in EncodedCollection(output).get_corpus_iter()] == [1]
 
 
-def test_nothing_to_estimate_or_to_divide(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_input_and_impossible_parts(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty, docs, output = jsonl(tmp_path / "empty.jsonl", []), jsonl(tmp_path / "docs.jsonl", documents(3)), tmp_path / "c"
     for command, message in (
         (["encode", empty, "--estimate"], "nothing to encode: the input has no documents"),
@@ -211,11 +216,11 @@ def test_each_process_of_a_machine_has_its_gpu(gpus: bool, monkeypatch: pytest.M
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
-    # Two machines of four: the GPU is numbered on its own machine.
+    # Two machines of four processes: GPUs are numbered per machine.
     torchrun = {"RANK": "6", "LOCAL_RANK": "2", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
     assert launched_device(torchrun) == ("cuda:2" if gpus else None)
     assert launched_device({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}) == ("cuda:1" if gpus else None)
-    # One process on each machine, or alone, may use what it finds.
+    # A single process on a machine may use any GPU.
     assert launched_device({"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}) is None
     assert launched_device({}) is None
 
@@ -224,18 +229,18 @@ def test_each_process_of_a_machine_has_its_gpu(gpus: bool, monkeypatch: pytest.M
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("busy", ["hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)", "time.sleep(0.01)"])
 def test_signals_stop_a_run(number: int, status: int, busy: str, tmp_path: Path) -> None:
-    """Also while one long call keeps Python from handling them, as the product of two large matrices would."""
+    """Also while one long call, such as a matrix product, keeps Python from handling signals."""
     code = (
         "import hashlib, sys, time\n"
-        "from pyterrier_csplade.cli import main as _cli, encode as _cli_collection\n"
+        "from pyterrier_csplade.cli import main, encode as _encode\n"
         "from pyterrier_csplade.storage import signals as _signals\n"
         "_signals._PATIENCE = 0.5\n"
         "def run(arguments, say):\n"
         "    with _signals.stopping():\n"
         "        sys.stdout.write('ready\\n'); sys.stdout.flush()\n"
         f"        while True: {busy}\n"
-        "_cli_collection._verify = run\n"
-        "sys.exit(_cli.main(['verify', 'x']))\n"
+        "_encode._verify = run\n"
+        "sys.exit(main(['verify', 'x']))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"ready\n"
@@ -250,10 +255,10 @@ def test_signals_stop_a_run(number: int, status: int, busy: str, tmp_path: Path)
 
 @pytest.mark.parametrize("swallowed", [False, True])
 def test_the_process_lives_on_after_a_run(swallowed: bool) -> None:
-    """As a notebook does; and through a SIGINT that a handler of its own takes. It may kill its process."""
+    """As in a notebook; also if the host program handles SIGINT itself. In its own process, which it may kill."""
     code = (
         "import importlib.util, signal, sys, time\n"
-        f"spec = importlib.util.spec_from_file_location('signals', {_signals.__file__!r})\n"
+        f"spec = importlib.util.spec_from_file_location('signals', {signals.__file__!r})\n"
         "signals = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(signals)\n"
         "signals._PATIENCE = 1\n"

@@ -1,4 +1,4 @@
-"""The commands that the documentation names take what it gives them."""
+"""The commands in the documentation accept the arguments shown with them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pyterrier_csplade.cli.main import _parser
+from inside.cli import _parser
 from support.paths import ROOT
 
 PAGES = [
@@ -21,13 +21,13 @@ PAGES = [
     *sorted((ROOT / "examples").rglob("README.md")),
 ]
 TEXT = "\n".join(page.read_text(encoding="utf-8").replace("\\\n", " ") for page in PAGES)
-# What names a command and nothing else, such as ``pyterrier-csplade encode``, is prose.
+# A command without arguments, such as ``pyterrier-csplade encode``, is prose.
 COMMANDS = re.findall(r"(?:pyterrier-csplade|-m pyterrier_csplade) ((?:demo|\w+ [^\n`;&|#]+)[^\n`;&|#]*)", TEXT)
 BENCHMARKS = re.findall(r"python (benchmarks/\w+\.py[^\n`;&|#]*)", TEXT)
 
 
 class Parsed(Exception):  # noqa: N818
-    """The arguments were taken."""
+    """Raised when a script has accepted its arguments."""
 
 
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

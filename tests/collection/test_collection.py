@@ -1,4 +1,4 @@
-"""Encoded collections: what is in them, what they feed, and as transformers."""
+"""Encoded collections: content, indexing, and use as transformers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ import pyterrier as pt
 import pytest
 from scipy.sparse import vstack
 
+from inside.collection import ShardFile, check_vectors
 from pyterrier_csplade import CSPLADE, CollectionError, ContractError, DataError, EncodedCollection, ImpactIndex, Quantizer
-from pyterrier_csplade.vectors.matrices import EncodedVectors
+from pyterrier_csplade.vectors import EncodedVectors
 from support.indexes import docnos, search
 from support.paths import ROOT
 from support.vector_collections import documents, encode
 
 
-def test_what_is_encoded_is_what_the_encoder_gives(csplade: CSPLADE, tmp_path: Path) -> None:
+def test_stored_vectors_equal_those_from_the_encoder(csplade: CSPLADE, tmp_path: Path) -> None:
     collection = encode(tmp_path / "c", csplade)
     expected = csplade.doc_encoder(top_k=12)(documents())
     assert list(collection.get_corpus_iter()) == [{"docno": d["docno"], "toks": d["toks"]} for d in expected]
@@ -53,7 +54,7 @@ def test_blocks_hold_the_matrix(csplade: CSPLADE, tmp_path: Path, quantizer: Any
 
 
 def test_the_files_are_as_documented(csplade: CSPLADE, tmp_path: Path) -> None:
-    """Read with nothing but the standard library."""
+    """The files are read with the standard library alone."""
     encode(tmp_path / "c", csplade)
     raw = (tmp_path / "c" / "shard-000001.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", raw[:8])
@@ -119,7 +120,7 @@ def test_it_is_an_artifact(csplade: CSPLADE, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ as a transformer
 
 
-def test_it_stands_in_for_the_document_encoder(csplade: CSPLADE, stored: Path, unloaded: CSPLADE) -> None:
+def test_it_replaces_the_document_encoder(csplade: CSPLADE, stored: Path, unloaded: CSPLADE) -> None:
     collection = EncodedCollection(stored)
     frame = pd.DataFrame(documents()).iloc[[20, 3, 3, 11]].assign(rank=[0, 1, 2, 3])
     expected = csplade.doc_encoder(top_k=12)(frame)
@@ -196,9 +197,6 @@ def test_a_manifest_that_leaves_the_directory(csplade: CSPLADE, tmp_path: Path) 
 def test_wrong_vectors_with_right_digests(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     import safetensors.numpy
 
-    from pyterrier_csplade.collection.opened import check_vectors
-    from pyterrier_csplade.collection.shard import ShardFile
-
     arrays = {"docno_bytes": b"ab", "docno_offsets": [0, 1, 2], "indptr": [0, 2, 3], "indices": [0, 1, 3], "data": [1, 1, 1]}
     dtypes = {"docno_bytes": np.uint8, "indices": np.int32, "data": np.uint16}
     content = {name: np.array(list(values), dtypes.get(name, np.int64)) for name, values in {**arrays, **change}.items()}
@@ -208,12 +206,12 @@ def test_wrong_vectors_with_right_digests(tmp_path: Path, change: dict[str, Any]
 
 
 def test_pyterrier_opens_it_by_its_files(csplade: CSPLADE, tmp_path: Path) -> None:
-    """``pt.Artifact.load`` finds the class by the entry point that setup.py declares, importing PyTerrier alone."""
+    """``pt.Artifact.load`` finds the class through the entry point in setup.py, if only PyTerrier is imported."""
     collection = encode(tmp_path / "c", csplade)
     root = ROOT
     declared = re.search(r'"pyterrier.artifact": \["(\S+) = (\S+)"\]', (root / "setup.py").read_text())
     assert declared is not None
-    # As an installation writes it; the one that the tests run on may be older.
+    # Metadata as an installation writes it; the installed metadata may be older.
     metadata = tmp_path / "site" / "some_package-1.0.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: some-package\nVersion: 1.0\n")

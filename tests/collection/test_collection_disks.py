@@ -1,4 +1,4 @@
-"""Full disks, other writers and strange places: nothing lost, and the same bytes in the end."""
+"""Full disks, other writers and strange places: nothing is lost, and the final bytes are the same."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from inside.collection import Part, writing
 from pyterrier_csplade import CSPLADE, CollectionError
-from pyterrier_csplade.collection.documents import Part
-from pyterrier_csplade.collection.locks import writing
 from support.vector_collections import content, documents, encode
 
 
 @pytest.fixture
 def whole(csplade: CSPLADE, tmp_path: Path) -> dict[str, bytes]:
-    """The files of a run that nothing disturbed."""
+    """The files of an undisturbed run."""
     encode(tmp_path / "whole", csplade)
     return content(tmp_path / "whole")
 
@@ -29,7 +28,7 @@ def test_a_full_disk(csplade: CSPLADE, whole: dict[str, bytes], tmp_path: Path, 
 
     def fsync(descriptor: int) -> None:
         calls.append(descriptor)
-        if len(calls) == 15:  # two for each file: three at the beginning, two of each shard
+        if len(calls) == 15:  # two per file: three files at the beginning, two for each shard
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fsync)
@@ -45,7 +44,7 @@ def test_a_full_disk(csplade: CSPLADE, whole: dict[str, bytes], tmp_path: Path, 
 
 
 def test_a_disk_that_breaks(csplade: CSPLADE, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own error is kept, and no half file."""
+    """The original error is raised, and no partial file is left."""
 
     def replace(path: Path, target: Path) -> None:
         if target.name == "shard-000001.json":
@@ -88,7 +87,9 @@ def test_the_second_writer_is_refused_at_once(csplade: CSPLADE, whole: dict[str,
     directory.mkdir()
     with writing(directory, Part(1, 3)):
         for part in ("0/1", "1/3", "0/2"):
-            with pytest.raises(CollectionError, match=f"c is being written by the process {os.getpid()}: wait for its end"):
+            with pytest.raises(
+                CollectionError, match=f"c is being written by the process {os.getpid()}: wait until it has ended"
+            ):
                 encode(directory, csplade, part=part)
         encode(directory, csplade, part="0/3")
     encode(directory, csplade)

@@ -21,7 +21,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.jo
 
 @pytest.mark.parametrize(("kills", "seed"), [(3, 0), pytest.param(20, 1, marks=pytest.mark.slow)])
 def test_sigkill_at_random_moments(tmp_path: Path, kills: int, seed: int) -> None:
-    """The collection is that of an undisturbed run, byte for byte, and no kill costs more than a shard."""
+    """The collection has the same bytes as after an undisturbed run, and each kill costs at most one shard."""
     script = [sys.executable, str(TESTS / "support" / "kill_encoding.py"), str(tmp_path), str(kills), str(seed)]
     done = subprocess.run(script, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -34,7 +34,7 @@ def test_sigkill_at_random_moments(tmp_path: Path, kills: int, seed: int) -> Non
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Encodes 400 documents in shards of ten; the output is to be added."""
+    """A command that encodes 400 documents in shards of ten; tests append the output."""
     directory = tmp_path_factory.mktemp("encoding")
     CSPLADE((language_model(), tokenizer())).save(directory / "model")
     docs = jsonl(directory / "docs.jsonl", documents(400))
@@ -53,7 +53,7 @@ def test_signals_keep_finished_shards(command: list[str], tmp_path: Path, number
     assert 4 <= finished < 40
     run = [sys.executable, "-m", "pyterrier_csplade", *command]
     said = subprocess.run([*run, str(tmp_path / "c")], env=ENVIRONMENT, capture_output=True, text=True, check=True).stdout
-    assert f"of which {finished} are in" in said
+    assert f"shards of 10: {finished} already in" in said
     subprocess.run([*run, str(tmp_path / "whole")], env=ENVIRONMENT, check=True)
     assert content(tmp_path / "c") == content(tmp_path / "whole")
 
@@ -68,7 +68,7 @@ def test_processes_of_one_machine(command: list[str], tmp_path: Path, launcher: 
     }[launcher]
     launch = [sys.executable, "-m", launcher, *options, *command, str(tmp_path / "c"), "--processes", "2"]
     done = subprocess.run(launch, env=ENVIRONMENT, capture_output=True, text=True)
-    if launcher.startswith("accelerate"):  # without a GPU it starts a single process, and says nothing
+    if launcher.startswith("accelerate"):  # starts a single process without a GPU, silently
         assert done.returncode and "1 process(es) were started, not 2" in done.stderr
         return
     assert done.returncode == 0, done.stderr

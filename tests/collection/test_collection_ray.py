@@ -16,11 +16,9 @@ from typing import Any
 
 import pytest
 
+from inside.collection import OnRay, Part, cluster, encode_collection
 from pyterrier_csplade import CSPLADE, CspladeError, DataError, EncodedCollection
-from pyterrier_csplade.cli.main import main
-from pyterrier_csplade.collection.documents import Part
-from pyterrier_csplade.collection.encoding import encode_collection
-from pyterrier_csplade.collection.ray import OnRay, cluster
+from pyterrier_csplade.cli import main
 from support.models import language_model, tokenizer
 from support.paths import TESTS
 from support.ray_workers import NotingQuantizer
@@ -70,12 +68,12 @@ def test_the_command_starts_a_cluster_that_nobody_else_reaches(model: CSPLADE, t
     assert heard and heard <= {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
     assert main(["verify", str(tmp_path / "c")]) == 0
     without = subprocess.run(command, capture_output=True, text=True)
-    assert without.returncode == 2 and "has no GPU: say with --workers" in without.stderr
+    assert without.returncode == 2 and "has no GPU: set the number of processes with --workers" in without.stderr
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """A head that does no work, and two nodes of one CPU each."""
+    """A head node without CPUs, and two nodes with one CPU each."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
@@ -100,7 +98,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> CSPLADE:
 
 
 @pytest.fixture
-def engine(nodes: Any) -> Iterator[OnRay]:
+def runner(nodes: Any) -> Iterator[OnRay]:
     with cluster(nodes.address, 2) as joined:
         yield joined
 
@@ -117,16 +115,16 @@ def when(condition: Callable[[], Any], act: Callable[[], Any]) -> threading.Thre
 
 
 @pytest.mark.cluster
-def test_errors_of_workers(engine: OnRay, model: CSPLADE, tmp_path: Path) -> None:
+def test_errors_of_workers(runner: OnRay, model: CSPLADE, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"shard \d: .* texts \(100%\) have no impact above 0"):
         encode_collection(
-            model.doc_encoder(min_weight=1e6), documents(), tmp_path / "c", shard_size=5, part=Part(), engine=engine
+            model.doc_encoder(min_weight=1e6), documents(), tmp_path / "c", shard_size=5, part=Part(), runner=runner
         )
 
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("lost", ["worker", "node"])
-def test_losing_a_worker_or_a_node_loses_nothing(nodes: Any, engine: OnRay, model: CSPLADE, tmp_path: Path, lost: str) -> None:
+def test_losing_a_worker_or_a_node_loses_nothing(nodes: Any, runner: OnRay, model: CSPLADE, tmp_path: Path, lost: str) -> None:
     pids, output = tmp_path / "pids", tmp_path / "c"
     pids.mkdir()
     killed: list[str] = []
@@ -142,7 +140,7 @@ def test_losing_a_worker_or_a_node_loses_nothing(nodes: Any, engine: OnRay, mode
     loss = when(lambda: len(list(output.glob("shard-*.json"))) >= 3 and len(os.listdir(pids)) == 2, lose)
     noting: Any = NotingQuantizer(pids)
     encoder = model.doc_encoder(top_k=12, quantizer=noting)
-    outcome = encode_collection(encoder, inp, output, shard_size=2, part=Part(), engine=engine)
+    outcome = encode_collection(encoder, inp, output, shard_size=2, part=Part(), runner=runner)
     loss.join(60)
     assert not loss.is_alive() and outcome.complete
     if lost == "worker":

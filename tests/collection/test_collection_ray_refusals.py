@@ -1,4 +1,4 @@
-"""Which Ray clusters are joined, over a stand-in for Ray: none with known holes, none that the network can reach by mistake."""
+"""Which Ray clusters are joined, with a stand-in for Ray: none with security holes, none exposed to the network by mistake."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from inside.collection import cluster
 from pyterrier_csplade import CspladeError
-from pyterrier_csplade.collection.ray import cluster
 
 
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What Ray says of itself may be changed; what it was told stands in ``calls``."""
+    """A stand-in for Ray, whose answers may be changed; ``calls`` lists what it was asked."""
     module: Any = ModuleType("ray")
     module.__version__ = "2.54.0"
     module.calls, module.running, module.error = [], False, None
@@ -47,17 +47,17 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Any:
 ])  # fmt: skip
 def test_workers_and_their_gpus(ray: Any, resources: dict[str, float], workers: int | None, expected: tuple[int, int]) -> None:
     ray.resources = resources
-    with cluster("auto", workers) as engine:
-        assert (engine.workers, engine.gpus) == expected
+    with cluster("auto", workers) as runner:
+        assert (runner.workers, runner.gpus) == expected
         assert [call[:2] for call in ray.calls] == [("init", "auto")]
         assert "include_dashboard" not in ray.calls[0][2]
     assert ray.calls[-1] == ("shutdown",)
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0" and "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in os.environ
 
 
-def test_without_a_gpu_somebody_must_say_how_many_encode(ray: Any) -> None:
+def test_without_a_gpu_the_number_of_processes_is_needed(ray: Any) -> None:
     ray.resources = {"CPU": 8.0}
-    with pytest.raises(CspladeError, match="the Ray cluster has no GPU: say with --workers how many processes encode"):
+    with pytest.raises(CspladeError, match="the Ray cluster has no GPU: set the number of processes with --workers"):
         cluster("auto", None).__enter__()
     assert ray.calls[-1] == ("shutdown",)
 
@@ -73,8 +73,8 @@ def test_a_ray_with_known_holes_is_not_started(ray: Any, version: str) -> None:
 @pytest.mark.parametrize("version", ["2.54.0", "2.100.0", "3.0.0.dev0"])
 def test_a_newer_ray_is_taken(ray: Any, version: str) -> None:
     ray.__version__ = version
-    with cluster("local", 1) as engine:
-        assert engine.workers == 1
+    with cluster("local", 1) as runner:
+        assert runner.workers == 1
 
 
 def test_a_local_cluster_listens_to_this_machine_alone(ray: Any) -> None:
@@ -85,7 +85,7 @@ def test_a_local_cluster_listens_to_this_machine_alone(ray: Any) -> None:
     with pytest.raises(CspladeError, match="would listen to the network: start the encoding in a new process"):
         cluster("local", 1).__enter__()
     assert ray.calls[-1] == ("shutdown",)
-    with cluster("10.0.0.7:6379", 1):  # asked for by its address, it may
+    with cluster("10.0.0.7:6379", 1):  # allowed, because its address was given
         pass
 
 

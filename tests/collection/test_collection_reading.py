@@ -1,4 +1,4 @@
-"""Collections as readers find them: too large for digests, mixed, damaged where only a reader looks; and lookups by docno."""
+"""Reading collections: too large for digests, mixed, damaged inside; lookups by docno; and shards."""
 
 from __future__ import annotations
 
@@ -16,12 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
+from inside.collection import Lookup, ShardFile, encoding, opened, pack
+from inside.storage import manifest
 from pyterrier_csplade import CSPLADE, CollectionError, DataError, EncodedCollection
-from pyterrier_csplade.collection import encoding as _run
-from pyterrier_csplade.collection import opened as _lookup
-from pyterrier_csplade.collection import opened as _opened
-from pyterrier_csplade.collection.opened import Lookup
-from pyterrier_csplade.collection.shard import ShardFile, pack
 from support.vector_collections import content, documents, encode
 
 
@@ -35,7 +32,7 @@ def pristine(csplade: CSPLADE, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def large(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A collection that counts as too large to compare digests on opening."""
-    monkeypatch.setattr(_opened, "HASHED_ON_OPENING", 1)
+    monkeypatch.setattr(manifest, "HASHED_ON_OPENING", 1)
     return shutil.copytree(pristine, tmp_path / "c")
 
 
@@ -47,9 +44,9 @@ def replace(path: Path, old: bytes, new: bytes) -> None:
 
 
 def change_manifest(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    manifest = json.loads((path / "manifest.json").read_text())
-    change(manifest)
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    values = json.loads((path / "manifest.json").read_text())
+    change(values)
+    (path / "manifest.json").write_text(json.dumps(values))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +61,7 @@ def change_manifest(path: Path, change: Callable[[dict[str, Any]], Any]) -> None
         ("terms.json", b"Zw", b"zW", "terms.json does not hold the vocabulary of the contract: files of different collections"),
     ],
 )
-def test_what_a_size_does_not_show(large: Path, name: str, old: bytes, new: bytes, message: str) -> None:
+def test_damage_that_keeps_the_size(large: Path, name: str, old: bytes, new: bytes, message: str) -> None:
     if old == b"Zw":  # one term for another
         term = next(t for t in json.loads((large / name).read_text())["terms"] if t.isascii() and t.isalpha() and len(t) > 2)
         old, new = f'"{term}"'.encode(), f'"{term[::-1].swapcase()}"'.encode()
@@ -73,7 +70,7 @@ def test_what_a_size_does_not_show(large: Path, name: str, old: bytes, new: byte
         len(EncodedCollection(large))
 
 
-def test_a_damaged_plan_is_not_encoded_upon(csplade: CSPLADE, large: Path) -> None:
+def test_a_damaged_plan_is_not_resumed_from(csplade: CSPLADE, large: Path) -> None:
     replace(large / "plan.json", b'"top_k"', b'"pot_k"')
     before = content(large)
     with pytest.raises(CollectionError, match="plan.json is damaged .*restore it, or encode into another directory"):
@@ -85,14 +82,17 @@ def test_a_damaged_plan_is_not_encoded_upon(csplade: CSPLADE, large: Path) -> No
     ("change", "message"),
     [
         (lambda m: m.update(format=2), "manifest.json is of a newer format: update pyterrier_csplade"),
-        (lambda m: m.update(documents="23"), r"manifest.json is damaged \(a total is no integer\): encode again"),
-        (lambda m: m.update(postings=True), "a total is no integer"),
-        (lambda m: m.pop("empty"), r"manifest.json is damaged \('empty'\)"),
+        (
+            lambda m: m.update(documents="23"),
+            r"manifest.json is damaged \(its number of documents is not an integer\): encode again",
+        ),
+        (lambda m: m.update(postings=True), "its number of postings is not an integer"),
+        (lambda m: m.pop("empty"), r"manifest.json is damaged \(its number of empty is"),
         (lambda m: m["files"].pop("shard-000003.safetensors"), r"manifest.json is damaged \(a shard is missing\)"),
         (lambda m: m["files"].update(x=3), r"manifest.json is damaged"),
     ],
 )
-def test_a_manifest_that_says_something_else(large: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:
+def test_a_manifest_with_other_values(large: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:
     change_manifest(large, change)
     with pytest.raises(CollectionError, match=message):
         len(EncodedCollection(large))
@@ -100,7 +100,7 @@ def test_a_manifest_that_says_something_else(large: Path, change: Callable[[dict
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("plan.json", "c is no encoded collection: plan.json is missing"), ("terms.json", "terms.json is damaged")],
+    [("plan.json", "c is not an encoded collection: plan.json is missing"), ("terms.json", "terms.json is damaged")],
 )
 def test_a_file_that_is_neither_there_nor_in_the_manifest(large: Path, name: str, message: str) -> None:
     (large / name).unlink()
@@ -115,7 +115,7 @@ def test_a_total_that_the_shards_do_not_add_up_to(large: Path) -> None:
         EncodedCollection(large).verify()
 
 
-def test_a_shard_that_goes_while_the_collection_is_open(large: Path) -> None:
+def test_a_shard_that_is_removed_while_the_collection_is_open(large: Path) -> None:
     collection = EncodedCollection(large)
     assert len(collection) == 23
     (large / "shard-000004.safetensors").unlink()
@@ -135,7 +135,7 @@ def test_leftovers_of_a_killed_process_go_when_the_collection_is_complete(csplad
 def test_windows_that_end_within_or_with_a_shard_change_nothing(
     csplade: CSPLADE, pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(_run, "_WINDOW", {"cpu": size})
+    monkeypatch.setattr(encoding, "_WINDOW", {"cpu": size})
     found = encode(tmp_path / "c", csplade)
     expected = EncodedCollection(pristine)
     assert list(found.get_corpus_iter()) == list(expected.get_corpus_iter())
@@ -144,7 +144,7 @@ def test_windows_that_end_within_or_with_a_shard_change_nothing(
 
 def test_arguments_and_progress(csplade: CSPLADE, pristine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     complete = EncodedCollection(tmp_path / "c", encoder=csplade.doc_encoder())
-    with pytest.raises(ValueError, match=r"complete: encode with EncodedCollection\(path\)"):
+    with pytest.raises(ValueError, match=r"only read: encode with EncodedCollection\(path\)"):
         complete.encode(csplade.doc_encoder(), documents())
     with pytest.raises(ValueError, match="shard_size must be positive, found 0"):
         encode(tmp_path / "c", csplade, shard_size=0)
@@ -158,7 +158,7 @@ def test_arguments_and_progress(csplade: CSPLADE, pristine: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("docno", [7, 7.5, None, b"d7", float("nan"), ("d7",)])
-def test_a_docno_that_is_no_text_is_not_in_the_collection(pristine: Path, docno: Any) -> None:
+def test_a_docno_that_is_not_text_is_not_in_the_collection(pristine: Path, docno: Any) -> None:
     frame = pd.DataFrame({"docno": pd.Series(["d3", docno], dtype=object)})
     with pytest.raises(DataError, match=r"document .* is not in .*c \(1 are not\)"):
         EncodedCollection(pristine)(frame)
@@ -167,7 +167,7 @@ def test_a_docno_that_is_no_text_is_not_in_the_collection(pristine: Path, docno:
 def shard_files(directory: Path, names: list[list[str]]) -> Any:
     for number, docnos in enumerate(names):
         matrix = csr_matrix((len(docnos), 3), dtype=np.int32)
-        shard = pack(number, docnos, matrix, truncated=0, input_sha256="", plan="")
+        shard = pack(number, docnos, matrix, truncated=0, input_sha256="", recipe="")
         (directory / f"{number}").write_bytes(shard.content)
     return [ShardFile(directory / f"{number}", 3) for number in range(len(names))]
 
@@ -175,10 +175,10 @@ def shard_files(directory: Path, names: list[list[str]]) -> Any:
 @pytest.mark.parametrize("collide", [False, True])
 @settings(max_examples=25, deadline=None)
 @given(names=st.lists(st.text(min_size=1, max_size=4), unique=True, max_size=20), data=st.data())
-def test_lookups_are_those_of_a_dict(
+def test_lookups_equal_a_dict(
     tmp_path_factory: pytest.TempPathFactory, collide: bool, names: list[str], data: st.DataObject
 ) -> None:
-    """Also where the hashes of all docnos are equal."""
+    """Also if the hashes of all docnos are equal."""
     names = [name for name in names if name.isprintable()]
     cuts = sorted(data.draw(st.lists(st.integers(0, len(names)), max_size=3)))
     parts = [names[a:b] for a, b in zip([0, *cuts], [*cuts, len(names)]) if a < b]
@@ -186,7 +186,7 @@ def test_lookups_are_those_of_a_dict(
     asked = [*names[::-1], *names[:2], "", "never", "d\0", *(name + "\0" for name in names[:3])]
     with pytest.MonkeyPatch.context() as patch:
         if collide:
-            patch.setattr(_lookup, "_hash", lambda docnos: np.zeros(len(docnos), np.uint64))
+            patch.setattr(opened, "_hash", lambda docnos: np.zeros(len(docnos), np.uint64))
         found = Lookup(shard_files(tmp_path_factory.mktemp("lookup"), parts)).find(asked)
     assert found == [expected.get(docno) for docno in asked]
 
@@ -215,7 +215,7 @@ def test_a_shard_gives_back_the_matrix_and_its_rows(tmp_path_factory: pytest.Tem
         matrix.indices[part], matrix.data[part] = matrix.indices[part][::-1].copy(), matrix.data[part][::-1].copy()
     matrix.has_sorted_indices = False
     names = [f"ü{i}" * i + "d" for i in range(rows)]
-    shard = pack(3, names, matrix, truncated=1, input_sha256="i", plan="p")
+    shard = pack(3, names, matrix, truncated=1, input_sha256="i", recipe="r")
     path = tmp_path_factory.mktemp("shard") / "shard"
     path.write_bytes(shard.content)
     file = ShardFile(path, columns)
@@ -226,6 +226,6 @@ def test_a_shard_gives_back_the_matrix_and_its_rows(tmp_path_factory: pytest.Tem
     assert found.shape == (end - start, columns) and found.has_canonical_format
     assert found.dtype == (np.float32 if dtype == "float32" else np.int32)
     np.testing.assert_array_equal(found.toarray(), dense[start:end])
-    # The type that is stored is the smallest of the three that holds them.
+    # Values are stored in the smallest of three types that holds them.
     stored = {np.dtype(np.float32)} if dtype == "float32" else {np.dtype(np.uint16 if dense.max() < 2**16 else np.int32)}
     assert {safetensors.numpy.load(shard.content)["data"].dtype} == stored

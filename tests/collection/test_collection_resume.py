@@ -1,4 +1,4 @@
-"""Encoding that is stopped, divided, disturbed: nothing lost, nothing mixed, and the same bytes in the end."""
+"""Encoding that is stopped, divided or disturbed: nothing is lost or mixed, and the final bytes are the same."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 
 import pytest
 
+from inside.collection import Part, divide
 from pyterrier_csplade import CSPLADE, CollectionError, DataError, EncodedCollection
-from pyterrier_csplade.collection.documents import Part
 from support.models import language_model, tokenizer
 from support.vector_collections import content, documents, encode
 
 
 @pytest.fixture
 def whole(csplade: CSPLADE, tmp_path: Path) -> dict[str, bytes]:
-    """The files of a run that nothing disturbed."""
+    """The files of an undisturbed run."""
     encode(tmp_path / "whole", csplade)
     return content(tmp_path / "whole")
 
 
-# ------------------------------------------------------------------------------------------------------ stopping and going on
+# ------------------------------------------------------------------------------------------------------ stopping and resuming
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("position", [0, 4, 5, 12, 22])
-def test_an_interrupted_run_goes_on(
+def test_an_interrupted_run_resumes(
     csplade: CSPLADE, encoded: list[Any], whole: dict[str, bytes], tmp_path: Path, position: int, error: type[BaseException]
 ) -> None:
-    """What was read before an error is encoded; an interruption waits for no more than what is being written."""
+    """Documents before an error are encoded; an interruption waits only for the shard that is being written."""
 
     def interrupted() -> Iterator[dict[str, Any]]:
         yield from documents()[:position]
@@ -42,7 +42,7 @@ def test_an_interrupted_run_goes_on(
     assert finished == position // 5 - (0 if error is RuntimeError else min(position // 5, 2))
     assert not EncodedCollection(tmp_path / "c").built()
     if finished:
-        with pytest.raises(CollectionError, match=f"not complete, {finished} of its shards are there: encode again"):
+        with pytest.raises(CollectionError, match=rf"not complete \(shards finished: {finished}\): encode again"):
             len(EncodedCollection(tmp_path / "c"))
     encoded.clear()
     encode(tmp_path / "c", csplade)
@@ -135,7 +135,7 @@ def test_other_settings_are_refused(
 ) -> None:
     (tmp_path / "whole" / "shard-000003.json").unlink()
     before = content(tmp_path / "whole")
-    with pytest.raises(CollectionError, match=f"whole is encoded with other settings: {message}. Use those, or another"):
+    with pytest.raises(CollectionError, match=f"whole is encoded with other settings: {message}; use the same settings"):
         encode(tmp_path / "whole", csplade, **settings)
     assert content(tmp_path / "whole") == before
 
@@ -146,7 +146,7 @@ def test_other_models_are_refused(csplade: CSPLADE, whole: dict[str, bytes], tmp
     for other, message in [
         (CSPLADE((language_model(seed=1), tokenizer())), r"weights '\w+ \(CSPLADE.*' instead of '\w+ \(CSPLADE"),
         (CSPLADE(pair, variant="echo"), "variant 'echo' instead of 'causal'; document_length 64 instead of 128"),
-        (CSPLADE(pair, contract=shorter), "document_length 5 instead of 128. Use"),
+        (CSPLADE(pair, contract=shorter), "document_length 5 instead of 128; use"),
         (CSPLADE((language_model().bfloat16(), tokenizer())), "dtype 'bfloat16' instead of 'float32'"),
     ]:
         with pytest.raises(CollectionError, match=message):
@@ -168,7 +168,7 @@ def save(saved: Any, path: Path) -> Path:
     return path
 
 
-def test_another_batch_size_goes_on(csplade: CSPLADE, whole: dict[str, bytes], tmp_path: Path) -> None:
+def test_another_batch_size_resumes(csplade: CSPLADE, whole: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "whole" / "shard-000003.json").unlink()
     encode(tmp_path / "whole", CSPLADE((language_model(), tokenizer()), batch_size=2))
     EncodedCollection(tmp_path / "whole").verify()
@@ -177,16 +177,22 @@ def test_another_batch_size_goes_on(csplade: CSPLADE, whole: dict[str, bytes], t
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ([*documents(7), {"docno": "d7", "text": "other"}, *documents(15, 8)], "from 'd5' to 'd9' are not those that shard 1"),
-        ([*documents(7), {"docno": "other", "text": documents()[7]["text"]}, *documents(15, 8)], "not those that shard 1"),
-        (documents(24), "from 'd20' to 'd23' are not those that shard 4"),
+        (
+            [*documents(7), {"docno": "d7", "text": "other"}, *documents(15, 8)],
+            "from 'd5' to 'd9' are not the documents of shard 1",
+        ),
+        (
+            [*documents(7), {"docno": "other", "text": documents()[7]["text"]}, *documents(15, 8)],
+            "not the documents of shard 1",
+        ),
+        (documents(24), "from 'd20' to 'd23' are not the documents of shard 4"),
         (documents(20), "holds shard 4, but the input has only 4"),
     ],
 )
 def test_another_input_is_refused(
     csplade: CSPLADE, whole: dict[str, bytes], tmp_path: Path, changed: list[dict[str, Any]], message: str
 ) -> None:
-    with pytest.raises(CollectionError, match=f"{message}.*the input has changed. Encode it into another directory"):
+    with pytest.raises(CollectionError, match=f"{message}.*the input has changed; encode it into another directory"):
         encode(tmp_path / "whole", csplade, changed)
     assert content(tmp_path / "whole") == whole
 
@@ -195,7 +201,7 @@ def test_shards_of_another_collection_are_refused(csplade: CSPLADE, whole: dict[
     encode(tmp_path / "other", csplade, top_k=3)
     for name in ("shard-000001.safetensors", "shard-000001.json"):
         shutil.copy(tmp_path / "other" / name, tmp_path / "whole" / name)
-    with pytest.raises(CollectionError, match="shard 1 in .* was encoded by another plan"):
+    with pytest.raises(CollectionError, match="shard 1 in .* was encoded with other settings"):
         encode(tmp_path / "whole", csplade)
 
 
@@ -215,17 +221,17 @@ def test_other_things_are_left_alone(unloaded: CSPLADE, tmp_path: Path, name: st
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"docno": "d3", "text": "again"}, "docno 'd3' of document 8 stands twice"),
+        ({"docno": "d3", "text": "again"}, "docno 'd3' of document 8 appears twice"),
         ({"text": "a"}, "document 8 has no docno"),
         ({"docno": 8, "text": "a"}, "docno of document 8 must be a str, found 8"),
         ({"docno": " x", "text": "a"}, "docno ' x' of document 8 starts or ends with"),
         ({"docno": "x"}, "document x has no field 'text', only 'docno'"),
         ({"docno": "x", "text": None}, "document x: expected text, found None"),
-        ({"docno": "x", "text": "\ud800"}, "document x: the text is no valid Unicode"),
+        ({"docno": "x", "text": "\ud800"}, "document x: the text is not valid Unicode"),
     ],
 )
 def test_a_document_that_cannot_be_encoded(csplade: CSPLADE, tmp_path: Path, document: dict[str, Any], message: str) -> None:
-    """What came before stays, and the run goes on when the document is mended."""
+    """Earlier shards stay, and the run resumes when the document is corrected."""
     with pytest.raises(DataError, match=message):
         encode(tmp_path / "c", csplade, [*documents(7), document, *documents(15, 8)])
     assert (tmp_path / "c" / "shard-000000.json").exists()
@@ -233,12 +239,10 @@ def test_a_document_that_cannot_be_encoded(csplade: CSPLADE, tmp_path: Path, doc
 
 
 def test_docnos_are_compared_over_all_shards() -> None:
-    from pyterrier_csplade.collection.documents import divide
-
     rows = [{"docno": f"d{i}", "text": ""} for i in range(3000)]
     assert sum(len(shard.docnos) for shard in divide(rows, "text", 7)) == 3000
     for position in (0, 1, 1500, 2998):
-        with pytest.raises(DataError, match=f"'d{position}' of document 3001 stands twice"):
+        with pytest.raises(DataError, match=f"'d{position}' of document 3001 appears twice"):
             list(divide([*rows, rows[position]], "text", 7))
 
 
@@ -254,12 +258,12 @@ def test_empty_and_truncated_documents_are_reported(csplade: CSPLADE, tmp_path: 
         collection = encode(tmp_path / "c", csplade, inp)
     messages = [str(warning.message) for warning in warned]
     assert "1 of 10 documents (10.0%) have no impact above 0: no query finds them" in messages
-    assert "1 of 10 documents (10.0%) were cut" in messages
+    assert "1 of 10 documents (10.0%) were truncated" in messages
     assert next(iter(collection.get_corpus_iter())) == {"docno": "blank", "toks": {}}
 
 
 def test_a_model_that_gives_nothing_is_refused(csplade: CSPLADE, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"shard 0: 5 of 5 texts \(100%\) have no impact above 0.*Does the model work"):
+    with pytest.raises(DataError, match=r"shard 0: 5 of 5 texts \(100%\) have no impact above 0.*Check that the model works"):
         encode(tmp_path / "c", csplade, min_weight=1e6)
     with pytest.warns(UserWarning, match="23 of 23 documents"):
         EncodedCollection(tmp_path / "d").encode(csplade.doc_encoder(min_weight=1e6), documents(), max_empty=1)

@@ -1,4 +1,4 @@
-"""The known-item collection of the standard library's docstrings, and the dataset that PyTerrier finds."""
+"""The known-item collection of the standard library's docstrings as a PyTerrier dataset."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 
-from pyterrier_csplade._errors import DataError
-from pyterrier_csplade.data import python_docs as _datasets
-from pyterrier_csplade.data.python_docs import CspladeDatasetProvider, PythonDocsDataset, python_docs
+from inside.data import python_docs
+from pyterrier_csplade import DataError
+from pyterrier_csplade.data import CspladeDatasetProvider, PythonDocsDataset, read_python_docs
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_each_query_has_one_relevant_document_that_exists(dataset: PythonDocsDat
     assert set(qrels["qid"]) == set(topics["qid"])
     assert set(qrels["docno"]) <= set(corpus)
     assert (qrels["label"] == 1).all()
-    summaries = [doc.summary for doc in _datasets._docs()]
+    summaries = [doc.summary for doc in python_docs._docs()]
     assert len(set(summaries)) == len(summaries)
     assert min(len(summary.split()) for summary in summaries) >= 3
 
@@ -82,13 +82,13 @@ def good():
 class Twin:
     """The summary of twins here.
 
-    These words stand below two summaries, so both go.
+    These words appear below two summaries, so both go.
     """
 
     def twin(self):
         """Another summary of the twins.
 
-        These words stand below two summaries, so both go.
+        These words appear below two summaries, so both go.
         """
 
 def _private():
@@ -109,7 +109,7 @@ def short():
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "case.py").write_text(source, encoding="utf-8")
     body = "The body has at least eight words, over two lines of text."
-    assert python_docs(tmp_path) == [("package.good", "Say one thing clearly.", body)]
+    assert read_python_docs(tmp_path) == [("package.good", "Say one thing clearly.", body)]
 
 
 def test_pyterrier_finds_the_dataset(corpus: dict[str, str]) -> None:
@@ -125,7 +125,7 @@ def test_pyterrier_finds_the_dataset(corpus: dict[str, str]) -> None:
 def test_plain_bm25_understands_the_queries_with_operators(
     dataset: PythonDocsDataset, corpus: dict[str, str], tmp_path: Path
 ) -> None:
-    summaries = {doc.docno: doc.summary for doc in _datasets._docs()}
+    summaries = {doc.docno: doc.summary for doc in python_docs._docs()}
     topics = dataset.get_topics()
     changed = topics[topics["qid"].map(summaries) != topics["query"]]
     assert 10 < len(changed) < 200
@@ -160,9 +160,9 @@ def test_unknown_names_and_variants_are_refused(dataset: PythonDocsDataset) -> N
 
 
 def test_a_python_without_source_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_datasets, "python_docs", list)
+    monkeypatch.setattr(python_docs, "read_python_docs", list)
     with pytest.raises(DataError, match="without the source of its standard library"):
-        _datasets._docs.__wrapped__()
+        python_docs._docs.__wrapped__()
 
 
 def test_the_progress_bar_is_optional(dataset: PythonDocsDataset, capsys: pytest.CaptureFixture[str]) -> None:

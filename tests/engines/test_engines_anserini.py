@@ -1,4 +1,4 @@
-"""Anserini without Anserini: the command that builds, the query that is asked of Lucene, and the Java that is looked for."""
+"""The Anserini adapter without Anserini: the command that builds, the query for Lucene, and the search for Java."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 
+from inside.engines import anserini
 from pyterrier_csplade import CspladeError, ImpactIndexError
-from pyterrier_csplade.engines import AnseriniEngine, anserini
+from pyterrier_csplade.engines import AnseriniEngine
 
 DOCUMENTS = [
     {"docno": "x", "toks": {"b": 3, "never": 0.4, "a": 2.5}},
     {"docno": "y", "toks": {}},
     {"docno": "z", "toks": {"Ġc": 7, "a": 1}},
 ]
-# Keeps what it is given, as an index that is complete.
+# Keeps its input, as a complete index.
 JAVA = """#!{python}
 import json, pathlib, sys
 arguments = sys.argv[1:]
@@ -67,7 +68,7 @@ def java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 class Lucene:
-    """As much of Lucene as the adapter asks for."""
+    """The part of Lucene that the adapter uses."""
 
     def __init__(self) -> None:
         self.directories: list[str] = []
@@ -99,7 +100,7 @@ class Lucene:
         if self.error:
             raise self.error
         lines = (Path(path) / "documents").read_text(encoding="ascii").splitlines()
-        # Lucene numbers documents as it likes.
+        # Lucene numbers documents in an order of its own.
         return SimpleNamespace(getContext=lambda: [json.loads(line) for line in reversed(lines)])
 
 
@@ -181,7 +182,7 @@ def test_ties_of_lucene_have_the_order_of_indexing(java: Any, lucene: Lucene, tm
     [({"status": 1}, "Exception in .*OutOfMemoryError$"), ({"complete": False}, "Total 3 documents indexed$")],
 )
 def test_a_build_that_fails_leaves_nothing(java: Any, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    """Anserini ends with 0 after some errors."""
+    """Anserini exits with 0 after some errors."""
     java(**settings)
     with pytest.raises(ImpactIndexError, match=f"Anserini could not build the index: {message}"):
         AnseriniEngine(tmp_path / "index").index(DOCUMENTS)
@@ -209,14 +210,14 @@ def test_one_thread(tmp_path: Path) -> None:
         ({"module": "jdk.net"}, "found one without jdk.incubator.vector"),
     ],
 )
-def test_a_java_that_will_not_do(java: Any, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+def test_an_unsuitable_java_is_refused(java: Any, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     java(**settings)
     with pytest.raises(CspladeError, match=f"Anserini needs a whole JDK of version 21 or newer, {message}"):
         AnseriniEngine(tmp_path / "index").index(DOCUMENTS)
     assert not (tmp_path / "index").exists()
 
 
-def test_java_is_looked_for_where_pyjnius_does(java: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_java_is_found_where_pyjnius_looks(java: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     java()
     anserini.check_java()
     for name in ("JAVA_HOME", "JDK_HOME", "JRE_HOME"):
@@ -237,7 +238,7 @@ def test_java_is_looked_for_where_pyjnius_does(java: Any, tmp_path: Path, monkey
     ("version", "refused"), [("21.0.4", ""), ("23", ""), ("17.0.12", "found version 17"), ("1.8.0_1", "8")]
 )
 def test_a_java_that_runs_is_asked_itself(version: str, refused: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What JAVA_HOME names does not matter then."""
+    """JAVA_HOME does not matter then."""
     properties = SimpleNamespace(getProperty={"java.version": version}.__getitem__)
     monkeypatch.setattr(pt.java, "started", lambda: True)
     monkeypatch.setattr(pt.java, "autoclass", {"java.lang.System": properties}.__getitem__)
@@ -249,13 +250,13 @@ def test_a_java_that_runs_is_asked_itself(version: str, refused: str, monkeypatc
         anserini.check_java()
 
 
-def test_what_pyserini_lacks_is_one_sentence(java: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_one_sentence(java: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise RuntimeError("Missing credentials. Please pass an `api_key`\nand more")
 
     java()
     engine = AnseriniEngine(tmp_path / "index").index(DOCUMENTS)
     monkeypatch.setattr(anserini, "start", refuse)
-    with pytest.raises(CspladeError, match="beside pyserini: Missing credentials.*OPENAI_API_KEY set, to anything") as raised:
+    with pytest.raises(CspladeError, match="with pyserini: Missing credentials.*OPENAI_API_KEY set to any value") as raised:
         engine.retriever().transform(pd.DataFrame([{"qid": "q", "query_toks": {"a": 1.0}}]))
     assert "\n" not in str(raised.value)

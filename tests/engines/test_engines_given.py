@@ -1,4 +1,4 @@
-"""What engines are given, hand-worked: terms and documents as numbers, impacts, repetitions, settings, limits."""
+"""Input of the engines, worked out by hand: terms and documents as numbers, impacts, repetitions, settings, limits."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from inside.engines import seismic
 from pyterrier_csplade import Contract, DataError, ImpactVector
 from pyterrier_csplade.engines import PisaEngine, SeismicEngine
-from pyterrier_csplade.engines import seismic as seismic_adapter
 from support.fake_engines import MODULES
 from support.pages import PAGES, blocks
 
 CONTRACT = Contract(weights="w", base_model="lm-one")
-# Half an impact is rounded up to 1, less is left out and its term gets no number: b is 0, a 1, Ġc 2.
+# Half an impact is rounded up to 1; less is left out, and its term gets no number. b is 0, a 1, Ġc 2.
 DOCUMENTS = [
     {"docno": "x\ny", "toks": ImpactVector({"b": 3, "never": 0.4, "a": 2.5}, CONTRACT)},
     {"docno": "empty", "toks": ImpactVector({}, CONTRACT)},
@@ -54,12 +54,12 @@ def test_pisa_gets_numbers_and_repetitions(tmp_path: Path, modules: dict[str, An
     pisa = modules["pyterrier_pisa"]
     index = PisaEngine(tmp_path / "index").index(DOCUMENTS)
     assert json.loads((tmp_path / "index" / "inv.json").read_text()) == NUMBERED
-    # Compressed while it is built, or the manifest would not list the file.
+    # Compressed during the build: otherwise the manifest would not list the file.
     assert "inv.compressed" in json.loads((tmp_path / "index" / "csplade_manifest.json").read_text())["files"]
     assert calls(pisa, "PisaIndex")[0][0] == {"stemmer": "none", "stops": "none", "batch_size": 20_000}
     retriever = index.retriever(toks_scale=10, num_results=7, threads=2, query_algorithm="wand")
     found = retriever.transform(queries({"a": 0.25, "Ġc": 1.0, "b": 0.04}, {"b": 0.04}, {"b": 0.05, "unknown": 3.0}))
-    # 0.25, 1 and 0.04 by 10 are 3, 10 and 0 times (half goes up); a query of none is not asked.
+    # 0.25, 1 and 0.04 become 3, 10 and 0 repetitions (half goes up); a query without repetitions is not sent.
     assert calls(pisa, "transform") == [({"q0": {"1": 3.0, "2": 10.0}, "q2": {"0": 1.0}},)]
     assert found[["qid", "docno"]].to_numpy().tolist() == [["q0", "é"], ["q0", "x\ny"], ["q2", "x\ny"]]
     assert found["score"].tolist() == pytest.approx([7.3, 0.9, 0.3])
@@ -91,7 +91,7 @@ def test_pisa_is_asked_for_one_retriever_until_the_index_is_opened_again(tmp_pat
 
 
 def test_seismic_gets_batches(tmp_path: Path, modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seismic_adapter, "_BATCH", 2)
+    monkeypatch.setattr(seismic, "_BATCH", 2)
     engine = SeismicEngine(tmp_path / "index", n_postings=9, centroid_fraction=0.2, summary_energy=0.3, threads=2)
     with pytest.warns(UserWarning, match="approximate.*exact_recall"):
         index = engine.index(DOCUMENTS)
@@ -112,9 +112,9 @@ def test_seismic_gets_batches(tmp_path: Path, modules: dict[str, Any], monkeypat
 def test_seismic_numbers_many_terms_with_another_class(
     most: int, name: str, tmp_path: Path, modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seismic_adapter, "_MAX_TERMS", most)
+    monkeypatch.setattr(seismic, "_MAX_TERMS", most)
     SeismicEngine(tmp_path / "index").index(DOCUMENTS)
     assert name in [call[0] for call in modules["seismic"].calls]
-    # The stand-in asserts that it is opened with the class that it was built with.
+    # The stand-in asserts that one class builds and opens the index.
     found = SeismicEngine(tmp_path / "index").retriever().transform(queries({"Ġc": 1.0}))
     assert found["docno"].tolist() == ["é"]

@@ -1,4 +1,4 @@
-"""What all engines' indexes have in common, over stand-ins for their packages: refusals, damage, replacement, ranking."""
+"""Behaviour that all engines share, with stand-ins for their packages: refusals, damage, replacement, ranking."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 import pyterrier_csplade.engines
-from pyterrier_csplade import Contract, ContractError, CspladeError, DataError, ImpactIndexError, ImpactVector
+from pyterrier_csplade import Contract, ContractError, CspladeError, DataError, ImpactIndexError, ImpactVector, MatrixVectors
 from pyterrier_csplade.engines import Engine, PisaEngine, SeismicEngine
-from pyterrier_csplade.storage.manifest import MANIFEST_FILE
-from pyterrier_csplade.vectors.matrices import MatrixVectors
 from support.fake_engines import MODULES
 
 CONTRACT = Contract(weights="w", base_model="lm-one")
+MANIFEST_FILE = "csplade_manifest.json"
 DOCUMENTS = [{"docno": f"d{i}", "toks": ImpactVector({"all": 2, f"t{i % 3}": 1 + i}, CONTRACT)} for i in range(7)]
 QUERY = pd.DataFrame([{"qid": "q", "query_toks": {"all": 1.0}}])
 
@@ -51,7 +50,7 @@ def test_ties_have_the_order_of_indexing_and_a_cutoff_is_obeyed(kind: type[Engin
     assert found(index, query) == ["d4", "d1", "d0", "d2", "d3", "d5", "d6"]
 
 
-def test_queries_of_which_the_index_knows_nothing_have_no_rows(kind: type[Engine], tmp_path: Path) -> None:
+def test_queries_without_a_known_term_have_no_rows(kind: type[Engine], tmp_path: Path) -> None:
     retriever = kind(tmp_path / "index").index(DOCUMENTS).retriever()  # type: ignore[attr-defined]
     frame = pd.DataFrame({"qid": list("abcd"), "query_toks": [{"never": 2.0}, {}, None, {"all": 0.0}]})
     columns = ["qid", "query_toks", "docid", "docno", "rank", "score"]

@@ -1,4 +1,4 @@
-"""An engine, or a Java, that is not there is named in a sentence."""
+"""A missing engine or Java is named in one sentence."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from inside.engines import anserini
 from pyterrier_csplade import CspladeError
-from pyterrier_csplade.engines import AnseriniEngine, PisaEngine, SeismicEngine, anserini
+from pyterrier_csplade.engines import AnseriniEngine, PisaEngine, SeismicEngine
 
 
 def test_an_engine_that_is_not_installed_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Clusters that are not there, not ours or not OpenSearch; and passwords, which nothing shows."""
+"""Clusters that do not answer, hold other indexes or are not OpenSearch; and passwords, which nothing shows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from opensearchpy.exceptions import SSLError
 
+from inside.engines import Backoff, connection
 from pyterrier_csplade import Contract, CspladeError, ImpactIndexError, OpenSearchIndex
-from pyterrier_csplade.engines.opensearch import connection as _connection
-from pyterrier_csplade.engines.opensearch.connection import Backoff
 from support.fake_opensearch import FakeCluster, broken, status
 
 PASSWORD = "s3cr3t/p%ss"  # noqa: S105
@@ -23,7 +22,7 @@ QUERY = [{"qid": "1", "query_toks": {"a": 1.0}}]
 
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_connection, "_BACKOFF", Backoff(0.001, 0.001, 0.01))
+    monkeypatch.setattr(connection, "_BACKOFF", Backoff(0.001, 0.001, 0.01))
 
 
 @pytest.fixture
@@ -70,14 +69,14 @@ def test_ca_certs_reach_the_client(settings: dict[str, Any], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("url", ["localhost:9200", "ftp://h", "", "http://", f"http://me:{PASSWORD}@h:port", "https:///x"])
-def test_url_that_is_none_is_refused_without_showing_it(url: str) -> None:
+def test_malformed_url_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(ValueError, match="URL") as caught:
         OpenSearchIndex(url, "docs")
     assert PASSWORD not in "".join(traceback.format_exception(caught.value))
 
 
 class Asynchronous:
-    """What AsyncOpenSearch has in the place of a transport."""
+    """Like the transport of AsyncOpenSearch."""
 
     transport: Any
 
@@ -88,8 +87,8 @@ Asynchronous.transport = Asynchronous()
 
 
 @pytest.mark.parametrize("server", [None, 9200, ["http://localhost:9200"], Asynchronous()])
-def test_what_is_no_cluster_is_refused_at_once(server: Any) -> None:
-    with pytest.raises(ValueError, match="URL or by a .synchronous. client of opensearch-py"):
+def test_other_objects_than_clusters_are_refused_at_once(server: Any) -> None:
+    with pytest.raises(ValueError, match="URL of a cluster or a .synchronous. client of opensearch-py"):
         OpenSearchIndex(server, "docs")
 
 
@@ -154,10 +153,10 @@ def test_cluster_that_does_not_answer(fault: Any, message: str) -> None:
             act(OpenSearchIndex(cluster.client(), "docs"))
 
 
-def test_answer_that_is_no_json() -> None:
+def test_answer_that_is_not_json() -> None:
     cluster = FakeCluster()
     cluster.faults += [lambda *request: (200, "<html>a proxy")]
-    with pytest.raises(ImpactIndexError, match="no OpenSearch does"):
+    with pytest.raises(ImpactIndexError, match="does not answer as OpenSearch"):
         OpenSearchIndex(cluster.client(), "docs").built()
 
 
@@ -198,7 +197,7 @@ def test_server_without_rank_features_is_refused() -> None:
 
 
 @pytest.mark.parametrize("mapping", [{}, {"properties": {"docno": {"type": "text"}}}, {"_meta": {"csplade": {"format": 1}}}])
-def test_index_of_somebody_else_is_refused(mapping: dict[str, Any]) -> None:
+def test_index_of_another_program_is_refused(mapping: dict[str, Any]) -> None:
     cluster = FakeCluster()
     cluster.indexes["docs"] = {"documents": {}, "mappings": mapping, "settings": {}}
     index = OpenSearchIndex(cluster.client(), "docs")
@@ -225,7 +224,7 @@ def test_shards_that_fail_are_noticed() -> None:
 
 def test_missing_client_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opensearchpy", None)
-    with pytest.raises(CspladeError, match=r"pip install \"pyterrier_csplade\[opensearch\]\""):
+    with pytest.raises(CspladeError, match=r"OpenSearchIndex needs .*pip install \"pyterrier-csplade\[opensearch\]\""):
         OpenSearchIndex("http://localhost:1", "docs").built()
 
 
@@ -253,5 +252,5 @@ def test_alias_joins_indexes_that_were_built_alike(change: dict[str, Any], messa
             both.statistics  # noqa: B018
     else:
         assert both.statistics["documents"] == both.statistics["postings"] == 5
-    with pytest.raises(ImpactIndexError, match="stands for 2 indexes.*name one"):
+    with pytest.raises(ImpactIndexError, match="is an alias of 2 indexes.*name one"):
         both.index([{"docno": "d", "toks": {"a": 1}}])

@@ -1,4 +1,4 @@
-"""Answers of a cluster that a load or a search cannot go on with, and arguments that only a reader of an index gets wrong."""
+"""Answers of a cluster that end a load or a search, and arguments that do not fit the index that is read."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyterrier as pt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import DataError, ImpactIndexError, OpenSearchIndex, Vocabulary
-from pyterrier_csplade.engines.opensearch.bulk import BulkLoader
-from pyterrier_csplade.engines.opensearch.connection import Backoff
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from inside.engines import Backoff, BulkLoader
+from pyterrier_csplade import DataError, ImpactIndexError, MatrixVectors, OpenSearchIndex, Vocabulary
 from support.fake_opensearch import FakeCluster, items, status
 from support.opensearch_documents import BEFORE_BULK, CONTRACT, documents, expected, impacts, shorten_pauses, small_requests
 
@@ -75,7 +74,7 @@ def test_answer_about_other_documents_is_no_acknowledgement(cluster: FakeCluster
         return [*found, {"index": {"_id": "d9", "status": 201}}] if more else found[::-1]
 
     cluster.faults += [*BEFORE_BULK, items(cluster, change)]
-    with pytest.raises(ImpactIndexError, match="cluster:9200 answered about other documents than those of the request"):
+    with pytest.raises(ImpactIndexError, match="cluster:9200 answered about documents that are not in the request"):
         index.index(documents(4))
     assert not index.built()
 
@@ -91,7 +90,7 @@ def test_answer_about_other_documents_is_no_acknowledgement(cluster: FakeCluster
         ({"error": {"root_cause": []}}, "400 error$"),
     ],
 )
-def test_a_creation_that_is_refused_says_why(cluster: FakeCluster, index: OpenSearchIndex, answer: Any, message: str) -> None:
+def test_a_refused_creation_gives_its_reason(cluster: FakeCluster, index: OpenSearchIndex, answer: Any, message: str) -> None:
     cluster.faults += [*BEFORE_BULK[:3], lambda *request: (400, answer)]
     with pytest.raises(ImpactIndexError, match=message):
         index.index(documents(2))
@@ -101,7 +100,7 @@ def test_a_creation_that_is_refused_says_why(cluster: FakeCluster, index: OpenSe
 @pytest.mark.parametrize(
     ("code", "kind", "message"),
     [
-        (403, "security", "security: does auth=.* name somebody who may do this"),
+        (403, "security", "security: does auth=.* name a user who may do this"),
         (403, "cluster_block", "cluster_block: is a disk of the cluster nearly full"),
         (405, "method_not_allowed", "method_not_allowed$"),
     ],
@@ -110,7 +109,7 @@ def test_an_index_that_may_not_be_deleted_is_kept(
     cluster: FakeCluster, index: OpenSearchIndex, code: int, kind: str, message: str
 ) -> None:
     index.index(documents(3))
-    # One request asks what is there before it is deleted.
+    # One request asks for the existing index before it is deleted.
     cluster.faults += [PASS, status(code, kind)]
     with pytest.raises(ImpactIndexError, match=f"answered {code} {kind}_exception: {message}"):
         index.toks_indexer(overwrite=True).index(documents(5))
@@ -132,8 +131,8 @@ def test_an_index_that_another_process_completed_meanwhile_is_kept(cluster: Fake
     assert impacts(cluster) == expected(2)
 
 
-def test_a_load_goes_on_without_knowing_the_encoder(cluster: FakeCluster, index: OpenSearchIndex) -> None:
-    """Plain dicts say nothing of it; what is written then is what the documents say."""
+def test_a_load_resumes_without_knowing_the_encoder(cluster: FakeCluster, index: OpenSearchIndex) -> None:
+    """Plain dicts do not name it; the index then gets the contract of the other documents."""
     cluster.faults += [*BEFORE_BULK, PASS, status(400, "bad")]
     with pytest.raises(ImpactIndexError, match="400 bad"):
         small_requests(index).index(documents(contract=None))
@@ -142,7 +141,7 @@ def test_a_load_goes_on_without_knowing_the_encoder(cluster: FakeCluster, index:
 
 
 @pytest.mark.parametrize("weight", [np.nan, np.inf, -np.inf])
-def test_a_matrix_with_a_weight_that_is_none_is_refused(cluster: FakeCluster, index: OpenSearchIndex, weight: float) -> None:
+def test_a_matrix_with_an_infinite_weight_is_refused(cluster: FakeCluster, index: OpenSearchIndex, weight: float) -> None:
     matrix = csr_matrix(np.array([[1, 2], [3, weight]], np.float32))
     with pytest.raises(DataError, match="document 'e' has a weight that is not finite"):
         index.index_vectors(MatrixVectors(["d", "e"], matrix, ["a", "b"]))
@@ -158,7 +157,7 @@ def test_whatever_a_cluster_refuses_or_forgets_every_document_arrives_once(data:
         def change(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
             kept = []
             for kind, item in zip(kinds + [0] * len(found), found):
-                if kind:  # not taken: said so, or the answer ends
+                if kind:  # not taken: reported, or missing from the answer
                     cluster.documents("docs").pop(item["index"]["_id"])
                 kept.append({"index": {**item["index"], "status": 429, "error": {"type": "busy"}}} if kind else item)
             cut = next((i for i, kind in enumerate(kinds[: len(found)]) if kind == 2), len(found))
@@ -178,7 +177,7 @@ def test_whatever_a_cluster_refuses_or_forgets_every_document_arrives_once(data:
     assert impacts(cluster) == expected(count)
 
 
-def test_nothing_is_sent_where_nothing_is_to_be_sent(cluster: FakeCluster, index: OpenSearchIndex) -> None:
+def test_an_empty_load_sends_nothing(cluster: FakeCluster, index: OpenSearchIndex) -> None:
     BulkLoader(index.remote.connection, "docs", parallel=2, request_bytes=100).load([])
     assert cluster.requests == []
 
@@ -186,18 +185,18 @@ def test_nothing_is_sent_where_nothing_is_to_be_sent(cluster: FakeCluster, index
 # ------------------------------------------------------------------------------------------------------ reading
 
 
-def test_what_is_not_there(cluster: FakeCluster, index: OpenSearchIndex) -> None:
+def test_a_missing_index_is_named(cluster: FakeCluster, index: OpenSearchIndex) -> None:
     row = {"qid": "1", "query": "a", "query_toks": {"a": 1.0}, "docno": "d"}
     for transformer in (index.retriever(), index.bm25(), index.scorer()):
-        (columns,) = transformer.transform_inputs()
+        (columns,) = pt.inspect.transformer_inputs(transformer)
         with pytest.raises(ImpactIndexError, match=r"there is no index 'docs' at .*cluster:9200: build it with \(csplade"):
             transformer([{column: row[column] for column in columns}])
     assert index.contract is None
     assert not index.built() and bool(index)
-    assert ("GET", "/docs/_count") not in cluster.requests  # its truth asks for nothing
+    assert ("GET", "/docs/_count") not in cluster.requests  # bool() sends no request
 
 
-def test_bm25_is_asked_of_the_text_with_the_statistics_of_all_shards(cluster: FakeCluster, index: OpenSearchIndex) -> None:
+def test_bm25_searches_the_text_with_statistics_from_all_shards(cluster: FakeCluster, index: OpenSearchIndex) -> None:
     index.toks_indexer(text="body").index([{**document, "body": "dogs"} for document in documents(2)])
     asked: list[Any] = []
 
@@ -205,7 +204,7 @@ def test_bm25_is_asked_of_the_text_with_the_statistics_of_all_shards(cluster: Fa
         asked.extend([cluster.params["search_type"], *map(json.loads, body.splitlines()[1::2])])
         return 200, {"responses": [{"hits": {"hits": [{"sort": [1.5, f"d{i}"]}]}} for i in range(2)]}
 
-    cluster.faults += [PASS, answer]  # first it is asked what is there
+    cluster.faults += [PASS, answer]  # the first request asks for the mapping
     frame = pd.DataFrame({"qid": ["x", "y"], "query": ["dogs AND (", "\U0001f642"]})
     found = index.bm25(num_results=5).transform(frame)
     assert found[["qid", "docno", "score"]].to_numpy().tolist() == [["x", "d0", 1.5], ["y", "d1", 1.5]]
@@ -218,7 +217,7 @@ def test_queries_without_rows_ask_for_nothing(cluster: FakeCluster, index: OpenS
     for retriever, column in ((index.retriever(include_fields=["url"]), "query_toks"), (index.bm25(), "query")):
         frame = pd.DataFrame({"qid": pd.Series(dtype=str), column: pd.Series(dtype=object)})
         found = retriever.transform(frame)
-        assert found.empty and found.columns.tolist() == retriever.transform_outputs(["qid", column])
+        assert found.empty and found.columns.tolist() == pt.inspect.transformer_outputs(retriever, ["qid", column])
     scored = index.scorer().transform(pd.DataFrame({"qid": [], "query_toks": [], "docno": []}))
     assert scored.empty and {"score", "rank"} <= set(scored.columns)
     assert cluster.requests == []
@@ -227,7 +226,7 @@ def test_queries_without_rows_ask_for_nothing(cluster: FakeCluster, index: OpenS
 def test_an_index_of_plain_terms_is_opened_without_a_vocabulary(cluster: FakeCluster, index: OpenSearchIndex) -> None:
     index.index(documents(2))
     other = OpenSearchIndex(cluster.client(), "docs", vocabulary=Vocabulary(["a"], [5]))
-    with pytest.raises(ImpactIndexError, match="calls terms by strings of its own vocabulary: open it without vocabulary"):
+    with pytest.raises(ImpactIndexError, match="names terms by strings of its own vocabulary: open it without vocabulary"):
         other.retriever()(QUERY)
 
 

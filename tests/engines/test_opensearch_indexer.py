@@ -1,4 +1,4 @@
-"""Loading into a cluster in memory: what is sent, what is resumed, and what is left when it breaks off."""
+"""Loading into a cluster in memory: requests, resumed loads, and the index that a failed load leaves."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from inside.engines import bulk
 from pyterrier_csplade import ContractError, DataError, ImpactIndexError, OpenSearchIndex, Vocabulary
-from pyterrier_csplade.engines.opensearch import bulk as _bulk
 from support.fake_opensearch import FakeCluster, items, status
 from support.opensearch_documents import (
     BEFORE_BULK,
@@ -84,7 +84,7 @@ def test_settings_are_restored_when_a_load_fails(cluster: FakeCluster, error: ty
     assert not index.built()
 
 
-def test_index_that_another_process_created_meanwhile_is_not_mixed_with_ours(cluster: FakeCluster) -> None:
+def test_index_that_another_process_created_meanwhile_is_not_mixed_with(cluster: FakeCluster) -> None:
     def another(*request: Any) -> None:
         cluster.faults.clear()
         other = CONTRACT.replace(weights="v", base_model="lm-two")
@@ -144,7 +144,7 @@ def test_memory_is_bounded_and_requests_run_in_parallel(cluster: FakeCluster) ->
         ({"vocabulary": Vocabulary(["a", *(f"b{i}" for i in range(25))], range(26))}, "names of terms"),
     ],
 )
-def test_load_is_not_continued_otherwise_than_it_was_begun(cluster: FakeCluster, change: dict[str, Any], message: str) -> None:
+def test_load_is_resumed_only_with_the_same_settings(cluster: FakeCluster, change: dict[str, Any], message: str) -> None:
     cluster.faults += BEFORE_BULK + [lambda *request: None] + [status(400, "bad")]
     with pytest.raises(ImpactIndexError):
         small_requests(OpenSearchIndex(cluster.client(), "docs")).index(documents())
@@ -204,6 +204,6 @@ def test_repr_of_an_indexer_is_the_call_that_makes_it(cluster: FakeCluster) -> N
 
 
 def test_requests_hold_a_bounded_number_of_documents(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_bulk, "_MAX_RECORDS", 4)
+    monkeypatch.setattr(bulk, "_MAX_RECORDS", 4)
     OpenSearchIndex(cluster.client(), "docs").index(documents(10))
     assert [path for _, path in cluster.requests].count("/docs/_bulk") == 3

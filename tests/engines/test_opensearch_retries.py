@@ -1,4 +1,4 @@
-"""What passes is tried again, what does not is one error, and patience ends."""
+"""Requests that fail temporarily are sent again until patience ends; other failures end in one error."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from opensearchpy.exceptions import ConnectionTimeout
 
+from inside.engines import Backoff
 from pyterrier_csplade import ImpactIndexError, OpenSearchIndex
-from pyterrier_csplade.engines.opensearch.connection import Backoff
 from support.fake_opensearch import FakeCluster, broken, items, status
 from support.opensearch_documents import BEFORE_BULK, documents, expected, impacts, shorten_pauses, small_requests
 
@@ -27,7 +27,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     shorten_pauses(monkeypatch)
 
 
-def test_a_cluster_that_is_gone_is_not_waited_for_once_more(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_is_gone_is_not_waited_for_twice(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backoff.__init__, "__defaults__", (0.001, 0.002, 0.05))
     cluster.faults += BEFORE_BULK + [broken()] * 10_000
     with pytest.raises(ImpactIndexError, match="cannot reach"):
@@ -47,7 +47,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.parametrize("at", [0, 1, 2, 3, 4, 7])
-def test_what_passes_is_tried_again(cluster: FakeCluster, name: str, at: int) -> None:
+def test_temporary_failures_are_tried_again(cluster: FakeCluster, name: str, at: int) -> None:
     let_pass = [lambda *request: None] * at
     cluster.faults += [*let_pass, *FAULTS[name]]
     small_requests(OpenSearchIndex(cluster.client(), "docs")).index(documents())
@@ -85,7 +85,7 @@ def test_answer_that_is_cut_off_is_no_acknowledgement(cluster: FakeCluster) -> N
 
 
 @pytest.mark.parametrize("fault", [status(429), status(503), broken(), broken(ConnectionTimeout, "read timed out")])
-def test_patience_ends_with_one_error_of_ours(cluster: FakeCluster, fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_ends_with_one_error(cluster: FakeCluster, fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backoff.__init__, "__defaults__", (0.001, 0.002, 0.05))
     cluster.faults += BEFORE_BULK + [fault] * 10_000
     with pytest.raises(ImpactIndexError, match="cluster:9200") as caught:

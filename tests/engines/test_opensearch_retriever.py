@@ -1,4 +1,4 @@
-"""Retrieval and scoring against a cluster in memory: scores by scipy, and what PyTerrier expects."""
+"""Retrieval and scoring against a cluster in memory, compared with scipy, and PyTerrier's tests of transformers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ import pyterrier as pt
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import Contract, ContractError, DataError, ImpactIndexError, ImpactVector, OpenSearchIndex
-from pyterrier_csplade.engines.opensearch import remote as _remote
-from pyterrier_csplade.engines.opensearch.connection import Backoff
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from inside.engines import Backoff, remote
+from pyterrier_csplade import Contract, ContractError, DataError, ImpactIndexError, ImpactVector, MatrixVectors, OpenSearchIndex
 from support.fake_opensearch import Answer, FakeCluster, Fault
 
 CONTRACT = Contract(weights="w", base_model="lm-one")
@@ -55,7 +53,7 @@ def random_query(seed: int, size: int, scale: float) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("scale", [1e-40, 1e-7, 0.01, 1, 250, 1e30, 1e150])
-def test_scores_and_order_are_those_of_scipy(index: OpenSearchIndex, scale: float) -> None:
+def test_scores_and_order_match_scipy(index: OpenSearchIndex, scale: float) -> None:
     queries = [{t: w * scale for t, w in random_query(seed, size, 1).items()} for seed, size in enumerate((1, 2, 5, 20, 48))]
     result = index.retriever(num_results=50, batch_size=2)(frame(*queries))
     assert result["qid"].drop_duplicates().tolist() == [f"q{i}" for i in range(5)]
@@ -89,7 +87,7 @@ def test_queries_without_a_known_term_have_no_rows_and_harm_no_other(index: Open
 
 
 @pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf, "1", None, [1.0], 10**400])
-def test_weight_that_is_none_is_refused_with_its_query(index: OpenSearchIndex, weight: Any) -> None:
+def test_invalid_weight_is_refused_with_its_query(index: OpenSearchIndex, weight: Any) -> None:
     with pytest.raises(DataError, match="query 'q1'.*'a.b'"):
         index.retriever()(frame({"%": 1.0}, {"a.b": weight}))
 
@@ -105,7 +103,7 @@ def test_frame_is_not_changed_and_its_columns_are_kept(index: OpenSearchIndex) -
 
 
 def test_duplicate_qids_and_unknown_fields_are_refused(index: OpenSearchIndex) -> None:
-    with pytest.raises(DataError, match="qid '7' stands twice"):
+    with pytest.raises(DataError, match="qid '7' appears twice"):
         index.retriever()(frame({"%": 1.0}, {"*": 1.0}).assign(qid=[7, "7"]))
     with pytest.raises(ImpactIndexError, match="no field 'nowhere', only url, text"):
         index.retriever(include_fields=["nowhere"])(frame({"%": 1.0}))
@@ -181,7 +179,7 @@ def answering(answer: dict[str, Any], bodies: list[str] | None = None) -> list[F
     return [lambda *request: None, search]
 
 
-def test_filter_stands_beside_the_query_and_does_not_score(cluster: FakeCluster, index: OpenSearchIndex) -> None:
+def test_filter_is_added_to_the_query_and_does_not_score(cluster: FakeCluster, index: OpenSearchIndex) -> None:
     bodies: list[str] = []
     cluster.faults += answering({"responses": [{}]}, bodies)
     assert len(index.retriever(filter={"range": {"year": {"gte": 3}}})(frame({"%": 1.0}))) == 0
@@ -210,19 +208,19 @@ def test_answers_that_are_cut_are_refused(
 def test_search_that_the_server_was_too_busy_for_is_sent_again(
     cluster: FakeCluster, index: OpenSearchIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_remote, "_BACKOFF", Backoff(0.001, 0.001, 5.0))
+    monkeypatch.setattr(remote, "_BACKOFF", Backoff(0.001, 0.001, 5.0))
     error = {"type": "rejected_execution_exception", "reason": "queue is full"}
     cluster.faults += answering({"responses": [{"status": 429, "error": error}]})
     found = index.retriever()(frame({"%": 1.0}))
     assert list(zip(found["docno"], found["score"])) == brute_force({"%": 1.0}, 1000)
-    monkeypatch.setattr(_remote, "_BACKOFF", Backoff(patience=0.0))
+    monkeypatch.setattr(remote, "_BACKOFF", Backoff(patience=0.0))
     cluster.faults += answering({"responses": [{"status": 429, "error": error}]})
     with pytest.raises(ImpactIndexError, match="query 'q0': rejected_execution_exception: queue is full"):
         index.retriever()(frame({"%": 1.0}))
 
 
 @pytest.mark.parametrize("query", [None, 3, math.nan, "\ud800"])
-def test_text_that_is_none_is_refused(index: OpenSearchIndex, query: Any) -> None:
+def test_other_objects_than_text_are_refused(index: OpenSearchIndex, query: Any) -> None:
     with pytest.raises(DataError, match="query 'q0'"):
         index.bm25()(pd.DataFrame({"qid": ["q0"], "query": pd.Series([query], dtype=object)}))
 

@@ -1,4 +1,4 @@
-"""One real OpenSearch node: exactness, what it would swallow, aliases, and the documentation."""
+"""One real OpenSearch node: exactness, awkward terms and values, aliases, and the documentation."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyterrier_csplade import CSPLADE, DataError, ImpactIndexError, OpenSearchIndex, Vocabulary
-from pyterrier_csplade.engines.opensearch.mapping import escape
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from inside.engines import escape
+from pyterrier_csplade import CSPLADE, DataError, ImpactIndexError, MatrixVectors, OpenSearchIndex, Vocabulary
 from support.opensearch_cluster import CONTRACT, VOCABULARY, assert_exact, collection, frame, queries, running
 from support.paths import ROOT
 
@@ -44,7 +43,7 @@ def indexes(cluster: Any) -> dict[int, OpenSearchIndex]:
 
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("k", [10, 1000])
-def test_rankings_are_those_of_the_matrices(indexes: dict[int, OpenSearchIndex], shards: int, k: int) -> None:
+def test_rankings_match_the_matrices(indexes: dict[int, OpenSearchIndex], shards: int, k: int) -> None:
     index = indexes[shards]
     assert len(index) == index.statistics["documents"] == 5000
     assert index.statistics["postings"] == VECTORS.matrix.nnz and index.contract == CONTRACT
@@ -59,7 +58,7 @@ def test_weights_of_any_size(indexes: dict[int, OpenSearchIndex], scale: float) 
     assert_exact(result, VECTORS, scaled, 100)
 
 
-def test_queries_without_results_harm_no_other_and_those_without_sense_are_refused(indexes: dict[int, OpenSearchIndex]) -> None:
+def test_queries_without_results_harm_no_other_and_invalid_ones_are_refused(indexes: dict[int, OpenSearchIndex]) -> None:
     retriever = indexes[3].retriever(num_results=100)
     good, far = QUERIES[0], dict(zip(QUERIES[1], (1e30, 1e-7)))
     result = retriever(frame([good, {}, {"never": 1.0}, {term: 0.0 for term in good}, far]))
@@ -70,11 +69,11 @@ def test_queries_without_results_harm_no_other_and_those_without_sense_are_refus
         nonsense: Any = {**far, next(iter(good)): weight}
         with pytest.raises(DataError, match="query 'q1'"):
             retriever(frame([good, nonsense]))
-    with pytest.raises(DataError, match="qid 'q0' stands twice"):
+    with pytest.raises(DataError, match="qid 'q0' appears twice"):
         retriever(frame([good, far]).assign(qid="q0"))
 
 
-def test_weights_are_rounded_half_up_and_what_is_no_impact_never_arrives(cluster: Any) -> None:
+def test_weights_are_rounded_half_up_and_zeros_are_left_out(cluster: Any) -> None:
     index = OpenSearchIndex(cluster.url, "weights")
     with pytest.warns(UserWarning, match="2 of 4 weights became 0"):
         index.index([{"docno": "d", "toks": {"half": 0.5, "more": 1.5, "less": 0.49, "small": 0.3, "none": 0, "negative": -2}}])
@@ -181,7 +180,7 @@ def test_tokens_of_llama_3_are_found_alone(cluster: Any, by_token_id: bool) -> N
     tokens = [_byte_level(line.split()[0]) for line in lines]
     assert len(set(tokens)) == len(tokens) == 128_000
     vocabulary = Vocabulary(tokens, range(len(tokens))) if by_token_id else None
-    # All that a server might take for something else, and a tenth of the rest.
+    # All tokens that a server might interpret, and a tenth of the rest.
     awkward = [token for token in tokens if set(token) & set(".%*?\\/\"'") or len(token.encode()) > 60]
     assert len(awkward) > 7000
     tokens = list(dict.fromkeys([*awkward, *tokens[::10]]))
@@ -195,7 +194,7 @@ def test_tokens_of_llama_3_are_found_alone(cluster: Any, by_token_id: bool) -> N
 
 
 def _byte_level(encoded: str) -> str:
-    """A token of tiktoken's file as the tokenizer of Hugging Face spells it."""
+    """A token of tiktoken's file in the spelling of the Hugging Face tokenizer."""
     import base64
 
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -204,7 +203,7 @@ def _byte_level(encoded: str) -> str:
     return "".join(spelling[byte] for byte in base64.b64decode(encoded))
 
 
-def test_what_is_no_index_of_ours_is_refused(cluster: Any, indexes: dict[int, OpenSearchIndex]) -> None:
+def test_other_indexes_are_refused(cluster: Any, indexes: dict[int, OpenSearchIndex]) -> None:
     cluster.request("PUT", "/plain", {"mappings": {"properties": {"text": {"type": "text"}}}})
     with pytest.raises(ImpactIndexError, match="'plain' at .* is not an index of impacts"):
         OpenSearchIndex(cluster.url, "plain").retriever()(frame(QUERIES[:1]))

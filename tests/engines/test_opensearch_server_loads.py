@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from pyterrier_csplade import DataError, ImpactIndexError, OpenSearchIndex
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from pyterrier_csplade import DataError, ImpactIndexError, MatrixVectors, OpenSearchIndex
 from support.faulty_proxy import FAULTS, FaultyProxy
 from support.opensearch_cluster import (
     CONTRACT,
@@ -37,7 +36,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def test_faults_between_client_and_server_lose_and_double_nothing(cluster: Any) -> None:
-    """Answers of 429 and 503, connections that break before and after the work is done, an answer cut off, a stall."""
+    """Statuses 429 and 503, connections that break before and after the work is done, an answer cut off, a stall."""
     vectors = MatrixVectors(VECTORS.docnos[:1000], VECTORS.matrix[:1000], VOCABULARY, CONTRACT)
     with FaultyProxy(cluster.url, stall=4.0) as proxy:
         index = OpenSearchIndex(proxy.url, "faulty", timeout=1.5)

@@ -1,4 +1,4 @@
-"""BM25, filters and stored fields of one real OpenSearch node, beside learned weights."""
+"""BM25, filters and stored fields on one real OpenSearch node, together with learned weights."""
 
 from __future__ import annotations
 

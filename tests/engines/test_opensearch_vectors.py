@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import DataError, OpenSearchIndex
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from pyterrier_csplade import DataError, MatrixVectors, OpenSearchIndex
 from support.fake_opensearch import FakeCluster
 from support.opensearch_documents import CONTRACT, impacts
 
@@ -20,7 +19,7 @@ def cluster() -> FakeCluster:
     return FakeCluster()
 
 
-def test_encoded_vectors(cluster: FakeCluster) -> None:
+def test_encoded_vectors_and_their_documents(cluster: FakeCluster) -> None:
     matrix = csr_matrix(np.array([[1, 0, 3], [0, 0, 0], [0, 512, 0]], dtype=np.int32))
     vectors = MatrixVectors(["d1", "d2", "d3"], matrix, ["a.b", "c", "d"], CONTRACT)
     index = OpenSearchIndex(cluster.client(), "docs")
@@ -38,7 +37,7 @@ def test_encoded_vectors(cluster: FakeCluster) -> None:
         index.index_vectors(vectors, text="text")
 
 
-def test_entries_of_a_matrix_that_stand_twice_are_added_up(cluster: FakeCluster) -> None:
+def test_duplicate_entries_of_a_matrix_are_added_up(cluster: FakeCluster) -> None:
     matrix = csr_matrix((np.array([5, 1, 2]), np.array([2, 0, 2]), np.array([0, 3])), shape=(1, 3))
     OpenSearchIndex(cluster.client(), "docs").index_vectors(MatrixVectors(["d"], matrix, ["a", "b", "c"]))
     assert impacts(cluster) == {"d": {"a": 1, "c": 7}}
@@ -47,10 +46,10 @@ def test_entries_of_a_matrix_that_stand_twice_are_added_up(cluster: FakeCluster)
 @pytest.mark.parametrize(
     ("docnos", "vocabulary", "shape", "promised", "message"),
     [
-        (["d"], ["a", "a", "c"], (1, 3), 1, "term 'a' stands twice"),
+        (["d"], ["a", "a", "c"], (1, 3), 1, "term 'a' appears twice"),
         (["d"], ["a", "b", "c"], (2, 3), 1, r"1 docnos and 3 terms, but a matrix of \(2, 3\)"),
         (["d", "e"], ["a", "b", "c"], (1, 3), 2, r"2 docnos and 3 terms, but a matrix of \(1, 3\)"),
-        (["d"], ["a", "b", "c"], (1, 3), 5, "1 encoded documents came, not the 5"),
+        (["d"], ["a", "b", "c"], (1, 3), 5, "expected 5 encoded documents, found 1"),
     ],
 )
 def test_vectors_that_do_not_fit_together_are_refused(

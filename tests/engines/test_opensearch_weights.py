@@ -1,4 +1,4 @@
-"""Weights on their way into OpenSearch and out of it, against exact fractions: impacts, what rounding changed, scores."""
+"""Weights on their way into OpenSearch and back, against exact fractions: impacts, changes by rounding, scores."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import DataError, OpenSearchIndex
-from pyterrier_csplade.engines.opensearch.retrievers import impact_query
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from inside.engines import impact_query
+from pyterrier_csplade import DataError, MatrixVectors, OpenSearchIndex
 from support.fake_opensearch import FakeCluster
 from support.opensearch_documents import impacts
 
@@ -47,7 +46,7 @@ def load(cluster: FakeCluster, rows: list[list[float]], scale: float, kind: str)
     scale=st.sampled_from(SCALES),
     kind=st.sampled_from(["dicts", "float32", "float64"]),
 )
-def test_impacts_are_rounded_half_up_and_what_that_changes_is_counted(rows: list[list[float]], scale: float, kind: str) -> None:
+def test_impacts_are_rounded_half_up_and_changes_are_counted(rows: list[list[float]], scale: float, kind: str) -> None:
     rows[0][0] = 8.0  # so that there is something to index
     cluster = FakeCluster()
     index = load(cluster, rows, scale, kind)
@@ -69,7 +68,7 @@ def test_impacts_are_rounded_half_up_and_what_that_changes_is_counted(rows: list
 
 @pytest.mark.parametrize("kind", ["dicts", "float32", "float64"])
 @pytest.mark.parametrize(("weight", "scale"), [(512.5, 1.0), (1025.0, 0.5), (513.0, 1.0), (1e9, 0.75)])
-def test_the_first_impact_above_512_is_refused_with_the_scale_that_suffices(weight: float, scale: float, kind: str) -> None:
+def test_the_first_impact_above_512_is_refused_with_a_small_enough_scale(weight: float, scale: float, kind: str) -> None:
     rows = [[1.0, 2.0, 3.0, 4.0, 5.0], [1.0, weight, 3.0, 4.0, 5.0]]
     with pytest.raises(DataError, match=r"document 'd1': the impact of 'b.c' is .*, above 512, .* at most \S+$") as raised:
         load(FakeCluster(), rows, scale, kind)
@@ -116,7 +115,7 @@ def test_scores_are_exact_to_single_precision_whatever_the_weights(
     assert found["score"].tolist() == pytest.approx([float(score) for score in expected], rel=1e-6)
     assert found["score"].tolist() == pytest.approx([float(exact[docno]) for docno in found["docno"]], rel=1e-6)
     order = [(-score, docno) for docno, score in zip(found["docno"], found["score"])]
-    assert order == sorted(order)  # of equal scores in the order of their docnos
+    assert order == sorted(order)  # equal scores come in the order of their docnos
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,4 +1,4 @@
-"""An index where it is shared: its card, its package, and what opening it costs."""
+"""Sharing an index: its card, its package, and the cost of opening it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def build(path: Path, contract: Contract | None) -> ImpactIndex:
 
 @pytest.fixture
 def uploaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What is sent to Hugging Face: file name to content, and the name of the repository."""
+    """The upload to Hugging Face: file name to content, and the name of the repository."""
     sent: dict[str, Any] = {}
 
     def upload(repo_id: str, folder_path: str, **_: Any) -> str:
@@ -51,7 +51,7 @@ def test_card_on_hugging_face_is_filled(tmp_path: Path, uploaded: dict[str, Any]
     assert "pretty_name: 'My index'" in front and "- pyterrier-artifact.sparse_index.terrier" in front
     headings = re.findall("^## (.*)$", body, flags=re.MULTILINE)
     assert headings == ["Description", "Usage", "Benchmarks", "Reproduction", "Metadata"]
-    for fact in ("10 documents with 2 terms", contract.summary, "256 tokens", "'passage: '", "100 as the impact"):
+    for fact in ("10 documents with 2 terms", contract.summary, "256 tokens", "'passage: '", "has the impact 100"):
         assert fact in " ".join(body.split())
     usage = re.findall("```python\n(.*?)```", body, flags=re.DOTALL)
     assert "ImpactIndex.from_hf('me/my-index@v2')" in usage[0] and "CSPLADE('meta-llama/Llama-3.2-1B')" in usage[0]
@@ -62,7 +62,7 @@ def test_card_on_hugging_face_is_filled(tmp_path: Path, uploaded: dict[str, Any]
 def test_card_of_an_unknown_encoder_says_so(tmp_path: Path, uploaded: dict[str, Any]) -> None:
     build(tmp_path / "i", None).to_hf("me/my-index")
     card = uploaded["README.md"].decode()
-    assert "TODO" not in card and "Their encoder is not known." in card and "'me/my-index'" in card
+    assert "TODO" not in card and "The document encoder is unknown." in card and "'me/my-index'" in card
 
 
 def test_card_on_zenodo_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_card_on_zenodo_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @contextlib.contextmanager
 def served(directory: Path) -> Iterator[str]:
-    """A web server of the files of a directory; its address."""
+    """The address of a web server that serves a directory."""
 
     class Handler(SimpleHTTPRequestHandler):
         def log_message(self, *args: Any) -> None:
@@ -122,7 +122,7 @@ def test_package_from_a_url_is_the_same_index(tmp_path: Path, monkeypatch: pytes
 
 
 def cpu_seconds(statement: str) -> float:
-    """CPU time that a statement takes in a new process."""
+    """The CPU time of a statement in a new process."""
     code = f"import time; start = time.process_time()\n{statement}\nprint(time.process_time() - start)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
@@ -132,5 +132,5 @@ def test_the_import_costs_little_more_than_that_of_pyterrier() -> None:
     statements = ("import pyterrier", "import pyterrier, pyterrier_csplade", "from pyterrier_csplade import ImpactIndex")
     runs = [[cpu_seconds(statement) for statement in statements] for _ in range(3)]
     for place in (1, 2):
-        # 0.3 s where PyTerrier takes 0.4 s, as on the machine where the limit was set.
+        # PyTerrier took 0.4 s on the machine where this limit was set; there it is 0.3 s.
         assert statistics.median(run[place] / run[0] for run in runs) < 1.75, runs

@@ -1,4 +1,4 @@
-"""Block-max pruning: exactness at its settings, what they do, and the order of documents."""
+"""Block-max pruning: exactness, the effect of its options, and the order of documents."""
 
 from __future__ import annotations
 
@@ -10,15 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import CspladeError, DataError
-from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.index.search import bmp as _bmp
-from pyterrier_csplade.index.search import order as _order
-from pyterrier_csplade.index.search.algorithm import Budget, Searcher, algorithm
-from pyterrier_csplade.index.search.blocks import BLOCKS_OF_GROUP, open_blocks
-from pyterrier_csplade.index.search.kernels import available as _fast
-from pyterrier_csplade.index.search.order import bisect, given_order, read_order, write_order
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from inside.index import BLOCKS_OF_GROUP, kernels
+from inside.index import available as _fast
+from inside.index import bmp as _bmp
+from inside.index import order as _order
+from pyterrier_csplade import CspladeError, DataError, MatrixVectors
+from pyterrier_csplade.index.search import (
+    POSTINGS_FILE,
+    Budget,
+    Postings,
+    Searcher,
+    algorithm,
+    bisect,
+    given_order,
+    open_blocks,
+    read_order,
+    write_order,
+    write_postings,
+)
 
 DOCUMENTS, VOCABULARY, SUBJECTS = 6000, 400, 40
 TERMS = [f"Ġ{i}" for i in range(VOCABULARY)]
@@ -53,7 +62,7 @@ def postings(tmp_path_factory: pytest.TempPathFactory) -> Postings:
 
 
 def queries(count: int = 25) -> list[dict[str, float]]:
-    """About a subject, with other terms; weights are multiples of 1/8, so that sums are exact in any order."""
+    """Queries about a subject, with other terms; weights are multiples of 1/8, so that sums are exact in any order."""
     generator = np.random.default_rng(3)
     found = []
     for _ in range(count):
@@ -98,10 +107,9 @@ def test_any_query_ranks_as_exhaustive_search(postings: Postings, query: dict[st
 def test_blocks_alone_and_with_the_gaps_between_them_score_alike(
     postings: Postings, jump: int, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pyterrier_csplade.index.search.kernels import bmp as _kernel_bmp
-
+    _kernel_bmp = kernels("bmp", "this test")
     monkeypatch.setattr(_kernel_bmp, "WINDOW", window)
-    # The loops as they stand, in Python: the constants are compiled into the others.
+    # The loops run in Python, because constants are compiled into compiled loops.
     monkeypatch.setattr(_kernel_bmp, "JUMP", jump)
     monkeypatch.setattr(_kernel_bmp, "_SHORT", window)
     for name in ("search_blocks", "_score"):
@@ -146,7 +154,7 @@ def test_smaller_alpha_scores_less_and_keeps_most(postings: Postings) -> None:
         kept.append(
             np.mean([len({*docids} & {*brute_force(query, 10)[0]}) / 10 for query, (docids, _) in zip(queries(), found)])
         )
-        # What is returned has its exact score.
+        # Every result has its exact score.
         for query, (docids, scores) in zip(queries(), found):
             assert scores == [float(DENSE[d, [TERMS.index(t) for t in query]] @ [*query.values()]) for d in docids]
         costs.append(sum(_postings_until_done(searcher, postings, query) for query in queries()))
@@ -155,7 +163,7 @@ def test_smaller_alpha_scores_less_and_keeps_most(postings: Postings) -> None:
 
 
 def _postings_until_done(searcher: Searcher, postings: Postings, query: dict[str, float]) -> int:
-    """The smallest budget, of powers of two, that does not cut the search."""
+    """The smallest power of two that does not cut the search as a budget."""
     return next(2**i for i in range(8, 30) if not searcher(postings.query(query), 10, Budget(postings=2**i)).cut)
 
 

@@ -1,4 +1,4 @@
-"""Block-max pruning of an index: reordered, built again, replaced or damaged."""
+"""Block-max pruning of an index that is reordered, built again, replaced or damaged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from pyterrier_csplade import ImpactIndex, ImpactIndexError
-from pyterrier_csplade.index.search.blocks import open_blocks
+from pyterrier_csplade.index.search import open_blocks
 
 
 def build(path: Path, impact: int = 1) -> ImpactIndex:
@@ -43,7 +43,7 @@ def test_side_lists_and_order_follow_the_index(tmp_path: Path) -> None:
     assert found(index, {"b": 1.0})[0] == ("d0", 1)
     index = build(tmp_path / "index", impact=9)
     assert found(index, {"b": 1.0})[0] == ("d0", 9)
-    # Files of the old index that somebody copied back are no part of the new one.
+    # Files of the old index that were copied back do not belong to the new one.
     stale = {file.name: file.read_bytes() for file in (tmp_path / "index").glob("csplade_blocks*")}
     build(tmp_path / "index", impact=5)
     for name, content in stale.items():

@@ -1,4 +1,4 @@
-"""Exhaustive search tells early which scores are not among the best: collections in which that is hard."""
+"""Exhaustive search skips scores early that are not among the best: collections that make this hard."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.index.search.algorithm import Budget, Hits, Searcher, algorithm
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from pyterrier_csplade import MatrixVectors
+from pyterrier_csplade.index.search import POSTINGS_FILE, Budget, Hits, Postings, Searcher, algorithm, write_postings
 
 QUERY = {"a": 1.0, "b": 0.5}
 
@@ -33,7 +32,7 @@ def check(found: Hits, matrix: np.ndarray, k: int) -> None:
 @pytest.mark.parametrize("documents", [700, 20_000, 140_000])
 @pytest.mark.parametrize("step", [1, 7, 16, 32, 64, 2048, 4096])
 def test_heavy_documents_in_steps(tmp_path: Path, documents: int, k: int, step: int) -> None:
-    """Scores are compared in groups of documents that stand apart: all that are heavy may fall into one, or one into each."""
+    """Scores are compared in groups of distant documents: all heavy ones may be in one group, or one in each."""
     matrix = np.ones((documents, 2), np.int64)
     matrix[::step] = 90, 7
     matrix[0] = 95, 7

@@ -1,4 +1,4 @@
-"""Guided traversal: where guides come from, what they hold, and what is found with them."""
+"""Guided traversal: the sources of guides, their content, and the results of searches."""
 
 from __future__ import annotations
 
@@ -12,12 +12,20 @@ import pyterrier as pt
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import CSPLADE, DataError, ImpactIndex, ImpactIndexError
-from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.index.search.algorithm import Budget, algorithm
-from pyterrier_csplade.index.search.guided import read_guide, write_guide
-from pyterrier_csplade.index.search.term_counts import LearnedSource, bm25, counts_source, folded, terrier_source
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from inside.index import bm25, folded
+from pyterrier_csplade import CSPLADE, DataError, ImpactIndex, ImpactIndexError, MatrixVectors
+from pyterrier_csplade.index.search import (
+    POSTINGS_FILE,
+    Budget,
+    Postings,
+    algorithm,
+    counts_source,
+    learned_source,
+    read_guide,
+    terrier_source,
+    write_guide,
+    write_postings,
+)
 
 DOCUMENTS, VOCABULARY = 10_000, 80
 TERMS = [f"Ġt{i}" for i in range(VOCABULARY)]
@@ -42,7 +50,7 @@ def postings(tmp_path_factory: pytest.TempPathFactory) -> Postings:
 
 @pytest.fixture(scope="module")
 def guide(postings: Postings) -> csr_matrix:
-    """A guide that is a noisy copy of two thirds of the impacts, and has postings of its own; quantised, as it is written."""
+    """A guide: a noisy copy of two thirds of the impacts, with further postings, quantised as in its file."""
     generator = np.random.default_rng(4)
     noisy = MATRIX.copy()
     noisy.data = np.maximum(1, noisy.data * generator.lognormal(0, 0.5, noisy.nnz)).astype(np.int64)
@@ -54,7 +62,7 @@ def guide(postings: Postings) -> csr_matrix:
     (directory / "other").mkdir()
     write_postings(directory / "other", MatrixVectors(DOCNOS, noisy, TERMS))
     other = Postings(directory / "other" / POSTINGS_FILE)
-    write_guide(postings, directory, "noisy", LearnedSource(postings, other))
+    write_guide(postings, "noisy", learned_source(postings, other))
     values = np.clip(np.rint(noisy.toarray() * (255 / noisy.data.max())), 1, 255) * (noisy.toarray() > 0)
     return csr_matrix(values * (MATRIX.toarray() > 0))
 
@@ -117,7 +125,7 @@ def test_without_the_guides_share_it_is_exact(postings: Postings, guide: csr_mat
 
 @pytest.mark.parametrize("share", [0.25, 1.0])
 def test_one_share_everywhere_ranks_exactly_by_that_mix(postings: Postings, guide: csr_matrix, share: float) -> None:
-    """Bounds, thresholds and final scores then belong together: the k best of the mix must come out."""
+    """With equal shares, bounds, thresholds and final scores agree, so the result is the k best of the mix."""
     scale = MATRIX.data.max() / 255
     for query in queries(40):
         found = search(postings, query, 10, alpha=share, beta=share, gamma=share, fill="zero")
@@ -131,7 +139,7 @@ def test_one_share_everywhere_ranks_exactly_by_that_mix(postings: Postings, guid
 def test_guided_scores_are_right_and_recall_is_that_of_a_heuristic(
     postings: Postings, guide: csr_matrix, fill: str, gamma: float
 ) -> None:
-    """What is returned has its exact score; it may miss documents, but never all, and few with a good guide."""
+    """Results have exact scores; some documents may be missing, but never all, and few with a good guide."""
     recalls = []
     for query in queries(40):
         found = search(postings, query, 10, fill=fill, gamma=gamma)
@@ -145,7 +153,7 @@ def test_guided_scores_are_right_and_recall_is_that_of_a_heuristic(
 
 
 def test_guide_that_is_the_learned_model_loses_nothing(postings: Postings, guide: csr_matrix) -> None:
-    write_guide(postings, postings.file.path.parent, "same", LearnedSource(postings, postings))
+    write_guide(postings, "same", learned_source(postings, postings))
     for query in queries(20):
         found = search(postings, query, 10, guide="same", beta=0.0)
         assert np.array_equal(found.docids, np.argsort(-dense_scores(MATRIX, query), kind="stable")[: len(found.docids)])
@@ -194,7 +202,7 @@ def test_counts_of_folded_tokens(tmp_path: Path) -> None:
     [
         ([{"docno": "d0", "toks": {}}], "'d0' has no toks_tf.*counts=True"),
         ([{"docno": "d9", "toks_tf": {}}], "'d9'"),
-        ([{"docno": "d0", "toks_tf": {}}] * 2, "'d0' stands twice"),
+        ([{"docno": "d0", "toks_tf": {}}] * 2, "'d0' appears twice"),
     ],
 )
 def test_counts_that_cannot_be_used_are_refused(tmp_path: Path, documents: list[dict[str, Any]], message: str) -> None:

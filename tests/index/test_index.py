@@ -13,8 +13,8 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 
+from inside.index import MANIFEST_FILE
 from pyterrier_csplade import ContractError, ImpactIndex, ImpactIndexError, ImpactVector
-from pyterrier_csplade.storage.manifest import MANIFEST_FILE
 from support.indexes import CONTRACT, documents, search
 
 
@@ -30,7 +30,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> ImpactIndex:
 
 @pytest.fixture
 def index(shared: ImpactIndex, tmp_path: Path) -> ImpactIndex:
-    """A copy that a test may damage."""
+    """A copy of the index that a test may damage."""
     return ImpactIndex(shutil.copytree(shared.directory, tmp_path / "index"))
 
 
@@ -125,7 +125,7 @@ def test_exception_in_a_real_pipeline_keeps_the_old_index(index: ImpactIndex) ->
 
 
 def test_what_terrier_reads_otherwise_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pyterrier_csplade.index.terrier.bits import PostingFile
+    from inside.index import PostingFile
 
     original = PostingFile.write
     monkeypatch.setattr(PostingFile, "write", lambda self, ids, impacts, counts: original(self, ids, impacts + 1, counts))
@@ -135,7 +135,7 @@ def test_what_terrier_reads_otherwise_is_noticed(tmp_path: Path, monkeypatch: py
 
 
 def test_broken_spool_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pyterrier_csplade.index.spool import Spool
+    from pyterrier_csplade.index import Spool
 
     def broken(self: Spool) -> Iterator[Any]:
         raise OSError("disk unplugged")
@@ -245,10 +245,10 @@ def test_damaged_manifest_is_refused(index: ImpactIndex, content: str | None) ->
 
 
 def test_large_index_is_opened_without_reading_it_whole(index: ImpactIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pyterrier_csplade.storage import manifest as _manifest
+    from inside.index import manifest as _manifest
 
     monkeypatch.setattr(_manifest, "HASHED_ON_OPENING", 10)
-    monkeypatch.setattr(_manifest, "_sha256", lambda path: pytest.fail("read whole"))
+    monkeypatch.setattr(_manifest, "sha256", lambda path: pytest.fail("read whole"))
     assert len(search(index, {"a": 1})) == 10
 
 

@@ -1,4 +1,4 @@
-"""What an index refuses, drops and keeps, before any engine sees it."""
+"""What an index refuses, drops and keeps, before Terrier is involved."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inside.index import MAX_DOCNO_LENGTH, check_docno, to_impact_array, to_impacts
 from pyterrier_csplade import Contract, ContractError, DataError, ImpactVector
-from pyterrier_csplade.index.documents import take_documents, to_impact_array, to_impacts
-from pyterrier_csplade.index.spool import Spool
-from pyterrier_csplade.vectors.checks import MAX_DOCNO_LENGTH, check_docno
+from pyterrier_csplade.index import Spool, take_documents
 
 GOOD = {"docno": "d", "toks": {"a": 1}}
 
@@ -26,7 +25,7 @@ def spool(tmp_path: Path) -> Spool:
 
 
 def contents(spool: Spool) -> list[tuple[tuple[str, ...], dict[str, int]]]:
-    """Metadata fields and impacts of the documents to index."""
+    """The metadata fields and impacts of the documents to index."""
     terms = list(spool.terms)
     rows = [row for shard in spool.shards() for row in shard]
     toks = [dict(zip((terms[column] for column in row.indices), row.data.tolist())) for row in rows]
@@ -78,7 +77,7 @@ def test_enormous_docno_is_refused(spool: Spool) -> None:
 def test_duplicate_docno_is_refused(spool: Spool, distance: int) -> None:
     stream = documents({"a": 1}, distance + 1)
     stream[distance]["docno"] = "d0"
-    with pytest.raises(DataError, match=rf"docno 'd0' of document {distance + 1} stands twice"):
+    with pytest.raises(DataError, match=rf"docno 'd0' of document {distance + 1} appears twice"):
         take_documents(stream, spool)
 
 

@@ -1,4 +1,4 @@
-"""Indexes built from matrices: the same as PyTerrier's own indexer builds from dictionaries, as Terrier reads them."""
+"""Indexes built from matrices equal those that PyTerrier's indexer builds from dictionaries, as Terrier reads them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import pyterrier as pt
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import Contract, DataError, ImpactIndex, ImpactIndexError
-from pyterrier_csplade.index import documents as _intake
-from pyterrier_csplade.index import spool as _spool
-from pyterrier_csplade.index.terrier import inverted as _postings
-from pyterrier_csplade.vectors import matrices as _vectors
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from inside.index import documents as _intake
+from inside.index import inverted as _postings
+from inside.index import matrices as _vectors
+from inside.index import spool as _spool
+from pyterrier_csplade import Contract, DataError, ImpactIndex, ImpactIndexError, MatrixVectors
 from support.indexes import CONTRACT, docnos, search
 
 VOCABULARY = ["Ġa", "b", "é", "語彙", "🙂", "\n\0", "#combine(", "x" * 60, "🙂" * 15, "~", "A", "unused"]
@@ -49,7 +48,7 @@ def as_documents(encoded: MatrixVectors) -> Iterator[dict[str, Any]]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Everything that Terrier says of an index, without the numbers of terms."""
+    """Everything that Terrier reads from an index, except the numbers of terms."""
     index = pt.terrier.IndexFactory.of(str(path))
     statistics, lexicon, meta = index.getCollectionStatistics(), index.getLexicon(), index.getMetaIndex()
     entries = {entry.getKey(): entry.getValue() for entry in lexicon}
@@ -91,7 +90,7 @@ def slow_route(path: Path, documents: Iterator[dict[str, Any]]) -> Path:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if memory held 50 postings."""
+    """Pretend that memory holds 50 postings."""
     monkeypatch.setattr(_vectors, "_PIECE", 30)
     monkeypatch.setattr(_intake, "_BATCH", 30)
     monkeypatch.setattr(_spool, "_SHARD", 50)
@@ -199,11 +198,11 @@ def test_entries_that_stand_twice_are_added_up_and_order_does_not_matter(tmp_pat
         (Blocks([(["x", "bad"], rows([2**30, 0, 0], [2**30, 0, 2**30]))]), "document 'bad': the impacts add up"),
         (Blocks([(["x", "bad"], rows([1, 0], [0, 1]))], ["a", "x" * 61]), "document 'bad': Terrier cannot index the term 'xxx"),
         (Blocks([(["bad"], rows([1, 1]))], ["a", ""]), "document 'bad': Terrier cannot index the term ''"),
-        (Blocks([(["x"], rows([1, 1]))], ["a", "a"]), "the term 'a' stands twice"),
+        (Blocks([(["x"], rows([1, 1]))], ["a", "a"]), "the term 'a' appears twice"),
         (Blocks([(["x"], rows([1, 1]))], ["\ue000", "\U00010000"]), "cannot find"),
         (Blocks([(["x", " y"], rows([1, 0, 0], [1, 0, 0]))]), "docno ' y' of document 2"),
         (Blocks([(["x", 3], rows([1, 0, 0], [1, 0, 0]))]), "docno of document 2 must be a str"),  # type: ignore[list-item]
-        (Blocks([(["x"], rows([1, 0, 0])), (["x"], rows([1, 0, 0]))]), "docno 'x' of document 2 stands twice"),
+        (Blocks([(["x"], rows([1, 0, 0])), (["x"], rows([1, 0, 0]))]), "docno 'x' of document 2 appears twice"),
         (Blocks([(["x", "y"], rows([1, 0, 0]))]), r"2 docnos and 3 terms, but a matrix of \(1, 3\)"),
         (Blocks([(["x"], rows([1, 0]))]), r"1 docnos and 3 terms, but a matrix of \(1, 2\)"),
         (Blocks([]), "nothing to index"),
@@ -221,7 +220,7 @@ def test_what_cannot_be_indexed_is_refused_and_leaves_nothing(tmp_path: Path, en
 def test_documents_that_are_missing_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = Blocks([(["x"], rows([1, 0, 0]))])
     monkeypatch.setattr(Blocks, "__len__", lambda self: 2)
-    with pytest.raises(DataError, match="1 encoded documents came, not the 2"):
+    with pytest.raises(DataError, match="expected 2 encoded documents, found 1"):
         ImpactIndex(tmp_path / "i").index_vectors(encoded)
 
 

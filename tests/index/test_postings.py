@@ -1,4 +1,4 @@
-"""The file of postings: what stands in it, from whichever source, and how damage is found."""
+"""The file of postings: its content from each source, and how damage is found."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from scipy.sparse import csc_matrix, csr_matrix
 
-from pyterrier_csplade import DataError, ImpactIndex, ImpactIndexError
+from inside.index import ArrayFile
+from inside.index import builder as _builder
+from inside.index import reader as _terrier
+from pyterrier_csplade import DataError, ImpactIndex, ImpactIndexError, MatrixVectors
 from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.index.search import builder as _builder
-from pyterrier_csplade.index.terrier import reader as _terrier
-from pyterrier_csplade.storage.arrays import ArrayFile
-from pyterrier_csplade.vectors.matrices import MatrixVectors
 from support.indexes import CONTRACT, documents
 
 TERMS = ["b", "Ġthe", "\0", "検索", "🙂", "x y", "unused", "a"]
@@ -72,7 +71,7 @@ def test_terrier_files_hold_the_same_postings(tmp_path: Path, decode: str, monke
     values.eliminate_zeros()
     index = build(tmp_path, csr_matrix(values))
     if decode == "python":
-        monkeypatch.setattr(_builder, "decoder", lambda: _terrier.decode_in_python)
+        monkeypatch.setattr(_terrier, "decoder", lambda: _terrier.decode_in_python)
     assert lists(index.postings()) == expected(values)
     assert list(index.postings().docnos) == [f"d {i}" for i in range(300)]
 

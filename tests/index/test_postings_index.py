@@ -1,4 +1,4 @@
-"""Postings beside an index: built once, by whomever, and never from what is damaged or out of date."""
+"""Postings beside an index: built once, whichever process comes first, and never from damaged or outdated files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from inside.index import ArrayFile, read_whole
 from pyterrier_csplade import ImpactIndex, ImpactIndexError
 from pyterrier_csplade.index.search import POSTINGS_FILE
-from pyterrier_csplade.index.search import builder as _builder
-from pyterrier_csplade.storage.arrays import ArrayFile
-from pyterrier_csplade.storage.manifest import read_whole
 from support.indexes import documents
 
 
@@ -28,7 +26,7 @@ def test_postings_of_another_index_are_built_again(tmp_path: Path) -> None:
 
 
 def test_plain_terrier_index(tmp_path: Path) -> None:
-    """Without a manifest, changed files tell that it was built again."""
+    """Without a manifest, changed files show that the index was built again."""
     index = ImpactIndex(tmp_path / "index").index(documents(10))
     (index.directory / "csplade_manifest.json").unlink()
     (index.directory / "pt_meta.json").write_text('{"type": "sparse_index", "format": "terrier"}')
@@ -49,7 +47,7 @@ def test_other_kinds_of_terrier_index_are_refused(tmp_path: Path) -> None:
         ImpactIndex(tmp_path / "blocks").postings()
 
 
-def test_changed_list_is_found_by_whoever_reads_it(tmp_path: Path) -> None:
+def test_changed_list_is_found_when_it_is_read(tmp_path: Path) -> None:
     index = ImpactIndex(tmp_path / "index").index(documents(10))
     index.postings()
     path = index.directory / POSTINGS_FILE
@@ -76,7 +74,7 @@ def test_damaged_index_without_a_manifest_never_becomes_postings(tmp_path: Path,
     path = index.directory / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ImpactIndexError, match="damaged|Terrier"):
-        _builder.write_terrier_postings(index.directory, None)
+        index.postings()
     assert not (index.directory / POSTINGS_FILE).exists()
 
 
@@ -114,7 +112,7 @@ def test_threads_build_once(tmp_path: Path) -> None:
 
 
 def test_two_processes_search_while_a_third_rebuilds(tmp_path: Path) -> None:
-    """Each answer belongs to one index, old or new: ``d0`` scores 1 in those of 30 documents, as many as it finds."""
+    """Each answer belongs to one index, old or new: ``d0`` scores 1 in an index of 30 documents."""
     path = tmp_path / "index"
     ImpactIndex(path).index(documents(30))
     search = """

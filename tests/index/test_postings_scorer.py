@@ -77,4 +77,4 @@ def test_equality_repr_and_inspection(index: ImpactIndex) -> None:
 
 
 class TestTransformerContract(pt.testing.transformer_test_class(lambda: ImpactIndex("index-that-is-not-there").scorer())):  # type: ignore[misc]
-    """PyTerrier's own tests of inspection and schematics."""
+    """PyTerrier's own tests of inspection and schematics pass."""

@@ -1,4 +1,4 @@
-"""Kills and other writers: the path holds the old index, the new one, or none, and always a whole one."""
+"""Kills and concurrent writers: the path has the old index, the new index or none, and never a part of one."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from inside.index import workspace as _workspace
 from pyterrier_csplade import ImpactIndex, ImpactIndexError
-from pyterrier_csplade.storage import workspace as _workspace
 from support.whole_indexes import OLD, clean_writer_leaves_nothing_else, documents, found
 
 NEW = 400
 
-# Builds over an index again and again, and says when it starts; from dictionaries, or from matrices when it is asked to.
+# Overwrites an index again and again, and reports when it starts; from dictionaries, or on request from matrices.
 WRITER = """
 import sys
 import numpy as np
@@ -44,7 +44,7 @@ for number in range(rounds):
 print("end", flush=True)
 """
 
-# Dies when a function of a module is called, before or after it has run.
+# Dies when a function of a module is called, before or after the function has run.
 DYING_WRITER = """
 import importlib, os, signal, sys
 from pyterrier_csplade import ImpactIndex
@@ -79,7 +79,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def kill_and_check(path: Path, seconds: float, *more: str) -> int:
-    """Kill a writer some time after its start; whoever comes next finds a whole index and can write."""
+    """Kill a writer some time after its start; the next process finds a whole index and can write."""
     process = start(WRITER, path, NEW, 1, *more)
     wait_for(process, "start")
     time.sleep(seconds)
@@ -191,8 +191,8 @@ def test_reader_sees_the_old_or_the_new_index_while_it_is_overwritten(path: Path
 
 
 def test_index_replaced_while_it_is_opened_is_opened_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pyterrier_csplade.index import stored as _stored
-    from pyterrier_csplade.storage import manifest as _manifest
+    from inside.index import manifest as _manifest
+    from inside.index import stored as _stored
 
     original = _manifest.check_on_opening
     calls: list[int] = []

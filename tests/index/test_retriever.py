@@ -1,4 +1,4 @@
-"""Scores and order against scipy's product of the same matrices, and the behaviour of a PyTerrier retriever."""
+"""Scores and order compared with scipy's product of the same matrices, and the behaviour of a PyTerrier retriever."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix
 
 from pyterrier_csplade import Contract, ContractError, DataError, ImpactIndex, ImpactIndexError, ImpactVector
 
-# Byte-level tokens as Llama 3 and others spell them, and some that query languages would take for syntax.
+# Byte-level tokens as Llama 3 and others spell them, and some that are syntax in query languages.
 TERMS = ["Ġthe", "Ċ", "ĠZ", "z", "Z", "Ã©", "ĠÐ¿", "検索", "🙂", "a b", "\n", "\0"]
 TERMS += ["#combine", "a:b", '"q"', "(", "^2", "#base64(YQ==)", *(f"Ġ{i}" for i in range(40))]
 CONTRACT = Contract(weights="w", base_model="lm-one")
@@ -52,7 +52,7 @@ def frame(*queries: Any) -> pd.DataFrame:
 
 
 def brute_force(query: dict[str, float], k: int) -> list[tuple[int, float]]:
-    """The k documents of the largest dot products above 0, of equal ones those indexed first."""
+    """The k documents with the largest dot products above 0; of equal ones, the first indexed."""
     weights = np.array([float(query.get(term, 0)) for term in TERMS])
     scores = MATRIX.astype(np.float64) @ weights
     order = np.lexsort((np.arange(DOCUMENTS), -scores))
@@ -64,7 +64,7 @@ def assert_exact(result: pd.DataFrame, query: dict[str, float], k: int) -> None:
     assert len(result) == len(expected)
     assert result["score"].to_numpy() == pytest.approx([score for _, score in expected], rel=1e-12)
     assert result["rank"].tolist() == list(range(len(expected)))
-    # Where float64 sums agree to the last digits, scipy may have added them in another order.
+    # Sums that differ only in the last digits may have been added in another order by scipy.
     for docid, (wanted, score) in zip(result["docid"], expected):
         assert docid == wanted or (MATRIX[docid] @ [query.get(t, 0) for t in TERMS])[0] == pytest.approx(score, rel=1e-14)
 
@@ -103,7 +103,7 @@ def test_weights_far_apart(index: ImpactIndex, small: float, large: float, algor
     assert np.isfinite(result["score"]).all() and (result["score"] >= 0).all()
     columns = [TERMS.index("z"), TERMS.index("Ġthe")]
     exact = {d: tuple(MATRIX[d, c] for c in columns) for d in range(DOCUMENTS) if MATRIX[d, columns].nnz}
-    # Whoever has "z" comes first, by its impact; "Ġthe" decides among the others.
+    # Documents with "z" come first, by its impact; "Ġthe" decides among the others.
     if large / small > 1e8:
         by_z = [exact[d][0] for d in result["docid"]]
         assert by_z == sorted(by_z, reverse=True)
@@ -164,7 +164,7 @@ def test_query_that_is_no_dict_of_terms_is_refused(index: ImpactIndex, toks: Any
 
 
 def test_qid_that_stands_twice_is_refused(index: ImpactIndex, algorithm: str) -> None:
-    with pytest.raises(DataError, match="qid '7' stands twice"):
+    with pytest.raises(DataError, match="qid '7' appears twice"):
         index.retriever(algorithm=algorithm).transform(frame({"z": 1.0}, {"Z": 1.0}).assign(qid=[7, "7"]))
 
 

@@ -1,4 +1,4 @@
-"""Working memory that searches leave to the next one: it carries nothing over, neither between queries nor between threads."""
+"""Searches use working memory again: nothing is carried over between queries or threads."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import ImpactIndex
-from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.index.search.algorithm import Budget, Searcher, algorithm
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from pyterrier_csplade import ImpactIndex, MatrixVectors
+from pyterrier_csplade.index.search import POSTINGS_FILE, Budget, Postings, Searcher, algorithm, write_postings
 
 DOCUMENTS, VOCABULARY = 30_000, 12
 TERMS = [f"t{i}" for i in range(VOCABULARY)]
-# More than a window of MaxScore, and than the blocks that are scored together; many equal scores.
+# More documents than a window of MaxScore and than blocks scored together; many equal scores.
 DENSE = np.random.default_rng(2).integers(0, 9, (DOCUMENTS, VOCABULARY)) * (
     np.random.default_rng(3).random((DOCUMENTS, VOCABULARY)) < np.linspace(0.02, 0.9, VOCABULARY)
 )
@@ -39,7 +37,7 @@ def searcher(request: pytest.FixtureRequest, postings: Postings) -> Searcher:
 
 
 def queries(seed: int) -> Iterator[tuple[dict[str, float], int]]:
-    """Queries of few and many terms and depths of all sizes in turns; weights are multiples of 1/4, so that sums are exact."""
+    """Queries of few and many terms, and depths of all sizes; weights are multiples of 1/4, so that sums are exact."""
     generator = np.random.default_rng(seed)
     for k in (1000, 3, 20_000, 1, 500, DOCUMENTS, 10):
         columns = generator.choice(VOCABULARY, generator.integers(1, VOCABULARY), replace=False)

@@ -1,4 +1,4 @@
-"""Searching arrays of postings: every algorithm against the product of the same matrices, and the options of all."""
+"""Searching arrays of postings: every algorithm compared with the product of the same matrices, and their options."""
 
 from __future__ import annotations
 
@@ -16,14 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import CspladeError, ImpactIndex
-from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.index.search import exhaustive as _exhaustive
-from pyterrier_csplade.index.search.algorithm import Budget, Hits, Searcher, algorithm
-from pyterrier_csplade.index.search.exhaustive import _NumpySearcher
-from pyterrier_csplade.index.search.kernels import available as _fast
-from pyterrier_csplade.index.search.kernels import maxscore as _kernel_maxscore
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from inside.index import _NumpySearcher, kernels
+from inside.index import available as _fast
+from inside.index import exhaustive as _exhaustive
+from pyterrier_csplade import CspladeError, ImpactIndex, MatrixVectors
+from pyterrier_csplade.index.search import POSTINGS_FILE, Budget, Hits, Postings, Searcher, algorithm, write_postings
 
 DOCUMENTS, VOCABULARY = 18_000, 300
 TERMS = [f"Ġ{i}" for i in range(VOCABULARY)]
@@ -31,7 +28,7 @@ EXACT = ["numpy", "exhaustive", "maxscore", "bmp"]
 
 
 def collection() -> csr_matrix:
-    """Terms of Zipf's frequencies, documents about topics; few different impacts, so that scores are often equal."""
+    """Terms with Zipfian frequencies, documents about topics; few different impacts, so that scores are often equal."""
     generator = np.random.default_rng(5)
     popularity = 1 / np.arange(1, VOCABULARY + 1)
     rows = []
@@ -60,7 +57,7 @@ def searcher(request: pytest.FixtureRequest, postings: Postings) -> Searcher:
 
 
 def random_queries(count: int, *, step: float | None) -> list[dict[str, float]]:
-    """Queries of 1 to 40 terms; with a step their weights are its multiples, and sums exact in any order."""
+    """Queries of 1 to 40 terms; with a step, weights are its multiples, so that sums are exact in any order."""
     generator = np.random.default_rng(11)
     queries = []
     for _ in range(count):
@@ -99,7 +96,7 @@ def test_order_and_scores_are_those_of_brute_force_with_many_ties(postings: Post
 
 @pytest.mark.parametrize("k", [1, 10, 1000, DOCUMENTS + 1])
 def test_any_weights(postings: Postings, searcher: Searcher, k: int) -> None:
-    """Sums may round: where scipy's scores differ by less than that, the order may be either."""
+    """Sums are rounded: documents whose scores differ by less than the rounding may come in either order."""
     for query in random_queries(30 if k <= 1000 else 3, step=None):
         found = search(postings, searcher, query, k)
         _, scores = brute_force(query, k)
@@ -144,9 +141,10 @@ def test_collections_around_the_sizes_of_windows(tmp_path: Path, documents: int,
 
 
 def test_lists_are_looked_up_where_few_documents_are_left(postings: Postings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MaxScore leaves postings out; what it does is checked above, that it does so here."""
+    """MaxScore skips postings; its results are checked above, the skipping here."""
     scored, every = 0, 0
-    kernel = _kernel_maxscore.maxscore
+    loops = kernels("maxscore", "this test")
+    kernel = loops.maxscore
 
     def count(*args: Any) -> int:
         nonlocal scored
@@ -154,7 +152,7 @@ def test_lists_are_looked_up_where_few_documents_are_left(postings: Postings, mo
         scored += found
         return found
 
-    monkeypatch.setattr(_kernel_maxscore, "maxscore", count)
+    monkeypatch.setattr(loops, "maxscore", count)
     searcher = algorithm("maxscore", {}).prepare(postings)
     for rare in range(100, 250, 5):
         query = {"Ġ0": 0.01, "Ġ1": 0.01, "Ġ2": 0.01, TERMS[rare]: 5.0}
@@ -182,8 +180,8 @@ def frame(queries: list[dict[str, float]]) -> pd.DataFrame:
 def test_retrievers_agree_with_terrier(index: ImpactIndex, name: str, threads: int) -> None:
     queries = frame(random_queries(60, step=0.25))
     terrier = index.retriever(num_results=50).transform(queries)
-    ours = index.retriever(algorithm=name, num_results=50, threads=threads).transform(queries)
-    pd.testing.assert_frame_equal(terrier, ours)
+    found = index.retriever(algorithm=name, num_results=50, threads=threads).transform(queries)
+    pd.testing.assert_frame_equal(terrier, found)
 
 
 def test_without_numba(index: ImpactIndex, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +221,7 @@ def test_heaviest_terms_only(index: ImpactIndex, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["exhaustive", "maxscore", "bmp"])
-def test_budget_that_suffices_changes_nothing(index: ImpactIndex, name: str) -> None:
+def test_large_budget_changes_nothing(index: ImpactIndex, name: str) -> None:
     queries = frame([*random_queries(20, step=0.25), {"never": 1.0}])
     limited = index.retriever(algorithm=name, max_postings=10**9, max_ms=1e9).transform(queries)
     assert not limited.pop("query_cut").any()

@@ -1,4 +1,4 @@
-"""Impacts, weights, queries and depths at the ends of their ranges: every algorithm gives the ranking of the plain sums."""
+"""Impacts, weights, queries and depths at the ends of their ranges: every algorithm ranks by the plain sums."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.index.search.algorithm import Budget, Hits, Searcher, algorithm
-from pyterrier_csplade.index.search.exhaustive import _NumpySearcher
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from inside.index import _NumpySearcher
+from pyterrier_csplade import MatrixVectors
+from pyterrier_csplade.index.search import POSTINGS_FILE, Budget, Hits, Postings, Searcher, algorithm, write_postings
 
 DOCUMENTS, VOCABULARY = 2500, 60
 TERMS = [f"t{i:02}" for i in range(VOCABULARY)]
-#: The last values of each type that impacts are stored in, the first that single precision cannot hold, and the largest.
+#: The largest value of each type of impacts, the first value that single precision cannot hold, and the largest impact.
 IMPACTS = [1, 255, 256, 65_535, 65_536, 2**24 + 1, 2**31 - 3, 2**31 - 2, 2**31 - 1]
 
 
@@ -55,7 +54,7 @@ def check(found: Hits, postings: Postings, weights: dict[str, float], k: int) ->
 @pytest.mark.parametrize("scale", [2.0**511, 1.0, 1e-300, 2.0**-1022, 1e-310, 5e-324])
 @pytest.mark.parametrize("k", [1, 10, 1000])
 def test_sums_beyond_whole_numbers_of_32_and_53_bits(postings: Postings, searcher: Searcher, scale: float, k: int) -> None:
-    """The smallest weights have no bits for a margin above bounds left."""
+    """The smallest weights leave no bits for a margin above bounds."""
     generator = np.random.default_rng(1)
     for terms in (1, 2, 15, 40):
         columns = generator.choice(VOCABULARY, terms, replace=False)

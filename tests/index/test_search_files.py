@@ -1,4 +1,4 @@
-"""Files of searches that another version, another process or another program has left: refused by name, or built again."""
+"""Search files left by another version, process or program are refused by name, or built again."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ import pyterrier as pt
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import ImpactIndex, ImpactIndexError
-from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.index.search import blocks as _blocks
-from pyterrier_csplade.index.search import builder as _builder
-from pyterrier_csplade.index.search.algorithm import Budget, algorithm
-from pyterrier_csplade.index.search.term_counts import LearnedSource, terrier_source
-from pyterrier_csplade.index.terrier import reader as _terrier
-from pyterrier_csplade.index.terrier.reader import TerrierFiles
-from pyterrier_csplade.storage.arrays import ArrayFile, ArrayWriter
-from pyterrier_csplade.storage.workspace import publishing
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from inside.index import ArrayFile, ArrayWriter, publishing
+from inside.index import blocks as _blocks
+from inside.index import builder as _builder
+from inside.index import reader as _terrier
+from pyterrier_csplade import ImpactIndex, ImpactIndexError, MatrixVectors
+from pyterrier_csplade.index.search import (
+    POSTINGS_FILE,
+    Budget,
+    Postings,
+    algorithm,
+    learned_source,
+    terrier_source,
+    write_postings,
+)
+from pyterrier_csplade.index.terrier import TerrierFiles
 from support.indexes import documents
 
 DENSE = np.array([[3, 0, 1], [0, 2, 1], [4, 1, 0]])
@@ -40,7 +44,7 @@ def open_postings(directory: Path, docnos: tuple[str, ...] = ("d0", "d1", "d2"))
 
 
 def test_a_file_that_lost_bytes_in_its_middle_names_the_array(tmp_path: Path) -> None:
-    """Its end, by which a file is known, is whole."""
+    """The end of the file, from which it is identified, is whole."""
     writer = ArrayWriter(tmp_path / "file")
     writer.add("first", np.arange(100))
     writer.add("last", np.arange(100))
@@ -98,7 +102,7 @@ def test_side_lists_that_another_process_wrote_meanwhile_are_taken(tmp_path: Pat
 
     @contextmanager
     def slow(directory: Path, name: str) -> Iterator[Path]:
-        """The lock is free only when the other process is done."""
+        """The lock is free only after the other process is done."""
         monkeypatch.setattr(_blocks, "publishing", publishing)
         _blocks.open_blocks(postings, 2, reordered=False)
         written.append((tmp_path / name).stat().st_ino)
@@ -115,14 +119,14 @@ def test_side_lists_that_another_process_wrote_meanwhile_are_taken(tmp_path: Pat
 
 def test_a_learned_guide_finds_documents_by_docno(tmp_path: Path) -> None:
     postings, other = open_postings(tmp_path / "one"), open_postings(tmp_path / "other", ("x", "d2", "d0"))
-    source = LearnedSource(postings, other)
+    source = learned_source(postings, other)
     docids, weights = source.list_of("a")
-    # Of "x", which is not in the index, a number that no posting has.
+    # "x" is not in the index and gets a number that no posting has.
     assert list(zip(docids.tolist(), weights.tolist())) == [(0, 4), (3, 3)]
     docids, weights = source.list_of("never")
     assert len(docids) == len(weights) == 0 and source.largest == 4
     with pytest.raises(ImpactIndexError, match="the two indexes have no document in common"):
-        LearnedSource(postings, open_postings(tmp_path / "third", ("x", "y", "z")))
+        learned_source(postings, open_postings(tmp_path / "third", ("x", "y", "z")))
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +139,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def changed(words: Path, to: Path, change: Callable[[str], str]) -> Path:
-    """A copy with other properties."""
+    """A copy of an index with other properties."""
     to.mkdir()
     for file in words.iterdir():
         (to / file.name).write_bytes(file.read_bytes())
@@ -166,19 +170,20 @@ def test_terrier_indexes_of_another_kind(words: Path, tmp_path: Path) -> None:
         TerrierFiles(no_lookup).docnos()
     several = changed(words, tmp_path / "several", str)
     files = TerrierFiles(several)
-    files.lexicon["bits"] |= 1 << 5  # the number of the file stands in the upper bits
+    files.lexicon["bit"] |= 1 << 5  # the number of the file is in the upper bits
     files.lexicon.tofile(several / "data.lexicon.fsomapfile")
-    with pytest.raises(ImpactIndexError, match=r"several is not an index of .* \(its postings stand in several files\)"):
+    with pytest.raises(ImpactIndexError, match=r"several is not an index of .* \(its postings are in several files\)"):
         TerrierFiles(several)
 
 
 def test_lists_are_decoded_alike_with_and_without_numba(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [[1, 1, 0], [2, 0, 0], [0, 0, 1]]  # a, b, c in d0, d2, y
-    with_numba = _builder.decoder()
+    with_numba = _terrier.decoder()
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "pyterrier_csplade.index.search.kernels.common", None)
-        assert _builder.decoder() is _terrier.decode_in_python
+        assert _terrier.decoder() is _terrier.decode_in_python
     files = TerrierFiles(words)
     order = [files.terms.index(term) for term in TERMS]
     for decode in (with_numba, _terrier.decode_in_python):
-        assert files.matrix(decode).toarray()[:, order].tolist() == expected
+        monkeypatch.setattr(_terrier, "decoder", lambda decode=decode: decode)
+        assert files.matrix().toarray()[:, order].tolist() == expected

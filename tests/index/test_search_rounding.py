@@ -1,4 +1,4 @@
-"""Bounds are sums that round too: where they fall below the scores that they bound, no document may be lost."""
+"""Bounds are rounded sums too: no document may be lost where they fall below the scores that they bound."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.index.search.algorithm import Budget, algorithm
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from pyterrier_csplade import MatrixVectors
+from pyterrier_csplade.index.search import POSTINGS_FILE, Budget, Postings, algorithm, write_postings
 
 
 def postings_of(directory: Path, matrix: np.ndarray, terms: list[str]) -> Postings:
@@ -25,7 +24,7 @@ def test_blocks_whose_bounds_round_down(tmp_path: Path) -> None:
     matrix = np.zeros((documents, number + 1), np.int64)
     for row in matrix:
         row[generator.choice(number, 20, replace=False)] = 200
-    matrix[5, number] = 1  # the heaviest term, by which weights are scaled for the bounds
+    matrix[5, number] = 1  # the heaviest term, which scales the weights for the bounds
     terms = [f"t{i:03}" for i in range(number)] + ["heavy"]
     weights = np.append(0.7 + np.arange(number) * 2.0**-45, 1.0)
     assert (np.float32(weights[:number]).astype(np.float64) < weights[:number]).all()
@@ -40,7 +39,7 @@ def test_blocks_whose_bounds_round_down(tmp_path: Path) -> None:
 
 
 def test_a_document_whose_score_rounds_above_the_bounds_of_its_lists(tmp_path: Path) -> None:
-    """MaxScore adds bounds up from the smallest on, scores from the largest on."""
+    """MaxScore adds up bounds from the smallest, and scores from the largest."""
     tenths = [i / 10 for i in range(1, 30)]
     a, b, c = next(w for w in itertools.combinations(tenths[::-1], 3) if (w[0] + w[1]) + w[2] > w[0] + (w[1] + w[2]))
     matrix = np.zeros((9000, 4), np.int64)

@@ -1,4 +1,4 @@
-"""Small collections of any shape: postings give back their matrix, and every algorithm ranks as numpy does, ties too."""
+"""Small collections of any shape: postings equal their matrix, and every algorithm ranks like numpy, ties included."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import DataError
-from pyterrier_csplade.index.search import POSTINGS_FILE, Postings, write_postings
-from pyterrier_csplade.index.search.algorithm import Budget, Searcher, algorithm
-from pyterrier_csplade.index.search.exhaustive import _NumpySearcher
-from pyterrier_csplade.index.search.order import write_order
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from inside.index import _NumpySearcher
+from pyterrier_csplade import DataError, MatrixVectors
+from pyterrier_csplade.index.search import POSTINGS_FILE, Budget, Postings, Searcher, algorithm, write_order, write_postings
 
 LARGEST = 2**31 - 1
 
@@ -58,7 +55,7 @@ def test_postings_give_back_any_matrix(tmp_path_factory: pytest.TempPathFactory,
     write_postings(directory, Blocks(docnos, csr_matrix(dense), terms, cuts))
     for memory in (False, True):
         postings = Postings(directory / POSTINGS_FILE, memory=memory)
-        # Terms in the order of their code points, none without postings; documents as they came, the empty ones too.
+        # Terms are sorted by code points and all have postings; documents keep their order, the empty ones too.
         used = sorted((term, column) for column, term in enumerate(terms) if dense[:, column].any())
         assert list(postings.terms) == [term for term, _ in used] and list(postings.docnos) == docnos
         for number, (term, column) in enumerate(used):
@@ -83,7 +80,7 @@ def test_the_largest_impact(tmp_path_factory: pytest.TempPathFactory, impact: in
 
 
 def collection(generator: np.random.Generator) -> np.ndarray:
-    """Impacts of few different sizes, or of any; dense, thin, or of terms in one stretch of the documents; rows without any."""
+    """Matrices of few or many different impacts; dense, sparse, or with terms in one range of documents; some rows empty."""
     documents, terms = int(generator.choice([1, 2, 31, 32, 33, 64, 100, 300])), int(generator.integers(1, 9))
     impacts = generator.integers(1, generator.choice([2, 4, 300, 70_000]), (documents, terms))
     mask = generator.random((documents, terms)) < generator.choice([0.02, 0.3, 0.9, 1.0], terms)
@@ -95,7 +92,7 @@ def collection(generator: np.random.Generator) -> np.ndarray:
 
 
 def query(generator: np.random.Generator, terms: int) -> dict[str, float]:
-    """Weights that are multiples of 1/8, so that sums are exact in any order; terms that no document has."""
+    """Weights are multiples of 1/8, so that sums are exact in any order; some terms are in no document."""
     columns = generator.choice(terms + 2, generator.integers(1, terms + 3), replace=False)
     weights = generator.integers(1, generator.choice([2, 5, 800]), len(columns)) / 8
     return {f"t{column}": float(weight) for column, weight in zip(columns, weights)} | {"t0": 1.0}

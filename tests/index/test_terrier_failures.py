@@ -1,4 +1,4 @@
-"""What Terrier, Java or the system may refuse becomes one sentence of Python, and leaves what was there."""
+"""Refusals of Terrier, Java or the system become one sentence of Python, and leave the index as it was."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 
+from inside.index import PythonDocsDataset, _exchange, _explanation, _has_java, read_metadata
 from pyterrier_csplade import CSPLADE, Contract, ContractError, DataError, ImpactIndex, ImpactIndexError
-from pyterrier_csplade.cli.demo import _explanation
-from pyterrier_csplade.data.python_docs import PythonDocsDataset
-from pyterrier_csplade.index.stored import read_metadata
-from pyterrier_csplade.index.terrier.java import _has_java, summary
-from pyterrier_csplade.storage.workspace import _exchange
+from pyterrier_csplade.index.terrier import summary
 from support.indexes import CONTRACT, documents, search
 from support.models import language_model, tokenizer
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from inside.model import CONTRACT_FILE
 from pyterrier_csplade import CSPLADE, ContractError
-from pyterrier_csplade.vectors.contract import CONTRACT_FILE
 from support.models import TEXTS, language_model, tokenizer
 from support.texts import dense
 

@@ -10,9 +10,7 @@ import pytest
 import torch
 
 from pyterrier_csplade import CSPLADE, Contract, ContractError
-from pyterrier_csplade.model.backbone import Backbone
-from pyterrier_csplade.model.loading import prepare_backbone
-from pyterrier_csplade.model.selftest import self_test
+from pyterrier_csplade.model import Backbone, prepare_backbone, self_test
 from support.models import ARCHITECTURES, TEXTS, language_model, tokenizer
 
 VARIANTS = ("causal", "echo", "bidirectional")
@@ -133,7 +131,7 @@ def test_a_text_of_any_length_takes_bounded_memory() -> None:
     tokens = Tokenizer()
     csplade = CSPLADE((language_model(), tokens), contract=Contract(document_length=20))
     documents = [{"docno": "d", "text": "index " * 833_334}]
-    with pytest.warns(UserWarning, match="1 document texts were cut to 20 tokens"):
+    with pytest.warns(UserWarning, match="1 document was longer than 20 tokens"):
         (document,) = csplade.doc_encoder(counts=True)(documents)
     assert sum(document["toks_tf"].values()) == 20 and document["toks"]
     assert tokens.longest < 1000

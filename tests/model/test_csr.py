@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.sparse import csr_matrix
 
+from inside.model import Entries, in_order, sparse_vectors, to_impacts
 from pyterrier_csplade import CSPLADE, DataError, Quantizer
-from pyterrier_csplade.model.head import Entries
-from pyterrier_csplade.model.sparse import Wanted, in_order, sparse_vectors, to_impacts
+from pyterrier_csplade.model import Wanted
 from support.models import TEXTS, language_model, tokenizer
 
 NAMES = [f"document {i}" for i in range(5)]
@@ -83,8 +83,8 @@ def test_a_weight_exactly_between_two_impacts_goes_up() -> None:
 @pytest.mark.parametrize(
     ("logit", "scale", "message"),
     [
-        (math.nan, 100.0, "document 3: the model gave the weight nan"),
-        (math.inf, 100.0, "document 3: the model gave the weight inf"),
+        (math.nan, 100.0, "document 3 has the weight nan: load the model with another dtype"),
+        (math.inf, 100.0, "document 3 has the weight inf: load the model with another dtype"),
         (math.expm1(3.0), 1e9, "document 3 has the weight 3.0.*: impacts need weights from 0 to 2.14748"),
     ],
 )

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from inside.model import CONTRACT_FILE
 from pyterrier_csplade import CSPLADE
-from pyterrier_csplade.vectors.contract import CONTRACT_FILE
 from support.models import TEXTS, language_model, tokenizer
 from support.paths import ROOT
 from support.texts import dense
@@ -39,7 +39,7 @@ ADAPTED = {"model": "acme/base", "adapter": "acme/adapter"}
 REFUSED: list[tuple[dict[str, str], str, list[str]]] = [
     ({"model": "acme/model", "variant": "causal"}, "ContractError", ["causal", "acme/model", "echo"]),
     ({"model": "acme/model", "revision": "other"}, "FileNotFoundError", ["'acme/model'", "revision 'other'", "config.json"]),
-    ({"model": "acme/unknown"}, "FileNotFoundError", ["'acme/unknown'", "no directory here", "hf auth login"]),
+    ({"model": "acme/unknown"}, "FileNotFoundError", ["'acme/unknown'", "is not a directory", "hf auth login"]),
     ({"model": "acme/base", "adapter": "acme/nothing"}, "FileNotFoundError", ["'acme/nothing'", "adapter_config.json"]),
     ({"model": "acme/mute"}, "ContractError", ["acme/mute: its tokenizer cannot be loaded"]),
 ]

@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.linalg import hadamard
 
-from pyterrier_csplade.model.screen import Screen, mixed, rounding
+from inside.model import mixed, rounding
+from pyterrier_csplade.model import Screen
 
 WIDTHS = [2, 3, 4, 8, 16, 64, 80, 256, 896]
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from inside.model import CONTRACT_FILE
 from pyterrier_csplade import CSPLADE, Contract, ContractError, DataError
-from pyterrier_csplade.vectors.contract import CONTRACT_FILE
 from support.models import TEXTS, language_model, tokenizer
 
 
@@ -74,7 +74,7 @@ def test_queries_and_documents_have_their_own_lengths_and_truncation_is_said_onc
     csplade.encode_docs([text, "a"])
     csplade.encode_docs([text])
     assert csplade.truncated == {"query": 1, "document": 2}
-    assert len([w for w in recwarn if "were cut to" in str(w.message)]) == 2
+    assert len([w for w in recwarn if "was truncated" in str(w.message)]) == 2
 
 
 def test_decode_lists_the_expansion_by_weight(csplade: CSPLADE) -> None:
@@ -174,7 +174,7 @@ def test_loading_follows_the_contract(variant: Any, tmp_path: Path) -> None:
 def test_an_argument_that_contradicts_the_contract_is_refused_at_once_naming_both(checkpoint: Path) -> None:
     with pytest.raises(ContractError, match="variant='echo'.*'causal'"):
         CSPLADE(checkpoint, variant="echo")
-    with pytest.raises(ContractError, match="add_bos=True.*says False"):
+    with pytest.raises(ContractError, match="add_bos=True.*has False"):
         CSPLADE(checkpoint, contract=CSPLADE(checkpoint).contract.replace(add_bos=True))
     assert CSPLADE(checkpoint, variant="causal").contract.variant == "causal"
 
@@ -279,7 +279,7 @@ def test_cuts_that_leave_nothing_are_refused(csplade: CSPLADE, argument: dict[st
 
 
 def test_too_few_names_lose_no_text(csplade: CSPLADE) -> None:
-    with pytest.raises(ValueError, match="2 texts need as many names, found 1"):
+    with pytest.raises(ValueError, match="2 texts need 2 names, found 1"):
         csplade.encode_docs(["one", "two"], names=["a"])
 
 

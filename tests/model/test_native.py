@@ -178,7 +178,7 @@ def test_search_answers_one_query_and_none_for_an_empty_one(csplade: CSPLADE, in
 
 
 def test_duplicate_qids_are_refused_where_they_would_mix_results(csplade: CSPLADE, index: ImpactIndex) -> None:
-    with pytest.raises(DataError, match="qid '1' stands twice"):
+    with pytest.raises(DataError, match="qid '1' appears twice"):
         (csplade.query_encoder() >> index.retriever())(pd.DataFrame({"qid": ["1", "1"], "query": ["a", "b"]}))
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
+from inside.model import encoder as encoding
 from pyterrier_csplade import CSPLADE
-from pyterrier_csplade.model import encoder as encoding
-from pyterrier_csplade.model.onednn import fast_products
+from pyterrier_csplade.model import fast_products
 from support.models import language_model, tokenizer
 
 CPU = torch.device("cpu")

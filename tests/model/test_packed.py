@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from inside.model import Variant
+from inside.model import attention as _varlen
+from inside.model import selftest as _selftest
 from pyterrier_csplade import CSPLADE
-from pyterrier_csplade.model import attention as _varlen
-from pyterrier_csplade.model import selftest as _selftest
-from pyterrier_csplade.model.encoder import BatchEncoder
-from pyterrier_csplade.vectors.contract import Variant
+from pyterrier_csplade.model import BatchEncoder
 from support import flash
 from support.models import TEXTS, language_model, tokenizer
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pyterrier_csplade.model.pipelining import Behind, pipelined
+from pyterrier_csplade.model import Behind, pipelined
 
 
 def stage_threads() -> list[str]:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyterrier_csplade.model import head as _head
-from pyterrier_csplade.model.head import activate, max_pool_logits
+from inside.model import head as _head
+from pyterrier_csplade.model import activate, max_pool_logits
 
 
 def naive(hidden: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -26,7 +26,8 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("block", [1, 60, 10**6])
 def test_equals_numpy(inputs: tuple[torch.Tensor, ...], block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_head, "_POOLING_LOGITS", block)
+    monkeypatch.setitem(_head._LOGITS_IN_FLIGHT, "cpu", block)
+    monkeypatch.setitem(_head._ALIGNED, "cpu", 1)
     hidden, weight, mask = inputs
     found = activate(max_pool_logits(hidden, weight, mask)).detach().numpy()
     for row in range(4):
@@ -40,7 +41,8 @@ def test_equals_numpy(inputs: tuple[torch.Tensor, ...], block: int, monkeypatch:
 def test_gradient_is_that_of_the_naive_graph(
     inputs: tuple[torch.Tensor, ...], block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_head, "_POOLING_LOGITS", block)
+    monkeypatch.setitem(_head._LOGITS_IN_FLIGHT, "cpu", block)
+    monkeypatch.setitem(_head._ALIGNED, "cpu", 1)
     hidden, weight, mask = inputs
     direction = torch.randn(4, 23, generator=torch.Generator().manual_seed(4))
     found = torch.autograd.grad(activate(max_pool_logits(hidden, weight, mask)), (hidden, weight), direction)
@@ -81,7 +83,7 @@ def test_logits_for_every_position_never_exist(monkeypatch: pytest.MonkeyPatch) 
         largest = max(largest, self.numel())
         return original(self, *args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_head, "_POOLING_LOGITS", 4096)
+    monkeypatch.setitem(_head._LOGITS_IN_FLIGHT, "cpu", 4096)
     monkeypatch.setattr(torch.Tensor, "amax", spy)
     with torch.no_grad():
         max_pool_logits(torch.randn(8, 16, 4), torch.randn(1000, 4), torch.ones(8, 16, dtype=torch.bool))
@@ -96,18 +98,19 @@ def test_bfloat16_autocast_keeps_float32_results() -> None:
     torch.testing.assert_close(pooled, (hidden @ weight.T).amax(1), rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("over_neighbours", [False, True])
 @pytest.mark.parametrize("with_winners", [False, True])
-def test_the_order_of_an_accelerator_gives_what_that_of_a_cpu_gives(
-    monkeypatch: pytest.MonkeyPatch, with_winners: bool
+def test_both_orders_of_the_product_give_the_same(
+    monkeypatch: pytest.MonkeyPatch, with_winners: bool, over_neighbours: bool
 ) -> None:
-    """Positions before tokens, in several blocks."""
-    monkeypatch.setattr(_head, "_LOGITS_IN_FLIGHT", {"cpu": 4096})
+    """Positions before tokens, as on an accelerator, and tokens before positions, as on a CPU; in several blocks."""
+    monkeypatch.setitem(_head._LOGITS_IN_FLIGHT, "cpu", 4096)
+    monkeypatch.setattr(_head, "_over_neighbours", lambda states, with_winners: over_neighbours)
     states, weight = torch.randn(3, 11, 8), torch.randn(700, 8)
     logits = np.einsum("bpw,tw->bpt", states.double().numpy(), weight.double().numpy())
-    for order in (_head._maxima_over_rows, _head._maxima_over_neighbours):
-        pooled, winners = order(states, weight, with_winners=with_winners)
-        np.testing.assert_allclose(pooled.numpy(), logits.max(axis=1), rtol=1e-5, atol=1e-5)
-        if winners is None:
-            assert not with_winners
-        else:
-            np.testing.assert_array_equal(winners.numpy(), logits.argmax(axis=1))
+    pooled, winners = _head._maxima(states, weight, with_winners=with_winners)
+    np.testing.assert_allclose(pooled.numpy(), logits.max(axis=1), rtol=1e-5, atol=1e-5)
+    if winners is None:
+        assert not with_winners
+    else:
+        np.testing.assert_array_equal(winners.numpy(), logits.argmax(axis=1))

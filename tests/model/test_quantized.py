@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from pyterrier_csplade import CSPLADE, ContractError
-from pyterrier_csplade.model.backbone import Backbone
-from pyterrier_csplade.model.selftest import self_test
+from pyterrier_csplade.model import Backbone, self_test
 
 
 @pytest.mark.parametrize(("quantization", "similarity"), [("int8", 0.998), ("nf4", 0.85)])

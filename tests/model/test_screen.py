@@ -12,14 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inside.model import Entries, heaviest, max_logits, plan, pooled_states, streamed_entries
+from inside.model import encoder as _encoding
+from inside.model import head as _head
+from inside.model import screen as _screen
 from pyterrier_csplade import CSPLADE
-from pyterrier_csplade.model import encoder as _encoding
-from pyterrier_csplade.model import head as _head
-from pyterrier_csplade.model import screen as _screen
-from pyterrier_csplade.model.backbone import Backbone
-from pyterrier_csplade.model.encoder import BatchEncoder, plan
-from pyterrier_csplade.model.head import Entries, heaviest, max_logits, pooled_states, streamed_entries
-from pyterrier_csplade.model.screen import Screen
+from pyterrier_csplade.model import Backbone, BatchEncoder, Screen
 from support.models import TEXTS, language_model, tokenizer
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -105,7 +103,7 @@ def test_few_survivors_alone_are_worked_out(monkeypatch: pytest.MonkeyPatch) -> 
 _PEAK = """
 import torch
 from pathlib import Path
-from pyterrier_csplade.model.screen import Screen
+from pyterrier_csplade.model import Screen
 
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
@@ -197,7 +195,7 @@ def test_a_changed_model_gets_a_new_screen(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_head_is_chosen_by_the_machine_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = CSPLADE((language_model(), tokenizer())).backbone
     for fast, chosen in ((True, "screened"), (False, "streamed")):
-        monkeypatch.setattr(_encoding, "_multiplies_int8_fast", lambda fast=fast: fast)
+        monkeypatch.setattr(_encoding, "multiplies_int8_fast", lambda fast=fast: fast)
         assert BatchEncoder(backbone).head == chosen
         assert BatchEncoder(backbone, "streamed").head == "streamed"
     with pytest.raises(ValueError, match="head must be None, .* found 'fast'"):

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from pyterrier_csplade import CSPLADE
-from pyterrier_csplade.model import encoder as _encoding
-from pyterrier_csplade.model.encoder import BatchEncoder
-from pyterrier_csplade.vectors.contract import Contract
+from inside.model import encoder as _encoding
+from pyterrier_csplade import CSPLADE, Contract
+from pyterrier_csplade.model import BatchEncoder
 from support.models import TEXTS, language_model, tokenizer
 
 VARIANTS: list[Any] = ["causal", "echo", "bidirectional"]
@@ -75,8 +74,7 @@ def test_padding_of_batches_changes_no_vector(variant: Any, monkeypatch: pytest.
 _PEAK = """
 import torch
 from pathlib import Path
-from pyterrier_csplade.model.onednn import fast_products
-from pyterrier_csplade.model.screen import Screen
+from pyterrier_csplade.model import Screen, fast_products
 
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024

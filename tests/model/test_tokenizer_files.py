@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 import pyterrier_csplade
 from pyterrier_csplade import CSPLADE
-from pyterrier_csplade.model.hub import save_tokenizer
+from pyterrier_csplade.model import save_tokenizer
 from support.models import TEXTS, language_model, tokenizer
 
 TINY = Path(pyterrier_csplade.__file__).parent / "tiny"

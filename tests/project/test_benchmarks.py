@@ -1,4 +1,4 @@
-"""The benchmarks for a GPU, run on a CPU at sizes that say nothing: that they work when somebody has one."""
+"""The benchmarks for a GPU run on a CPU at small sizes."""
 
 from __future__ import annotations
 

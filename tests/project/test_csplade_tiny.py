@@ -1,4 +1,4 @@
-"""The scripts that made csplade-tiny, on forty documents: what they draw from, and that the chain holds."""
+"""The scripts that made csplade-tiny, run on forty documents: their data, and the whole chain."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ import pytest
 import yaml
 
 from pyterrier_csplade import CSPLADE
-from pyterrier_csplade.data.python_docs import PythonDocsDataset, python_docs
+from pyterrier_csplade.data import PythonDocsDataset, read_python_docs
 from support.models import tokenizer
 from support.paths import ROOT
 
 SCRIPTS = ROOT / "examples" / "csplade_tiny"
 MODULES = ("prepare", "keywords", "untrained", "mine", "evaluate", "ship")
 WORDS = [f"{a}{b}{c}" for a in ("bra", "del", "fon", "gri", "hul") for b in ("ka", "mo", "ni", "ru") for c in ("st", "v", "x")]
-_python_docs = cache(python_docs)  # reads a thousand files
+_python_docs = cache(read_python_docs)  # reads a thousand files
 DOCUMENTS, SPLITS = 40, {"train": range(0, 24), "dev": range(24, 32), "": range(32, 40)}
 
 
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
-    """The scripts as modules, which read their packages from a folder of this test."""
+    """The scripts as modules that read their packages from a folder of the test."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     yield {name: importlib.import_module(name) for name in MODULES}
     for name in MODULES:
@@ -46,7 +46,7 @@ def gzipped(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_collection(folder: Path, seed: int) -> None:
-    """Documents of invented words; the query of document i is the word that only its split and number have."""
+    """Write documents of invented words; each query begins with a word that names its split."""
     folder.mkdir(parents=True)
     rng = random.Random(seed)
     texts = [". ".join(" ".join(rng.choices(WORDS, k=9)) for _ in range(4)) for _ in range(DOCUMENTS)]
@@ -62,9 +62,9 @@ def write_collection(folder: Path, seed: int) -> None:
 
 
 def write_package(folder: Path) -> None:
-    """A package with docstrings of its own, and one that it took over from the standard library, by its summary or body."""
+    """Write a package with its own docstrings, and one docstring copied from the standard library."""
     taken = next(doc for doc in PythonDocsDataset().get_corpus_iter(verbose=False) if doc["docno"] == "textwrap.dedent")
-    body = "Returns {} words that stand nowhere else, for whoever reads this text to the end of its only line of prose, {}."
+    body = "Returns {} words that appear nowhere else, for anyone who reads this text to the end of its only line of prose, {}."
     functions = [
         f'def f{i}():\n    """Compute the thing number {i}.\n\n    {body.format(i, WORDS[i])}\n    """\n' for i in range(30)
     ]
@@ -75,13 +75,13 @@ def write_package(folder: Path) -> None:
 
 @pytest.fixture
 def collections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripts: dict[str, ModuleType]) -> Path:
-    """openstax and medquad in small, and one package."""
+    """Small versions of openstax and medquad, and one package."""
     for seed, name in enumerate(("openstax", "medquad")):
         write_collection(tmp_path / "data" / name, seed)
     write_package(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(scripts["prepare"], "PACKAGES", ("minipackage",))
-    monkeypatch.setattr(scripts["prepare"], "python_docs", _python_docs)
+    monkeypatch.setattr(scripts["prepare"], "read_python_docs", _python_docs)
     return tmp_path / "data"
 
 
@@ -98,7 +98,7 @@ def test_nothing_that_is_measured_is_trained_on(collections: Path, tmp_path: Pat
     demo = {doc["text"] for doc in PythonDocsDataset().get_corpus_iter(verbose=False)}
     seen = {text["text"] for row in training for text in row["positive_passages"] + row["negative_passages"]}
     assert not demo & seen and "Take the margin away." not in {row["query"] for row in training}
-    # Of every package document: its summary as a query, and as text of the corpus, once.
+    # The summary of every package document appears once as a query, and once in the corpus.
     summaries = Counter(row["query"] for row in training if row["query"].startswith("Compute the thing"))
     assert summaries == {f"Compute the thing number {i}.": 1 for i in range(30)}
     assert len(corpus) == 2 * DOCUMENTS + 30
@@ -108,7 +108,7 @@ def test_judged_rows_are_those_of_the_files(collections: Path, tmp_path: Path, s
     scripts["prepare"].main(collections, tmp_path / "build")
     texts = {row["docno"]: f"{row['title']} {row['text']}" for row in rows(collections / "openstax" / "docs.jsonl.gz")}
     found = [row for row in rows(tmp_path / "build" / "judged.jsonl.gz") if "openstax3 " in row["query"]]
-    # Three copies of the glossary's wording, one of the long one, which is the same here.
+    # Three copies of the glossary's wording, and one of the long wording, which is the same here.
     assert len(found) == 4 and all(row == found[0] for row in found)
     assert found[0]["positive_passages"] == [{"text": texts["d3"]}]
     assert found[0]["negative_passages"] == [{"text": texts["d4"]}, {"text": texts["d5"]}]
@@ -133,7 +133,7 @@ def test_keywords_are_the_rare_words_of_the_text(scripts: dict[str, ModuleType])
 
 
 def mutual_information(ids: list[list[int]], end: int, size: int, window: int) -> np.ndarray:
-    """Positive pointwise mutual information of neighbours, counted pair by pair."""
+    """Compute positive pointwise mutual information of neighbours, counted pair by pair."""
     stream = [token for text in ids for token in [*text, end]]
     counts = np.zeros((size, size))
     for i, left in enumerate(stream):
@@ -165,7 +165,7 @@ def test_embeddings_factorise_the_mutual_information(scripts: dict[str, ModuleTy
 
 
 def small_config(name: str, build: Path, folder: Path) -> Path:
-    """A shipped configuration with its paths in ``build`` and two short steps."""
+    """Write a shipped configuration with its paths in ``build`` and two short steps."""
     settings = yaml.safe_load((SCRIPTS / f"{name}.yaml").read_text())
     for key in ("model", "output", "data", "corpus"):
         if key in settings:
@@ -177,8 +177,8 @@ def small_config(name: str, build: Path, folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_whole_chain(collections: Path, tmp_path: Path, scripts: dict[str, ModuleType], capsys: Any) -> None:
-    """From text to a measured checkpoint as the README of the scripts says it, two steps a phase."""
-    from pyterrier_csplade.cli.main import main
+    """From text to a measured checkpoint, as in the README of the scripts, with two steps per phase."""
+    from inside.project import main
 
     build = tmp_path / "build"
     scripts["prepare"].main(collections, build)

@@ -18,7 +18,7 @@ from pyterrier.measures import nDCG
 
 import pyterrier_csplade
 from pyterrier_csplade import CSPLADE, EncodedCollection, ImpactIndex, OpenSearchIndex, PruneToks, exact_recall, plot_tradeoff
-from pyterrier_csplade.data import python_docs as _datasets
+from pyterrier_csplade.data import PythonDocsDataset
 from support.fake_opensearch import FakeCluster
 from support.texts import DOCUMENTS
 
@@ -26,7 +26,7 @@ ROOT = Path(pyterrier_csplade.__file__).parent
 
 
 def examples() -> Iterator[tuple[str, str]]:
-    """Names of what has an example in its docstring, and the code."""
+    """Yield the name and the code of each example in a docstring."""
     for path in sorted(ROOT.rglob("*.py")):
         module = path.relative_to(ROOT).with_suffix("").as_posix()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -40,7 +40,7 @@ EXAMPLES = dict(examples())
 
 
 class Dataset:
-    """A collection with what a dataset of PyTerrier has."""
+    """A small collection with the interface of a PyTerrier dataset."""
 
     def __init__(self, topics: pd.DataFrame, qrels: pd.DataFrame) -> None:
         self._topics, self._qrels = topics, qrels
@@ -60,7 +60,7 @@ class Dataset:
 
 @pytest.fixture(scope="module")
 def indexes(csplade: CSPLADE, tmp_path_factory: pytest.TempPathFactory) -> tuple[ImpactIndex, Any]:
-    """Of the impacts, and of the words."""
+    """An index of impacts and an index of words."""
     corpus, path = [{"docno": docno, "text": text} for docno, text in DOCUMENTS.items()], tmp_path_factory.mktemp("given")
     impacts = ImpactIndex(path / "impacts")
     (csplade.doc_encoder() >> impacts).index(corpus)
@@ -78,7 +78,7 @@ def names(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> dict[str, Any]:
-    """What the examples take for granted."""
+    """Names that the examples use without defining them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(CSPLADE, "tiny", lambda: csplade)
     cluster = FakeCluster()
@@ -101,7 +101,7 @@ def test_example_runs(name: str, names: dict[str, Any], monkeypatch: pytest.Monk
     if name.startswith("data/python_docs"):
         names.pop("dataset")
         topics = pt.get_dataset("csplade:python-docs").get_topics().head(3)
-        monkeypatch.setattr(_datasets.PythonDocsDataset, "get_topics", lambda self, variant=None: topics)
+        monkeypatch.setattr(PythonDocsDataset, "get_topics", lambda self, variant=None: topics)
     if "(csplade.doc_encoder() >>" in EXAMPLES[name]:
         names["index"] = ImpactIndex("built-by-the-example")
     exec(compile(EXAMPLES[name], name, "exec"), names)

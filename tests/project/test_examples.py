@@ -1,4 +1,4 @@
-"""The small example runs from one end to the other."""
+"""The small example runs from start to end."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def test_first_experiment_on_fifty_documents(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "out" / "results.csv").set_index("name")
-    # Any order of fifty documents at random has an nDCG@10 below 0.1.
+    # Fifty documents in random order have an nDCG@10 below 0.1.
     assert list(table.index) == ["BM25", "CSPLADE", "BM25 + CSPLADE"] and (table["nDCG@10"] > 0.3).all()
     assert "Traceback" not in done.stderr and "nDCG@10" in done.stdout

@@ -1,4 +1,4 @@
-"""What only an accelerator can show: that it computes what a CPU does, within its memory."""
+"""An accelerator gives the same results as a CPU, within its memory."""
 
 from __future__ import annotations
 
@@ -15,20 +15,17 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from inside.project import Backbone, GradientCache, load_tokenizer_and_model, max_pool_logits
 from pyterrier_csplade import CSPLADE, Contract, Quantizer
-from pyterrier_csplade.model.backbone import Backbone
-from pyterrier_csplade.model.head import max_pool_logits
 from pyterrier_csplade.training import LoraSettings, adapt, train
-from pyterrier_csplade.training.gradient_cache import GradientCache
-from pyterrier_csplade.training.run import load_tokenizer_and_model
-from pyterrier_csplade.vectors.contract import Variant
+from pyterrier_csplade.vectors import Variant
 from support.models import TEXTS, language_model, tokenizer
 from support.training_runs import LORA, adaptation_config, contrastive_config, log_of, make_base
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 
 VARIANTS: list[Variant] = ["causal", "echo", "bidirectional"]
-# Texts of many lengths.
+# Texts of different lengths.
 MANY = [" ".join(TEXTS[i % 6].split()[: 1 + i % 9] * (1 + i % 4)) for i in range(200)]
 
 
@@ -59,7 +56,7 @@ def test_impacts_are_made_on_the_device_as_on_the_host(top_k: int | None) -> Non
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_texts_without_padding_have_the_vectors_of_padded_ones(variant: Variant) -> None:
-    """In half precision, where PyTorch has a kernel; eager attention pads."""
+    """In half precision, for which PyTorch has a kernel; eager attention pads."""
     if "window_size" not in inspect.signature(pytest.importorskip("torch.nn.attention.varlen").varlen_attn).parameters:
         pytest.skip("PyTorch's kernel knows no window")
     vectors = {}
@@ -85,7 +82,7 @@ def test_bfloat16_drifts_by_its_rounding_only() -> None:
 
 @pytest.fixture
 def little_memory() -> Iterator[None]:
-    """At most 1.5 GiB of the device's memory can be taken."""
+    """Limit the device's memory to 1.5 GiB."""
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(1.5 * 2**30 / total)

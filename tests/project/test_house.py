@@ -8,17 +8,18 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from graphlib import TopologicalSorter
 
 import pytest
 
-from support.paths import ROOT
+from support.paths import ROOT, TESTS
 
 PACKAGE = ROOT / "pyterrier_csplade"
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
-#: From the top down. Folders of one layer do not know each other.
+#: From the top down. Folders of one layer do not import each other.
 LAYERS = [
     {"cli"},
     {"training", "collection", "engines", "evaluation"},
@@ -44,18 +45,24 @@ def tree(file: str) -> ast.Module:
 
 @cache
 def imports(file: str) -> frozenset[str]:
-    """Modules that a file imports; those of this package without its name."""
-    found = set()
+    """Return the modules that a file imports, those of this package without its name."""
     parents = module(file).split(".")[: None if file.endswith("__init__.py") else -1]
-    for node in ast.walk(tree(file)):
+    found = imported_names(tree(file), parents)
+    own = {name.removeprefix("pyterrier_csplade.") for name in found if name.startswith("pyterrier_csplade.")}
+    return frozenset((own & MODULES.keys()) - {module(file)}) | {name for name in found if not name.startswith("pyterrier_c")}
+
+
+def imported_names(code: ast.Module, parents: Sequence[str] = ()) -> set[str]:
+    """Return the dotted names that a module imports; ``parents`` are the folders of the module inside the package."""
+    found = set()
+    for node in ast.walk(code):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = parents[: len(parents) - node.level + 1] if node.level else []
             start = ".".join([*(["pyterrier_csplade"] if node.level else []), *base, *([node.module] if node.module else [])])
             found |= {start, *(f"{start}.{alias.name}" for alias in node.names)}
-    own = {name.removeprefix("pyterrier_csplade.") for name in found if name.startswith("pyterrier_csplade.")}
-    return frozenset((own & MODULES.keys()) - {module(file)}) | {name for name in found if not name.startswith("pyterrier_c")}
+    return found
 
 
 def layer(name: str) -> int:
@@ -70,7 +77,7 @@ def test_a_folder_imports_only_folders_below_it(file: str) -> None:
 
 
 def test_no_circles() -> None:
-    # The face of a folder only hands names on: what it imports is not a use of its own.
+    # The face of a folder only re-exports names, so its imports do not count.
     faces = {module(file) for file in FILES if file.endswith("__init__.py")}
     graph = {name: imports(file) & (MODULES.keys() - faces) for name, file in MODULES.items() if name not in faces}
     assert "index.stored" in graph["index.index"]
@@ -95,7 +102,7 @@ def test_functions_are_short_files_say_what_they_are_for_and_nothing_prints(file
 
 @pytest.mark.parametrize("face", LIGHT)
 def test_index_and_retrieval_load_no_language_model(face: str) -> None:
-    """Everything in the folder is imported, not only its face."""
+    """Import all modules of the folder, not only its face."""
     names = [f"pyterrier_csplade.{name}" for name in MODULES if f"{name}.".startswith(f"{face}.") and ".kernels." not in name]
     code = (
         "import importlib, sys\n"
@@ -114,3 +121,14 @@ def test_public_names_exist() -> None:
         assert getattr(pyterrier_csplade, name).__name__ == name
     with pytest.raises(AttributeError, match="nothing_such"):
         pyterrier_csplade.nothing_such  # noqa: B018
+
+
+def private_importers() -> list[str]:
+    """Return the test files that import files of the package's folders instead of the faces."""
+    files = {f"pyterrier_csplade.{name}" for name, file in MODULES.items() if "." in name and not file.endswith("__init__.py")}
+    found = ((path, imported_names(ast.parse(path.read_text(encoding="utf-8")))) for path in TESTS.rglob("*.py"))
+    return sorted(path.relative_to(TESTS).as_posix() for path, names in found if names & files)
+
+
+def test_few_test_files_import_private_modules() -> None:
+    assert len(private_importers()) <= 25, private_importers()

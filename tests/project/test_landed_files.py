@@ -1,4 +1,4 @@
-"""Files that version 0.1.0 wrote before the package was rearranged still open, and give the same results.
+"""Files written by version 0.1.0, before the package was rearranged, still open and give the same results.
 
 ``tests/fixtures/landed`` was written by commit 1e1ea8e: a checkpoint, and from it an index with all its arrays and a
 collection.
@@ -23,7 +23,7 @@ EXPECTED = json.loads((TESTS / "fixtures" / "landed" / "expected.json").read_tex
 
 @pytest.fixture(scope="module")
 def landed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy, because what is missing beside an index is written there."""
+    """A copy, because missing files of an index are written beside it."""
     path: Path = shutil.copytree(TESTS / "fixtures" / "landed", tmp_path_factory.mktemp("landed") / "files")
     return path
 

@@ -1,4 +1,4 @@
-"""Every code block of the README runs, in order, as a user would paste it."""
+"""Every code block of the README runs, in order, as if pasted by a user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_python_blocks_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a tenth of the collection, which the demonstration encodes whole."""
+    """Uses a tenth of the collection; the demo encodes all of it."""
     every_tenth = [doc for i, doc in enumerate(_datasets._docs()) if i % 10 == 0 or doc.docno.startswith("textwrap.")]
     monkeypatch.setattr(_datasets, "_docs", lambda: every_tenth)
     monkeypatch.setattr(_datasets, "_texts", lambda: {doc.docno: doc.body for doc in every_tenth})
@@ -32,7 +32,7 @@ def test_python_blocks_run_one_after_the_other(tmp_path: Path, monkeypatch: pyte
 
 
 def test_shell_blocks_name_commands_and_files_that_exist() -> None:
-    from pyterrier_csplade.cli.main import _parser
+    from inside.cli import _parser
 
     for line in "".join(blocks("sh")).splitlines():
         for command in line.split(" && "):
@@ -51,7 +51,7 @@ def test_ci_runs_the_two_commands_of_the_readme() -> None:
             assert command.replace("pip install", "pip install -q") in script or command in script
 
 
-def test_first_code_stands_on_the_first_screen_and_the_whole_is_short() -> None:
+def test_first_code_is_on_the_first_screen_and_the_readme_is_short() -> None:
     lines = README.splitlines()
     assert lines.index("```sh") < 30
     assert len(lines) < 150

@@ -1,4 +1,4 @@
-"""The benchmark of search at a size that says nothing about speed: that it runs, and what it finds exact."""
+"""The benchmark of search runs at a small size, and finds exact results where it should."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_synthetic_vectors(tmp_path: Path) -> None:
         if (system, label) in EXACT:
             assert row["same ranking"] == row[f"exact_recall@{k}"] == 1
     assert rows["exhaustive", "", 10]["ratio"] == 1
-    # A cheap guide that steers, and fewer terms, lose documents: recall would not tell if it were 1 throughout.
+    # A rough guide and fewer terms lose documents, which shows that recall is measured.
     assert rows["bmp, beta 0.7", "0.8", 10]["exact_recall@10"] < 1
     table = (tmp_path / "results.md").read_text().split("## Growth")[1]
     assert "| 300 |" in table

@@ -1,10 +1,10 @@
-"""Objects that are compared by the arguments that made them."""
+"""Objects that are compared by the arguments of their constructors."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pyterrier_csplade._settings import Settings
+from inside.project import Settings
 
 
 class Cut(Settings):

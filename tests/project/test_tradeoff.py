@@ -1,4 +1,4 @@
-"""Recall against exact search, by hand, and the plot of a tradeoff."""
+"""Recall against exact search, compared with values computed by hand, and the tradeoff plot."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_recall_by_hand() -> None:
 def test_ties_with_the_last_are_as_good_as_it() -> None:
     for other in ("b", "c"):
         assert recall(run(q1={"a": 3.0, other: 2.0}, q2={"a": 1.0}), 2) == {"q1": 1, "q2": 1, "q3": 1}
-    # but a top k holds no more than k
+    # A top k holds at most k documents.
     assert recall(run(q1={"b": 3.0, "c": 2.0}), 2)["q1"] == 1
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of training an 8B model, in its small shape."""
+"""The benchmark of training an 8B model, with a small model."""
 
 from __future__ import annotations
 

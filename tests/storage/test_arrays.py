@@ -1,4 +1,4 @@
-"""Files of arrays: read as they were written, or refused."""
+"""Files of arrays: read back unchanged, or refused."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inside.storage import arrays as module
 from pyterrier_csplade import ImpactIndexError
-from pyterrier_csplade.storage.arrays import ArrayFile, ArrayWriter
+from pyterrier_csplade.storage import ArrayFile, ArrayWriter
 
 
 def test_arrays_round_trip(tmp_path: Path) -> None:
@@ -40,9 +41,7 @@ def test_directory_that_is_replaced_meanwhile_gets_no_half_a_file(tmp_path: Path
 
 
 def test_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pyterrier_csplade.storage import arrays as _arrays
-
-    monkeypatch.setattr(_arrays, "_FORMAT", 2)
+    monkeypatch.setattr(module, "_FORMAT", 2)
     ArrayWriter(tmp_path / "file").finish({})
     monkeypatch.undo()
     with pytest.raises(ImpactIndexError, match="another format"):

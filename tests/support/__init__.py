@@ -1,1 +1,1 @@
-"""What several test files share: models, collections, stand-ins for servers and packages, processes."""
+"""Helpers shared by tests: models, collections, processes, and fake servers and packages."""

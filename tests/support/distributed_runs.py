@@ -1,4 +1,4 @@
-"""Runs that must end alike; started by tests in several processes, or in one.
+"""Training runs that must give the same results in one process and in several.
 
 Usage: distributed_runs.py BASE OUTPUT SETTINGS..., each SETTINGS a JSON object with a name and settings of the run; and perhaps
 "phase": "adaptation", "terminate_at", a step after which SIGTERM comes, and "resume".
@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 
-from pyterrier_csplade._errors import TrainingInterruptedError
-from pyterrier_csplade.training import LoraSettings, ValidationSettings, adapt, train
-from pyterrier_csplade.training.trainer import CurvesTrainer
+from inside.training import CurvesTrainer
+from pyterrier_csplade.training import LoraSettings, TrainingInterruptedError, ValidationSettings, adapt, train
 from support.training_runs import adaptation_config, contrastive_config
 
 

@@ -1,4 +1,4 @@
-"""Stand-ins for the packages of the engines: they keep what they are given, in files as the real ones do, and scan it all.
+"""Fake packages of the engines: they store documents in files, as the real packages do, and search by scanning all of them.
 
 Each is a module whose ``calls`` says how it was called. Terms are what the adapter calls them, so a wrong number finds nothing.
 """
@@ -18,13 +18,13 @@ Documents = dict[str, dict[str, float]]
 
 
 def scan(documents: Documents, query: Mapping[str, float], k: int) -> list[tuple[str, float]]:
-    """The best documents by dot product, those of equal score from the last to the first: an order of the engine's own."""
+    """Return the best documents by dot product; equal scores are ordered from the last document to the first."""
     scores = {docid: sum(query.get(term, 0) * impact for term, impact in toks.items()) for docid, toks in documents.items()}
     return sorted(((docid, score) for docid, score in scores.items() if score > 0), key=lambda hit: (-hit[1], -int(hit[0])))[:k]
 
 
 def pisa() -> ModuleType:
-    """pyterrier_pisa: transformers, which repeat a query's terms."""
+    """Make a fake pyterrier_pisa, whose transformers take repeated query terms."""
     module: Any = ModuleType("pyterrier_pisa")
     module.calls = []
 
@@ -65,7 +65,7 @@ def pisa() -> ModuleType:
 
 
 def seismic() -> ModuleType:
-    """seismic: batches of arrays; rankings come in another order than the queries."""
+    """Make a fake seismic, which takes batches of arrays and returns rankings in another order than the queries."""
     module: Any = ModuleType("seismic")
     module.calls = []
 
@@ -113,5 +113,5 @@ def seismic() -> ModuleType:
     return module
 
 
-#: Name of the module to what makes a stand-in.
+#: For each module name, the function that makes the fake module.
 MODULES = {"pyterrier_pisa": pisa, "seismic": seismic}

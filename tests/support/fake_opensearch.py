@@ -1,4 +1,4 @@
-"""A cluster in memory, behind the transport of the official client, that fails as it is told."""
+"""A fake cluster in memory, behind the transport of the official client, that fails on request."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ Fault = Callable[[str, str, Any], "Answer | None"]
 
 
 class FakeCluster:
-    """What the cluster holds, what it was asked (with the last parameters), and the faults with which it will answer next.
+    """The cluster's content, its requests (with the last parameters), and the faults of its next answers.
 
-    A fault gets method, path and body of a request; it raises, or returns an answer, or None to let the cluster answer.
+    A fault takes method, path and body of a request. It raises an error, returns an answer, or returns None to let the cluster
+    answer.
     """
 
     def __init__(self) -> None:
@@ -132,12 +133,12 @@ class _Connection(Connection):
 
 
 def status(code: int, reason: str = "busy") -> Fault:
-    """An answer for the whole request."""
+    """Answer the whole request with a status code."""
     return lambda method, path, body: (code, {"error": {"type": f"{reason}_exception", "reason": reason}, "status": code})
 
 
 def broken(error: type[Exception] = ConnectionBroken, message: str = "connection reset by peer") -> Fault:
-    """A connection that breaks."""
+    """Break the connection."""
 
     def fault(method: str, path: str, body: Any) -> None:
         raise error("N/A", message, Exception(message))
@@ -146,7 +147,7 @@ def broken(error: type[Exception] = ConnectionBroken, message: str = "connection
 
 
 def items(cluster: FakeCluster, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> Fault:
-    """A bulk request that is carried out, but whose items are changed in the answer."""
+    """Execute a bulk request, but change the items in its answer."""
 
     def fault(method: str, path: str, body: Any) -> Answer:
         code, answer = cluster._answer(method, path, body)

@@ -1,4 +1,4 @@
-"""A proxy between a client and a really running server, which does to bulk requests what networks and busy servers do."""
+"""A proxy between a client and a real server that disturbs bulk requests as networks and busy servers do."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-#: One for each bulk request, as long as there are any: what happens to it.
+#: Faults, one for each of the first bulk requests.
 FAULTS = ("429", "reset before", "503", "reset after", "cut off", "stall")
 
 
 class FaultyProxy:
-    """Passes requests on; the first bulk requests, each once more, meet with a fault each.
+    """Forwards requests; each fault happens to two of the first bulk requests.
 
     Attributes:
         done: The faults that have happened.

@@ -1,4 +1,4 @@
-"""Flash attention in plain torch: transformers takes its own way to it, with packed texts and without padding, on a CPU too."""
+"""Flash attention in plain torch, so that transformers runs its code for packed texts without padding on a CPU, too."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from transformers import modeling_flash_attention_utils as utils
 
-# Texts of each call of the kernel for texts of many lengths.
+# Lengths of the texts in each call of the kernel for texts of different lengths.
 CALLS: list[list[int]] = []
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, softmax_scale: float | None, causal: bool) -> Tensor:
-    """Attention of one text: [length, heads, width], where several heads of q share one of k and v."""
+    """Return the attention of one text [length, heads, width]; several heads of q share one head of k and v."""
     k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
     scores = torch.einsum("qhd,khd->hqk", q, k) * (softmax_scale or q.shape[-1] ** -0.5)
     if causal:
@@ -39,7 +39,7 @@ def flash_attn_varlen_func(
 
 
 def install(monkeypatch: pytest.MonkeyPatch, varlen: Any = flash_attn_varlen_func) -> None:
-    """Let transformers find these functions as ``flash_attention_2``."""
+    """Make transformers use these functions as ``flash_attention_2``."""
     CALLS.clear()
     functions = (flash_attn_func, varlen, None, utils._pad_input, utils._unpad_input)
     monkeypatch.setattr(utils, "_lazy_imports", lambda *args, **kwargs: functions)

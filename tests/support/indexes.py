@@ -1,4 +1,4 @@
-"""Small indexes for tests: their documents, and what is read back from them."""
+"""Documents of small indexes, and functions that read the indexes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Encodes a collection in processes that it kills: ``python kill_encoding.py DIRECTORY KILLS SEED``.
+"""Encode a collection in processes that are killed: ``python kill_encoding.py DIRECTORY KILLS SEED``.
 
-The processes are forks, so that each begins to encode at once instead of importing for seconds. ``DIRECTORY/log`` gets a line
-for each shard that one of them encoded, with its process id; ``DIRECTORY/whole/c`` is the undisturbed collection.
+The processes are forks, so that each starts encoding at once instead of importing for seconds. ``DIRECTORY/log`` gets a line
+with the process id for each encoded shard; ``DIRECTORY/whole/c`` is the collection that was encoded without kills.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SHARDS, SHARD_SIZE = 40, 6
 
 
 class Logging:
-    """Quantises as usual, and notes what."""
+    """Quantises as usual, and logs each call."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
@@ -66,7 +66,7 @@ def main(directory: Path, kills: int, seed: int) -> int:
         pid = start(csplade, directory)
         while len(list((directory / "c").glob("shard-*.json"))) < finished:
             time.sleep(seconds / 10)
-        time.sleep(moments.uniform(0, 2 * seconds))  # anywhere in one of the two shards that follow
+        time.sleep(moments.uniform(0, 2 * seconds))  # at any point of the next two shards
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if not os.WIFSIGNALED(status):

@@ -1,4 +1,4 @@
-"""Tiny random models for tests: a tokenizer trained on a few sentences, and one small configuration for each architecture."""
+"""Tiny random models: a tokenizer trained on a few sentences, and a small configuration of each architecture."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEXTS = [
 
 @lru_cache(maxsize=1)
 def tokenizer() -> Any:
-    """A byte-level BPE of 400 tokens with BOS, EOS and padding."""
+    """Train a byte-level BPE tokenizer with 400 tokens, BOS, EOS and padding."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -56,7 +56,7 @@ ARCHITECTURES = tuple(_CONFIGS)
 
 
 def language_model(name: str = "llama", *, seed: int = 0, attn_implementation: str = "sdpa", **settings: Any) -> Any:
-    """A randomly initialised model whose logits spread over about one unit on either side of 0."""
+    """Make a randomly initialised model whose logits are mostly between -1 and 1."""
     class_name, values = _CONFIGS[name]
     special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "vocab_size": len(tokenizer())}
     config = getattr(transformers, class_name)(**{**values, **special, "initializer_range": 0.3, **settings})

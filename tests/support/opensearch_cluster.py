@@ -1,4 +1,4 @@
-"""Really running OpenSearch servers for tests, and the collection that they are tested with."""
+"""Real OpenSearch servers, and the collection with which they are tested."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import Contract, OpenSearchIndex
-from pyterrier_csplade.engines.opensearch.connection import Backoff
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from inside.engines import Backoff
+from pyterrier_csplade import Contract, MatrixVectors, OpenSearchIndex
 from support.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "examples" / "opensearch"))
@@ -30,7 +29,7 @@ VOCABULARY = [f"Ġ{i}.{i % 7}%" for i in range(SIZE)]
 
 @contextmanager
 def running(directory: Path, nodes: int) -> Iterator[Any]:
-    """A cluster, whose processes end with the tests; skips them where there can be none."""
+    """Run a cluster during the tests; skip them if no server can be started."""
     try:
         cluster = start.Cluster(directory, nodes=nodes)
         cluster.start()
@@ -43,7 +42,7 @@ def running(directory: Path, nodes: int) -> Iterator[Any]:
 
 
 def collection(documents: int = 5000, terms: int = 120, seed: int = 7) -> MatrixVectors:
-    """Documents with Zipf-distributed terms and impacts from 1 to 512."""
+    """Make documents with Zipf-distributed terms and impacts from 1 to 512."""
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(SIZE)
     indptr, indices = [0], []
@@ -59,7 +58,7 @@ def collection(documents: int = 5000, terms: int = 120, seed: int = 7) -> Matrix
 
 
 def queries(number: int = 100, terms: int = 40, seed: int = 8) -> list[dict[str, float]]:
-    """Queries of the same terms with float32 weights."""
+    """Make queries of the same terms with float32 weights."""
     generator = np.random.default_rng(seed)
     shuffled = np.random.default_rng(7).permutation(SIZE)
     found = []
@@ -73,7 +72,7 @@ def queries(number: int = 100, terms: int = 40, seed: int = 8) -> list[dict[str,
 def load_and_kill(
     cluster: Any, index: OpenSearchIndex, vectors: MatrixVectors, moment: int, *, restart: bool
 ) -> list[BaseException]:
-    """Kill the server when so many documents were read; restart it at once, or only when the load has given up."""
+    """Kill the server after ``moment`` documents were read; restart it at once, or after the load has failed."""
     reached, failures = threading.Event(), []
 
     class Watched(MatrixVectors):
@@ -111,7 +110,7 @@ def frame(vectors: list[dict[str, float]]) -> pd.DataFrame:
 
 
 def assert_exact(result: pd.DataFrame, vectors: MatrixVectors, wanted: list[dict[str, float]], k: int) -> None:
-    """Compare with the product of the matrices: scores to 1e-6; only where those are so close may documents change places."""
+    """Compare with the product of the matrices: scores agree to 1e-6, and only documents with such scores may swap ranks."""
     columns = {term: column for column, term in enumerate(vectors.vocabulary)}
     by_qid = dict(tuple(result.groupby("qid")))
     docnos = np.array(vectors.docnos)

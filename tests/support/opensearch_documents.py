@@ -1,4 +1,4 @@
-"""Documents to load into a cluster in memory, and what should be in it then."""
+"""Documents to load into a fake cluster, and its expected content."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
+from inside.engines import Backoff, connection, remote
 from pyterrier_csplade import Contract, DataError, ImpactVector, OpenSearchIndex
-from pyterrier_csplade.engines.opensearch import connection as _connection
-from pyterrier_csplade.engines.opensearch import remote as _remote
-from pyterrier_csplade.engines.opensearch.connection import Backoff
 from support.fake_opensearch import FakeCluster
 
 CONTRACT = Contract(weights="w", base_model="lm-one")
@@ -20,9 +18,9 @@ BEFORE_BULK: list[Any] = [lambda *request: None] * 4
 
 def shorten_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backoff.__init__, "__defaults__", (0.001, 0.002, 1.0))
-    for module in (_remote, _connection):
+    for module in (remote, connection):
         monkeypatch.setattr(module, "_BACKOFF", Backoff())
-    monkeypatch.setattr(_remote, "_LOAD_BACKOFF", Backoff())
+    monkeypatch.setattr(remote, "_LOAD_BACKOFF", Backoff())
 
 
 def documents(count: int = 25, contract: Contract | None = CONTRACT) -> list[dict[str, Any]]:

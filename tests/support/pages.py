@@ -12,7 +12,7 @@ PAGES = sorted((ROOT / "pyterrier_csplade" / "pt_docs").glob("*.rst"), key=lambd
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """Code blocks of a page, without options and footnotes."""
+    """Return the code blocks of a page, without options and footnotes."""
     pattern = rf"^( *)\.\. code-block:: {language}\n((?:\1 +.*\n|\n)+)"
     found = [textwrap.dedent(match.group(2)) for match in re.finditer(pattern, page.read_text(encoding="utf-8"), re.MULTILINE)]
     return [re.sub(r"^:\w+:.*\n|#? ?:footnote:.*", "", block, flags=re.MULTILINE) for block in found]

@@ -1,4 +1,4 @@
-"""Where things are."""
+"""Directories of the project."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
-#: Real test collections; tests that use them are skipped where they are missing.
+#: Real collections; tests that need them are skipped if they are missing.
 SHARED = ROOT.parent / "shared" / "data"

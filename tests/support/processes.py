@@ -10,7 +10,7 @@ from support.paths import TESTS
 
 
 def torchrun(processes: int, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run Python with these arguments in several processes that find each other; output is captured."""
+    """Run Python with these arguments in several connected processes, and capture the output."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *arguments]
     paths = f"{TESTS.parent}{os.pathsep}{TESTS}"
     settings = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": paths} | (env or {})

@@ -1,4 +1,4 @@
-"""What workers of a Ray cluster import in tests."""
+"""Classes that workers of a Ray cluster import in tests."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pyterrier_csplade import Quantizer
 
 @dataclass(frozen=True, repr=False)
 class NotingQuantizer:
-    """Quantises as usual, but slowly, and notes the process in which it does.
+    """Quantises as usual, but slowly, and records the processes that call it.
 
     Attributes:
-        directory: Where the process ids are noted, as names of files.
+        directory: Holds an empty file for each process, named by its id.
     """
 
     directory: Path

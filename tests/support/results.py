@@ -1,4 +1,4 @@
-"""Results to score."""
+"""Results that scorers take."""
 
 from __future__ import annotations
 

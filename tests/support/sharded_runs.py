@@ -1,4 +1,4 @@
-"""Runs of distributed_runs.py under FSDP or DeepSpeed on CPUs, which accelerate allows on accelerators only."""
+"""Runs of distributed_runs.py with FSDP or DeepSpeed on CPUs, although accelerate requires accelerators."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 
+from inside.training import CurvesTrainer, adaptation, contrastive
+from inside.training import run as training_run
 from pyterrier_csplade.training import LoraSettings
-from pyterrier_csplade.training import adaptation as _adaptation
-from pyterrier_csplade.training import contrastive as _contrastive
-from pyterrier_csplade.training import run as _run
-from pyterrier_csplade.training.trainer import CurvesTrainer
 
 
 def like_accelerators(*args: Any, **kwargs: Any) -> Any:
-    arguments = _run.training_arguments(*args, **kwargs)
+    arguments = training_run.training_arguments(*args, **kwargs)
     assert arguments.device.type == "cpu"
     if "ACCELERATE_USE_DEEPSPEED" in os.environ:
         from deepspeed import comm
@@ -33,7 +31,7 @@ def like_accelerators(*args: Any, **kwargs: Any) -> Any:
 
 
 def record_held(self: CurvesTrainer) -> None:
-    """Note the bytes of the adapted layers' weights, and those of them that are in this process; then go on as always."""
+    """Record the bytes of the adapted layers' weights, in total and in this process; then continue as usual."""
     weights = [
         weight
         for name, weight in self.model_wrapped.named_parameters()
@@ -48,6 +46,6 @@ def record_held(self: CurvesTrainer) -> None:
 if __name__ == "__main__":
     restore = CurvesTrainer.restore
     setattr(CurvesTrainer, "restore", record_held)  # noqa: B010
-    for phase in (_adaptation, _contrastive):
+    for phase in (adaptation, contrastive):
         setattr(phase, "training_arguments", like_accelerators)  # noqa: B010
     runpy.run_path(str(Path(__file__).with_name("distributed_runs.py")), run_name="__main__")

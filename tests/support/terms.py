@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def byte_to_character() -> dict[int, str]:
-    """GPT-2's printable stand-ins for bytes: printable Latin-1 stays, the others follow from U+0100."""
+    """Spell bytes as GPT-2 does: printable Latin-1 is unchanged, the other bytes are numbered from U+0100."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {**{byte: chr(byte) for byte in printable}, **{byte: chr(256 + i) for i, byte in enumerate(others)}}

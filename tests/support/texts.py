@@ -1,4 +1,4 @@
-"""Documents, and what tests do with their vectors."""
+"""Documents, and a function for their vectors."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ DOCUMENTS = {
 
 
 def dense(matrix: Any) -> np.ndarray:
-    """A sparse matrix as a float64 array."""
+    """Convert a sparse matrix to a float64 array."""
     return np.asarray(matrix.todense(), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Base models, data and settings of the tests that run a training phase."""
+"""Base models, data and settings for tests that run a training phase."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def make_base(folder: Path) -> Path:
 
 
 def contrastive_config(base: Path, output: Path, model: Any = "llama", **settings: Any) -> ContrastiveConfig:
-    """Settings of a contrastive run of two steps."""
+    """Return the settings of a contrastive run of two steps."""
     values = {"learning_rate": 1e-3, "steps": 2, "batch_size": 4, "logging_steps": 1, "bf16": False, "negatives": 2, **settings}
     return ContrastiveConfig(model=str(base / model), data=str(base / "rows.jsonl"), output=str(output), **values)
 
 
 def adaptation_config(base: Path, output: Path, model: Any = "llama", **settings: Any) -> AdaptationConfig:
-    """Settings of an adaptation run of three steps."""
+    """Return the settings of an adaptation run of three steps."""
     values = {"learning_rate": 1e-3, "steps": 3, "batch_size": 4, "logging_steps": 1, "bf16": False, "sequence_length": 16}
     return AdaptationConfig(model=str(base / model), corpus=str(base / "corpus.jsonl"), output=str(output), **values | settings)
 
 
 def log_of(run: Path, name: str = "loss") -> list[float]:
-    """The logged values of a figure."""
+    """Return the logged values of a figure."""
     return [point[name] for point in json.loads((run / "training_log.json").read_text()) if name in point]
 
 

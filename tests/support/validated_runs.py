@@ -1,4 +1,4 @@
-"""A run that validates on a small collection, and what must be the same in any number of processes."""
+"""Settings of a run that validates on a small collection, and a comparison of two such runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VALIDATED: dict[str, Any] = {"learning_rate": 1e-2, "steps": 12}
 
 
 def validation(base: Path) -> dict[str, Any]:
-    """Settings of a validation on a small collection."""
+    """Return the settings of a validation on a small collection."""
     make_collection(base / "collection", docs=[{"docno": f"d{i}", "text": text} for i, text in enumerate(models.TEXTS * 2)])
     (base / "collection/topics.dev.tsv").write_text("a\tinverted index\nb\tdogs and cats\n")
     (base / "collection/qrels.dev.txt").write_text("a 0 d0 1\nb 0 d3 1\nb 0 d1 0\n")
@@ -24,7 +24,7 @@ def validation(base: Path) -> dict[str, Any]:
 
 
 def check_validated(one: Path, several: Path) -> None:
-    """The same figures, the same best step, and its weights."""
+    """Check that figures, best step and its weights are the same."""
     for name in ("eval_RR@10", "eval_nDCG@10"):
         assert log_of(several, name) == log_of(one, name)
         assert len(set(log_of(one, name))) > 2

@@ -13,7 +13,7 @@ _WORDS = "an inverted index maps every term to its postings sparse retrieval exp
 
 
 def documents(count: int = 23, start: int = 0) -> list[dict[str, Any]]:
-    """Documents of one to nine words, all different."""
+    """Make distinct documents of one to nine words."""
     return [
         {"docno": f"d{i}", "text": " ".join(_WORDS[(i * 7 + j * 3) % len(_WORDS)] for j in range(1 + i % 9)) + f" {i}"}
         for i in range(start, start + count)
@@ -28,7 +28,7 @@ def encode(path: Path, csplade: CSPLADE, inp: list[dict[str, Any]] | None = None
 
 
 def content(path: Path) -> dict[str, bytes]:
-    """All files of a collection, hidden ones too."""
+    """Return the content of all files of a collection, hidden ones included."""
     return {file.name: file.read_bytes() for file in path.iterdir()}
 
 

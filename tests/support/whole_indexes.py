@@ -1,4 +1,4 @@
-"""Small indexes of which a search tells whether they are whole."""
+"""Small indexes whose completeness a search shows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def documents(count: int, prefix: str = "o") -> Iterator[dict[str, Any]]:
 
 
 def found(path: Path) -> int:
-    """How many documents a search for all finds in a verified index."""
+    """Verify an index, and return how many documents a search for all of them finds."""
     index = ImpactIndex(path)
     index.verify()
     result = index.retriever(num_results=10_000).transform(pd.DataFrame([{"qid": "q", "query_toks": {"all": 1.0}}]))

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
+from inside.training import POSTING_BYTES, WeightSchedule, make_schedule
 from pyterrier_csplade import ConfigError
 from pyterrier_csplade.training import ContrastiveConfig, TargetNnz, load_config, train
-from pyterrier_csplade.training.config import POSTING_BYTES
-from pyterrier_csplade.training.schedules import BudgetSchedule, RampSchedule, make_schedule
 from support.training_runs import contrastive_config, log_of, make_base
 
 
@@ -29,7 +28,7 @@ class Plant:
         return math.exp(self.log_nnz)
 
 
-def run(schedule: BudgetSchedule, plants: dict[str, Plant], steps: int) -> dict[str, list[float]]:
+def run(schedule: WeightSchedule, plants: dict[str, Plant], steps: int) -> dict[str, list[float]]:
     nnz: dict[str, list[float]] = {"query": [], "document": []}
     for step in range(1, steps + 1):
         weights = dict(zip(("query", "document"), schedule.weights(step - 1)))
@@ -45,7 +44,7 @@ def run(schedule: BudgetSchedule, plants: dict[str, Plant], steps: int) -> dict[
 def test_the_target_is_reached_and_held(start: float, elasticity: float, steps: int, delay: float) -> None:
     plants = {side: Plant(start, elasticity, delay) for side in ("query", "document")}
     targets = {"query": 30.0, "document": 150.0}
-    schedule = BudgetSchedule({"query": 0.003, "document": 0.003}, targets, ramp=steps / 3, steps=steps)
+    schedule = WeightSchedule({"query": 0.003, "document": 0.003}, targets, ramp=steps / 3, steps=steps)
     nnz = run(schedule, plants, steps)
     for side, target in targets.items():
         last = nnz[side][-steps // 10 :]
@@ -59,7 +58,7 @@ def test_noise_of_batches_does_not_decide_the_end(steps: int, delay: int, noise:
     errors = []
     for seed in range(20):
         draw = random.Random(seed)
-        schedule = BudgetSchedule(
+        schedule = WeightSchedule(
             {"query": 0.003, "document": 0.0}, {"query": 40.0, "document": None}, ramp=steps / 3, steps=steps
         )
         plant = Plant(2000.0, 0.6, delay)
@@ -71,8 +70,8 @@ def test_noise_of_batches_does_not_decide_the_end(steps: int, delay: int, noise:
 
 
 def test_state_goes_on_exactly() -> None:
-    def make() -> BudgetSchedule:
-        return BudgetSchedule({"query": 0.1, "document": 0.2}, {"query": 30.0, "document": None}, ramp=10, steps=40)
+    def make() -> WeightSchedule:
+        return WeightSchedule({"query": 0.1, "document": 0.2}, {"query": 30.0, "document": None}, ramp=10, steps=40)
 
     whole, first = make(), make()
     for step in range(1, 31):
@@ -88,7 +87,7 @@ def test_state_goes_on_exactly() -> None:
 
 
 def test_empty_vectors_lower_lambda() -> None:
-    schedule = BudgetSchedule({"query": 1.0, "document": 1.0}, {"query": 30.0, "document": 30.0}, ramp=0, steps=100)
+    schedule = WeightSchedule({"query": 1.0, "document": 1.0}, {"query": 30.0, "document": 30.0}, ramp=0, steps=100)
     for step in range(1, 100):
         schedule.observe(step, {"nnz_query": 0.0, "nnz_document": 3000.0})
     query, document = schedule.weights(99)
@@ -101,9 +100,10 @@ def test_targets_of_a_configuration(tmp_path: Path) -> None:
     path.write_text(text + "target_nnz: {query: 30, document: 150}\n")
     config = load_config(path, ContrastiveConfig)
     assert config.target_nnz == TargetNnz(query=30, document=150)
-    assert isinstance(make_schedule(config), BudgetSchedule)
+    assert set(make_schedule(config).sides) == {"query", "document"}
     path.write_text(text)
-    assert isinstance(make_schedule(load_config(path, ContrastiveConfig)), RampSchedule)
+    schedule = make_schedule(load_config(path, ContrastiveConfig))
+    assert not schedule.sides and schedule.weights(10**6) == (schedule.fixed["query"], schedule.fixed["document"])
     path.write_text(text + "target_index_mb: 2600\ntarget_index_documents: 8841823\n")
     assert load_config(path, ContrastiveConfig).targets == {
         "query": None, "document": pytest.approx(2600e6 / 8841823 / POSTING_BYTES),

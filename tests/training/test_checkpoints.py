@@ -1,4 +1,4 @@
-"""Checkpoints survive kills and damage, and a run that goes on ends as one that was never stopped."""
+"""Checkpoints survive kills and damage, and a resumed run ends as one that was never stopped."""
 
 from __future__ import annotations
 
@@ -19,12 +19,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pyterrier_csplade._errors import DataError, TrainingInterruptedError
-from pyterrier_csplade.cli.main import main
-from pyterrier_csplade.training import adapt, train
-from pyterrier_csplade.training.checkpoints import damage_of, last_checkpoint, publish, remove_old, unfinished
-from pyterrier_csplade.training.prepared import prepared
-from pyterrier_csplade.training.trainer import CurvesTrainer
+from inside.training import (
+    CurvesTrainer,
+    checkpoints,
+    damage_of,
+    last_checkpoint,
+    prepared,
+    publish,
+    remove_old,
+    trainer,
+    unfinished,
+)
+from pyterrier_csplade import DataError
+from pyterrier_csplade.cli import main
+from pyterrier_csplade.training import TrainingInterruptedError, adapt, train
 from support.paths import TESTS
 from support.training_runs import adaptation_config, contrastive_config, log_of, make_base
 
@@ -57,7 +65,7 @@ DAMAGES: dict[str, Any] = {
     "model.safetensors has changed since it was written": lambda path: flip(path / "model.safetensors"),
     "model.safetensors has 100 bytes, not 200": lambda path: (path / "model.safetensors").write_bytes(bytes(100)),
     "parts/optimizer.pt is missing": lambda path: (path / "parts/optimizer.pt").unlink(),
-    "it has no manifest.json, so it was not written to its end": lambda path: (path / "manifest.json").unlink(),
+    "it has no manifest.json, so writing it did not finish": lambda path: (path / "manifest.json").unlink(),
     "manifest.json is damaged": lambda path: (path / "manifest.json").write_text('{"files": [1]}'),
 }
 
@@ -69,13 +77,21 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, message: str) -> No
     assert last_checkpoint(tmp_path) == newest
     assert damage_of(newest) is None
     DAMAGES[message](newest)
-    with pytest.warns(UserWarning, match=f"checkpoint-10 is passed over: {message}"):
+    with pytest.warns(UserWarning, match=f"skipping .*checkpoint-10: .*{message}"):
         assert last_checkpoint(tmp_path) == whole
 
 
 def test_an_unfinished_checkpoint_is_none(tmp_path: Path) -> None:
     (unfinished(tmp_path) / "checkpoint-5").mkdir(parents=True)
     assert last_checkpoint(tmp_path) is None
+
+
+def test_a_checkpoint_is_sealed_in_its_place_as_often_as_it_is_written(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path, 5)
+    (checkpoint / "model.safetensors").write_bytes(bytes(300))
+    assert damage_of(checkpoint) is not None
+    publish(checkpoint, processes=1)
+    assert damage_of(checkpoint) is None and last_checkpoint(tmp_path) == checkpoint
 
 
 def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
@@ -113,10 +129,10 @@ def write_config(base: Path, output: Path) -> Path:
     return path
 
 
-def check_same_end(first: Path, second: Path) -> None:
+def check_same_end(first: Path, second: Path, but: str = "") -> None:
     figures = ("loss", "grad_norm", "rank_loss", "lambda_document", "df_flops_document", "nnz_document")
     for name in (*figures, "dead_terms", "top_position_share"):
-        assert log_of(first, name) == log_of(second, name), name
+        assert name == but or log_of(first, name) == log_of(second, name), name
     assert (first / "top_terms.jsonl").read_text() == (second / "top_terms.jsonl").read_text()
     weights = [load_file(run / "model.safetensors") for run in (first, second)]
     assert all(torch.equal(values, weights[1][name]) for name, values in weights[0].items())
@@ -150,6 +166,29 @@ def test_sigterm_saves_and_the_run_goes_on_exactly(
     assert newest is not None and newest.name == f"checkpoint-{last}"
     assert main(["train", str(config), "--resume"]) == 0
     check_same_end(whole, tmp_path / "run")
+
+
+def test_a_run_resumes_exactly_without_the_private_interfaces_of_transformers(
+    base: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints are then sealed in their place, and the first loss after resuming is a mean over fewer steps."""
+    for name, value in (("_WRITES_ASIDE", False), ("_LOSS_SUM", "_none"), ("_LOSS_START", "_none")):
+        monkeypatch.setattr(trainer, name, value)
+    config = write_config(base, tmp_path / "run")
+    end_step = CurvesTrainer.end_step
+
+    def terminated(self: CurvesTrainer) -> None:
+        if self.state.global_step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert not unfinished(tmp_path / "run/checkpoints").exists()
+        end_step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CurvesTrainer, "end_step", terminated)
+        assert main(["train", str(config)]) == 143
+    assert last_checkpoint(tmp_path / "run/checkpoints") == tmp_path / "run/checkpoints/checkpoint-4"
+    assert main(["train", str(config), "--resume"]) == 0
+    check_same_end(whole, tmp_path / "run", but="loss")
 
 
 @pytest.mark.parametrize("step", [2, 4, 6, 8])
@@ -187,7 +226,7 @@ def test_sigterm_in_the_adaptation_phase(base: Path, tmp_path: Path, monkeypatch
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, 0.03, 0.3, 1.0])
 def test_sigkill_at_any_point(base: Path, whole: Path, tmp_path: Path, seconds: float) -> None:
-    """The process dies some time after its first checkpoint begins to appear, then goes on until it is done."""
+    """The process dies some time after its first checkpoint begins to appear, and is then resumed to the end."""
     config = write_config(base, tmp_path / "run")
     command = [sys.executable, "-m", "pyterrier_csplade", "train", str(config), "--resume"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS.parent)}
@@ -206,7 +245,7 @@ def test_another_number_of_processes_is_said(base: Path, tmp_path: Path) -> None
     train(config)
     manifest = tmp_path / "run/checkpoints/checkpoint-2/manifest.json"
     manifest.write_text(manifest.read_text().replace('"processes": 1', '"processes": 4'))
-    with pytest.warns(UserWarning, match="checkpoint-2 is of 4 processes, this run has 1"):
+    with pytest.warns(UserWarning, match="checkpoint-2 was written by 4 processes, this run has 1"):
         train(config, resume=True)
 
 
@@ -226,7 +265,7 @@ def test_settings_that_changed_are_said(base: Path, tmp_path: Path, phase: str) 
         go(other, resume=True)
 
 
-# ---------------------------------------------------------------------- what a run goes on with
+# ---------------------------------------------------------------------- the data of a resumed run
 
 
 @pytest.mark.parametrize("phase", ["contrastive", "adaptation"])
@@ -245,7 +284,7 @@ def test_a_run_goes_on_with_the_data_it_began_with(tmp_path: Path, phase: str) -
     assert prepared_file.read_bytes() == before
     lines = data.read_text().splitlines(keepends=True)
     data.write_text("".join(lines[1:] + lines[:1]))
-    with pytest.raises(DataError, match="run: the training data is no longer what the run began with"):
+    with pytest.raises(DataError, match="run: the training data has changed since the run began"):
         go(resume=True)
     assert prepared_file.read_bytes() == before
     assert not list((folder / "run").glob("*.partial"))
@@ -254,7 +293,7 @@ def test_a_run_goes_on_with_the_data_it_began_with(tmp_path: Path, phase: str) -
 def test_machines_that_share_a_directory_prepare_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with prepared(tmp_path / "rows.jsonl") as first:
         first.write(b"one\n")
-        monkeypatch.setattr("pyterrier_csplade.training.prepared.rank", lambda: 8)
+        monkeypatch.setattr(checkpoints, "rank", lambda: 8)
         with prepared(tmp_path / "rows.jsonl") as second:
             second.write(b"one\ntwo\n")
         first.write(b"two\n")
@@ -289,5 +328,5 @@ def test_a_checkpoint_cannot_run_code(
     publish(written, processes=1)
     assert last_checkpoint(run / "checkpoints") == run / "checkpoints/checkpoint-4"
     assert main(["train", str(write_config(base, run)), "--resume"]) == 2
-    assert re.search("checkpoint-4 holds more than tensors and numbers, .*mkdir", capsys.readouterr().err)
+    assert re.search("checkpoint-4 holds more than tensors and numbers and .*mkdir", capsys.readouterr().err)
     assert not trace.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,13 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.sparse import csr_matrix
 
+from inside.model import head
+from inside.planning import Backbone, judge, reporters, winning_positions
 from pyterrier_csplade import CSPLADE, ConfigError, Contract, DataError, TrainingError
-from pyterrier_csplade.model.backbone import Backbone
 from pyterrier_csplade.training import ValidationSettings, plot_curves, train
-from pyterrier_csplade.training.monitoring.cockpit import Cockpit
-from pyterrier_csplade.training.monitoring.preflight import judge, top_position_share, winning_positions
-from pyterrier_csplade.training.monitoring.validation import index_bytes, read_slice
-from pyterrier_csplade.training.run import reporters
+from pyterrier_csplade.training.monitoring import Cockpit, Validation, index_bytes, read_slice, top_position_share
 from support import models
 from support.training_runs import contrastive_config, log_of, make_base, make_collection
 
@@ -35,7 +34,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("variant", ["causal", "echo", "bidirectional"])
 @pytest.mark.parametrize("block", [1, 2**23])
 def test_winning_positions_against_the_models_own_logits(variant: Any, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyterrier_csplade.training.monitoring.preflight._LOGITS_IN_FLIGHT", block)
+    monkeypatch.setattr(head, "_LOGITS_IN_FLIGHT", {"cpu": block})
     backbone = Backbone(models.language_model(), models.tokenizer(), Contract(variant=variant)).eval()
     batch = backbone.collate(backbone.tokenize(models.TEXTS, "document")[0])
     with torch.no_grad():
@@ -76,8 +75,6 @@ def figures(**changes: float) -> dict[str, float]:
     ],
 )
 def test_verdicts(base: Path, tmp_path: Path, changes: dict[str, float], verdict: str, cure: str) -> None:
-    import re
-
     found = judge(figures(**changes), 10_000, contrastive_config(base, tmp_path))
     assert found.verdict == verdict
     assert len(found.findings) == (1 if changes else 0)
@@ -151,7 +148,7 @@ def test_a_run_with_all_terms_active_and_blind_is_stopped(base: Path, tmp_path: 
         train(contrastive_config(base, tmp_path / "run", steps=8))
 
 
-def test_counts_and_signs_go_on_from_a_checkpoint(tmp_path: Path) -> None:
+def test_counts_and_signs_resume_from_a_checkpoint(tmp_path: Path) -> None:
     backbone: Any = SimpleNamespace(vocabulary=["a", "b", "c", "d"])
     control: Any = SimpleNamespace(should_save=False, should_training_stop=False)
     before, after = (Cockpit(None, backbone, {}, contrastive_config(tmp_path, tmp_path)) for _ in range(2))
@@ -197,7 +194,7 @@ def test_slices(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no topics.test2.tsv"):
         read_slice(ValidationSettings(collection=str(folder), split="test2"))
     (folder / "qrels.dev.txt").write_text("a 0 gone 1\n")
-    with pytest.raises(DataError, match="1 judged documents are not there, such as 'gone'"):
+    with pytest.raises(DataError, match="1 judged documents are missing, such as 'gone'"):
         read_slice(ValidationSettings(collection=str(folder)))
     (folder / "qrels.dev.txt").write_text("a 0 d1 0\n")
     with pytest.raises(DataError, match="no query of the split 'dev' has a relevant document"):
@@ -228,8 +225,6 @@ def test_validation_measures_what_the_saved_model_gives(base: Path, tmp_path: Pa
 
 
 def test_early_stopping_and_the_best_model(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pyterrier_csplade.training.monitoring.validation import Validation
-
     values = iter([0.3, 0.9, 0.5, 0.4, 0.8])
     monkeypatch.setattr(Validation, "figures", lambda self: {"RR@10": next(values)})
     settings = ValidationSettings(collection=str(collection(tmp_path / "c")), steps=1, measures=["RR@10"], patience=2)
@@ -237,8 +232,6 @@ def test_early_stopping_and_the_best_model(base: Path, tmp_path: Path, monkeypat
     output = train(config)
     assert log_of(output, "eval_RR@10") == [0.3, 0.9, 0.5, 0.4]
     assert sorted(path.name for path in (output / "checkpoints").glob("checkpoint-*")) >= ["checkpoint-2", "checkpoint-4"]
-    from safetensors.torch import load_file
-
     best = load_file(output / "checkpoints/checkpoint-2/model.safetensors")
     saved = load_file(output / "model.safetensors")
     assert all(torch.equal(saved[name.removeprefix("model.")], tensor) for name, tensor in best.items())

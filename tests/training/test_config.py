@@ -56,7 +56,7 @@ def test_json_and_lists_and_nested_settings(tmp_path: Path) -> None:
         (TRAIN + "lamda_query: 1\n", r"unknown setting 'lamda_query'; did you mean 'lambda_query'"),
         (TRAIN + "lora: {rnk: 1}\n", r"lora: unknown setting 'rnk'; did you mean 'rank'"),
         (TRAIN + "zzz: 1\n", r"unknown setting 'zzz'$"),
-        (TRAIN + "steps: 20\n", r"the key 'steps' stands twice, the second time on line 6"),
+        (TRAIN + "steps: 20\n", r"the key 'steps' appears twice, the second time on line 6"),
         (TRAIN + "batch_size: many\n", r"batch_size: expected int, found 'many'"),
         (TRAIN + "batch_size: 1.5\n", r"batch_size: expected int, found 1.5"),
         (TRAIN + "batch_size: true\n", r"batch_size: expected int, found True"),
@@ -74,7 +74,7 @@ def test_json_and_lists_and_nested_settings(tmp_path: Path) -> None:
         (TRAIN + "temperature: 0\n", r"temperature must be positive, found 0.0"),
         (TRAIN + "temperature: .nan\n", r"temperature: expected float, found nan"),
         (TRAIN + "gradient_accumulation_steps: 3\n", r"3 does not divide batch_size 32"),
-        (TRAIN.replace("d.jsonl", "[]"), r"data names no file"),
+        (TRAIN.replace("d.jsonl", "[]"), r"data must not be empty"),
         (TRAIN.replace("d.jsonl", "[1]"), r"data: expected str, found 1"),
         (TRAIN.replace("d.jsonl", "3"), r"data: expected str, found 3"),
         ("model: m\noutput: o\n", r"missing setting 'learning_rate', 'steps', and 'data'"),
@@ -94,7 +94,7 @@ def test_errors_are_clear(tmp_path: Path, text: str, message: str) -> None:
 def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the configuration .*none.yaml: No such file"):
         load_config(tmp_path / "none.yaml", ContrastiveConfig)
-    for text, message in (("{", "is not valid"), ('{"steps": 1, "steps": 2}', "a key stands twice in {steps, steps}")):
+    for text, message in (("{", "is not valid"), ('{"steps": 1, "steps": 2}', "a key appears twice in {steps, steps}")):
         with pytest.raises(ConfigError, match=message):
             load_config(write(tmp_path, text, "config.json"), ContrastiveConfig)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")

@@ -1,4 +1,4 @@
-"""What a dry run finds in data: counts of long files from their beginnings, and what is odd about rows and corpora."""
+"""The dry run's samples of data: counts of long files from their beginnings, and oddities of rows and corpora."""
 
 from __future__ import annotations
 
@@ -13,15 +13,11 @@ import ir_datasets
 import pyterrier as pt
 import pytest
 
+from inside.planning import CollectionFiles, config_from_dict
 from pyterrier_csplade import ConfigError, DataError
-from pyterrier_csplade.data.directory import CollectionFiles
 from pyterrier_csplade.training import ContrastiveConfig, ValidationSettings
-from pyterrier_csplade.training.config_file import config_from_dict
-from pyterrier_csplade.training.monitoring.validation import read_slice
-from pyterrier_csplade.training.planning.cost import find_gpu
-from pyterrier_csplade.training.planning.plan import Plan
-from pyterrier_csplade.training.planning.sample import sample_corpus, sample_rows
-from pyterrier_csplade.training.planning.shape import model_shape
+from pyterrier_csplade.training.monitoring import read_slice
+from pyterrier_csplade.training.planning import Plan, find_gpu, model_shape, sample_corpus, sample_rows
 from support.training_runs import adaptation_config, contrastive_config, make_base, make_collection
 
 
@@ -87,13 +83,13 @@ def test_several_sources_add_up(base: Path, plan: Plan, tmp_path: Path) -> None:
     assert facts_of(plan, "epochs") == ["1.00 (5 steps of 4 queries)"]
 
 
-# ---------------------------------------------------------------------- what is odd about them
+# ---------------------------------------------------------------------- oddities of rows
 
 
 def test_positives_among_the_negatives(base: Path, plan: Plan, tmp_path: Path) -> None:
     false = row(0, negative_passages=[{"text": "passage 000000 0"}, {"text": "another"}])
     sample_rows(rows_config(base, write(tmp_path / "rows.jsonl", [false, *(row(i) for i in range(1, 8))])), None, plan)
-    assert "12.5% of the rows have a passage among positives and negatives" in plan.warnings
+    assert "12.5% of the rows have a passage among both positives and negatives" in plan.warnings
 
 
 def test_scores_of_a_teacher(base: Path, tmp_path: Path) -> None:
@@ -116,7 +112,7 @@ def test_lengths_without_a_tokenizer_are_those_of_english(base: Path, plan: Plan
     rows = [row(i, query="q" * 45, positive_passages=[{"text": "p" * 90}], negative_passages=[]) for i in range(8)]
     sample = sample_rows(rows_config(base, write(tmp_path / "rows.jsonl", rows), document_length=15, negatives=1), None, plan)
     assert (sample.query_tokens, sample.document_tokens, sample.negatives, sample.padding) == (10.0, 15.0, 0.0, 1.0)
-    assert "100% of the passages are longer than 15 tokens and will be cut" in plan.warnings
+    assert "100% of the passages are longer than 15 tokens and will be truncated" in plan.warnings
 
 
 @pytest.mark.parametrize("kind", ["contrastive", "adaptation"])
@@ -129,9 +125,9 @@ def test_a_dataset_without_documents(base: Path, plan: Plan, monkeypatch: pytest
         sample_rows(rows_config(base, "irds:some/queries"), None, plan)
     else:
         config = adaptation_config(base, base / "run")
-        assert sample_corpus(type(config)(**{**vars(config), "corpus": "irds:some/queries"}), None, plan).tokens == 0
+        assert sample_corpus(type(config)(**{**vars(config), "corpus": "irds:some/queries"}), None, plan) == 0
     assert plan.problems == ["irds:some/queries has no documents"]
-    assert facts_of(plan, "data") == ["irds:some/queries: queries; not read here, since that may download it"]
+    assert facts_of(plan, "data") == ["irds:some/queries: queries; not read by the dry run, since that may download it"]
 
 
 # ---------------------------------------------------------------------- corpora
@@ -140,8 +136,7 @@ def test_a_dataset_without_documents(base: Path, plan: Plan, monkeypatch: pytest
 def test_tokens_of_a_corpus(base: Path, plan: Plan, tmp_path: Path) -> None:
     corpus = write(tmp_path / "docs.jsonl", [{"text": "x" * 90} for _ in range(1500)])  # 20 tokens and an end each
     config = adaptation_config(base, base / "run")
-    sample = sample_corpus(type(config)(**{**vars(config), "corpus": corpus}), None, plan)
-    assert sample.tokens == pytest.approx(1500 * 21)
+    assert sample_corpus(type(config)(**{**vars(config), "corpus": corpus}), None, plan) == pytest.approx(1500 * 21)
     assert facts_of(plan, "corpus") == [f"{corpus}: about 1,500 documents of 20 tokens"]
 
 
@@ -155,14 +150,14 @@ def test_a_corpus_in_a_directory(base: Path, plan: Plan, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("rows", "problem"),
-    [([], "the corpus is empty"), ([{"title": "no text"}], "the field 'text' is missing or no text"), (None, "no file")],
+    [([], "the corpus is empty"), ([{"title": "no text"}], "the field 'text' is missing or not a string"), (None, "no file")],
 )
 def test_a_corpus_that_cannot_be_used(base: Path, plan: Plan, tmp_path: Path, rows: Any, problem: str) -> None:
     path = tmp_path / "docs.jsonl"
     if rows is not None:
         write(path, rows)
     config = adaptation_config(base, base / "run")
-    assert sample_corpus(type(config)(**{**vars(config), "corpus": str(path)}), None, plan).tokens == 0
+    assert sample_corpus(type(config)(**{**vars(config), "corpus": str(path)}), None, plan) == 0
     assert len(plan.problems) == 1 and str(path) in plan.problems[0] and problem in plan.problems[0]
 
 
@@ -183,7 +178,7 @@ def test_a_slice_of_a_pyterrier_dataset() -> None:
     ("settings", "message"),
     [
         ({"validation": {"collection": "c", "patience": -1}}, "patience must not be negative, found -1"),
-        ({"validation": {"collection": "c", "measures": []}}, "measures names none"),
+        ({"validation": {"collection": "c", "measures": []}}, "measures must not be empty"),
         ({"validation": {"collection": "c", "measures": "nDCG@10"}}, "expected a list, found 'nDCG@10'"),
         ({"validation": {"collection": "c", "queries": 0}}, "queries must be positive, found 0"),
         ({"target_index_mb": 0.0, "target_index_documents": 5}, "target_index_mb must be positive, found 0.0"),
@@ -198,15 +193,15 @@ def test_settings_of_monitoring(settings: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["9 0 d1", "9 0 d1 relevant", "9 0 d1 1 extra", "9 0 d1 1.5"])
-def test_a_line_of_qrels_that_is_none(tmp_path: Path, line: str) -> None:
+def test_a_malformed_line_of_qrels(tmp_path: Path, line: str) -> None:
     directory = make_collection(tmp_path / "c")
     (directory / "qrels.dev.txt").write_text(f"9 0 d1 2\n{line}\n")
     with pytest.raises(DataError, match=f"qrels.dev.txt, line 2: expected qid 0 docno label, found '{line}'"):
         CollectionFiles(str(directory)).qrels("dev")
 
 
-def test_an_architecture_that_is_no_language_model() -> None:
+def test_an_architecture_that_is_not_a_language_model() -> None:
     from transformers import ViTConfig
 
-    with pytest.raises(ConfigError, match="ViTConfig is no causal language model"):
+    with pytest.raises(ConfigError, match="ViTConfig is not a causal language model"):
         model_shape(ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32))

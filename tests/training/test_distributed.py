@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config, unset_hf_deepspeed_config
 
+from inside.training import (
+    Collator,
+    ContrastiveObjective,
+    GradientCache,
+    Labels,
+    batches,
+    distributed,
+    ranking_loss,
+    run,
+    trainer,
+)
 from pyterrier_csplade import ConfigError, Contract
-from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.model import Backbone
 from pyterrier_csplade.training import LoraSettings, ValidationSettings, adapt, train
-from pyterrier_csplade.training.batches import Collator, Labels
-from pyterrier_csplade.training.gradient_cache import GradientCache
-from pyterrier_csplade.training.losses import ranking_loss
-from pyterrier_csplade.training.objective import ContrastiveObjective
 from support import models
 from support.paths import TESTS
 from support.processes import torchrun
 from support.training_runs import adaptation_config, contrastive_config, log_of, make_base
 from support.validated_runs import VALIDATED, check_validated, validation
 
-# A batch of 8 queries, with weights of the regularisers at which they matter, for as many steps as go over two epochs.
+# Batches of 8 queries over two epochs, with regularisers that are heavy enough to matter.
 SETTINGS: dict[str, Any] = {
     "batch_size": 8, "steps": 5, "lambda_query": 0.01, "lambda_document": 0.02, "flops_warmup_steps": 2, "learning_rate": 1e-3,
     "warmup_steps": 2,
@@ -100,10 +111,8 @@ def test_two_processes_validate_as_one(base: Path, two_processes: Path, tmp_path
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyterrier_csplade.training.run.start_processes", lambda **_: 2)
-    with pytest.raises(
-        ConfigError, match="batch_size 7 is that of all processes together and cannot be divided by 2 processes"
-    ):
+    monkeypatch.setattr(run, "start_processes", lambda **_: 2)
+    with pytest.raises(ConfigError, match="batch_size 7, which counts all processes, cannot be divided by 2 processes"):
         train(contrastive_config(base, tmp_path / "run", batch_size=7))
 
 
@@ -112,7 +121,7 @@ def test_cached_gradients_are_those_of_the_whole_graph(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: LoraSettings | None
 ) -> None:
     """With dropout, too: both ways cut the batch into the same parts here, so that they draw the same random numbers."""
-    monkeypatch.setattr("pyterrier_csplade.training.batches._CHUNK", 4)
+    monkeypatch.setattr(batches, "_CHUNK", 4)
     runs = []
     for accumulation in (1, 2):
         settings = SETTINGS | {"gradient_accumulation_steps": accumulation, "gradient_checkpointing": accumulation == 2}
@@ -166,3 +175,42 @@ def test_negatives_of_the_papers_batch() -> None:
     # The layout of the paper's peers, each query's 16 passages together, is another order of the same batch.
     order = torch.argsort(labels.owners * 2 + 1 - (torch.arange(512) == labels.targets[labels.owners]).long(), stable=True)
     assert [int(order[16 * i]) for i in range(32)] == labels.targets.tolist()
+
+
+@pytest.mark.parametrize("missing", [None, "LossScaler"])
+def test_what_deepspeed_may_load(monkeypatch: pytest.MonkeyPatch, missing: str | None) -> None:
+    """Its own settings, by classes that are no public interface; without one, only checkpoints that hold it are refused."""
+    classes = {}
+    for name, attribute in distributed._SETTINGS.items():
+        module = ModuleType(name)
+        if attribute != missing:
+            classes[attribute] = type(attribute, (), {})
+            setattr(module, attribute, classes[attribute])
+        for end in range(name.count(".")):
+            monkeypatch.setitem(sys.modules, name.rsplit(".", end + 1)[0], ModuleType("package"))
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
+    with distributed.values_only():
+        assert os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "1"
+        assert set(classes.values()) <= set(torch.serialization.get_safe_globals())
+    assert len(classes) == (2 if missing else 3) and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+class Stage3:
+    """Settings of DeepSpeed, as transformers keeps them."""
+
+    def is_zero3(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_whole_models_are_loaded_without_zero3(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    settings = Stage3()
+    set_hf_deepspeed_config(settings)
+    assert is_deepspeed_zero3_enabled()
+    if not known:
+        monkeypatch.setattr(trainer, "_ZERO_SETTING", "_none")
+    with trainer.in_one_piece():
+        assert not is_deepspeed_zero3_enabled()
+    assert is_deepspeed_zero3_enabled() == known
+    unset_hf_deepspeed_config()

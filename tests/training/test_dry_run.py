@@ -1,4 +1,4 @@
-"""The dry run: what it says of a run, and what it finds wrong. Its estimates: test_estimate.py."""
+"""The dry run: what it reports about a run, and the problems that it finds. Its estimates are in test_estimate.py."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from inside.planning import main
 from pyterrier_csplade import ConfigError
-from pyterrier_csplade.cli.main import main
-from pyterrier_csplade.training import LoraSettings, dry_run
-from pyterrier_csplade.training.planning.cost import GPUS
+from pyterrier_csplade.training import LoraSettings, ValidationSettings, dry_run
+from pyterrier_csplade.training.planning import GPUS
 from support import models
-from support.training_runs import adaptation_config, contrastive_config, make_base
+from support.training_runs import adaptation_config, contrastive_config, make_base, make_collection
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +46,14 @@ def test_a_run_that_can_start(base: Path, tmp_path: Path) -> None:
     facts = dict(plan.facts)
     assert facts["data"] == f"{base / 'rows.jsonl'}: 24 rows, the first 24 of them read"
     assert facts["epochs"] == "2.00 (12 steps of 4 queries)"
-    assert facts["negatives"] == "0.8 of 1 hard ones a query, 6 in a batch"  # a quarter of the rows has none
+    assert facts["negatives"] == "0.8 of 1 hard negatives per query, 6 in a batch"  # a quarter of the rows has none
     assert set(plan.memory) >= {"frozen weights", "optimizer", "activations", "head", "representations"}
     assert plan.hours == pytest.approx(plan.flops / GPUS["h100"].flops / 3600 / 0.27)
     assert "the run can start" in str(plan)
     assert not (tmp_path / "run").exists()
 
 
-def test_lengths_are_those_of_the_tokenizer(base: Path, tmp_path: Path) -> None:
+def test_lengths_are_counted_by_the_tokenizer(base: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (base / "rows.jsonl").read_text().splitlines()]
     queries = [len(models.tokenizer()(row["query"], add_special_tokens=False)["input_ids"]) for row in rows]
     plan = dry_run(contrastive_config(base, tmp_path / "run", query_length=5))
@@ -78,7 +78,7 @@ def test_tokens_of_a_run(base: Path, tmp_path: Path, variant: Any) -> None:
 
 @pytest.mark.parametrize(("steps", "fsdp", "part"), [(4, False, 50), (1, True, 128)])
 def test_graphs_that_are_not_kept(base: Path, tmp_path: Path, steps: int, fsdp: bool, part: int) -> None:
-    """Of 200 passages, graphs of 50 exist with four steps, and of 128, the most at once, of a sharded model; a second pass."""
+    """Of 200 passages, the graphs of 50 exist at once with four steps, and of at most 128 with a sharded model."""
     settings: dict[str, Any] = {"batch_size": 200, "negatives": 0}
     plan = dry_run(contrastive_config(base, tmp_path / "run", gradient_accumulation_steps=steps, **settings), fsdp=fsdp)
     whole = dry_run(contrastive_config(base, tmp_path / "run", **settings))
@@ -92,7 +92,7 @@ def test_graphs_that_are_not_kept(base: Path, tmp_path: Path, steps: int, fsdp: 
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"model": "missing"}, r"missing: there is no .*config.json"),
+        ({"model": "missing"}, r"missing: there is no directory .*config.json"),
         ({"batch_size": 32}, r"about 24 rows are fewer than one batch of 32"),
         ({"kl_weight": 1.0}, r"100% of the rows have no scores of a teacher"),
         ({"lora": LoraSettings(target_modules=["wq"])}, r"target_modules: the model has no 'wq'"),
@@ -117,7 +117,7 @@ def test_longer_than_the_positions(base: Path, tmp_path: Path, settings: dict[st
         ("none.jsonl", "there is no file .*none.jsonl"),
         ("empty.jsonl", "empty.jsonl has no rows"),
         ("bad.jsonl", "bad.jsonl, line 1: the query has no positive passage"),
-        ("irds:no/such", "irds:no/such: ir_datasets knows no such dataset"),
+        ("irds:no/such", "irds:no/such: ir_datasets has no such dataset"),
     ],
 )
 def test_data_that_cannot_be_used(base: Path, tmp_path: Path, data: str, problem: str) -> None:
@@ -130,10 +130,26 @@ def test_data_that_cannot_be_used(base: Path, tmp_path: Path, data: str, problem
     assert plan.hours > 0
 
 
+def test_queries_of_a_validation_are_counted(base: Path, tmp_path: Path) -> None:
+    folder = make_collection(tmp_path / "c")
+    (folder / "topics.dev.tsv").write_text("a\tone\nb\ttwo\nc\tthree\nd\tfour\n")
+    (folder / "qrels.dev.txt").write_text("a 0 d0 1\nb 0 d1 2\nc 0 d1 0\nd 0 d1 1\n")
+    settings: dict[str, Any] = {"collection": str(folder), "steps": 500}
+    for queries, expected in ((9, "3 queries every 500 steps"), (2, "2 queries every 500 steps")):
+        validation = ValidationSettings(**settings, queries=queries)
+        assert dict(dry_run(contrastive_config(base, tmp_path / "run", validation=validation)).facts)["validation"] == expected
+    missing = ValidationSettings(**settings, split="test2")
+    plan = dry_run(contrastive_config(base, tmp_path / "run", document_length=64, validation=missing))
+    assert len(plan.problems) == 1 and re.match("validation: .* holds no topics.test2.tsv", plan.problems[0])
+    unknown = ValidationSettings(collection="no-such-dataset")
+    plan = dry_run(contrastive_config(base, tmp_path / "run", document_length=64, validation=unknown))
+    assert len(plan.problems) == 1 and plan.problems[0].startswith("validation: no-such-dataset: ")
+
+
 def test_datasets_are_named_but_not_read(base: Path, tmp_path: Path) -> None:
     config = adaptation_config(base, tmp_path / "run")
     plan = dry_run(type(config)(**{**vars(config), "corpus": "irds:msmarco-passage"}))
-    assert dict(plan.facts)["data"] == "irds:msmarco-passage: docs; not read here, since that may download it"
+    assert dict(plan.facts)["data"] == "irds:msmarco-passage: docs; not read by the dry run, since that may download it"
     assert not plan.problems
 
 
@@ -146,15 +162,15 @@ def test_a_tokenizer_that_does_not_fit(base: Path, tmp_path: Path) -> None:
     assert plan.problems[0].startswith("the tokenizer does not fit the model: its ids go up to ")
 
 
-def test_the_tokenizer_is_that_of_the_revision(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the run's model; a stand-in of the same shape has revisions of its own."""
+def test_the_tokenizer_is_loaded_at_the_revision(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The revision belongs to the run's model; a stand-in of the same shape has other revisions."""
     asked = []
 
     def from_pretrained(name: str, revision: str | None = None) -> Any:
         asked.append((Path(name).name, revision))
         return models.tokenizer()
 
-    monkeypatch.setattr("pyterrier_csplade.model.hub.AutoTokenizer.from_pretrained", from_pretrained)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", from_pretrained)
     dry_run(contrastive_config(base, tmp_path / "run", revision="next"))
     config = contrastive_config(base, tmp_path / "run", "not there yet", revision="next")
     dry_run(config, like=str(base / "llama-tied"))
@@ -170,7 +186,7 @@ def test_adaptation(base: Path, tmp_path: Path) -> None:
     assert "fewer than one batch" in plan.problems[0]
 
 
-def test_what_does_not_fit_is_said(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_does_not_fit_is_reported(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = SimpleNamespace(free=10**12)  # whatever this disk has
     monkeypatch.setattr("shutil.disk_usage", lambda _: free)
     settings: dict[str, Any] = {"lora": LoraSettings(rank=2), "bf16": True, "batch_size": 24, "negatives": 3}
@@ -185,7 +201,7 @@ def test_what_does_not_fit_is_said(base: Path, tmp_path: Path, monkeypatch: pyte
     assert any("GB, 5.0 GB are free" in text for text in dry_run(config, like="meta-llama/Llama-3.1-8B").problems)
     with pytest.raises(ConfigError, match="unknown GPU 'h1000'; known are a100-40gb, .*h200"):
         dry_run(config, gpu="h1000")
-    with pytest.raises(ConfigError, match="batch_size 24 is that of all processes together and cannot be divided by 5 proc"):
+    with pytest.raises(ConfigError, match="batch_size 24, which counts all processes, cannot be divided by 5 proc"):
         dry_run(config, gpus=5)
     with pytest.raises(ConfigError, match="gpus must be positive, found 0"):
         dry_run(config, gpus=0)

@@ -1,4 +1,4 @@
-"""The estimate of a run's cost, against hand-worked values, and values measured in autograd and in a process."""
+"""The estimate of a run's cost against values computed by hand and values measured in a process."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from inside.planning import add_lora
 from pyterrier_csplade import ConfigError
 from pyterrier_csplade.training import LoraSettings
-from pyterrier_csplade.training.planning.cost import GPUS, Load, Method, memory_parts, step_flops
-from pyterrier_csplade.training.planning.shape import model_shape, read_model_config
-from pyterrier_csplade.training.run import add_lora
+from pyterrier_csplade.training.planning import GPUS, Load, Method, memory_parts, model_shape, read_model_config, step_flops
 from support import models
 from support.paths import ROOT
 
@@ -35,7 +34,7 @@ LLAMAS = {
 
 @pytest.mark.parametrize("name", LLAMAS)
 def test_shapes_of_the_published_models(name: str) -> None:
-    """Billions of parameters as published; GFLOP of a token in backbone and head as computed elsewhere."""
+    """Billions of parameters as published; GFLOP per token in backbone and head as computed independently."""
     config, published = read_model_config(name, None)
     shape = model_shape(config, PROJECTIONS)
     parameters, backbone, head = LLAMAS[name]
@@ -63,7 +62,7 @@ def test_every_parameter_is_counted_once(name: str) -> None:
 
 
 def test_hours_of_the_papers_runs_on_an_h200() -> None:
-    """Floors that were computed by hand: 608 M tokens, checkpointing 9.2 h, without 6.2 h, at 790 TFLOP/s."""
+    """Lower bounds computed by hand for 608 million tokens at 790 TFLOP/s: 9.2 h with checkpointing, 6.2 h without."""
     shape = model_shape(read_model_config("meta-llama/Llama-3.1-8B", None)[0], PROJECTIONS)
     load = Load(tokens=1, live_tokens=1, head_tokens=1, texts=1, length=0)
     for checkpointing, hours in ((True, 9.2), (False, 6.2)):
@@ -83,7 +82,7 @@ def test_memory_by_part() -> None:
     lora = memory_parts(shape, Method(rank=16, bf16=True, checkpointing=True), load)
     assert lora["frozen weights"] == 2 * shape.parameters
     assert lora["optimizer"] == 2 * lora["trained weights"] == 8 * 16 * shape.adapted
-    assert lora["representations"] == 544 * 128256 * 32  # the gradient begins its way back
+    assert lora["representations"] == 544 * 128256 * 32  # at the beginning of the backward pass
     assert lora["activations"] < memory_parts(shape, Method(rank=16, bf16=True, checkpointing=False), load)["activations"] / 10
     full = memory_parts(shape, Method(rank=None, bf16=False, checkpointing=True), load)
     assert full["frozen weights"] == 0
@@ -101,14 +100,14 @@ def test_memory_by_part() -> None:
 PEAK = """
 import re, sys
 import torch
-from pyterrier_csplade.training.streamed_loss import streamed_prediction_loss
+from inside.training import streamed_prediction_loss
 torch.set_num_threads(1)
 trained, terms, width, positions = sys.argv[1] == "trained", 100_000, 256, 256
 weight = torch.empty(terms, width).normal_().requires_grad_(trained)
 hidden = torch.empty(positions, width).normal_().requires_grad_()
 targets = torch.randint(terms, (positions,))
 torch.randn(64, width) @ weight[:100].T
-def peak():  # unlike getrusage's, not that of the process which started this one
+def peak():  # unlike getrusage's, without the peak of the parent process
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 before = peak()
 streamed_prediction_loss(hidden, weight, targets, 1.0)[0].backward()
@@ -119,7 +118,7 @@ print(peak() - before)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 @pytest.mark.parametrize("trained", [True, False])
 def test_memory_of_the_head_in_adaptation(trained: bool) -> None:
-    """Measured in a process of its own: no logits of all positions, which would take 100 MB and their gradients as much."""
+    """Measured in its own process: the logits of all positions would take 100 MB, and their gradients 100 MB more."""
     command = [sys.executable, "-c", PEAK, "trained" if trained else "frozen"]
     paths = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=paths)

@@ -1,4 +1,4 @@
-"""The estimated size of an index, against real ones."""
+"""The estimated size of an index against the size of real indexes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix, random
 
+from inside.planning import POSTING_BYTES
 from pyterrier_csplade import CSPLADE, ImpactIndex, MatrixVectors, Quantizer
-from pyterrier_csplade.training.config import POSTING_BYTES
-from pyterrier_csplade.training.monitoring.validation import index_bytes
+from pyterrier_csplade.training.monitoring import index_bytes
 
 
 def real_bytes(impacts: csr_matrix, path: Path) -> int:
@@ -30,7 +30,7 @@ def test_random_impacts(tmp_path: Path, documents: int, terms: int, density: flo
 
 
 def test_postings_of_a_trained_model() -> None:
-    """The postings alone, without what terms and documents take whatever their number."""
+    """The postings alone, without the bytes per term and per document."""
     texts = ["An inverted index maps every term to its postings.", "Cats sleep for most of the day."] * 200
     impacts = Quantizer()(CSPLADE.tiny().encode_docs(texts))
     used = len(np.unique(impacts.indices))

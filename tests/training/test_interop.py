@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from inside.training import add_lora
 from pyterrier_csplade import CSPLADE, Contract, ContractError, contract_preset, export_sentence_transformers
 from pyterrier_csplade.training import LoraSettings
-from pyterrier_csplade.training.run import add_lora
 from support import models
 
 WIDTH = 32  # of the tiny models

@@ -17,9 +17,9 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
+from inside.training import contrastive, last_checkpoint
 from pyterrier_csplade import ConfigError
 from pyterrier_csplade.training import LoraSettings, ValidationSettings, adapt, train
-from pyterrier_csplade.training.checkpoints import last_checkpoint
 from support import models
 from support.paths import TESTS
 from support.processes import torchrun
@@ -71,7 +71,7 @@ def test_qlora_under_deepspeed_is_refused_before_anything_is_loaded(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", flag)
-    monkeypatch.setattr("pyterrier_csplade.training.contrastive.load_tokenizer_and_model", lambda *args: pytest.fail("loaded"))
+    monkeypatch.setattr(contrastive, "load_tokenizer_and_model", lambda *args: pytest.fail("loaded"))
     config = contrastive_config(base, tmp_path / "run", lora=LoraSettings(**LORA), quantization="nf4")
     with pytest.raises(ConfigError, match="DeepSpeed cannot divide weights of 4 bits: launch with FSDP"):
         train(config)
@@ -132,7 +132,7 @@ QLORA_RUNS: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module", params=["fsdp", "deepspeed"])
 def sharded(request: pytest.FixtureRequest, base: Path) -> Path:
-    """Runs of two processes on CPUs, divided as shipped configurations have it."""
+    """Runs of two processes on CPUs, sharded as in the shipped configurations."""
     if request.param == "deepspeed":
         pytest.importorskip("deepspeed", reason="pip install deepspeed")
     wanted = [*RUNS, *QLORA_RUNS] if request.param == "fsdp" else RUNS
@@ -205,7 +205,7 @@ def test_a_sharded_run_goes_on_exactly(sharded: Path, whole: str, resumed: str) 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["full", "lora", "half", "qlora", "half qlora"])
 def test_each_process_holds_its_part_of_the_layers_only(sharded: Path, name: str) -> None:
-    """Half of their bytes, or all those of 4-bit weights: two weights a byte."""
+    """Half of the bytes, or all bytes of 4-bit weights, with two weights per byte."""
     if sharded.name == "deepspeed":
         pytest.skip("asked of FSDP only")
     numbers = [json.loads((sharded / name / f"held-{rank}.json").read_text()) for rank in range(2)]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyterrier_csplade.training.losses import accuracy, adaptation_loss, flops, ramped, ranking_loss
+from inside.training import accuracy, flops, ramped, ranking_loss
+from support.reference_losses import adaptation_loss
 
 RNG = np.random.default_rng(5)
 

@@ -1,4 +1,4 @@
-"""The estimate of a step's memory against what autograd keeps and what torch's allocator is asked for, counted in bytes."""
+"""The estimate of a step's memory against the bytes that autograd keeps and that torch's allocator provides."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from inside.planning import Backbone, GradientCache, add_lora, attention_activation, layer_activation
 from pyterrier_csplade import Contract
-from pyterrier_csplade.model.backbone import Backbone
 from pyterrier_csplade.training import LoraSettings
-from pyterrier_csplade.training.gradient_cache import GradientCache
-from pyterrier_csplade.training.planning.cost import Load, Method, attention_activation, layer_activation, memory_parts
-from pyterrier_csplade.training.planning.shape import ModelShape, model_shape
-from pyterrier_csplade.training.run import add_lora
+from pyterrier_csplade.training.planning import Load, Method, ModelShape, memory_parts, model_shape
 from support import models
 
 KEPT = ("frozen weights", "trained weights", "optimizer")
@@ -36,7 +33,7 @@ def make_shape(layers: int, attention: str, *, lora: bool, **sizes: int) -> Mode
 
 
 def saved_bytes(layers: int, length: int, attention: str, *, lora: bool, bf16: bool, padded: bool) -> int:
-    """What autograd keeps of a forward pass of the backbone over four texts, apart from parameters."""
+    """Count what autograd keeps of a forward pass over four texts, without parameters."""
     model: Any = AutoModelForCausalLM.from_config(config(layers, attention))
     if lora:
         model = add_lora(model.to(torch.bfloat16) if bf16 else model, LoraSettings(rank=2, dropout=0.0))
@@ -57,7 +54,7 @@ def saved_bytes(layers: int, length: int, attention: str, *, lora: bool, bf16: b
 
 
 def saved_by_a_layer(length: int, attention: str, *, lora: bool, bf16: bool, padded: bool) -> float:
-    """Bytes for each token."""
+    """Count the bytes per token."""
     two, one = (saved_bytes(n, length, attention, lora=lora, bf16=bf16, padded=padded) for n in (2, 1))
     return (two - one) / (4 * length)
 
@@ -72,16 +69,16 @@ def test_activations_against_what_autograd_keeps(lora: bool, bf16: bool) -> None
 @pytest.mark.parametrize("bf16", [True, False])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_what_attention_keeps_grows_with_the_length(attention: str, bf16: bool) -> None:
-    """A token more in every text: probabilities of every head if attention is eager, an entry of the mask if it is fused."""
+    """Per additional token: the probabilities of every head if attention is eager, an entry of the mask if it is fused."""
     short, long = (saved_by_a_layer(n, attention, lora=True, bf16=bf16, padded=True) for n in (64, 192))
     shape = make_shape(1, attention, lora=True)
     assert shape.attention == attention and shape.heads == 4
-    # The adapters' weights are kept in bfloat16 as well, whatever the length: 5 kB, which weigh on the short texts.
+    # The bfloat16 copies of the adapters' weights, 5 kB at any length, weigh more per token of short texts.
     assert attention_activation(shape, 128, bf16=bf16) == pytest.approx(long - short, rel=0.06 if bf16 else 0.02)
 
 
 def peak_bytes(step: Callable[[], Any], folder: Path) -> int:
-    """The most that was allocated at once beyond what was at the beginning."""
+    """Return the peak of the allocated bytes in addition to those at the beginning."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     profiler.export_chrome_trace(str(folder / "trace.json"))
@@ -94,7 +91,7 @@ def peak_bytes(step: Callable[[], Any], folder: Path) -> int:
 
 
 def trained_step(model: Any, parts: Sequence[dict[str, Tensor]], backbone: Backbone, *, keep_graphs: bool) -> None:
-    """Encode, take the gradient of a loss that touches one term of 200, go back."""
+    """Encode, and propagate the gradient of a loss that depends on one of 200 terms."""
     cache = GradientCache(Accelerator(cpu=True), backbone, keep_graphs=keep_graphs)
     vectors = cache.encode(parts)
     cache.backward(torch.autograd.grad(vectors[:, ::200].square().sum(), vectors)[0])
@@ -105,7 +102,7 @@ def trained_step(model: Any, parts: Sequence[dict[str, Tensor]], backbone: Backb
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("cached", [False, True])
 def test_peak_of_a_step(cached: bool, lora: bool, checkpointing: bool, attention: str, tmp_path: Path) -> None:
-    """Within a fifth of what the allocator was asked for: four parts of four texts of 100 tokens, some of them shorter."""
+    """Four parts of four texts of up to 100 tokens; the estimate is within a fifth of the allocated bytes."""
     torch.manual_seed(0)
     tokenizer = models.tokenizer()
     sizes = {"hidden_size": 128, "intermediate_size": 384, "vocab_size": len(tokenizer)}

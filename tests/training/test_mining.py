@@ -10,9 +10,9 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 
+from inside.planning import read_rows
 from pyterrier_csplade import ConfigError, DataError
 from pyterrier_csplade.training import mine_negatives
-from pyterrier_csplade.training.readers import read_rows
 
 DOCS = [{"docno": f"d{i}", "text": f"text {i}", "title": "T" if i == 3 else ""} for i in range(20)]
 TOPICS = pd.DataFrame([[f"q{i}", f"query {i}"] for i in range(6)], columns=["qid", "query"])
@@ -22,7 +22,7 @@ QRELS = pd.DataFrame(
 
 
 class Ranker(pt.Transformer):
-    """Retrieves documents from the one with the query's number on; counts the queries it has seen."""
+    """Retrieves ten documents, beginning with the query's number; records the queries."""
 
     def __init__(self, fail_at: int | None = None) -> None:
         self.seen: list[str] = []
@@ -132,7 +132,7 @@ def test_texts_from_a_transformer_and_from_the_results(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"query_id": "q4", "que'])
-def test_mining_goes_on_where_it_was_interrupted(tmp_path: Path, torn: bytes) -> None:
+def test_mining_resumes_where_it_was_interrupted(tmp_path: Path, torn: bytes) -> None:
     whole = mine(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         mine(tmp_path / "parts", Ranker(fail_at=5), batch_size=2)
@@ -167,10 +167,10 @@ def test_compressed_output(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl.gz"]
 
 
-def test_what_cannot_be_mined(tmp_path: Path) -> None:
+def test_input_that_cannot_be_mined(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of 6 queries has a relevant document"):
         mine(tmp_path, min_label=3)
-    with pytest.raises(DataError, match="the query 'q0' stands twice in the topics"):
+    with pytest.raises(DataError, match="the query 'q0' appears twice in the topics"):
         mine_negatives(Ranker(), pd.concat([TOPICS, TOPICS]), QRELS, output=tmp_path / "x", corpus=DOCS)
     with pytest.raises(DataError, match="the pipeline returns no 'docno'; it returns qid, query"):
         mine(tmp_path / "b", pt.Transformer.identity())

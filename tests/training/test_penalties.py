@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from pyterrier_csplade import ConfigError
-from pyterrier_csplade.training.batches import Labels
-from pyterrier_csplade.training.losses import (
+from inside.training import (
+    ContrastiveObjective,
     DocumentFrequencies,
+    Labels,
     anti_zero,
     df_factor,
     df_flops,
@@ -22,7 +22,7 @@ from pyterrier_csplade.training.losses import (
     l1,
     margin_mse_loss,
 )
-from pyterrier_csplade.training.objective import ContrastiveObjective
+from pyterrier_csplade import ConfigError
 from support.training_runs import contrastive_config
 
 RNG = np.random.default_rng(3)
@@ -157,7 +157,7 @@ def test_objective_adds_what_the_configuration_weighs() -> None:
     [
         ({"infonce_weight": 0}, "are all 0: nothing ranks"),
         ({"kl_weight": -1}, "kl_weight must not be negative"),
-        ({"df_cutoff": 1.0}, "df_cutoff is a share of the passages below 1"),
+        ({"df_cutoff": 1.0}, "df_cutoff must be above 0 and below 1"),
         ({"teacher_temperature": 0}, "teacher_temperature must be positive"),
     ],
 )

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from inside.training import adaptation, contrastive, load_tokenizer_and_model
 from pyterrier_csplade import CSPLADE, ConfigError, Contract
-from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.model import Backbone
 from pyterrier_csplade.training import adapt, train
-from pyterrier_csplade.training.run import load_tokenizer_and_model
 from support import models
 from support.training_runs import LORA, adaptation_config, contrastive_config, log_of, make_base
 
@@ -38,8 +38,7 @@ def test_frozen_weights_take_4_bits_and_the_merged_model_is_whole(
         kinds.add(type(model.get_base_model().model.layers[0].mlp.up_proj.base_layer).__name__)
         return tokenizer, model
 
-    name = "adaptation" if phase is adapt else "contrastive"
-    monkeypatch.setattr(f"pyterrier_csplade.training.{name}.load_tokenizer_and_model", loaded)
+    monkeypatch.setattr(adaptation if phase is adapt else contrastive, "load_tokenizer_and_model", loaded)
     make_config = adaptation_config if phase is adapt else contrastive_config
     output = phase(make_config(base, tmp_path / "run", steps=8, learning_rate=1e-2, lora=LORA, quantization="nf4"))
     assert kinds == {"Linear4bit"}

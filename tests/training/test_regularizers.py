@@ -1,4 +1,4 @@
-"""The weights of the regularisers: what a schedule sees, and that checkpoints carry its state."""
+"""The weights of the regularisers: the figures that a schedule observes, and its state in checkpoints."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from inside.training import contrastive
 from pyterrier_csplade.training import train
 from support.training_runs import contrastive_config, log_of, make_base
 
 
 class Recorder:
-    """A schedule whose weights depend on everything it has seen."""
+    """A schedule whose weights depend on all observations."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, float]] = []
@@ -32,7 +33,7 @@ class Recorder:
         self.seen = [tuple(pair) for pair in state["seen"]]
 
 
-def test_a_schedule_sees_every_step_and_goes_on_after_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_schedule_sees_every_step_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = make_base(tmp_path)
     schedules: list[Recorder] = []
 
@@ -40,7 +41,7 @@ def test_a_schedule_sees_every_step_and_goes_on_after_resuming(tmp_path: Path, m
         schedules.append(Recorder())
         return schedules[-1]
 
-    monkeypatch.setattr("pyterrier_csplade.training.contrastive.make_schedule", make_schedule)
+    monkeypatch.setattr(contrastive, "make_schedule", make_schedule)
     settings: dict[str, Any] = {"steps": 4, "save_steps": 2}
     whole = train(contrastive_config(base, tmp_path / "whole", **settings))
     nnz = log_of(whole, "nnz_document")

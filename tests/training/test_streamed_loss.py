@@ -7,11 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from pyterrier_csplade.training import streamed_loss as _streamed_loss
-from pyterrier_csplade.training.adaptation import Predictor
-from pyterrier_csplade.training.losses import prediction_loss
-from pyterrier_csplade.training.streamed_loss import streamed_prediction_loss
+from inside.training import Predictor, streamed_loss, streamed_prediction_loss
 from support import models
+from support.reference_losses import prediction_loss
 
 
 @pytest.mark.parametrize("relu_weight", [1.0, 0.25, 0.0])
@@ -20,7 +18,7 @@ from support import models
 def test_loss_and_gradients_are_those_of_the_naive_graph(
     monkeypatch: pytest.MonkeyPatch, relu_weight: float, size: int, name: str
 ) -> None:
-    monkeypatch.setattr(_streamed_loss, "_LOGITS_IN_FLIGHT", {"cpu": size * 13})
+    monkeypatch.setattr(streamed_loss, "_LOGITS_IN_FLIGHT", {"cpu": size * 13})
     torch.manual_seed(1)
     hidden, weight = torch.randn(8, 5, requires_grad=True), torch.randn(13, 5, requires_grad=True)
     bias = torch.randn(13, requires_grad=True) if name == "bias" else None

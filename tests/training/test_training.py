@@ -13,12 +13,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from inside.training import Collator, add_lora, load_tokenizer_and_model, objective, ranking_loss, trainer
 from pyterrier_csplade import CSPLADE, Contract, DataError
-from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.model import Backbone
 from pyterrier_csplade.training import LoraSettings, adapt, plot_curves, train
-from pyterrier_csplade.training.batches import Collator
-from pyterrier_csplade.training.losses import ranking_loss
-from pyterrier_csplade.training.run import add_lora, load_tokenizer_and_model
 from support import models
 from support.training_runs import LORA, adaptation_config, contrastive_config, log_of, make_base
 
@@ -112,7 +110,7 @@ def test_first_step_equals_numpy(base: Path, tmp_path: Path, monkeypatch: pytest
             ids = backbone.tokenize([text], role)[0]
             return np.log1p(np.maximum(backbone.reference_logits(**backbone.collate(ids)).numpy()[0].astype(float), 0))
 
-    rows = batches[1]  # the first is that of the pre-flight
+    rows = batches[1]  # the first is the batch of the pre-flight
     queries = np.array([encode(row["query"], "query") for row in rows])
     texts = [row["positive"] for row in rows] + [text for row in rows for text in row["negatives"]]
     passages = np.array([encode(text, "document") for text in texts])
@@ -183,7 +181,7 @@ def test_bf16_ranks_in_float32(base: Path, tmp_path: Path, monkeypatch: pytest.M
         seen.add(scores.dtype)
         return ranking_loss(scores, *rest)
 
-    monkeypatch.setattr("pyterrier_csplade.training.objective.ranking_loss", recorded)
+    monkeypatch.setattr(objective, "ranking_loss", recorded)
     half = train(contrastive_config(base, tmp_path / "half", bf16=True))
     assert seen == {torch.float32}
     assert load_file(half / "model.safetensors")["model.norm.weight"].dtype == torch.float32
@@ -209,7 +207,7 @@ def test_inputs_of_adapters_in_bf16_need_no_detour(
     monkeypatch.setattr(BaseTunerLayer, "_cast_input_dtype", counted)
     direct = phase(make_config(base, tmp_path / "direct", **settings))
     of_steps = len(casts) - sum(casts)
-    monkeypatch.setattr("pyterrier_csplade.training.trainer.disable_input_dtype_casting", lambda *a, **k: nullcontext())
+    monkeypatch.setattr(trainer, "disable_input_dtype_casting", lambda *a, **k: nullcontext())
     detour = phase(make_config(base, tmp_path / "detour", **settings))
     assert of_steps >= 3 * 2 * 14, "steps, passes, adapted layers"
     for name in ("loss", "grad_norm"):

@@ -12,14 +12,21 @@ import numpy as np
 import pytest
 import torch
 
+from inside.training import (
+    Collator,
+    Labels,
+    PackedDataset,
+    RowDataset,
+    TrainingRow,
+    batches,
+    pack_corpus,
+    passage_text,
+    read_rows,
+    write_rows,
+)
 from pyterrier_csplade import Contract, DataError
-from pyterrier_csplade.data.jsonl import read_jsonl
-from pyterrier_csplade.data.sources import read_corpus
-from pyterrier_csplade.model.backbone import Backbone
-from pyterrier_csplade.training.batches import Collator, Labels, RowDataset, write_rows
-from pyterrier_csplade.training.packing import PackedDataset, pack_corpus
-from pyterrier_csplade.training.readers import read_rows
-from pyterrier_csplade.training.rows import TrainingRow, passage_text
+from pyterrier_csplade.data import read_corpus, read_jsonl
+from pyterrier_csplade.model import Backbone
 from support import models
 
 ROW = {"query": "q", "positive_passages": [{"text": "p"}], "negative_passages": [{"text": "n"}]}
@@ -59,7 +66,7 @@ def test_packing_too_little_text(tmp_path: Path) -> None:
 def test_corpus_names_the_bad_document(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "c.jsonl.gz", [{"text": "a", "title": "t"}, {"text": "b", "title": None}])
     assert list(read_corpus(path, ["text"])) == ["a", "b"]
-    with pytest.raises(DataError, match=r"c.jsonl.gz, document 2: the field 'title' is missing or no text"):
+    with pytest.raises(DataError, match=r"c.jsonl.gz, document 2: the field 'title' is missing or not a string"):
         list(read_corpus(path, ["title", "text"]))
 
 
@@ -105,11 +112,14 @@ def test_passage_text() -> None:
         ({**ROW, "positive_passages": ["p"]}, "line 2: positive_passages: expected objects with a 'text', found 'p'"),
         ({**ROW, "negative_passages": [{"docid": 1}]}, "line 2: negative_passages: expected objects with a 'text'"),
         ({**ROW, "negative_passages": [{"text": None}]}, "line 2: negative_passages: expected objects with a 'text'"),
-        ({**ROW, "negative_passages": [{"text": "a", "title": 3}]}, "line 2: negative_passages: a title is no text: 3"),
+        (
+            {**ROW, "negative_passages": [{"text": "a", "title": 3}]},
+            "line 2: negative_passages: expected a title to be a string, found 3",
+        ),
         ({**ROW, "query": 7}, "line 2: the query: expected text, found 7"),
         ({**ROW, "query": " "}, "line 2: the query is empty"),
         ({**ROW, "negative_passages": [{"text": "\n"}]}, "line 2: a passage is empty"),
-        ({**ROW, "query": "\ud800"}, "line 2: the query: the text is no valid Unicode"),
+        ({**ROW, "query": "\ud800"}, "line 2: the query: the text is not valid Unicode"),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, row: Any, message: str) -> None:
@@ -123,10 +133,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         list(read_jsonl(tmp_path / "none.jsonl"))
     whole = gzip.compress(b"".join(json.dumps({"i": i}).encode() + b"\n" for i in range(20_000)))
     (tmp_path / "torn.jsonl.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"torn.jsonl.gz, after line \d+: cannot be read on"):
+    with pytest.raises(DataError, match=r"torn.jsonl.gz, after line \d+: cannot be read"):
         list(read_jsonl(tmp_path / "torn.jsonl.gz"))
     (tmp_path / "plain.jsonl.gz").write_text("{}\n")
-    with pytest.raises(DataError, match=r"plain.jsonl.gz, after line 0: cannot be read on"):
+    with pytest.raises(DataError, match=r"plain.jsonl.gz, after line 0: cannot be read"):
         list(read_jsonl(tmp_path / "plain.jsonl.gz"))
     (tmp_path / "latin.jsonl").write_bytes(b'{"a": "\xe4"}\n')
     with pytest.raises(DataError, match=r"latin.jsonl, line \d+: not valid UTF-8"):
@@ -181,7 +191,7 @@ def test_no_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 2, 32])
 def test_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr("pyterrier_csplade.training.batches._CHUNK", chunk)
+    monkeypatch.setattr(batches, "_CHUNK", chunk)
     contract = Contract(query_prefix="q: ", document_prefix="d: ", document_length=40)
     backbone = Backbone(models.language_model(), models.tokenizer(), contract)
     dataset = make_dataset(tmp_path, negatives=2)
@@ -210,7 +220,7 @@ def test_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) ->
 
 
 def test_short_texts_share_a_part_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At most 32 texts of full length, of shorter ones as many as have their tokens, and at most 128."""
+    """A part has at most 32 texts of full length, or up to 128 shorter texts with at most their number of tokens."""
     backbone = Backbone(models.language_model(), models.tokenizer(), Contract(document_length=40))
     texts = [*["dogs and cats " * 60] * 40, *["dogs and cats " * 5] * 200, *["a"] * 300]
     row = {"query": "q", "positive": "p", "negatives": texts, "positives": ["p"], "scores": None}
@@ -236,6 +246,18 @@ def test_a_batch_is_cut_into_as_many_parts(tmp_path: Path) -> None:
         batch = Collator(backbone, pieces)([dataset[i] for i in range(3)])
         assert [len(part["input_ids"]) for part in batch["queries"]] == queries
         assert [len(part["input_ids"]) for part in batch["passages"]] == passages
+
+
+def test_texts_are_cut_as_another_contract_says() -> None:
+    """Validation encodes with other lengths than training."""
+    backbone = Backbone(models.language_model(), models.tokenizer(), Contract(query_length=3, document_length=5))
+    other = backbone.contract.replace(query_length=4, document_length=9)
+    wanted: dict[Any, tuple[int, int]] = {"query": (3, 4), "document": (5, 9)}
+    for role, lengths in wanted.items():
+        found = [backbone.tokenize(["dogs and cats " * 9], role, contract) for contract in (None, other)]
+        assert tuple(len(sequences[0]) for sequences, _ in found) == lengths and [cut for _, cut in found] == [1, 1]
+        assert found[1][0][0][: lengths[0]] == found[0][0][0]
+    assert backbone.contract.document_length == 5
 
 
 # ---------------------------------------------------------------------- a teacher's scores
@@ -267,9 +289,9 @@ def test_scores_of_a_teacher_follow_their_passages(tmp_path: Path) -> None:
     ("score", "message"),
     [
         (None, "rows.jsonl, line 2: 1 of 2 passages have a score; give all of them one, or none"),
-        ("3", "line 2: a score is no finite number: '3'"),
-        (True, "line 2: a score is no finite number: True"),
-        (float("nan"), "line 2: a score is no finite number: nan"),
+        ("3", "line 2: expected a score to be a finite number, found '3'"),
+        (True, "line 2: expected a score to be a finite number, found True"),
+        (float("nan"), "line 2: expected a score to be a finite number, found nan"),
     ],
 )
 def test_bad_scores(tmp_path: Path, score: Any, message: str) -> None:

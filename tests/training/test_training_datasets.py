@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 
+from inside.training import TrainingRow, read_rows
 from pyterrier_csplade import DataError
-from pyterrier_csplade.training.readers import read_rows
-from pyterrier_csplade.training.rows import TrainingRow
 
 
 class FakeDataset:
@@ -49,7 +48,7 @@ class Store(dict[str, Record]):
 
 
 class FakeIrds:
-    """A dataset of ir_datasets with what is asked for."""
+    """A dataset of ir_datasets with the given parts."""
 
     def __init__(self, documents: str = "abcd", **has: Any) -> None:
         self.documents = documents
@@ -107,7 +106,7 @@ def test_rows_of_ir_datasets(monkeypatch: pytest.MonkeyPatch, has: dict[str, Any
 def test_a_relevant_document_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = FakeDataset()
     dataset.documents = "a"
-    with pytest.raises(DataError, match="fake, query 2: the document 'c' is not in the corpus"):
+    with pytest.raises(DataError, match="fake, query 2: the document 'c' is not in the collection"):
         rows_of(monkeypatch, dataset)
-    with pytest.raises(DataError, match="fake, query 2: the document 'c' is not in the corpus"):
+    with pytest.raises(DataError, match="fake, query 2: the document 'c' is not in the collection"):
         rows_of(monkeypatch, FakeIrds("ab", qrels=QRELS))

@@ -9,11 +9,9 @@ from typing import Any
 import ir_datasets
 import pytest
 
+from inside.training import TrainingRow, read_rows
 from pyterrier_csplade import DataError
-from pyterrier_csplade.data.directory import CollectionFiles
-from pyterrier_csplade.data.sources import read_corpus
-from pyterrier_csplade.training.readers import read_rows
-from pyterrier_csplade.training.rows import TrainingRow
+from pyterrier_csplade.data import CollectionFiles, read_corpus
 from support.paths import SHARED
 from support.training_runs import DOCS, TRIPLES, make_collection
 
@@ -60,7 +58,7 @@ def test_directories_that_lack_something(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no train.triples.jsonl or train.triples.jsonl.gz"):
         list(read_rows(str(directory)))
     make_collection(tmp_path / "d", docs=[*DOCS, {"docno": 3, "text": "x"}])
-    with pytest.raises(DataError, match=r"docs.jsonl.gz, line 5: 'docno' is missing or no text"):
+    with pytest.raises(DataError, match=r"docs.jsonl.gz, line 5: the field 'docno' is missing or not a string"):
         list(read_rows(str(tmp_path / "d")))
 
 
@@ -90,7 +88,7 @@ def test_bad_rows_are_counted_and_the_first_are_named(tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith("4 of the first 7 rows cannot be used, the first 3: ")
     assert [f"line {n}:" in message for n in (2, 3, 5, 6)] == [True, True, True, False]
-    assert message.endswith("(mend the data, or allow 4 of them with max_bad_rows)")
+    assert message.endswith("(correct the data, or allow 4 bad rows with max_bad_rows)")
 
 
 def test_allowed_bad_rows_are_left_out_with_a_warning(tmp_path: Path) -> None:
@@ -111,7 +109,7 @@ def test_a_file_of_another_form_is_not_read_to_its_end(tmp_path: Path) -> None:
 
 
 def register(tmp_path: Path) -> str:
-    """A dataset of ir_datasets with docpairs, as those of msmarco-passage/train."""
+    """A dataset of ir_datasets with docpairs, like msmarco-passage/train."""
     from ir_datasets.formats import TrecQrels, TsvDocPairs, TsvDocs, TsvQueries
     from ir_datasets.util import LocalDownload
 
@@ -156,7 +154,7 @@ def test_docpairs_of_ir_datasets(tmp_path: Path) -> None:
     ],
 )
 def test_collections_as_they_are(name: str, rows: int, positives: int | None) -> None:
-    """The counts stand in the collections' descriptions."""
+    """The counts come from the collections' descriptions."""
     found = list(read_rows(str(SHARED / name)))
     assert len(found) == rows
     if positives:

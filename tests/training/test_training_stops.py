@@ -12,13 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pyterrier_csplade import ConfigError, DataError
-from pyterrier_csplade._errors import TrainingError
+from inside.training import CurvesTrainer, GradientCache, last_checkpoint, objective, ranking_loss, trainer
+from pyterrier_csplade import ConfigError, DataError, TrainingError
 from pyterrier_csplade.training import LoraSettings, adapt, train
-from pyterrier_csplade.training.checkpoints import last_checkpoint
-from pyterrier_csplade.training.gradient_cache import GradientCache
-from pyterrier_csplade.training.losses import ranking_loss
-from pyterrier_csplade.training.trainer import CurvesTrainer
 from support.training_runs import LORA, adaptation_config, contrastive_config, log_of, make_base
 
 
@@ -29,7 +25,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check_resume(phase: Callable[..., Path], make_config: Callable[[Path], Any], tmp_path: Path) -> None:
-    """A run that stopped in the middle of its fifth step and went on ends as one that did not; steps run over two epochs."""
+    """A run that stopped in its fifth step and was resumed ends as one that did not stop; the steps cover two epochs."""
     whole = phase(make_config(tmp_path / "whole"))
     check = CurvesTrainer.check_finite
 
@@ -80,7 +76,7 @@ def test_a_lost_loss_stops_the_run(base: Path, tmp_path: Path, monkeypatch: pyte
         steps.append(1)
         return ranking_loss(*args) * (value if len(steps) == 3 else 1)
 
-    monkeypatch.setattr("pyterrier_csplade.training.objective.ranking_loss", broken)
+    monkeypatch.setattr(objective, "ranking_loss", broken)
     with pytest.raises(TrainingError, match=f"step 3: the loss is {value}"):
         train(contrastive_config(base, tmp_path / "run", steps=5))
     assert len(log_of(tmp_path / "run")) == 2
@@ -102,10 +98,27 @@ def test_a_lost_gradient_stops_the_run(base: Path, tmp_path: Path, monkeypatch: 
     assert all(torch.isfinite(values).all() for values in load_file(newest / "model.safetensors").values())
 
 
+def test_a_lost_gradient_stops_the_run_where_only_its_logged_norm_is_known(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_CHECKS_NORM", False)
+    monkeypatch.delattr(CurvesTrainer, "_get_grad_norm")
+    backward = GradientCache.backward
+
+    def broken(self: GradientCache, gradient: torch.Tensor) -> None:
+        backward(self, gradient)
+        next(self.model.parameters()).grad[0, 0] = math.nan
+
+    monkeypatch.setattr(GradientCache, "backward", broken)
+    with pytest.raises(TrainingError, match="the norm of the gradient is nan"):
+        train(contrastive_config(base, tmp_path / "run", save_steps=1))
+    assert last_checkpoint(tmp_path / "run/checkpoints") is None
+
+
 def test_checkpoints_of_another_run_are_not_mixed(base: Path, tmp_path: Path) -> None:
     config = contrastive_config(base, tmp_path / "run")
     train(config)
-    with pytest.raises(ConfigError, match=r"run holds checkpoints of an earlier run: go on with that run \(resume=True"):
+    with pytest.raises(ConfigError, match=r"run holds checkpoints of an earlier run: resume that run \(resume=True"):
         train(config)
 
 

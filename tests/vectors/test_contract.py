@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pyterrier_csplade import Contract, ContractError
-from pyterrier_csplade.vectors.contract import CONTRACT_FILE
+from pyterrier_csplade.vectors import CONTRACT_FILE
 
 SETTINGS: dict[str, Any] = {
     "variant": "echo",

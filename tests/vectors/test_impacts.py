@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse import random as random_matrix
 
 from pyterrier_csplade import Contract, DataError, ImpactVector, Quantizer
-from pyterrier_csplade.vectors.impacts import MAX_IMPACT, minimum_weight, to_vectors, top_k
+from pyterrier_csplade.vectors import MAX_IMPACT, minimum_weight, to_vectors, top_k
 
 WEIGHTS = arrays(np.float32, (4, 6), elements=st.floats(0, 20, width=32))
 

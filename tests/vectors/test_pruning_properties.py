@@ -1,4 +1,4 @@
-"""Static pruning of any vectors, in dicts and in matrices of any type, against sorting in plain Python."""
+"""Static pruning of dicts and of matrices of any type, compared with sorting in plain Python."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import PruneToks
-from pyterrier_csplade.vectors.matrices import MatrixVectors
+from pyterrier_csplade import MatrixVectors, PruneToks
 
-# Few different weights, so that many are equal; zeros may be stored.
+# Few distinct weights, so that many are equal; zeros may be stored.
 SMALL = st.lists(st.sampled_from([0, 0, 1, 1, 2, 3, 3, 200]), max_size=9)
 DTYPES = ["uint8", "uint16", "uint32", "int32", "int64", "float32", "float64"]
 LIMITS: list[dict[str, Any]] = [{"top_k": k} for k in (1, 2, 3, 99)] + [{"min_weight": w} for w in (0.5, 1, 2.5, 3, 200, 201)]
@@ -23,7 +22,7 @@ LIMITS += [{"mass": share / 64} for share in (1, 16, 32, 33, 48, 63, 64)]
 
 
 def kept(weights: list[int], limits: dict[str, Any]) -> list[int]:
-    """The places that stay, in their order, by the definition."""
+    """Return the places that are kept, in order, by definition."""
     places = sorted(range(len(weights)), key=lambda place: (-weights[place], place))
     if "min_weight" in limits:
         return [place for place in range(len(weights)) if weights[place] >= limits["min_weight"]]
@@ -56,10 +55,10 @@ def test_dicts_and_matrices_of_any_type(rows: list[list[int]], limits: dict[str,
     ((_, pruned),) = prune.vectors(encoded).blocks()
     assert pruned.dtype == dtype
     for row, places, start, end in zip(rows, expected, pruned.indptr, pruned.indptr[1:]):
-        # A matrix may drop its zeros, or keep them where a dict does.
+        # Stored zeros may be dropped or kept.
         found_places = {int(i): float(w) for i, w in zip(pruned.indices[start:end], pruned.data[start:end]) if w}
         assert found_places == {place: row[place] for place in places if row[place]}
-    np.testing.assert_array_equal(matrix.data, data)  # what was given is unchanged
+    np.testing.assert_array_equal(matrix.data, data)  # the input is unchanged
 
 
 @settings(max_examples=40, deadline=None)

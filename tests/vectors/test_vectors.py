@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade.vectors.matrices import EncodedVectors, MatrixVectors
+from pyterrier_csplade.vectors import EncodedVectors, MatrixVectors
 
 
 def test_a_matrix_is_one_block_of_encoded_vectors() -> None:

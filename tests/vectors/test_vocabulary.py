@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyterrier_csplade import Vocabulary
-from pyterrier_csplade.vectors.vocabulary import MAX_TERM_BYTES
+from pyterrier_csplade.vectors import MAX_TERM_BYTES
 
 
 def test_leaves_out_what_the_lexicon_cannot_hold() -> None:
@@ -28,8 +28,8 @@ def test_columns_and_terms_are_inverse() -> None:
     assert vocabulary.column("c") is None
 
 
-def test_refuses_a_term_that_stands_twice() -> None:
-    with pytest.raises(ValueError, match="no term twice"):
+def test_refuses_a_term_that_appears_twice() -> None:
+    with pytest.raises(ValueError, match="each term only once"):
         Vocabulary(["a", "a"], [0, 1])
 
 
@@ -55,7 +55,7 @@ def test_llama_3_keeps_all_but_its_200_longest_tokens() -> None:
 
 
 def llama_3_tokens() -> dict[str, int]:
-    """The 128,000 tokens of the real Llama 3 tokenizer as a byte-level vocabulary spells them."""
+    """Return the 128,000 tokens of the real Llama 3 tokenizer in byte-level spelling."""
     import base64
     import importlib.util
     from pathlib import Path

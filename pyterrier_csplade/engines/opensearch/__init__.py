@@ -1,6 +1,6 @@
-"""Impacts in OpenSearch, for collections that one machine does not hold: the pipelines of :class:`ImpactIndex`, another engine.
+"""Impacts in OpenSearch, for collections too large for one machine; the pipelines stay as with :class:`ImpactIndex`.
 
-Needs the official client: ``pip install "pyterrier_csplade[opensearch]"``. Neither torch nor Java.
+Needs the official client, ``pip install "pyterrier_csplade[opensearch]"``, but neither torch nor Java.
 """
 
 from __future__ import annotations

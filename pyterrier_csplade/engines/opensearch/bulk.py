@@ -1,4 +1,4 @@
-"""Streaming bulk requests: several at a time, each item's result checked, what the server was too busy for sent again."""
+"""Bulk requests: several in parallel, each item's result checked, items that the server was too busy for sent again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyterrier_csplade._errors import DataError, ImpactIndexError
 from .connection import RETRIED, Backoff, Connection, explain
 from .records import Record
 
-# Documents of a request, whatever their size (ours).
+# Documents of a request, whatever their size; our choice (not measured).
 _MAX_RECORDS = 2000
 
 _PARAMS = {"filter_path": "errors,items.index._id,items.index.status,items.index.error"}
@@ -27,23 +27,22 @@ class BulkLoader:
     bounded by ``(parallel + 1) * request_bytes``, and a slow cluster slows down the encoder.
     """
 
-    def __init__(
-        self, connection: Connection, index: str, *, parallel: int, request_bytes: int, backoff: Backoff | None = None
-    ) -> None:
+    # opensearch-py's parallel_bulk never retries; its streaming_bulk sends one request after another and retries only status
+    # 429. Both take a document that is missing at the end of an answer for stored, and do not compare ids.
+
+    def __init__(self, connection: Connection, index: str, *, parallel: int, request_bytes: int) -> None:
         """Prepare to send.
 
         Args:
             connection: The cluster.
             index: The index, which exists.
-            parallel: Requests under way at a time.
-            request_bytes: Size of a request, at most, but at least one document.
-            backoff: When to try again; by default for five minutes.
+            parallel: Requests under way, at most.
+            request_bytes: Size of a request, at most; a larger document is sent alone.
         """
         self._connection = connection
         self._path = f"/{quote(index, safe='')}/_bulk"
         self._parallel = parallel
         self._request_bytes = request_bytes
-        self._backoff = backoff or Backoff()
         self._stop = threading.Event()
 
     def load(self, records: Iterable[Record]) -> None:
@@ -63,7 +62,7 @@ class BulkLoader:
                 while under_way:
                     under_way = _wait_for_one(under_way)
             except BaseException:
-                self._stop.set()  # nobody waits for a pause to end
+                self._stop.set()  # ends the pauses of the other requests
                 for future in under_way:
                     future.cancel()
                 raise
@@ -81,18 +80,18 @@ class BulkLoader:
             yield request
 
     def _send(self, request: list[Record]) -> None:
-        pauses = self._backoff.pauses()
+        backoff = Backoff()
+        pauses = backoff.pauses()
         while True:
             body = b"".join(record.lines for record in request)
-            answer = self._connection("POST", self._path, body, backoff=self._backoff, params=_PARAMS, stop=self._stop)
+            answer = self._connection("POST", self._path, body, backoff=backoff, params=_PARAMS, stop=self._stop)
             request, reason = self._unfinished(request, answer)
             if not request:
                 return
-            pause = next(pauses, None)
-            if pause is None or self._stop.wait(pause):
+            if (pause := next(pauses, None)) is None or self._stop.wait(pause):
                 raise ImpactIndexError(
                     f"{self._connection.name} did not take {len(request):,} documents, the first {request[0].docno!r}: {reason}"
-                    "; run the same again to go on"
+                    "; run the same indexing again to complete it"
                 )
 
     def _unfinished(self, request: list[Record], answer: dict[str, Any]) -> tuple[list[Record], str]:
@@ -102,16 +101,16 @@ class BulkLoader:
         why = ""
         for record, item in zip_longest(request, items):
             if record is None or (item is not None and item.get("_id") != record.docno):
-                raise ImpactIndexError(f"{self._connection.name} answered about other documents than those of the request")
+                raise ImpactIndexError(f"{self._connection.name} answered about documents that are not in the request")
             status = 0 if item is None else item.get("status", 0)
             if status in (200, 201):
                 continue
             kind, reason = explain(item) if item else ("no result", "the answer ends before it")
-            reason = self._connection.redact(f"{kind}: {reason}")
+            reason = f"{status} {self._connection.redact(f'{kind}: {reason}')}"
             if item is not None and status not in RETRIED:
-                raise DataError(f"document {record.docno!r} was refused by {self._connection.name}: {status} {reason}")
+                raise DataError(f"document {record.docno!r} was refused by {self._connection.name}: {reason}")
             again.append(record)
-            why = why or f"{status} {reason}"
+            why = why or reason
         return again, why
 
 

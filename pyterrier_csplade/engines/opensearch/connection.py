@@ -1,8 +1,7 @@
-"""Requests to a cluster: retried where that is safe, and never an error that shows a password or a server's stack trace."""
+"""Requests to a cluster: retried where that is safe; errors show neither passwords nor a server's stack traces."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import random
@@ -14,9 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from pyterrier_csplade._errors import CspladeError, ImpactIndexError
+from pyterrier_csplade._errors import ImpactIndexError
+from pyterrier_csplade.engines.engine import require
 
-#: Answers that a later attempt may change: too many requests, and nodes or proxies that are not ready.
+#: Statuses that a later attempt may change: too many requests, and nodes or proxies that are not ready.
 RETRIED = frozenset({429, 502, 503, 504})
 
 _OLDEST = (2, 0)
@@ -24,15 +24,16 @@ _OLDEST = (2, 0)
 
 @dataclass(frozen=True)
 class Backoff:
-    """Pauses that grow exponentially, each drawn anew between 0 and its bound, so that clients do not come back in step.
+    """Exponentially growing pauses, each drawn between 0 and its bound, so that clients do not retry in step.
 
-    "Full jitter" of M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015. The defaults are ours: a node
-    that is killed has been seen to need up to 70 seconds until it answers again.
+    "Full jitter" of M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015. opensearch-py's client
+    retries without pauses, and its bulk helpers with the same pauses in all clients.
 
     Attributes:
-        first: Bound of the first pause, in seconds; it doubles from one to the next.
-        longest: Bound of any pause.
-        patience: Seconds since the first attempt after which there is no further one. 0: only one attempt.
+        first: Bound of the first pause, in seconds; each bound is twice the one before; our choice (not measured).
+        longest: Bound of any pause, in seconds; our choice (not measured).
+        patience: Seconds after the first failure until no further attempt is made. 0: only one attempt; our choice (measured: a
+            node that was killed answered again after up to 70 seconds).
     """
 
     first: float = 0.5
@@ -40,7 +41,7 @@ class Backoff:
     patience: float = 300.0
 
     def pauses(self) -> Iterator[float]:
-        """Yield how long to wait before the next attempt, until patience is exhausted."""
+        """Yield the seconds to wait before each further attempt, until patience is exhausted."""
         end = time.monotonic() + self.patience
         bound = self.first
         while (left := end - time.monotonic()) > 0:
@@ -48,12 +49,12 @@ class Backoff:
             bound = min(2 * bound, self.longest)
 
 
-# Whoever names a cluster that is not there wants to know soon (ours).
+# For the first request: a wrong address should be reported soon; our choice (not measured).
 _BACKOFF = Backoff(patience=5.0)
 
 
 class RequestRefusedError(ImpactIndexError):
-    """The cluster answered with an error that no further attempt changes.
+    """The cluster answered with an error status.
 
     Attributes:
         status: HTTP status.
@@ -71,28 +72,23 @@ class RequestRefusedError(ImpactIndexError):
 class Connection:
     """A cluster.
 
-    All requests of this package may be sent again: documents are put under their docno, settings are set to values.
+    Every request of this package may be sent again: documents are put under their docno, settings are set to values.
 
     Attributes:
-        name: How messages call the cluster: its URL without user and password.
+        name: Name used in error messages: the cluster's URL without user and password.
     """
 
     def __init__(
         self, server: Any, *, auth: tuple[str, str] | None = None, ca_certs: str | None = None, timeout: float = 60.0
     ) -> None:
-        """Name a cluster; nothing is sent yet.
-
-        Args:
-            server: Its URL, or a client of opensearch-py.
-            auth: User and password.
-            ca_certs: File with the certificates to trust in place of the system's.
-            timeout: Seconds to wait for an answer.
+        """Name a cluster; nothing is sent yet. :class:`OpenSearchIndex` explains the arguments.
 
         Raises:
-            ValueError: The URL is none, or settings are given beside a client, which has its own.
+            ValueError: The URL is malformed, or a client is given together with settings that it brings itself.
         """
         self._secrets: tuple[str, ...] = ()
         self._checked = False
+        self._timeout = timeout
         if ca_certs is not None and not Path(ca_certs).is_file():
             raise ValueError(f"ca_certs: there is no file {ca_certs}")
         if isinstance(server, str):
@@ -100,17 +96,14 @@ class Connection:
             self._secrets = tuple(secret for secret in (auth or ())[1:] if secret)
             self._client: Any = None
             self._settings = {"http_auth": auth, "ca_certs": ca_certs}
-        else:
-            if auth is not None or ca_certs is not None:
-                raise ValueError("a client brings its own auth and ca_certs: give a URL, or set them up in the client")
-            send = getattr(getattr(server, "transport", None), "perform_request", None)
-            if send is None or inspect.iscoroutinefunction(send):
-                raise ValueError(
-                    f"a cluster is named by its URL or by a (synchronous) client of opensearch-py, found {server!r}"
-                )
-            hosts = [f"{host.get('host')}:{host.get('port', 9200)}" for host in server.transport.hosts]
-            self.name, self._client = ",".join(hosts), server
-        self._timeout = timeout
+            return
+        if auth is not None or ca_certs is not None:
+            raise ValueError("a client brings its own auth and ca_certs: give a URL, or set them up in the client")
+        send = getattr(getattr(server, "transport", None), "perform_request", None)
+        if send is None or inspect.iscoroutinefunction(send):
+            raise ValueError(f"expected the URL of a cluster or a (synchronous) client of opensearch-py, found {server!r}")
+        self.name = ",".join(f"{host.get('host')}:{host.get('port', 9200)}" for host in server.transport.hosts)
+        self._client = server
 
     def __call__(
         self,
@@ -130,37 +123,30 @@ class Connection:
             body: JSON, or lines of JSON.
             backoff: When to try again after a broken connection, a time-out or a status in ``RETRIED``.
             params: Parameters of the URL.
-            stop: When it is set, no further attempt is made.
-
-        Returns:
-            The answer.
+            stop: Once it is set, no further attempt is made.
 
         Raises:
-            RequestRefusedError: The cluster refused the request.
-            ImpactIndexError: There was no answer, or only such as let hope for another.
+            RequestRefusedError: The last answer was an error status.
+            ImpactIndexError: There was no answer, or one that OpenSearch does not give.
         """
+        errors = _opensearchpy().exceptions
         pauses, stop = backoff.pauses(), stop or threading.Event()
         while True:
             try:
                 answer: dict[str, Any] = self._send(method, path, body, params)
                 return answer
-            except self._errors().TransportError as error:
+            except errors.TransportError as error:
                 failure, again = self._translate(error)
-            except self._errors().OpenSearchException as error:
-                raise ImpactIndexError(
-                    f"{self.name} answered what no OpenSearch does: {self.redact(str(error))[:500]}"
-                ) from None
-            pause = next(pauses, None) if again else None
-            if pause is None:
+            except errors.OpenSearchException as error:
+                raise ImpactIndexError(f"{self.name} does not answer as OpenSearch: {self.redact(str(error))[:500]}") from None
+            if not again or (pause := next(pauses, None)) is None or stop.wait(pause):
                 raise failure from None  # the client's own error would print headers and server traces
-            if stop.wait(pause):
-                raise failure from None
 
     def check(self) -> None:
-        """Refuse what is not a server that this package knows.
+        """Refuse a server that is not a supported version of OpenSearch.
 
         Raises:
-            ImpactIndexError: It is not reached, or is no OpenSearch, or one that is too old.
+            ImpactIndexError: It is not reached, is not OpenSearch, or is too old.
         """
         if self._checked:
             return
@@ -179,37 +165,32 @@ class Connection:
 
     def _send(self, method: str, path: str, body: Any, params: Mapping[str, str] | None) -> Any:
         if self._client is None:
-            client = _opensearchpy().OpenSearch
-            # One attempt each: it would try again at once, without a pause.
-            self._client = client(
+            # One attempt each: the client would try again without a pause. pool_maxsize is our choice (not measured).
+            self._client = _opensearchpy().OpenSearch(
                 [self.name], **self._settings, verify_certs=True, timeout=self._timeout, max_retries=0, pool_maxsize=32
             )
         headers = {"content-type": "application/x-ndjson"} if isinstance(body, bytes) else None
         return self._client.transport.perform_request(method, path, params=dict(params or {}), body=body, headers=headers)
 
-    def _errors(self) -> Any:
-        return _opensearchpy().exceptions
-
     def _translate(self, error: Any) -> tuple[ImpactIndexError, bool]:
         """Return the error to raise, and whether another attempt may help."""
         status = error.status_code
         if not isinstance(status, int):
-            certificate = isinstance(error, self._errors().SSLError)
+            certificate = isinstance(error, _opensearchpy().exceptions.SSLError)
             remedy = "; ca_certs names the file of an authority that the system does not know" if certificate else ""
             reason = self.redact(str(error.info or error.error))
             return ImpactIndexError(f"cannot reach {self.name}: {reason}{remedy}"), not certificate
-        kind, reason = explain(error.info) if error.info else (str(error.error), "")
-        kind, reason = self.redact(kind), self.redact(reason)
+        kind, reason = map(self.redact, explain(error.info) if error.info else (str(error.error), ""))
         if "block" in kind:  # also 403
             reason += ": is a disk of the cluster nearly full?"
         elif status in (401, 403):
-            reason += ": does auth=(user, password) name somebody who may do this?"
+            reason += ": does auth=(user, password) name a user who may do this?"
         message = f"{self.name} answered {status} {kind}{': ' if reason else ''}{reason}"
         return RequestRefusedError(message, status, kind, reason), status in RETRIED
 
 
 def explain(info: Any) -> tuple[str, str]:
-    """Return kind and reason of an error as the server describes it, the innermost that says something."""
+    """Return the kind and reason of an error, from the innermost cause for which the server gives a reason."""
     error = info.get("error", info) if isinstance(info, Mapping) else info
     if not isinstance(error, Mapping):
         return str(error)[:500], ""
@@ -221,22 +202,22 @@ def explain(info: Any) -> tuple[str, str]:
 
 
 def ndjson(values: Iterable[Mapping[str, Any]]) -> bytes:
-    """Return lines of JSON, all ASCII: whatever a value holds, it ends no line."""
+    """Return lines of JSON, in ASCII, so that no value ends a line."""
     return "".join(json.dumps(value) + "\n" for value in values).encode("ascii")
 
 
 def _split_url(url: str, auth: tuple[str, str] | None) -> tuple[str, tuple[str, str] | None]:
-    """Return the URL without user and password, and these."""
+    """Return the URL without user and password, and the two."""
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise ValueError("the URL of the cluster has a port that is none") from None
+        raise ValueError("the URL of the cluster has a malformed port") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("the URL of a cluster has the form https://host:9200")
     if parts.username is not None:
         if auth is not None:
-            raise ValueError("user and password stand in the URL and in auth: give them once")
+            raise ValueError("user and password are in the URL and in auth: give them once")
         auth = unquote(parts.username), unquote(parts.password or "")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     # Without a port the client would take 9200 for http, and for https too.
@@ -245,7 +226,4 @@ def _split_url(url: str, auth: tuple[str, str] | None) -> tuple[str, tuple[str, 
 
 
 def _opensearchpy() -> Any:
-    try:
-        return importlib.import_module("opensearchpy")
-    except ImportError as error:
-        raise CspladeError('OpenSearchIndex needs opensearch-py: pip install "pyterrier_csplade[opensearch]"') from error
+    return require("opensearchpy", "opensearch", "OpenSearchIndex")

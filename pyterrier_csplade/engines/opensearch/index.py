@@ -11,16 +11,16 @@ from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .connection import Connection
 from .indexer import OpenSearchIndexer
-from .mapping import Fields, TermNames
-from .remote import RemoteIndex, ServedIndex
+from .mapping import TermNames
+from .remote import ClusterIndex, RemoteIndex
 from .retrievers import BM25Retriever, OpenSearchRetriever, OpenSearchScorer
 
 
-class OpenSearchIndex(ServedIndex):
+class OpenSearchIndex(ClusterIndex):
     """An OpenSearch index of impacts, searched by exact dot product.
 
     It takes the place of :class:`~pyterrier_csplade.ImpactIndex` in a pipeline. The documents' impacts are a field of type
-    ``rank_features``; the contract of their encoder, and how they were quantised, stand in the mapping's ``_meta``.
+    ``rank_features``; the mapping's ``_meta`` holds the contract of their encoder and how they were quantised.
 
     Example::
 
@@ -48,14 +48,14 @@ class OpenSearchIndex(ServedIndex):
             server: URL of the cluster, or a client of opensearch-py, such as one that signs requests for AWS. With an https URL
                 the certificate of the server is verified.
             name: The index; for retrieval also an alias, of one or of several that were built alike.
-            auth: User and password. They may stand in the URL; neither repr nor messages show them.
+            auth: User and password, which the URL may contain instead; neither repr nor messages show them.
             ca_certs: File with the certificates to trust in place of the system's.
-            vocabulary: ``csplade.vocabulary``, to call terms by token id (``t12345``) in the index; otherwise they are called
-                by their own strings. Indexing and retrieval must do the same.
-            timeout: Seconds to wait for an answer before the request is sent again.
+            vocabulary: ``csplade.vocabulary``, to name terms in the index by their token ids (``t12345``); otherwise by their
+                own strings. Indexing and retrieval must do the same.
+            timeout: Seconds to wait for an answer before the request is sent again; our choice (not measured).
 
         Raises:
-            ValueError: The URL or the name is none.
+            ValueError: The URL or the name is malformed.
         """
         if (
             not isinstance(name, str)
@@ -66,30 +66,30 @@ class OpenSearchIndex(ServedIndex):
             or len(name.encode()) > 255
         ):
             raise ValueError(
-                f"OpenSearch does not take {name!r} for the name of an index: use lower case, without signs but - and _"
+                f"OpenSearch does not accept {name!r} as the name of an index: use lower case, and no signs but - and _"
             )
         connection = Connection(server, auth=auth, ca_certs=ca_certs, timeout=timeout)
-        super().__init__(RemoteIndex(connection, name), TermNames(vocabulary))
+        super().__init__(RemoteIndex(connection, name, TermNames(vocabulary)))
 
     @property
     def contract(self) -> Contract | None:
-        """The contract of the encoder of the documents; None if it is unknown or nothing is built."""
+        """The contract of the documents' encoder; None if it is unknown or nothing is built."""
         metadata = self.remote.find()
         return None if metadata is None else metadata.contract
 
     @property
     def statistics(self) -> dict[str, Any]:
-        """What the index holds: documents, empty_documents, postings, dropped (weights that became 0), quantization_loss.
+        """Counts of the index: documents, empty_documents, postings, dropped (weights that became 0), quantization_loss.
 
         Raises:
             ImpactIndexError: There is no complete index.
         """
-        metadata = self.remote.open(self.names.scheme)
+        metadata = self.remote.open()
         names = ("documents", "empty_documents", "postings", "dropped", "quantization_loss")
         return {name: getattr(metadata, name) for name in names}
 
     def built(self) -> bool:
-        """Whether there is an index, and complete."""
+        """Whether there is a complete index."""
         metadata = self.remote.find()
         return metadata is not None and metadata.complete
 
@@ -97,7 +97,7 @@ class OpenSearchIndex(ServedIndex):
         return self.remote.count()
 
     def __bool__(self) -> bool:
-        return True  # whatever its length, for which the server would be asked
+        return True  # independent of its length, which the server would be asked for
 
     def toks_indexer(
         self,
@@ -116,9 +116,9 @@ class OpenSearchIndex(ServedIndex):
     ) -> OpenSearchIndexer:
         """Return an indexer of documents with ``docno`` and ``toks`` (term to impact).
 
-        Weights are multiplied by ``scale`` and rounded half up; those that become 0, and those below, are left out. Refused,
-        with a message that names the document, is what OpenSearch would change silently: an impact above 512, and terms and
-        docnos that it cannot store exactly; also a docno that comes again, and a weight that is not finite.
+        Weights are multiplied by ``scale`` and rounded half up; impacts of 0 and less are left out. Impacts above 512, and
+        terms and docnos that OpenSearch cannot store exactly, are refused with a message that names the document; so are
+        a docno that appears twice and a weight that is not finite.
 
         Args:
             meta: Fields to store, to filter by and to return: their names, or name to type of OpenSearch ("keyword", "integer",
@@ -126,12 +126,12 @@ class OpenSearchIndex(ServedIndex):
             text: Field with text to index for :meth:`bm25`.
             analyzer: OpenSearch's analyzer of that text. The default stems and drops stop words.
             scale: Factor of the weights. 1 keeps the impacts of ``csplade.doc_encoder()``.
-            shards: Primary shards; ours is a shard per 10 to 50 GB, as OpenSearch recommends.
-            replicas: Copies of each shard when the load is done; there are none during it.
+            shards: Primary shards. OpenSearch recommends one for every 10 to 50 GB.
+            replicas: Copies of each shard after the load; there are none during the load.
             overwrite: Whether to delete an index of this name first. To replace one without a gap, load under another name and
                 let an alias point to it.
             max_empty: Largest share of documents without any impact, as in :meth:`ImpactIndex.toks_indexer`.
-            parallel: Bulk requests under way at a time.
+            parallel: Bulk requests under way, at most; our choice (not measured).
             request_bytes: Size of a bulk request, at most. OpenSearch recommends 5 to 15 MB.
             verbose: Whether to show a progress bar.
 
@@ -139,7 +139,7 @@ class OpenSearchIndex(ServedIndex):
             The indexer.
         """
         return OpenSearchIndexer(
-            self, fields=Fields.of(meta, text, analyzer), scale=scale, shards=shards, replicas=replicas, overwrite=overwrite,
+            self, meta=meta, text=text, analyzer=analyzer, scale=scale, shards=shards, replicas=replicas, overwrite=overwrite,
             max_empty=max_empty, parallel=parallel, request_bytes=request_bytes, verbose=verbose,
         )  # fmt: skip
 
@@ -190,7 +190,7 @@ class OpenSearchIndex(ServedIndex):
             filter: A query of OpenSearch's query DSL that results must match, such as ``{"term": {"book": "physics"}}`` or
                 ``{"range": {"year": {"gte": 2020}}}``. It does not change scores.
             include_fields: Stored fields to return beside the docno.
-            batch_size: Queries of a request.
+            batch_size: Queries of a request; our choice (not measured).
             verbose: Whether to show a progress bar.
 
         Returns:
@@ -211,7 +211,7 @@ class OpenSearchIndex(ServedIndex):
     ) -> BM25Retriever:
         """Return a retriever of queries with ``query``, by BM25 on the text of the same documents.
 
-        Statistics are those of the whole index, however many shards it has. The arguments are those of :meth:`retriever`.
+        Its statistics cover the whole index, however many shards it has. :meth:`retriever` explains the arguments.
         """
         return BM25Retriever(
             self, num_results=num_results, filter=filter, include_fields=include_fields, batch_size=batch_size, verbose=verbose
@@ -221,15 +221,15 @@ class OpenSearchIndex(ServedIndex):
         """Return a transformer that scores documents of other systems by the dot product with ``query_toks``.
 
         Args:
-            batch_size: Requests of up to 1,000 documents that are sent together.
+            batch_size: Searches of up to 1,000 documents in a request; our choice (not measured).
             verbose: Whether to show a progress bar.
         """
         return OpenSearchScorer(self, batch_size=batch_size, verbose=verbose)
 
     def allow_query_terms(self, terms: int = 4096) -> None:
-        """Let queries have more terms than the 1,024 that a cluster allows at first.
+        """Let queries have more terms than the 1,024 that a cluster allows by default.
 
-        It sets ``indices.query.bool.max_clause_count`` of the whole cluster, for all its indexes, until somebody changes it.
+        Sets ``indices.query.bool.max_clause_count`` of the whole cluster, for all its indexes, permanently.
 
         Args:
             terms: Terms of a query, at most.

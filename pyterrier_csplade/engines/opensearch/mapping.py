@@ -1,9 +1,9 @@
-"""What an index holds besides its documents: the mapping, and the metadata by which it is recognised."""
+"""What an index holds besides its documents: the mapping, the metadata in it, and the names of terms."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,33 +18,26 @@ IMPACTS, DOCNO = "impacts", "docno"
 _FORMAT = 1
 
 
-@dataclass(frozen=True)
 class Fields:
-    """The fields of documents beside docno and impacts.
+    """The fields of documents besides docno and impacts.
 
     Attributes:
         types: Field to type of OpenSearch, stored and open to filters.
         text: Field that BM25 searches; None if there is none.
-        analyzer: How its text becomes terms.
+        analyzer: Analyzer of its text.
     """
 
-    types: Mapping[str, str] = field(default_factory=dict)
-    text: str | None = None
-    analyzer: str = "english"
-
-    def __post_init__(self) -> None:
+    def __init__(self, meta: Iterable[str] | Mapping[str, str], text: str | None, analyzer: str) -> None:
+        """Read the arguments of an indexer."""
+        types = dict(meta) if isinstance(meta, Mapping) else dict.fromkeys([meta] if isinstance(meta, str) else meta, "keyword")
+        self.types = {name: kind for name, kind in types.items() if name not in (DOCNO, text)}
+        self.text = text
+        self.analyzer = analyzer
         for name in self.names:
             if not isinstance(name, str) or not name or name in (IMPACTS, "toks") or name[0] == "_" or "." in name:
                 raise ValueError(
-                    f"{name!r} cannot be the name of a field: it is taken, empty, or has a dot or leading underscore"
+                    f"{name!r} cannot be the name of a field: it is reserved, empty, or has a dot or leading underscore"
                 )
-
-    @classmethod
-    def of(cls, meta: Iterable[str] | Mapping[str, str], text: str | None, analyzer: str) -> Fields:
-        """Read the arguments of an indexer."""
-        types = dict(meta) if isinstance(meta, Mapping) else dict.fromkeys([meta] if isinstance(meta, str) else meta, "keyword")
-        types = {name: kind for name, kind in types.items() if name not in (DOCNO, text)}
-        return cls(types, text, analyzer)
 
     @property
     def names(self) -> list[str]:
@@ -66,14 +59,14 @@ class Metadata:
     """The ``csplade`` part of the mapping's ``_meta``.
 
     Attributes:
-        names: How terms are called: ``TermNames.scheme``.
-        scale: By which weights were multiplied before they were rounded to impacts.
-        fields: The stored fields beside the docno.
+        names: Scheme of the names of terms: ``TermNames.scheme``.
+        scale: Factor of the weights before they were rounded to impacts.
+        fields: The stored fields besides the docno.
         text: Field that BM25 searches; None if there is none.
-        contract: The contract of the encoder of the documents; None if unknown.
+        contract: The contract of the documents' encoder; None if unknown.
         complete: Whether all documents are there.
-        documents: How many there are; this and what follows is known when the index is complete.
-        empty_documents: Those without any impact.
+        documents: Number of documents; this and the following are known once the index is complete.
+        empty_documents: Documents without any impact.
         postings: Impacts in all.
         dropped: Weights above 0 that rounding made 0.
         quantization_loss: Share of the sum of the weights that rounding changed.
@@ -102,7 +95,7 @@ class Metadata:
         """Read a mapping.
 
         Raises:
-            ImpactIndexError: It is not that of an index of this package, or of a newer version.
+            ImpactIndexError: The mapping belongs to an index of another program, or of a newer version of this package.
         """
         values = dict(mapping.get("_meta", {}).get("csplade", {}))
         properties = mapping.get("properties", {})
@@ -122,11 +115,11 @@ class Metadata:
 
     @classmethod
     def join(cls, parts: Mapping[str, Metadata], index: str) -> Metadata:
-        """Return what several indexes are together; the largest of their losses stands for all.
+        """Return the metadata of several indexes together; their loss is the largest of the losses.
 
         Args:
             parts: Name to metadata, at least one.
-            index: What they are called together, for messages.
+            index: Name of all together, used in error messages.
 
         Raises:
             ImpactIndexError: Their scores cannot be compared.
@@ -140,51 +133,32 @@ class Metadata:
                 if one != two:
                     raise ImpactIndexError(f"{index} joins {first_name!r} and {name!r}, which differ in {what}: leave one out")
         sums = ("documents", "empty_documents", "postings", "dropped")
-        return first.replace(
+        return replace(
+            first,
             quantization_loss=max(part.quantization_loss for part in parts.values()),
             **{name: sum(getattr(part, name) for part in parts.values()) for name in sums},
         )
 
     def check_same_build(self, wanted: Metadata, index: str) -> None:
-        """Refuse to go on with an index that was begun otherwise.
+        """Refuse to continue a load that was begun differently.
 
         Raises:
             ContractError: Its documents come from another encoder.
-            ImpactIndexError: They were quantised or named otherwise.
+            ImpactIndexError: They were quantised or named differently.
         """
+        pairs = {"scale": (self.scale, wanted.scale), "names of terms": (self.names, wanted.names)}
         if self.contract is not None and wanted.contract is not None:
             if self.contract.fingerprint != wanted.contract.fingerprint:
                 raise ContractError(
                     f"{index} was begun with documents of {self.contract.summary}, these come from {wanted.contract.summary}: "
-                    "an index holds the vectors of one encoder; overwrite=True begins anew"
+                    "an index holds the vectors of one encoder; start anew with overwrite=True"
                 )
-            self._check("the encoder's impact scale", self.contract.impact_scale, wanted.contract.impact_scale, index)
-        self._check("scale", self.scale, wanted.scale, index)
-        self._check("names of terms", self.names, wanted.names, index)
-
-    def check_names(self, names: Mapping[str, Any], index: str) -> None:
-        """Refuse a reader that calls terms otherwise.
-
-        Raises:
-            ImpactIndexError: It does.
-        """
-        if names == self.names:
-            return
-        if self.names["terms"] == "strings":
-            remedy = "open it without vocabulary"
-        else:
-            remedy = "open it with vocabulary=csplade.vocabulary, of the model that encoded it"
-        raise ImpactIndexError(f"{index} calls terms by {self.names['terms']} of its own vocabulary: {remedy}")
-
-    def replace(self, **changes: Any) -> Metadata:
-        """Return a copy with some fields changed."""
-        return replace(self, **changes)
-
-    def _check(self, what: str, found: Any, wanted: Any, index: str) -> None:
-        if found != wanted:
-            raise ImpactIndexError(
-                f"{index} was begun with {what} {found}, not {wanted}: keep to it, or overwrite=True begins anew"
-            )
+            pairs["the encoder's impact scale"] = (self.contract.impact_scale, wanted.contract.impact_scale)
+        for what, (found, given) in pairs.items():
+            if found != given:
+                raise ImpactIndexError(
+                    f"{index} was begun with {what} {found}, not {given}: keep to it, or start anew with overwrite=True"
+                )
 
 
 # Lucene refuses terms above 32,766 bytes.
@@ -194,9 +168,9 @@ _MAX_BYTES = 32_766
 class TermNames:
     """Names for the terms of an index, a different one for each.
 
-    The server answers 201 to a term with a dot and never finds it, so a name has none. With a vocabulary, a term is called by
-    its token id, ``t12345``, which every implementation of a tokenizer knows. Without, by itself, with ``%25`` for ``%``,
-    ``%2E`` for ``.`` and ``%`` for the empty term, so that no two terms share a name.
+    The server answers 201 to a term with a dot and never finds it, so a name has none. With a vocabulary, the name of a term is
+    its token id, ``t12345``, which every implementation of a tokenizer knows. Without, it is the term itself, with ``%25`` for
+    ``%``, ``%2E`` for ``.`` and ``%`` for the empty term, so that no two terms share a name.
     """
 
     def __init__(self, vocabulary: Vocabulary | None = None) -> None:
@@ -205,10 +179,16 @@ class TermNames:
 
     @property
     def scheme(self) -> dict[str, Any]:
-        """What an index must know of it: two that are equal give every term the same name."""
+        """What an index records of it: equal schemes give every term the same name."""
         if self._vocabulary is None:
             return {"terms": "strings"}
         return {"terms": "token ids", "vocabulary_sha256": self._vocabulary.sha256}
+
+    @property
+    def requirement(self) -> str:
+        """Completes a message about a term that cannot have a name."""
+        strings = f"(a str of up to {_MAX_BYTES:,} bytes of valid UTF-8)"
+        return strings if self._vocabulary is None else "which is not in the vocabulary"
 
     def __call__(self, term: str) -> str | None:
         """Return the name of a term; None if it cannot have one."""
@@ -218,7 +198,7 @@ class TermNames:
         return None if column is None else f"t{self._vocabulary.token_ids[column]}"
 
 
-@lru_cache(maxsize=2**18)
+@lru_cache(maxsize=2**18)  # larger than the vocabularies of language models
 def escape(term: str) -> str | None:
     """Return a term without dots; None if UTF-8 cannot encode it or it is too long."""
     name = term.replace("%", "%25").replace(".", "%2E") or "%"

@@ -4,54 +4,59 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import pyterrier as pt
 
 from pyterrier_csplade._errors import ImpactIndexError
+from pyterrier_csplade._settings import Settings
 
 from .connection import RETRIED, Backoff, Connection, RequestRefusedError, ndjson
 from .mapping import Fields, Metadata, TermNames
 
-# Whoever opens an index or searches waits less than a load does (ours).
+# Opening and searching wait less than a load; our choice (not measured).
 _BACKOFF = Backoff(patience=30.0)
 _LOAD_BACKOFF = Backoff()
 
-_LOADING = {"index": {"refresh_interval": "-1", "number_of_replicas": 0}}
+_LOADING = {"refresh_interval": "-1", "number_of_replicas": 0}
 
 
 class RemoteIndex:
-    """An index of a cluster, which need not exist yet."""
+    """An index of a cluster, which need not exist yet.
 
-    def __init__(self, connection: Connection, name: str) -> None:
+    Attributes:
+        connection: The cluster.
+        name: The index, or an alias of one or of several.
+        names: Names of its terms.
+    """
+
+    def __init__(self, connection: Connection, name: str, names: TermNames) -> None:
         self.connection = connection
         self.name = name
+        self.names = names
         self._path = f"/{quote(name, safe='')}"
 
     def __str__(self) -> str:
         return f"{self.name!r} at {self.connection.name}"
 
     def find(self) -> Metadata | None:
-        """Return what the index says of itself; None if there is none.
+        """Return the metadata of the index; None if there is no index.
 
         Raises:
             ImpactIndexError: It is not an index of this package, or its name is an alias of several.
         """
         found = self._find_all()
         if len(found) > 1:
-            raise ImpactIndexError(f"{self} stands for {len(found)} indexes, which can only be searched together: name one")
+            raise ImpactIndexError(f"{self} is an alias of {len(found)} indexes, which can only be searched together: name one")
         return next(iter(found.values()), None)
 
-    def open(self, names: Mapping[str, Any]) -> Metadata:
-        """Return what a complete index says of itself, or several that an alias joins.
-
-        Args:
-            names: How the reader calls terms.
+    def open(self) -> Metadata:
+        """Return the metadata of a complete index, or of several that an alias joins.
 
         Raises:
-            ImpactIndexError: There is no index, one is not complete, or it calls terms otherwise; or they do not go together.
+            ImpactIndexError: There is no index, one is incomplete or names terms differently, or scores cannot be compared.
         """
         found = self._find_all()
         if not found:
@@ -62,38 +67,48 @@ class RemoteIndex:
                     f"the load of {name!r} at {self.connection.name} is under way or broke off: run the same indexing again to "
                     "complete it"
                 )
-            metadata.check_names(names, str(self))
+            if metadata.names != self.names.scheme:
+                strings = metadata.names["terms"] == "strings"
+                raise ImpactIndexError(
+                    f"{self} names terms by {metadata.names['terms']} of its own vocabulary: open it "
+                    + ("without vocabulary" if strings else "with vocabulary=csplade.vocabulary, of the model that encoded it")
+                )
         return Metadata.join(found, str(self))
 
     def begin(self, wanted: Metadata, fields: Fields, *, shards: int, overwrite: bool) -> None:
-        """Create the index, or go on with one whose load broke off, and set it up for a load.
+        """Create the index, or continue with one whose load broke off, and set it up for a load.
 
         Raises:
-            ContractError, ImpactIndexError: There is a complete index, or one that was begun otherwise.
+            ContractError, ImpactIndexError: There is a complete index, or one that was begun differently.
         """
         if overwrite:
             self._delete()
         found = self.find()
         if found is None and (found := self._create(wanted, fields, shards)) is None:
             return
-        if found.complete:
-            raise ImpactIndexError(f"there is an index {self}: toks_indexer(overwrite=True) replaces it")
+        self.refuse_complete(found)
         found.check_same_build(wanted, str(self))
         self._check_fields(fields)
-        self._request("PUT", "/_settings", _LOADING)
+        self._request("PUT", "/_settings", {"index": _LOADING})
 
-    def end_load(self, replicas: int) -> None:
-        """Set refreshes and replicas as they are to stay."""
-        self._request("PUT", "/_settings", _settled(replicas), backoff=_LOAD_BACKOFF)
+    def refuse_complete(self, metadata: Metadata | None) -> None:
+        """Refuse to load into an index that is complete.
 
-    def give_up_load(self, replicas: int) -> None:
-        """Do the same after a failure, as far as a cluster that may be gone lets it: one attempt, and no error."""
-        with contextlib.suppress(ImpactIndexError):
-            self._request("PUT", "/_settings", _settled(replicas), backoff=Backoff(patience=0.0))
+        Raises:
+            ImpactIndexError: It is.
+        """
+        if metadata is not None and metadata.complete:
+            raise ImpactIndexError(f"there is an index {self}: toks_indexer(overwrite=True) replaces it")
 
-    def complete(self, metadata: Metadata) -> None:
-        """Mark the index complete."""
+    def finish(self, metadata: Metadata, replicas: int) -> None:
+        """Restore refreshes, set the number of replicas, and mark the index complete."""
+        self._settle(replicas, _LOAD_BACKOFF)
         self._request("PUT", "/_mapping", {"_meta": metadata.to_dict()}, backoff=_LOAD_BACKOFF)
+
+    def give_up(self, replicas: int) -> None:
+        """Restore refreshes and set the number of replicas, in one attempt and without an error: the cluster may be gone."""
+        with contextlib.suppress(ImpactIndexError):
+            self._settle(replicas, Backoff(patience=0.0))
 
     def refresh(self) -> None:
         """Make what was loaded visible, on every shard."""
@@ -106,32 +121,29 @@ class RemoteIndex:
         return int(answer["count"])
 
     def search(self, bodies: Sequence[Mapping[str, Any]], **header: str) -> list[dict[str, Any]]:
-        """Search with several bodies in one request.
+        """Send several searches in one request.
 
         Args:
-            bodies: Bodies of searches.
+            bodies: Bodies of the searches.
             **header: Settings of all of them.
 
         Returns:
             An answer for each, in order: with ``hits`` or with ``error``.
         """
         # A shard that fails must not make the result silently smaller.
-        lines: Iterable[Mapping[str, Any]] = (
-            line for body in bodies for line in ({"allow_partial_search_results": False}, body)
-        )
+        body = ndjson(line for body in bodies for line in ({"allow_partial_search_results": False}, body))
         parts = "hits.hits.sort,hits.hits._source,error,status,timed_out"
         params = {"filter_path": ",".join(f"responses.{part}" for part in parts.split(",")), **header}
-        body, pauses = ndjson(lines), _BACKOFF.pauses()
+        pauses = _BACKOFF.pauses()
         while True:
-            answers = self._request("POST", "/_msearch", body, params=params)["responses"]
+            answers: list[dict[str, Any]] = self._request("POST", "/_msearch", body, params=params)["responses"]
             busy = any(answer.get("status") in RETRIED for answer in answers)
-            pause = next(pauses, None) if busy else None
-            if pause is None:
+            if not busy or (pause := next(pauses, None)) is None:
                 break
             time.sleep(pause)
         if len(answers) != len(bodies) or any(answer.get("timed_out") for answer in answers):
             raise ImpactIndexError(f"{self} answered only a part of the queries: try again")
-        return list(answers)
+        return answers
 
     def allow_query_terms(self, terms: int) -> None:
         """Set the cluster's limit of clauses of a query."""
@@ -140,28 +152,20 @@ class RemoteIndex:
 
     def _find_all(self) -> dict[str, Metadata]:
         self.connection.check()
-        # Not a 404 where there is no index, which the client would log as a warning.
+        # With ignore_unavailable no index is not a 404, which the client would log as a warning.
         answer = self._request("GET", "/_mapping", params={"ignore_unavailable": "true"})
         return {
             name: Metadata.from_mapping(values["mappings"], f"{name!r} at {self.connection.name}")
             for name, values in sorted(answer.items())
         }
 
-    def _request(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, Any] | bytes | None = None,
-        *,
-        params: Mapping[str, str] | None = None,
-        backoff: Backoff | None = None,
-    ) -> dict[str, Any]:
-        return self.connection(method, self._path + path, body, params=params, backoff=backoff or _BACKOFF)
+    def _request(self, method: str, path: str, body: Any = None, *, backoff: Backoff | None = None, **options: Any) -> Any:
+        return self.connection(method, self._path + path, body, backoff=backoff or _BACKOFF, **options)
 
     def _create(self, metadata: Metadata, fields: Fields, shards: int) -> Metadata | None:
-        """Create the index; return what it says of itself if it is there already."""
+        """Create the index; return its metadata if it exists already."""
         body = {
-            "settings": {"index": {"number_of_shards": shards, **_LOADING["index"]}},
+            "settings": {"index": {"number_of_shards": shards, **_LOADING}},
             "mappings": {
                 "_meta": metadata.to_dict(),
                 "dynamic": "strict",
@@ -190,7 +194,7 @@ class RemoteIndex:
             one, other = ({"analyzer": "default", **given} for given in (found.get(name, {}), wanted.get(name, {})))
             if one != other:
                 raise ImpactIndexError(
-                    f"{self} was begun with another field {name!r}: keep to the fields, or overwrite=True begins anew"
+                    f"{self} was begun with another field {name!r}: give the same fields, or start anew with overwrite=True"
                 )
 
     def _delete(self) -> None:
@@ -200,42 +204,32 @@ class RemoteIndex:
             if refused.status != 404:
                 raise
 
+    def _settle(self, replicas: int, backoff: Backoff) -> None:
+        settings = {"refresh_interval": None, "number_of_replicas": replicas}
+        self._request("PUT", "/_settings", {"index": settings}, backoff=backoff)
+
     def _check_shards(self, answer: Mapping[str, Any]) -> None:
         failed = answer.get("_shards", {}).get("failed", 0)
         if failed:
             raise ImpactIndexError(f"{failed} shards of {self} did not answer: is a node down?")
 
 
-class ServedIndex(pt.Indexer):
-    """An index on a cluster, and how its terms are called there: what retrievers and indexers need to know.
-
-    :class:`OpenSearchIndex` adds what one can do with it.
+class ClusterIndex(Settings, pt.Indexer):
+    """An index on a cluster, as far as its retrievers, scorer and indexer know it; :class:`OpenSearchIndex` makes these.
 
     Attributes:
         remote: The index.
-        names: Names of its terms.
     """
 
-    def __init__(self, remote: RemoteIndex, names: TermNames) -> None:
-        """Pair an index with the names of its terms."""
+    def __init__(self, remote: RemoteIndex) -> None:
         super().__init__()
         self.remote = remote
-        self.names = names
+
+    def _belongs_to(self) -> tuple[str, ...]:
+        return (self.remote.connection.name, self.remote.name, *self.remote.names.scheme.values())
+
+    def _defaults(self) -> dict[str, Any]:
+        return {}  # credentials and time-outs make no other index
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.remote.connection.name!r}, {self.remote.name!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ServedIndex) and self.identity == other.identity
-
-    def __hash__(self) -> int:
-        return hash(self.identity)
-
-    @property
-    def identity(self) -> tuple[str, ...]:
-        """Equal for two objects that mean the same index."""
-        return (self.remote.connection.name, self.remote.name, *self.names.scheme.values())
-
-
-def _settled(replicas: int) -> dict[str, Any]:
-    return {"index": {"refresh_interval": None, "number_of_replicas": replicas}}

@@ -1,12 +1,13 @@
-"""The seam between retrievers and algorithms."""
+"""What retrievers and search algorithms exchange: budgets, hits, and the algorithms by their names."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,12 +16,12 @@ from .postings import Postings, Query
 
 @dataclass(frozen=True)
 class Hits:
-    """The documents that were found for a query, the best first.
+    """The documents found for a query, the best first.
 
     Attributes:
         docids: int64 array.
         scores: float64 array.
-        cut: Whether a budget ended the search before everything was looked at.
+        cut: Whether a budget ended the search early.
     """
 
     docids: np.ndarray
@@ -33,18 +34,9 @@ class Hits:
         return cls(np.zeros(0, np.int64), np.zeros(0))
 
 
-# Name of an algorithm to its module and class; modules are imported when they are first used.
-_ALGORITHMS = {
-    "exhaustive": ("exhaustive", "Exhaustive"),
-    "maxscore": ("maxscore", "MaxScore"),
-    "guided": ("guided", "Guided"),
-    "bmp": ("bmp", "BlockMaxPruning"),
-}
-
-
 @dataclass(frozen=True)
 class Budget:
-    """How much a search may cost; None does not limit.
+    """How much a search may cost; None means no limit.
 
     Attributes:
         postings: Postings to score.
@@ -63,79 +55,92 @@ class Budget:
     def __bool__(self) -> bool:
         return self.postings is not None or self.ms is not None
 
-    def start(self) -> Spending:
-        """Start the clock."""
-        return Spending(self)
-
 
 class Spending:
-    """What a search has spent of its budget."""
+    """What a search has spent of its budget; the clock starts at once."""
 
     def __init__(self, budget: Budget) -> None:
-        """Start the clock."""
         self._budget = budget
         self._end = None if budget.ms is None else time.perf_counter() + budget.ms / 1000
         self.postings = 0
 
     def exhausted(self, postings: int = 0) -> bool:
-        """Whether nothing is left, or less than some more postings need."""
+        """Whether the budget is spent, or is too small for this many more postings."""
         limit = self._budget.postings
         too_many = limit is not None and self.postings > 0 and self.postings + max(postings, 1) > limit
         return too_many or (self._end is not None and time.perf_counter() >= self._end)
 
 
-class Searcher(Protocol):
-    """Searches the postings that it was prepared for; called from several threads at a time."""
-
-    def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
-        """Return the best documents of a query.
-
-        Args:
-            query: At least one term; the lists of all are checked.
-            k: Documents to return, at most.
-            budget: What the search may cost. The first step is always made.
-
-        Returns:
-            Documents with a score above 0, the best first, of equal ones those indexed first.
-        """
-        ...
+#: Searches the postings that it was prepared for; several threads may call it at the same time. It takes a query of at least
+#: one term whose lists have been checked, the largest number of documents to return, and a budget (the first step is always
+#: made). It returns documents with a score above 0, the best first, and equal scores in the order of indexing.
+Searcher = Callable[[Query, int, Budget], Hits]
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A way to search: its fields are its options, each with a default."""
+    """A way to search. Its fields are its options, each with a default."""
 
     name: ClassVar[str]
 
     def prepare(self, postings: Postings) -> Searcher:
-        """Make ready to search."""
+        """Return a searcher of postings."""
         raise NotImplementedError
 
-    def settings(self) -> dict[str, tuple[Any, Any]]:
-        """Name of the algorithm and its options: name to value and default."""
-        options = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)}
-        return {"algorithm": (self.name, "terrier"), **options}
+    def arguments(self) -> list[str]:
+        """Return the arguments of ``ImpactIndex.retriever`` that choose it, as source code, without defaults."""
+        options = [(field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)]
+        return [f"algorithm={self.name!r}", *(f"{name}={value!r}" for name, value, default in options if value != default)]
+
+
+# Name of an algorithm to its module and class. Modules are imported at first use.
+_ALGORITHMS = {
+    "exhaustive": ("exhaustive", "Exhaustive"),
+    "maxscore": ("maxscore", "MaxScore"),
+    "guided": ("guided", "Guided"),
+    "bmp": ("bmp", "BlockMaxPruning"),
+}
 
 
 def algorithm(name: str, options: dict[str, Any]) -> Algorithm:
-    """Return an algorithm.
+    """Return an algorithm by its name.
 
     Args:
         name: Its name.
         options: Its options.
 
     Raises:
-        ValueError: There is no such algorithm, or an option has a value that is not allowed.
-        TypeError: It has no such option.
+        ValueError: There is no such algorithm, or an option has an invalid value.
+        TypeError: The algorithm has no such option.
     """
     if name not in _ALGORITHMS:
         raise ValueError(f"algorithm must be one of terrier, {', '.join(_ALGORITHMS)}, found {name!r}")
     module, class_name = _ALGORITHMS[name]
     found: type[Algorithm] = getattr(importlib.import_module(f".{module}", __package__), class_name)
     known = [field.name for field in dataclasses.fields(found)]
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise TypeError(
-            f"algorithm {name!r} has no option {unknown[0]!r}, only {', '.join(known) or 'those of all algorithms'}"
-        )
+    for option in options:
+        if option not in known:
+            only = ", ".join(known) or "the options of all algorithms"
+            raise TypeError(f"algorithm {name!r} has no option {option!r}, only {only}")
     return found(**options)
+
+
+# Up to this many results are sorted by score and document at once; our choice (not measured).
+_FEW = 64
+
+
+def ranked(docids: np.ndarray, scores: np.ndarray, *, cut: bool = False) -> Hits:
+    """Return hits with the best first; of equal scores, the first documents come first.
+
+    Args:
+        docids: int64 array.
+        scores: float64 array of the same length.
+        cut: Whether a budget ended the search.
+    """
+    falling = -scores
+    if len(falling) > _FEW:
+        order = np.argsort(falling)  # a stable sort would take twice as long
+        if (falling[order[1:]] != falling[order[:-1]]).all():
+            return Hits(docids[order], scores[order], cut)
+    order = np.lexsort((docids, falling))
+    return Hits(docids[order], scores[order], cut)

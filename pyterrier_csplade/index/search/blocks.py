@@ -18,32 +18,32 @@ from .postings import Postings
 
 _FORMAT = 2
 
-# Blocks of a group: where its postings start is known for the terms that are in many blocks (ours).
+# Blocks of a group; terms in many blocks have an offset for each group; our choice (not measured).
 BLOCKS_OF_GROUP = 16
 # The largest of the stored maxima.
 _LARGEST = 255
-# Results for which the k-th largest impact of each term is known, as in the authors' implementation.
+# Values of k for which the k-th largest impact of each term is stored, as in the authors' implementation.
 DEPTHS = (10, 100, 1000)
 
 
 class BlockLists:
-    """Side lists, open to be searched: arrays that are mapped into memory.
+    """Side lists that are open for searching: arrays mapped into memory.
 
-    Documents are cut into blocks of ``block_size``. The largest impact of a term in a block takes one byte, rounded up to a
-    multiple of the term's step. A term that is in many blocks has a maximum for each, in the order of the blocks; another only
-    for those that it is in, with their numbers.
+    Documents are divided into blocks of ``block_size``. The largest impact of a term in a block takes one byte, rounded up to a
+    multiple of the term's step. A term in many blocks has a maximum for every block, in the order of the blocks. Any other term
+    has maxima only for the blocks that it is in, with the numbers of these blocks.
 
     Attributes:
         block_size: Documents of a block.
-        docids: int32 [postings]: documents in the order of the blocks; those of the postings if that is the order of indexing.
+        docids: int32 [postings]: documents, numbered in the order of the blocks.
         impacts: [postings]: their impacts.
         order: int32 [documents]: place of each document in the order of indexing; empty if the two orders are the same.
-        steps: uint32 [terms]: what a unit of the stored maxima stands for.
+        steps: uint32 [terms]: impact of one unit of the term's maxima.
         starts: int64 [terms + 1]: where the maxima of each term start.
         maxima: uint8: largest impacts, in steps.
-        block_starts: int64 [terms + 1]: where the numbers of the blocks of each term start; none for terms in many blocks.
-        blocks: Numbers of blocks, of the smallest sufficient type.
-        offset_starts: int64 [terms + 1]: where the offsets of each term start; only terms in many blocks have some.
+        block_starts: int64 [terms + 1]: where the block numbers of each term start; terms in many blocks have no numbers.
+        blocks: Block numbers, of the smallest type that holds them.
+        offset_starts: int64 [terms + 1]: where the offsets of each term start; only terms in many blocks have offsets.
         offsets: uint32: first posting of each group of blocks, counted from the first of the term.
         kth_impacts: [depths, terms]: the 10th, 100th and 1000th largest impact of each term, 0 where it has fewer.
     """
@@ -56,8 +56,8 @@ class BlockLists:
             postings: The postings that they belong to.
 
         Raises:
-            FileNotFoundError: There is none.
-            ImpactIndexError: It is cut off or has changed, or is of another version.
+            FileNotFoundError: There is no such file.
+            ImpactIndexError: The file is truncated or has changed.
         """
         self.file = file = ArrayFile(path)
         self.identity: list[Any] = file.metadata["identity"]
@@ -66,16 +66,16 @@ class BlockLists:
         self.docids = file["docids"] if reordered else postings.docids
         self.impacts = file["impacts"] if reordered else postings.impacts
         self.order = file["order"] if reordered else np.zeros(0, np.int32)
-        if self.identity[0] == _FORMAT:  # else it is written anew
+        if self.identity[0] == _FORMAT:  # other formats are written again
             self.steps, self.starts, self.maxima = file["steps"], file["starts"], file["maxima"]
             self.block_starts, self.blocks, self.kth_impacts = file["block_starts"], file["blocks"], file["kth_impacts"]
             self.offset_starts, self.offsets = file["offset_starts"], file["offsets"]
 
 
 def open_blocks(postings: Postings, block_size: int, *, reordered: bool) -> BlockLists:
-    """Open the side lists of postings; build them first if there are none, or if the index or its order has changed since.
+    """Open the side lists of postings; build them first if there are none, or if the index or its order has changed.
 
-    Building takes about 0.1 s for a million postings, twice that if documents are reordered.
+    Building takes about 0.1 s for a million postings, and twice as long if documents are reordered.
 
     Args:
         postings: The postings.
@@ -97,7 +97,7 @@ def open_blocks(postings: Postings, block_size: int, *, reordered: bool) -> Bloc
         found = _current(path, postings, identity)
         if found is None:
             _write(temporary, postings, block_size, order, identity)
-            # Opened under this name: a process that has another index open may replace the published file at once.
+            # Opened before it is published: a process with another index open may replace the published file at once.
             found = BlockLists(temporary, postings)
     return found
 
@@ -146,11 +146,14 @@ def _write_maxima(
     block_size: int,
     documents: int,
 ) -> None:
-    """Write ``maxima``, ``blocks``, ``offsets`` and where those of each term start."""
+    """Write ``maxima``, ``blocks`` and ``offsets``, and where each term's start."""
     blocks, found = -(-documents // block_size), np.zeros(len(steps), np.int64)
     kernel.count_blocks(lists[0], lists[1], block_size, found)
     number = np.min_scalar_type(max(1, blocks) - 1)
-    many = found * (1 + number.itemsize) >= blocks  # with the numbers they would take as much as all blocks
+    many = (
+        found * (1 + number.itemsize) >= blocks
+        # With block numbers, the maxima of such a term would take as much space as a maximum for every block.
+    )
     groups = -(-blocks // BLOCKS_OF_GROUP)
     counts = np.stack([np.where(many, blocks, found), np.where(many, 0, found), np.where(many, groups, 0)])
     starts, block_starts, offset_starts = np.concatenate([np.zeros((3, 1), np.int64), np.cumsum(counts, axis=1)], axis=1)

@@ -1,4 +1,4 @@
-"""Dynamic pruning of blocks of documents."""
+"""Block-max pruning: blocks of documents whose bounds are too low are left out."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from typing import ClassVar
 
 import numpy as np
 
-from .algorithm import Algorithm, Budget, Hits, Searcher
+from .algorithm import Algorithm, Budget, Hits, Searcher, Spending, ranked
 from .blocks import BLOCKS_OF_GROUP, DEPTHS, open_blocks
-from .kernels.available import kernels
+from .kernels.available import Scratch, kernels
 from .postings import Postings, Query
-from .ranking import Scratch, ranked
 
-# Documents whose blocks are searched first, beside as many as there are results; each further step takes eight times as many
-# (ours).
+# Documents whose blocks are searched first, in addition to the number of results; our choice (not measured).
 _FIRST = 160
+# Each further step has this many times the blocks of the step before; our choice (not measured).
 _GROWTH = 8
-# Bounds that are looked at to choose the first blocks (ours).
+# Bounds that are sampled to choose the first blocks; our choice (not measured).
 _SAMPLE = 2048
-# Postings between two looks at a budget, in blocks of a step (ours): less than a millisecond.
+# Blocks searched between two checks of a budget; our choice (measured: less than a millisecond).
 _STEP = 64
-# Bounds are sums in single precision: they are raised by more than these may be off, for each term of a query.
+# Bounds are sums in single precision; for each term of a query they are raised by more than its rounding error.
 _SLACK = 2.0**-22
-# Weights this far below the largest count as much as this in bounds, for single precision has an end.
+# Smallest weight in bounds, relative to the largest; smaller ones could underflow in single precision.
 _LEAST_WEIGHT = 2.0**-60
 
 
@@ -33,15 +32,15 @@ _LEAST_WEIGHT = 2.0**-60
 class BlockMaxPruning(Algorithm):
     """Block-max pruning (Mallia, Suel, Tonellotto, SIGIR 2024); with ``alpha=1`` and ``beta=1`` exact, ties included.
 
-    A bound of the scores in each block is added up first. The blocks of the largest bounds are searched first, and the others
-    that may then still hold a better document, in the order of the index. Where many results are wanted few blocks can be left
-    out, and it is slower than exhaustive search. With a budget, the blocks of the smallest bounds go when it is spent.
+    The search first computes an upper bound of the scores in each block. It searches the blocks with the largest bounds, then,
+    in the order of the index, the other blocks that may still hold a better document. For many results few blocks can be left
+    out, and exhaustive search is faster. When a budget is spent, the blocks with the smallest bounds are left out.
 
     Attributes:
-        block_size: Documents of a block, from 1 to 256: smaller blocks have closer bounds and take more memory.
-        alpha: Factor of the bounds, above 0 and at most 1. Below 1 blocks are left out that might hold a better document.
-        beta: Share of the query's terms that are kept, the heaviest, rounded up; above 0 and at most 1. Below 1 scores lack
-            what the other terms add.
+        block_size: Documents of a block, from 1 to 256. Smaller blocks have tighter bounds and take more memory.
+        alpha: Factor of the bounds, above 0 and at most 1. Below 1, blocks that might hold a better document are left out.
+        beta: Share of the query's terms to keep, the heaviest, rounded up; above 0 and at most 1. Below 1, scores lack the
+            parts of the other terms.
         reordered: Whether blocks follow the order that :meth:`pyterrier_csplade.ImpactIndex.reorder` made, if there is one.
     """
 
@@ -60,11 +59,11 @@ class BlockMaxPruning(Algorithm):
                 raise ValueError(f"{name} must be above 0 and at most 1, found {getattr(self, name)}")
 
     def prepare(self, postings: Postings) -> Searcher:
-        """Open the side lists, or build them.
+        """Return a searcher; opens the side lists, or builds them.
 
         Raises:
             CspladeError: numba is not installed.
-            ImpactIndexError: They are damaged, or cannot be written beside the index.
+            ImpactIndexError: The side lists are damaged, or cannot be written beside the index.
         """
         return _BlockSearcher(self, postings)
 
@@ -79,7 +78,7 @@ class _BlockSearcher:
         self._scratch = Scratch()
 
     def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
-        """Search; see :class:`.algorithm.Searcher`."""
+        """Search; see :data:`.algorithm.Searcher`."""
         if len(query) == 0:
             return Hits.none()
         query = self._heaviest(query)
@@ -93,7 +92,7 @@ class _BlockSearcher:
         return ranked(docids, scores, cut=cut)
 
     def _bounds(self, query: Query) -> tuple[np.ndarray, float]:
-        """Return the bound of each block, float32, and what a unit of it counts in scores."""
+        """Return the bound of each block, float32, and the score of one unit of the bounds."""
         sides, heaviest = self._sides, float(query.weights.max())
         bounds = self._scratch.array("bounds", -(-self._documents // sides.block_size), np.float32)
         weights = np.maximum(query.weights / heaviest, _LEAST_WEIGHT) * sides.steps[query.terms]
@@ -111,8 +110,8 @@ class _BlockSearcher:
         heap: tuple[np.ndarray, np.ndarray, np.ndarray],
         budget: Budget,
     ) -> bool:
-        """Search blocks, the most promising first; return whether the budget cut it."""
-        sides, k, spent = self._sides, len(heap[0]), budget.start()
+        """Search blocks, the most promising first; return whether the budget ended the search."""
+        sides, k, spent = self._sides, len(heap[0]), Spending(budget)
         sizes = sides.block_size, sides.block_size * BLOCKS_OF_GROUP, self._documents
         scores = self._scratch.array("scores", max(self._kernel.WINDOW, sides.block_size))
         first = _STEP if budget else -(-(k + _FIRST) // sides.block_size)
@@ -131,10 +130,10 @@ class _BlockSearcher:
         return False
 
     def _steps(self, query: Query, first: int, blocks: int, budget: Budget) -> list[int]:
-        """Return how many blocks to search by their bounds, step by step; those left are searched in the order of the index."""
+        """Return the number of blocks in each step by bounds; the other blocks are searched in the order of the index."""
         if budget:
             return [first] * -(-blocks // first)
-        # Together these steps may take half the time of exhaustive search.
+        # Together these steps may take half as long as exhaustive search.
         starts = self._lists[0]
         postings = int(np.sum(starts[query.terms + 1] - starts[query.terms]))
         most, steps = postings // (2 * self._kernel.JUMP * len(query)), [first]
@@ -150,7 +149,7 @@ class _BlockSearcher:
         return Query(query.terms[chosen], query.weights[chosen])
 
     def _estimate(self, query: Query, k: int) -> float:
-        """Return a score that k documents reach: by one term alone, whose k-th largest impact is known."""
+        """Return a score that k documents reach by one term alone, from the term's k-th largest impact."""
         for depth, kth_impacts in zip(DEPTHS, self._sides.kth_impacts):
             if k <= depth:
                 return float(np.max(query.weights * kth_impacts[query.terms], initial=0.0))
@@ -158,7 +157,7 @@ class _BlockSearcher:
 
 
 def _high(bounds: np.ndarray, number: int) -> float:
-    """Return a bound that roughly ``number`` blocks reach, or as many as stand for one in the sample that is looked at."""
+    """Return a bound that roughly ``number`` blocks reach, estimated from a sample."""
     step = -(-len(bounds) // _SAMPLE)
     sample = bounds[::step]
     place = len(sample) - min(len(sample), -(-number // step))
@@ -172,7 +171,7 @@ def _between(bounds: np.ndarray, low: float, below: float) -> np.ndarray:
 
 
 def _in_steps(blocks: np.ndarray, bounds: np.ndarray, steps: list[int]) -> Iterator[np.ndarray]:
-    """Yield blocks, each step in the order of the index: some steps with the largest bounds first, then all others."""
+    """Yield the blocks of each step, in the order of the index: first the steps with the largest bounds, then the others."""
     number = min(sum(steps), len(blocks))
     chosen = np.argpartition(-bounds[blocks], number)[:number] if number < len(blocks) else np.arange(number)
     best = blocks[chosen][np.argsort(-bounds[blocks[chosen]])]

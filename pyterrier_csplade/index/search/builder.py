@@ -1,9 +1,8 @@
-"""Building the file of postings of an index."""
+"""Builds the file of postings of an index, from the vectors of its documents or from Terrier's files, and opens it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import DataError
 from pyterrier_csplade._version import __version__
-from pyterrier_csplade.index.terrier.reader import Decoder, TerrierFiles, decode_in_python
+from pyterrier_csplade.index.terrier.reader import TerrierFiles
 from pyterrier_csplade.storage.arrays import ArrayWriter, PackedStrings
 from pyterrier_csplade.storage.manifest import check_on_opening, has_manifest
 from pyterrier_csplade.storage.workspace import publishing
@@ -22,11 +21,119 @@ from pyterrier_csplade.vectors.matrices import EncodedVectors, row_pieces
 
 from .postings import FORMAT, POSTINGS_FILE, Postings, checksum, index_identity
 
-# Postings that are turned together (ours): about 100 MB of working memory.
+# Postings that are transposed together: about 100 MB of working memory; our choice (not measured).
 _PIECE = 2**22
 
 
-class PostingsWriter:
+def write_postings(directory: Path, vectors: EncodedVectors, *, verbose: bool = False) -> None:
+    """Write the postings of an index from its documents' vectors. Call it when the index is complete, with its manifest.
+
+    The vectors are read twice, in pieces. Besides one of their blocks, memory holds 100 MB, the docnos and 8 bytes for each of
+    them, and 32 bytes for each term. The file is mapped into memory while it is written.
+
+    Args:
+        directory: The directory of the index.
+        vectors: The documents, in the order of the index. Impacts must be whole numbers from 1 to 2**31 - 1.
+        verbose: Whether to show a progress bar.
+
+    Raises:
+        DataError: An impact is not a whole number from 1 to 2**31 - 1, or a document has a term twice.
+        ImpactIndexError: The directory cannot be written.
+    """
+    with publishing(directory, POSTINGS_FILE) as path:
+        docnos, counts, largest = _measure(vectors, verbose)
+        columns = np.flatnonzero(counts)
+        vocabulary = [vectors.vocabulary[column] for column in columns.tolist()]
+        order = sorted(range(len(columns)), key=vocabulary.__getitem__)
+        writer = _PostingsWriter(path, counts[columns[order]], largest)
+        # The place of the next posting of each column.
+        cursors = np.zeros(len(counts), dtype=np.int64)
+        cursors[columns[order]] = writer.starts[:-1]
+        first = 0
+        for piece in _pieces(vectors, verbose):
+            _scatter(piece, first, cursors, writer)
+            first += piece.shape[0]
+        terms = PackedStrings(vocabulary[i] for i in order)
+        writer.finish(terms, docnos, vectors.contract, index_identity(directory))
+
+
+def open_postings(directory: Path, contract: Contract | None, *, memory: bool = False, verbose: bool = False) -> Postings:
+    """Open the postings of an index; build them first if there are none, or if the index has been built again since.
+
+    Building takes about 0.1 s for a million postings with numba, 2 s without.
+
+    Args:
+        directory: The directory of the index.
+        contract: The contract of the document encoder, stored with postings that are built; None if unknown.
+        memory: Whether to read the postings into memory instead of mapping them.
+        verbose: Whether to show a progress bar while they are built.
+
+    Raises:
+        ImpactIndexError: The index or its postings are damaged, the index is of another kind, or the directory cannot be
+            written.
+    """
+    postings = _current(directory, memory)
+    if postings is None:
+        if has_manifest(directory):
+            check_on_opening(directory)
+        with publishing(directory, POSTINGS_FILE) as path:
+            if _current(directory, memory) is None:  # else another process has built them meanwhile
+                _write_terrier_postings(path, directory, contract, verbose)
+        postings = Postings(directory / POSTINGS_FILE, memory=memory)
+    return postings
+
+
+def _measure(vectors: EncodedVectors, verbose: bool) -> tuple[PackedStrings, np.ndarray, int]:
+    """Return docnos, postings of each column, and the largest impact."""
+    docnos = PackedStrings()
+    counts, largest = np.zeros(len(vectors.vocabulary), dtype=np.int64), 1
+    with pt.tqdm(total=len(vectors), desc="counting postings", unit="d", disable=not verbose) as bar:
+        for names, block in vectors.blocks():
+            docnos.extend(names)
+            if block.nnz:
+                largest = max(largest, _check(block, names))
+                counts += np.bincount(block.indices, minlength=len(counts))
+            bar.update(len(names))
+    return docnos, counts, largest
+
+
+def _check(block: csr_matrix, docnos: Sequence[str]) -> int:
+    """Return the largest impact of a block; raise DataError for weights that are not impacts."""
+    bad = ~((block.data >= 1) & (block.data <= MAX_IMPACT))
+    if block.data.dtype.kind not in "iub":
+        bad |= block.data != np.floor(block.data)
+    if bad.any():
+        at = int(np.flatnonzero(bad)[0])
+        docno = docnos[int(np.searchsorted(block.indptr, at, side="right")) - 1]
+        raise DataError(
+            f"document {docno!r} has the impact {block.data[at]}: impacts must be whole numbers from 1 to {MAX_IMPACT:,}"
+        )
+    in_order = block if block.has_sorted_indices else block.sorted_indices()
+    if not in_order.has_canonical_format:
+        raise DataError(f"{docnos[0]!r} or a later document has a term twice: call sum_duplicates() on the documents' matrix")
+    return int(block.data.max())
+
+
+def _pieces(vectors: EncodedVectors, verbose: bool) -> Iterator[csr_matrix]:
+    """Yield the vectors in matrices of at most ``_PIECE`` postings, or one document."""
+    with pt.tqdm(total=len(vectors), desc="writing postings", unit="d", disable=not verbose) as bar:
+        for _, block in vectors.blocks():
+            for rows in row_pieces(block.indptr, _PIECE):
+                yield block[rows]
+                bar.update(rows.stop - rows.start)
+
+
+def _scatter(piece: csr_matrix, first: int, cursors: np.ndarray, writer: _PostingsWriter) -> None:
+    """Append the postings of documents to their lists; the documents' numbers start at ``first``."""
+    by_term = piece.tocsc()  # keeps the order of the documents
+    counts = np.diff(by_term.indptr)
+    places = np.repeat(cursors - by_term.indptr[:-1], counts) + np.arange(by_term.nnz)
+    writer.docids[places] = by_term.indices + first
+    writer.impacts[places] = by_term.data
+    cursors += counts
+
+
+class _PostingsWriter:
     """Writes a file of postings whose lists the caller fills.
 
     Attributes:
@@ -50,7 +157,7 @@ class PostingsWriter:
         self.impacts = self._writer.allocate("impacts", postings, dtype, digest=False)
 
     def finish(self, terms: PackedStrings, docnos: PackedStrings, contract: Contract | None, index: str) -> None:
-        """Add what is known only when the lists are full, and close the file."""
+        """Add everything that follows from the filled lists, and close the file."""
         bounds = list(zip(self.starts[:-1].tolist(), self.starts[1:].tolist()))
         checksums = [checksum(self.docids[start:end], self.impacts[start:end]) for start, end in bounds]
         self._writer.add("starts", self.starts)
@@ -69,156 +176,20 @@ class PostingsWriter:
         )
 
 
-def write_postings(directory: Path, vectors: EncodedVectors, *, verbose: bool = False) -> None:
-    """Write the postings of an index from its documents' vectors; call it when the index is complete, manifest and all.
-
-    The vectors are read twice, in pieces. Memory beside one of their blocks: 100 MB, the docnos and 8 bytes each,
-    and 32 bytes a term; the file that is written is mapped, and its pages are the system's to write back.
-
-    Args:
-        directory: The directory of the index.
-        vectors: The documents in the order of the index. Impacts must be whole numbers from 1 to 2**31 - 1.
-        verbose: Whether to show a progress bar.
-
-    Raises:
-        DataError: An impact is not such a number.
-        ImpactIndexError: The directory cannot be written.
-    """
-    with publishing(directory, POSTINGS_FILE) as path:
-        docnos, counts, largest = _measure(vectors, verbose)
-        columns = np.flatnonzero(counts)
-        vocabulary = [vectors.vocabulary[column] for column in columns.tolist()]
-        order = sorted(range(len(columns)), key=vocabulary.__getitem__)
-        writer = PostingsWriter(path, counts[columns[order]], largest)
-        # The place of the next posting of each column.
-        cursors = np.zeros(len(counts), dtype=np.int64)
-        cursors[columns[order]] = writer.starts[:-1]
-        first = 0
-        for piece in _pieces(vectors, "writing postings", verbose):
-            _scatter(piece, first, cursors, writer)
-            first += piece.shape[0]
-        terms = PackedStrings(vocabulary[i] for i in order)
-        writer.finish(terms, docnos, vectors.contract, index_identity(directory))
-
-
-def _measure(vectors: EncodedVectors, verbose: bool) -> tuple[PackedStrings, np.ndarray, int]:
-    """Return docnos, postings of each column, and the largest impact."""
-    docnos = PackedStrings()
-    counts, largest = np.zeros(len(vectors.vocabulary), dtype=np.int64), 1
-    bar = pt.tqdm(total=len(vectors), desc="counting postings", unit="d", disable=not verbose)
-    for names, block in vectors.blocks():
-        docnos.extend(names)
-        if block.nnz:
-            largest = max(largest, _check(block, names))
-            counts += np.bincount(block.indices, minlength=len(counts))
-        bar.update(len(names))
-    bar.close()
-    return docnos, counts, largest
-
-
-def _check(block: csr_matrix, docnos: Sequence[str]) -> int:
-    """Return the largest impact of a block; refuse what is none."""
-    bad = ~((block.data >= 1) & (block.data <= MAX_IMPACT))
-    if block.data.dtype.kind not in "iub":
-        bad |= block.data != np.floor(block.data)
-    if bad.any():
-        at = int(np.flatnonzero(bad)[0])
-        docno = docnos[int(np.searchsorted(block.indptr, at, side="right")) - 1]
-        raise DataError(
-            f"document {docno!r} has the impact {block.data[at]}: whole numbers from 1 to {MAX_IMPACT:,} are needed"
-        )
-    in_order = block if block.has_sorted_indices else block.sorted_indices()
-    if not in_order.has_canonical_format:
-        raise DataError(f"one of the documents from {docnos[0]!r} on has a term twice: call sum_duplicates() on their matrix")
-    return int(block.data.max())
-
-
-def _pieces(vectors: EncodedVectors, what: str, verbose: bool) -> Iterator[csr_matrix]:
-    """Yield the vectors in matrices of at most ``_PIECE`` postings, or one document."""
-    bar = pt.tqdm(total=len(vectors), desc=what, unit="d", disable=not verbose)
-    for _, block in vectors.blocks():
-        for rows in row_pieces(block.indptr, _PIECE):
-            yield block[rows]
-            bar.update(rows.stop - rows.start)
-    bar.close()
-
-
-def _scatter(piece: csr_matrix, first: int, cursors: np.ndarray, writer: PostingsWriter) -> None:
-    """Append the postings of some documents, from number ``first`` on, to their lists."""
-    by_term = piece.tocsc()  # keeps the order of the documents
-    counts = np.diff(by_term.indptr)
-    places = np.repeat(cursors - by_term.indptr[:-1], counts) + np.arange(by_term.nnz)
-    writer.docids[places] = by_term.indices + first
-    writer.impacts[places] = by_term.data
-    cursors += counts
-
-
-def write_terrier_postings(
-    directory: Path,
-    contract: Contract | None,
-    *,
-    unless: Callable[[], bool] = lambda: False,
-    verbose: bool = False,
-) -> None:
-    """Write the postings of a Terrier index.
-
-    Takes about 0.1 s for a million postings with numba, 2 s without.
-
-    Args:
-        directory: The directory of the index.
-        contract: The contract of the encoder of its documents; None if unknown.
-        unless: Called when no other process writes (any more): whether there is nothing to do.
-        verbose: Whether to show a progress bar.
-
-    Raises:
-        ImpactIndexError: The index is damaged, of another kind, or cannot be written.
-    """
-    with publishing(directory, POSTINGS_FILE) as path:
-        if unless():
-            return
-        identity = index_identity(directory)
-        files = TerrierFiles(directory)
-        order = np.array(sorted(range(len(files.terms)), key=files.terms.__getitem__), dtype=np.int64)
-        counts = files.lexicon["documents"].astype(np.int64)[order]
-        writer = PostingsWriter(path, counts, int(files.lexicon["max"].max(initial=1)))
-        files.postings(decoder(), order, writer.starts, writer.docids, writer.impacts, verbose=verbose)
-        terms = PackedStrings(files.terms[i] for i in order.tolist())
-        writer.finish(terms, PackedStrings(files.docnos()), contract, identity)
-
-
-def decoder() -> Decoder:
-    """Return the compiled decoder of posting lists where numba is installed, else the one in Python."""
-    with suppress(ImportError):
-        from pyterrier_csplade.index.search.kernels.common import decode
-
-        return decode  # type: ignore[no-any-return]
-    return decode_in_python
-
-
-def open_postings(directory: Path, contract: Contract | None, *, memory: bool = False, verbose: bool = False) -> Postings:
-    """Open the postings of an index; build them first if there are none, or if the index was built again since.
-
-    Args:
-        directory: The directory of the index.
-        contract: The contract of the encoder of its documents, for postings that are built.
-        memory: Whether to read them into memory instead of mapping them.
-        verbose: Whether to show a progress bar while they are built.
-
-    Raises:
-        ImpactIndexError: The index or its postings are damaged, or the directory cannot be written.
-    """
-    postings = _current(directory, memory)
-    if postings is None:
-        if has_manifest(directory):
-            check_on_opening(directory)
-        write_terrier_postings(directory, contract, unless=lambda: _current(directory, memory) is not None, verbose=verbose)
-        postings = Postings(directory / POSTINGS_FILE, memory=memory)
-    return postings
-
-
 def _current(directory: Path, memory: bool) -> Postings | None:
     try:
         postings = Postings(directory / POSTINGS_FILE, memory=memory)
     except FileNotFoundError:
         return None
     return postings if postings.index == index_identity(directory) else None
+
+
+def _write_terrier_postings(path: Path, directory: Path, contract: Contract | None, verbose: bool) -> None:
+    identity = index_identity(directory)
+    files = TerrierFiles(directory)
+    order = np.array(sorted(range(len(files.terms)), key=files.terms.__getitem__), dtype=np.int64)
+    counts = files.lexicon["documents"].astype(np.int64)[order]
+    writer = _PostingsWriter(path, counts, int(files.lexicon["largest"].max(initial=1)))
+    files.postings(order, writer.starts, writer.docids, writer.impacts, verbose=verbose)
+    terms = PackedStrings(files.terms[i] for i in order.tolist())
+    writer.finish(terms, PackedStrings(files.docnos()), contract, identity)

@@ -7,24 +7,22 @@ from typing import ClassVar
 
 import numpy as np
 
-from .algorithm import Algorithm, Budget, Hits, Searcher
-from .kernels.available import has_numba, kernels
+from .algorithm import Algorithm, Budget, Hits, Searcher, Spending, ranked
+from .kernels.available import Scratch, has_numba, kernels
 from .postings import Postings, Query
-from .ranking import Scratch, ranked
 
 
 @dataclass(frozen=True)
 class Exhaustive(Algorithm):
-    """Term at a time, the reference for all others.
+    """Term at a time; the reference for all other algorithms.
 
-    With a budget, the terms that may add least are left out when it is spent: the scores that are returned are then parts of
-    the dot products.
+    When a budget is spent, the terms that may add least are left out, and scores are parts of the dot products.
     """
 
     name: ClassVar[str] = "exhaustive"
 
     def prepare(self, postings: Postings) -> Searcher:
-        """Make ready to search; with numba in compiled code, which is much faster."""
+        """Return a searcher; with numba its code is compiled, which is much faster."""
         return _CompiledSearcher(postings) if has_numba() else _NumpySearcher(postings)
 
 
@@ -36,7 +34,7 @@ class _NumpySearcher:
 
     def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
         scores = np.zeros(len(self._postings))
-        spent, cut = budget.start(), False
+        spent, cut = Spending(budget), False
         for term, weight in zip(query.terms.tolist(), query.weights.tolist()):
             docids, impacts = self._postings.list_of(term)
             cut = spent.exhausted(len(docids))
@@ -44,10 +42,10 @@ class _NumpySearcher:
                 break
             self._add(docids, impacts, weight, scores)
             spent.postings += len(docids)
-        return best(scores, k, cut=cut)
+        return _best(scores, k, cut=cut)
 
     def _add(self, docids: np.ndarray, impacts: np.ndarray, weight: float, scores: np.ndarray) -> None:
-        # A document stands once in a list, so no addition is lost.
+        # A document appears once in a list, so no addition is lost.
         scores[docids] += weight * impacts
 
 
@@ -56,16 +54,16 @@ class _CompiledSearcher(_NumpySearcher):
 
     def __init__(self, postings: Postings) -> None:
         super().__init__(postings)
-        self._kernels = kernels("exhaustive", "compiled search")
+        self._kernel = kernels("exhaustive", "compiled search")
         self._lists = postings.starts, postings.docids, postings.impacts
         self._scratch = Scratch()
 
     def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
         if budget:
             return super().__call__(query, k, budget)
-        kernel, documents = self._kernels, len(self._postings)
+        kernel, documents = self._kernel, len(self._postings)
         k = min(k, documents)
-        # A small collection needs no whole window, and to fill one with zeros takes as long as the search.
+        # A small collection does not need a whole window; filling it with zeros would take as long as the search.
         window = min(kernel.WINDOW, -(-documents // kernel.CHUNK) * kernel.CHUNK)
         best = self._scratch.array("docids", max(4 * k, 4096), np.int64), self._scratch.array("best", max(4 * k, 4096))
         scores = self._scratch.array("scores", window)
@@ -73,17 +71,11 @@ class _CompiledSearcher(_NumpySearcher):
         return ranked(best[0][:count], best[1][:count])
 
     def _add(self, docids: np.ndarray, impacts: np.ndarray, weight: float, scores: np.ndarray) -> None:
-        self._kernels.add_list(docids, impacts, weight, scores)
+        self._kernel.add_up_to(docids, impacts, 0, len(docids), len(scores), weight, scores, 0)
 
 
-def best(scores: np.ndarray, k: int, *, cut: bool = False) -> Hits:
-    """Return the k largest scores above 0, of equal ones those of the first documents.
-
-    Args:
-        scores: float64 [documents].
-        k: How many.
-        cut: Whether the search was cut.
-    """
+def _best(scores: np.ndarray, k: int, *, cut: bool = False) -> Hits:
+    """Return the k largest scores above 0; of equal scores, the first documents come first."""
     least = 0.0 if k >= len(scores) else float(np.partition(scores, len(scores) - k)[len(scores) - k])
     docids = np.flatnonzero(scores >= least if least > 0 else scores)
     order = docids[np.argsort(-scores[docids], kind="stable")[:k]]

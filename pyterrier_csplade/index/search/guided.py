@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import pyterrier as pt
@@ -18,24 +19,32 @@ from .algorithm import Algorithm, Searcher
 from .maxscore import MaxScoreSearcher
 from .postings import Postings
 
+#: Replacement for the guide's impact of postings that the guide lacks.
+Fill = Literal["zero", "one", "scaled"]
+
+# Guides are quantised to 8 bits, as in Mallia et al.
+_LARGEST = 255
+
 
 @dataclass(frozen=True)
 class Guided(Algorithm):
     """MaxScore over postings with two impacts, the learned one and a guide's (2GTI: Qiao et al., WWW 2023, arXiv 2305.01203).
 
-    Each share is that of the guide, from 0 to 1, in a score: alpha in the bounds by which lists are left out, beta in those by
-    which documents are, gamma in the final score. (0, 0, 0) is exact MaxScore, (1, 1, 0) is GT and (1, 1, 0.5) GTI of Mallia et
-    al. (SIGIR 2022, arXiv 2204.11314). A heuristic: what the guide ranks low is lost, so report recall with latency.
+    ``alpha``, ``beta`` and ``gamma`` are shares of the guide, from 0 to 1: in the bounds that leave out lists, in the bounds
+    that leave out documents, and in the final score. (0, 0, 0) is exact MaxScore; (1, 1, 0) is GT and (1, 1, 0.5) is GTI of
+    Mallia et al. (SIGIR 2022, arXiv 2204.11314). The search is a heuristic: it loses documents that the guide ranks low, so
+    report recall with latency.
 
-    Both impacts are multiplied by the same query weights, and the guide's are brought to the scale of the learned ones.
-    Thresholds rise after each window of 4,096 documents, not after each document: less is left out than in the papers.
+    Both impacts are multiplied by the same query weights; the guide's are scaled to the range of the learned ones. Thresholds
+    rise after each window of 4,096 documents, not after each document, so less is left out than in the papers.
 
     Attributes:
         guide: Name of a guide that ``index.add_guide`` made.
         alpha: Share in global bounds.
         beta: Share in local bounds.
         gamma: Share in final scores.
-        fill: What stands where the guide has no impact: "zero", "one", or "scaled" (2GTI's best).
+        fill: Impact for postings without one in the guide: "zero"; "one", the smallest; or "scaled", the learned impact times
+            the ratio of the guide's mean to the learned mean over postings that have both (2GTI's best).
     """
 
     name: ClassVar[str] = "guided"
@@ -50,69 +59,50 @@ class Guided(Algorithm):
         for name in ("alpha", "beta", "gamma"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, found {getattr(self, name)}")
-        check_fill(self.fill)
+        if self.fill not in get_args(Fill):
+            raise ValueError(f"fill must be one of {', '.join(get_args(Fill))}, found {self.fill!r}")
 
     def prepare(self, postings: Postings) -> Searcher:
-        """Make ready to search.
+        """Return a searcher of postings.
 
         Raises:
             CspladeError: numba is not installed.
             ImpactIndexError: The index has no such guide.
         """
-        guides, maxima, scale = read_guide(postings, self.guide, self.fill)
         mix = float(self.alpha), float(self.beta), float(self.gamma)  # compiled for three numbers of one type
-        return MaxScoreSearcher(postings, guides=guides, max_guides=maxima, scale=scale, mix=mix)
+        return MaxScoreSearcher(postings, read_guide(postings, self.guide, self.fill), mix)
 
 
-#: What stands for the guide's impact where a posting of the index is none of the guide.
-Fill = Literal["zero", "one", "scaled"]
-
-# Guides are quantised to 8 bits, as in Mallia et al.
-_LARGEST = 255
-
-
-class GuideSource(Protocol):
+@dataclass(frozen=True)
+class GuideSource:
     """The weights that a guide gives to terms of documents.
 
     Attributes:
         largest: The largest weight.
-        description: What it is, for people to read.
+        description: A description for readers.
+        list_of: Returns the numbers of the documents with a weight for a term, increasing, and the weights, above 0.
     """
 
     largest: float
     description: str
-
-    def list_of(self, term: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the documents with a weight for a term, increasing, in the numbers of the index, and the weights, above 0."""
-        ...
+    list_of: Callable[[str], tuple[np.ndarray, np.ndarray]]
 
 
-def guide_path(directory: Path, name: str) -> Path:
-    """Return the file of a guide.
-
-    Raises:
-        ValueError: The name cannot be that of a file.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
-        raise ValueError(f"a guide's name has 1 to 64 letters, digits, - and _, found {name!r}")
-    return directory / f"csplade_guide_{name}.bin"
-
-
-def write_guide(postings: Postings, directory: Path, name: str, source: GuideSource, *, verbose: bool = False) -> None:
-    """Write a guide of an index: one byte for each of its postings.
+def write_guide(postings: Postings, name: str, source: GuideSource, *, verbose: bool = False) -> None:
+    """Write a guide beside the postings of an index: one byte for each posting.
 
     Args:
-        postings: The postings of the index. What only the guide has is left out: it adds nothing to a learned score.
-        directory: The directory of the index.
+        postings: The postings of the index. Postings of the guide alone are left out; they add nothing to a learned score.
         name: The guide's name.
         source: Its weights.
         verbose: Whether to show a progress bar.
 
     Raises:
         ImpactIndexError: The directory cannot be written.
+        ValueError: The name is not valid.
     """
-    path = guide_path(directory, name)
-    with publishing(directory, path.name) as temporary:
+    path = _path(postings, name)
+    with publishing(path.parent, path.name) as temporary:
         writer = ArrayWriter(temporary)
         guides = writer.allocate("guides", len(postings.docids), np.uint8)
         scale = _LARGEST / source.largest if source.largest > 0 else 0.0
@@ -133,16 +123,16 @@ def read_guide(postings: Postings, name: str, fill: Fill) -> tuple[np.ndarray, n
     Args:
         postings: The postings that it belongs to.
         name: Its name.
-        fill: What stands where it has no impact: "zero"; "one", the smallest impact; or "scaled", the learned impact times the
-            ratio of the guide's mean to the learned one, over postings that have both (2GTI).
+        fill: Impact for postings without one in the guide; see :class:`Guided`.
 
     Returns:
-        uint8 [postings], its largest value for each term, and what one counts in learned impacts: both have one largest value.
+        uint8 [postings], the guide's largest impact of each term, and the learned impact that the guide's impact 1 is worth,
+        which brings both to the same maximum.
 
     Raises:
-        ImpactIndexError: There is none for this index, or it is damaged.
+        ImpactIndexError: The index has no such guide, or it is damaged.
     """
-    path = guide_path(postings.file.path.parent, name)
+    path = _path(postings, name)
     try:
         file = ArrayFile(path)
     except FileNotFoundError:
@@ -154,14 +144,10 @@ def read_guide(postings: Postings, name: str, fill: Fill) -> tuple[np.ndarray, n
     return guides, maxima, float(postings.max_impacts.max(initial=0)) / _LARGEST
 
 
-def check_fill(fill: str) -> None:
-    """Refuse an unknown way to fill.
-
-    Raises:
-        ValueError: It is unknown.
-    """
-    if fill not in get_args(Fill):
-        raise ValueError(f"fill must be one of {', '.join(get_args(Fill))}, found {fill!r}")
+def _path(postings: Postings, name: str) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        raise ValueError(f"a guide's name has 1 to 64 letters, digits, - and _, found {name!r}")
+    return postings.file.path.with_name(f"csplade_guide_{name}.bin")
 
 
 def _filled(guides: np.ndarray, impacts: np.ndarray, fill: Fill) -> np.ndarray:

@@ -7,15 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from .algorithm import Algorithm, Budget, Hits, Searcher
-from .kernels.available import kernels
+from .algorithm import Algorithm, Budget, Hits, Searcher, Spending, ranked
+from .kernels.available import Scratch, kernels
 from .postings import Postings, Query
-from .ranking import Scratch, ranked
 
-# Sums of doubles may be off in their last bits, and so may bounds: they are raised by more than that.
+# Sums of doubles, and so bounds, have rounding errors; bounds are raised by more than these.
 _SLACK = 1 + 2.0**-40
 
-# Into how many ranges of documents a search with a budget is cut.
+# Ranges of documents of a search with a budget; our choice (not measured).
 _RANGES = 64
 
 
@@ -24,14 +23,13 @@ class MaxScore(Algorithm):
     """MaxScore (Turtle and Flood, Information Processing & Management 31(6), 1995), exact.
 
     Lists that together cannot lift a document among the best are only looked up for documents that other lists have found.
-    Documents are scored in windows (as Lucene does). With a budget, the documents at the end of the index are left out when it
-    is spent.
+    Documents are scored in windows, as in Lucene. When a budget is spent, the documents at the end of the index are left out.
     """
 
     name: ClassVar[str] = "maxscore"
 
     def prepare(self, postings: Postings) -> Searcher:
-        """Make ready to search.
+        """Return a searcher of postings.
 
         Raises:
             CspladeError: numba is not installed.
@@ -40,37 +38,30 @@ class MaxScore(Algorithm):
 
 
 class MaxScoreSearcher:
-    """Runs the compiled loop, over one or two impacts a posting."""
+    """Runs the compiled loop over postings with one or two impacts."""
 
     def __init__(
         self,
         postings: Postings,
-        *,
-        guides: np.ndarray | None = None,
-        max_guides: np.ndarray | None = None,
-        scale: float = 1.0,
+        guide: tuple[np.ndarray, np.ndarray, float] | None = None,
         mix: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> None:
-        """Make ready to search.
+        """Create a searcher.
 
         Args:
             postings: The postings.
-            guides: The guide's impact of each posting; None for exact search.
-            max_guides: Its largest impact of each term.
-            scale: What one of the guide's impacts counts in learned ones.
+            guide: The guide's impacts, as :func:`.guided.read_guide` returns them; None for exact search.
             mix: Share of the guide in the global, the local and the final score.
         """
         self._kernel = kernels("maxscore", "this algorithm")
         self._scratch = Scratch()
         self._postings = postings
-        self._guided = guides is not None
-        self._guides = postings.impacts if guides is None else guides
-        self._max_guides = postings.max_impacts if max_guides is None else max_guides
-        self._scale = scale
+        self._guided = guide is not None
+        self._guides, self._max_guides, self._scale = guide or (postings.impacts, postings.max_impacts, 1.0)
         self._mix = mix
 
     def __call__(self, query: Query, k: int, budget: Budget) -> Hits:
-        """Search; see :class:`.algorithm.Searcher`."""
+        """Search; see :data:`.algorithm.Searcher`."""
         postings, documents = self._postings, len(self._postings)
         bounds = [query.weights * self._bounds(query.terms, share) for share in self._mix[:2]]
         order = np.lexsort((query.terms, -bounds[0]))
@@ -82,7 +73,7 @@ class MaxScoreSearcher:
         k = min(k, documents)
         heaps, window = self._memory(k)
         lists = postings.docids, postings.impacts, self._guides, np.array([self._guided])
-        cursors, spent = starts.copy(), budget.start()
+        cursors, spent = starts.copy(), Spending(budget)
         step = max(4096, -(-documents // _RANGES)) if budget else documents
         cut = False
         for first in range(0, documents, step):
@@ -97,7 +88,7 @@ class MaxScoreSearcher:
         return ranked(docids, scores, cut=cut)
 
     def _memory(self, k: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-        """Return heaps, empty, and what the documents of a window need."""
+        """Return empty heaps, and working memory for the documents of a window."""
         kept, size = self._scratch.array, self._kernel.WINDOW
         heaps = kept("best", 3 * k).reshape(3, k), kept("docids", 3 * k, np.int64).reshape(3, k), np.zeros(3, np.int64)
         return heaps, (kept("learned", size), kept("guide", size), kept("found", size, np.uint32))

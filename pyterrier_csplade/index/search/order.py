@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 import pyterrier as pt
@@ -18,9 +19,9 @@ from .postings import Postings
 #: The file of the order in the directory of an index.
 ORDER_FILE = "csplade_order.bin"
 
-# Heaviest terms by which documents are compared (ours).
+# Heaviest terms by which documents are compared; our choice (not measured).
 _TERMS = 32
-# Documents of a part that is not cut any more (as published).
+# Parts of up to this many documents are not divided further, as published.
 _SMALLEST = 16
 
 
@@ -42,7 +43,7 @@ def write_order(postings: Postings, order: np.ndarray) -> None:
 
     Args:
         postings: The postings.
-        order: int32 [documents]: the documents, by their places in the order of indexing.
+        order: int32 [documents]: numbers of the documents in the order of indexing.
 
     Raises:
         ImpactIndexError: The directory cannot be written.
@@ -54,34 +55,33 @@ def write_order(postings: Postings, order: np.ndarray) -> None:
 
 
 def given_order(postings: Postings, docnos: Iterable[str]) -> np.ndarray:
-    """Return an order that is given by docnos.
+    """Return the order of the given docnos.
 
     Raises:
-        DataError: A docno is unknown, missing, or stands twice; names it.
+        DataError: A docno is unknown, missing, or appears twice; names it.
     """
-    places = {docno: place for place, docno in enumerate(postings.docnos)}
+    places = postings.documents()
     order: list[int] = []
     for docno in docnos:
-        place = places.pop(docno, None)
-        if place is None:
+        if docno not in places:
             raise DataError(f"the order has the docno {docno!r} twice, or the index does not have it")
-        order.append(place)
+        order.append(places.pop(docno))
     if places:
-        raise DataError(f"the order lacks {len(places):,} documents of the index, {next(iter(places))!r} among them")
+        raise DataError(f"the order lacks {len(places):,} documents of the index, for example {next(iter(places))!r}")
     return np.array(order, dtype=np.int32)
 
 
 def bisect(postings: Postings, *, verbose: bool = False) -> np.ndarray:
     """Return an order by recursive graph bisection (Dhulipala et al., KDD 2016; Mackenzie et al., ECIR 2019).
 
-    Documents are compared by their 32 heaviest terms, which keeps memory at 200 bytes a document.
+    Documents are compared by their 32 heaviest terms, which limits memory to 200 bytes for each document.
 
     Args:
         postings: The postings.
         verbose: Whether to show a progress bar.
 
     Returns:
-        int32 [documents]: the documents, by their places in the order of indexing.
+        int32 [documents]: numbers of the documents in the order of indexing.
 
     Raises:
         CspladeError: numba is not installed.
@@ -99,6 +99,7 @@ def bisect(postings: Postings, *, verbose: bool = False) -> np.ndarray:
     gains = np.full((2, len(postings.terms)), np.nan, np.float32)
     levels = max(0, math.ceil(math.log2(max(1, documents) / _SMALLEST)))
     for _ in pt.tqdm(range(levels), desc="reordering", unit="level", disable=not verbose):
-        kernel.bisect_level(order, bounds, terms, logarithms, degrees, gains)
+        for start, end in pairwise(bounds.tolist()):
+            kernel.bisect_part(order[start:end], terms, logarithms, degrees, gains)
         bounds = np.unique(np.concatenate([bounds, (bounds[:-1] + bounds[1:]) // 2]))
     return order

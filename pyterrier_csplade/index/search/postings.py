@@ -40,7 +40,7 @@ class Query:
 
 
 class Postings:
-    """Posting lists, open to be searched: arrays that are mapped into memory, and safe while another process replaces them.
+    """Posting lists that are open for searching: arrays mapped into memory, safe while another process replaces the file.
 
     The list of term ``t`` is ``docids[starts[t]:starts[t + 1]]``, increasing, and ``impacts`` of the same range. Check a list
     with :meth:`check` before it is read.
@@ -48,11 +48,12 @@ class Postings:
     Attributes:
         starts: int64 [terms + 1].
         docids: int32 [postings]: documents by their place in the order of indexing, counted from 0.
-        impacts: [postings], of the smallest unsigned type that holds the largest impact: 5 to 8 bytes a posting in all.
-        max_impacts: The largest impact of each term; of the same type.
+        impacts: [postings], of the smallest unsigned type that holds the largest impact. With ``docids``, a posting takes 5 to
+            8 bytes.
+        max_impacts: [terms]: the largest impact of each term, of the same type.
         terms: The index terms, in the order of their code points; each has postings.
-        docnos: One for each document.
-        contract: The contract of the encoder of the documents; None if unknown.
+        docnos: The docno of each document.
+        contract: The contract of the document encoder; None if unknown.
         index: Identity of the index that the postings belong to; see :func:`index_identity`.
     """
 
@@ -65,12 +66,12 @@ class Postings:
 
         Raises:
             FileNotFoundError: There is none.
-            ImpactIndexError: It is cut off or has changed, or is of another version.
+            ImpactIndexError: The file is truncated, has changed, or is of another version.
         """
         self.file = ArrayFile(path, memory=memory)
         metadata = self.file.metadata
         if metadata.get("postings_format") != FORMAT:
-            raise ImpactIndexError(f"{path} is of another format: remove it and open the index again: it will be built")
+            raise ImpactIndexError(f"{path} is of another format: remove it and open the index again, which builds it")
         self.starts = self.file["starts"]
         self.docids = self.file["docids"]
         self.impacts = self.file["impacts"]
@@ -91,11 +92,15 @@ class Postings:
         """Return the number of a term, None if no document has it."""
         return self._numbers.get(term)
 
-    def query(self, weights: Mapping[str, float]) -> Query:
-        """Return a query in the numbers of this index, without the terms that it does not hold.
+    def documents(self) -> dict[str, int]:
+        """Return the number of each document by its docno."""
+        return {docno: number for number, docno in enumerate(self.docnos)}
 
-        Terms come by their bound (weight times largest impact), the largest first, of equal ones in the order of ``terms``.
-        Every algorithm adds up scores in this order, so that all round alike.
+    def query(self, weights: Mapping[str, float]) -> Query:
+        """Return a query in the numbers of this index, without terms that are not in it.
+
+        Terms are sorted by their bound (weight times largest impact), the largest first; equal ones keep the order of
+        ``terms``. Every algorithm adds up scores in this order, so that all round alike.
 
         Args:
             weights: Term to weight, above 0.
@@ -114,7 +119,7 @@ class Postings:
         return self.docids[start:end], self.impacts[start:end]
 
     def check(self, terms: np.ndarray) -> None:
-        """Compare the lists of some terms with their checksums, each when it is first needed.
+        """Compare the lists of some terms with their checksums, each at its first use.
 
         Raises:
             ImpactIndexError: A list has changed.
@@ -131,9 +136,9 @@ def checksum(docids: np.ndarray, impacts: np.ndarray) -> int:
 
 
 def index_identity(directory: Path) -> str:
-    """Return what tells an index from every other that may stand in its directory: the digest of its manifest.
+    """Return what distinguishes an index from others that were or will be in its directory: the digest of its manifest.
 
-    Without a manifest, names, sizes and times of Terrier's files stand in for it.
+    Without a manifest, the names, sizes and times of Terrier's files take its place.
     """
     if has_manifest(directory):
         return hashlib.sha256((directory / MANIFEST_FILE).read_bytes()).hexdigest()

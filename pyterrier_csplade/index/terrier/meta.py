@@ -1,4 +1,4 @@
-"""The metadata of documents: compressed records, where each starts, and the docnos in their order."""
+"""Writes the metadata of documents: compressed records, where each starts, and the sorted docnos."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-# Terrier's defaults: above, it reads the records, or where they start, from disk.
+# Terrier's defaults: larger files of records, or of their starts, are read from disk.
 _RECORDS_IN_MEMORY = 400 * 2**20
 _STARTS_IN_MEMORY = 100 * 2**20
 
@@ -16,22 +16,22 @@ class FieldLength:
     """The length that Terrier needs to hold all values of a field.
 
     Attributes:
-        units: UTF-16 units of the longest value, or more where its UTF-8 would not fit otherwise; at least Terrier's 20.
+        units: UTF-16 units of the longest value, or more if its UTF-8 needs them; at least Terrier's default of 20.
     """
 
     def __init__(self) -> None:
         self.units = 20
 
     def observe(self, units: int, size: int) -> None:
-        """Take a value's length in UTF-16 units and in bytes of UTF-8."""
+        """Make room for a value, given its length in UTF-16 units and in bytes of UTF-8."""
         self.units = max(self.units, units)
-        while size + _vint_size(size) > self.bytes:
+        while size + len(_vint(size)) > self.bytes:
             self.units += 1
 
     @property
     def bytes(self) -> int:
         """Bytes that Terrier reserves for a value."""
-        return _vint_size(self.units) + 3 * self.units
+        return len(_vint(self.units)) + 3 * self.units
 
 
 def write_meta(
@@ -41,12 +41,12 @@ def write_meta(
 
     Args:
         records: The fields of each document.
-        docnos: Of all documents, in the same order.
+        docnos: The docnos of all documents, in the same order.
         lengths: Field to its length, in the order of the records.
-        directory: Of the index.
+        directory: The directory of the index.
 
     Returns:
-        The properties of the structure.
+        The properties of the structure, without the prefix "index.meta.".
     """
     with (directory / "data.meta.zdata").open("wb") as data, (directory / "data.meta.idx").open("wb") as starts:
         for record in records:
@@ -75,7 +75,7 @@ def _write_docnos(docnos: Sequence[str], size: int, directory: Path) -> None:
 
 
 def _compress(record: bytes) -> bytes:
-    # A window of 4 KiB: setting up the usual one takes longer than compressing a record.
+    # A window of 4 KiB: setting up the default window would take longer than compressing a record.
     compressor = zlib.compressobj(wbits=12, memLevel=5)
     return compressor.compress(record) + compressor.flush()
 
@@ -84,9 +84,5 @@ def _vint(number: int) -> bytes:
     """Encode a length as Hadoop's ``WritableUtils.writeVInt`` does."""
     if number <= 127:
         return bytes([number])
-    digits = number.to_bytes(_vint_size(number) - 1, "big")
+    digits = number.to_bytes((number.bit_length() + 7) // 8, "big")
     return bytes([256 - 112 - len(digits)]) + digits
-
-
-def _vint_size(number: int) -> int:
-    return 1 if number <= 127 else 1 + (number.bit_length() + 7) // 8

@@ -1,4 +1,4 @@
-"""The file data.properties: what Terrier must know to open an index."""
+"""Writes the file data.properties, from which Terrier opens an index."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def write_properties(
     """Write data.properties.
 
     Args:
-        directory: Of the index.
-        documents: How many there are.
-        terms: The same.
-        postings: The same.
+        directory: The directory of the index.
+        documents: Number of documents.
+        terms: Number of terms.
+        postings: Number of postings.
         tokens: Sum of all impacts.
-        meta: Properties of the metadata.
+        meta: Properties of the metadata, from :func:`write_meta`.
     """
     properties = {
         "num.Documents": str(documents),
@@ -79,7 +79,7 @@ def _posting_classes(structure: str, pointers: str) -> dict[str, tuple[str, str,
 
 
 def _escape(value: str) -> str:
-    """Spell a value as Java's ``Properties`` reads it: backslashes and what is not ASCII escaped."""
+    """Escape a value for Java's ``Properties``: backslashes and everything that is not printable ASCII."""
     units = value.encode("utf-16-be")
     codes = [int.from_bytes(units[i : i + 2], "big") for i in range(0, len(units), 2)]
     return "".join(chr(code) if 32 < code < 127 and code != 92 else f"\\u{code:04x}" for code in codes)

@@ -1,4 +1,4 @@
-"""Reading the postings of a Terrier index from its files, without Java."""
+"""Reads the postings of a Terrier index from its files, without Java."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from scipy.sparse import csc_matrix, csr_matrix
 
 from pyterrier_csplade._errors import ImpactIndexError
 
+from .lexicon import lexicon_entry
+
 _INVERTED = "org.terrier.structures.postings.bit.BasicIterablePosting"
 
-# Decodes a list, given the bytes of the file and the list's first and last bit, into arrays of documents and impacts.
+# Decodes a list into arrays of documents and impacts, given the bytes of the file and the list's first and last bit.
 Decoder = Callable[[np.ndarray, int, int, np.ndarray, np.ndarray], None]
 
 
 class TerrierFiles:
     """The files of a Terrier index with one field, without positions, that finds documents by their docno.
 
-    So are the indexes that :class:`ImpactIndex` builds.
+    The indexes that :class:`ImpactIndex` builds are of this kind.
 
     Attributes:
-        lexicon: Structured array, one record a term in the order of the file.
-        terms: Its terms.
+        lexicon: Structured array with a record for each term, in the order of the file.
+        terms: The term of each record.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -39,17 +41,18 @@ class TerrierFiles:
         self._check("index.inverted.parameter_values", f"index,structureName,{_INVERTED}")
         self._check("index.lexicon-keyfactory.class", "org.terrier.structures.seralization.FixedSizeTextFactory")
         self._check("index.lexicon-valuefactory.class", "org.terrier.structures.BasicLexiconEntry$Factory")
-        self.lexicon = np.fromfile(directory / "data.lexicon.fsomapfile", self._lexicon_record())
+        size = 3 * int(self._properties.get("max.term.length", "20"))
+        self.lexicon = np.fromfile(directory / "data.lexicon.fsomapfile", lexicon_entry(size))
         self.terms = [bytes(text[:length]).decode() for length, text in zip(self.lexicon["length"], self.lexicon["text"])]
-        if (self.lexicon["bits"] < 0).any() or (self.lexicon["bits"] > 7).any():
-            raise self._other("its postings stand in several files")
+        if (self.lexicon["bit"] < 0).any() or (self.lexicon["bit"] > 7).any():
+            raise self._other("its postings are in several files")
         found = len(self.lexicon), int(self.lexicon["documents"].sum(dtype=np.int64))
         if found != (int(self._properties["num.Terms"]), int(self._properties["num.Pointers"])):
             raise ImpactIndexError(f"{directory / 'data.lexicon.fsomapfile'} is damaged: build the index again")
 
     @property
     def pipeline(self) -> list[str]:
-        """Names of the classes that turned words into its terms."""
+        """The names of the classes that turned words into terms."""
         return [name for name in self._properties.get("termpipelines", "").split(",") if name]
 
     def docnos(self) -> list[str]:
@@ -60,7 +63,7 @@ class TerrierFiles:
         """
         if self._properties.get("index.meta.reverse-key-names", "").split(",")[0] != "docno":
             raise self._other("it cannot look up docnos")
-        # The documents' own metadata are compressed, but the map that finds a document by its docno is not.
+        # The metadata of documents are compressed; the map from docnos to documents is not.
         path = self.directory / "data.meta-0.fsomapfile"
         documents = int(self._properties["num.Documents"])
         size = path.stat().st_size // documents
@@ -72,7 +75,6 @@ class TerrierFiles:
 
     def postings(
         self,
-        decode: Decoder,
         order: np.ndarray,
         starts: np.ndarray,
         all_docids: np.ndarray,
@@ -83,49 +85,40 @@ class TerrierFiles:
         """Decode all lists.
 
         Args:
-            decode: Decodes one list.
             order: Records of the lexicon, in the order of the lists.
             starts: int64 [terms + 1]: where each list goes.
-            all_docids: [postings] to be filled.
-            all_impacts: [postings] to be filled.
+            all_docids: [postings], filled by this method.
+            all_impacts: [postings], filled by this method.
             verbose: Whether to show a progress bar.
 
         Raises:
-            ImpactIndexError: A list differs from what the lexicon says about it.
+            ImpactIndexError: A list disagrees with the lexicon.
         """
+        decode = decoder()
         data = np.memmap(self.directory / "data.inverted.bf", np.uint8, "r")
-        first_bits = self.lexicon["offset"].astype(np.int64) * 8 + self.lexicon["bits"]
+        first_bits = self.lexicon["byte"].astype(np.int64) * 8 + self.lexicon["bit"]
         # Each list ends where the next one of the file starts.
         in_file = np.sort(first_bits)
         last_bits = np.append(in_file, len(data) * 8)[np.searchsorted(in_file, first_bits, side="right")]
         for number, record in enumerate(pt.tqdm(order.tolist(), desc="reading postings", unit="term", disable=not verbose)):
             start, end = starts[number], starts[number + 1]
             docids, impacts = all_docids[start:end], all_impacts[start:end]
-            with suppress(IndexError, StopIteration):  # of a list that ends too early, which its sum shows
+            with suppress(IndexError, StopIteration):  # the list ends too early, which its sum shows
                 decode(data, int(first_bits[record]), int(last_bits[record]), docids, impacts)
             found = int(impacts.sum(dtype=np.int64)) % 2**32, int(impacts.max())
             # Terrier adds up the impacts of a term in a Java int.
-            if found != (int(self.lexicon["frequency"][record]) % 2**32, int(self.lexicon["max"][record])):
+            if found != (int(self.lexicon["tokens"][record]) % 2**32, int(self.lexicon["largest"][record])):
                 raise ImpactIndexError(
                     f"the postings of {self.terms[record]!r} in {self.directory} are damaged: build it again"
                 )
 
-    def matrix(self, decode: Decoder, *, verbose: bool = False) -> csr_matrix:
+    def matrix(self, *, verbose: bool = False) -> csr_matrix:
         """Decode all lists into a matrix of frequencies [documents, terms], float64, in memory."""
         starts = np.concatenate([[0], np.cumsum(self.lexicon["documents"], dtype=np.int64)])
         docids, frequencies = np.zeros(starts[-1], np.int32), np.zeros(starts[-1])
-        self.postings(decode, np.arange(len(self.terms)), starts, docids, frequencies, verbose=verbose)
+        self.postings(np.arange(len(self.terms)), starts, docids, frequencies, verbose=verbose)
         shape = int(self._properties["num.Documents"]), len(self.terms)
         return csc_matrix((frequencies, docids, starts), shape=shape).tocsr()
-
-    def _lexicon_record(self) -> np.dtype:
-        text = 3 * int(self._properties.get("max.term.length", "20"))
-        return np.dtype(
-            [
-                ("length", "u1"), ("text", "u1", (text,)), ("id", ">i4"), ("frequency", ">i4"), ("documents", ">i4"),
-                ("max", ">i4"), ("offset", ">i8"), ("bits", "i1"),
-            ]
-        )  # fmt: skip
 
     def _check(self, name: str, expected: str) -> None:
         found = self._properties.get(name)
@@ -134,8 +127,17 @@ class TerrierFiles:
 
     def _other(self, why: str) -> ImpactIndexError:
         return ImpactIndexError(
-            f"{self.directory} is not an index of impacts as ImpactIndex builds them ({why}): build it again"
+            f"{self.directory} is not an index of impacts that ImpactIndex has built ({why}): build it again"
         )
+
+
+def decoder() -> Decoder:
+    """Return the compiled decoder of posting lists if numba is installed, else the one in Python."""
+    with suppress(ImportError):
+        from pyterrier_csplade.index.search.kernels.common import decode
+
+        return decode  # type: ignore[no-any-return]
+    return decode_in_python
 
 
 def decode_in_python(data: np.ndarray, first: int, last: int, docids: np.ndarray, impacts: np.ndarray) -> None:
@@ -145,10 +147,10 @@ def decode_in_python(data: np.ndarray, first: int, last: int, docids: np.ndarray
         data: The bytes of the file.
         first: The first bit of the list; the highest bit of a byte comes first.
         last: The bit after its last.
-        docids: [postings] to be filled.
-        impacts: [postings] to be filled.
+        docids: [postings], filled by this function.
+        impacts: [postings], filled by this function.
     """
-    # In both codes zeros are counted up to the next one, so only ones are looked at.
+    # Both codes count zeros up to the next one, so only the places of ones matter.
     ones = iter((np.flatnonzero(np.unpackbits(data[first // 8 : -(-last // 8)])) + first // 8 * 8).tolist())
     one, position, docid = next(ones), first, -1
     while one < first:
@@ -178,7 +180,7 @@ def _read_properties(path: Path) -> dict[str, str]:
 def _text(field: bytes) -> str:
     """Return a text: its length as Hadoop's variable-length integer, then UTF-8."""
     length, start = field[0], 1
-    if length > 127:  # 143 says that one byte of the length follows, 142 two, ...
+    if length > 127:  # 143: one byte of the length follows; 142: two bytes; ...
         start = 1 + 144 - length
         length = int.from_bytes(field[1:start], "big")
     return field[start : start + length].decode()

@@ -1,1 +1,13 @@
-"""What is watched while a model trains: cockpit, pre-flight checks, validation, curves."""
+"""Monitoring of a training run: pre-flight checks, the cockpit, validation, curves, and what merging an adapter changed."""
+
+from __future__ import annotations
+
+from .cockpit import Cockpit
+from .curves import plot_curves
+from .parity import Probe
+from .preflight import Preflight, top_position_share
+from .validation import Slice, Validation, index_bytes, read_slice
+
+__all__ = [
+    "Cockpit", "Preflight", "Probe", "Slice", "Validation", "index_bytes", "plot_curves", "read_slice", "top_position_share",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The cockpit: figures that show a collapse coming, and the stop when it is there."""
+"""The cockpit: figures that announce a collapse, and the stop of a run that has collapsed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from pyterrier_csplade.training.distributed import is_first_process
 
 from .preflight import preflight, top_position_share
 
-#: The terms that stand in most passages, at every point of the curves: a file in a run's directory.
-TOP_TERMS_FILE = "top_terms.jsonl"
-# Points of the curves in a row after which a run is called collapsed. Ours.
+# A file in a run's directory: the most frequent terms of the passages, at every point of the curves; our choice (not measured).
+_TOP_TERMS_FILE = "top_terms.jsonl"
+_TOP_TERMS = 10
+# Consecutive points of the curves after which a run counts as collapsed; our choice (not measured).
 _PATIENCE = 3
-# Share of empty vectors, and of active terms, from which a side counts as all zero or all active. Ours.
+# Share of empty vectors, and of active terms, at which a side counts as all zero or all active; our choice (not measured).
 _ALL_EMPTY = 0.99
 _ALL_ACTIVE = 0.9
-# In-batch accuracy, as a multiple of chance, below which vectors that are all active count as blind. Ours.
+# In-batch accuracy over chance below which vectors with all terms active count as blind; our choice (not measured).
 _BLIND = 3.0
-_TOP_TERMS = 10
 # Signs of a collapse.
 _NO_QUERIES = "all query vectors have been empty"
 _NO_DOCUMENTS = "all document vectors have been empty"
@@ -35,21 +35,21 @@ _ALL_BLIND = "all terms have been active and rank no better than chance"
 
 
 class Cockpit(TrainerCallback):
-    """Records what a run's vectors are like, and stops a run that has collapsed.
+    """Records figures about a run's vectors, and stops a run that has collapsed.
 
-    At every point of the curves: the share of index terms that no passage since the last point had (``dead_terms``), the share
-    of maxima that one position wins (``top_position_share``), and in ``TOP_TERMS_FILE`` the most frequent terms with the share
-    of the passages that have them.
+    At every point of the curves it records the share of index terms that no passage since the last point had (``dead_terms``),
+    the share of maxima that one position wins (``top_position_share``), and in ``top_terms.jsonl`` the most frequent terms with
+    the share of passages that have them.
     """
 
     def __init__(self, trainer: Any, backbone: Backbone, probe: dict[str, Any], config: ContrastiveConfig) -> None:
         """Watch a run.
 
         Args:
-            trainer: Its trainer.
-            backbone: Its model.
-            probe: A small batch, as its collator makes it.
-            config: Its settings.
+            trainer: The run's trainer.
+            backbone: The run's model.
+            probe: A small batch made by the run's collator.
+            config: The run's settings.
         """
         self.trainer, self.backbone, self.probe, self.config = trainer, backbone, probe, config
         self.frequencies = torch.zeros(len(backbone.vocabulary), dtype=torch.int64)
@@ -58,31 +58,31 @@ class Cockpit(TrainerCallback):
         self._bad_points = dict.fromkeys((_NO_QUERIES, _NO_DOCUMENTS, _ALL_BLIND), 0)
 
     def diagnose(self, queries: Tensor, passages: Tensor) -> dict[str, Tensor | float]:
-        """Count the passages of a batch that have each term; records nothing by itself."""
+        """Count for each term the passages of a batch that have it; the next point of the curves reports them."""
         self.frequencies = self.frequencies.to(passages.device) + (passages > 0).sum(dim=0)
         self.passages += len(passages)
         return {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the next point of the curves needs, for a checkpoint."""
+        """Return what a checkpoint must keep for the next point of the curves."""
         numbers = torch.tensor([self.passages, *self._bad_points.values()])
         return {"frequencies": self.frequencies, "numbers": numbers}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from a state."""
+        """Resume from a state."""
         self.frequencies = state["frequencies"]
         self.passages, *bad = state["numbers"].tolist()
         self._bad_points = dict(zip(self._bad_points, bad))
 
     @property
     def _whole(self) -> bool:
-        """Whether the model is in one piece here, so that its parts can be used by themselves."""
+        """Whether this process holds the whole model, so that its parts can be used on their own."""
         return not (self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Fly the pre-flight before the first step, and warn of what it finds; forget what an earlier process wrote later."""
+        """Run the pre-flight before the first step and warn of its findings; drop points written after the checkpoint."""
         if is_first_process():
-            _keep_until(state.global_step, Path(self.config.output) / TOP_TERMS_FILE)
+            _keep_until(state.global_step, Path(self.config.output) / _TOP_TERMS_FILE)
         if state.global_step == 0 and self._whole:
             found = preflight(self.backbone, self.probe, self.config)
             if is_first_process():
@@ -91,7 +91,7 @@ class Cockpit(TrainerCallback):
                     warnings.warn(str(found), stacklevel=2)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Record the figures of a point of the curves, if one is due."""
+        """Record the figures of a point of the curves if one is due."""
         if not control.should_log:
             return
         self.trainer.record(dead_terms=(self.frequencies == 0).float().mean())
@@ -101,7 +101,7 @@ class Cockpit(TrainerCallback):
             self.trainer.record(top_position_share=top_position_share(self.backbone, self.probe["passages"][0]))
             self.backbone.train(training)
         if is_first_process():
-            self._write_top_terms(Path(self.config.output) / TOP_TERMS_FILE, state.global_step)
+            self._write_top_terms(Path(self.config.output) / _TOP_TERMS_FILE, state.global_step)
         self.frequencies, self.passages = torch.zeros_like(self.frequencies), 0
 
     def _write_top_terms(self, path: Path, step: int) -> None:
@@ -111,13 +111,13 @@ class Cockpit(TrainerCallback):
             out.write(json.dumps({"step": step, "terms": terms}, ensure_ascii=False) + "\n")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        """Save and stop the run when it has collapsed for some points."""
+        """Save and stop the run when it shows a sign of collapse at enough points in a row."""
         if "nnz_document" not in logs:
             return
         for name, bad in self._signs(logs).items():
             self._bad_points[name] = self._bad_points[name] + 1 if bad else 0
             if self._bad_points[name] == _PATIENCE and self.config.stop_on_collapse and not self.collapsed:
-                self._bad_points[name] = 0  # who goes on all the same has as many points again
+                self._bad_points[name] = 0  # a resumed run has as many points again
                 self.collapsed = (
                     f"step {state.global_step}: {name} at the last {_PATIENCE} points of the curves: the run has collapsed. "
                     f"Its state is saved in {args.output_dir}. Start from an adapted model, lower learning_rate or the "
@@ -136,7 +136,7 @@ class Cockpit(TrainerCallback):
         }
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        """Say why the run was stopped.
+        """Report why the run was stopped.
 
         Raises:
             TrainingError: The run has collapsed.
@@ -146,7 +146,7 @@ class Cockpit(TrainerCallback):
 
 
 def _keep_until(step: int, path: Path) -> None:
-    """Drop the points after a step, which a killed run wrote after its last checkpoint, and a line that was torn."""
+    """Drop the points that a killed run wrote after its last checkpoint, and an incomplete last line."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = (line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)

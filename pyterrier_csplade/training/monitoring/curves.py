@@ -9,7 +9,7 @@ from typing import Any
 from pyterrier_csplade._errors import DataError
 from pyterrier_csplade.training.trainer import LOG_FILE
 
-# What shares a panel; figures that a run did not log are left out.
+# The figures of each panel. Those that a run did not log are left out.
 _PANELS = {
     "loss": ("loss", "rank_loss", "kl_loss", "margin_mse", "clm", "relu"),
     "active terms": ("nnz_query", "nnz_document", "eval_nnz_query", "eval_nnz_document"),
@@ -25,18 +25,18 @@ _LOGARITHMIC = ("loss", "active terms", "FLOPS", "lambda")
 
 
 def plot_curves(run: str | Path) -> Path:
-    """Draw the curves of a run, finished or not.
+    """Plot the training curves of a finished or unfinished run.
 
     Args:
-        run: The ``output`` directory of the run.
+        run: The run's ``output`` directory.
 
     Returns:
-        The picture, ``training_curves.png`` in that directory.
+        The path of the plot, ``training_curves.png`` in that directory.
 
     Raises:
-        DataError: The directory holds no training log.
+        DataError: The directory has no training log.
     """
-    # The figure is made without pyplot, so a notebook keeps the backend and the figures that it has.
+    # Without pyplot, which would change a notebook's backend and figures.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -58,7 +58,7 @@ def plot_curves(run: str | Path) -> Path:
 
 
 def _panels(points: list[dict[str, float]]) -> dict[str, list[str]]:
-    """Title to the figures that were logged; the measures of a validation share one."""
+    """Map titles of panels to the figures that were logged; the measures of a validation share a panel."""
     logged = {name for point in points for name in point}
     named = {name for names in _PANELS.values() for name in names}
     measures = sorted(name for name in logged if name.startswith("eval_") and name not in named)

@@ -1,4 +1,4 @@
-"""Whether merging an adapter changed what the model does."""
+"""A report on what merging an adapter changed."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from pyterrier_csplade.model.backbone import Backbone
 from pyterrier_csplade.model.encoder import BatchEncoder
 from pyterrier_csplade.training.batches import RowDataset
 
-#: The report, in a run's directory.
-PARITY_FILE = "merge_parity.json"
-# Rows of the training data that are compared. Ours.
+# A file in a run's directory.
+_PARITY_FILE = "merge_parity.json"
+# Rows of the training data that are compared; our choice (not measured).
 _ROWS = 32
 _BATCH = 16
 
 
 class Probe:
-    """Queries and passages of the training data, encoded before and after merging."""
+    """Queries and passages of the training data, to be encoded before and after merging."""
 
     def __init__(self, dataset: RowDataset) -> None:
+        """Take the first rows of a dataset."""
         rows = [dataset[number] for number in range(min(_ROWS, len(dataset)))]
         self.queries = [row["query"] for row in rows]
         self.passages = list(dict.fromkeys(text for row in rows for text in [row["positive"], *row["negatives"]]))
         self.relevant = [set(row["positives"]) for row in rows]
 
     def encode(self, backbone: Backbone) -> tuple[csr_matrix, csr_matrix]:
-        """The vectors of queries and passages."""
+        """Encode the queries and the passages."""
         training = backbone.training
         backbone.eval()
         encoder = BatchEncoder(backbone)
@@ -41,9 +42,9 @@ class Probe:
         return queries, passages
 
     def report(self, before: tuple[csr_matrix, csr_matrix], after: tuple[csr_matrix, csr_matrix]) -> dict[str, Any]:
-        """Compare vectors: largest and mean absolute difference of their weights, and nDCG@10 of the probe's queries.
+        """Compare vectors by the largest and mean absolute difference of their weights, and by nDCG@10 of the probe's queries.
 
-        The mean runs over the weights that are above 0 before or after.
+        The mean is over the weights that are above 0 before or after merging.
         """
         differences = [abs(second - first) for first, second in zip(before, after)]
         active = sum(((first > 0) + (second > 0)).nnz for first, second in zip(before, after))
@@ -68,4 +69,4 @@ class Probe:
 
 def write_report(report: dict[str, Any], directory: Path) -> None:
     """Write a report into a run's directory."""
-    (directory / PARITY_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (directory / _PARITY_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

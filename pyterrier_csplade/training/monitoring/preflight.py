@@ -1,4 +1,4 @@
-"""The pre-flight: a look at the vectors before the first step, which says whether the run is going to collapse."""
+"""The pre-flight: checks of a model's vectors before the first step, which predict whether the run will collapse."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyterrier_csplade.model import head
 from pyterrier_csplade.model.backbone import Backbone
 from pyterrier_csplade.training.batches import Labels
 from pyterrier_csplade.training.config import ContrastiveConfig
 from pyterrier_csplade.training.losses import flops, ranking_loss
 
-#: The pre-flight's figures and findings: a file in a run's directory.
-PREFLIGHT_FILE = "preflight.json"
+# A file in a run's directory.
+_PREFLIGHT_FILE = "preflight.json"
 
-# The limits are ours. Those of the scores and of the active terms are from runs of csplade-tiny, unadapted and adapted, at
-# temperatures from 1 to 100; a soft-max over differences far above 10 has a gradient for one passage only.
+# Limits of the figures; our choice (measured: runs of csplade-tiny, unadapted and adapted, at temperatures from 1 to 100, for
+# the scores and the active terms). A softmax over differences far above 10 has a gradient for one passage only.
 _MOST_ACTIVE = 0.3
 _LARGEST_SPREAD = 10.0
 _WANTED_SPREAD = 3.0
@@ -32,16 +33,16 @@ _LARGEST_PENALTY = 100.0
 
 @dataclass(frozen=True)
 class Preflight:
-    """What the vectors of a batch are like before training.
+    """Figures about the vectors of a batch before training, and what they mean.
 
     Attributes:
         figures: ``mean_logit`` and ``std_logit`` of the pooled logits before the activation; ``head_norm``, the mean norm of
             the LM head's rows; ``nnz_query`` and ``nnz_document``, mean active terms; ``empty_query`` and ``empty_document``,
             shares of empty vectors; ``positive_score``, the mean score of a query's positive; ``score_spread``, the mean
             standard deviation of a query's scores over the temperature; ``similarity``, the mean cosine of two passages;
-            ``rank_loss`` at the start, beside ``chance_loss``, that of equal scores; ``penalty_ratio``, the regularisers at
+            ``rank_loss``, and ``chance_loss``, the loss if all scores were equal; ``penalty_ratio``, the regularisers at
             their full weights over the ranking loss; ``top_position_share``, the share of maxima that one position wins.
-        findings: What is wrong, each with its cure; empty if nothing is.
+        findings: Problems, each with its cure.
         verdict: "ok", "risk", or "collapse" if training is not expected to survive.
     """
 
@@ -50,8 +51,8 @@ class Preflight:
     verdict: str = "ok"
 
     def save(self, directory: Path) -> None:
-        """Write ``PREFLIGHT_FILE``."""
-        (directory / PREFLIGHT_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        """Write ``preflight.json`` into a run's directory."""
+        (directory / _PREFLIGHT_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     def __str__(self) -> str:
         numbers = ", ".join(f"{name} {value:,.3g}" for name, value in self.figures.items())
@@ -59,11 +60,11 @@ class Preflight:
 
 
 def preflight(backbone: Backbone, batch: dict[str, Any], config: ContrastiveConfig) -> Preflight:
-    """Look at a batch before training.
+    """Check the vectors of a batch before training.
 
     Args:
-        backbone: The model; it is left in the mode in which it was.
-        batch: As the run's collator makes it.
+        backbone: The model; its training mode is restored afterwards.
+        batch: A batch made by the run's collator.
         config: The run's settings.
     """
     training = backbone.training
@@ -104,11 +105,11 @@ def _figures(queries: Tensor, passages: Tensor, labels: Labels, config: Contrast
 
 
 def judge(figures: dict[str, float], terms: int, config: ContrastiveConfig) -> Preflight:
-    """Say what the figures mean.
+    """Compare figures with their limits.
 
     Args:
-        figures: As ``Preflight`` has them.
-        terms: Index terms.
+        figures: See ``Preflight``.
+        terms: Number of index terms.
         config: The run's settings.
     """
     grave, light = [], []
@@ -121,7 +122,7 @@ def judge(figures: dict[str, float], terms: int, config: ContrastiveConfig) -> P
     if figures["score_spread"] > _LARGEST_SPREAD:
         wanted = config.temperature * figures["score_spread"] / _WANTED_SPREAD
         grave.append(
-            f"Scores differ by {figures['score_spread']:,.0f} temperatures, so that one passage takes the whole soft-max: "
+            f"Scores differ by {figures['score_spread']:,.0f} temperatures, so that one passage takes the whole softmax: "
             f"raise temperature to about {wanted:,.2g}, or lower logit_scale (Lion-SP: hidden size ** -0.25), and adapt first."
         )
     if figures["similarity"] > _MOST_ALIKE:
@@ -135,7 +136,7 @@ def judge(figures: dict[str, float], terms: int, config: ContrastiveConfig) -> P
         )
     if figures["top_position_share"] > _MOST_OF_ONE_POSITION:
         light.append(
-            f"One position wins {figures['top_position_share']:.0%} of the maxima (an attention sink): set add_bos: false, and "
+            f"One position wins {figures['top_position_share']:.0%} of the maxima (an attention sink): set add_bos: false and "
             "pool_special: false."
         )
     if figures["penalty_ratio"] > _LARGEST_PENALTY and config.target_nnz is None:
@@ -147,43 +148,31 @@ def judge(figures: dict[str, float], terms: int, config: ContrastiveConfig) -> P
     return Preflight(figures, [*grave, *light], verdict)
 
 
-# Logits in flight: 32 MiB of float32, as in pooling.
-_LOGITS_IN_FLIGHT = 2**23
-
-
 def top_position_share(backbone: Backbone, batch: dict[str, Tensor]) -> float:
-    """Share of the active terms whose maximum is at the one position that wins most of them; mean over the texts with any.
+    """Compute the share of a text's active terms whose maximum is at the most frequent position, on average over texts.
 
-    A share near 1 is the mark of an attention sink: one token, as a rule the first, gives every text the same terms.
+    A share near 1 indicates an attention sink: one token, usually the first, gives every text the same terms. Texts without
+    an active term are left out.
 
     Args:
         backbone: The model, in evaluation mode.
-        batch: As ``Backbone.collate`` makes it.
+        batch: A batch made by ``Backbone.collate``.
     """
     with torch.no_grad():
         active = backbone(**batch) > 0
         winners = winning_positions(backbone, batch)
     shares = []
-    for row, terms in enumerate(active):
+    for terms, positions in zip(active, winners):
         if terms.any():
-            counts = torch.bincount(winners[row, terms])
+            counts = torch.bincount(positions[terms])
             shares.append(float(counts.max() / counts.sum()))
     return sum(shares) / len(shares) if shares else 0.0
 
 
 def winning_positions(backbone: Backbone, batch: dict[str, Tensor]) -> Tensor:
-    """Positions of the maxima of the logits, int64 [texts, index terms].
+    """Find the positions of the maxima of the logits, int64 [texts, index terms]; 0 in texts without a pooled position.
 
-    What an architecture does after its LM head is monotonic or the same for all positions, so that the product decides.
+    What an architecture does after its LM head is non-decreasing and the same for all positions, so the product decides.
     """
     hidden = backbone.hidden_states(batch["input_ids"], batch["attention_mask"])
-    head: Any = backbone.head
-    weight = head.weight.index_select(0, backbone.columns)
-    hidden = hidden.masked_fill(~batch["pool_mask"][..., None], 0)
-    hidden_out = ~batch["pool_mask"][:, None, :]
-    block = max(1, _LOGITS_IN_FLIGHT // (hidden.shape[0] * hidden.shape[1]))
-    parts = []
-    for start in range(0, len(weight), block):
-        logits = torch.einsum("vd,bld->bvl", weight[start : start + block].to(hidden.dtype), hidden)
-        parts.append(logits.masked_fill(hidden_out, float("-inf")).argmax(dim=2))
-    return torch.cat(parts, dim=1)
+    return head.winning_positions(hidden, backbone.head.weight, batch["pool_mask"])[:, backbone.columns]

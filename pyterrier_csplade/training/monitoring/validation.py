@@ -1,4 +1,7 @@
-"""Validation in the course of training: retrieval over a slice of a collection, the best checkpoint, early stopping."""
+"""Validation during training: retrieval over a slice of a collection, the best checkpoint, early stopping.
+
+The slice is drawn from the collection with a fixed seed, so that runs can be compared. The size of the index is estimated.
+"""
 
 from __future__ import annotations
 
@@ -23,39 +26,60 @@ from pyterrier_csplade.model.backbone import Backbone, Role
 from pyterrier_csplade.training.config import ValidationSettings, parse_measure
 from pyterrier_csplade.training.rows import passage_text
 from pyterrier_csplade.vectors.contract import Contract
-from pyterrier_csplade.vectors.impacts import Quantizer
+from pyterrier_csplade.vectors.impacts import Quantizer, to_vectors
 
-# Texts that go through the model together, and results of a query that measures may look at. Ours.
+# Texts of a batch, and results per query; our choice (not measured).
 _BATCH = 32
 _RESULTS = 1000
+_SEED = 0
+# Bytes of the lexicon per term; bytes of the document index, and of the docno in two places, per document.
+_TERM_BYTES = 87
+_DOCUMENT_BYTES = 110
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Part of a collection.
+
+    Attributes:
+        topics: Frame with qid and query.
+        qrels: Frame with qid, docno and label.
+        docnos: Docnos of the documents.
+        texts: Texts of the documents.
+    """
+
+    topics: pd.DataFrame
+    qrels: pd.DataFrame
+    docnos: list[str]
+    texts: list[str]
 
 
 class Validation(TrainerCallback):
-    """Retrieves every some steps; marks the best checkpoint, and ends a run that gets no better.
+    """Evaluates the model at regular steps, marks the best checkpoint, and stops a run that no longer improves.
 
-    The figures stand in the training log as ``eval_`` and the name of a measure, ``eval_nnz_query``, ``eval_nnz_document``,
-    ``eval_index_mb``. What is known of earlier validations is read from that log, so that a resumed run goes on with it.
+    The training log gets ``eval_`` with the name of each measure, ``eval_nnz_query``, ``eval_nnz_document`` and
+    ``eval_index_mb``. Earlier validations are read from that log, so that a resumed run knows them.
     """
 
     def __init__(self, trainer: Any, backbone: Backbone, contract: Contract, data: Slice, settings: ValidationSettings) -> None:
         """Watch a run.
 
         Args:
-            trainer: Its trainer.
-            backbone: Its model.
-            contract: With the lengths of encoding.
-            data: What to search.
-            settings: When, and what to measure.
+            trainer: The run's trainer.
+            backbone: The run's model.
+            contract: Contract with the lengths used for encoding.
+            data: Queries, judgements and documents.
+            settings: Steps between validations, measures and patience.
         """
         self.trainer, self.backbone, self.contract = trainer, backbone, contract
         self.data, self.settings = data, settings
         self.measure = f"eval_{settings.measures[0]}"
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Validate if it is time to, or at the end of the run."""
+        """Validate at every ``settings.steps`` steps and at the end of the run."""
         if state.global_step % self.settings.steps and state.global_step < args.max_steps:
             return
-        # Without the trainer's own log, which would take the figures of the steps since the last point.
+        # The log of the trainer's own class would take the figures recorded since the last point.
         Trainer.log(self.trainer, {f"eval_{name}": value for name, value in self.figures().items()})
         history = [point for point in state.log_history if self.measure in point]
         best = max(history, key=lambda point: (point[self.measure], -point["step"]))
@@ -67,7 +91,7 @@ class Validation(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def figures(self) -> dict[str, float]:
-        """Encode the slice, search it, and measure."""
+        """Encode and search the slice, and compute the figures."""
         queries = self.encode(self.data.topics["query"].tolist(), "query")
         impacts = Quantizer(self.contract.impact_scale)(self.encode(self.data.texts, "document"))
         if self.settings.terrier:
@@ -84,13 +108,12 @@ class Validation(TrainerCallback):
         }
 
     def encode(self, texts: list[str], role: Role) -> csr_matrix:
-        """Encode texts in every process alike, as a model in pieces needs it; rows in the order of the texts."""
+        """Encode texts, in the same way in every process, as a sharded model requires; rows are in the order of the texts."""
         backbone, model = self.backbone, self.trainer.model_wrapped
-        before, training = backbone.contract, model.training
-        backbone.contract = self.contract
+        training = model.training
         model.eval()
         try:
-            sequences = backbone.tokenize(texts, role)[0]
+            sequences = backbone.tokenize(texts, role, self.contract)[0]
             order = sorted(range(len(texts)), key=lambda row: -len(sequences[row]))
             filled = [row for row in order if sequences[row]]
             with torch.no_grad():
@@ -99,7 +122,6 @@ class Validation(TrainerCallback):
                     for start in range(0, len(filled), _BATCH)
                 ]
         finally:
-            backbone.contract = before
             model.train(training)
         empty = csr_matrix((len(texts) - len(filled), len(backbone.vocabulary)), dtype=np.float32)
         return vstack([*blocks, empty], format="csr")[np.argsort(order, kind="stable")]
@@ -108,7 +130,7 @@ class Validation(TrainerCallback):
         return csr_matrix(self.trainer.model_wrapped(**self.backbone.collate(sequences)).float().cpu().numpy())
 
     def _exact(self, queries: csr_matrix, impacts: csr_matrix) -> pd.DataFrame:
-        """The best results by dot product; ties in the order of the documents, as everywhere here."""
+        """Rank by dot product; ties are in the order of the documents."""
         rows = []
         for qid, query in zip(self.data.topics["qid"], queries):
             scores = np.asarray((query @ impacts.T).todense()).ravel()
@@ -118,7 +140,6 @@ class Validation(TrainerCallback):
 
     def _terrier(self, queries: csr_matrix, impacts: csr_matrix) -> tuple[pd.DataFrame, float]:
         from pyterrier_csplade.index.index import ImpactIndex
-        from pyterrier_csplade.vectors.impacts import to_vectors
 
         vocabulary = self.backbone.vocabulary
         with tempfile.TemporaryDirectory() as folder:
@@ -132,16 +153,11 @@ class Validation(TrainerCallback):
         return results, size
 
 
-# Beside the postings: an entry of the lexicon for each term; of the document index, and the docno twice, for each document.
-_TERM_BYTES = 87
-_DOCUMENT_BYTES = 110
-
-
 def index_bytes(impacts: csr_matrix) -> float:
-    """Estimate the size of the index of some impacts: within 2% of what was measured for csplade-tiny, with short docnos.
+    """Estimate the size of an index; within 2% of the measured size for csplade-tiny with short docnos.
 
     Args:
-        impacts: int32 matrix [documents, terms], above 0.
+        impacts: int32 matrix [documents, terms], positive.
 
     Returns:
         Bytes: unary impacts and gamma-coded gaps of both directions, the lexicon, the document index and the docnos.
@@ -152,71 +168,52 @@ def index_bytes(impacts: csr_matrix) -> float:
 
 
 def _gap_bits(lists: csr_matrix) -> float:
-    """Bits of the gaps between the entries of each row in gamma code: a gap g takes 2 floor(log2 g) + 1."""
+    """Count the bits of the gaps between the entries of each row in gamma code: a gap g takes 2 floor(log2 g) + 1."""
     lists.sort_indices()
     before = np.concatenate([[-1], lists.indices[:-1]])
     before[lists.indptr[:-1][np.diff(lists.indptr) > 0]] = -1
     return float((2 * np.floor(np.log2(lists.indices - before)) + 1).sum())
 
 
-# The slice is the same in every run, so that runs compare.
-_SEED = 0
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Queries, judgements and documents.
-
-    Attributes:
-        topics: With qid and query.
-        qrels: With qid, docno and label.
-        docnos: Of the documents.
-        texts: Of the documents.
-    """
-
-    topics: pd.DataFrame
-    qrels: pd.DataFrame
-    docnos: list[str]
-    texts: list[str]
-
-
 def read_slice(settings: ValidationSettings) -> Slice:
     """Read a slice; documents are drawn in one pass, so that the collection may be larger than the memory.
 
     Raises:
-        DataError: There is no such collection or split, a judged document is missing, or no query has a judgement.
+        DataError: There is no such collection or split, a judged document is missing, or no query has a relevant document.
+    """
+    topics, qrels = read_queries(settings)
+    if Path(settings.collection).is_dir():
+        documents = CollectionFiles(settings.collection).documents()
+    else:
+        documents = find_dataset(settings.collection).get_corpus_iter(verbose=False)
+    docnos, texts = _draw(documents, set(qrels["docno"]), settings)
+    return Slice(topics, qrels, docnos, texts)
+
+
+def read_queries(settings: ValidationSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read the topics and the judgements of a slice: at most ``settings.queries`` queries that have a relevant document.
+
+    Raises:
+        DataError: There is no such collection or split, or no query has a relevant document.
     """
     if Path(settings.collection).is_dir():
         files = CollectionFiles(settings.collection)
-        topics, qrels, documents = files.topics(settings.split), files.qrels(settings.split), files.documents()
+        topics, qrels = files.topics(settings.split), files.qrels(settings.split)
     else:
         dataset = find_dataset(settings.collection)
         topics, qrels = dataset.get_topics()[["qid", "query"]], dataset.get_qrels()[["qid", "docno", "label"]]
-        documents = dataset.get_corpus_iter(verbose=False)
-    topics = topics.astype({"qid": str})
-    qrels = qrels.astype({"qid": str, "docno": str})
-    topics = judged_topics(topics, qrels, settings)
+    topics, qrels = topics.astype({"qid": str}), qrels.astype({"qid": str, "docno": str})
+    topics = topics[topics["qid"].isin(set(qrels["qid"][qrels["label"] > 0]))]
+    if not len(topics):
+        raise DataError(f"{settings.collection}: no query of the split {settings.split!r} has a relevant document")
     if len(topics) > settings.queries:
         topics = topics.sample(settings.queries, random_state=_SEED)
     qrels = qrels[qrels["qid"].isin(set(topics["qid"]))]
-    docnos, texts = _draw(documents, set(qrels["docno"]), settings)
-    return Slice(topics.reset_index(drop=True), qrels.reset_index(drop=True), docnos, texts)
-
-
-def judged_topics(topics: pd.DataFrame, qrels: pd.DataFrame, settings: ValidationSettings) -> pd.DataFrame:
-    """The queries that have a relevant document.
-
-    Raises:
-        DataError: None has.
-    """
-    judged = topics[topics["qid"].isin(set(qrels["qid"][qrels["label"] > 0]))]
-    if not len(judged):
-        raise DataError(f"{settings.collection}: no query of the split {settings.split!r} has a relevant document")
-    return judged
+    return topics.reset_index(drop=True), qrels.reset_index(drop=True)
 
 
 def _draw(documents: Iterable[dict[str, Any]], judged: set[str], settings: ValidationSettings) -> tuple[list[str], list[str]]:
-    """All judged documents, and as many others as there is room for (reservoir sampling)."""
+    """Keep all judged documents, and fill up to ``settings.documents`` with others (reservoir sampling)."""
     room = max(0, settings.documents - len(judged))
     rng = random.Random(_SEED)
     kept: list[tuple[str, str]] = []
@@ -234,6 +231,6 @@ def _draw(documents: Iterable[dict[str, Any]], judged: set[str], settings: Valid
             others[place] = pair
     missing = judged - {docno for docno, _ in kept}
     if missing:
-        raise DataError(f"{settings.collection}: {len(missing)} judged documents are not there, such as {min(missing)!r}")
+        raise DataError(f"{settings.collection}: {len(missing)} judged documents are missing, such as {min(missing)!r}")
     pairs = [*kept, *others]
     return [docno for docno, _ in pairs], [text for _, text in pairs]

@@ -1,10 +1,11 @@
-"""What a training run will cost: what it computes, and FLOP, from shapes before anything is loaded. Memory: ``_memory``."""
+"""The cost of a training run in FLOP and memory, estimated from shapes before anything is loaded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from pyterrier_csplade._errors import ConfigError
+from pyterrier_csplade.model.head import rows_in_block
 
 from .shape import ModelShape
 
@@ -14,8 +15,8 @@ class Gpu:
     """An accelerator.
 
     Attributes:
-        name: What people call it.
-        memory: Bytes.
+        name: Its name.
+        memory: Bytes of memory.
         flops: bfloat16 FLOP/s that a large dense product reaches.
     """
 
@@ -24,9 +25,9 @@ class Gpu:
     flops: float
 
 
-# Of the data sheets' dense bfloat16 peak, a large product reaches about 80% (790 of 989 TFLOP/s on an H200, measured).
+# Share of the data sheets' dense bfloat16 peak that a large product reaches; our choice (measured: 790 of 989 TFLOP/s, H200).
 _REACHED = 0.8
-#: The accelerators that an estimate knows, with the data sheets' memory and dense bfloat16 peak.
+#: Accelerators by name, with the data sheets' memory and dense bfloat16 peak.
 GPUS = {
     key: Gpu(key, gigabytes * 1e9, _REACHED * tflops * 1e12)
     for key, gigabytes, tflops in (
@@ -34,27 +35,35 @@ GPUS = {
         ("l40s", 48, 362), ("a10g", 24, 70), ("rtx-4090", 24, 165),
     )
 }  # fmt: skip
-# Share of the attainable FLOP/s that a step reaches: of adaptation, and of contrastive training, whose texts are short. Ours,
-# measured with an 8B model and adapters on an H200 (benchmarks/training_8b.py): 0.45 to 0.47 and 0.27 to 0.28.
+# Share of the attainable FLOP/s that a step of adaptation reaches, and a step of contrastive training, whose texts are short;
+# our choice (measured: 0.45 to 0.47 and 0.27 to 0.28 with an 8B model and adapters on an H200, benchmarks/training_8b.py).
 _ADAPTATION, _CONTRASTIVE = 0.45, 0.27
+# Bytes of the loss of the adaptation phase on an accelerator: six tensors as large as a block of its logits (measured).
+_LOSS_BLOCKS = 6 * 2**26 * 4.0
+# Bytes per entry of a representation. With its graph: arg-max, ReLU and output, 4 each. While its gradient is computed: also
+# the gradients by output and activation. For all texts of a step: vectors, their gradient, its share of this process, and a
+# copy in the loss or the outputs.
+_IN_GRAPH, _GOING_BACK, _IN_STEP = 12.0, 16.0, 16.0
+
+Parts = dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What one process does in a step.
+    """Work of one process in a step.
 
     Attributes:
         tokens: Real tokens that go through the backbone.
-        live_tokens: Tokens whose graphs are in memory at once, padding included.
+        live_tokens: Tokens whose graphs are in memory at the same time, with padding.
         head_tokens: Tokens that go through the LM head (half of ``tokens`` for echo).
         texts: Representations of the whole step.
         length: Mean length of a sequence, for the cost of attention.
         every_logit: Whether the loss has a gradient for every logit (adaptation), not for the maxima alone.
-        forwards: Forward passes without a graph that precede the step (1 with gradient caching).
-        part_tokens: Tokens of one forward pass, padding included; None for ``live_tokens``.
-        live_texts: Representations whose graphs are in memory at once; None for ``texts``.
-        accumulates: Whether all gradients exist while activations do: from an earlier part, or in buckets of DDP.
-        active: Share of a text's terms that have a gradient. The default is that of a sparse model, 640 of 128,256.
+        forwards: Additional forward passes without a graph (1 with gradient caching).
+        part_tokens: Tokens of one forward pass, with padding; None for ``live_tokens``.
+        live_texts: Representations whose graphs are in memory at the same time; None for ``texts``.
+        accumulates: Whether gradients from an earlier part, or DDP's buckets, exist at the same time as activations.
+        active: Share of a text's terms that have a gradient; the default is a sparse model's, 640 of 128,256.
     """
 
     tokens: float
@@ -75,11 +84,11 @@ class Method:
     """How the weights are trained.
 
     Attributes:
-        rank: Of LoRA; None trains all parameters.
-        bf16: Mixed precision.
+        rank: Rank of the LoRA adapters; None trains all parameters.
+        bf16: Whether training uses mixed precision.
         checkpointing: Whether activations are recomputed.
         four_bit: Whether the frozen linear layers are nf4.
-        shards: Processes over which weights, gradients and optimizer states are divided (FSDP); 1 for none.
+        shards: Processes that share weights, gradients and optimizer states (FSDP); 1 without sharding.
         dropout: Whether the adapters have dropout.
     """
 
@@ -92,10 +101,10 @@ class Method:
 
 
 def find_gpu(name: str) -> Gpu:
-    """Return an accelerator by its name.
+    """Return the accelerator of a name.
 
     Raises:
-        ConfigError: It is not known.
+        ConfigError: There is none in ``GPUS``.
     """
     key = name.lower().replace(" ", "-").replace("_", "-")
     if key not in GPUS:
@@ -103,12 +112,17 @@ def find_gpu(name: str) -> Gpu:
     return GPUS[key]
 
 
-def step_flops(shape: ModelShape, method: Method, load: Load) -> float:
-    """FLOP of one step of one process.
+def trained_parameters(shape: ModelShape, method: Method) -> int:
+    """Count the parameters that are trained."""
+    return shape.adapted * method.rank if method.rank else shape.parameters
 
-    A product costs two FLOP for each weight and token. The backward pass computes gradients of the inputs, and those of the
-    weights too where they are trained; checkpointing and gradient caching repeat the forward pass. The backward pass of the
-    streamed head is nearly free (it touches the winning positions alone), unless every logit has a gradient.
+
+def step_flops(shape: ModelShape, method: Method, load: Load) -> float:
+    """Estimate the FLOP of one step of one process.
+
+    A product costs two FLOP per weight and token. The backward pass computes gradients of the inputs, and of the weights that
+    are trained; checkpointing and gradient caching repeat the forward pass. The backward pass of the streamed head is nearly
+    free, since it reads the winning positions alone, unless every logit has a gradient.
     """
     passes = 2 + (method.rank is None) + method.checkpointing + load.forwards
     head_passes = 1 + load.forwards + (1 + (method.rank is None) if load.every_logit else 0)
@@ -117,41 +131,29 @@ def step_flops(shape: ModelShape, method: Method, load: Load) -> float:
 
 
 def utilisation(load: Load) -> float:
-    """Share of the attainable FLOP/s that a step reaches as a rule."""
+    """Return the share of the attainable FLOP/s that a step usually reaches."""
     return _ADAPTATION if load.every_logit else _CONTRASTIVE
 
 
 def human_bytes(count: float) -> str:
-    """Gigabytes for people, as the data sheets of accelerators count them."""
+    """Format bytes in decimal units, as the data sheets of accelerators do."""
     return f"{count / 1e9:,.2f} GB" if count >= 5e6 else f"{count / 1e6:,.2f} MB"
 
 
-# Logits of the streamed head in flight: of pooling (see ``_pooling``), and bytes of the loss of the adaptation phase on an
-# accelerator (see ``_streamed_loss``), where six tensors of their size are alive at once (measured).
-_POOLING_LOGITS = 2**23
-_LOSS_BLOCKS = 6 * 2**26 * 4.0
-# Bytes for each entry of a representation. With its graph: arg-max, ReLU and output, 4 each; while its gradient goes back, the
-# gradient by the output and by the activation besides. Of the whole step: vectors, their gradient, its shares, and a copy in
-# the loss or the outputs.
-_IN_GRAPH, _GOING_BACK, _IN_STEP = 12.0, 16.0, 16.0
-
-Parts = dict[str, float]
-
-
 def memory_parts(shape: ModelShape, method: Method, load: Load) -> Parts:
-    """Estimate the bytes that each part of a step takes on one accelerator when the sum is largest.
+    """Estimate the bytes that each part of a step takes on one accelerator when their sum is largest.
 
-    Weights that are trained are float32 (and a bfloat16 copy for the products) with two float32 moments of AdamW; weights that
-    LoRA freezes are bfloat16 in a bfloat16 run, or half a byte with nf4 (and 1/16 byte of scales: one float32 for 64 weights).
-    The optimizer is fused and in place, as transformers chooses it: it needs no memory beside its moments. The sum is largest
-    at the end of the forward pass (the head's logits beside all activations), at the beginning of the backward pass (what the
-    layers' backward passes need beside them), or at its end (all gradients); parts that do not exist then are 0.
+    Trained weights are float32 (with a bfloat16 copy for the products) and have two float32 moments of AdamW. Weights that
+    LoRA freezes are bfloat16 in a bfloat16 run, or take half a byte with nf4 (and 1/16 byte of scales: a float32 for 64
+    weights). The optimizer is fused and in place, as transformers chooses it, so it needs its moments only. The sum is largest
+    at the end of the forward pass (the head's logits in addition to all activations), at the beginning of the backward pass
+    (what the layers' backward passes need in addition), or at its end (all gradients). Parts that do not exist then are 0.
     """
-    trained = shape.adapted * method.rank if method.rank else shape.parameters
-    frozen = shape.parameters if method.rank else 0
-    frozen_bytes = 2 if method.bf16 else 4
-    divided = frozen_bytes * (shape.embeddings + (0 if method.four_bit else shape.backbone)) if frozen else 0.0
-    whole = 0.5625 * shape.backbone if frozen and method.four_bit else 0.0  # FSDP leaves bytes as they are
+    trained = trained_parameters(shape, method)
+    divided = whole = 0.0
+    if method.rank:
+        divided = (2 if method.bf16 else 4) * (shape.embeddings + (0 if method.four_bit else shape.backbone))
+        whole = 0.5625 * shape.backbone if method.four_bit else 0.0  # FSDP does not divide them
     gradients = 4.0 * trained / method.shards
     stages = (_forward(shape, method, load), _turn(shape, method, load), _end(shape, method, load))
     for stage in stages if load.accumulates else stages[2:]:
@@ -165,37 +167,38 @@ def memory_parts(shape: ModelShape, method: Method, load: Load) -> Parts:
 
 
 def _forward(shape: ModelShape, method: Method, load: Load) -> Parts:
-    """The end of the forward pass; the loss of the adaptation phase computes its gradients there."""
+    """Estimate the end of the forward pass, where the loss of the adaptation phase computes its gradients."""
     part = _part_tokens(load)
-    if load.every_logit:  # a head that is trained: the sum of gradients, and that of a block, in bfloat16 as well
+    if load.every_logit:  # a trained head: the sum of gradients, and the gradient of a block, also in bfloat16
         head = _LOSS_BLOCKS + _trained_head(shape, method) * (2.5 if method.bf16 else 2)
-    else:  # a block of logits, and the states that are pooled; a bfloat16 model that LoRA adapts ends in bfloat16
+    else:  # a block of logits, and the pooled states, which are bfloat16 if LoRA adapts a bfloat16 model
         size = 2.0 if method.bf16 and method.rank else 4.0
-        head = size * (min(_POOLING_LOGITS, part * shape.vocabulary) + part * shape.hidden)
+        rows = min(rows_in_block(max(1, int(part)), "cuda"), shape.vocabulary)
+        head = size * part * (rows + shape.hidden)
     return {
         "gradients": 0.0,
         **_kept(shape, method, load, recomputed=0.0),
         "layer in flight": 0.0,
         "head": head,
-        "representations": (_whole(load) if load.forwards else 0.0) * shape.vocabulary
+        "representations": (_IN_STEP * load.texts if load.forwards else 0.0) * shape.vocabulary
         + _IN_GRAPH * _live_texts(load) * shape.vocabulary,
     }
 
 
 def _turn(shape: ModelShape, method: Method, load: Load) -> Parts:
-    """The beginning of the backward pass: the head is done, the last layer begins."""
+    """Estimate the beginning of the backward pass: the head is done, the last layer begins."""
     part = _part_tokens(load)
     return {
         "gradients": _trained_head(shape, method),
         **_kept(shape, method, load, recomputed=part),
         "layer in flight": part * layer_in_flight(shape),
         "head": _head_backward(shape, method, load),
-        "representations": (_whole(load) + _GOING_BACK * _live_texts(load)) * shape.vocabulary,
+        "representations": (_IN_STEP * load.texts + _GOING_BACK * _live_texts(load)) * shape.vocabulary,
     }
 
 
 def _end(shape: ModelShape, method: Method, load: Load) -> Parts:
-    """The end of the backward pass: one layer is left, and a dense gradient of the embeddings if they are trained."""
+    """Estimate the end of the backward pass: one layer is left, and a dense gradient of the embeddings if they are trained."""
     part = _part_tokens(load)
     return {
         "gradients": 0.0,
@@ -203,12 +206,8 @@ def _end(shape: ModelShape, method: Method, load: Load) -> Parts:
         "attention": part * attention_activation(shape, load.length, bf16=method.bf16),
         "layer in flight": part * layer_in_flight(shape),
         "head": _trained_head(shape, method),
-        "representations": _whole(load) * shape.vocabulary,
+        "representations": _IN_STEP * load.texts * shape.vocabulary,
     }
-
-
-def _whole(load: Load) -> float:
-    return _IN_STEP * load.texts
 
 
 def _live_texts(load: Load) -> float:
@@ -220,19 +219,19 @@ def _part_tokens(load: Load) -> float:
 
 
 def _trained_head(shape: ModelShape, method: Method) -> float:
-    """Bytes of a dense float32 gradient of the head."""
+    """Return the bytes of a dense float32 gradient of the head; 0 if it is frozen."""
     return 0.0 if method.rank else 4.0 * shape.head
 
 
 def _head_backward(shape: ModelShape, method: Method, load: Load) -> float:
-    """The rows of the head whose terms have a gradient in a part, as float32, and a trained head's gradient beside its sum."""
+    """Estimate the rows of the head whose terms have a gradient in a part, as float32, and a trained head's gradient."""
     share = _part_tokens(load) / load.live_tokens if load.live_tokens else 1.0
     rows = 0.0 if load.every_logit else min(1.0, load.active * _live_texts(load) * share)
     return rows * shape.head * (6.0 if method.bf16 and method.rank else 4.0) + _trained_head(shape, method)
 
 
 def _kept(shape: ModelShape, method: Method, load: Load, *, recomputed: float) -> Parts:
-    """What autograd keeps from the forward pass; with checkpointing, the layers' inputs and one layer of some tokens."""
+    """Estimate what autograd keeps; with checkpointing, the layers' inputs and one layer of the ``recomputed`` tokens."""
     lora = method.rank is not None
     layer = layer_activation(shape, lora=lora, bf16=method.bf16, dropout=method.dropout)
     attention = attention_activation(shape, load.length, bf16=method.bf16)
@@ -245,12 +244,12 @@ def _kept(shape: ModelShape, method: Method, load: Load, *, recomputed: float) -
 
 
 def layer_activation(shape: ModelShape, *, lora: bool, bf16: bool, dropout: bool) -> float:
-    """Bytes that one layer of transformers' Llama keeps for the backward pass of one token, without ``attention_activation``.
+    """Estimate the bytes that a layer of transformers' Llama keeps per token, without ``attention_activation``.
 
-    The norms keep their float32 input (and, where their weight is trained, what they multiply); attention its query, key, value
-    and output; the feed-forward network the gate, its activation and the other factor. Each adapter keeps its input and, with
-    dropout, a mask of a byte; in float32 without dropout, adapters share what they read: the outputs of both norms, attention
-    and the product of the feed-forward network. Without adapters, every linear layer keeps its input.
+    The norms keep their float32 input, and the factor of their weight if it is trained. Attention keeps its query, key, value
+    and output; the feed-forward network keeps the gate, its activation and the other factor. Each adapter keeps its input and,
+    with dropout, a mask of a byte; in float32 without dropout, adapters share their inputs: the outputs of both norms and of
+    attention, and the product of the feed-forward network. Without adapters, every linear layer keeps its input.
     """
     size = 2 if bf16 else 4
     norms = 8 * shape.hidden if lora else 16 * shape.hidden
@@ -266,10 +265,10 @@ def layer_activation(shape: ModelShape, *, lora: bool, bf16: bool, dropout: bool
 
 
 def attention_activation(shape: ModelShape, length: float, *, bf16: bool) -> float:
-    """Bytes that grow with the length of a sequence which attention keeps, for one token of one layer.
+    """Estimate the bytes per token that attention keeps in one layer and that grow with the length of a sequence.
 
-    Eager attention keeps the softmax of every head, which it computes in float32, and in bfloat16 a copy for the product;
-    torch's fused attention the mask of padding as an addend of each layer, one for all heads; flash attention neither.
+    Eager attention keeps the softmax of every head in float32, and in a bfloat16 run a copy for the product. torch's fused
+    attention keeps the mask of padding as an addend, one for all heads. Flash attention keeps neither.
     """
     if shape.attention == "eager":
         return (6.0 if bf16 else 4.0) * shape.heads * length
@@ -277,9 +276,9 @@ def attention_activation(shape: ModelShape, length: float, *, bf16: bool) -> flo
 
 
 def layer_in_flight(shape: ModelShape) -> float:
-    """Bytes for one token that the backward pass of a layer needs beside what was kept.
+    """Estimate the bytes per token that the backward pass of a layer needs in addition to what the forward pass kept.
 
-    The largest moment is in the feed-forward network: a gradient of its inner width, and three of the residual stream's (that
-    of the layer's output, what comes past the network and what comes out of it), float32.
+    The peak is in the feed-forward network: a float32 gradient of its inner width, and three of the residual stream's width (by
+    the layer's output, past the network and through it).
     """
     return 4.0 * (shape.intermediate + 3 * shape.hidden)

@@ -1,8 +1,8 @@
-"""What a run will do and what it will cost, found out before it starts: no weights are loaded and no accelerator is touched."""
+"""The plan of a training run: what it will do and cost."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .cost import Gpu, Load, Method, human_bytes, memory_parts, step_flops, utilisation
 from .shape import ModelShape
@@ -13,13 +13,13 @@ class Plan:
     """The result of a dry run.
 
     Attributes:
-        facts: What was found out, as (name, text).
-        problems: What would stop the run.
-        warnings: What would not, but is probably not wanted.
+        facts: Findings about the run, as (name, text).
+        problems: Findings that would stop the run.
+        warnings: Findings that would not stop the run, but are probably unwanted.
         gpu: The accelerator of the estimate.
-        gpus: How many of them.
-        memory: Estimated bytes on one accelerator at the peak of a step, by part; empty if nothing is known of the model.
-        memory_checkpointed: The same with ``gradient_checkpointing``, whatever the run's setting.
+        gpus: Number of accelerators.
+        memory: Estimated bytes on one accelerator at the peak of a step, by part; empty if the model is unknown.
+        memory_checkpointed: ``memory`` with ``gradient_checkpointing``, whatever the run's setting.
         tokens: Tokens of the whole run that go through the backbone.
         flops: FLOP of the whole run.
         utilisation: Share of the accelerators' attainable FLOP/s that the run is expected to reach.
@@ -38,32 +38,31 @@ class Plan:
 
     @property
     def hours(self) -> float:
-        """Hours on the accelerators, if they reach ``utilisation`` of what a large product reaches."""
+        """Hours on the accelerators at ``utilisation``."""
         return self.hours_at_the_bound / self.utilisation
 
     @property
     def hours_at_the_bound(self) -> float:
-        """Hours on the accelerators if a step ran as fast as a large product."""
+        """Hours on the accelerators if a step were as fast as a large product."""
         return self.flops / (self.gpu.flops * self.gpus * 3600)
 
     def add_cost(self, shape: ModelShape, method: Method, load: Load, steps: int) -> None:
-        """Compute memory, tokens and FLOP, and warn where the memory does not suffice.
+        """Compute memory, tokens and FLOP, and warn if there is not enough memory.
 
         Args:
-            shape: Of the model.
-            method: How it is trained.
-            load: What one accelerator computes in a step.
-            steps: Of the whole run.
+            shape: Shape of the model.
+            method: How the weights are trained.
+            load: Work of one accelerator in a step.
+            steps: Optimizer steps of the run.
         """
-        without, checkpointed = (
-            memory_parts(shape, Method(**{**vars(method), "checkpointing": on}), load) for on in (False, True)
-        )
+        without, checkpointed = (memory_parts(shape, replace(method, checkpointing=on), load) for on in (False, True))
         self.utilisation = utilisation(load)
         self.memory = checkpointed if method.checkpointing else without
         self.memory_checkpointed = checkpointed
         self.tokens = steps * load.tokens * self.gpus
         self.flops = steps * step_flops(shape, method, load) * self.gpus
-        self.facts.append(("activations", _both(without, checkpointed)))
+        plain, less = (human_bytes(parts["activations"]) for parts in (without, checkpointed))
+        self.facts.append(("activations", f"{plain} without gradient checkpointing, {less} with it"))
         total = sum(self.memory.values())
         if total > self.gpu.memory:
             cures = [] if method.checkpointing else ["gradient_checkpointing: true"]
@@ -87,11 +86,6 @@ class Plan:
         lines += [f"{'warning':<16} {text}" for text in self.warnings]
         lines += [f"{'PROBLEM':<16} {text}" for text in self.problems]
         return "\n".join([*lines, "the run can start" if not self.problems else "the run cannot start"])
-
-
-def _both(without: dict[str, float], checkpointed: dict[str, float]) -> str:
-    plain, less = (human_bytes(parts["activations"]) for parts in (without, checkpointed))
-    return f"{plain} without gradient checkpointing, {less} with it"
 
 
 def _duration(hours: float) -> str:

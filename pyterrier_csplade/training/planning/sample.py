@@ -1,7 +1,8 @@
-"""A look at the data of a run: its first rows or documents."""
+"""A look at the first rows or documents of a run's data."""
 
 from __future__ import annotations
 
+import gzip
 import os
 import warnings
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from pyterrier_csplade._errors import CspladeError
+from pyterrier_csplade.data.directory import CollectionFiles
+from pyterrier_csplade.data.jsonl import read_lines
 from pyterrier_csplade.data.sources import read_corpus
 from pyterrier_csplade.training.config import AdaptationConfig, ContrastiveConfig
 from pyterrier_csplade.training.readers import read_rows
@@ -20,19 +23,24 @@ from pyterrier_csplade.training.rows import TrainingRow
 
 from .plan import Plan
 
-# Rows or documents that are looked at. Ours: they take a second or two.
+# Rows or documents that are read; our choice (measured: they take a second or two).
 _SAMPLE = 1000
-# Characters of a token where there is no tokenizer to ask; English under Llama 3's.
+# Characters per token if there is no tokenizer; English with Llama 3's tokenizer.
 _CHARACTERS = 4.5
-# Tokens of a passage of MS MARCO and of its queries, where there is no data to look at.
+# Tokens of MS MARCO's passages and queries, for data that is not read.
 _PASSAGE_TOKENS, _QUERY_TOKENS = 75, 8
 
 
 @dataclass(frozen=True)
 class RowSample:
-    """Means of sampled training rows: tokens of a query and of a passage as cut, negatives drawn, padded over real tokens.
+    """Statistics of sampled training rows.
 
-    ``longest`` is the largest number of tokens of a passage as cut.
+    Attributes:
+        query_tokens: Mean tokens of a truncated query.
+        document_tokens: Mean tokens of a truncated passage.
+        negatives: Mean number of negatives drawn for a query.
+        padding: Padded over real tokens.
+        longest: Largest number of tokens of a truncated passage.
     """
 
     query_tokens: float
@@ -42,15 +50,8 @@ class RowSample:
     longest: float
 
 
-@dataclass(frozen=True)
-class CorpusSample:
-    """The estimated tokens of a corpus; 0 if unknown."""
-
-    tokens: float
-
-
 def sample_rows(config: ContrastiveConfig, tokenizer: Any, plan: Plan) -> RowSample:
-    """Read the first rows of every source, note facts and problems, and measure lengths."""
+    """Read the first rows of every source, measure lengths, and note facts and problems in ``plan``."""
     rows: list[TrainingRow] = []
     total = 0.0
     for source in [config.data] if isinstance(config.data, str) else config.data:
@@ -87,7 +88,31 @@ def sample_rows(config: ContrastiveConfig, tokenizer: Any, plan: Plan) -> RowSam
     )
 
 
+def sample_corpus(config: AdaptationConfig, tokenizer: Any, plan: Plan) -> float:
+    """Read the first documents of a corpus, note facts and problems in ``plan``, and estimate its tokens; 0 if unknown."""
+    if config.corpus.startswith("irds:"):
+        _check_dataset(config.corpus, plan)
+        return 0
+    try:
+        texts = list(islice(read_corpus(config.corpus, config.text_fields), _SAMPLE))
+    except (CspladeError, OSError) as error:
+        plan.problems.append(str(error))
+        return 0
+    if not texts:
+        plan.problems.append(f"{config.corpus}: the corpus is empty")
+        return 0
+    lengths = _lengths(texts, tokenizer)
+    source = str(CollectionFiles(config.corpus).docs) if Path(config.corpus).is_dir() else config.corpus
+    count = _by_size(source, len(texts)) if len(texts) == _SAMPLE and Path(source).is_file() else len(texts)
+    tokens = float(count * (lengths.mean() + 1))
+    plan.facts.append(("corpus", f"{config.corpus}: about {count:,.0f} documents of {lengths.mean():,.0f} tokens"))
+    if tokens < config.sequence_length * config.batch_size:
+        plan.problems.append(f"{config.corpus} has about {tokens:,.0f} tokens: fewer than one batch")
+    return tokens
+
+
 def _first_rows(source: str, plan: Plan) -> tuple[list[TrainingRow], float]:
+    """Read the first rows of a source, and estimate how many it has."""
     if source.startswith("irds:"):
         _check_dataset(source, plan)
         return [], 0
@@ -101,45 +126,38 @@ def _first_rows(source: str, plan: Plan) -> tuple[list[TrainingRow], float]:
     if not rows:
         plan.problems.append(f"{source} has no rows")
         return [], 0
-    total = float(len(rows)) if len(rows) < _SAMPLE else _extrapolate(source, rows)
-    exact = "" if len(rows) < _SAMPLE else "about "
-    plan.facts.append(("data", f"{source}: {exact}{total:,.0f} rows, the first {len(rows):,} of them read"))
+    total, about = float(len(rows)), ""
+    if len(rows) == _SAMPLE:
+        about = "about "
+        if Path(source).is_dir():  # triples are short, so they are counted
+            total = float(sum(1 for _ in read_lines(CollectionFiles(source).find("train.triples.jsonl"))))
+        else:
+            total = _by_size(source, len(rows))
+    plan.facts.append(("data", f"{source}: {about}{total:,.0f} rows, the first {len(rows):,} of them read"))
     return rows, total
 
 
 def _check_dataset(source: str, plan: Plan) -> None:
     import ir_datasets
 
-    name = source.removeprefix("irds:")
     try:
-        dataset = ir_datasets.load(name)
+        dataset = ir_datasets.load(source.removeprefix("irds:"))
     except KeyError:
-        plan.problems.append(f"{source}: ir_datasets knows no such dataset")
+        plan.problems.append(f"{source}: ir_datasets has no such dataset")
         return
     kinds = [kind for kind in ("docs", "queries", "qrels", "docpairs", "scoreddocs") if getattr(dataset, f"has_{kind}")()]
-    plan.facts.append(("data", f"{source}: {', '.join(kinds)}; not read here, since that may download it"))
+    plan.facts.append(("data", f"{source}: {', '.join(kinds)}; not read by the dry run, since that may download it"))
     if "docs" not in kinds:
         plan.problems.append(f"{source} has no documents")
 
 
-def _extrapolate(source: str, rows: Sequence[TrainingRow]) -> float:
-    """Rows of a file by the size of the first ones; a directory's triples are short and counted."""
-    if Path(source).is_dir():
-        from pyterrier_csplade.data.directory import CollectionFiles
-        from pyterrier_csplade.data.jsonl import read_lines
-
-        return float(sum(1 for _ in read_lines(CollectionFiles(source).find("train.triples.jsonl"))))
-    return _by_size(source, len(rows))
-
-
-def _by_size(source: str, lines: int) -> float:
-    import gzip
-
-    with open(source, "rb") as raw:
-        reader: Any = gzip.open(raw) if source.endswith(".gz") else raw
+def _by_size(file: str, lines: int) -> float:
+    """Estimate the number of lines of a file from the size of the first ``lines``."""
+    with open(file, "rb") as raw:
+        reader: Any = gzip.open(raw) if file.endswith(".gz") else raw
         for _ in range(lines):
             reader.readline()
-        return lines * os.path.getsize(source) / max(1, raw.tell())
+        return lines * os.path.getsize(file) / max(1, raw.tell())
 
 
 def _lengths(texts: Sequence[str], tokenizer: Any) -> np.ndarray:
@@ -153,7 +171,7 @@ def _note_lengths(kind: str, lengths: np.ndarray, longest: int, plan: Plan) -> N
     text = f"{lengths.mean():,.1f} tokens, 99% up to {np.percentile(lengths, 99):,.0f}; cut at {longest}: {share:.1%}"
     plan.facts.append((kind, text))
     if share > 0.1:
-        plan.warnings.append(f"{share:.0%} of the {kind} are longer than {longest} tokens and will be cut")
+        plan.warnings.append(f"{share:.0%} of the {kind} are longer than {longest} tokens and will be truncated")
 
 
 def _check_negatives(config: ContrastiveConfig, rows: Sequence[TrainingRow], plan: Plan) -> float:
@@ -161,60 +179,35 @@ def _check_negatives(config: ContrastiveConfig, rows: Sequence[TrainingRow], pla
     drawn = np.minimum(counts, config.negatives)
     short = float((counts < config.negatives).mean())
     in_batch = config.batch_size * (1 + drawn.mean()) - 1
-    plan.facts.append(("negatives", f"{drawn.mean():.1f} of {config.negatives} hard ones a query, {in_batch:,.0f} in a batch"))
+    plan.facts.append(
+        ("negatives", f"{drawn.mean():.1f} of {config.negatives} hard negatives per query, {in_batch:,.0f} in a batch")
+    )
     if short:
         plan.warnings.append(f"{short:.0%} of the rows have fewer than {config.negatives} negatives")
     false = sum(bool(set(row.positives) & set(row.negatives)) for row in rows)
     if false:
-        plan.warnings.append(f"{false / len(rows):.1%} of the rows have a passage among positives and negatives")
+        plan.warnings.append(f"{false / len(rows):.1%} of the rows have a passage among both positives and negatives")
     return float(drawn.mean())
 
 
 def _check_teacher(config: ContrastiveConfig, rows: Sequence[TrainingRow], plan: Plan) -> None:
-    scored = [row for row in rows if row.scores is not None]
-    if scored:
-        spread = float(np.mean([np.ptp(row.scores or [0.0]) for row in scored])) / config.teacher_temperature
+    spreads = [np.ptp(row.scores or [0.0]) for row in rows if row.scores is not None]
+    if spreads:
+        spread = float(np.mean(spreads)) / config.teacher_temperature
         plan.facts.append(
-            ("teacher scores", f"{len(scored) / len(rows):.0%} of the rows, spread {spread:.3g} over temperature")
+            ("teacher scores", f"{len(spreads) / len(rows):.0%} of the rows, spread {spread:.3g} over temperature")
         )
         if not config.needs_teacher:
             plan.warnings.append("the rows have scores of a teacher, but kl_weight and margin_mse_weight are 0")
-    if config.needs_teacher and len(scored) < len(rows):
+    if config.needs_teacher and len(spreads) < len(rows):
         plan.problems.append(
-            f"{1 - len(scored) / len(rows):.0%} of the rows have no scores of a teacher, which kl_weight and margin_mse_weight "
-            "need: mine them with mine_negatives(..., teacher=...)"
+            f"{1 - len(spreads) / len(rows):.0%} of the rows have no scores of a teacher, which kl_weight and "
+            "margin_mse_weight need: mine them with mine_negatives(..., teacher=...)"
         )
 
 
 def _padding(lengths: np.ndarray, size: int = 32) -> float:
-    """Padded over real tokens when batches are sorted by length and cut into parts."""
+    """Padded over real tokens when batches are sorted by length and split into parts."""
     ordered = np.sort(lengths[: 16 * size])[::-1]
     parts = [ordered[start : start + size] for start in range(0, len(ordered), size)]
     return float(sum(part.max() * len(part) for part in parts) / ordered.sum())
-
-
-def sample_corpus(config: AdaptationConfig, tokenizer: Any, plan: Plan) -> CorpusSample:
-    """Read the first documents of a corpus, and estimate its tokens."""
-    if config.corpus.startswith("irds:"):
-        _check_dataset(config.corpus, plan)
-        return CorpusSample(0)
-    try:
-        texts = list(islice(read_corpus(config.corpus, config.text_fields), _SAMPLE))
-    except (CspladeError, OSError) as error:
-        plan.problems.append(str(error))
-        return CorpusSample(0)
-    if not texts:
-        plan.problems.append(f"{config.corpus}: the corpus is empty")
-        return CorpusSample(0)
-    lengths = _lengths(texts, tokenizer)
-    source = config.corpus
-    if Path(source).is_dir():
-        from pyterrier_csplade.data.directory import CollectionFiles
-
-        source = str(CollectionFiles(source).docs)
-    count = len(texts) if len(texts) < _SAMPLE or not Path(source).is_file() else _by_size(source, len(texts))
-    tokens = float(count * (lengths.mean() + 1))
-    plan.facts.append(("corpus", f"{config.corpus}: about {count:,.0f} documents of {lengths.mean():,.0f} tokens"))
-    if tokens < config.sequence_length * config.batch_size:
-        plan.problems.append(f"{config.corpus} has about {tokens:,.0f} tokens: fewer than one batch")
-    return CorpusSample(tokens)

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+
 from pyterrier_csplade._errors import ConfigError
+from pyterrier_csplade.model.transformers_internals import attention_of
 from pyterrier_csplade.training.run import check_target_modules, linear_layers
 
-# The architectures of the recipes as published, for machines that cannot reach the hub or have no licence yet.
+# Published configurations of the recipes' models, for machines that cannot reach the hub or have no licence yet.
 _LLAMA: dict[str, Any] = {"vocab_size": 128256, "num_key_value_heads": 8, "max_position_embeddings": 131072}
 _LLAMA_8B = _LLAMA | {
     "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -30,17 +34,17 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """What an estimate needs to know of a model.
+    """Sizes of a model that an estimate needs.
 
     Attributes:
         layers: Number of layers.
         hidden: Width of the residual stream.
         intermediate: Width of the feed-forward network.
         vocabulary: Rows of the LM head.
-        backbone: Parameters of the linear layers without the head: a token costs twice as many FLOP.
-        embeddings: Parameters of input embeddings, head (counted once if tied) and everything else that is no linear layer.
+        backbone: Parameters of the linear layers without the head; a token costs twice as many FLOP.
+        embeddings: All other parameters: input embeddings, head (counted once if tied), norms.
         adapted: Parameters of a LoRA adapter of rank 1.
-        adapted_inputs: Summed input widths of the linear layers that the adapter stands on, in one layer.
+        adapted_inputs: Summed input widths of the linear layers with an adapter, in one layer.
         positions: Longest sequence; None if unlimited.
         heads: Attention heads (of the query) in a layer.
         attention: How transformers computes attention: "eager", "sdpa" or a kind of flash attention.
@@ -70,18 +74,19 @@ class ModelShape:
 
 
 def read_model_config(model: str, revision: str | None) -> tuple[Any, bool]:
-    """Read the configuration of a model, and whether it is only the published one of an architecture that is known here.
+    """Read the configuration of a model.
+
+    Returns:
+        The configuration, and whether it is a published one from this file because the hub cannot be reached.
 
     Raises:
-        ConfigError: There is no such directory, or the hub cannot be reached for a model that is not known here.
+        ConfigError: There is no such directory, or the hub cannot be reached and this file does not have the model.
     """
-    from transformers import AutoConfig, LlamaConfig
-
     path = Path(model)
     looks_local = path.exists() or path.is_absolute() or model.count("/") != 1 or model.startswith((".", "runs/", "build/"))
     if looks_local and not (path / "config.json").is_file():
         raise ConfigError(
-            f"model {model}: there is no config.json in such a directory; if an earlier run makes it, run that first"
+            f"model {model}: there is no directory of this name with a config.json; if an earlier run makes it, run that first"
         )
     try:
         return AutoConfig.from_pretrained(model, revision=revision), False
@@ -96,21 +101,18 @@ def model_shape(config: Any, target_modules: Sequence[str] = ()) -> ModelShape:
 
     Args:
         config: A transformers configuration.
-        target_modules: Names of the layers that a LoRA adapter stands on.
+        target_modules: Names of the layers that get a LoRA adapter.
 
     Raises:
-        ConfigError: A target module does not exist, or the architecture is no causal language model.
+        ConfigError: A target module does not exist, or the architecture is not a causal language model.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
     logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except ValueError as error:
         raise ConfigError(
-            f"{type(config).__name__} is no causal language model ({' '.join(str(error).split())[:120]})"
+            f"{type(config).__name__} is not a causal language model ({' '.join(str(error).split())[:120]})"
         ) from error
     head = model.get_output_embeddings()
     linear = linear_layers(model)
@@ -129,5 +131,5 @@ def model_shape(config: Any, target_modules: Sequence[str] = ()) -> ModelShape:
         adapted_inputs=sum(m.in_features for m in targets) // text.num_hidden_layers,
         positions=getattr(text, "max_position_embeddings", None),
         heads=text.num_attention_heads,
-        attention=str(model.config._attn_implementation),
+        attention=attention_of(model.config),
     )

@@ -1,10 +1,13 @@
-"""Compiled code, where numba is installed."""
+"""What searches with compiled loops need: numba, and working memory."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import threading
 from types import ModuleType
+
+import numpy as np
 
 from pyterrier_csplade._errors import CspladeError
 
@@ -19,7 +22,7 @@ def kernels(module: str, needed_by: str) -> ModuleType:
 
     Args:
         module: Its name in this package.
-        needed_by: What needs it, for the message.
+        needed_by: What needs it, for the error message.
 
     Raises:
         CspladeError: numba is not installed.
@@ -27,3 +30,27 @@ def kernels(module: str, needed_by: str) -> ModuleType:
     if not has_numba():
         raise CspladeError(f'{needed_by} needs numba: pip install "pyterrier_csplade[fast]"')
     return importlib.import_module(f".{module}", __package__)
+
+
+class Scratch(threading.local):
+    """Arrays that each thread keeps and uses again.
+
+    Fresh memory costs a page fault for every 4 kB, which takes longer than a search among few documents.
+    """
+
+    def __init__(self) -> None:
+        """Keep nothing yet."""
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def array(self, name: str, size: int, dtype: np.typing.DTypeLike = np.float64) -> np.ndarray:
+        """Return an array with undefined content, valid until the thread asks for the same name again.
+
+        Args:
+            name: What it is for.
+            size: Its length.
+            dtype: Its type, always the same for a name.
+        """
+        kept = self._arrays.get(name)
+        if kept is None or len(kept) < size:
+            kept = self._arrays[name] = np.empty(size, dtype)
+        return kept[:size]

@@ -6,7 +6,7 @@ import numpy as np
 
 from .common import compiled
 
-# Rounds of swaps at a level (as published).
+# Rounds of swaps at a level, as published.
 _ROUNDS = 20
 
 
@@ -18,8 +18,8 @@ def heaviest_terms(starts: np.ndarray, docids: np.ndarray, impacts: np.ndarray, 
         starts: Where the list of each term starts.
         docids: Documents.
         impacts: Impacts.
-        terms: int32 [documents, number], filled with -1, to be filled with terms.
-        weights: [documents, number] zeros, to be filled with their impacts; the least first, as the root of a heap.
+        terms: int32 [documents, number] of -1; filled with terms.
+        weights: [documents, number] zeros; filled with the impacts of the terms, as a heap with the least at the root.
     """
     number = terms.shape[1]
     for term in range(len(starts) - 1):
@@ -41,22 +41,22 @@ def heaviest_terms(starts: np.ndarray, docids: np.ndarray, impacts: np.ndarray, 
 
 @compiled
 def bisect_part(order: np.ndarray, terms: np.ndarray, logarithms: np.ndarray, degrees: np.ndarray, gains: np.ndarray) -> None:
-    """Order the documents of one part so that those of its first half share terms, and those of its second half.
+    """Order the documents of one part so that documents within each half share terms.
 
-    Documents change sides in pairs as long as that lowers the estimated cost of the gaps in posting lists, which is
+    Documents change sides in pairs while that lowers the estimated cost of the gaps in posting lists, which is
     ``degree * log2(size / (degree + 1))`` for each term and side.
 
     Args:
         order: int32 [documents of the part]; changed in place.
-        terms: int32 [documents of the index, number]: their terms, -1 for none.
+        terms: int32 [documents of the index, number]: terms of each document, padded with -1.
         logarithms: float32: log2(i) at place i, from 1 to the number of documents + 1.
-        degrees: int64 [2, terms] zeros: to work with; zeros again at the end.
-        gains: float32 [2, terms]: to work with.
+        degrees: int64 [2, terms] zeros, working memory; zeros again at the end.
+        gains: float32 [2, terms] of NaN, working memory; NaN again at the end.
     """
     half = len(order) // 2
     documents = np.empty(len(order), np.float32)
     for _ in range(_ROUNDS):
-        degrees_of(order, half, terms, degrees, 1)
+        _degrees_of(order, half, terms, degrees, 1)
         for i in range(len(order)):
             side, gain = int(i >= half), np.float32(0)
             for term in terms[order[i]]:
@@ -67,7 +67,7 @@ def bisect_part(order: np.ndarray, terms: np.ndarray, logarithms: np.ndarray, de
                         )
                     gain += gains[side, term]
             documents[i] = gain
-        degrees_of(order, half, terms, degrees, -1)
+        _degrees_of(order, half, terms, degrees, -1)
         for i in range(len(order)):
             for term in terms[order[i]]:
                 if term >= 0:
@@ -83,7 +83,7 @@ def bisect_part(order: np.ndarray, terms: np.ndarray, logarithms: np.ndarray, de
 
 
 @compiled
-def degrees_of(order: np.ndarray, half: int, terms: np.ndarray, degrees: np.ndarray, step: int) -> None:
+def _degrees_of(order: np.ndarray, half: int, terms: np.ndarray, degrees: np.ndarray, step: int) -> None:
     """Count, for each side of a part, how many of its documents have each term."""
     for i in range(len(order)):
         for term in terms[order[i]]:
@@ -98,21 +98,3 @@ def _gain(own: int, other: int, left: int, right: int, side: int, logarithms: np
     before = own * (logarithms[size] - logarithms[own + 1]) + other * (logarithms[other_size] - logarithms[other + 1])
     after = (own - 1) * (logarithms[size] - logarithms[own]) + (other + 1) * (logarithms[other_size] - logarithms[other + 2])
     return before - after
-
-
-@compiled
-def bisect_level(
-    order: np.ndarray, bounds: np.ndarray, terms: np.ndarray, logarithms: np.ndarray, degrees: np.ndarray, gains: np.ndarray
-) -> None:
-    """Bisect every part of a level.
-
-    Args:
-        order: int32 [documents]; changed in place.
-        bounds: int64 [parts + 1]: where each part starts.
-        terms: As in :func:`bisect_part`, like the others.
-        logarithms: As there.
-        degrees: As there.
-        gains: As there.
-    """
-    for part in range(len(bounds) - 1):
-        bisect_part(order[bounds[part] : bounds[part + 1]], terms, logarithms, degrees, gains)

@@ -33,10 +33,10 @@ def fill_maxima(
     Args:
         lists: Where the list of each term starts, documents, impacts.
         size: Documents of a block.
-        steps: As in :class:`pyterrier_csplade.index.search.blocks.BlockLists`, like the others.
-        starts: ``starts`` and ``block_starts``.
-        maxima: Zeros, to be filled.
-        blocks: To be filled.
+        steps: ``steps`` of :class:`pyterrier_csplade.index.search.blocks.BlockLists`.
+        starts: ``starts`` and ``block_starts`` of ``BlockLists``.
+        maxima: Zeros, filled by this function.
+        blocks: Filled by this function.
     """
     list_starts, docids, impacts = lists
     for term in range(len(steps)):
@@ -60,8 +60,8 @@ def fill_offsets(starts: np.ndarray, docids: np.ndarray, size: int, offset_start
         starts: Where the list of each term starts.
         docids: Documents.
         size: Documents of a group.
-        offset_starts: As in :class:`pyterrier_csplade.index.search.blocks.BlockLists`.
-        offsets: To be filled.
+        offset_starts: ``offset_starts`` of :class:`pyterrier_csplade.index.search.blocks.BlockLists`.
+        offsets: Filled by this function.
     """
     for term in range(len(starts) - 1):
         at = starts[term]
@@ -89,15 +89,15 @@ def reorder_lists(
     new_docids: np.ndarray,
     new_impacts: np.ndarray,
 ) -> None:
-    """Number documents anew in all lists.
+    """Renumber the documents of all lists.
 
     Args:
         starts: Where the list of each term starts.
         docids: Documents.
         impacts: Impacts.
         places: int32 [documents]: the new number of each.
-        new_docids: To be filled, increasing in each list.
-        new_impacts: To be filled.
+        new_docids: Filled by this function, increasing in each list.
+        new_impacts: Filled by this function.
     """
     for term in range(len(starts) - 1):
         start, end = starts[term], starts[term + 1]

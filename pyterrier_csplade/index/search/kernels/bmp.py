@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from .common import add_up_to, advance, compiled
+from .common import add_up_to, advance, compiled, worse
 
-#: Documents that are scored together at most, where blocks stand close to each other: their scores stay in a core's cache.
+#: Most documents that are scored together if their blocks are near each other: the scores fit a core's cache.
 WINDOW = 2**14
-# Documents of which the postings are read one by one, instead of looking for the last one first (ours).
+# Up to this many documents, postings are read without a search for the last one first; our choice (not measured).
 _SHORT = 512
-#: Postings that are scored in the time in which the next place of a list is found (ours, measured).
+#: Postings scored in the time of finding a place in a list; our choice (measured: about 40).
 JUMP = 40
 
 
@@ -23,15 +23,15 @@ def bound_blocks(
     maxima: np.ndarray,
     bounds: np.ndarray,
 ) -> None:
-    """Add up the largest score that a document of each block may have.
+    """Compute an upper bound of the scores in each block.
 
     Args:
         terms: Numbers of the query's terms.
-        weights: float32: what one unit of their stored maxima adds to a score.
+        weights: float32: what one unit of a term's stored maxima adds to a score.
         starts: ``starts`` and ``block_starts`` of ``BlockLists`` in ``blocks.py``.
-        blocks: As there.
-        maxima: As there.
-        bounds: float32 [blocks], to be filled.
+        blocks: ``blocks`` of ``BlockLists``.
+        maxima: ``maxima`` of ``BlockLists``.
+        bounds: float32 [blocks], filled by this function.
     """
     bounds[:] = 0
     for i in range(len(terms)):
@@ -61,25 +61,25 @@ def search_blocks(
     scores: np.ndarray,
     heap: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> int:
-    """Score the documents of blocks that may hold one of the best; return the postings that were scored.
+    """Score the documents of blocks that may hold one of the best; return the number of postings scored.
 
     Args:
         blocks: Numbers of blocks, increasing.
         bounds: float32: their bounds.
         least: A score that k documents reach.
-        scale: What one unit of the bounds counts in scores.
+        scale: Score of one unit of the bounds.
         sizes: Documents of a block, of a group, and of the index.
         query: Numbers of the terms, and their weights.
         lists: Where the list of each term starts, documents, impacts.
         sides: ``starts``, ``maxima``, ``offset_starts``, ``offsets`` of ``BlockLists`` in ``blocks.py``.
-        order: int32: place of each document in the order of indexing; empty where it has not changed.
-        scores: float64, to be used: as many as are scored together at most, at least those of a block.
-        heap: Scores and documents of the best so far, the worst at the root, and int64 [1] how many there are; changed.
+        order: int32: place of each document in the order of indexing; empty if the two orders are the same.
+        scores: float64, working memory for the documents that are scored together; at least a block.
+        heap: Scores and documents of the best so far, the worst at the root, and int64 [1] their number; changed.
     """
     size, group, documents = sizes
     starts = lists[0][query[0]]
     cursors, postings = starts.copy(), np.sum(lists[0][query[0] + 1] - starts)
-    # Gaps up to this many blocks are scored too: to find where a list goes on costs more.
+    # Gaps of up to this many blocks are scored too: finding the next place of each list would take longer.
     gap = 1 + JUMP * len(starts) * documents // (max(1, postings) * size)
     scored, at = 0, 0
     while at < len(blocks):
@@ -100,7 +100,7 @@ def search_blocks(
             if bounds[b] * scale >= least:
                 for d in range(blocks[b] * size, min((blocks[b] + 1) * size, documents)):
                     if scores[d - base] >= least and scores[d - base] > 0:
-                        offer(heap, scores[d - base], order[d] if len(order) else d)
+                        _offer(heap, scores[d - base], order[d] if len(order) else d)
         at = end
     return scored
 
@@ -117,7 +117,7 @@ def _score(
     cursors: np.ndarray,
     scores: np.ndarray,
 ) -> int:
-    """Score the documents from ``base`` to before ``limit``, perhaps one block; return how many postings they have."""
+    """Score the documents from ``base`` to before ``limit``; return how many postings they have."""
     terms, weights = query
     list_starts, docids, impacts = lists
     starts, maxima, offset_starts, offsets = sides
@@ -142,30 +142,25 @@ def _score(
 
 
 @compiled
-def offer(heap: tuple[np.ndarray, np.ndarray, np.ndarray], score: float, docid: int) -> None:
-    """Put a document among the best, if it is one of them: a larger score is better, of equal ones the first document."""
+def _offer(heap: tuple[np.ndarray, np.ndarray, np.ndarray], score: float, docid: int) -> None:
+    """Offer a document to the heap of the best: a larger score is better, then the first document."""
     scores, docids, count = heap
     at = count[0]
     if at < len(scores):
         count[0] += 1
-        while at > 0 and _worse(score, docid, scores[(at - 1) // 2], docids[(at - 1) // 2]):
+        while at > 0 and worse(score, docid, scores[(at - 1) // 2], docids[(at - 1) // 2]):
             scores[at], docids[at] = scores[(at - 1) // 2], docids[(at - 1) // 2]
             at = (at - 1) // 2
-    elif _worse(scores[0], docids[0], score, docid):
+    elif worse(scores[0], docids[0], score, docid):
         at = 0
         while 2 * at + 1 < len(scores):
             child = 2 * at + 1
-            if child + 1 < len(scores) and _worse(scores[child + 1], docids[child + 1], scores[child], docids[child]):
+            if child + 1 < len(scores) and worse(scores[child + 1], docids[child + 1], scores[child], docids[child]):
                 child += 1
-            if not _worse(scores[child], docids[child], score, docid):
+            if not worse(scores[child], docids[child], score, docid):
                 break
             scores[at], docids[at] = scores[child], docids[child]
             at = child
     else:
         return
     scores[at], docids[at] = score, docid
-
-
-@compiled
-def _worse(score: float, docid: int, other_score: float, other_docid: int) -> bool:
-    return score < other_score or (score == other_score and docid > other_docid)

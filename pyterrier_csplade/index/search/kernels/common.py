@@ -1,4 +1,4 @@
-"""Loops that numba compiles when they are first called; import this module only where they are needed."""
+"""Loops that several algorithms share. numba compiles them at the first call, so import this module only where it is needed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
-# Compiled code is kept beside this file, or in the user's cache where that cannot be written; threads run at the same time.
+# Compiled code is kept beside this file, or in the user's cache if the folder is read-only. Threads run it in parallel.
 compiled: Callable[[Function], Function] = numba.njit(cache=True, nogil=True)
 
 
 @compiled
 def decode(data: np.ndarray, first: int, last: int, docids: np.ndarray, impacts: np.ndarray) -> None:
-    """As :func:`pyterrier_csplade.index.terrier.reader.decode_in_python`."""
+    """Decode a posting list; see :func:`pyterrier_csplade.index.terrier.reader.decode_in_python`."""
     position, docid = first, -1
     for i in range(len(docids)):
         length = 0
@@ -40,7 +40,7 @@ def decode(data: np.ndarray, first: int, last: int, docids: np.ndarray, impacts:
 
 @compiled
 def advance(docids: np.ndarray, cursor: int, end: int, docid: int) -> int:
-    """Return the first place, from ``cursor`` on, of a document that is not before ``docid``; ``end`` if there is none."""
+    """Return the first place from ``cursor`` whose document is ``docid`` or a later one; ``end`` if there is none."""
     step = 1
     while cursor + step < end and docids[cursor + step] < docid:
         cursor += step
@@ -59,7 +59,7 @@ def advance(docids: np.ndarray, cursor: int, end: int, docid: int) -> int:
 def add_up_to(
     docids: np.ndarray, impacts: np.ndarray, cursor: int, end: int, limit: int, weight: float, scores: np.ndarray, base: int
 ) -> int:
-    """Add the postings of a list before a document to scores.
+    """Add the postings of a list that come before a document to scores.
 
     Args:
         docids: Documents of all lists.
@@ -79,6 +79,12 @@ def add_up_to(
     stop = advance(docids, cursor, end, limit)
     some_docids, some_impacts = docids[cursor:stop], impacts[cursor:stop]
     for i in range(len(some_docids)):
-        # Of an unsigned number numba does not ask whether it counts from the end.
+        # With an unsigned index, numba does not check whether it counts from the end.
         scores[np.uint32(some_docids[i] - base)] += weight * np.float64(some_impacts[i])
     return stop
+
+
+@compiled
+def worse(score: float, docid: int, other_score: float, other_docid: int) -> bool:
+    """Whether a document ranks behind another."""
+    return score < other_score or (score == other_score and docid > other_docid)

@@ -6,11 +6,11 @@ import numpy as np
 
 from .common import add_up_to, compiled
 
-#: Documents whose scores are added up together: 65,536 doubles stay in a core's second-level cache.
+#: Documents whose scores are added up together: 65,536 doubles fit a core's second-level cache.
 WINDOW = 2**16
 #: Scores that are compared with the threshold together.
 CHUNK = 64
-# The same, unsigned: of such numbers numba does not ask whether they count from the end, and compares several at a time.
+# The same, unsigned: numba then does not check whether an index counts from the end, and compares several scores at once.
 _CHUNK = np.uint64(CHUNK)
 
 
@@ -32,12 +32,12 @@ def exhaustive(
         weights: Their weights.
         documents: Documents of the index.
         k: Documents to return, at most ``documents``.
-        scores: float64, to be used: as many as a window has, a multiple of ``CHUNK``.
-        best: int64 and float64, at least k + ``CHUNK``: filled with the k best documents, of equal ones the first, in
-            their order, and their scores.
+        scores: float64, working memory for a window; its length is a multiple of ``CHUNK``.
+        best: int64 and float64, at least k + ``CHUNK``: filled with the k best documents (of equal ones the first), sorted by
+            number, and their scores.
 
     Returns:
-        How many documents there are.
+        The number of documents found.
     """
     starts, docids, impacts = lists
     cursors, ends = starts[terms], starts[terms + 1]
@@ -51,16 +51,16 @@ def exhaustive(
             threshold = _exceeded(scores[:limit], k)
         count, threshold = _collect(scores, first, threshold, k, best, count)
     if count > k:
-        count, threshold = keep_best(best[0], best[1], count, k)
+        count, threshold = _keep_best(best[0], best[1], count, k)
     return count
 
 
 @compiled
 def _exceeded(scores: np.ndarray, k: int) -> float:
-    """Return a score that at least k of these exceed, nearly the largest there is; 0 where they are too few to tell.
+    """Return a score that at least k of the scores exceed, close to the largest such score; 0 if there are too few scores.
 
-    The scores are dealt out to at least twice as many groups. The k groups of the largest maxima have a score each that reaches
-    the least of these maxima.
+    The scores are dealt out to at least 2k groups. Each of the k groups with the largest maxima has a score that reaches the
+    least of these maxima.
     """
     groups = _CHUNK
     while groups < 2 * k:
@@ -80,9 +80,9 @@ def _exceeded(scores: np.ndarray, k: int) -> float:
 def _collect(
     scores: np.ndarray, first: int, threshold: float, k: int, best: tuple[np.ndarray, np.ndarray], count: int
 ) -> tuple[int, float]:
-    """Append the documents of a window, from ``first`` on, whose score is above a threshold; return how many there are, and it.
+    """Append the documents of a window whose score is above a threshold; return the number of documents and the threshold.
 
-    When there is no room for more, the k best are kept, and the threshold rises.
+    The window starts at document ``first``. When there is no room left, the k best are kept, and the threshold rises.
     """
     docids, kept = best
     for chunk in range(np.uint64(0), np.uint64(len(scores)), _CHUNK):
@@ -91,18 +91,18 @@ def _collect(
             above += scores[i] > threshold
         if above > 0:
             if count + CHUNK > len(docids):
-                count, threshold = keep_best(docids, kept, count, k)
+                count, threshold = _keep_best(docids, kept, count, k)
             place = np.uint64(count)
             for i in range(chunk, chunk + _CHUNK):
                 docids[place], kept[place] = first + np.int64(i), scores[i]
-                place += np.uint64(scores[i] > threshold)  # without a branch, which processors would often foresee wrongly
+                place += np.uint64(scores[i] > threshold)  # without a branch, which processors would often mispredict
             count = np.int64(place)
     return count, threshold
 
 
 @compiled
-def keep_best(docids: np.ndarray, scores: np.ndarray, count: int, k: int) -> tuple[int, float]:
-    """Keep the k largest of the first ``count`` scores, of equal ones the first, in their order.
+def _keep_best(docids: np.ndarray, scores: np.ndarray, count: int, k: int) -> tuple[int, float]:
+    """Keep the k largest of the first ``count`` scores, of equal ones the first, without sorting them.
 
     Returns:
         k, and the smallest of the scores that are kept.
@@ -116,10 +116,3 @@ def keep_best(docids: np.ndarray, scores: np.ndarray, count: int, k: int) -> tup
             docids[kept], scores[kept] = docids[i], scores[i]
             kept += 1
     return kept, least
-
-
-@compiled
-def add_list(docids: np.ndarray, impacts: np.ndarray, weight: float, scores: np.ndarray) -> None:
-    """Add a term's part to the scores of all documents."""
-    for i in range(len(docids)):
-        scores[docids[i]] += weight * impacts[i]

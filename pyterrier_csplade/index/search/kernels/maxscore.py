@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .common import add_up_to, advance, compiled
+from .common import add_up_to, advance, compiled, worse
 
-#: Documents whose scores by the essential lists are added up together (as in Lucene's MaxScoreBulkScorer).
+#: Documents whose scores by the essential lists are added up together, as in Lucene's MaxScoreBulkScorer.
 WINDOW = 2**12
-# A list is read through, not looked up, if it has fewer postings than this for each document that was found (ours).
+# A list with fewer postings than this for each document found is read as a whole; our choice (not measured).
 _LOOK_UP = 16
 
 
@@ -27,14 +27,14 @@ def maxscore(
     """Search the documents from ``first`` to before ``last``; return the postings that were scored or looked up.
 
     Args:
-        lists: Documents, learned impacts and guide's impacts of all lists, and whether the guide's are used (of length 1).
-        query: Where each list ends, and its weights for learned and guide's impacts; the largest global bound first.
-        rests: float64 [2, terms + 1]: what the terms from each one on can add to a global and to a local score.
+        lists: Documents, learned impacts and guide's impacts of all lists, and whether the guide is used (of length 1).
+        query: End of each list, and its weights for learned and guide's impacts; the largest global bound first.
+        rests: float64 [2, terms + 1]: the most that each term and those after it add to a global and to a local score.
         mix: Share of the guide in the global, the local and the final score.
         heaps: float64 [3, k] scores and int64 [3, k] documents of the best by global, local and final score, and int64 [3]
-            how many there are; changed.
+            their number; changed.
         cursors: int64 [terms]: the next posting of each list; changed.
-        window: float64, float64 and uint32, to be used: as many as documents are scored together.
+        window: float64, float64 and uint32 working memory for the documents that are scored together.
         first: The first document.
         last: The document after the last.
     """
@@ -43,12 +43,12 @@ def maxscore(
     learned, guide, found = window
     essential, scored, base = len(ends), 0, first
     while base < last:
-        while essential > 0 and rests[0, essential - 1] <= threshold(heaps, 0):
+        while essential > 0 and rests[0, essential - 1] <= _threshold(heaps, 0):
             essential -= 1
         base = _next(docids, cursors, ends, essential, base, last)
         limit = min(base + len(found), last)
         scored += _add_all(lists, query, cursors, essential, limit, base, learned, guide)
-        needed, count = threshold(heaps, 1), len(found)
+        needed, count = _threshold(heaps, 1), len(found)
         for j in range(len(found)):
             found[j] = j
         for i in range(essential, len(ends)):
@@ -56,7 +56,7 @@ def maxscore(
             if count == 0:
                 break
             start, end = advance(docids, cursors[i], ends[i], base), ends[i]
-            # With far more postings in the window than documents that were found, only theirs are looked up.
+            # Where the window has far more postings than documents found, only the postings of these are looked up.
             few = (end - start) * len(found) // (last - base) >= _LOOK_UP * count
             kept = found[:count] if few else found[:0]
             if guided:
@@ -80,7 +80,7 @@ def _add_all(
     learned: np.ndarray,
     guide: np.ndarray,
 ) -> int:
-    """Start the scores of a window with all its postings of the first lists; return how many these are."""
+    """Set the scores of a window to the sums of its postings in the first lists; return the number of postings."""
     ends, weights, guide_weights = query
     learned[:] = 0.0
     guide[:] = 0.0
@@ -106,7 +106,7 @@ def _add_some(
     base: int,
     kept: np.ndarray,
 ) -> int:
-    """Add the postings of some documents of a window to scores, or of all where none is named; return the next one's place."""
+    """Add the postings of the given documents of a window, or of all if none are given; return the next posting's place."""
     if len(kept) == 0:
         return add_up_to(docids, impacts, cursor, end, limit, weight, scores, base)
     for j in kept:
@@ -120,12 +120,12 @@ def _add_some(
 def _keep(
     found: np.ndarray, count: int, learned: np.ndarray, guide: np.ndarray, guided: bool, share: float, needed: float
 ) -> int:
-    """Keep the documents that were found and whose local score is above what is needed; return how many."""
+    """Keep the documents whose local score is above ``needed``; return how many."""
     kept = np.uint64(0)
     for c in range(np.uint64(count)):
         j = found[c]
         score = share * guide[j] + (1 - share) * learned[j] if guided else learned[j]
-        found[kept] = j  # without a branch, which processors would often foresee wrongly
+        found[kept] = j  # without a branch, which processors would often mispredict
         kept += np.uint64((learned[j] > 0.0) & (score > needed))
     return np.int64(kept)
 
@@ -134,11 +134,11 @@ def _keep(
 def _offer(
     heaps: tuple[np.ndarray, np.ndarray, np.ndarray], mix: tuple[float, float, float], learned: float, guide: float, docid: int
 ) -> None:
-    """Offer a document to the heaps of the final, the local and the global score; those of equal shares are one."""
-    push(heaps, 2, _mixed(learned, guide, mix[2]), docid)
+    """Offer a document to the heaps of the final, the local and the global score; heaps of equal shares are one."""
+    _push(heaps, 2, _mixed(learned, guide, mix[2]), docid)
     for heap in range(2):
         if mix[heap] != mix[2]:
-            push(heaps, heap, _mixed(learned, guide, mix[heap]), docid)
+            _push(heaps, heap, _mixed(learned, guide, mix[heap]), docid)
         else:
             heaps[2][heap], heaps[0][heap, 0] = heaps[2][2], heaps[0][2, 0]
 
@@ -149,14 +149,14 @@ def _mixed(learned: float, guide: float, share: float) -> float:
 
 
 @compiled
-def threshold(heaps: tuple[np.ndarray, np.ndarray, np.ndarray], heap: int) -> float:
+def _threshold(heaps: tuple[np.ndarray, np.ndarray, np.ndarray], heap: int) -> float:
     """Return the score that a document must exceed to enter a heap: 0 while the heap is not full."""
     return heaps[0][heap, 0] if heaps[2][heap] == heaps[0].shape[1] else 0.0
 
 
 @compiled
 def _next(docids: np.ndarray, cursors: np.ndarray, ends: np.ndarray, essential: int, base: int, last: int) -> int:
-    """Return the first document, from ``base`` on, of the essential lists."""
+    """Return the first document of the essential lists that is not before ``base``."""
     found = last
     for i in range(essential):
         if cursors[i] < ends[i]:
@@ -165,8 +165,8 @@ def _next(docids: np.ndarray, cursors: np.ndarray, ends: np.ndarray, essential: 
 
 
 @compiled
-def push(heaps: tuple[np.ndarray, np.ndarray, np.ndarray], heap: int, score: float, docid: int) -> None:
-    """Offer a document to a heap, in which of two of equal scores the later one is worse; the worst stands first."""
+def _push(heaps: tuple[np.ndarray, np.ndarray, np.ndarray], heap: int, score: float, docid: int) -> None:
+    """Offer a document to a heap: of equal scores, the later document is worse; the worst is at the root."""
     scores, docids, sizes = heaps[0][heap], heaps[1][heap], heaps[2]
     size = sizes[heap]
     if size < len(scores):
@@ -191,9 +191,3 @@ def push(heaps: tuple[np.ndarray, np.ndarray, np.ndarray], heap: int, score: flo
     else:
         return
     scores[place], docids[place] = score, docid
-
-
-@compiled
-def worse(score: float, docid: int, other_score: float, other_docid: int) -> bool:
-    """Whether a document ranks behind another."""
-    return score < other_score or (score == other_score and docid > other_docid)

@@ -1,0 +1,1 @@
+"""What tests need from inside the package: one module for each folder."""

@@ -1,0 +1,9 @@
+"""Inside of ``pyterrier_csplade.cli``."""
+
+from __future__ import annotations
+
+from pyterrier_csplade.cli import demo
+from pyterrier_csplade.cli.encode import launched_device, launched_part
+from pyterrier_csplade.cli.main import _parser
+
+__all__ = ["_parser", "demo", "launched_device", "launched_part"]

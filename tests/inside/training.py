@@ -1,0 +1,95 @@
+"""Inside of ``pyterrier_csplade.training``, without ``monitoring`` and ``planning``."""
+
+from __future__ import annotations
+
+from pyterrier_csplade.training import (
+    adaptation,
+    batches,
+    checkpoints,
+    contrastive,
+    distributed,
+    objective,
+    run,
+    streamed_loss,
+    trainer,
+)
+from pyterrier_csplade.training.adaptation import Predictor, draw_positions
+from pyterrier_csplade.training.batches import Collator, Labels, RowDataset, write_rows
+from pyterrier_csplade.training.checkpoints import damage_of, last_checkpoint, prepared, publish, remove_old, unfinished
+from pyterrier_csplade.training.config import POSTING_BYTES
+from pyterrier_csplade.training.config_file import config_from_dict
+from pyterrier_csplade.training.gradient_cache import GradientCache
+from pyterrier_csplade.training.losses import (
+    DocumentFrequencies,
+    accuracy,
+    anti_zero,
+    df_factor,
+    df_flops,
+    flops,
+    kl_loss,
+    l0_mask,
+    l1,
+    margin_mse_loss,
+    ramped,
+    ranking_loss,
+)
+from pyterrier_csplade.training.objective import ContrastiveObjective
+from pyterrier_csplade.training.packing import PackedDataset, pack_corpus
+from pyterrier_csplade.training.readers import read_rows
+from pyterrier_csplade.training.rows import TrainingRow, passage_text
+from pyterrier_csplade.training.run import add_lora, load_tokenizer_and_model, reporters
+from pyterrier_csplade.training.schedules import WeightSchedule, make_schedule
+from pyterrier_csplade.training.streamed_loss import streamed_prediction_loss
+from pyterrier_csplade.training.trainer import CurvesTrainer
+
+__all__ = [
+    "POSTING_BYTES",
+    "Collator",
+    "ContrastiveObjective",
+    "CurvesTrainer",
+    "DocumentFrequencies",
+    "GradientCache",
+    "Labels",
+    "PackedDataset",
+    "Predictor",
+    "WeightSchedule",
+    "RowDataset",
+    "TrainingRow",
+    "accuracy",
+    "adaptation",
+    "add_lora",
+    "anti_zero",
+    "batches",
+    "checkpoints",
+    "config_from_dict",
+    "contrastive",
+    "damage_of",
+    "df_factor",
+    "df_flops",
+    "distributed",
+    "draw_positions",
+    "flops",
+    "kl_loss",
+    "l0_mask",
+    "l1",
+    "last_checkpoint",
+    "load_tokenizer_and_model",
+    "make_schedule",
+    "margin_mse_loss",
+    "objective",
+    "pack_corpus",
+    "passage_text",
+    "prepared",
+    "publish",
+    "ramped",
+    "ranking_loss",
+    "read_rows",
+    "remove_old",
+    "reporters",
+    "run",
+    "streamed_loss",
+    "streamed_prediction_loss",
+    "trainer",
+    "unfinished",
+    "write_rows",
+]
