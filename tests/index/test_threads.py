@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def make(path: Path, algorithm: str) -> tuple[ImpactIndex, Any]:
     if algorithm not in ("terrier", "exhaustive"):
         pytest.importorskip("numba")
     index = ImpactIndex(path).index(documents(0))
-    options = {}
+    options: dict[str, Any] = {}
     if algorithm == "guided":
         index.add_guide({"docno": d["docno"], "toks_tf": d["toks"]} for d in documents(0))
         options = {"alpha": 0.0, "beta": 0.0}
@@ -142,8 +143,8 @@ def test_first_use_by_several_threads_opens_an_index_once(tmp_path: Path) -> Non
     ImpactIndex(tmp_path / "index").index(documents(0))
     for algorithm in ("terrier", "exhaustive"):
         retriever = ImpactIndex(tmp_path / "index").retriever(algorithm=algorithm, num_results=10)
-        in_threads(lambda number, retriever=retriever: _check(retriever, number))
+        in_threads(partial(check, retriever))
 
 
-def _check(retriever: Any, number: int) -> None:
+def check(retriever: Any, number: int) -> None:
     assert answer(retriever, queries()[number]) == expected(0, queries()[number])
