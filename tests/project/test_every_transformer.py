@@ -1,0 +1,252 @@
+"""Every transformer of the package obeys its parameters after use, as pt.GridScan needs, and can be copied and pickled then.
+
+Transformers are found by looking through the package: a new one fails the first test until it has a case here.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import json
+import pickle
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib  # type: ignore[import-untyped]  # scikit-learn, which PyTerrier needs, brings it
+import pandas as pd
+import pyterrier as pt
+import pytest
+
+import pyterrier_csplade
+from pyterrier_csplade import CSPLADE, ImpactIndex, OpenSearchIndex, PruneToks, Quantizer
+from pyterrier_csplade.engines import PisaEngine, SeismicEngine
+from support import fake_engines
+from support.fake_opensearch import FakeCluster
+from support.models import language_model, tokenizer
+from support.texts import DOCUMENTS
+
+#: Bases, which are not used by themselves, and objects whose parameters are not settings of a transformation.
+NOT_TRIED = {
+    "AnseriniEngine", "AnseriniRetriever",  # need a Java of their own; tests/engines tries them
+    "EncodedCollection", "Engine", "ImpactIndex", "OpenSearchIndex", "PisaEngine", "SeismicEngine", "StoredIndex",
+}  # fmt: skip
+
+TOPICS = pd.DataFrame({"qid": ["q1", "q2", "q3"], "query": ["inverted index", "dogs and cats", "causal language models"]})
+DOCS = [{"docno": docno, "text": text, "body": text[::-1]} for docno, text in DOCUMENTS.items()]
+
+
+@dataclass
+class Case:
+    """How to make a transformer, what it transforms, and two values of each of its parameters."""
+
+    make: Callable[..., pt.Transformer]
+    use: Callable[[pt.Transformer], Any]
+    values: dict[str, tuple[Any, Any]]
+    kept: frozenset[str] = frozenset()  # parameters that change no result
+
+
+def frame(found: pd.DataFrame) -> Any:
+    """What can be compared with ==."""
+    return found.astype(object).where(found.notna(), None).to_dict("list")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """A model, indexes of its vectors in every engine, and their input."""
+    path = tmp_path_factory.mktemp("world")
+    CSPLADE((language_model(), tokenizer())).save(path / "model")
+    csplade = CSPLADE(path / "model")
+    vectors = list(csplade.doc_encoder(top_k=60).transform_iter(DOCS))
+    index = ImpactIndex(path / "index")
+    index.toks_indexer(meta=["docno", "text"]).index(vectors)
+    index.add_guide(csplade.doc_encoder(counts=True).transform_iter(DOCS))
+    index.add_guide(csplade.doc_encoder(counts=True).transform_iter(DOCS[:5]), name="half", k1=3.0)
+    index.reorder()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, make in fake_engines.MODULES.items():
+            monkeypatch.setitem(sys.modules, name, make())
+        served = OpenSearchIndex(FakeCluster().client(), "docs")
+        served.toks_indexer(meta=["body"], text="text", scale=0.2).index(vectors)
+        monkeypatch.setattr("warnings.warn", lambda *a, **k: None)
+        engines = {kind: kind(path / kind.__name__).index(vectors) for kind in (PisaEngine, SeismicEngine)}
+        toks = csplade.query_encoder(top_k=20)(TOPICS)
+        results = index.retriever(num_results=3, include_fields=["text"])(toks)
+        yield {
+            "path": path, "csplade": csplade, "vectors": pd.DataFrame(vectors), "index": index, "served": served,
+            "toks": toks, "results": results, **{kind.__name__: engine for kind, engine in engines.items()},
+        }  # fmt: skip
+
+
+def cases(world: dict[str, Any]) -> dict[str, Case]:
+    csplade, index, served = world["csplade"], world["index"], world["served"]
+    documents = pd.DataFrame(DOCS)
+
+    def on(inp: pd.DataFrame) -> Callable[[pt.Transformer], Any]:
+        return lambda transformer: frame(transformer(inp))
+
+    results = world["results"].assign(body=[text[::-1] for text in world["results"]["text"]])
+    by_text = on(results[["qid", "query", "docno", "text", "body"]])
+    cuts: dict[str, Any] = {"top_k": (None, 3), "min_weight": (0.0, 0.4)}
+    size: dict[str, Any] = {"batch_size": (None, 2)}
+    fields: dict[str, Any] = {"num_results": (1000, 2), "include_fields": (None, ["text"])}
+    limits: dict[str, Any] = {"max_terms": (None, 1), "max_postings": (None, 1), "max_ms": (None, 1e6)}
+    threads: dict[str, Any] = {"threads": (1, 3)}
+    found = {
+        "DocEncoder": Case(
+            csplade.doc_encoder,
+            on(documents),
+            {"text_field": (None, "body"), **cuts, "quantizer": ("default", Quantizer(7)), "counts": (False, True), **size},
+            frozenset({"batch_size"}),
+        ),
+        "QueryEncoder": Case(csplade.query_encoder, on(TOPICS), {**cuts, **size}, frozenset({"batch_size"})),
+        "Scorer": Case(csplade.scorer, by_text, {"text_field": (None, "body"), **size}, frozenset({"batch_size"})),
+        "PruneToks": Case(lambda **a: PruneToks(**({"top_k": 9} | a)), on(world["vectors"]), {"top_k": (2, 7)}),
+        "PruneToks mass": Case(lambda **a: PruneToks(**({"mass": 0.9} | a)), on(world["vectors"]), {"mass": (0.9, 0.3)}),
+        "PruneToks weight": Case(
+            lambda **a: PruneToks(**({"min_weight": 1} | a)), on(world["vectors"]), {"min_weight": (1, 170)}
+        ),
+        "PruneToks on": Case(
+            lambda **a: PruneToks(**({"top_k": 2} | a)),
+            on(world["vectors"].assign(qid="q", query_toks=world["vectors"]["toks"])),
+            {"on": ("toks", "query_toks")},
+        ),
+        "ImpactRetriever": Case(
+            index.retriever, on(world["toks"]), {**fields, **threads, "exact_scores": (True, False)}, frozenset({"threads"})
+        ),
+        "PostingsScorer": Case(index.scorer, on(results), {}),
+        "OpenSearchRetriever": Case(
+            served.retriever,
+            on(world["toks"]),
+            {"num_results": (1000, 2), "include_fields": (None, ["body"]), "batch_size": (32, 2),
+             "filter": (None, {"term": {"body": DOCS[0]["body"]}})},
+            frozenset({"batch_size"}),
+        ),
+        "OpenSearchScorer": Case(served.scorer, on(results), {"batch_size": (32, 1)}, frozenset({"batch_size"})),
+        "PisaRetriever": Case(
+            world["PisaEngine"].retriever,
+            on(world["toks"]),
+            {"num_results": (1000, 2), "toks_scale": (1000.0, 4.0), "query_algorithm": ("maxscore", "wand"), **threads},
+            frozenset({"query_algorithm", "threads"}),
+        ),
+        "SeismicRetriever": Case(
+            world["SeismicEngine"].retriever,
+            on(world["toks"]),
+            {"num_results": (1000, 2), "query_cut": (10, 1), "heap_factor": (0.7, 0.1), **threads},
+            frozenset({"query_cut", "heap_factor", "threads"}),  # of the stand-in, which only notes them
+        ),
+    }  # fmt: skip
+    options: dict[str, dict[str, Any]] = {
+        "exhaustive": {},
+        "maxscore": {},
+        "bmp": {"alpha": (1.0, 0.2), "beta": (1.0, 0.2), "block_size": (4, 2), "reordered": (True, False)},
+        "guided": {"guide": ("bm25", "half"), "alpha": (1.0, 0.0), "beta": (1.0, 0.0), "gamma": (0.0, 0.9)},
+    }
+    for algorithm, own in options.items():
+        found[f"PostingsRetriever {algorithm}"] = Case(
+            lambda algorithm=algorithm, **settings: index.retriever(algorithm=algorithm, **settings),
+            on(world["toks"]),
+            {**fields, **limits, **threads, **own},
+            frozenset({"threads", "max_ms", "block_size", "reordered", "alpha", "beta", "gamma", "guide", "max_postings"}),
+        )
+    return found
+
+
+NAMES = [
+    "DocEncoder", "QueryEncoder", "Scorer", "PruneToks", "PruneToks mass", "PruneToks weight", "PruneToks on",
+    "ImpactRetriever", "PostingsScorer", "OpenSearchRetriever", "OpenSearchScorer", "PisaRetriever", "SeismicRetriever",
+    *(f"PostingsRetriever {name}" for name in ("exhaustive", "maxscore", "bmp", "guided")),
+]  # fmt: skip
+
+
+def concrete_transformers() -> dict[str, type]:
+    """Public transformers of the package that have no subclass in it."""
+    found = {}
+    for module in pkgutil.walk_packages(pyterrier_csplade.__path__, "pyterrier_csplade."):
+        if ".kernels" in module.name or module.name.endswith("__main__"):
+            continue
+        for name, value in vars(importlib.import_module(module.name)).items():
+            if inspect.isclass(value) and issubclass(value, pt.Transformer) and value.__module__ == module.name:
+                found[name] = value
+    own = [value for value in found.values()]
+    return {
+        name: value
+        for name, value in found.items()
+        if name[0] != "_"
+        and not issubclass(value, pt.Indexer)
+        and not any(issubclass(other, value) for other in own if other is not value)
+    }
+
+
+def test_every_transformer_has_a_case(world: dict[str, Any]) -> None:
+    tried = {name.split()[0] for name in cases(world)} | {"BM25Retriever"}  # tests/engines
+    assert set(NAMES) == cases(world).keys()
+    assert concrete_transformers().keys() - NOT_TRIED <= tried
+    for name, case in cases(world).items():
+        kind = type(case.make())
+        parameters = inspect.signature(kind.__init__).parameters.values()
+        settings = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "verbose"}
+        covered = {setting for other, c in cases(world).items() if other.split()[0] == name.split()[0] for setting in c.values}
+        assert settings <= covered, name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_that_are_set_after_use_are_obeyed(world: dict[str, Any], name: str) -> None:
+    case = cases(world)[name]
+    for parameter, (first, second) in case.values.items():
+        used = case.make(**{parameter: first})
+        before = case.use(used)
+        used.set_parameter(parameter, second)
+        fresh = case.make(**{parameter: second})
+        after = case.use(used)
+        assert after == case.use(fresh), parameter
+        assert used == fresh and repr(used) == repr(fresh), parameter
+        assert parameter in case.kept or after != before, f"{parameter} shows no difference: choose other values"
+        used.set_parameter(parameter, first)
+        assert case.use(used) == before, parameter
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(("OpenSearch", "Pisa", "Seismic"))])
+def test_copies_and_pickles_made_after_use_work(world: dict[str, Any], name: str) -> None:
+    case = cases(world)[name]
+    used = case.make()
+    expected = case.use(used)
+    for other in (copy.deepcopy(used), pickle.loads(pickle.dumps(used)), copy.copy(used)):
+        assert other == used and case.use(other) == expected
+    assert len(pickle.dumps(used)) < 10_000
+    assert case.use(used) == expected
+
+
+def test_a_grid_scan_compares_what_it_says(world: dict[str, Any]) -> None:
+    qrels = pd.DataFrame([{"qid": qid, "docno": docno, "label": 1} for qid in TOPICS["qid"] for docno in DOCUMENTS])
+    for retriever in (world["index"].retriever(), world["index"].retriever(algorithm="exhaustive")):
+        pipeline = world["csplade"].query_encoder() >> retriever
+        grid = {retriever: {"num_results": [1, 5]}}
+        table = pt.GridScan(pipeline, grid, TOPICS, qrels, ["num_ret"])
+        assert table["num_ret"].tolist() == [3, 15]
+
+
+def test_a_pipeline_works_in_another_process_after_use(world: dict[str, Any], tmp_path: Path) -> None:
+    pipeline = world["csplade"].query_encoder() >> world["index"].retriever(algorithm="exhaustive", num_results=3)
+    expected = frame(pipeline(TOPICS)[["qid", "docno", "score"]])
+    (tmp_path / "object").write_bytes(pickle.dumps((pipeline, TOPICS)))
+    code = (
+        "import json, pickle, sys\n"
+        "pipeline, topics = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "sys.stdout.write(json.dumps(pipeline(topics)[['qid', 'docno', 'score']].to_dict('list')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "object")], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == expected
+
+
+def test_joblib_workers_search_after_use(world: dict[str, Any]) -> None:
+    pipeline = world["csplade"].query_encoder() >> world["index"].retriever(algorithm="exhaustive", num_results=3)
+    expected = pipeline(TOPICS)
+    parts = joblib.Parallel(n_jobs=2)(joblib.delayed(pipeline)(TOPICS.iloc[at : at + 2]) for at in (0, 2))
+    columns = ["qid", "docno", "score"]
+    assert frame(pd.concat(parts)[columns]) == frame(expected[columns])
