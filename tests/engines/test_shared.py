@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
+import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,10 @@ import pyterrier as pt
 import pytest
 
 from pyterrier_csplade import ImpactIndexError, OpenSearchIndex
-from pyterrier_csplade.engines import Engine, PisaEngine, SeismicEngine
-from support import fake_engines
+from pyterrier_csplade.engines import AnseriniEngine, Engine, PisaEngine, SeismicEngine
+from support import fake_engines, web
 from support.fake_opensearch import FakeCluster, served
+from support.paths import ROOT
 
 PASSWORD = "s3cr3t/p%ss"
 ENGINES = pytest.mark.parametrize("kind", [PisaEngine, SeismicEngine])
@@ -202,3 +206,81 @@ def test_an_answer_comes_from_one_build_of_an_index_on_a_cluster(
     cluster.aliases["docs"] = ["one"]
     with pytest.raises(ImpactIndexError, match="'docs' at cluster:9200 was replaced 3 times while it was searched"):
         search(frame)
+
+
+@ENGINES
+def test_an_engine_is_an_artifact(kind: type[Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``pt.Artifact.load`` finds the class through setup.py; the installed metadata may be older."""
+    declared = re.findall(r'"(sparse_index\.\S+) = (pyterrier_csplade\.engines:\S+)"', (ROOT / "setup.py").read_text())
+    points = [EntryPoint(name, value, "pyterrier.artifact") for name, value in declared]
+    monkeypatch.setattr(pt.utils, "entry_points", lambda group: points if group == "pyterrier.artifact" else [])
+    monkeypatch.setattr(pt.io, "pyterrier_home", lambda: str(tmp_path / "home"))
+    index = kind(tmp_path / "index").index(documents("old"))
+    expected = found(index.retriever()(QUERIES))  # type: ignore[attr-defined]
+    index.build_package(str(tmp_path / "good.tar.lz4"), verbose=False)
+    own = next(file for file in sorted(index.directory.iterdir()) if file.name.startswith(("inv", "seismic")))
+    content = own.read_bytes()
+    own.write_bytes(content[:-1] + b"?")
+    with pytest.raises(ImpactIndexError, match=f"{own.name} has changed"):
+        index.verify()
+    index.build_package(str(tmp_path / "bad.tar.lz4"), verbose=False)
+    own.write_bytes(content)
+    with web.served(tmp_path) as address:
+        good, bad = (pt.Artifact.from_url(f"{address}/{name}.tar.lz4") for name in ("good", "bad"))
+    for loaded in (pt.Artifact.load(str(index.path)), kind.load(str(index.path)), good):
+        assert type(loaded) is kind and found(loaded.retriever()(QUERIES)) == expected
+        loaded.verify()
+    with pytest.raises(ImpactIndexError, match=f"{own.name} has changed"):
+        bad.retriever()(QUERIES)
+    assert {kind.ARTIFACT_FORMAT for kind in (PisaEngine, SeismicEngine, AnseriniEngine)} == {
+        name.partition(".")[2] for name, _ in declared
+    }
+
+
+@ENGINES
+def test_an_index_of_a_version_without_artifacts_opens(kind: type[Engine], tmp_path: Path) -> None:
+    index = kind(tmp_path / "index").index(documents("old"))
+    expected = found(index.retriever()(QUERIES))  # type: ignore[attr-defined]
+    manifest = index.directory / "csplade_manifest.json"
+    values = json.loads(manifest.read_text())
+    del values["files"]["pt_meta.json"]
+    (index.directory / "pt_meta.json").unlink()
+    manifest.write_text(json.dumps(values))
+    assert found(kind(index.path).retriever()(QUERIES)) == expected  # type: ignore[attr-defined]
+
+
+@ALL
+def test_names_are_short_and_can_name_files(retrieve: Any, tmp_path: Path) -> None:
+    index = retrieve.engine if hasattr(retrieve, "engine") else retrieve.index
+    if isinstance(index, OpenSearchIndex):
+        retrieve = index.retriever()
+    other = copy.copy(retrieve)
+    other.set_parameter("num_results", 3)
+    place = "docs" if isinstance(index, OpenSearchIndex) else "index"
+    assert str(index) == f"{type(index).__name__}({place})"
+    assert str(retrieve) == f"{type(retrieve).__name__}({place})"
+    assert str(other) == f"{type(retrieve).__name__}({place},num_results=3)"
+    systems = [retrieve, other]
+    if isinstance(index, OpenSearchIndex):
+        systems.append(index.retriever(filter={"range": {"year": {"gte": 'a/"b'}}}))
+        assert "/" not in str(index.scorer()) + str(index.bm25())
+    assert all(pt.io.ok_filename(str(system)) for system in systems)
+    (tmp_path / "runs").mkdir()
+    qrels = pd.DataFrame([{"qid": "q0", "docno": "old0", "label": 1}])
+    pt.Experiment(systems[:2], QUERIES, qrels, ["num_ret"], save_dir=str(tmp_path / "runs"))
+    assert len(list((tmp_path / "runs").glob("*.res.gz"))) == 2
+
+
+def test_arguments_that_are_set_after_use_are_obeyed(cluster: FakeCluster) -> None:
+    index = OpenSearchIndex(cluster.client(), "docs")
+    rows: list[Any] = [{**document, "text": "words", "year": "1999"} for document in documents("old")]
+    indexer = index.toks_indexer()
+    for name, value in (("text", "text"), ("meta", "year"), ("analyzer", "standard")):
+        indexer.set_parameter(name, value)
+    indexer.index(rows)
+    properties = cluster.indexes["docs"]["mappings"]["properties"]
+    assert properties["text"] == {"type": "text", "analyzer": "standard"} and properties["year"] == {"type": "keyword"}
+    retriever = index.retriever(num_results=1)
+    assert "year" not in retriever(QUERIES)
+    retriever.set_parameter("include_fields", "year")
+    assert set(retriever(QUERIES)["year"]) == {"1999"}
