@@ -26,8 +26,9 @@ class OpenSearchIndex(ClusterIndex):
 
         index = OpenSearchIndex("https://localhost:9200", "docs", auth=("user", "password"))
         (csplade.doc_encoder() >> index.toks_indexer(text="text")).index(dataset.get_corpus_iter())
-        dense = csplade.query_encoder() >> index.retriever()
-        hybrid = index.bm25() + dense
+        retriever = csplade.query_encoder() >> index.retriever()
+        rrf = pt.apply.generic(lambda results: results.assign(score=1 / (61 + results["rank"])))
+        hybrid = (index.bm25() >> rrf) + (retriever >> rrf)  # the scores themselves have other scales
     """
 
     schematic = {"label": "OpenSearchIndex", "help_url": None}
