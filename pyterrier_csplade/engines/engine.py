@@ -6,7 +6,6 @@ import copy
 import importlib
 import json
 import os
-import re
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from itertools import pairwise
@@ -18,7 +17,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import CspladeError, DataError, ImpactIndexError
-from pyterrier_csplade._settings import Settings
+from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade._version import __version__
 from pyterrier_csplade.index.documents import take_documents, take_vectors
 from pyterrier_csplade.index.retrieval import IndexRetriever
@@ -212,7 +211,7 @@ class Engine(Settings, pt.Artifact, pt.Indexer):
         return {**self.__dict__, "_opened": None}
 
     def __str__(self) -> str:
-        return short_name(self, self.directory.name, super()._changed())
+        return as_name(f"{type(self).__name__}({', '.join([self.directory.name, *super()._changed()])})")
 
     def _belongs_to(self) -> tuple[Any, ...]:
         return (self.directory,)
@@ -302,7 +301,7 @@ class EngineRetriever(IndexRetriever):
         return super(EngineRetriever, call).transform(inp)
 
     def __str__(self) -> str:
-        return short_name(self, self.engine.directory.name, self._changed())
+        return as_name(f"{type(self).__name__}({', '.join([self.engine.directory.name, *self._changed()])})")
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
         """Return none: the engine is where the results come from, not a step of a pipeline."""
@@ -344,17 +343,6 @@ def require(module: str, extra: str, what: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise CspladeError(f'{what} needs another package ({error}): pip install "pyterrier-csplade[{extra}]"') from error
-
-
-def short_name(what: object, name: str, settings: Iterable[str] = ()) -> str:
-    """Return a name for tables and for files: ``pt.Experiment(save_dir=...)`` names files after its systems.
-
-    Args:
-        what: The object.
-        name: The name of its index.
-        settings: Settings to show, as in ``repr``.
-    """
-    return re.sub(r'[:"%/\\<>^|?\s]+', "_", f"{type(what).__name__}({','.join([name, *settings])})")
 
 
 def to_arrays(vector: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:

@@ -259,7 +259,7 @@ def test_names_are_short_and_can_name_files(retrieve: Any, tmp_path: Path) -> No
     place = "docs" if isinstance(index, OpenSearchIndex) else "index"
     assert str(index) == f"{type(index).__name__}({place})"
     assert str(retrieve) == f"{type(retrieve).__name__}({place})"
-    assert str(other) == f"{type(retrieve).__name__}({place},num_results=3)"
+    assert str(other) == f"{type(retrieve).__name__}({place}, num_results=3)"
     systems = [retrieve, other]
     if isinstance(index, OpenSearchIndex):
         systems.append(index.retriever(filter={"range": {"year": {"gte": 'a/"b'}}}))
