@@ -80,7 +80,12 @@ setup(
     },
     entry_points={
         "console_scripts": ["pyterrier-csplade = pyterrier_csplade.cli.main:main"],
-        "pyterrier.artifact": ["sparse_vectors.csplade = pyterrier_csplade.collection:EncodedCollection"],
+        "pyterrier.artifact": [
+            "sparse_vectors.csplade = pyterrier_csplade.collection:EncodedCollection",
+            "sparse_index.csplade_pisa = pyterrier_csplade.engines:PisaEngine",
+            "sparse_index.csplade_seismic = pyterrier_csplade.engines:SeismicEngine",
+            "sparse_index.csplade_anserini = pyterrier_csplade.engines:AnseriniEngine",
+        ],
         "pyterrier.java.init": ["pyterrier_csplade = pyterrier_csplade.index.terrier.java:Jdk4pyInit"],
         "pyterrier.dataset_provider": ["csplade = pyterrier_csplade.data.python_docs:CspladeDatasetProvider"],
     },

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from pyterrier_csplade._errors import CspladeError, ImpactIndexError
 from pyterrier_csplade.index.search.algorithm import Hits
 from pyterrier_csplade.index.terrier.java import start, summary
 
-from .engine import Documents, Engine, EngineRetriever, require
+from .engine import Documents, Engine, EngineRetriever, Opened, require
 
 # The Java for which Anserini 1.x is compiled, and a module that it loads.
 _MIN_JAVA = 21
 _MODULE = "jdk.incubator.vector"
+# Held while Lucene is called: pyjnius keeps the receiver of a call in an object that threads share.
+_JAVA = threading.Lock()
 
 
 class AnseriniEngine(Engine):
@@ -34,6 +37,7 @@ class AnseriniEngine(Engine):
 
     schematic = {"label": "AnseriniEngine", "help_url": None}
     name, module, extra = "anserini", "pyterrier_anserini", "anserini"
+    ARTIFACT_FORMAT = "csplade_anserini"
 
     def retriever(self, *, num_results: int = 1000, threads: int = 1, verbose: bool = False) -> AnseriniRetriever:
         """Return a retriever of queries with ``query_toks``. Scores are the dot product, in single precision.
@@ -43,11 +47,10 @@ class AnseriniEngine(Engine):
             threads: Must be 1.
             verbose: Without effect.
         """
-        if threads != 1:
-            raise ValueError(f"Anserini is searched with one thread here, found threads={threads}")
+        _check_threads(threads)
         return AnseriniRetriever(self, num_results=num_results, threads=threads, verbose=verbose)
 
-    def load(self, directory: Path) -> Any:
+    def open_in(self, directory: Path) -> Any:
         """Return Lucene's searcher."""
         try:
             start()
@@ -90,19 +93,28 @@ class AnseriniRetriever(EngineRetriever):
 
     schematic = {"label": "AnseriniRetriever", "help_url": None}
 
-    def _run(self, engine: Any, queries: dict[str, dict[int, float]]) -> dict[str, Hits]:
-        return {qid: self._run_one(engine, query) for qid, query in queries.items()}
+    def _run(self, index: Opened, queries: dict[str, dict[int, float]]) -> dict[str, Hits]:
+        _check_threads(self.threads)
+        with _JAVA:
+            return {qid: self._run_one(index.engine, query) for qid, query in queries.items()}
 
     def _run_one(self, searcher: Any, query: dict[int, float]) -> Hits:
         builder = _lucene_class("search.BooleanQuery$Builder")()
         should = _lucene_class("search.BooleanClause$Occur").SHOULD
         for number, weight in query.items():
             term = _lucene_class("search.TermQuery")(_lucene_class("index.Term")("contents", str(number)))
-            builder.add(_lucene_class("search.BoostQuery")(term, weight), should)
-        found = searcher.search(builder.build(), self.num_results).scoreDocs
+            clause = _lucene_class("search.BoostQuery")(term, weight)
+            builder.add(clause, should)
+        query_object = builder.build()
+        found = searcher.search(query_object, self.num_results).scoreDocs
         stored = searcher.storedFields()
         docids = np.array([int(stored.document(hit.doc).get("id")) for hit in found], dtype=np.int64)
         return Hits(docids, np.array([hit.score for hit in found], dtype=np.float64))
+
+
+def _check_threads(threads: int) -> None:
+    if threads != 1:
+        raise ValueError(f"Anserini is searched with one thread here, found threads={threads}")
 
 
 def check_java() -> None:

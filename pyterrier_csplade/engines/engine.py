@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import CspladeError, DataError, ImpactIndexError
+from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade._version import __version__
 from pyterrier_csplade.index.documents import take_documents, take_vectors
 from pyterrier_csplade.index.retrieval import IndexRetriever
 from pyterrier_csplade.index.search.algorithm import Hits
+from pyterrier_csplade.index.search.postings import index_identity
 from pyterrier_csplade.index.spool import Spool
 from pyterrier_csplade.storage.arrays import ArrayFile, ArrayWriter, PackedStrings, StringTable
-from pyterrier_csplade.storage.manifest import check_on_opening, write_manifest
+from pyterrier_csplade.storage.manifest import check_all, check_on_opening, read_whole, write_manifest
 from pyterrier_csplade.storage.workspace import publish, workspace
 from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 # Docnos and terms of an index, and its contract, beside the files of the engine.
 _NAMES_FILE = "csplade_engine.bin"
+# By which PyTerrier recognises an artifact.
+_META_FILE = "pt_meta.json"
+
+# Held while an index is opened: threads that use one first open it once.
+_OPENING = threading.RLock()
 
 
 class Documents:
@@ -63,10 +74,11 @@ class Documents:
                 yield dict(zip(numbers[start:end], impacts[start:end]))
 
 
-class Engine(pt.Indexer):
+class Engine(Settings, pt.Artifact, pt.Indexer):
     """An index of impacts in another engine: built beside its path, moved there when complete, checked when it is opened.
 
-    Documents are checked, and their impacts rounded, as by :meth:`pyterrier_csplade.ImpactIndex.toks_indexer`.
+    Documents are checked, and their impacts rounded, as by :meth:`pyterrier_csplade.ImpactIndex.toks_indexer`. An index is a
+    PyTerrier artifact: ``pt.Artifact.load(path)`` returns this object. Threads may share it and its retrievers.
 
     Attributes:
         path: The directory of the index.
@@ -78,11 +90,13 @@ class Engine(pt.Indexer):
     extra: ClassVar[str]
     #: Retrievers compare indexes by it.
     memory = False
+    ARTIFACT_TYPE = "sparse_index"
+    ARTIFACT_PACKAGE_HINT = "pyterrier-csplade"
+    ARTIFACT_FORMAT: ClassVar[str]
 
     def __init__(self, path: str | Path) -> None:
         """Name an index, which need not exist yet."""
-        super().__init__()
-        self.path = Path(path)
+        super().__init__(path)
         self._opened: Opened | None = None
 
     @property
@@ -136,6 +150,7 @@ class Engine(pt.Indexer):
             built.mkdir()
             self._build(documents, built)
             _write_names(built / _NAMES_FILE, self.name, documents, spool.encoder.contract)
+            self._write_metadata(built / _META_FILE)
             write_manifest(built)
             publish(built, self.directory)
         self.close()
@@ -152,13 +167,22 @@ class Engine(pt.Indexer):
             CspladeError: The engine is not installed.
             ImpactIndexError: There is no index, or it is damaged or belongs to another engine.
         """
-        if self._opened is None:
-            self.package()
-            if not (self.directory / _NAMES_FILE).exists():
-                raise ImpactIndexError(f"no index at {self.path}: build it with (csplade.doc_encoder() >> engine).index(...)")
-            check_on_opening(self.directory)
-            self._opened = Opened(self, self.directory)
-        return self._opened
+        if (opened := self._opened) is not None:
+            return opened
+        with _OPENING:
+            if (opened := self._opened) is None:
+                self.package()
+                self._opened = opened = read_whole(self.directory, lambda: Opened(self, self.directory))
+            return opened
+
+    def verify(self) -> None:
+        """Compare size and SHA-256 of every file with the manifest; reads the whole index.
+
+        Raises:
+            ImpactIndexError: A file is missing or has changed (names it), or there is no index.
+        """
+        self.check_built()
+        check_all(self.directory)
 
     def close(self) -> None:
         """Forget the opened index, so that the next use opens the path again."""
@@ -172,7 +196,7 @@ class Engine(pt.Indexer):
         """
         return require(self.module, self.extra, type(self).__name__)
 
-    def load(self, directory: Path) -> Any:
+    def open_in(self, directory: Path) -> Any:
         """Return the engine's own object for the index in a directory."""
         raise NotImplementedError
 
@@ -183,19 +207,47 @@ class Engine(pt.Indexer):
     def __len__(self) -> int:
         return len(self.open().docnos)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r})"
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def __str__(self) -> str:
+        return as_name(f"{type(self).__name__}({', '.join([self.directory.name, *super()._changed()])})")
+
+    def _belongs_to(self) -> tuple[Any, ...]:
+        return (self.directory,)
+
+    def _changed(self) -> list[str]:
+        return [repr(str(self.path)), *super()._changed()]
+
+    def check_built(self) -> None:
+        """Refuse a path without an index.
+
+        Raises:
+            ImpactIndexError: There is none.
+        """
+        if not (self.directory / _NAMES_FILE).exists():
+            raise ImpactIndexError(f"no index at {self.path}: build it with (csplade.doc_encoder() >> engine).index(...)")
+
+    def _write_metadata(self, path: Path) -> None:
+        # PISA writes such a file itself and reads it again, but as a PisaIndex the index would find nothing.
+        values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        names = {"type": self.ARTIFACT_TYPE, "format": self.ARTIFACT_FORMAT, "package_hint": self.ARTIFACT_PACKAGE_HINT}
+        path.write_text(json.dumps(values | names, indent=2) + "\n", encoding="utf-8")
 
 
 class Opened:
-    """An index that is open: the engine's own object, and the names of its documents and terms."""
+    """An index that is open, one build of it: the engine's own object, and the names of its documents and terms."""
 
     def __init__(self, engine: Engine, directory: Path) -> None:
-        """Open an index.
+        """Check and open an index.
 
         Raises:
-            ImpactIndexError: It belongs to another engine.
+            ImpactIndexError: There is none, it is damaged, or it belongs to another engine.
         """
+        engine.check_built()
+        check_on_opening(directory)
+        self._directory, self._identity = directory, index_identity(directory)
+        self._searchers: dict[Hashable, Any] = {}
         names = ArrayFile(directory / _NAMES_FILE)
         found = names.metadata["engine"]
         if found != engine.name:
@@ -204,21 +256,52 @@ class Opened:
         self.contract = None if contract is None else Contract.from_dict(contract, source=str(names.path))
         self.docnos = StringTable(names, "docnos")
         self.numbers = {term: number for number, term in enumerate(StringTable(names, "terms"))}
-        self.engine = engine.load(directory)
+        self.engine = engine.open_in(directory)
+
+    def searcher(self, settings: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what an engine opens by its path to search with some settings, made at first use.
+
+        Raises:
+            ImpactIndexError: The index was replaced since it was opened.
+        """
+        if (found := self._searchers.get(settings)) is not None:
+            return found
+        with _OPENING:
+            if settings not in self._searchers:
+                try:
+                    made = make()
+                finally:
+                    self._check_same()
+                self._searchers[settings] = made
+            return self._searchers[settings]
+
+    def _check_same(self) -> None:
+        if index_identity(self._directory) != self._identity:
+            raise ImpactIndexError(
+                f"{self._directory} was removed or built again while it was open: call close() of the engine, and search again"
+            )
 
 
 class EngineRetriever(IndexRetriever):
     """Retrieves from another engine, with the columns of :class:`pyterrier_csplade.ImpactIndex`'s retrievers.
 
     ``docid`` is the place of a document in the order of indexing. Documents with equal scores come in that order; the engine
-    decides which of them are left out at the end of a ranking. A query without a term of the index has no rows.
+    decides which of them are left out at the end of a ranking. A query without a term of the index has no rows. All answers
+    of a call come from the index that was open at its start.
     """
 
     def __init__(self, engine: Engine, *, num_results: int = 1000, threads: int = 1, verbose: bool = False) -> None:
         """Create a retriever; the engine's ``retriever`` explains the arguments."""
         super().__init__(engine, num_results=num_results, threads=threads, verbose=verbose)  # type: ignore[arg-type]
         self.engine = engine
-        self._index: Opened | None = None
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Search; see :meth:`IndexRetriever.transform`."""
+        call = copy.copy(self)  # holds the index of this call, so that the retriever itself holds settings alone
+        return super(EngineRetriever, call).transform(inp)
+
+    def __str__(self) -> str:
+        return as_name(f"{type(self).__name__}({', '.join([self.engine.directory.name, *self._changed()])})")
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
         """Return none: the engine is where the results come from, not a step of a pipeline."""
@@ -229,17 +312,16 @@ class EngineRetriever(IndexRetriever):
         return self._index.contract
 
     def _search(self, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
-        assert self._index is not None
         numbers = self._index.numbers
         known = {qid: {numbers[t]: w for t, w in query.items() if t in numbers} for qid, query in queries.items()}
-        found = self._run(self._index.engine, {qid: query for qid, query in known.items() if query})
+        found = self._run(self._index, {qid: query for qid, query in known.items() if query})
         return {qid: _in_order(hits, self.num_results) for qid, hits in found.items()}
 
-    def _run(self, engine: Any, queries: dict[str, dict[int, float]]) -> dict[str, Hits]:
+    def _run(self, index: Opened, queries: dict[str, dict[int, float]]) -> dict[str, Hits]:
         """Search with the engine's own object.
 
         Args:
-            engine: What :meth:`Engine.load` returned.
+            index: The index; its ``engine`` is what :meth:`Engine.open_in` returned.
             queries: qid to number of a term to weight. There may be no query; none is empty.
 
         Returns:
@@ -248,7 +330,6 @@ class EngineRetriever(IndexRetriever):
         raise NotImplementedError
 
     def _read(self, field: str, docids: np.ndarray) -> Any:
-        assert self._index is not None
         return self._index.docnos.take(docids)
 
 

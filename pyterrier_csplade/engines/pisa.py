@@ -12,7 +12,7 @@ import pandas as pd
 from pyterrier_csplade._errors import DataError
 from pyterrier_csplade.index.search.algorithm import Hits
 
-from .engine import Documents, Engine, EngineRetriever
+from .engine import Documents, Engine, EngineRetriever, Opened
 
 # Documents that pyterrier-pisa inverts together; our choice (measured: its Python objects take about 10 kB a document).
 _BATCH = 20_000
@@ -28,6 +28,7 @@ class PisaEngine(Engine):
 
     schematic = {"label": "PisaEngine", "help_url": None}
     name, module, extra = "pisa", "pyterrier_pisa", "pisa"
+    ARTIFACT_FORMAT = "csplade_pisa"
 
     def retriever(
         self,
@@ -61,12 +62,12 @@ class PisaEngine(Engine):
             verbose=verbose,
         )
 
-    def load(self, directory: Path) -> Any:
+    def open_in(self, directory: Path) -> Any:
         """Return the PisaIndex."""
         return self.package().PisaIndex(str(directory), stemmer="none", stops="none", batch_size=_BATCH)
 
     def _build(self, documents: Documents, directory: Path) -> None:
-        index = self.load(directory)
+        index = self.open_in(directory)
         index.toks_indexer(scale=1.0).index(_records(documents))
         # The first retriever compresses the postings: made here, so that the manifest lists these files too.
         index.quantized(num_results=1)
@@ -89,19 +90,18 @@ class PisaRetriever(EngineRetriever):
     ) -> None:
         """Create a retriever; :meth:`PisaEngine.retriever` explains the arguments."""
         super().__init__(engine, num_results=num_results, threads=threads, verbose=verbose)
-        if not 0 < toks_scale < float("inf"):
-            raise ValueError(f"toks_scale must be above 0 and finite, found {toks_scale}")
+        _check_scale(toks_scale)
         self.query_algorithm = query_algorithm
         self.toks_scale = toks_scale
-        self._pisa: tuple[Any, Any] | None = None
 
-    def _run(self, engine: Any, queries: dict[str, dict[int, float]]) -> dict[str, Hits]:
+    def _run(self, index: Opened, queries: dict[str, dict[int, float]]) -> dict[str, Hits]:
+        _check_scale(self.toks_scale)
         repeated = {qid: self._repeat(qid, query) for qid, query in queries.items()}
         repeated = {qid: query for qid, query in repeated.items() if query}
         if not repeated:
             return {}
         frame = pd.DataFrame({"qid": list(repeated), "query_toks": list(repeated.values())})
-        found = self._retrieve(engine).transform(frame)
+        found = self._retriever(index).transform(frame)
         docids, scores = found["docno"].to_numpy().astype(np.int64), found["score"].to_numpy().astype(np.float64)
         rows = found.groupby("qid", sort=False).indices
         return {qid: Hits(docids[at], scores[at] / self.toks_scale) for qid, at in rows.items()}
@@ -112,19 +112,19 @@ class PisaRetriever(EngineRetriever):
             raise DataError(f"query {qid!r}: PISA would repeat its terms too often: use a smaller toks_scale")
         return {term: weight for term, weight in weights.items() if weight}
 
-    def _retrieve(self, engine: Any) -> Any:
-        if self._pisa is None or self._pisa[0] is not engine:
-            self._pisa = (
-                engine,
-                engine.quantized(
-                    num_results=self.num_results,
-                    query_algorithm=self.query_algorithm,
-                    toks_scale=1.0,
-                    threads=self.threads,
-                    verbose=self.verbose,
-                ),
-            )
-        return self._pisa[1]
+    def _retriever(self, index: Opened) -> Any:
+        settings = {
+            "num_results": self.num_results,
+            "query_algorithm": self.query_algorithm,
+            "threads": self.threads,
+            "verbose": self.verbose,
+        }
+        return index.searcher(tuple(settings.values()), lambda: index.engine.quantized(toks_scale=1.0, **settings))
+
+
+def _check_scale(toks_scale: float) -> None:
+    if not 0 < toks_scale < float("inf"):
+        raise ValueError(f"toks_scale must be above 0 and finite, found {toks_scale}")
 
 
 def _records(documents: Documents) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pyterrier_csplade.index.search.algorithm import Hits
 
-from .engine import Documents, Engine, EngineRetriever, to_arrays
+from .engine import Documents, Engine, EngineRetriever, Opened, to_arrays
 
 # Terms that the plain classes can number; classes with LV ("large vocabulary") use 32 bits.
 _MAX_TERMS = 2**16
@@ -31,6 +31,7 @@ class SeismicEngine(Engine):
 
     schematic = {"label": "SeismicEngine", "help_url": None}
     name, module, extra = "seismic", "seismic", "seismic"
+    ARTIFACT_FORMAT = "csplade_seismic"
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class SeismicEngine(Engine):
             self, query_cut=query_cut, heap_factor=heap_factor, num_results=num_results, threads=threads, verbose=verbose
         )
 
-    def load(self, directory: Path) -> Any:
+    def open_in(self, directory: Path) -> Any:
         """Return the SeismicIndex or SeismicIndexLV."""
         seismic = self.package()
         (file,) = directory.glob(f"{_FILE}*.index.seismic")
@@ -124,12 +125,12 @@ class SeismicRetriever(EngineRetriever):
         self.query_cut = query_cut
         self.heap_factor = heap_factor
 
-    def _run(self, engine: Any, queries: dict[str, dict[int, float]]) -> dict[str, Hits]:
+    def _run(self, index: Opened, queries: dict[str, dict[int, float]]) -> dict[str, Hits]:
         if not queries:
             return {}
         vectors = [to_arrays(query) for query in queries.values()]
         token = self.engine.package().get_seismic_string()
-        found = engine.batch_search(
+        found = index.engine.batch_search(
             np.array([str(i) for i in range(len(queries))], dtype=token),
             [numbers.astype(token) for numbers, _ in vectors],
             [weights for _, weights in vectors],

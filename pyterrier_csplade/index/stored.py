@@ -75,6 +75,20 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
         self._identity_of_index_obj = ""
         self._postings: Postings | None = None
 
+    @classmethod
+    def coerce(cls, index_like: object) -> StoredIndex:
+        """Return an index that is given as its path, as itself, or as a :class:`pyterrier.terrier.TerrierIndex` with a path.
+
+        Raises:
+            TypeError: It is none of them.
+        """
+        if isinstance(index_like, StoredIndex):
+            return index_like
+        path = index_like.path if isinstance(index_like, pt.terrier.TerrierIndex) else index_like
+        if not isinstance(path, (str, Path)):
+            raise TypeError(f"expected an index or its path, found {index_like!r}")
+        return cls(path)
+
     @property
     def directory(self) -> Path:
         """The directory of the index, absolute and free of links."""

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import statistics
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +16,7 @@ import requests
 
 from pyterrier_csplade import Contract, ImpactIndex
 from support.indexes import CONTRACT, documents, search
+from support.web import served
 
 
 def build(path: Path, contract: Contract | None) -> ImpactIndex:
@@ -92,20 +88,6 @@ def test_card_on_zenodo_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "a &lt;b&gt; &amp; c" in metadata["description"]
 
 
-@contextlib.contextmanager
-def served(directory: Path) -> Iterator[str]:
-    """The address of a web server that serves a directory."""
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(directory))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 def test_package_from_a_url_is_the_same_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = build(tmp_path / "i", CONTRACT)
     index.build_package(str(tmp_path / "package.tar.lz4"), verbose=False)
@@ -134,3 +116,12 @@ def test_the_import_costs_little_more_than_that_of_pyterrier() -> None:
     for place in (1, 2):
         # PyTerrier took 0.4 s on the machine where this limit was set; there it is 0.3 s.
         assert statistics.median(run[place] / run[0] for run in runs) < 1.75, runs
+
+
+def test_coerce_gives_the_class_that_it_was_called_on(tmp_path: Path) -> None:
+    index = ImpactIndex(tmp_path / "index")
+    assert ImpactIndex.coerce(index) is index
+    for given in (str(tmp_path / "index"), tmp_path / "index", pt.terrier.TerrierIndex(str(tmp_path / "index"))):
+        assert type(ImpactIndex.coerce(given)) is ImpactIndex and ImpactIndex.coerce(given) == index
+    with pytest.raises(TypeError, match="expected an index or its path, found 3"):
+        ImpactIndex.coerce(3)

@@ -211,7 +211,8 @@ def test_parameters_that_are_set_after_use_are_obeyed(world: dict[str, Any], nam
         assert case.use(used) == before, parameter
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(("OpenSearch", "Pisa", "Seismic"))])
+# Those of OpenSearch use a client here, which cannot be pickled; tests/engines tries them with a URL.
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("OpenSearch")])
 def test_copies_and_pickles_made_after_use_work(world: dict[str, Any], name: str) -> None:
     case = cases(world)[name]
     used = case.make()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import re
+from collections import defaultdict
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pyterrier_csplade import CSPLADE
@@ -30,8 +34,49 @@ def test_python_blocks_run(page: Path, csplade: CSPLADE, monkeypatch: pytest.Mon
     assert code or page.stem in WITHOUT_PYTHON
     names: dict[str, Any] = {}
     exec(compile(code, str(page), "exec"), names)
-    for name in {"pipeline", "retriever", "reranker", "maxp"} & set(names):
+    for name in {"pipeline", "retriever", "reranker", "maxp", "hybrid", "weighted"} & set(names):
         assert len(names[name].search("inverted index")) > 0
+    if page.stem == "how-to":
+        check_recipes(names, tmp_path)
+
+
+def check_recipes(names: dict[str, Any], directory: Path) -> None:
+    """Compare what the recipes of the page made with references."""
+    csplade, corpus, topics = names["csplade"], names["corpus"], names["topics"]
+    sides = [names["terms"].bm25(num_results=100), names["retriever"]]
+    ranks: defaultdict[str, float] = defaultdict(float)
+    scores: defaultdict[str, float] = defaultdict(float)
+    for side, share in zip(sides, (0.3, 0.7)):
+        found = side(topics)
+        low, high = found["score"].min(), found["score"].max()
+        for docno, rank, score in zip(found["docno"], found["rank"], found["score"]):
+            ranks[docno] += 1 / (61 + rank)
+            scores[docno] += share * ((score - low) / (high - low) if high > low else 1.0)
+    for name, expected in (("hybrid", ranks), ("weighted", scores)):
+        fused = names[name](topics)
+        assert dict(zip(fused["docno"], fused["score"])) == pytest.approx(dict(expected)), name
+    toks = {document["docno"]: document["toks"] for document in csplade.doc_encoder().transform_iter(corpus)}
+    lines = [json.loads(line) for line in (directory / "vectors.jsonl").read_text().splitlines()]
+    assert {line["id"]: line["vector"] for line in lines} == toks
+    for kind, ids, matrix in (("doc", list(toks), names["documents"]), ("query", ["q1"], names["queries"])):
+        # As lsr_benchmark.irds.embeddings of lsr-benchmark 0.1.1 reads it.
+        read = np.load(directory / "lsr" / kind / f"{kind}-embeddings.npz")
+        assert (directory / "lsr" / kind / f"{kind}-ids.txt").read_text().strip().split("\n") == ids
+        for row, (start, end) in enumerate(pairwise(read["indptr"])):
+            vector = dict(zip(read["indices"].astype("U30")[start:end], read["data"][start:end]))
+            assert vector == {str(column): weight for column, weight in zip(matrix[row].indices, matrix[row].data)}
+
+
+def test_ciff_holds_the_impacts(csplade: CSPLADE, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ciff: Any = pytest.importorskip("pyterrier_ciff")
+    monkeypatch.chdir(tmp_path)
+    corpus = [{"docno": "d1", "text": "An inverted index."}, {"docno": "d2", "text": "Cats sleep, dogs do not."}]
+    exec(blocks(next(page for page in PAGES if page.stem == "how-to"), "python3")[0], {"csplade": csplade, "corpus": corpus})
+    found: list[dict[str, int]] = [{}, {}]
+    for record in (record for record in ciff.CiffIndex("my.ciff") if hasattr(record, "postings")):
+        for posting, docid in zip(record.postings, accumulate(posting.docid for posting in record.postings)):
+            found[docid][record.term] = posting.tf
+    assert found == [document["toks"] for document in csplade.doc_encoder().transform_iter(corpus)]
 
 
 def test_configurations_are_valid(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ def pisa() -> ModuleType:
 
         def index(self, documents: Iterable[dict[str, Any]]) -> None:
             self.file.write_text(json.dumps({document["docno"]: document["toks"] for document in documents}))
+            metadata = {"type": "sparse_index", "format": "pisa", "package_hint": "pyterrier-pisa", "stemmer": "none"}
+            self.file.with_name("pt_meta.json").write_text(json.dumps(metadata))
 
         def quantized(self, **settings: Any) -> Any:
             module.calls.append(("quantized", settings))

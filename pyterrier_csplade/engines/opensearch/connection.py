@@ -72,7 +72,9 @@ class RequestRefusedError(ImpactIndexError):
 class Connection:
     """A cluster.
 
-    Every request of this package may be sent again: documents are put under their docno, settings are set to values.
+    Every request of this package may be sent again: documents are put under their docno, settings are set to values. Threads
+    may share a connection. A pickle holds the URL, the certificates' path, and user and password, which a worker process needs
+    to connect; a client that was given cannot be pickled.
 
     Attributes:
         name: Name used in error messages: the cluster's URL without user and password.
@@ -95,7 +97,7 @@ class Connection:
             self.name, auth = _split_url(server, auth)
             self._secrets = tuple(secret for secret in (auth or ())[1:] if secret)
             self._client: Any = None
-            self._settings = {"http_auth": auth, "ca_certs": ca_certs}
+            self._settings: dict[str, Any] | None = {"http_auth": auth, "ca_certs": ca_certs}
             return
         if auth is not None or ca_certs is not None:
             raise ValueError("a client brings its own auth and ca_certs: give a URL, or set them up in the client")
@@ -104,6 +106,15 @@ class Connection:
             raise ValueError(f"expected the URL of a cluster or a (synchronous) client of opensearch-py, found {server!r}")
         self.name = ",".join(f"{host.get('host')}:{host.get('port', 9200)}" for host in server.transport.hosts)
         self._client = server
+        self._settings = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._settings is None:
+            raise TypeError(f"the client of {self.name} cannot be pickled: give OpenSearchIndex the URL, auth and ca_certs")
+        return {**self.__dict__, "_client": None, "_checked": False}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Connection:
+        return self  # clients cannot be copied, and can be shared
 
     def __call__(
         self,
@@ -167,7 +178,7 @@ class Connection:
         if self._client is None:
             # One attempt each: the client would try again without a pause. pool_maxsize is our choice (not measured).
             self._client = _opensearchpy().OpenSearch(
-                [self.name], **self._settings, verify_certs=True, timeout=self._timeout, max_retries=0, pool_maxsize=32
+                [self.name], **(self._settings or {}), verify_certs=True, timeout=self._timeout, max_retries=0, pool_maxsize=32
             )
         headers = {"content-type": "application/x-ndjson"} if isinstance(body, bytes) else None
         return self._client.transport.perform_request(method, path, params=dict(params or {}), body=body, headers=headers)

@@ -26,8 +26,9 @@ class OpenSearchIndex(ClusterIndex):
 
         index = OpenSearchIndex("https://localhost:9200", "docs", auth=("user", "password"))
         (csplade.doc_encoder() >> index.toks_indexer(text="text")).index(dataset.get_corpus_iter())
-        dense = csplade.query_encoder() >> index.retriever()
-        hybrid = index.bm25() + dense
+        retriever = csplade.query_encoder() >> index.retriever()
+        rrf = pt.apply.generic(lambda results: results.assign(score=1 / (61 + results["rank"])))
+        hybrid = (index.bm25() >> rrf) + (retriever >> rrf)  # the scores themselves have other scales
     """
 
     schematic = {"label": "OpenSearchIndex", "help_url": None}
@@ -48,7 +49,8 @@ class OpenSearchIndex(ClusterIndex):
             server: URL of the cluster, or a client of opensearch-py, such as one that signs requests for AWS. With an https URL
                 the certificate of the server is verified.
             name: The index; for retrieval also an alias, of one or of several that were built alike.
-            auth: User and password, which the URL may contain instead; neither repr nor messages show them.
+            auth: User and password, which the URL may contain instead. Neither repr nor messages show them, but a pickle of the
+                index or of its retrievers holds them, because worker processes need them: keep it as secret as the password.
             ca_certs: File with the certificates to trust in place of the system's.
             vocabulary: ``csplade.vocabulary``, to name terms in the index by their token ids (``t12345``); otherwise by their
                 own strings. Indexing and retrieval must do the same.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -57,8 +58,7 @@ class OpenSearchIndexer(Settings, pt.Indexer):
         if replicas < 0:
             raise ValueError(f"replicas must be at least 0, found {replicas}")
         self._index = index
-        self.fields = Fields(meta, text, analyzer)
-        self.meta = self.fields.types or ()
+        self.meta = Fields(meta, text, analyzer).types or ()
         self.text = text
         self.analyzer = analyzer
         self.scale = scale
@@ -69,6 +69,11 @@ class OpenSearchIndexer(Settings, pt.Indexer):
         self.parallel = parallel
         self.request_bytes = request_bytes
         self.verbose = verbose
+
+    @property
+    def fields(self) -> Fields:
+        """The fields of documents besides docno and impacts."""
+        return Fields(self.meta, self.text, self.analyzer)
 
     def index_inputs(self) -> list[list[str]]:
         """Return the columns that documents need."""
@@ -134,8 +139,11 @@ class OpenSearchIndexer(Settings, pt.Indexer):
         first = next(incoming, None)
         if first is None:
             raise DataError("nothing to index: there is no document")
-        metadata = Metadata(remote.names.scheme, self.scale, self.fields.names, self.fields.text, records.encoder.contract)
-        remote.begin(metadata, self.fields, shards=self.shards, overwrite=self.overwrite)
+        fields = self.fields
+        metadata = Metadata(
+            remote.names.scheme, self.scale, fields.names, fields.text, records.encoder.contract, build=uuid.uuid4().hex
+        )
+        remote.begin(metadata, fields, shards=self.shards, overwrite=self.overwrite)
         loader = BulkLoader(remote.connection, remote.name, parallel=self.parallel, request_bytes=self.request_bytes)
         try:
             loader.load(chain([first], incoming))

@@ -70,6 +70,7 @@ class Metadata:
         postings: Impacts in all.
         dropped: Weights above 0 that rounding made 0.
         quantization_loss: Share of the sum of the weights that rounding changed.
+        build: Random name of the load, which differs after ``overwrite=True``; empty in indexes of older versions.
     """
 
     names: Mapping[str, Any]
@@ -83,12 +84,14 @@ class Metadata:
     postings: int = 0
     dropped: int = 0
     quantization_loss: float = 0.0
+    build: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``_meta``."""
-        values = {name: value for name, value in asdict(self).items() if name not in ("names", "contract")}
+        values = {name: value for name, value in asdict(self).items() if name not in ("names", "contract", "build")}
         contract = None if self.contract is None else self.contract.to_dict()
-        return {"csplade": {"format": _FORMAT, "version": __version__, **self.names, **values, "contract": contract}}
+        values = {"format": _FORMAT, "version": __version__, **self.names, **values, "contract": contract}
+        return {"csplade": values, "csplade_build": self.build}  # versions before the build would refuse it among the values
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], index: str) -> Metadata:
@@ -110,6 +113,7 @@ class Metadata:
         return cls(
             names=names,
             contract=None if contract is None else Contract.from_dict(contract, source=f"the mapping of {index}"),
+            build=mapping["_meta"].get("csplade_build", ""),
             **values,
         )
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import pyterrier as pt
 
 from pyterrier_csplade._errors import ImpactIndexError
-from pyterrier_csplade._settings import Settings
+from pyterrier_csplade._settings import Settings, as_name
 
 from .connection import RETRIED, Backoff, Connection, RequestRefusedError, ndjson
 from .mapping import Fields, Metadata, TermNames
@@ -19,6 +19,11 @@ from .mapping import Fields, Metadata, TermNames
 # Opening and searching wait less than a load; our choice (not measured).
 _BACKOFF = Backoff(patience=30.0)
 _LOAD_BACKOFF = Backoff()
+
+# Attempts to search one build of an index that is being replaced; our choice (not measured).
+_READS = 3
+
+T = TypeVar("T")
 
 _LOADING = {"refresh_interval": "-1", "number_of_replicas": 0}
 
@@ -58,7 +63,29 @@ class RemoteIndex:
         Raises:
             ImpactIndexError: There is no index, one is incomplete or names terms differently, or scores cannot be compared.
         """
-        found = self._find_all()
+        return self._join(self._find_all())
+
+    def read(self, search: Callable[[Metadata], T]) -> T:
+        """Return what searches of the index find, all in one build of it.
+
+        If the index was built again meanwhile, or its alias switched, the searches are made again.
+
+        Args:
+            search: Searches, and is given the metadata of :meth:`open`.
+
+        Raises:
+            ImpactIndexError: As :meth:`open`; or the index is replaced again and again.
+        """
+        before = self._find_all()
+        for _ in range(_READS):
+            result = search(self._join(before))
+            after = self._find_all()
+            if after == before:
+                return result
+            before = after
+        raise ImpactIndexError(f"{self} was replaced {_READS} times while it was searched: search again")
+
+    def _join(self, found: Mapping[str, Metadata]) -> Metadata:
         if not found:
             raise ImpactIndexError(f"there is no index {self}: build it with (csplade.doc_encoder() >> index).index(...)")
         for name, metadata in found.items():
@@ -230,6 +257,9 @@ class ClusterIndex(Settings, pt.Indexer):
 
     def _defaults(self) -> dict[str, Any]:
         return {}  # credentials and time-outs make no other index
+
+    def __str__(self) -> str:
+        return as_name(f"{type(self).__name__}({self.remote.name})")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.remote.connection.name!r}, {self.remote.name!r})"

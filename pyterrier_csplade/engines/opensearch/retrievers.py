@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
-from pyterrier_csplade._settings import Settings
+from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade.vectors.checks import (
     as_names,
     check_contracts,
@@ -55,6 +56,9 @@ class _ClusterTransformer(Settings, pt.Transformer):
     def subtransformers(self) -> dict[str, pt.Transformer]:
         """Return none: the index is where the results come from, not a step of a pipeline."""
         return {}
+
+    def __str__(self) -> str:
+        return as_name(f"{type(self).__name__}({', '.join([self.index.remote.name, *self._changed()])})")
 
     def _maker(self) -> str:
         return f"{self.index!r}.{self._factory}"
@@ -131,7 +135,7 @@ class ClusterRetriever(_ClusterTransformer):
         """
         pt.validate.query_frame(inp, extra_columns=[self._column], context=self)
         queries = inp.drop(columns=self._new_columns, errors="ignore").assign(qid=query_ids(inp))
-        found = self._search(queries, self.index.remote.open()) if self._check(queries) else {}
+        found = self.index.remote.read(partial(self._search, queries)) if self._check(queries) else {}
         return self._frame(queries, [found.get(qid, []) for qid in queries["qid"]])
 
     def fuse_rank_cutoff(self, k: int) -> pt.Transformer | None:
@@ -140,7 +144,7 @@ class ClusterRetriever(_ClusterTransformer):
 
     @property
     def _fields(self) -> list[str]:
-        return [field for field in self.include_fields or () if field != DOCNO]
+        return [field for field in as_names(self.include_fields) or () if field != DOCNO]
 
     @property
     def _new_columns(self) -> list[str]:
@@ -238,14 +242,12 @@ class OpenSearchScorer(_ClusterTransformer):
         pt.validate.columns(inp, includes=["qid", "query_toks", DOCNO], context=self)
         scores: dict[tuple[str, str], float] = {}
         if len(inp):
-            frame = inp.assign(qid=text_qids(inp))
-            metadata = self.index.remote.open()
-            check_contracts(frame, metadata.contract, str(self.index.remote))
-            scores = self._scores(frame)
+            scores = self.index.remote.read(partial(self._scores, inp.assign(qid=text_qids(inp))))
         rows = zip(inp["qid"].astype(str), inp[DOCNO])
         return pt.model.add_ranks(inp.assign(score=pd.Series([scores[row] for row in rows], index=inp.index, dtype="float64")))
 
-    def _scores(self, frame: pd.DataFrame) -> dict[tuple[str, str], float]:
+    def _scores(self, frame: pd.DataFrame, metadata: Metadata) -> dict[tuple[str, str], float]:
+        check_contracts(frame, metadata.contract, str(self.index.remote))
         scores: dict[tuple[str, str], float] = {}
         for search, hits in self._answers(list(self._searches(frame))):
             scores |= {(search.qid, hit[DOCNO]): hit["score"] for hit in hits}
