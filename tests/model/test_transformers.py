@@ -142,7 +142,7 @@ def test_missing_columns_are_named(unloaded: CSPLADE, make: Make, missing: str, 
     for inp in (pd.DataFrame([["a"] * len(present)], columns=present), [dict.fromkeys(present, "a")]):
         with pytest.raises(pt.validate.InputValidationError) as error:
             transformer(inp)
-        assert repr(transformer) in str(error.value)
+        assert str(transformer) in str(error.value)
         assert error.value.modes[0].missing_columns == [missing]
 
 
@@ -158,7 +158,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(
         return states
 
     monkeypatch.setattr(csplade.backbone, "hidden_states", broken)
-    with pytest.raises(DataError, match="document d3: .*nan"):
+    with pytest.raises(DataError, match="document d3 has the weight nan"):
         csplade.doc_encoder(quantizer=quantizer)([{"docno": docno, "text": "a"} for docno in ("d1", "d2", "d3")])
 
 
