@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyterrier as pt
 import torch
@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade._settings import Settings
 from pyterrier_csplade._warnings import warn
-from pyterrier_csplade.vectors.checks import check_positive, check_texts
+from pyterrier_csplade.vectors.checks import check_choice, check_field_name, check_positive, check_texts
 from pyterrier_csplade.vectors.contract import Contract, Variant
 from pyterrier_csplade.vectors.impacts import Quantizer, to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
@@ -24,7 +24,7 @@ from pyterrier_csplade.vectors.vocabulary import Vocabulary
 from .backbone import Backbone, Role, TokenizedBatch
 from .encoder import BatchEncoder, Head
 from .hub import check_source
-from .loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone
+from .loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone, to_dtype
 from .scorer import Scorer
 from .sparse import ALL, Wanted
 from .transformers import DocEncoder, QueryEncoder, as_name
@@ -86,7 +86,9 @@ class CSPLADE(Settings):
             contract: How texts must be encoded, for a checkpoint without a contract.
 
         Raises:
-            ContractError: An argument contradicts the checkpoint's contract.
+            ContractError: An argument contradicts the checkpoint's contract, or there is no such ``variant``,
+                ``quantization`` or ``head``.
+            ValueError: There is no such ``dtype`` or ``device``, ``batch_size`` is not positive, or ``text_field`` no name.
             FileNotFoundError: ``model`` or ``adapter`` names a directory that is missing or holds no checkpoint.
         """
         self.model = str(model) if isinstance(model, (str, Path)) else model
@@ -105,6 +107,12 @@ class CSPLADE(Settings):
         self._given_contract = contract
         self._loaded: BatchEncoder | None = None
         check_positive(batch_size=batch_size)
+        check_field_name(text_field)
+        for name, choices in (("variant", Variant), ("quantization", Quantization), ("head", Head)):
+            check_choice(name, getattr(self, name), get_args(choices))
+        if device is not None:
+            _check_device(device)
+        to_dtype(dtype, "cpu")
         defaults = self._defaults()
         check_source(self.model, {name: value for name, value in self.settings().items() if value != defaults[name]})
         if isinstance(self.model, str) and Path(self.adapter or self.model).is_dir():
@@ -334,3 +342,10 @@ class CSPLADE(Settings):
     def _changed(self) -> list[str]:
         model = repr(self.model) if isinstance(self.model, str) else f"({type(self.model[0]).__name__}, tokenizer)"
         return [model, *super()._changed()]
+
+
+def _check_device(device: Any) -> None:
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be a device of torch, such as 'cpu' or 'cuda:0', found {device!r}") from error

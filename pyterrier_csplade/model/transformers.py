@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Protocol
@@ -18,12 +18,13 @@ from scipy.sparse import csr_matrix
 from pyterrier_csplade._settings import Settings
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import (
-    check_cuts,
     check_field_name,
     check_finite,
+    check_min_weight,
     check_plain_queries,
     check_positive,
     check_record,
+    check_top_k,
 )
 from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.impacts import ImpactVector, Quantizer, to_vectors
@@ -82,6 +83,22 @@ class TextModel(Protocol):
         ...
 
 
+class Checked:
+    """An attribute whose value is checked, and made a plain Python one, by the constructor and by ``set_parameter``."""
+
+    def __init__(self, check: Callable[[Any], Any]) -> None:
+        self._check = check
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else instance.__dict__[self._name]
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        instance.__dict__[self._name] = self._check(value)
+
+
 class ModelTransformer(Settings, pt.Transformer):
     """A transformer that a :class:`CSPLADE` made: equal, and of equal hash, to one that was made with the same arguments."""
 
@@ -91,6 +108,7 @@ class ModelTransformer(Settings, pt.Transformer):
     def __init__(self, model: TextModel, batch_size: int | None, verbose: bool | None) -> None:
         self.model = model
         self.verbose = verbose
+        self._batch_size: int | None = None
         self.batch_size = batch_size
 
     @property
@@ -102,6 +120,7 @@ class ModelTransformer(Settings, pt.Transformer):
     def batch_size(self, batch_size: int | None) -> None:
         if batch_size is not None:
             check_positive(batch_size=batch_size)
+            batch_size = int(batch_size)
         self._batch_size = batch_size
 
     @property
@@ -147,6 +166,11 @@ class TextEncoder(ModelTransformer):
     _output: str
     _role: Role
 
+    #: Number of heaviest terms that are kept; None keeps all.
+    top_k = Checked(check_top_k)
+    #: Smallest weight that is kept.
+    min_weight = Checked(check_min_weight)
+
     def __init__(
         self,
         model: TextModel,
@@ -158,7 +182,6 @@ class TextEncoder(ModelTransformer):
     ) -> None:
         """Create an encoder; :meth:`CSPLADE.doc_encoder` explains the arguments."""
         super().__init__(model, batch_size, verbose)
-        check_cuts(top_k, min_weight)
         self.top_k = top_k
         self.min_weight = min_weight
 
@@ -232,6 +255,12 @@ class TextEncoder(ModelTransformer):
         return self.model.encode_tokenized(batch, wanted, batch_size=self.batch_size, verbose=self.verbose)
 
 
+def _check_quantizer(quantizer: Any) -> Any:
+    if isinstance(quantizer, type) or not (quantizer is None or quantizer == "default" or callable(quantizer)):
+        raise ValueError(f"quantizer must be 'default', a Quantizer, or None for float weights, found {quantizer!r}")
+    return quantizer
+
+
 class DocEncoder(ReadsDocuments, TextEncoder):
     """Adds ``toks`` (term to impact) to documents, for indexing; :meth:`CSPLADE.doc_encoder` makes it.
 
@@ -244,6 +273,9 @@ class DocEncoder(ReadsDocuments, TextEncoder):
 
     schematic = {"label": "CSPLADE documents", "help_url": None}
     _factory, _output, _role = "doc_encoder", "toks", "document"
+
+    #: A Quantizer, "default" for one of the contract's scale, or None for float weights.
+    quantizer = Checked(_check_quantizer)
 
     def __init__(
         self,
@@ -262,17 +294,6 @@ class DocEncoder(ReadsDocuments, TextEncoder):
         self.text_field = text_field  # type: ignore[assignment]  # the property takes None
         self.quantizer = quantizer
         self.counts = counts
-
-    @property
-    def quantizer(self) -> Any:
-        """A Quantizer, "default" for the contract's scale, or None for float weights."""
-        return self._quantizer
-
-    @quantizer.setter
-    def quantizer(self, quantizer: Any) -> None:
-        if isinstance(quantizer, type) or not (quantizer is None or quantizer == "default" or callable(quantizer)):
-            raise ValueError(f"quantizer must be 'default', a Quantizer, or None for float weights, found {quantizer!r}")
-        self._quantizer = quantizer
 
     @ModelTransformer.batch_size.getter  # type: ignore[attr-defined, untyped-decorator]
     def batch_size(self) -> int | None:

@@ -172,16 +172,62 @@ def check_positive(**arguments: object) -> None:
             raise ValueError(f"{name} must be a whole number of at least 1, found {value!r}")
 
 
-def check_cuts(top_k: int | None, min_weight: float) -> None:
-    """Refuse limits on the terms of a vector that would leave no term or have no meaning.
+def check_top_k(top_k: Any) -> int | None:
+    """Return a number of terms as a plain int; None, for all terms, stays.
 
     Raises:
-        ValueError: ``top_k`` is below 1, or ``min_weight`` is negative or not finite.
+        ValueError: It is not a whole number of at least 1.
     """
-    if top_k is not None and (not isinstance(top_k, Integral) or isinstance(top_k, bool) or top_k < 1):
+    if top_k is None:
+        return None
+    if not isinstance(top_k, Integral) or isinstance(top_k, bool) or top_k < 1:
         raise ValueError(f"top_k must be a whole number of at least 1, or None for all terms, found {top_k!r}")
+    return int(top_k)
+
+
+def check_min_weight(min_weight: Any) -> float:
+    """Return the smallest weight that is kept as a plain float.
+
+    Raises:
+        ValueError: It is negative or not finite.
+    """
     if not (isinstance(min_weight, Real) and 0 <= min_weight < math.inf):
         raise ValueError(f"min_weight must be a number, finite and not negative, found {min_weight!r}")
+    return float(min_weight)
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse a value that is not one of the choices or None.
+
+    Raises:
+        ContractError: It is neither; the message names the argument.
+    """
+    *first, last = map(repr, choices)
+    if value is not None and repr(value) not in (*first, last):
+        raise ContractError(f"{name} must be None, {', '.join(first)} or {last}, found {value!r}")
+
+
+def check_matrix(matrix: csr_matrix, names: Sequence[str] | None = None) -> None:
+    """Refuse a matrix that holds columns which it does not have, or rows that overlap; scipy checks neither.
+
+    Args:
+        matrix: Vectors [texts, terms].
+        names: Name of each row in error messages; "row 0", "row 1" ... by default.
+
+    Raises:
+        DataError: An entry has no valid column; the message names its row.
+    """
+    starts, columns = matrix.indptr, matrix.indices
+    if starts[0] != 0 or (np.diff(starts) < 0).any() or starts[-1] > len(columns):
+        raise DataError("the matrix is not valid: its row pointers (indptr) must ascend from 0 to the number of its entries")
+    columns = columns[: starts[-1]]
+    if len(columns) and not (columns.min() >= 0 and columns.max() < matrix.shape[1]):
+        bad = int(np.flatnonzero((columns < 0) | (columns >= matrix.shape[1]))[0])
+        row = int(np.searchsorted(starts, bad, side="right")) - 1
+        raise DataError(
+            f"{names[row] if names else f'row {row}'} has an entry in column {columns[bad]}: the matrix has columns 0 to "
+            f"{matrix.shape[1] - 1}"
+        )
 
 
 def as_names(names: Iterable[str] | str | None) -> list[str] | None:

@@ -77,7 +77,7 @@ def test_vectors_that_the_model_is_not_known_to_have_made_are_replaced(
     inp = results(topics, documents)
     expected = csplade.scorer()(inp)["score"]
     if origin == "unknown":  # word pieces of another retriever
-        inp[column] = [{"##ed": 3.0, "index": 1.0}] * len(inp)
+        inp[column] = pd.Series([{"##ed": 3.0, "index": 1.0}] * len(inp), inp.index, dtype=object)
     else:
         model = CSPLADE((language_model(seed=1), tokenizer())) if origin == "another model" else csplade
         inp = (model.query_encoder() if text == "query" else model.doc_encoder())(inp)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import joblib  # type: ignore[import-untyped]  # scikit-learn, which PyTerrier needs, brings it
 import numpy as np
 import pandas as pd
 import pytest
 
-from pyterrier_csplade import CSPLADE
+from pyterrier_csplade import CSPLADE, Contract
 from support.models import language_model, tokenizer
 from support.results import results
 from support.texts import dense
@@ -56,21 +56,39 @@ def test_the_first_use_may_come_from_many_threads(saved: Path, objects: int) -> 
 def test_threads_that_share_encoders_get_what_one_gets_and_count_every_text(
     topics: pd.DataFrame, documents: pd.DataFrame, head: Any
 ) -> None:
-    csplade = CSPLADE((language_model(), tokenizer()), head=head, batch_size=2)
-    inp = results(topics, documents)
-    inp["text"] += " long" * 200
-    inp["query"] += " long" * 100
+    short = Contract(query_length=20, document_length=40)
+    csplade = CSPLADE((language_model(), tokenizer()), head=head, batch_size=2, contract=short)
+    inp = results(topics, documents).head(8).copy()
+    inp["text"] += " long" * 60
+    inp["query"] += " long" * 60
     transformers = [csplade.query_encoder(), csplade.doc_encoder(counts=True), csplade.scorer()]
     with pytest.warns(UserWarning, match="truncated"):
         expected = [transformer(inp) for transformer in transformers]
     before = dict(csplade.truncated)
-    rounds = 5
+    rounds = 3
     found = in_threads(lambda number: [[transformer(inp) for transformer in transformers] for _ in range(rounds)])
     for answers in (answers for each in found for answers in each):
         for frame, other in zip(answers, expected):
             pd.testing.assert_frame_equal(frame, other)
     assert csplade.truncated == {role: (rounds * THREADS + 1) * count for role, count in before.items()}
     assert all(before.values())
+
+
+def test_threads_may_use_one_language_model_with_two_masks() -> None:
+    pair = language_model(), tokenizer()
+    models = [CSPLADE(pair, variant=variant) for variant in ("causal", "bidirectional")]  # type: ignore[arg-type]
+    expected = [dense(model.encode_docs(TEXTS)) for model in models]
+    changed = []
+
+    def wait(module: Any, args: Any, output: Any) -> None:
+        before = pair[0].config.is_causal
+        time.sleep(0.05)
+        changed.append(pair[0].config.is_causal != before)
+
+    pair[0].model.layers[0].register_forward_hook(wait)
+    found = in_threads(lambda number: dense(models[number % 2].encode_docs(TEXTS)))
+    assert changed == [False] * THREADS
+    assert all((answer == expected[number % 2]).all() for number, answer in enumerate(found))
 
 
 def test_a_pickle_and_a_copy_of_a_named_model_hold_no_weights(saved: Path) -> None:
@@ -89,10 +107,3 @@ def test_a_pickle_of_a_pair_holds_the_pair() -> None:
     for other in (pickle.loads(pickle.dumps(csplade)), copy.deepcopy(csplade)):
         assert other.contract.variant == "echo"
         np.testing.assert_array_equal(dense(other.encode_docs(TEXTS)), expected)
-
-
-def test_a_used_model_works_in_a_worker_of_joblib(saved: Path) -> None:
-    csplade = CSPLADE(saved)
-    expected = dense(csplade.encode_docs(TEXTS))
-    (found,) = joblib.Parallel(n_jobs=2)([joblib.delayed(csplade.encode_docs)(TEXTS)])
-    np.testing.assert_array_equal(dense(found), expected)
