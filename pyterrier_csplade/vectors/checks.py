@@ -191,7 +191,7 @@ def check_min_weight(min_weight: Any) -> float:
     Raises:
         ValueError: It is negative or not finite.
     """
-    if not (isinstance(min_weight, Real) and 0 <= min_weight < math.inf):
+    if not (isinstance(min_weight, Real) and 0 <= float(min_weight) < math.inf):
         raise ValueError(f"min_weight must be a number, finite and not negative, found {min_weight!r}")
     return float(min_weight)
 

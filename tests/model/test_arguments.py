@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,7 @@ def test_an_experiment_saves_runs_without_names(csplade: CSPLADE, qrels: pd.Data
 def test_warnings_name_the_line_of_the_caller(windows: int) -> None:
     csplade = CSPLADE((language_model(), tokenizer()), contract=Contract(document_length=5), batch_size=1)
     documents = [{"docno": str(number), "text": "a text of more than five tokens"} for number in range(32 * windows)]
-    uses = [
+    uses: list[Callable[[], Any]] = [
         lambda: csplade.encode_docs([documents[0]["text"]]),
         lambda: csplade.doc_encoder()(pd.DataFrame(documents)),
         lambda: list(csplade.doc_encoder().transform_iter(documents)),
