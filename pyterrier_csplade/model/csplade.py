@@ -106,17 +106,20 @@ class CSPLADE(Settings):
         self.truncated: dict[Role, int] = {"query": 0, "document": 0}
         self._given_contract = contract
         self._loaded: BatchEncoder | None = None
-        check_positive(batch_size=batch_size)
-        check_field_name(text_field)
-        for name, choices in (("variant", Variant), ("quantization", Quantization), ("head", Head)):
-            check_choice(name, getattr(self, name), get_args(choices))
-        if device is not None:
-            _check_device(device)
-        to_dtype(dtype, "cpu")
-        defaults = self._defaults()
-        check_source(self.model, {name: value for name, value in self.settings().items() if value != defaults[name]})
+        self._check()
         if isinstance(self.model, str) and Path(self.adapter or self.model).is_dir():
             self._agreed_contract()
+
+    def _check(self) -> None:
+        check_positive(batch_size=self.batch_size)
+        check_field_name(self.text_field)
+        for name, choices in (("variant", Variant), ("quantization", Quantization), ("head", Head)):
+            check_choice(name, getattr(self, name), get_args(choices))
+        if self.device is not None:
+            _check_device(self.device)
+        to_dtype(self.dtype, "cpu")
+        defaults = self._defaults()
+        check_source(self.model, {name: value for name, value in self.settings().items() if value != defaults[name]})
 
     @classmethod
     def tiny(cls, **kwargs: Any) -> CSPLADE:
