@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
+import os
+import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyterrier as pt
 import torch
@@ -14,7 +15,8 @@ from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade._settings import Settings
-from pyterrier_csplade.vectors.checks import check_positive, check_texts
+from pyterrier_csplade._warnings import warn
+from pyterrier_csplade.vectors.checks import check_choice, check_field_name, check_positive, check_texts
 from pyterrier_csplade.vectors.contract import Contract, Variant
 from pyterrier_csplade.vectors.impacts import Quantizer, to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
@@ -22,17 +24,24 @@ from pyterrier_csplade.vectors.vocabulary import Vocabulary
 from .backbone import Backbone, Role, TokenizedBatch
 from .encoder import BatchEncoder, Head
 from .hub import check_source
-from .loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone
+from .loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone, to_dtype
 from .scorer import Scorer
 from .sparse import ALL, Wanted
-from .transformers import DocEncoder, QueryEncoder
+from .transformers import DocEncoder, QueryEncoder, as_name
+
+# transformers replaces functions of torch while it loads a model, for all threads: models are loaded one after the other.
+_LOADING = threading.Lock()
+# Held while counters change.
+_COUNTING = threading.Lock()
+_PACKAGED = str(Path(__file__).parents[1] / "tiny")
 
 
 class CSPLADE(Settings):
     """Learned sparse retrieval with a causal language model (Xu et al., 2025, arXiv 2504.10816).
 
     A text's vector is ``log(1 + ReLU(max over positions of the LM-head logits))`` over the vocabulary (Eq. 1), special tokens
-    and padding excluded. The weights are loaded when they are first needed.
+    and padding excluded. The weights are loaded when they are first needed. Threads can share a model. Pickles and copies of a
+    model that has a name hold no weights: the copy loads them again.
 
     Attributes:
         batch_size: Texts that go through the model together.
@@ -77,7 +86,9 @@ class CSPLADE(Settings):
             contract: How texts must be encoded, for a checkpoint without a contract.
 
         Raises:
-            ContractError: An argument contradicts the checkpoint's contract.
+            ContractError: An argument contradicts the checkpoint's contract, or there is no such ``variant``,
+                ``quantization`` or ``head``.
+            ValueError: There is no such ``dtype`` or ``device``, ``batch_size`` is not positive, or ``text_field`` no name.
             FileNotFoundError: ``model`` or ``adapter`` names a directory that is missing or holds no checkpoint.
         """
         self.model = str(model) if isinstance(model, (str, Path)) else model
@@ -95,16 +106,25 @@ class CSPLADE(Settings):
         self.truncated: dict[Role, int] = {"query": 0, "document": 0}
         self._given_contract = contract
         self._loaded: BatchEncoder | None = None
-        check_positive(batch_size=batch_size)
-        defaults = self._defaults()
-        check_source(self.model, {name: value for name, value in self.settings().items() if value != defaults[name]})
+        self._check()
         if isinstance(self.model, str) and Path(self.adapter or self.model).is_dir():
             self._agreed_contract()
+
+    def _check(self) -> None:
+        check_positive(batch_size=self.batch_size)
+        check_field_name(self.text_field)
+        for name, choices in (("variant", Variant), ("quantization", Quantization), ("head", Head)):
+            check_choice(name, getattr(self, name), get_args(choices))
+        if self.device is not None:
+            _check_device(self.device)
+        to_dtype(self.dtype, "cpu")
+        defaults = self._defaults()
+        check_source(self.model, {name: value for name, value in self.settings().items() if value != defaults[name]})
 
     @classmethod
     def tiny(cls, **kwargs: Any) -> CSPLADE:
         """Make the model that this package ships, ``csplade-tiny``; takes the constructor's other arguments."""
-        return cls(Path(__file__).parents[1] / "tiny", **kwargs)
+        return cls(_PACKAGED, **kwargs)
 
     @property
     def backbone(self) -> Backbone:
@@ -115,7 +135,9 @@ class CSPLADE(Settings):
     def batch_encoder(self) -> BatchEncoder:
         """Encodes token ids in batches; loads the model."""
         if self._loaded is None:
-            self._loaded = BatchEncoder(self._load(), self.head)
+            with _LOADING:
+                if self._loaded is None:
+                    self._loaded = BatchEncoder(self._load(), self.head)
         return self._loaded
 
     @property
@@ -216,16 +238,17 @@ class CSPLADE(Settings):
         names = names or [f"text {position}" for position in range(len(texts))]
         checked = check_texts(texts, names)
         sequences, truncated = self.backbone.tokenize(checked, role)
-        if truncated and not self.truncated[role]:
+        with _COUNTING:
+            first = truncated and not self.truncated[role]
+            self.truncated[role] += truncated
+        if first:
             length = self.contract.query_length if role == "query" else self.contract.document_length
             noun, verb = (role, "was") if truncated == 1 else ("queries" if role == "query" else "documents", "were")
-            warnings.warn(
+            warn(
                 f"{truncated:,} {noun} {verb} longer than {length} tokens and {verb} truncated (shown once; see "
                 "`.truncated` for the count). "
-                "Long documents: pt.text.sliding() >> doc_encoder, pt.text.max_passage() after retrieval",
-                stacklevel=3,
+                "Long documents: pt.text.sliding() >> doc_encoder, pt.text.max_passage() after retrieval"
             )
-        self.truncated[role] += truncated
         return TokenizedBatch(checked, names, role, sequences, truncated)
 
     def encode_tokenized(
@@ -304,6 +327,28 @@ class CSPLADE(Settings):
     def _belongs_to(self) -> tuple[Any, ...]:
         return self.model if isinstance(self.model, str) else tuple(map(id, self.model)), self._given_contract
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loaded": None, "truncated": dict(self.truncated)}
+
+    def __str__(self) -> str:
+        """Return a short name without characters that file names must not have, such as ``CSPLADE(csplade-tiny)``."""
+        if self.model == _PACKAGED:
+            name = "csplade-tiny"
+        elif isinstance(self.model, str):
+            name = os.path.basename(os.path.abspath(self.model))
+        else:
+            name = type(self.model[0]).__name__
+        settings = [setting for setting in super()._changed() if not setting.startswith("adapter=")]
+        adapter = [f"adapter={os.path.basename(os.path.abspath(self.adapter))}"] if self.adapter else []
+        return as_name(f"CSPLADE({', '.join([name, *adapter, *settings])})")
+
     def _changed(self) -> list[str]:
         model = repr(self.model) if isinstance(self.model, str) else f"({type(self.model[0]).__name__}, tokenizer)"
         return [model, *super()._changed()]
+
+
+def _check_device(device: Any) -> None:
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be a device of torch, such as 'cpu' or 'cuda:0', found {device!r}") from error

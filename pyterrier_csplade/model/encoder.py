@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 from scipy.sparse import csr_matrix, vstack
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade.vectors.checks import check_choice
 
 from .backbone import Backbone
 from .head import Entries, pooled_states, streamed_entries
@@ -18,6 +22,17 @@ from .sparse import ALL, Wanted, in_order, sparse_vectors
 from .torch_internals import multiplies_int8_fast, state_of
 
 Head = Literal["streamed", "screened"]
+
+
+class _Users:
+    """The encoders of one language model, which may have different contracts."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.turn = threading.Lock()
+
+
+_USERS: WeakKeyDictionary[Any, _Users] = WeakKeyDictionary()
 
 # From the error messages of the allocators of CUDA, ROCm, XPU, MPS, XLA and CPUs (Linux, Windows).
 _OUT_OF_MEMORY = (
@@ -72,14 +87,15 @@ class BatchEncoder:
             ValueError: There is no such head, or it does not run on the model's device.
         """
         on_cpu = backbone.device.type == "cpu"
-        if head not in (None, *get_args(Head)):
-            raise ValueError(f"head must be None, 'streamed' or 'screened', found {head!r}")
         if head == "screened" and not on_cpu:
             raise ValueError(f"head={head!r} does not run on {backbone.device}: leave head out")
+        check_choice("head", head, get_args(Head))
         self.backbone = backbone
         self.head: Head = head or ("screened" if on_cpu and multiplies_int8_fast() else "streamed")
         self.token_limit: int | None = None
         self._screen: tuple[Any, Screen] | None = None
+        self._users = _USERS.setdefault(backbone.model, _Users())
+        self._users.number += 1
 
     def encode(
         self,
@@ -157,7 +173,10 @@ class BatchEncoder:
     @torch.inference_mode()
     def _encode_batch(self, sequences: Sequence[Sequence[int]], names: Sequence[str], wanted: Wanted) -> csr_matrix:
         batch = self.backbone.collate(sequences, tokens=self.padded(max(map(len, sequences))))
-        hidden = self.backbone.hidden_states(batch["input_ids"], batch["attention_mask"])
+        # A packed row, and a contract with another mask, change settings of the language model while it runs.
+        alone = self._users.number == 1 and not self.backbone.packs
+        with nullcontext() if alone else self._users.turn:
+            hidden = self.backbone.hidden_states(batch["input_ids"], batch["attention_mask"])
         texts, states = pooled_states(hidden, batch["pool_mask"], self.padded)
         shape = len(sequences), len(self.backbone.vocabulary)
         if not len(texts):

@@ -28,8 +28,9 @@ def export_sentence_transformers(model: CSPLADE, path: str | Path) -> None:
     token, and ``SpladePooling``. The vectors are those of CSPLADE over all rows of the head: column ``token_ids[c]`` is
     column ``c`` of CSPLADE. Query and document are encoded by ``encode_query`` and ``encode_document``, which add the prefixes.
 
-    The causal and the bidirectional variant can be expressed; echo, two maximum lengths, and special tokens that are not pooled
-    cannot.
+    Where queries and documents have different maximum lengths, a ``Router`` has a side for each, and the directory holds the
+    model without its head twice. The causal and the bidirectional variant can be expressed; echo, and special tokens that are
+    not pooled, cannot.
 
     Args:
         model: A model whose adapter, if it has one, is merged.
@@ -42,7 +43,7 @@ def export_sentence_transformers(model: CSPLADE, path: str | Path) -> None:
     _check_expressible(backbone)
     try:
         from sentence_transformers import SparseEncoder
-        from sentence_transformers.base.modules import Dense, Transformer
+        from sentence_transformers.base.modules import Dense, Router, Transformer
         from sentence_transformers.sparse_encoder.modules import SpladePooling
     except ImportError as error:
         raise ContractError("this needs sentence-transformers 6: pip install -U sentence-transformers") from error
@@ -51,7 +52,10 @@ def export_sentence_transformers(model: CSPLADE, path: str | Path) -> None:
     lm: Any = backbone.model
     lm.base_model.save_pretrained(inner)
     _tokenizer(backbone).save_pretrained(inner)
-    transformer = Transformer(str(inner), max_seq_length=max(contract.query_length, contract.document_length))
+    query, document = contract.query_length, contract.document_length
+    reader: Any = Transformer(str(inner), max_seq_length=document)
+    if query != document:
+        reader = Router.for_query_document([Transformer(str(inner), max_seq_length=query)], [reader])
     head: Any = backbone.head
     weight, bias = head.weight.detach().float() * contract.logit_scale, getattr(head, "bias", None)
     dense = Dense(
@@ -60,7 +64,7 @@ def export_sentence_transformers(model: CSPLADE, path: str | Path) -> None:
         module_input_name="token_embeddings", module_output_name="token_embeddings",
     )  # fmt: skip
     prompts = {"query": contract.query_prefix, "document": contract.document_prefix}
-    encoder = SparseEncoder(modules=[transformer, dense, SpladePooling("max")], prompts=prompts, device="cpu")
+    encoder = SparseEncoder(modules=[reader, dense, SpladePooling("max")], prompts=prompts, device="cpu")
     encoder.save_pretrained(str(path))
     remove_traces(path)
 
@@ -74,7 +78,6 @@ def _check_expressible(backbone: Backbone) -> None:
             "special tokens outside of the maximum: SpladePooling pools every position",
             (contract.add_bos or contract.add_eos) and not contract.pool_special,
         ),
-        ("two maximum lengths: a model has one", contract.query_length != contract.document_length),
         (
             "what this architecture does after its LM head (soft-capping, scaling)",
             any(getattr(config, name, None) for name in _FINISHING),

@@ -81,7 +81,7 @@ def load_backbone(
         ImportError: torchao is asked for and not installed.
     """
     device = device or _default_device()
-    dtype = _to_dtype(dtype, device)
+    dtype = to_dtype(dtype, device)
     check_published(model, "config.json", revision)
     if adapter is not None:
         check_published(adapter, "adapter_config.json")
@@ -200,11 +200,16 @@ def _default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _to_dtype(dtype: str | torch.dtype, device: str) -> torch.dtype | Literal["auto"]:
+def to_dtype(dtype: str | torch.dtype, device: str) -> torch.dtype | Literal["auto"]:
+    """Return a torch dtype; "auto" is float32 on a CPU, and stays "auto" elsewhere.
+
+    Raises:
+        ValueError: There is no such floating-point type.
+    """
     if dtype == "auto":
         return torch.float32 if device == "cpu" else "auto"
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype):
+    if not (isinstance(found, torch.dtype) and found.is_floating_point):
         raise ValueError(f"dtype must be 'auto' or a floating-point type such as 'bfloat16', found {dtype!r}")
     return found
 

@@ -9,6 +9,8 @@ from functools import reduce
 from itertools import chain, islice
 from typing import Any
 
+from pyterrier_csplade._warnings import for_threads
+
 # Items that are under way besides the one that the caller has: one for each of two stages.
 _AHEAD = 2
 
@@ -28,6 +30,7 @@ def pipelined(items: Iterable[Any], *stages: Callable[[Any], Any]) -> Iterator[A
     if len(head) < 2:
         yield from (reduce(lambda value, stage: stage(value), stages, future.result()) for future in head)
         return
+    stages = tuple(map(for_threads, stages))
     workers = [ThreadPoolExecutor(1, thread_name_prefix=f"csplade-stage-{number}") for number in range(len(stages))]
     under_way: deque[Future[Any]] = deque()
     try:
@@ -49,7 +52,7 @@ class Behind:
 
     def __init__(self, work: Callable[[Any], Any]) -> None:
         """Take the function that is called with each item."""
-        self._work = work
+        self._work = for_threads(work)
         self._last: Future[Any] | None = None
 
     def __enter__(self) -> Behind:

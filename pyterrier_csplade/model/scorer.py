@@ -10,17 +10,18 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_csplade._errors import DataError
-from pyterrier_csplade.vectors.checks import OneEncoder, check_texts
+from pyterrier_csplade._errors import ContractError, DataError
+from pyterrier_csplade.vectors.checks import check_texts, first_of_another_encoder
 
-from .transformers import DocEncoder, ModelTransformer, QueryEncoder, TextModel
+from .transformers import DocEncoder, ModelTransformer, QueryEncoder, ReadsDocuments, TextModel
 
 
-class Scorer(ModelTransformer):
+class Scorer(ReadsDocuments, ModelTransformer):
     """Scores documents for queries by the dot product of their vectors; :meth:`CSPLADE.scorer` makes it.
 
-    Columns ``query_toks`` and ``toks`` are used as they are if present. Otherwise ``query`` and text are encoded, each distinct
-    one once, and not quantised. Rows keep their order; of equal scores the first ranks first.
+    Columns ``query_toks`` and ``toks`` are used as they are if the contract in their vectors shows that this model made all of
+    them. Otherwise ``query`` and text are encoded, each distinct one once, and not quantised. Rows keep their order; of equal
+    scores the first ranks first.
 
     Example::
 
@@ -35,7 +36,7 @@ class Scorer(ModelTransformer):
     ) -> None:
         """Create a scorer; :meth:`CSPLADE.scorer` explains the arguments."""
         super().__init__(model, batch_size, verbose)
-        self.text_field = text_field or model.text_field
+        self.text_field = text_field  # type: ignore[assignment]  # the property takes None
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Add ``score`` and ``rank``, or replace them.
@@ -44,7 +45,7 @@ class Scorer(ModelTransformer):
             inp: Results with ``qid``, ``docno``, ``query`` or ``query_toks``, and the text or ``toks``.
 
         Raises:
-            ContractError: Two vectors come from different encoders.
+            ContractError: A vector was not made by this model, as far as is known, and there is no text to encode instead.
             DataError: A text or a vector cannot be used; names its qid or docno.
         """
         with pt.validate.any(inp, context=self) as frame:
@@ -70,34 +71,50 @@ class Scorer(ModelTransformer):
         scores = np.zeros(len(inp))
         qids, docnos = inp["qid"].tolist(), inp["docno"].tolist()
         queries = self._query_vectors(inp)
-        encoder = OneEncoder(any_scale=True)
-        for qid, vector in zip(qids, queries):
-            encoder.observe(vector, f"query {qid}")
         for vector, rows in self._document_vectors(inp):
-            encoder.observe(vector, f"document {docnos[rows[0]]}")
             for row in rows:
                 scores[row] = _dot(queries[row], vector, f"query {qids[row]}, document {docnos[row]}")
         return scores
 
     def _query_vectors(self, inp: pd.DataFrame) -> list[Any]:
-        if "query_toks" not in inp.columns:
-            inp = QueryEncoder(self.model, batch_size=self._batch_size, verbose=self.verbose).transform(inp)
-        return inp["query_toks"].tolist()  # type: ignore[no-any-return]
+        given = self._given(inp, "query_toks", "query", "qid")
+        if given is not None:
+            return given
+        encoded = QueryEncoder(self.model, batch_size=self.batch_size, verbose=self.verbose).transform(inp)
+        return encoded["query_toks"].tolist()  # type: ignore[no-any-return]
 
     def _document_vectors(self, inp: pd.DataFrame) -> Iterator[tuple[Any, list[int]]]:
         """Yield each document's vector and its rows."""
-        if "toks" in inp.columns:
-            yield from ((toks, [row]) for row, toks in enumerate(inp["toks"].tolist()))
+        given = self._given(inp, "toks", self.text_field, "docno")
+        if given is not None:
+            yield from ((toks, [row]) for row, toks in enumerate(given))
             return
         docnos = inp["docno"].tolist()
         rows: dict[str, list[int]] = {}
         for row, text in enumerate(check_texts(inp[self.text_field].tolist(), (f"document {docno}" for docno in docnos))):
             rows.setdefault(text, []).append(row)
         encoder = DocEncoder(
-            self.model, text_field=self.text_field, quantizer=None, batch_size=self._batch_size, verbose=self.verbose
+            self.model, text_field=self.text_field, quantizer=None, batch_size=self.batch_size, verbose=self.verbose
         )
         documents = ({"docno": docnos[at[0]], self.text_field: text} for text, at in rows.items())
         yield from ((document["toks"], at) for document, at in zip(encoder.transform_iter(documents), rows.values()))
+
+    def _given(self, inp: pd.DataFrame, column: str, text: str, key: str) -> list[Any] | None:
+        """Return the vectors of a column; None if the text must be encoded in their place."""
+        if column not in inp.columns:
+            return None
+        vectors = inp[column].tolist()
+        row = first_of_another_encoder(vectors, lambda: self.model.contract)
+        if row is None:
+            return vectors
+        if text in inp.columns:
+            return None
+        contract = getattr(vectors[row], "contract", None)
+        origin = "of unknown origin" if contract is None else f"of {contract.summary}"
+        raise ContractError(
+            f"{key} {inp[key].iloc[row]!r}: {column} holds a vector {origin}, not of {self.model}: add the column {text!r}, "
+            f"which is encoded then, or make {column} with this model"
+        )
 
 
 def _dot(query: object, document: object, name: str) -> float:

@@ -11,7 +11,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from pyterrier_csplade.vectors.checks import check_cuts, check_finite
+from pyterrier_csplade.vectors.checks import check_finite, check_min_weight, check_top_k
 from pyterrier_csplade.vectors.impacts import MAX_IMPACT, Quantizer
 
 from .head import Entries, activate, heaviest
@@ -35,7 +35,8 @@ class Wanted:
     quantizer: Quantizer | None = None
 
     def __post_init__(self) -> None:
-        check_cuts(self.top_k, self.min_weight)
+        check_top_k(self.top_k)
+        check_min_weight(self.min_weight)
 
     @property
     def least(self) -> float:

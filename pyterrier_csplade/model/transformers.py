@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
+import re
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Protocol
@@ -15,7 +16,16 @@ import pyterrier as pt
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._settings import Settings
-from pyterrier_csplade.vectors.checks import check_cuts, check_finite, check_record, check_texts
+from pyterrier_csplade._warnings import warn
+from pyterrier_csplade.vectors.checks import (
+    check_field_name,
+    check_finite,
+    check_min_weight,
+    check_plain_queries,
+    check_positive,
+    check_record,
+    check_top_k,
+)
 from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.impacts import ImpactVector, Quantizer, to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
@@ -73,6 +83,22 @@ class TextModel(Protocol):
         ...
 
 
+class Checked:
+    """An attribute whose value is checked, and made a plain Python one, by the constructor and by ``set_parameter``."""
+
+    def __init__(self, check: Callable[[Any], Any]) -> None:
+        self._check = check
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else instance.__dict__[self._name]
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        instance.__dict__[self._name] = self._check(value)
+
+
 class ModelTransformer(Settings, pt.Transformer):
     """A transformer that a :class:`CSPLADE` made: equal, and of equal hash, to one that was made with the same arguments."""
 
@@ -80,28 +106,30 @@ class ModelTransformer(Settings, pt.Transformer):
     _factory: str
 
     def __init__(self, model: TextModel, batch_size: int | None, verbose: bool | None) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, or None for the model's, found {batch_size}")
         self.model = model
         self.verbose = verbose
+        self._batch_size: int | None = None
+        self.batch_size = batch_size
+
+    @property
+    def batch_size(self) -> int | None:
+        """Texts that go through the model together; None takes the model's ``batch_size``."""
+        return self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, batch_size: int | None) -> None:
+        if batch_size is not None:
+            check_positive(batch_size=batch_size)
+            batch_size = int(batch_size)
         self._batch_size = batch_size
 
     @property
     def model_batch_size(self) -> int:
-        """Texts that go through the model together: the argument ``batch_size``, or the model's."""
+        """Texts that go through the model together: ``batch_size``, or the model's."""
         return self._batch_size or self.model.batch_size
 
-    @property
-    def batch_size(self) -> int:
-        """Records that PyTerrier's indexing pipelines, which read this attribute, hand over together: several windows.
-
-        The texts of a window are sorted by length, so that little is padded; one window is indexed while the next is encoded.
-        """
-        return _WINDOWS * _BATCHES * self.model_batch_size
-
-    def settings(self) -> dict[str, Any]:
-        """Return the value of each setting."""
-        return {**super().settings(), "batch_size": self._batch_size}
+    def __str__(self) -> str:
+        return as_name(f"{self.model}.{self._factory}({', '.join(self._changed())})")
 
     def _maker(self) -> str:
         return f"{self.model!r}.{self._factory}"
@@ -114,12 +142,34 @@ class ModelTransformer(Settings, pt.Transformer):
         return {**defaults, "text_field": self.model.text_field} if "text_field" in defaults else defaults
 
 
+class ReadsDocuments:
+    """A transformer with a column of document texts."""
+
+    model: TextModel
+    _text_field: str | None
+
+    @property
+    def text_field(self) -> str:
+        """Column of the text; None sets the model's."""
+        return self._text_field or self.model.text_field
+
+    @text_field.setter
+    def text_field(self, text_field: str | None) -> None:
+        check_field_name(text_field)
+        self._text_field = text_field
+
+
 class TextEncoder(ModelTransformer):
     """Adds a column of sparse vectors of texts; rows, order, index and other columns stay."""
 
     # Column of the vectors, and what the texts are.
     _output: str
     _role: Role
+
+    #: Number of heaviest terms that are kept; None keeps all.
+    top_k = Checked(check_top_k)
+    #: Smallest weight that is kept.
+    min_weight = Checked(check_min_weight)
 
     def __init__(
         self,
@@ -132,7 +182,6 @@ class TextEncoder(ModelTransformer):
     ) -> None:
         """Create an encoder; :meth:`CSPLADE.doc_encoder` explains the arguments."""
         super().__init__(model, batch_size, verbose)
-        check_cuts(top_k, min_weight)
         self.top_k = top_k
         self.min_weight = min_weight
 
@@ -203,10 +252,16 @@ class TextEncoder(ModelTransformer):
 
     def _encode(self, batch: TokenizedBatch, quantizer: Quantizer | None = None) -> csr_matrix:
         wanted = Wanted(self.min_weight, self.top_k, quantizer)
-        return self.model.encode_tokenized(batch, wanted, batch_size=self._batch_size, verbose=self.verbose)
+        return self.model.encode_tokenized(batch, wanted, batch_size=self.batch_size, verbose=self.verbose)
 
 
-class DocEncoder(TextEncoder):
+def _check_quantizer(quantizer: Any) -> Any:
+    if isinstance(quantizer, type) or not (quantizer is None or quantizer == "default" or callable(quantizer)):
+        raise ValueError(f"quantizer must be 'default', a Quantizer, or None for float weights, found {quantizer!r}")
+    return quantizer
+
+
+class DocEncoder(ReadsDocuments, TextEncoder):
     """Adds ``toks`` (term to impact) to documents, for indexing; :meth:`CSPLADE.doc_encoder` makes it.
 
     A document without any text has an empty vector.
@@ -218,6 +273,9 @@ class DocEncoder(TextEncoder):
 
     schematic = {"label": "CSPLADE documents", "help_url": None}
     _factory, _output, _role = "doc_encoder", "toks", "document"
+
+    #: A Quantizer, "default" for one of the contract's scale, or None for float weights.
+    quantizer = Checked(_check_quantizer)
 
     def __init__(
         self,
@@ -233,17 +291,27 @@ class DocEncoder(TextEncoder):
     ) -> None:
         """Create an encoder; :meth:`CSPLADE.doc_encoder` explains the arguments."""
         super().__init__(model, top_k=top_k, min_weight=min_weight, batch_size=batch_size, verbose=verbose)
-        if isinstance(quantizer, type) or not (quantizer is None or quantizer == "default" or callable(quantizer)):
-            raise ValueError(f"quantizer must be 'default', a Quantizer, or None for float weights, found {quantizer!r}")
-        self.text_field = text_field or model.text_field
+        self.text_field = text_field  # type: ignore[assignment]  # the property takes None
         self.quantizer = quantizer
         self.counts = counts
+
+    @ModelTransformer.batch_size.getter  # type: ignore[attr-defined, untyped-decorator]
+    def batch_size(self) -> int | None:
+        """Texts that go through the model together; None takes the model's ``batch_size``.
+
+        PyTerrier's ``Compose.index`` also reads this attribute, and hands over that many documents together. It alone is given
+        several windows: the texts of a window are sorted by length, so that little is padded, and one window is indexed while
+        the next is encoded.
+        """
+        if sys._getframe(1).f_code is pt.Compose.index.__code__:
+            return _WINDOWS * _BATCHES * self.model_batch_size
+        return self._batch_size
 
     def vector_contract(self) -> Contract:
         """Return the contract of the vectors, with the impact scale of the quantizer, 1 without; loads the model."""
         quantizer = self._to_impacts()
         scale = 1.0 if quantizer is None else getattr(quantizer, "scale", self.model.contract.impact_scale)
-        return _scaled(self.model.contract, scale)
+        return _scaled(self.model.contract, float(scale))
 
     def _to_impacts(self) -> Any:
         return Quantizer(self.model.contract.impact_scale) if self.quantizer == "default" else self.quantizer
@@ -310,7 +378,8 @@ class QueryEncoder(TextEncoder):
 
     def _tokenize(self, texts: list[Any], identifiers: Iterable[Any]) -> TokenizedBatch:
         identifiers = list(identifiers)
-        distinct = dict(zip(check_texts(texts, (f"query {identifier}" for identifier in identifiers)), identifiers))
+        checked = check_plain_queries(texts, [f"query {identifier}" for identifier in identifiers])
+        distinct = dict(zip(checked, identifiers))
         return super()._tokenize(list(distinct), distinct.values())
 
     def _matrix(self, batch: TokenizedBatch, texts: list[str]) -> csr_matrix:
@@ -318,6 +387,11 @@ class QueryEncoder(TextEncoder):
         check_finite(matrix, batch.names)
         rows = {text: row for row, text in enumerate(batch.texts)}
         return matrix if len(rows) == len(texts) else matrix[[rows[text] for text in texts]]
+
+
+def as_name(text: str) -> str:
+    """Replace what the name of a file must not have, so that ``pt.Experiment(save_dir=...)`` takes ``str()`` as a name."""
+    return re.sub(r'[:"%/<>^|?*\\]+', "-", text)
 
 
 def token_counts(model: TextModel, texts: Sequence[str]) -> list[ImpactVector]:
@@ -352,8 +426,7 @@ def _warn_if_empty(matrix: csr_matrix, texts: Sequence[str]) -> None:
     with_text = np.array([bool(text.strip()) for text in texts])
     empty, total = int(np.sum((np.diff(matrix.indptr) == 0) & with_text)), int(with_text.sum())
     if 2 * empty > total:
-        warnings.warn(
+        warn(
             f"{empty:,} of {total:,} texts ({empty / total:.0%}) have no impact above 0: no query will find them. "
-            "Does the model work, and is the quantizer's scale large enough?",
-            stacklevel=2,
+            "Does the model work, and is the quantizer's scale large enough?"
         )

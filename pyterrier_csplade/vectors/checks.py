@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import ContractError, DataError
+from pyterrier_csplade._warnings import warn
 
 from .contract import Contract
 
@@ -20,6 +21,12 @@ from .contract import Contract
 MAX_DOCNO_LENGTH = 4096
 # The heaviest weight of a query; our choice (not measured): scores then stay below the largest double, 2**1024.
 _MAX_WEIGHT = 2.0**512
+# Terrier's query language, as its rewriting writes it: "applypipeline:off term^0.2", "#combine:0=0.85(...)", "#1(two words)".
+_CONTROLS = re.compile(r"\s*applypipeline:")
+_OPERATORS = re.compile(
+    r"(?<!\S)#(?:(?:combine|band|syn|prefix|fuzzy|tag|base64|dismax)(?::\S*?)?\(|(?:uw)?\d+(?::\S*?)?\(\S+\s+\S.*\))"
+)
+_WEIGHTED = re.compile(r"(?<!\S)[^\W\d_]\w+\^\d*\.\d+(?:[eE]-?\d+)?(?!\S)")
 
 
 def check_record(record: object, what: str) -> Mapping[str, Any]:
@@ -121,6 +128,39 @@ def check_texts(texts: Sequence[object], names: Iterable[object]) -> list[str]:
     return checked
 
 
+def check_plain_queries(queries: Sequence[object], names: Sequence[str]) -> list[str]:
+    """Return queries as ``check_texts`` does, after checking that none is written in Terrier's query language.
+
+    Raises:
+        DataError: ``check_texts`` raises it, or a query is output of a rewriting transformer such as RM3; names it.
+    """
+    checked = check_texts(queries, names)
+    for query, name in zip(checked, names):
+        if _is_query_language(query):
+            raise DataError(
+                f"{name}: {query[:60]!r} is Terrier's query language, as pt.rewrite writes it, and not text: put "
+                "pt.rewrite.reset() before the encoder, which brings the text back"
+            )
+    return checked
+
+
+def _is_query_language(query: str) -> bool:
+    if _CONTROLS.match(query) or _OPERATORS.search(query):
+        return True
+    # Of a text, few words have a decimal weight, as in "O(n log^1.5 n)".
+    return "^" in query and 2 * len(_WEIGHTED.findall(query)) >= len(query.split())
+
+
+def check_field_name(name: object) -> None:
+    """Refuse a name of a column that is neither a string nor None.
+
+    Raises:
+        ValueError: It is not, or it is empty.
+    """
+    if name is not None and not (isinstance(name, str) and name):
+        raise ValueError(f"text_field must be the name of a column, found {name!r}")
+
+
 def check_positive(**arguments: object) -> None:
     """Refuse arguments that are not whole numbers above 0.
 
@@ -128,20 +168,66 @@ def check_positive(**arguments: object) -> None:
         ValueError: An argument is not; the message names it.
     """
     for name, value in arguments.items():
-        if not isinstance(value, Integral) or value < 1:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, found {value!r}")
 
 
-def check_cuts(top_k: int | None, min_weight: float) -> None:
-    """Refuse limits on the terms of a vector that would leave no term or have no meaning.
+def check_top_k(top_k: Any) -> int | None:
+    """Return a number of terms as a plain int; None, for all terms, stays.
 
     Raises:
-        ValueError: ``top_k`` is below 1, or ``min_weight`` is negative or not finite.
+        ValueError: It is not a whole number of at least 1.
     """
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, or None for all terms, found {top_k}")
-    if not 0 <= min_weight < math.inf:
-        raise ValueError(f"min_weight must be finite and not negative, found {min_weight}")
+    if top_k is None:
+        return None
+    if not isinstance(top_k, Integral) or isinstance(top_k, bool) or top_k < 1:
+        raise ValueError(f"top_k must be a whole number of at least 1, or None for all terms, found {top_k!r}")
+    return int(top_k)
+
+
+def check_min_weight(min_weight: Any) -> float:
+    """Return the smallest weight that is kept as a plain float.
+
+    Raises:
+        ValueError: It is negative or not finite.
+    """
+    if not (isinstance(min_weight, Real) and 0 <= float(min_weight) < math.inf):
+        raise ValueError(f"min_weight must be a number, finite and not negative, found {min_weight!r}")
+    return float(min_weight)
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse a value that is not one of the choices or None.
+
+    Raises:
+        ContractError: It is neither; the message names the argument.
+    """
+    *first, last = map(repr, choices)
+    if value is not None and repr(value) not in (*first, last):
+        raise ContractError(f"{name} must be None, {', '.join(first)} or {last}, found {value!r}")
+
+
+def check_matrix(matrix: csr_matrix, names: Sequence[str] | None = None) -> None:
+    """Refuse a matrix that holds columns which it does not have, or rows that overlap; scipy checks neither.
+
+    Args:
+        matrix: Vectors [texts, terms].
+        names: Name of each row in error messages; "row 0", "row 1" ... by default.
+
+    Raises:
+        DataError: An entry has no valid column; the message names its row.
+    """
+    starts, columns = matrix.indptr, matrix.indices
+    if starts[0] != 0 or (np.diff(starts) < 0).any() or starts[-1] > len(columns):
+        raise DataError("the matrix is not valid: its row pointers (indptr) must ascend from 0 to the number of its entries")
+    columns = columns[: starts[-1]]
+    if len(columns) and not (columns.min() >= 0 and columns.max() < matrix.shape[1]):
+        bad = int(np.flatnonzero((columns < 0) | (columns >= matrix.shape[1]))[0])
+        row = int(np.searchsorted(starts, bad, side="right")) - 1
+        raise DataError(
+            f"{names[row] if names else f'row {row}'} has an entry in column {columns[bad]}: the matrix has columns 0 to "
+            f"{matrix.shape[1] - 1}"
+        )
 
 
 def as_names(names: Iterable[str] | str | None) -> list[str] | None:
@@ -305,6 +391,19 @@ class OneEncoder:
         self._accepted = contract
 
 
+def first_of_another_encoder(vectors: Sequence[object], contract: Callable[[], Contract]) -> int | None:
+    """Return the position of the first vector that an encoder is not known to have made; None if it made all.
+
+    Args:
+        vectors: Vectors; those without an attribute ``contract`` are of unknown origin.
+        contract: Returns the encoder's contract; called if any vector has one.
+    """
+    contracts = [getattr(vector, "contract", None) for vector in vectors]
+    distinct = {id(found): found for found in contracts if found is not None}
+    proved = {i for i, found in distinct.items() if found.fingerprint == contract().fingerprint}
+    return next((position for position, found in enumerate(contracts) if id(found) not in proved), None)
+
+
 def check_contracts(queries: pd.DataFrame, indexed: Contract | None, index: str) -> None:
     """Refuse queries that another encoder than the documents' made; warn if the impact scale differs.
 
@@ -324,8 +423,7 @@ def check_contracts(queries: pd.DataFrame, indexed: Contract | None, index: str)
         contract = getattr(toks, "contract", None)
         if contract is not None and contract.impact_scale not in scales:
             scales.add(contract.impact_scale)
-            warnings.warn(
+            warn(
                 f"the impacts of {index} have scale {indexed.impact_scale:g}, the model of the queries has scale "
-                f"{contract.impact_scale:g}: rankings are the same, but scores and sums of scores with other systems differ",
-                stacklevel=2,
+                f"{contract.impact_scale:g}: rankings are the same, but scores and sums of scores with other systems differ"
             )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from .checks import check_entries
+from .checks import check_entries, check_matrix
 from .contract import Contract
 
 #: The largest impact that Terrier can store (a Java int).
@@ -43,8 +44,9 @@ class Quantizer:
     scale: float = 100.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.scale < float("inf"):
-            raise ValueError(f"scale must be positive and finite, found {self.scale}")
+        if not (isinstance(self.scale, Real) and 0 < self.scale < float("inf")):
+            raise ValueError(f"scale must be a number, positive and finite, found {self.scale!r}")
+        object.__setattr__(self, "scale", float(self.scale))  # numbers of numpy cannot be written as JSON
 
     @property
     def smallest_weight(self) -> float:
@@ -102,7 +104,12 @@ def heaviest_mass(matrix: csr_matrix, mass: float) -> csr_matrix:
 
 
 def to_vectors(matrix: csr_matrix, vocabulary: Sequence[str], contract: Contract | None = None) -> list[ImpactVector]:
-    """Turn each row into a dict, the heaviest term first; integers stay integers."""
+    """Turn each row into a dict, the heaviest term first; integers stay integers.
+
+    Raises:
+        DataError: An entry of the matrix has no valid column.
+    """
+    check_matrix(matrix)
     vectors = []
     for start, end in zip(matrix.indptr[:-1], matrix.indptr[1:]):
         order = start + np.lexsort((matrix.indices[start:end], -matrix.data[start:end]))

@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import DataError
 
+from .checks import check_matrix
 from .contract import Contract
 
 # Postings in a piece; our choice (not measured).
@@ -60,6 +61,7 @@ class MatrixVectors:
         expected = len(self.docnos), len(self.vocabulary)
         if self.matrix.shape != expected:
             raise ValueError(f"expected a matrix of (docnos, terms) = {expected}, found {self.matrix.shape}")
+        check_matrix(self.matrix, self.docnos)
 
     def __len__(self) -> int:
         return len(self.docnos)
@@ -73,8 +75,8 @@ def checked_pieces(encoded: EncodedVectors) -> Iterator[tuple[list[str], csr_mat
     """Yield docnos and vectors in pieces of about a million postings; duplicate entries are summed, as scipy does.
 
     Raises:
-        DataError: A term appears twice in the vocabulary, the shape of a block differs from its docnos and the vocabulary, or
-            the number of documents differs from ``len(encoded)``.
+        DataError: A term appears twice in the vocabulary, the shape of a block differs from its docnos and the vocabulary, an
+            entry has no valid column, or the number of documents differs from ``len(encoded)``.
     """
     terms = encoded.vocabulary
     if len(set(terms)) < len(terms):
@@ -87,6 +89,7 @@ def checked_pieces(encoded: EncodedVectors) -> Iterator[tuple[list[str], csr_mat
                 f"the block after {documents:,} documents has {len(docnos):,} docnos and {len(terms):,} terms, but a matrix of "
                 f"{matrix.shape}"
             )
+        check_matrix(matrix, docnos)
         for rows in row_pieces(matrix.indptr, _PIECE):
             piece = matrix[rows]  # a copy, so that changes do not reach the caller's matrix
             piece.sum_duplicates()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, get_args
@@ -15,7 +16,7 @@ from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._settings import Settings
 
-from .checks import check_finite_vector
+from .checks import check_finite_vector, check_matrix
 from .contract import Contract
 from .impacts import ImpactVector, heaviest_mass, minimum_weight, top_k
 from .matrices import EncodedVectors
@@ -62,6 +63,15 @@ class PruneToks(Settings, pt.Transformer):
             ValueError: None or several of the three are given, a value is out of range, or ``on`` is another column.
         """
         super().__init__()
+        self.mass = mass
+        self.top_k = top_k
+        self.min_weight = min_weight
+        self.on = on
+        self._check()
+
+    def _check(self) -> None:
+        """Check the settings, at each use, because ``set_parameter`` changes one after the other."""
+        mass, top_k, min_weight = self.mass, self.top_k, self.min_weight
         limits = {"mass": mass, "top_k": top_k, "min_weight": min_weight}
         given = [name for name, value in limits.items() if value is not None]
         if len(given) != 1:
@@ -72,12 +82,8 @@ class PruneToks(Settings, pt.Transformer):
             raise ValueError(f"top_k must be a whole number of at least 1, found {top_k}")
         if min_weight is not None and not 0 < min_weight < math.inf:
             raise ValueError(f"min_weight must be above 0 and finite, found {min_weight}")
-        if on not in get_args(Column):
-            raise ValueError(f"on must be one of {', '.join(get_args(Column))}, found {on!r}")
-        self.mass = mass
-        self.top_k = top_k
-        self.min_weight = min_weight
-        self.on = on
+        if self.on not in get_args(Column):
+            raise ValueError(f"on must be one of {', '.join(get_args(Column))}, found {self.on!r}")
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Prune a frame.
@@ -88,12 +94,14 @@ class PruneToks(Settings, pt.Transformer):
         Raises:
             DataError: A vector is not a dict of finite weights of at least 0; the message names its docno or qid.
         """
+        self._check()
         pt.validate.columns(inp, includes=self._inputs, context=self)
         pruned = self._prune_all(*(inp[column].tolist() for column in self._inputs))
         return inp.assign(**{self.on: pd.Series(pruned, index=inp.index, dtype=object)})
 
     def transform_iter(self, inp: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """Prune a stream of records as ``transform`` does, in constant memory."""
+        self._check()
         records = iter(inp)
         while chunk := list(islice(records, _CHUNK)):
             pt.validate.columns(list(chunk[0]), includes=self._inputs, context=self)
@@ -107,7 +115,8 @@ class PruneToks(Settings, pt.Transformer):
         Args:
             encoded: Documents of a bulk encoder, or other documents in matrices.
         """
-        return _PrunedVectors(encoded, self._cut)
+        self._check()
+        return _PrunedVectors(encoded, copy(self)._cut)
 
     @property
     def _inputs(self) -> list[str]:
@@ -154,6 +163,7 @@ class _PrunedVectors:
 
     def blocks(self) -> Iterator[tuple[Sequence[str], csr_matrix]]:
         for docnos, matrix in self.encoded.blocks():
+            check_matrix(matrix, docnos)
             yield docnos, self.cut(matrix)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from pyterrier_csplade import CSPLADE, ContractError, DataError
+from pyterrier_csplade.vectors import ImpactVector
 from support.models import language_model, tokenizer
 from support.results import results
 from support.texts import dense
@@ -43,16 +44,18 @@ def test_score_and_rank_are_replaced(csplade: CSPLADE, topics: pd.DataFrame, doc
     pd.testing.assert_frame_equal(first[[*inp.columns, "score", "rank"]], csplade.scorer()(inp))
 
 
-def test_given_vectors_are_used_as_they_are(unloaded: CSPLADE) -> None:
+def test_given_vectors_are_used_as_they_are(csplade: CSPLADE, encoded: list[Any]) -> None:
+    ours = csplade.contract
     inp = pd.DataFrame(
         {
             "qid": ["1", "1", "2"],
-            "query_toks": [{"a": 2.0, "b": 0.5}, {"a": 2.0, "b": 0.5}, {}],
+            "query_toks": [ImpactVector(toks, ours) for toks in ({"a": 2.0, "b": 0.5}, {"a": 2.0, "b": 0.5}, {})],
             "docno": ["x", "y", "x"],
-            "toks": [{"a": 3, "c": 9}, {"a": 3, "b": 4}, {"a": 3, "c": 9}],
+            "toks": [ImpactVector(toks, ours.replace(impact_scale=7)) for toks in ({"a": 3}, {"a": 3, "b": 4}, {"a": 3})],
         }
     )
-    found = unloaded.scorer()(inp)
+    found = csplade.scorer()(inp.assign(query="other words", text="other words"))
+    assert not encoded
     assert list(found["score"]) == [6.0, 8.0, 0.0]
     assert list(found["rank"]) == [1, 0, 0]
 
@@ -66,24 +69,45 @@ def test_one_given_side_is_enough(csplade: CSPLADE, topics: pd.DataFrame, docume
     np.testing.assert_allclose(csplade.scorer()(inp)["score"], expected, rtol=1e-6)
 
 
-def test_vectors_of_two_models_are_refused(csplade: CSPLADE, topics: pd.DataFrame, documents: pd.DataFrame) -> None:
-    other = CSPLADE((language_model(seed=1), tokenizer()))
-    inp = other.query_encoder()(results(topics, documents))
-    with pytest.raises(ContractError, match=r"document d\d .*fingerprint.* query q\d .*fingerprint"):
-        csplade.scorer()(inp)
+@pytest.mark.parametrize(("column", "text", "key"), [("query_toks", "query", "qid"), ("toks", "text", "docno")])
+@pytest.mark.parametrize("origin", ["unknown", "another model", "one missing"])
+def test_vectors_that_the_model_is_not_known_to_have_made_are_replaced(
+    csplade: CSPLADE, topics: pd.DataFrame, documents: pd.DataFrame, column: str, text: str, key: str, origin: str
+) -> None:
+    inp = results(topics, documents)
+    expected = csplade.scorer()(inp)["score"]
+    if origin == "unknown":  # word pieces of another retriever
+        inp[column] = pd.Series([{"##ed": 3.0, "index": 1.0}] * len(inp), inp.index, dtype=object)
+    else:
+        model = CSPLADE((language_model(seed=1), tokenizer())) if origin == "another model" else csplade
+        inp = (model.query_encoder() if text == "query" else model.doc_encoder())(inp)
+        if origin == "one missing":
+            inp[column] = [None, *inp[column][1:]]
+    np.testing.assert_allclose(csplade.scorer()(inp)["score"], expected, rtol=1e-6)
+    found = csplade.scorer()(inp.to_dict("records"))
+    np.testing.assert_allclose([record["score"] for record in found], expected, rtol=1e-6)
+    with pytest.raises(
+        ContractError, match=f"{key} '{inp[key].iloc[0]}': {column} holds a vector of .* add the column '{text}'"
+    ):
+        csplade.scorer()(inp.drop(columns=text))
 
 
 @pytest.mark.parametrize(
     ("query_toks", "toks", "message"),
     [
-        (None, {"a": 1}, "must be dicts"),
-        ({"a": 1.0}, ["a"], "must be dicts"),
         ({"a": "1"}, {"a": 1}, "must be numbers"),
         ({"a": float("nan")}, {"a": 1}, "not finite"),
         ({"a": 1.0}, {"a": float("inf")}, "not finite"),
     ],
 )
-def test_unusable_vectors_are_refused_by_name(unloaded: CSPLADE, query_toks: Any, toks: Any, message: str) -> None:
-    inp = pd.DataFrame({"qid": ["7"], "query_toks": [query_toks], "docno": ["x"], "toks": [toks]})
+def test_unusable_vectors_are_refused_by_name(csplade: CSPLADE, query_toks: Any, toks: Any, message: str) -> None:
+    vectors = {"query_toks": ImpactVector(query_toks, csplade.contract), "toks": ImpactVector(toks, csplade.contract)}
+    inp = pd.DataFrame([{"qid": "7", "docno": "x", **vectors}])
     with pytest.raises(DataError, match=f"query 7, document x: .*{message}"):
+        csplade.scorer()(inp)
+
+
+def test_vectors_of_unknown_origin_are_refused_without_loading(unloaded: CSPLADE) -> None:
+    inp = pd.DataFrame({"qid": ["1"], "query_toks": [{"a": 2.0}], "docno": ["x"], "toks": [{"a": 3}]})
+    with pytest.raises(ContractError, match=r"qid '1': query_toks holds a vector of unknown origin, not of CSPLADE\(model\)"):
         unloaded.scorer()(inp)

@@ -82,6 +82,7 @@ def test_a_stream_is_read_chunk_by_chunk(csplade: CSPLADE) -> None:
             yield {"docno": str(read), "text": "a text"}
 
     encoder = csplade.doc_encoder(batch_size=2)
+    assert encoder.batch_size == encoder.get_parameter("batch_size") == 2
     next(iter(encoder.transform_iter(corpus())))
     assert read == 3 * 64, "one window in use, two under way"
 
@@ -94,7 +95,8 @@ def test_indexing_pipelines_hand_over_chunks_that_can_be_sorted_by_length(
             return list(iter)
 
     corpus = [{"docno": str(number), "text": "a text"} for number in range(300)]
-    found = (csplade.doc_encoder(batch_size=8) >> Sink()).index(corpus)
+    nothing = pt.Transformer.identity()
+    found = (nothing >> csplade.doc_encoder(batch_size=8) >> nothing >> Sink()).index(corpus)
     assert [len(texts) for _, texts in encoded] == [256, 44]
     assert [document["docno"] for document in found] == [document["docno"] for document in corpus]
 
@@ -125,7 +127,7 @@ def test_nothing_is_loaded_for_construction_inspection_repr_and_schematic(
         pt.inspect.transformer_outputs(transformer, columns)
     assert pt.inspect.transformer_apply_attributes(transformer) == transformer
     assert pt.inspect.subtransformers(transformer) == {}
-    assert repr(transformer) in repr(transformer >> pt.Transformer.identity())
+    assert str(transformer) in repr(transformer >> pt.Transformer.identity())
     assert "CSPLADE" in pt.schematic.draw(transformer)
     assert transformer.compile() is transformer
 

@@ -25,7 +25,7 @@ LAYERS = [
     {"training", "collection", "engines", "evaluation"},
     {"index", "model"},
     {"vectors", "storage", "data"},
-    {"_errors", "_lazy", "_settings", "_version"},
+    {"_errors", "_lazy", "_settings", "_version", "_warnings"},
 ]
 LIGHT = ["data", "engines", "engines.opensearch", "index", "index.search", "index.terrier", "storage", "vectors"]
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "ray"}
