@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -118,6 +117,9 @@ class ModelTransformer(Settings, pt.Transformer):
 
     @batch_size.setter
     def batch_size(self, batch_size: int | None) -> None:
+        self._set_batch_size(batch_size)
+
+    def _set_batch_size(self, batch_size: int | None) -> None:
         if batch_size is not None:
             check_positive(batch_size=batch_size)
             batch_size = int(batch_size)
@@ -295,17 +297,26 @@ class DocEncoder(ReadsDocuments, TextEncoder):
         self.quantizer = quantizer
         self.counts = counts
 
-    @ModelTransformer.batch_size.getter  # type: ignore[attr-defined, untyped-decorator]
-    def batch_size(self) -> int | None:
-        """Texts that go through the model together; None takes the model's ``batch_size``.
+    @property
+    def batch_size(self) -> int:
+        """Documents that PyTerrier's indexing pipelines, which read this attribute, hand over together: several windows.
 
-        PyTerrier's ``Compose.index`` also reads this attribute, and hands over that many documents together. It alone is given
-        several windows: the texts of a window are sorted by length, so that little is padded, and one window is indexed while
-        the next is encoded.
+        The texts of a window are sorted by length, so that little is padded; one window is indexed while the next is encoded.
+        Setting it sets the argument ``batch_size``, which ``get_parameter`` returns.
         """
-        if sys._getframe(1).f_code is pt.Compose.index.__code__:
-            return _WINDOWS * _BATCHES * self.model_batch_size
-        return self._batch_size
+        return _WINDOWS * _BATCHES * self.model_batch_size
+
+    @batch_size.setter
+    def batch_size(self, batch_size: int | None) -> None:
+        self._set_batch_size(batch_size)
+
+    def get_parameter(self, name: str) -> Any:
+        """Return the value of a parameter."""
+        return self._batch_size if name == "batch_size" else super().get_parameter(name)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the value of each setting."""
+        return {**super().settings(), "batch_size": self._batch_size}
 
     def vector_contract(self) -> Contract:
         """Return the contract of the vectors, with the impact scale of the quantizer, 1 without; loads the model."""

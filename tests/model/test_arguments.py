@@ -56,7 +56,7 @@ def test_a_parameter_is_read_as_it_was_set(unloaded: CSPLADE) -> None:
         encoder = make()
         before = encoder.get_parameter("batch_size")
         encoder.set_parameter("batch_size", np.int64(8))
-        assert encoder.get_parameter("batch_size") == encoder.batch_size == encoder.model_batch_size == 8
+        assert encoder.get_parameter("batch_size") == encoder.model_batch_size == 8
         encoder.set_parameter("batch_size", before)
         assert before is None and encoder == make() and encoder.model_batch_size == unloaded.batch_size
 

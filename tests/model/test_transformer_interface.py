@@ -82,7 +82,7 @@ def test_a_stream_is_read_chunk_by_chunk(csplade: CSPLADE) -> None:
             yield {"docno": str(read), "text": "a text"}
 
     encoder = csplade.doc_encoder(batch_size=2)
-    assert encoder.batch_size == encoder.get_parameter("batch_size") == 2
+    assert encoder.model_batch_size == encoder.get_parameter("batch_size") == 2
     next(iter(encoder.transform_iter(corpus())))
     assert read == 3 * 64, "one window in use, two under way"
 
