@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -62,6 +63,11 @@ class Settings:
 
     def __repr__(self) -> str:
         return f"{self._maker()}({', '.join(self._changed())})"
+
+
+def as_name(text: str) -> str:
+    """Replace what names of files must not have, so that ``pt.Experiment(save_dir=...)`` takes the text as a name."""
+    return re.sub(r'[:"%/<>^|?*\\]+', "-", text)
 
 
 @cache

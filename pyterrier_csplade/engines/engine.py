@@ -218,21 +218,18 @@ class EngineRetriever(IndexRetriever):
         """Create a retriever; the engine's ``retriever`` explains the arguments."""
         super().__init__(engine, num_results=num_results, threads=threads, verbose=verbose)  # type: ignore[arg-type]
         self.engine = engine
-        self._index: Opened | None = None
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
         """Return none: the engine is where the results come from, not a step of a pipeline."""
         return {}
 
-    def _open(self) -> Contract | None:
-        self._index = self.engine.open()
-        return self._index.contract
+    def _open(self) -> Opened:
+        return self.engine.open()
 
-    def _search(self, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
-        assert self._index is not None
-        numbers = self._index.numbers
+    def _search(self, opened: Opened, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
+        numbers = opened.numbers
         known = {qid: {numbers[t]: w for t, w in query.items() if t in numbers} for qid, query in queries.items()}
-        found = self._run(self._index.engine, {qid: query for qid, query in known.items() if query})
+        found = self._run(opened.engine, {qid: query for qid, query in known.items() if query})
         return {qid: _in_order(hits, self.num_results) for qid, hits in found.items()}
 
     def _run(self, engine: Any, queries: dict[str, dict[int, float]]) -> dict[str, Hits]:
@@ -247,9 +244,8 @@ class EngineRetriever(IndexRetriever):
         """
         raise NotImplementedError
 
-    def _read(self, field: str, docids: np.ndarray) -> Any:
-        assert self._index is not None
-        return self._index.docnos.take(docids)
+    def _read(self, opened: Opened, field: str, docids: np.ndarray) -> Any:
+        return opened.docnos.take(docids)
 
 
 def require(module: str, extra: str, what: str) -> Any:

@@ -201,3 +201,10 @@ def test_metadata_fields_are_kept_and_measured(tmp_path: Path) -> None:
 def test_metadata_field_that_is_no_text_is_refused(tmp_path: Path, url: Any) -> None:
     with pytest.raises(DataError, match="'d'.*'url'"):
         take_documents([{**GOOD, "url": url}], Spool(tmp_path, fields=["url"]))
+
+
+def test_absent_terms_of_a_table_are_absent(tmp_path: Path) -> None:
+    index = ImpactIndex(tmp_path / "i").index(
+        [{"docno": "x", "toks": {"a": 1, "b": None}}, {"docno": "y", "toks": {"a": None, "b": 2}}]
+    )
+    assert list(index.get_corpus_iter()) == [{"docno": "x", "toks": {"a": 1}}, {"docno": "y", "toks": {"b": 2}}]
