@@ -62,7 +62,8 @@ def test_objects_of_java_work_until_the_index_is_closed(tmp_path: Path) -> None:
 
 def test_a_search_that_runs_ends_on_the_index_that_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = build(tmp_path / "i", count=300)
-    for options in ({}, {"threads": 2}, {"algorithm": "exhaustive"}):
+    variants: list[dict[str, Any]] = [{}, {"threads": 2}, {"algorithm": "exhaustive"}]
+    for options in variants:
         retriever = index.retriever(include_fields=["text"], num_results=5, **options)
         queries = pd.DataFrame({"qid": [str(i) for i in range(50)], "query_toks": [{"a": 1.0 + i} for i in range(50)]})
         expected, started, search = retriever(queries), threading.Event(), retriever._search_one
@@ -105,17 +106,18 @@ def test_a_replaced_index_is_never_mixed_with_the_new_one(tmp_path: Path) -> Non
 def test_side_files_of_a_replaced_index_are_not_mixed_with_the_new_ones(tmp_path: Path, algorithm: str) -> None:
     pytest.importorskip("numba")
     index = build(tmp_path / "i")
+    exact: dict[str, Any] = {"alpha": 0, "beta": 0} if algorithm == "guided" else {}
     expected = index.retriever(algorithm="exhaustive")(QUERY)
     index.add_guide(index)
     build(tmp_path / "i", "new").add_guide(ImpactIndex(tmp_path / "i"))
     try:
-        found = index.retriever(algorithm=algorithm, **({"alpha": 0, "beta": 0} if algorithm == "guided" else {}))(QUERY)
+        found = index.retriever(algorithm=algorithm, **exact)(QUERY)
         pd.testing.assert_frame_equal(found, expected)
     except ImpactIndexError as error:
         assert "close()" in str(error)
     with pytest.raises(ImpactIndexError, match=REPLACED):
         index.add_guide(index)
-    fresh = ImpactIndex(tmp_path / "i").retriever(algorithm=algorithm, **({"gamma": 0} if algorithm == "guided" else {}))
+    fresh = ImpactIndex(tmp_path / "i").retriever(algorithm=algorithm, **exact)
     assert fresh(QUERY)["docno"].str.startswith("new").all()
 
 

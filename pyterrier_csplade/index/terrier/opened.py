@@ -25,7 +25,7 @@ class OpenTerrier:
 
     Terrier's structures are not safe for threads unless ``concurrent`` is set: hold ``lock`` while Java reads the index. Calls
     of Java need care besides: pyjnius keeps the receiver of a call in an object that all threads share until Java is called, so
-    a receiver must be in a variable, and arguments must be computed before the call.
+    the receiver must be in a variable, and arguments must be computed before the call.
 
     Attributes:
         index: Java's index object.
