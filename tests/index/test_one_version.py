@@ -153,11 +153,12 @@ def test_an_open_index_can_be_copied_and_sent(tmp_path: Path) -> None:
 def test_values_that_the_constructor_refuses_cannot_be_set(tmp_path: Path, algorithm: str) -> None:
     retriever = ImpactIndex(tmp_path / "i").retriever(algorithm=algorithm)
     before = repr(retriever)
-    wrong: list[tuple[str, Any]] = [("num_results", 0), ("threads", "2"), ("nothing", 1)]
-    wrong += {"exhaustive": [("max_terms", 0), ("max_ms", -1)], "bmp": [("alpha", 2.0), ("algorithm", "bm25")]}.get(
-        algorithm, []
-    )
-    for name, value in wrong:
+    wrong: dict[str, list[tuple[str, Any]]] = {
+        "terrier": [],
+        "exhaustive": [("max_terms", 0), ("max_ms", -1)],
+        "bmp": [("alpha", 2.0), ("algorithm", "bm25")],
+    }
+    for name, value in [("num_results", 0), ("threads", "2"), ("nothing", 1), *wrong[algorithm]]:
         with pytest.raises(ValueError):
             retriever.set_parameter(name, value)
         assert repr(retriever) == before
