@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import json
 import os
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import CspladeError, DataError, ImpactIndexError
@@ -295,26 +293,17 @@ class EngineRetriever(IndexRetriever):
         super().__init__(engine, num_results=num_results, threads=threads, verbose=verbose)  # type: ignore[arg-type]
         self.engine = engine
 
-    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Search; see :meth:`IndexRetriever.transform`."""
-        call = copy.copy(self)  # holds the index of this call, so that the retriever itself holds settings alone
-        return super(EngineRetriever, call).transform(inp)
-
-    def __str__(self) -> str:
-        return as_name(f"{type(self).__name__}({', '.join([self.engine.directory.name, *self._changed()])})")
-
     def subtransformers(self) -> dict[str, pt.Transformer]:
         """Return none: the engine is where the results come from, not a step of a pipeline."""
         return {}
 
-    def _open(self) -> Contract | None:
-        self._index = self.engine.open()
-        return self._index.contract
+    def _open(self) -> Opened:
+        return self.engine.open()
 
-    def _search(self, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
-        numbers = self._index.numbers
+    def _search(self, opened: Opened, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
+        numbers = opened.numbers
         known = {qid: {numbers[t]: w for t, w in query.items() if t in numbers} for qid, query in queries.items()}
-        found = self._run(self._index, {qid: query for qid, query in known.items() if query})
+        found = self._run(opened, {qid: query for qid, query in known.items() if query})
         return {qid: _in_order(hits, self.num_results) for qid, hits in found.items()}
 
     def _run(self, index: Opened, queries: dict[str, dict[int, float]]) -> dict[str, Hits]:
@@ -329,8 +318,8 @@ class EngineRetriever(IndexRetriever):
         """
         raise NotImplementedError
 
-    def _read(self, field: str, docids: np.ndarray) -> Any:
-        return self._index.docnos.take(docids)
+    def _read(self, opened: Opened, field: str, docids: np.ndarray) -> Any:
+        return opened.docnos.take(docids)
 
 
 def require(module: str, extra: str, what: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .documents import take_documents, take_vectors
+from .fields import FieldLoader
 from .index import ImpactIndex
 from .indexer import ImpactIndexer
 from .postings_retriever import PostingsRetriever, PostingsScorer
@@ -11,6 +12,7 @@ from .stored import StoredIndex
 from .terrier_retriever import ImpactRetriever
 
 __all__ = [
+    "FieldLoader",
     "ImpactIndex",
     "ImpactIndexer",
     "ImpactRetriever",

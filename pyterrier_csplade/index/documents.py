@@ -12,7 +12,7 @@ import pyterrier as pt
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade.vectors.checks import check_docno, check_encoded, check_field, check_record
+from pyterrier_csplade.vectors.checks import check_docno, check_encoded, check_field, check_record, present
 from pyterrier_csplade.vectors.impacts import MAX_IMPACT
 from pyterrier_csplade.vectors.matrices import EncodedVectors, checked_pieces
 from pyterrier_csplade.vectors.vocabulary import MAX_TERM_BYTES, is_index_term
@@ -157,7 +157,7 @@ def _take(document: object, position: int, spool: Spool, batch: _Batch) -> None:
     if "toks" not in record:
         raise DataError(f"document {docno!r} has no toks: put a document encoder before the index")
     toks = _check_toks(record["toks"], docno)
-    spool.encoder.observe(toks, f"document {docno!r}")
+    spool.encoder.observe(record["toks"], f"document {docno!r}")
     spool.put_fields({name: check_field(record, name, docno) for name in spool.lengths}, docno)
     batch.add(docno, toks)
 
@@ -260,7 +260,7 @@ def _sums(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def _check_toks(toks: object, docno: str) -> Mapping[str, Any]:
     if not isinstance(toks, Mapping):
         raise DataError(f"document {docno!r}: toks must be a dict of term to weight, found {type(toks).__name__}")
-    return toks
+    return present(toks)
 
 
 def _term_error(term: object, docno: str) -> DataError:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyterrier as pt
 from pyterrier.terrier import TerrierModel
 
+from pyterrier_csplade._errors import ImpactIndexError
 from pyterrier_csplade.index.search.algorithm import algorithm as make_algorithm
 from pyterrier_csplade.index.search.guided import write_guide
 from pyterrier_csplade.index.search.order import bisect, given_order, write_order
 from pyterrier_csplade.index.search.term_counts import counts_source, learned_source, terrier_source
 from pyterrier_csplade.vectors.matrices import EncodedVectors
 
+from .fields import FieldLoader
 from .indexer import ImpactIndexer
 from .postings_retriever import PostingsRetriever, PostingsScorer
 from .spool import OnDuplicate
@@ -138,11 +140,12 @@ class ImpactIndex(StoredIndex):
         verbose: bool = False,
         **options: Any,
     ) -> pt.Transformer:
-        """Return a retriever of queries with ``query_toks`` (term to weight): by default by dot product.
+        """Return a retriever of queries with ``query_toks`` (term to weight) by dot product.
 
         Args:
-            model: A weighting model of Terrier in place of the dot product.
-            model_args: Arguments of that model.
+            model: None or "Tf", which is the dot product with Terrier's own scores. Terrier's other models are refused: they
+                would take impacts for counts of words.
+            model_args: Must be None; "Tf" has no arguments.
             algorithm: "terrier", or an algorithm that searches arrays of postings without Java: "exhaustive"; with numba
                 "maxscore" and "bmp", which are exact too, and "guided", which is not. The arrays are built beside Terrier's
                 files at first use.
@@ -169,10 +172,19 @@ class ImpactIndex(StoredIndex):
         if options:
             raise TypeError(f"Terrier has no option {next(iter(options))!r}: choose another algorithm")
         if not isinstance(model, (str, TerrierModel, type(None))):
-            raise TypeError(f"model must be one of Terrier's, such as 'BM25', found {model!r}; num_results={model!r}?")
-        if model is not None:
-            return super().retriever(model, model_args, **common)
-        return ImpactRetriever(self, exact_scores=exact_scores, **common)
+            raise TypeError(f"model must be None or 'Tf', found {model!r}; num_results={model!r}?")
+        if model not in (None, "Tf", TerrierModel.tf) or model_args:
+            raise _no_text(self, f"retriever({model!r})")
+        return ImpactRetriever(self, exact_scores=exact_scores and model is None, **common)
+
+    def text_loader(self, fields: list[str] | str = "*", *, verbose: bool = False) -> FieldLoader:
+        """Return a transformer that adds metadata fields to results with ``docno`` or ``docid``.
+
+        Args:
+            fields: The fields; "*" for all.
+            verbose: Without effect.
+        """
+        return FieldLoader(self, fields=fields, verbose=verbose)
 
     def reorder(self, docnos: Iterable[str] | None = None, *, verbose: bool = False) -> ImpactIndex:
         """Put similar documents side by side for ``algorithm="bmp"``; docids, docnos and the order of equal scores stay.
@@ -182,10 +194,11 @@ class ImpactIndex(StoredIndex):
             verbose: Whether to show a progress bar.
 
         Returns:
-            This index. Existing retrievers keep the order that they have.
+            This index. Its retrievers use the order from their next search on.
         """
         postings = self.postings(verbose=verbose)
-        write_order(postings, bisect(postings, verbose=verbose) if docnos is None else given_order(postings, docnos))
+        order = bisect(postings, verbose=verbose) if docnos is None else given_order(postings, docnos)
+        self.open().change(lambda: write_order(postings, order), postings)
         return self
 
     def add_guide(
@@ -220,7 +233,7 @@ class ImpactIndex(StoredIndex):
             guide = terrier_source(postings, Path(str(source.path)), k1, b, verbose=verbose)
         else:
             guide = counts_source(postings, pt.tqdm(source, desc="counts", unit="d", disable=not verbose), k1, b)
-        write_guide(postings, name, guide, verbose=verbose)
+        self.open().change(lambda: write_guide(postings, name, guide, verbose=verbose), postings)
 
     def scorer(self, *, verbose: bool = False) -> PostingsScorer:
         """Return a transformer that scores given documents by the dot product with ``query_toks``, without Java.
@@ -233,3 +246,25 @@ class ImpactIndex(StoredIndex):
             verbose: Whether to show a progress bar.
         """
         return PostingsScorer(self, verbose=verbose)
+
+
+def _refuse(name: str) -> None:
+    """Make ImpactIndex refuse a method of TerrierIndex that needs counts of words."""
+
+    def method(self: ImpactIndex, *args: Any, **kwargs: Any) -> NoReturn:
+        raise _no_text(self, f"{name}()")
+
+    method.__name__ = name
+    method.__doc__ = "Refuse: an index of impacts has no counts of words."
+    setattr(ImpactIndex, name, method)
+
+
+def _no_text(index: ImpactIndex, call: str) -> ImpactIndexError:
+    return ImpactIndexError(
+        f"{index.path} holds impacts of a language model's tokens, not counts of words, which {call} needs: search it with "
+        f"csplade.query_encoder() >> index.retriever(), and build a TerrierIndex of the texts for {call}"
+    )
+
+
+for _name in ("bm25", "dph", "pl2", "dirichlet_lm", "hiemstra_lm", "tf_idf", "rm3", "bo1", "kl", "sdm"):
+    _refuse(_name)

@@ -21,8 +21,9 @@ from pyterrier_csplade.vectors.checks import as_names
 from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 from .documents import check_order, take_documents, take_vectors
+from .metadata import write_metadata
 from .spool import OnDuplicate, Spool
-from .stored import StoredIndex, write_metadata
+from .stored import StoredIndex
 from .terrier import Transposition, write_direct, write_inverted, write_lexicon, write_meta, write_properties
 
 # Documents that Terrier reads back, spread over the collection; our choice (not measured).

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,13 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade._settings import Settings
+from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade.index.search.algorithm import Algorithm, Budget, Hits, Searcher
+from pyterrier_csplade.index.search.algorithm import algorithm as make_algorithm
 from pyterrier_csplade.index.search.postings import Postings
-from pyterrier_csplade.vectors.checks import check_contracts, check_weights, text_qids
-from pyterrier_csplade.vectors.contract import Contract
+from pyterrier_csplade.vectors.checks import check_columns, check_contracts, check_weights, text_qids
 
+from .opened import OpenIndex
 from .retrieval import IndexRetriever
 from .stored import StoredIndex
 
@@ -36,7 +36,7 @@ class PostingsRetriever(IndexRetriever):
     def __init__(
         self,
         impact_index: StoredIndex,
-        algorithm: Algorithm,
+        algorithm: Algorithm | str,
         *,
         num_results: int = 1000,
         max_terms: int | None = None,
@@ -50,12 +50,26 @@ class PostingsRetriever(IndexRetriever):
         super().__init__(impact_index, num_results=num_results, include_fields=include_fields, threads=threads, verbose=verbose)
         if max_terms is not None and max_terms < 1:
             raise ValueError(f"max_terms must be at least 1, or None for all terms, found {max_terms}")
-        self.algorithm = algorithm
+        self.algorithm = make_algorithm(algorithm, {}) if isinstance(algorithm, str) else algorithm
         self.max_terms = max_terms
         self.max_postings = max_postings
         self.max_ms = max_ms
-        self._budget = Budget(max_postings, max_ms)
-        self._opened: tuple[Postings, Searcher] | None = None
+        Budget(max_postings, max_ms)  # checks both
+
+    def get_parameter(self, name: str) -> Any:
+        """Return an argument of the constructor, or an option of the algorithm."""
+        return getattr(self.algorithm, name) if name in self.algorithm.options() else super().get_parameter(name)
+
+    def set_parameter(self, name: str, value: Any) -> None:
+        """Set an argument of the constructor, or an option of the algorithm; the next search obeys it.
+
+        Raises:
+            ValueError: There is no such argument or option, or its value is not valid.
+        """
+        if name in self.algorithm.options():
+            self.algorithm = replace(self.algorithm, **{name: value})
+        else:
+            super().set_parameter(name, value)
 
     def _belongs_to(self) -> tuple[Any, ...]:
         return *super()._belongs_to(), self.algorithm
@@ -64,26 +78,22 @@ class PostingsRetriever(IndexRetriever):
         return [*self.algorithm.arguments(), *super()._changed()]
 
     @property
+    def _budget(self) -> Budget:
+        return Budget(self.max_postings, self.max_ms)
+
+    @property
     def _new_columns(self) -> list[str]:
         return [*super()._new_columns, *(["query_cut"] if self._budget else [])]
 
-    def _open(self) -> Contract | None:
-        postings = self.impact_index.postings(verbose=self.verbose)
-        if self._opened is None or self._opened[0] is not postings:  # the index may have been built again
-            self._opened = postings, self.algorithm.prepare(postings)
-        return postings.contract
+    def _open(self) -> OpenIndex:
+        opened = self.impact_index.open()
+        opened.postings(verbose=self.verbose)
+        return opened
 
-    def _search(self, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
-        with nullcontext() if self.threads == 1 else ThreadPoolExecutor(self.threads) as executor:
-            run = map if executor is None else executor.map
-            hits: Iterable[Hits] = run(self._search_one, queries.values())
-            if self.verbose:
-                hits = pt.tqdm(hits, desc=self.algorithm.name, total=len(queries), unit="q")
-            return dict(zip(queries, hits))
+    def _search(self, opened: OpenIndex, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
+        return self._in_threads(partial(self._search_one, opened.postings(), opened.searcher(self.algorithm)), queries)
 
-    def _search_one(self, weights: dict[str, float]) -> Hits:
-        assert self._opened is not None
-        postings, searcher = self._opened
+    def _search_one(self, postings: Postings, searcher: Searcher, weights: dict[str, float]) -> Hits:
         if self.max_terms is not None and len(weights) > self.max_terms:
             known = (term for term in weights if postings.number(term) is not None)
             weights = {term: weights[term] for term in heapq.nlargest(self.max_terms, known, key=weights.__getitem__)}
@@ -91,14 +101,11 @@ class PostingsRetriever(IndexRetriever):
         postings.check(query.terms)
         return searcher(query, self.num_results, self._budget) if len(query) else Hits.none()
 
-    def _read(self, field: str, docids: np.ndarray) -> Any:
-        assert self._opened is not None
-        if field == "docno":
-            return self._opened[0].docnos.take(docids)
-        return self.impact_index.read_field(field, docids, self._opened[0].index)
+    def _read(self, opened: OpenIndex, field: str, docids: np.ndarray) -> Any:
+        return opened.postings().docnos.take(docids) if field == "docno" else opened.read_field(field, docids)
 
-    def _frame(self, queries: pd.DataFrame, hits: list[Hits]) -> pd.DataFrame:
-        frame = super()._frame(queries, hits)
+    def _frame(self, opened: OpenIndex | None, queries: pd.DataFrame, hits: list[Hits]) -> pd.DataFrame:
+        frame = super()._frame(opened, queries, hits)
         if self._budget:
             cut = np.repeat(np.array([found.cut for found in hits], bool), [len(found.docids) for found in hits])
             frame = frame.assign(query_cut=cut)
@@ -118,7 +125,6 @@ class PostingsScorer(Settings, pt.Transformer):
         """Create a scorer; :meth:`ImpactIndex.scorer` explains the arguments."""
         self.impact_index = impact_index
         self.verbose = verbose
-        self._numbers: tuple[Postings, dict[str, int]] | None = None
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Add ``score`` and ``rank``, or replace them.
@@ -131,13 +137,14 @@ class PostingsScorer(Settings, pt.Transformer):
             DataError: A document is not in the index, a weight is negative or not finite, or a qid has two queries.
             ImpactIndexError: There is no index, or it is damaged.
         """
-        pt.validate.columns(inp, includes=["qid", "docno", "query_toks"], context=self)
+        check_columns(list(inp.columns), ["qid", "docno", "query_toks"], self)
         scores = np.zeros(len(inp))
         if len(inp):
-            postings = self.impact_index.postings(verbose=self.verbose)
-            docids = self._docids(postings, inp["docno"])
+            opened = self.impact_index.open()
+            postings = opened.postings(verbose=self.verbose)
+            docids = self._docids(opened.numbers(), inp["docno"])
             queries, rows = self._queries(inp)
-            check_contracts(queries, postings.contract, str(self.impact_index.path))
+            check_contracts(queries, opened.contract, str(self.impact_index.path))
             bar = pt.tqdm(zip(queries["qid"], queries["query_toks"]), desc="scoring", unit="q", disable=not self.verbose)
             for qid, toks in bar:
                 scores[rows[qid]] = _scores(postings, check_weights(toks, qid), docids[rows[qid]])
@@ -148,16 +155,16 @@ class PostingsScorer(Settings, pt.Transformer):
         """Return the columns that results need."""
         return [["qid", "docno", "query_toks"]]
 
+    def __str__(self) -> str:
+        return as_name(f"{type(self).__name__}({', '.join([self.impact_index.directory.name, *self._changed()])})")
+
     def _maker(self) -> str:
         return f"{self.impact_index!r}.scorer"
 
     def _belongs_to(self) -> tuple[Any, ...]:
         return (self.impact_index,)
 
-    def _docids(self, postings: Postings, docnos: pd.Series) -> np.ndarray:
-        if self._numbers is None or self._numbers[0] is not postings:  # the index may have been built again
-            self._numbers = postings, postings.documents()
-        numbers = self._numbers[1]
+    def _docids(self, numbers: dict[str, int], docnos: pd.Series) -> np.ndarray:
         missing = [docno for docno in docnos if docno not in numbers]
         if missing:
             raise DataError(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_csplade._settings import Settings
+from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade.index.search.algorithm import Hits
-from pyterrier_csplade.vectors.checks import as_names, check_contracts, check_positive, check_weights, query_ids
-from pyterrier_csplade.vectors.contract import Contract
+from pyterrier_csplade.vectors.checks import as_names, check_columns, check_contracts, check_positive, check_weights, query_ids
+from pyterrier_csplade.vectors.impacts import ImpactVector
 
 from .stored import StoredIndex
 
@@ -40,17 +43,29 @@ class IndexRetriever(Settings, pt.Transformer):
         self.threads = threads
         self.verbose = verbose
 
-    def _open(self) -> Contract | None:
-        """Prepare to search; return the contract of the documents, None if unknown."""
+    def _open(self) -> Any:
+        """Return what is searched: an object with the ``contract`` of the documents, which stays as it is during a search."""
         raise NotImplementedError
 
-    def _search(self, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
+    def _search(self, opened: Any, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
         """Search with queries: qid to at least one weight above 0. The index may lack some of their terms."""
         raise NotImplementedError
 
-    def _read(self, field: str, docids: np.ndarray) -> Any:
+    def _read(self, opened: Any, field: str, docids: np.ndarray) -> Any:
         """Return a metadata field of documents, which may repeat: array or list of str."""
         raise NotImplementedError
+
+    def set_parameter(self, name: str, value: Any) -> None:
+        """Set an argument of the constructor, which checks it; the next search obeys it.
+
+        Raises:
+            ValueError: There is no such argument, or its value is not valid.
+        """
+        try:
+            changed = pt.inspect.transformer_apply_attributes(self, **{name: value})
+        except pt.inspect.InspectError as error:
+            raise ValueError(f"{self!r} has no parameter {name!r}") from error
+        self.__dict__.update(changed.__dict__)
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Search.
@@ -67,15 +82,16 @@ class IndexRetriever(Settings, pt.Transformer):
             DataError: A weight is negative or not finite, or a qid is missing or appears twice.
             ImpactIndexError: There is no index, it is damaged, or the search failed.
         """
-        pt.validate.query_frame(inp, extra_columns=["query_toks"], context=self)
+        self._check_columns(list(inp.columns))
         qids = query_ids(inp)
         weights = {qid: check_weights(toks, qid) for qid, toks in zip(qids, inp["query_toks"])}
         weights = {qid: query for qid, query in weights.items() if query}
-        hits = {}
+        opened, hits = None, {}
         if weights:
-            check_contracts(inp, self._open(), str(self.impact_index.path))
-            hits = self._search(weights)
-        return self._frame(inp.assign(qid=qids), [hits.get(qid, Hits.none()) for qid in qids])
+            opened = self._open()
+            check_contracts(inp, opened.contract, str(self.impact_index.path))
+            hits = self._search(opened, weights)
+        return self._frame(opened, inp.assign(qid=qids), [hits.get(qid, Hits.none()) for qid in qids])
 
     def transform_inputs(self) -> list[list[str]]:
         """Return the columns that queries need."""
@@ -83,12 +99,15 @@ class IndexRetriever(Settings, pt.Transformer):
 
     def transform_outputs(self, input_columns: list[str]) -> list[str]:
         """Return the columns of the result."""
-        pt.validate.query_frame(input_columns, extra_columns=["query_toks"], context=self)
+        self._check_columns(input_columns)
         return [column for column in input_columns if column not in self._new_columns] + self._new_columns
 
     def fuse_rank_cutoff(self, k: int) -> pt.Transformer | None:
         """Push a rank cutoff into the search; never relaxes a stricter one."""
         return self if k >= self.num_results else pt.inspect.transformer_apply_attributes(self, num_results=k)
+
+    def __str__(self) -> str:
+        return as_name(f"{type(self).__name__}({', '.join([self.impact_index.directory.name, *self._changed()])})")
 
     def _maker(self) -> str:
         return f"{self.impact_index!r}.retriever"
@@ -104,17 +123,32 @@ class IndexRetriever(Settings, pt.Transformer):
     def _new_columns(self) -> list[str]:
         return ["docid", *self._fields, "rank", "score"]
 
-    def _frame(self, queries: pd.DataFrame, hits: list[Hits]) -> pd.DataFrame:
+    def _check_columns(self, columns: list[str]) -> None:
+        check_columns(columns, ["qid", "query_toks"], self, without=["docno"])
+
+    def _in_threads(self, search: Callable[[dict[str, float]], Hits], queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
+        """Search with each query, in threads if there are several."""
+        with nullcontext() if self.threads == 1 else ThreadPoolExecutor(self.threads) as executor:
+            run = map if executor is None else executor.map
+            hits: Iterable[Hits] = run(search, queries.values())
+            if self.verbose:
+                hits = pt.tqdm(hits, desc=type(self).__name__, total=len(queries), unit="q")
+            return dict(zip(queries, hits))
+
+    def _frame(self, opened: Any, queries: pd.DataFrame, hits: list[Hits]) -> pd.DataFrame:
         """Return a row for each hit: the query's columns and the new ones."""
         hits = [*hits, Hits.none()]  # gives the arrays their types even without queries
         counts = [len(found.docids) for found in hits]
         docids = np.concatenate([found.docids for found in hits])
         # Column by column: each step of a chain of frames would take as long as a search of a small collection.
         rows = np.repeat(np.arange(len(queries)), counts[:-1])
+        # PyTerrier drops repeated queries of a result, for example in pt.text.mean_passage(), and a dict has no hash.
+        vectors = [ImpactVector(toks) if type(toks) is dict else toks for toks in queries["query_toks"]]
+        queries = queries.assign(query_toks=pd.Series(vectors, index=queries.index, dtype=object))
         columns = {name: queries[name].array.take(rows) for name in queries.columns if name not in self._new_columns}
         columns["docid"] = docids
         for field in self._fields:
-            columns[field] = pd.Series(self._read(field, docids) if len(docids) else [], dtype="str")
+            columns[field] = pd.Series(self._read(opened, field, docids) if len(docids) else [], dtype="str")
         columns["rank"] = np.concatenate([np.arange(count) for count in counts])
         columns["score"] = np.concatenate([found.scores for found in hits])
         return pd.DataFrame(columns, copy=False)

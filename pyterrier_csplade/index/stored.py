@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import html
-import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyterrier as pt
 
 from pyterrier_csplade._errors import ImpactIndexError
-from pyterrier_csplade._settings import Settings
-from pyterrier_csplade._version import __version__
-from pyterrier_csplade.index.search.builder import open_postings
-from pyterrier_csplade.index.search.postings import POSTINGS_FILE, Postings, index_identity
-from pyterrier_csplade.index.terrier.java import start, summary
-from pyterrier_csplade.storage.manifest import check_all, check_on_opening, has_manifest, read_whole
+from pyterrier_csplade._settings import Settings, as_name
+from pyterrier_csplade.index.search.postings import POSTINGS_FILE, Postings
+from pyterrier_csplade.storage.manifest import check_all, read_whole
 from pyterrier_csplade.vectors.contract import Contract
 
-# Terrier opens structures at first use, perhaps after another process has replaced the index; so they are opened at once.
-_STRUCTURES = ("lexicon", "inverted", "document", "meta")
-
-_FILE = "pt_meta.json"
+from .metadata import read_contract, read_metadata
+from .opened import OpenIndex
 
 _CARD = """## Description
 
@@ -70,10 +64,8 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
             memory: Whether to load it into memory for searching.
         """
         super().__init__(path, memory=memory)
-        self._index_obj: Any = None
-        self._contract: Contract | None = None
-        self._identity_of_index_obj = ""
-        self._postings: Postings | None = None
+        self._opened: OpenIndex | None = None
+        self._lock = threading.Lock()
 
     @classmethod
     def coerce(cls, index_like: object) -> StoredIndex:
@@ -97,17 +89,36 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
     @property
     def contract(self) -> Contract | None:
         """The contract of the document encoder; None if it is unknown or the index is not built."""
-        return read_contract(self.directory) if self._index_obj is None else self._contract
+        opened = self._opened
+        return read_contract(self.directory) if opened is None or opened.identity is None else opened.contract
+
+    def open(self) -> OpenIndex:
+        """Return the version of the index that is open; the first call, and the first after :meth:`close`, opens it.
+
+        Raises:
+            ImpactIndexError: There is no index.
+        """
+        with self._lock:
+            if self._opened is None:
+                self._check_built()
+                self._opened = OpenIndex(self.directory, Path(self.path), memory=self.memory)
+            return self._opened
 
     def index_obj(self) -> Any:
-        """Return the Java index object, opened at first use.
+        """Return the Java index object, opened at first use. It must not be used after :meth:`close`, nor by several threads.
 
         Raises:
             ImpactIndexError: There is no index, or its files do not match its manifest.
         """
-        if self._index_obj is None:
-            self._index_obj, self._contract = read_whole(self.directory, self._open)
-        return self._index_obj
+        return self.open().terrier().lend()
+
+    def get_corpus_iter(self, return_toks: bool = True) -> pt.model.IterDict:
+        """Return the documents of the index.
+
+        Args:
+            return_toks: Whether to return docno and impacts; otherwise the metadata fields.
+        """
+        return self.open().corpus(return_toks=return_toks)
 
     def postings(self, *, verbose: bool = False) -> Postings:
         """Return the postings as arrays, opened at first use and built if there are none; needs no Java.
@@ -118,36 +129,7 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
         Raises:
             ImpactIndexError: There is no index, it or its postings are damaged, or the postings cannot be written beside it.
         """
-        if self._postings is None:
-            self._check_built()
-            self._postings = read_whole(
-                self.directory,
-                lambda: open_postings(self.directory, read_contract(self.directory), memory=self.memory, verbose=verbose),
-            )
-        return self._postings
-
-    def read_field(self, field: str, docids: np.ndarray, index: str | None = None) -> np.ndarray:
-        """Read a metadata field of documents. Needs Java.
-
-        Args:
-            field: Its name.
-            docids: Numbers of documents; they may repeat.
-            index: Identity of the index that they come from; None for the index that Terrier has opened.
-
-        Returns:
-            An object array of str.
-
-        Raises:
-            ImpactIndexError: There is no such field, or the index was built again between the two.
-        """
-        stored = list(self.meta_index().getKeys())
-        if field not in stored:
-            raise ImpactIndexError(f"{self.path} has no field {field!r}, only {', '.join(stored)}")
-        if index not in (None, self._identity_of_index_obj):
-            raise ImpactIndexError(f"{self.path} was built again while it was open: call close(), and search again")
-        distinct, places = np.unique(docids, return_inverse=True)  # each string crosses from Java once
-        values: np.ndarray = np.array(self.meta_index().getItems(field, distinct.tolist()), dtype=object)[places]
-        return values
+        return self.open().postings(verbose=verbose)
 
     def verify(self) -> None:
         """Compare size and SHA-256 of every file with the manifest, and check the postings; reads the whole index.
@@ -161,8 +143,21 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
             Postings(self.directory / POSTINGS_FILE).file.verify()
 
     def close(self) -> None:
-        """Forget the opened index; the next use opens what is at the path then."""
-        self._index_obj = self._index_ref = self._postings = None
+        """Close the index when the searches that run have ended; the next use opens what is at the path then."""
+        with self._lock:
+            opened, self._opened, self._index_ref = self._opened, None, None
+        if opened is not None:
+            opened.release()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is open, which a copy opens again."""
+        return {**self.__dict__, "_opened": None, "_index_ref": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def __str__(self) -> str:
+        return as_name(f"{type(self).__name__}({self.directory.name})")
 
     def _belongs_to(self) -> tuple[Any, ...]:
         return (self.directory,)
@@ -173,20 +168,6 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
     def _check_built(self) -> None:
         if not self.built():
             raise ImpactIndexError(f"no index at {self.path}: build it with (csplade.doc_encoder() >> index).index(...)")
-
-    def _open(self) -> tuple[Any, Contract | None]:
-        self._check_built()
-        if has_manifest(self.directory) or read_metadata(self.directory):
-            check_on_opening(self.directory)
-        start()
-        try:
-            index = pt.terrier.IndexFactory.of(pt.terrier.J.IndexRef.of(str(self.directory)), memory=self.memory)
-            for structure in _STRUCTURES:
-                index.getIndexStructure(structure)
-        except Exception as error:
-            raise ImpactIndexError(f"Terrier cannot open {self.path}: {summary(error)}") from error
-        self._identity_of_index_obj = index_identity(self.directory)
-        return index, read_contract(self.directory)
 
     def _hf_readme(self, *, repo: str, branch: str | None = "main", **kwargs: Any) -> str:
         """Fill PyTerrier's card; only the parts around its content are kept."""
@@ -217,55 +198,3 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
             load=load,
             model=(contract and contract.base_model) or "the model of the documents",
         )
-
-
-def write_metadata(directory: Path, *, documents: int, empty: int, postings: int, contract: Contract | None) -> None:
-    """Write ``pt_meta.json``, by which PyTerrier recognises an index.
-
-    Args:
-        directory: The directory of the index.
-        documents: Number of documents.
-        empty: Number of documents without any impact.
-        postings: Number of postings.
-        contract: The contract of the document encoder; None if unknown.
-    """
-    metadata = {
-        "type": "sparse_index",
-        "format": "terrier",
-        "package_hint": "python-terrier",
-        "csplade": {
-            "version": __version__,
-            "documents": documents,
-            "empty_documents": empty,
-            "postings": postings,
-            "contract": None if contract is None else contract.to_dict(),
-        },
-    }
-    (directory / _FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-
-
-def read_metadata(directory: Path) -> dict[str, Any]:
-    """Return what this package adds to ``pt_meta.json``; empty if another package built the index.
-
-    Raises:
-        ImpactIndexError: The file is damaged.
-    """
-    path = directory / _FILE
-    if not path.exists():
-        return {}
-    try:
-        metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")).get("csplade", {})
-    except (ValueError, AttributeError) as error:
-        raise ImpactIndexError(f"{path} is damaged ({error}): build the index again") from error
-    return metadata
-
-
-def read_contract(directory: Path) -> Contract | None:
-    """Return the contract of the document encoder; None if it is unknown or there is no index.
-
-    Raises:
-        ContractError: The contract is not valid.
-        ImpactIndexError: The file is damaged.
-    """
-    values = read_metadata(directory).get("contract")
-    return None if values is None else Contract.from_dict(values, source=str(directory / _FILE))

@@ -5,20 +5,18 @@ from __future__ import annotations
 import base64
 import math
 import re
-import warnings
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyterrier as pt
 
-from pyterrier_csplade._errors import ImpactIndexError
+from pyterrier_csplade._errors import CspladeError, ImpactIndexError
 from pyterrier_csplade.index.search.algorithm import Hits
 from pyterrier_csplade.index.terrier.java import summary
-from pyterrier_csplade.vectors.contract import Contract
-from pyterrier_csplade.vectors.vocabulary import is_index_term
+from pyterrier_csplade.index.terrier.opened import OpenTerrier
 
+from .opened import OpenIndex
 from .retrieval import IndexRetriever
 from .stored import StoredIndex
 
@@ -56,74 +54,50 @@ class ImpactRetriever(IndexRetriever):
         """Create a retriever; :meth:`ImpactIndex.retriever` explains the arguments."""
         super().__init__(impact_index, num_results=num_results, include_fields=include_fields, threads=threads, verbose=verbose)
         self.exact_scores = exact_scores
-        self._opened: tuple[Any, pt.Transformer] | None = None
-        # Whether the index has a term, for the terms of past queries: each look-up is a call into Java.
-        self._looked_up: tuple[Any, dict[str, bool]] | None = None
 
-    def _open(self) -> Contract | None:
-        self.impact_index.index_obj()
-        return self.impact_index.contract
+    def _open(self) -> OpenIndex:
+        opened = self.impact_index.open()
+        opened.terrier()
+        return opened
 
-    def _search(self, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
-        queries = self._known(queries)
-        if not queries:
-            return {}
-        terrier = self._terrier()
+    def _search(self, opened: OpenIndex, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
+        terrier = opened.terrier()
+        known = terrier.known({term for query in queries.values() for term in query})
+        queries = {qid: {term: weight for term, weight in query.items() if known[term]} for qid, query in queries.items()}
+        queries = {qid: query for qid, query in queries.items() if query}
         try:
-            with ThreadPoolExecutor(self.threads) as executor:
-                hits: Iterator[Hits]
-                if self.threads > 1:
-                    hits = executor.map(lambda query: _detached(self._search_one, terrier, query), queries.values())
-                else:
-                    hits = (self._search_one(terrier, query) for query in queries.values())
-                if self.verbose:
-                    hits = pt.tqdm(hits, desc="ImpactRetriever", total=len(queries), unit="q")
-                return dict(zip(queries, hits))
+            if self.threads == 1:
+                return self._in_threads(partial(_locked, self._search_one, terrier), queries)
+            return self._in_threads(partial(_detached, self._search_one, opened.terrier(concurrent=True)), queries)
+        except CspladeError:
+            raise
         except Exception as error:
             raise ImpactIndexError(f"Terrier could not search {self.impact_index.path}: {summary(error)}") from error
 
-    def _search_one(self, terrier: pt.Transformer, query: dict[str, float]) -> Hits:
+    def _search_one(self, terrier: OpenTerrier, query: dict[str, float]) -> Hits:
         weights, factor = _scale(query) if self.exact_scores else (query, 1.0)
-        request = terrier.manager.newSearchRequest("q")
-        for control, value in {**terrier.controls, **_CONTROLS}.items():
+        text, last = _to_terrier(weights), str(min(self.num_results, terrier.documents) - 1)
+        controls = {**terrier.retriever.controls, **_CONTROLS, "end": last}
+        manager = terrier.retriever.manager
+        request = manager.newSearchRequest("q")
+        for control, value in controls.items():
             request.setControl(control, value)
-        request.setOriginalQuery(_to_terrier(weights))
-        terrier.manager.runSearchRequest(request)
+        request.setOriginalQuery(text)
+        manager.runSearchRequest(request)
         # The public view of results is a list of objects, and reading each takes several calls into Java.
-        results = pt.java.cast("org.terrier.querying.Request", request).getResultSet()
-        size = results.getResultSize()
-        docids, scores = (np.array(values[:size]) for values in (results.getDocids(), results.getScores()))
-        return Hits(docids.astype(np.int64), scores.astype(np.float64) * factor)
+        request = pt.java.cast("org.terrier.querying.Request", request)
+        results = request.getResultSet()
+        size, docids, scores = results.getResultSize(), results.getDocids(), results.getScores()
+        return Hits(np.array(docids[:size], np.int64), np.array(scores[:size], np.float64) * factor)
 
-    def _read(self, field: str, docids: np.ndarray) -> Any:
-        return self.impact_index.read_field(field, docids)
+    def _read(self, opened: OpenIndex, field: str, docids: np.ndarray) -> Any:
+        return opened.read_field(field, docids)
 
-    def _known(self, queries: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-        """Leave out terms that are not in the index, and queries without any other term."""
-        index = self.impact_index.index_obj()
-        if self._looked_up is None or self._looked_up[0] is not index:
-            self._looked_up = index, {}
-        found, lexicon = self._looked_up[1], index.getLexicon()
-        for term in {term for query in queries.values() for term in query}.difference(found):
-            found[term] = is_index_term(term) and term in lexicon
-        known = {qid: {term: weight for term, weight in query.items() if found[term]} for qid, query in queries.items()}
-        return {qid: query for qid, query in known.items() if query}
 
-    def _terrier(self) -> pt.Transformer:
-        index = self.impact_index.index_obj()
-        if self._opened is None or self._opened[0] is not index:  # the index may have been built again
-            with warnings.catch_warnings():
-                # PyTerrier calls threads experimental because its rows come in any order of queries; these rows do not.
-                warnings.filterwarnings("ignore", message="Multi-threaded|Upgrading")
-                retriever = pt.terrier.Retriever(
-                    # For threads Terrier changes the index object, which others use, so it opens one of its own.
-                    index if self.threads == 1 else str(self.impact_index.directory),
-                    wmodel="Tf",
-                    num_results=self.num_results,
-                    threads=self.threads,
-                )
-            self._opened = (index, retriever)
-        return self._opened[1]
+def _locked(function: Any, terrier: OpenTerrier, *args: Any) -> Any:
+    """Call a function while no other thread uses the index."""
+    with terrier.lock:
+        return function(terrier, *args)
 
 
 def _detached(function: Any, *args: Any) -> Any:

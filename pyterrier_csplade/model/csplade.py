@@ -14,7 +14,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import ContractError
-from pyterrier_csplade._settings import Settings
+from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import check_choice, check_field_name, check_positive, check_texts
 from pyterrier_csplade.vectors.contract import Contract, Variant
@@ -27,7 +27,7 @@ from .hub import check_source
 from .loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone, to_dtype
 from .scorer import Scorer
 from .sparse import ALL, Wanted
-from .transformers import DocEncoder, QueryEncoder, as_name
+from .transformers import DocEncoder, QueryEncoder
 
 # transformers replaces functions of torch while it loads a model, for all threads: models are loaded one after the other.
 _LOADING = threading.Lock()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -14,7 +13,7 @@ import pandas as pd
 import pyterrier as pt
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade._settings import Settings
+from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import (
     check_field_name,
@@ -398,11 +397,6 @@ class QueryEncoder(TextEncoder):
         check_finite(matrix, batch.names)
         rows = {text: row for row, text in enumerate(batch.texts)}
         return matrix if len(rows) == len(texts) else matrix[[rows[text] for text in texts]]
-
-
-def as_name(text: str) -> str:
-    """Replace what the name of a file must not have, so that ``pt.Experiment(save_dir=...)`` takes ``str()`` as a name."""
-    return re.sub(r'[:"%/<>^|?*\\]+', "-", text)
 
 
 def token_counts(model: TextModel, texts: Sequence[str]) -> list[ImpactVector]:

@@ -140,7 +140,5 @@ def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
 
 def _mask_id(tokenizer: Any, config: AdaptationConfig) -> int:
     if config.mask_token not in tokenizer.get_vocab():
-        raise ConfigError(
-            f"mask_token {config.mask_token!r} is not a token of {config.model}: name one that is"
-        )
+        raise ConfigError(f"mask_token {config.mask_token!r} is not a token of {config.model}: name one that is")
     return int(tokenizer.convert_tokens_to_ids(config.mask_token))

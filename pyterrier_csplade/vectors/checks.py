@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyterrier as pt
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import ContractError, DataError
@@ -235,6 +236,32 @@ def as_names(names: Iterable[str] | str | None) -> list[str] | None:
     return None if names is None else [names] if isinstance(names, str) else list(names)
 
 
+def check_columns(columns: Sequence[str], needed: Sequence[str], user: pt.Transformer, without: Sequence[str] = ()) -> None:
+    """Refuse a frame that lacks columns that queries or results for a search with vectors have.
+
+    Args:
+        columns: The columns of the frame.
+        needed: Those that it must have.
+        user: The transformer, for the message.
+        without: Columns that it must not have.
+
+    Raises:
+        InputValidationError: A column is missing, or there is one too many; states what to do.
+    """
+    try:
+        pt.validate.columns(list(columns), includes=list(needed), excludes=list(without))
+    except pt.validate.InputValidationError as error:
+        hint = ""
+        if set(without) & set(columns):
+            hint = ": the frame holds documents; to score given documents, use scorer() in place of retriever()"
+        elif "docno" in needed and "docno" not in columns:
+            hint = ": the frame holds no documents; to find some, use retriever() in place of scorer()"
+        elif "query_toks" not in columns:
+            hint = ": the queries have no vectors; put csplade.query_encoder() before it"
+        message = f"The input of {user!r} does not have the right columns{hint}."
+        raise pt.validate.InputValidationError(message, error.modes) from None
+
+
 def text_qids(frame: pd.DataFrame) -> pd.Series:
     """Return the qids of a frame as text.
 
@@ -303,14 +330,23 @@ def check_finite(matrix: csr_matrix, names: Sequence[str]) -> None:
 def check_vector(vector: object, name: str) -> Mapping[str, Any]:
     """Return a vector; None and NaN, which mark a missing vector, become an empty one.
 
+    Terms whose weight is None are left out: a table of vectors, such as a Parquet file, gives every vector all terms.
+
     Raises:
         DataError: It is not a dict.
     """
     if isinstance(vector, Mapping):
-        return vector
+        return present(vector)
     if vector is None or vector is pd.NA or (isinstance(vector, float) and math.isnan(vector)):
         return {}
     raise DataError(f"{name} must be a dict of term to weight, found {vector!r:.60}")
+
+
+def present(vector: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a vector without the terms whose weight is None."""
+    if not any(weight is None for weight in vector.values()):
+        return vector
+    return {term: weight for term, weight in vector.items() if weight is not None}
 
 
 def check_finite_vector(vector: object, name: str) -> Mapping[str, Any]:

@@ -29,6 +29,9 @@ class ImpactVector(dict[str, float]):
         super().__init__(items)
         self.contract = contract
 
+    def __hash__(self) -> int:  # type: ignore[override]  # PyTerrier drops repeated queries of a frame by their hashes
+        return hash(frozenset(self.items()))
+
     def __reduce__(self) -> tuple[type[ImpactVector], tuple[dict[str, float], Contract | None]]:
         return ImpactVector, (dict(self), self.contract)
 

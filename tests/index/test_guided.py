@@ -236,7 +236,7 @@ def test_no_changed_byte_of_a_guide_becomes_a_ranking(tmp_path: Path) -> None:
     for place in range(0, len(written), 7):
         path.write_bytes(written[:place] + bytes([written[place] ^ 4]) + written[place + 1 :])
         try:
-            found = index.retriever(algorithm="guided", guide="self").transform(query)
+            found = ImpactIndex(index.path).retriever(algorithm="guided", guide="self").transform(query)
         except ImpactIndexError:
             refused += 1
         else:  # a byte that fills up a place

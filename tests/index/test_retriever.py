@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -151,7 +152,7 @@ def test_queries_without_a_known_term_have_no_rows_and_harm_no_other(index: Impa
     assert [str(empty[c].dtype) for c in ("docid", "rank", "score")] == ["int64", "int64", "float64"]
 
 
-@pytest.mark.parametrize("weight", [-1.0, -1e-9, math.nan, math.inf, -math.inf, "1", None, [1.0], 1e300, 10**400])
+@pytest.mark.parametrize("weight", [-1.0, -1e-9, math.nan, math.inf, -math.inf, "1", [1.0], 1e300, 10**400])
 def test_weight_that_is_none_is_refused_with_its_query(index: ImpactIndex, weight: Any, algorithm: str) -> None:
     with pytest.raises(DataError, match="query 'q1'.*'Ġthe'"):
         index.retriever(algorithm=algorithm).transform(frame({"z": 1.0}, {"Ġthe": weight}))
@@ -264,10 +265,85 @@ def test_wrong_frame_is_refused_by_name(index: ImpactIndex, columns: list[str], 
         index.retriever(algorithm=algorithm).transform_outputs(columns)
 
 
-def test_weighting_models_of_terrier_stay_available(index: ImpactIndex) -> None:
-    raw = index.tf(num_results=5).transform(frame({"z": 1.0}))
-    assert raw["docno"].tolist() == index.retriever(num_results=5).transform(frame({"z": 1.0}))["docno"].tolist()
-    assert len(index.bm25(num_results=5).transform(frame({"z": 1.0}))) == 5
+def test_term_frequency_is_the_only_model_of_terrier(index: ImpactIndex) -> None:
+    plain = pt.terrier.TerrierIndex(index.path).tf(num_results=5).transform(frame({"z": 4.0, "Z": 1.0}))
+    for retriever in (index.tf(num_results=5), index.retriever("Tf", num_results=5)):
+        raw = retriever.transform(frame({"z": 4.0, "Z": 1.0}))
+        assert raw["docno"].tolist() == plain["docno"].tolist()
+        assert raw["score"].to_numpy() == pytest.approx(plain["score"].to_numpy(), rel=1e-6)
+    for name in ("bm25", "dph", "pl2", "dirichlet_lm", "hiemstra_lm", "tf_idf", "rm3", "bo1", "kl", "sdm"):
+        with pytest.raises(ImpactIndexError, match=rf"not counts of words, which {name}\(\) needs: .*query_encoder"):
+            getattr(index, name)()
+    for model in ("BM25", pt.terrier.TerrierModel.dph):
+        with pytest.raises(ImpactIndexError, match=r"not counts of words, which retriever\("):
+            index.retriever(model)
+
+
+@pytest.mark.parametrize(
+    ("columns", "hint"),
+    [
+        (["qid", "query"], "the queries have no vectors; put csplade.query_encoder() before it"),
+        (["qid", "query_toks", "docno"], "use scorer() in place of retriever()"),
+        (["qid", "query", "docno"], "use scorer() in place of retriever()"),
+    ],
+)
+def test_a_frame_of_another_kind_is_refused_with_the_way_out(
+    index: ImpactIndex, columns: list[str], hint: str, algorithm: str
+) -> None:
+    with pytest.raises(pt.validate.InputValidationError, match=re.escape(hint)):
+        index.retriever(algorithm=algorithm).transform(pd.DataFrame([dict.fromkeys(columns, "x")]))
+
+
+def test_the_scorer_refuses_queries_with_the_way_out(index: ImpactIndex) -> None:
+    with pytest.raises(pt.validate.InputValidationError, match=r"use retriever\(\) in place of scorer\(\)"):
+        index.scorer()(frame({"z": 1.0}))
+    with pytest.raises(pt.validate.InputValidationError, match=r"put csplade.query_encoder\(\) before it"):
+        index.scorer()(pd.DataFrame([{"qid": "1", "docno": "doc 1", "query": "text"}]))
+
+
+def test_any_number_of_results_may_be_asked_for(index: ImpactIndex, algorithm: str) -> None:
+    result = index.retriever(algorithm=algorithm, num_results=10**12).transform(frame({"z": 1.0}))
+    assert_exact(result, {"z": 1.0}, DOCUMENTS)
+
+
+def test_absent_terms_of_a_table_are_absent(index: ImpactIndex, algorithm: str) -> None:
+    """Parquet gives every vector of a column all terms, those that it did not have with None."""
+    queries = frame({"z": 1.0}, {"Z": 2.0, "Ġthe": 0.5})
+    stored = frame({"z": 1.0, "Z": None, "Ġthe": None}, {"z": None, "Z": 2.0, "Ġthe": 0.5})
+    retriever = index.retriever(algorithm=algorithm, num_results=5)
+    columns = ["qid", "docno", "rank", "score"]
+    expected = retriever(queries)
+    pd.testing.assert_frame_equal(retriever(stored)[columns], expected[columns])
+    given = expected.drop(columns="query_toks").merge(stored, on="qid")
+    assert index.scorer()(given)["score"].tolist() == pytest.approx(expected["score"].tolist())
+    assert len(retriever(frame({"z": None}))) == 0
+
+
+@pytest.mark.parametrize("toks", [dict, ImpactVector])
+def test_passages_are_put_together_after_the_search(index: ImpactIndex, algorithm: str, toks: Any) -> None:
+    found = index.retriever(algorithm=algorithm, num_results=20).transform(frame(toks({"z": 1.0}), toks({"Z": 2.0})))
+    passages = found.assign(docno=[f"d{docid % 3}%p{docid}" for docid in found["docid"]])
+    for together in (pt.text.mean_passage(), pt.text.kmaxavg_passage(2), pt.text.max_passage()):
+        documents = together(passages)
+        assert len(documents) == 6 and set(documents["qid"]) == {"q0", "q1"}
+    mean = pt.text.mean_passage()(passages).set_index(["qid", "docno"])["score"].to_dict()
+    assert mean == pytest.approx(
+        passages.assign(docno=passages["docno"].str[:2]).groupby(["qid", "docno"])["score"].mean().to_dict()
+    )
+
+
+def test_names_of_experiments_are_short_and_file_names(index: ImpactIndex, algorithm: str, tmp_path: Path) -> None:
+    variants: list[dict[str, Any]] = [{}, {"num_results": 5}, {"include_fields": ["url"]}]
+    retrievers = [index.retriever(algorithm=algorithm, **variant) for variant in variants]
+    names = [str(retriever) for retriever in [*retrievers, index.scorer(), index.text_loader(), index]]
+    assert len(set(names)) == 6 and all(pt.io.ok_filename(name) and len(name) < 100 for name in names)
+    assert names[0] == {"terrier": "ImpactRetriever(index)"}.get(
+        algorithm, f"PostingsRetriever(index, algorithm='{algorithm}')"
+    )
+    qrels = pd.DataFrame({"qid": ["q0"], "docno": ["doc 1"], "label": 1})
+    queries = frame({"z": 1.0}).assign(query="text")
+    pt.Experiment(retrievers, queries, qrels, ["map"], save_dir=str(tmp_path))
+    assert {f"{name}.res.gz" for name in names[:3]} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_experiment_without_a_warning(index: ImpactIndex, tmp_path: Path, algorithm: str) -> None:

@@ -190,9 +190,10 @@ def test_without_numba(index: ImpactIndex, monkeypatch: pytest.MonkeyPatch) -> N
     find: Callable[..., Any] = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "numba" else find(name, *rest))
     assert not _fast.has_numba()
+    index = ImpactIndex(index.path)
     retriever = index.retriever(algorithm="exhaustive")
     pd.testing.assert_frame_equal(retriever.transform(queries), compiled)
-    assert type(retriever._opened[1]) is _exhaustive._NumpySearcher  # type: ignore[attr-defined]
+    assert type(index.open().searcher(retriever.algorithm)) is _exhaustive._NumpySearcher  # type: ignore[attr-defined]
     with pytest.raises(CspladeError, match=r'pip install "pyterrier_csplade\[fast\]"'):
         index.retriever(algorithm="maxscore").transform(queries)
 

@@ -6,13 +6,13 @@ from pyterrier_csplade.cli.demo import _explanation
 from pyterrier_csplade.data.python_docs import PythonDocsDataset
 from pyterrier_csplade.index import documents, spool, stored
 from pyterrier_csplade.index.documents import to_impact_array, to_impacts
+from pyterrier_csplade.index.metadata import read_metadata
 from pyterrier_csplade.index.search import blocks, bmp, builder, exhaustive, order
 from pyterrier_csplade.index.search.blocks import BLOCKS_OF_GROUP
 from pyterrier_csplade.index.search.exhaustive import _NumpySearcher
 from pyterrier_csplade.index.search.kernels import available
 from pyterrier_csplade.index.search.kernels.available import kernels
 from pyterrier_csplade.index.search.term_counts import bm25, folded
-from pyterrier_csplade.index.stored import read_metadata
 from pyterrier_csplade.index.terrier import inverted, reader
 from pyterrier_csplade.index.terrier.bits import PostingFile
 from pyterrier_csplade.index.terrier.java import _has_java

