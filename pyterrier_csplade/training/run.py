@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainingArgum
 from pyterrier_csplade._errors import ConfigError, TrainingError
 from pyterrier_csplade.model.hub import check_published, load_tokenizer, save_tokenizer
 
-from .checkpoints import CHECKPOINTS
+from .checkpoints import CHECKPOINTS, step_of
 from .config import LoraSettings, TrainingConfig, check_batch
 from .distributed import choose_precision, launched_with_deepspeed, start_processes
 from .trainer import in_one_piece
@@ -31,10 +31,11 @@ def open_output(config: TrainingConfig, resume: bool) -> Path:
         ConfigError: The directory cannot be made, or holds checkpoints of another run.
     """
     output = Path(config.output)
-    if not resume and any((output / CHECKPOINTS).glob("checkpoint-*")):
+    reached = max(map(step_of, (output / CHECKPOINTS).glob("checkpoint-*")), default=None)
+    if reached is not None and not resume:
         raise ConfigError(
-            f"{output} holds checkpoints of an earlier run: resume that run (resume=True, --resume), remove "
-            f"{output / CHECKPOINTS}, or name another output"
+            f"{output} holds checkpoints of an earlier run, which reached step {reached} of {config.steps}: resume that run "
+            f"(resume=True, --resume), remove {output / CHECKPOINTS}, or name another output"
         )
     try:
         output.mkdir(parents=True, exist_ok=True)

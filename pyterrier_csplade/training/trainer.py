@@ -38,6 +38,7 @@ from .distributed import barrier, is_first_process, largest, mean_over_processes
 LOG_FILE = "training_log.json"
 #: File of the trained parameters in a checkpoint.
 WEIGHTS_FILE = "model.safetensors"
+_NOTICE = "\nThe run stops after this step and saves a checkpoint. Ctrl-C again stops it at once, without a checkpoint.\n"
 _FIGURES = "figures.json"
 _LOSS = "loss.json"
 
@@ -63,6 +64,7 @@ class CurvesTrainer(Trainer):
         self.config = config
         self._figures = Figures()
         self._stop = StopRequest()
+        self._stopped_by = 0
         self._resumed: Path | None = None
         self._ended: Path | None = None
         self._target: Path | None = None
@@ -87,7 +89,8 @@ class CurvesTrainer(Trainer):
         Raises:
             DataError: There is less data than one batch.
             TrainingError: A loss or gradient is not finite, or the checkpoint holds code.
-            TrainingInterruptedError: SIGTERM was received; a checkpoint has been written.
+            TrainingInterruptedError: A process of the run received SIGTERM or SIGINT (Ctrl-C); a checkpoint has been written.
+            KeyboardInterrupt: A second SIGINT was received before that.
         """
         rows: int = len(self.train_dataset)  # type: ignore[arg-type]
         batch = self.args.train_batch_size * world_size()
@@ -99,7 +102,13 @@ class CurvesTrainer(Trainer):
             if not self.sharded:
                 self._load_from_checkpoint(str(checkpoint))
             return
-        with self._stop.listening():
+        if checkpoint is None and is_first_process() and (log := self._checkpoints.parent / LOG_FILE).is_file():
+            warnings.warn(
+                f"{log} is of an earlier run that left no checkpoint to resume from (save_steps is {self.config.save_steps}): "
+                "this run starts at step 1 and replaces its files",
+                stacklevel=2,
+            )
+        with self._stop.listening(_NOTICE if is_first_process() else ""):
             try:
                 with values_only() if self.is_deepspeed_enabled else nullcontext():
                     self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -108,11 +117,13 @@ class CurvesTrainer(Trainer):
                     f"{checkpoint} holds more than tensors and numbers and is not loaded, because it could run any code: "
                     f"{_unsupported(error)}"
                 ) from error
-        if self.state.global_step < self.args.max_steps and self._stop.number:
-            raise TrainingInterruptedError(
-                f"stopped by signal {self._stop.number} after step {self.state.global_step}; a checkpoint is in "
+        if self.state.global_step < self.args.max_steps and self._stopped_by:
+            error = TrainingInterruptedError(
+                f"stopped by signal {self._stopped_by} after step {self.state.global_step}; a checkpoint is in "
                 f"{self._checkpoints}: resume with resume=True or --resume"
             )
+            error.number = self._stopped_by
+            raise error
 
     def _agreed_checkpoint(self) -> Path | None:
         """Return the checkpoint that the first process found whole."""
@@ -138,9 +149,10 @@ class CurvesTrainer(Trainer):
         self._figures.record(figures)
 
     def end_step(self) -> None:
-        """Pass the figures of the optimizer step to ``step_done``, and stop if a signal was received."""
+        """Pass the figures of the optimizer step to ``step_done``, and stop if any process received a signal."""
         self.step_done(self._figures.end_step())
-        if largest(self._stop.number, self.args.device):
+        self._stopped_by = largest(self._stop.number, self.args.device)
+        if self._stopped_by:
             self.control.should_save = self.control.should_training_stop = True
 
     def step_done(self, figures: dict[str, float]) -> None:
