@@ -118,12 +118,12 @@ class CurvesTrainer(Trainer):
                     f"{_unsupported(error)}"
                 ) from error
         if self.state.global_step < self.args.max_steps and self._stopped_by:
-            error = TrainingInterruptedError(
+            interrupted = TrainingInterruptedError(
                 f"stopped by signal {self._stopped_by} after step {self.state.global_step}; a checkpoint is in "
                 f"{self._checkpoints}: resume with resume=True or --resume"
             )
-            error.number = self._stopped_by
-            raise error
+            interrupted.number = self._stopped_by
+            raise interrupted
 
     def _agreed_checkpoint(self) -> Path | None:
         """Return the checkpoint that the first process found whole."""
