@@ -128,7 +128,7 @@ def test_passage_text() -> None:
         ({**ROW, "negative_passages": {"a": [[[[]]]]}}, "line 2: negative_passages: expected a list, found dict"),
         (
             {**ROW, "negative_passages": [[[[["n"]]]]]},
-            r"negative_passages: expected objects with a 'text', found \[\[\[...\]\]\]",
+            r"line 2: negative_passages: expected objects .* found \[\[\[...\]\]\]",
         ),
     ],
 )
