@@ -25,6 +25,7 @@ from .distributed import rank
 CHECKPOINTS = "checkpoints"
 _MANIFEST = "manifest.json"
 _UNFINISHED = ".unfinished"
+_REMEDY = "earlier checkpoints are whole: free space, and resume with resume=True or --resume"
 
 
 def unfinished(directory: Path) -> Path:
@@ -100,7 +101,7 @@ def remove(directory: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path, remedy: str) -> Iterator[None]:
+def writing(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
     """Turn what torch and safetensors raise at a full disk into an OSError.
 
     Args:

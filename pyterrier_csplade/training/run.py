@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, TaskType, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -142,12 +143,16 @@ def tokenizer_problems(config: TrainingConfig, tokenizer: Any, rows: int) -> Ite
                     yield f"{name} is {length}, but prefix, BOS and EOS take {taken} tokens: no token of a text would be left"
 
 
+# What transformers raises at configurations and weights that it cannot use.
+_UNUSABLE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError)
+
+
 @contextmanager
 def _named(config: TrainingConfig) -> Iterator[None]:
     """Turn what transformers raises at a model that it cannot load into a ConfigError."""
     try:
         yield
-    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, RecursionError, SafetensorError) as error:
+    except _UNUSABLE as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise ConfigError(f"model {config.model} cannot be used: {' '.join(str(error).split())[:300]}") from error

@@ -182,7 +182,9 @@ class CurvesTrainer(Trainer):
         super().log(logs | self._figures.end_point(), *args, **kwargs)
         if self.is_world_process_zero():
             curves = json.dumps(self.state.log_history, indent=1) + "\n"
-            write_atomically(self._checkpoints.parent / LOG_FILE, curves.encode())
+            log = self._checkpoints.parent / LOG_FILE
+            with writing(log):
+                write_atomically(log, curves.encode())
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Do a step; stop before a loss that is not finite changes the weights.
@@ -279,7 +281,7 @@ class CurvesTrainer(Trainer):
             remove(aside)
         barrier()
         try:
-            with writing(aside, "earlier checkpoints are whole: free space, and resume with resume=True or --resume"):
+            with writing(aside):
                 super()._save_checkpoint(model, trial)
                 self.seal()
         except OSError:

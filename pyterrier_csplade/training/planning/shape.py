@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from pyterrier_csplade._errors import ConfigError
@@ -90,7 +91,7 @@ def read_model_config(model: str, revision: str | None) -> tuple[Any, bool]:
         )
     try:
         return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False), False
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
         if model in _PUBLISHED:
             return LlamaConfig(**_PUBLISHED[model]), True
         raise ConfigError(f"model {model}: its configuration cannot be read ({' '.join(str(error).split())[:160]})") from error
