@@ -197,9 +197,10 @@ def test_planted_links_are_not_followed(base: Path, tmp_path: Path) -> None:
 
 def run_both(base: Path, output: Path, model: str, message: str) -> None:
     """Both phases refuse a model before they prepare data."""
-    for go, make in ((train, contrastive_config), (adapt, adaptation_config)):
+    phases: Any = ((train, contrastive_config), (adapt, adaptation_config))
+    for go, make in phases:
         with pytest.raises(ConfigError, match=message):
-            go(make(base, output, model))  # type: ignore[operator]
+            go(make(base, output, model))
         assert not any(path.is_file() for path in output.iterdir())
 
 
@@ -275,7 +276,7 @@ def test_a_trained_model_loads_as_it_was(
 
     monkeypatch.setattr(CurvesTrainer, "trained_weights", encode)
     output = train(contrastive_config(base, tmp_path / "run", model, lora=lora, steps=4, learning_rate=1e-2, bf16=False))
-    loaded = CSPLADE(str(output)).encode_documents(texts).toarray()
+    loaded = CSPLADE(str(output)).encode_docs(texts).toarray()
     torch.testing.assert_close(torch.from_numpy(loaded), held[0], rtol=1e-4, atol=1e-4)
 
 
