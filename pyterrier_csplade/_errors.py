@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 
 class CspladeError(Exception):
     """Base class; messages name the problem and how to solve it."""
@@ -32,4 +34,10 @@ class TrainingError(CspladeError, RuntimeError):
 
 
 class TrainingInterruptedError(TrainingError):
-    """A signal stopped a training run; the run is saved and can be resumed."""
+    """A signal stopped a training run; the run is saved and can be resumed.
+
+    Attributes:
+        number: Number of the signal.
+    """
+
+    number: int = signal.SIGTERM

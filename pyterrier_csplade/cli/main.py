@@ -29,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; by default, the arguments of the process.
 
     Returns:
-        The exit status: 0; 2 after an error, with one line on stderr; 130 after an interruption; 143 when SIGTERM ended a
-        training run, which was saved. While encoding, SIGTERM raises SystemExit with 143.
+        The exit status: 0; 2 after an error, with one line on stderr; 130 after an interruption; 143 (SIGTERM) or 130 (Ctrl-C)
+        when a signal stopped a training run, which was saved. While encoding, SIGTERM raises SystemExit with 143.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.run(arguments)
     except (CspladeError, OSError) as error:
         sys.stderr.write(f"pyterrier-csplade: {' '.join(str(error).split())}\n")
-        return 143 if isinstance(error, TrainingInterruptedError) else 2
+        return 128 + error.number if isinstance(error, TrainingInterruptedError) else 2
     except KeyboardInterrupt:
         sys.stderr.write("\npyterrier-csplade: interrupted\n")
         return 130

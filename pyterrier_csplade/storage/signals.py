@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 # Seconds that a run has to stop by itself, less than the ten after which batch systems kill; our choice (not measured).
 _PATIENCE = 8.0
+# Seconds within which two SIGINT count as one: torchrun passes on the Ctrl-C that its processes received from the terminal; our
+# choice (not measured).
+_ONE_PRESS = 1.0
 
 
 @contextlib.contextmanager
@@ -57,23 +62,42 @@ class StopRequest:
     """Notes that the process was asked to end, so that the run can be saved first.
 
     Attributes:
-        number: Number of the signal; 0 before a signal.
+        number: Number of the first signal; 0 before a signal.
     """
 
     def __init__(self) -> None:
         self.number = 0
+        self._noted = 0.0
+        self._notice = ""
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
+        now = time.monotonic()
+        if number == signal.SIGINT and self.number and now - self._noted > _ONE_PRESS:
+            raise KeyboardInterrupt
+        if not self.number:
+            self.number, self._noted = number, now
+            with contextlib.suppress(OSError, RuntimeError):  # the signal may have come while stderr was written
+                sys.stderr.write(self._notice)
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Note SIGTERM instead of ending at once, if this is the main thread; Python allows handlers in no other."""
+    def listening(self, notice: str = "") -> Iterator[None]:
+        """Note SIGTERM and SIGINT instead of ending at once; a second SIGINT raises KeyboardInterrupt.
+
+        Only in the main thread: Python allows handlers in no other. SIGINT is left to a host program that handles it itself.
+
+        Args:
+            notice: Written to stderr at the first signal.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGTERM, self._note)
+        self._notice = notice
+        noted = [signal.SIGTERM]
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            noted.append(signal.SIGINT)
+        before = {number: signal.signal(number, self._note) for number in noted}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyterrier_csplade._errors import ConfigError, DataError
+from pyterrier_csplade._errors import DataError
 from pyterrier_csplade.data.sources import read_corpus
 from pyterrier_csplade.model.backbone import choose_attention, finish_logits
 
 from .config import AdaptationConfig
 from .distributed import barrier, is_first_process, on_one_process_first, reads_weights_of
 from .packing import PackedDataset, pack_corpus
-from .run import load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
+from .run import check_model, load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
 from .streamed_loss import streamed_prediction_loss
 from .trainer import CurvesTrainer
 
@@ -120,11 +120,12 @@ def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
     """
     output = open_output(config, resume)
     arguments, tokens = training_arguments(config, pieces=config.gradient_accumulation_steps), output / "tokens.int32"
+    check_model(config)
     if next(read_corpus(config.corpus, config.text_fields), None) is None:  # checked before a large model is loaded
         raise DataError(f"{config.corpus}: the corpus is empty")
     tokenizer, model = load_tokenizer_and_model(config)
     choose_attention(model, causal=config.objective == "clm")
-    mask_id = _mask_id(tokenizer, config) if config.objective == "mntp" else None
+    mask_id = int(tokenizer.convert_tokens_to_ids(config.mask_token)) if config.objective == "mntp" else None
     on_one_process_first(lambda: pack_corpus(read_corpus(config.corpus, config.text_fields), tokenizer, tokens))
     dataset = PackedDataset(np.memmap(tokens, dtype=np.int32, mode="r"), config.sequence_length)
     predictor = Predictor(model, config.relu_weight)
@@ -136,9 +137,3 @@ def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
         save_run(whole_model(config, weights) if rebuilt else model, tokenizer, config)
     barrier()
     return output
-
-
-def _mask_id(tokenizer: Any, config: AdaptationConfig) -> int:
-    if config.mask_token not in tokenizer.get_vocab():
-        raise ConfigError(f"mask_token {config.mask_token!r} is not a token of {config.model}: name one that is")
-    return int(tokenizer.convert_tokens_to_ids(config.mask_token))

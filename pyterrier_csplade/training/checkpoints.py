@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import filecmp
-import json
 import os
 import shutil
 import warnings
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from safetensors import SafetensorError
 
 from pyterrier_csplade._errors import DataError, TrainingError
 from pyterrier_csplade.storage.files import sync
@@ -22,6 +25,7 @@ from .distributed import rank
 CHECKPOINTS = "checkpoints"
 _MANIFEST = "manifest.json"
 _UNFINISHED = ".unfinished"
+_REMEDY = "earlier checkpoints are whole: free space, and resume with resume=True or --resume"
 
 
 def unfinished(directory: Path) -> Path:
@@ -41,8 +45,7 @@ def publish(written: Path, processes: int) -> None:
     if written.parent.name != _UNFINISHED:
         return
     target = written.parent.parent / written.name
-    if target.exists():
-        shutil.rmtree(target)
+    remove(target)
     os.replace(written, target)
     sync(target.parent)
 
@@ -60,17 +63,20 @@ def last_checkpoint(directory: Path) -> Path | None:
 def damage_of(checkpoint: Path) -> str | None:
     """Describe what is wrong with a checkpoint; None if it is as it was written."""
     try:
-        files = read_manifest(checkpoint / _MANIFEST, TrainingError, "it cannot be resumed from")["files"]
+        manifest = read_manifest(checkpoint / _MANIFEST, TrainingError, "it cannot be resumed from")
+        processes = manifest.get("processes")
+        if type(processes) is not int or processes < 1:
+            return f"{_MANIFEST} names no number of processes"
+        return next(damages(checkpoint, manifest["files"], digests=True), None)
     except FileNotFoundError:
         return f"it has no {_MANIFEST}, so writing it did not finish"
-    except TrainingError as error:
+    except (TrainingError, OSError) as error:
         return str(error)
-    return next(damages(checkpoint, files, digests=True), None)
 
 
 def processes_of(checkpoint: Path) -> int:
     """Return the number of processes of the run that wrote a checkpoint."""
-    return int(json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))["processes"])
+    return int(read_manifest(checkpoint / _MANIFEST, TrainingError, "it cannot be resumed from")["processes"])
 
 
 def remove_old(directory: Path, kept: int, best: int | None) -> None:
@@ -83,7 +89,53 @@ def remove_old(directory: Path, kept: int, best: int | None) -> None:
     """
     for checkpoint in sorted(directory.glob("checkpoint-*"), key=step_of)[:-kept]:
         if step_of(checkpoint) != best:
-            shutil.rmtree(checkpoint)
+            remove(checkpoint)
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory if there is one; of a link, only the link."""
+    if directory.is_symlink():
+        directory.unlink()
+    elif directory.exists():
+        shutil.rmtree(directory)
+
+
+@contextmanager
+def writing(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
+    """Turn what torch and safetensors raise at a full disk into an OSError.
+
+    Args:
+        path: What is written, for the message.
+        remedy: The way out, for the message.
+
+    Raises:
+        OSError: A file cannot be written; names it.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # the file in which torch writes
+            raise
+        cause = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        number, name = getattr(error, "errno", None) or errno.EIO, getattr(error, "filename", None) or path
+        raise OSError(number, f"cannot be written ({cause}): {remedy}", str(name)) from error
+
+
+@contextmanager
+def reading(checkpoint: Path) -> Iterator[None]:
+    """Turn what parsers raise at the files of a checkpoint into a TrainingError."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise TrainingError(
+            f"{checkpoint} cannot be resumed from ({type(error).__name__}: {str(error)[:200]}): remove it to resume from an "
+            "earlier one"
+        ) from error
+
+
+def without_links(path: str, flags: int) -> int:
+    """Open a file, as the ``opener`` of ``open``, unless a symbolic link has its name."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -102,13 +154,18 @@ def prepared(path: Path) -> Iterator[BinaryIO]:
         DataError: The directory holds checkpoints and the file would change, so the run could not continue as it began.
     """
     partial = path.with_name(f"{path.name}.{rank()}.partial")
-    with partial.open("wb") as out:
-        yield out
-    begun = path.exists() and any((path.parent / CHECKPOINTS).glob("checkpoint-*"))
-    if begun and not filecmp.cmp(partial, path, shallow=False):
-        partial.unlink()
-        raise DataError(
-            f"{path.parent}: the training data has changed since the run began: resume with the same data, or name another "
-            "output"
-        )
-    partial.replace(path)
+    partial.unlink(missing_ok=True)  # of a run that was killed
+    try:
+        with writing(partial, "free space, or name another output"), partial.open("xb") as out:  # follows no link
+            yield out
+        begun = path.exists() and any((path.parent / CHECKPOINTS).glob("checkpoint-*"))
+        if begun and not filecmp.cmp(partial, path, shallow=False):
+            raise DataError(
+                f"{path.parent}: the training data has changed since the run began: resume with the same data, or name another "
+                "output"
+            )
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 # Annotations are evaluated in this module: tools resolve the constructors of subclasses elsewhere with the same names.
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pyterrier_csplade._errors import ConfigError
 from pyterrier_csplade.vectors.contract import Variant
+
+from .fields import Checked, SettingError, must, shown
 
 #: A penalty on weights that are not needed; see losses.py for the formulas.
 Regularizer = Literal["flops", "l1", "df_flops"]
@@ -17,31 +18,17 @@ Regularizer = Literal["flops", "l1", "df_flops"]
 #: collections of its card. Terrier stores an impact of n in n bits, by term and by document.
 POSTING_BYTES = 19.0
 
+# Characters of a measure's name: ir_measures parses names as Python expressions, which thousands of brackets break.
+_LONGEST_MEASURE = 100
 
-def _must(words: str, holds: Callable[[Any], bool]) -> dict[str, Any]:
-    """Make the metadata of a field whose value, unless it is None, must meet a condition."""
-    return {"must": (words, holds)}
-
-
-_BE_POSITIVE = _must("be positive", lambda value: value > 0)
-_NOT_BE_NEGATIVE = _must("not be negative", lambda value: value >= 0)
-_BE_AT_LEAST_1 = _must("be at least 1", lambda value: value >= 1)
-_NOT_BE_EMPTY = _must("not be empty", bool)
-
-
-class _Checked:
-    """A dataclass that checks the conditions in the metadata of its fields."""
-
-    def __post_init__(self) -> None:
-        for entry in fields(self):  # type: ignore[arg-type]
-            words, holds = entry.metadata.get("must", ("", None))
-            value = getattr(self, entry.name)
-            if holds and value is not None and not holds(value):
-                raise ConfigError(f"{entry.name} must {words}, found {value}")
+_BE_POSITIVE = must("be positive", lambda value: value > 0)
+_NOT_BE_NEGATIVE = must("not be negative", lambda value: value >= 0)
+_BE_AT_LEAST_1 = must("be at least 1", lambda value: value >= 1)
+_NOT_BE_EMPTY = must("not be empty", bool)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraSettings(_Checked):
+class LoraSettings(Checked):
     """Low-rank adaptation of the backbone's linear layers.
 
     Attributes:
@@ -52,8 +39,8 @@ class LoraSettings(_Checked):
     """
 
     rank: int = field(default=16, metadata=_BE_POSITIVE)
-    alpha: int | None = None
-    dropout: float = field(default=0.1, metadata=_must("be at least 0 and below 1", lambda value: 0 <= value < 1))
+    alpha: int | None = field(default=None, metadata=_BE_POSITIVE)
+    dropout: float = field(default=0.1, metadata=must("be at least 0 and below 1", lambda value: 0 <= value < 1))
     target_modules: list[str] = field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         metadata=_NOT_BE_EMPTY,
@@ -61,7 +48,7 @@ class LoraSettings(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(_Checked):
+class TrainingConfig(Checked):
     """Settings of both phases.
 
     Attributes:
@@ -87,8 +74,8 @@ class TrainingConfig(_Checked):
             TensorBoard if it is installed.
     """
 
-    model: str
-    output: str
+    model: str = field(metadata=_NOT_BE_EMPTY)
+    output: str = field(metadata=_NOT_BE_EMPTY)
     learning_rate: float = field(metadata=_BE_POSITIVE)
     steps: int = field(metadata=_BE_POSITIVE)
     revision: str | None = None
@@ -100,7 +87,7 @@ class TrainingConfig(_Checked):
     quantization: Literal["nf4"] | None = None
     bf16: bool = True
     gradient_checkpointing: bool = False
-    seed: int = field(default=42, metadata=_must("be from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32))
+    seed: int = field(default=42, metadata=must("be from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32))
     logging_steps: int = field(default=10, metadata=_BE_POSITIVE)
     save_steps: int = field(default=500, metadata=_BE_POSITIVE)
     keep_checkpoints: int = field(default=2, metadata=_BE_POSITIVE)
@@ -109,10 +96,11 @@ class TrainingConfig(_Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.quantization and not self.lora:
-            raise ConfigError("quantization freezes the weights in 4 bits: it needs lora")
+            raise SettingError("quantization freezes the weights in 4 bits: it needs lora", ("quantization",))
         if self.batch_size % self.gradient_accumulation_steps:
-            raise ConfigError(
-                f"gradient_accumulation_steps {self.gradient_accumulation_steps} does not divide batch_size {self.batch_size}"
+            raise SettingError(
+                f"gradient_accumulation_steps {self.gradient_accumulation_steps} does not divide batch_size {self.batch_size}",
+                ("gradient_accumulation_steps",),
             )
 
 
@@ -136,9 +124,9 @@ class AdaptationConfig(TrainingConfig):
             measured).
     """
 
-    corpus: str
-    text_fields: list[str] = field(default_factory=lambda: ["text"])
-    sequence_length: int = 2048
+    corpus: str = field(metadata=_NOT_BE_EMPTY)
+    text_fields: list[str] = field(default_factory=lambda: ["text"], metadata=_NOT_BE_EMPTY)
+    sequence_length: int = field(default=2048, metadata=must("be at least 2", lambda value: value >= 2))
     relu_weight: float = field(default=1.0, metadata=_NOT_BE_NEGATIVE)
     objective: Literal["clm", "mntp"] = "clm"
     mask_rate: float = field(default=0.2, metadata=_BE_POSITIVE)
@@ -148,11 +136,13 @@ class AdaptationConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mask_rate + self.visible_rate > 1:
-            raise ConfigError(f"the sum of mask_rate and visible_rate exceeds 1: {self.mask_rate} and {self.visible_rate}")
+            raise SettingError(
+                f"the sum of mask_rate and visible_rate exceeds 1: {self.mask_rate} and {self.visible_rate}", ("mask_rate",)
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TargetNnz(_Checked):
+class TargetNnz(Checked):
     """Active terms of an average vector when training ends; None leaves a side to its lambda.
 
     Attributes:
@@ -165,7 +155,7 @@ class TargetNnz(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationSettings(_Checked):
+class ValidationSettings(Checked):
     """Retrieval over a slice of a collection at regular steps.
 
     The slice holds every document that is judged for its queries, and others up to ``documents``.
@@ -183,7 +173,7 @@ class ValidationSettings(_Checked):
             exactly in memory, and the index size is estimated from the postings.
     """
 
-    collection: str
+    collection: str = field(metadata=_NOT_BE_EMPTY)
     split: str = "dev"
     steps: int = field(default=500, metadata=_BE_POSITIVE)
     documents: int = field(default=10_000, metadata=_BE_POSITIVE)
@@ -260,8 +250,8 @@ class ContrastiveConfig(TrainingConfig):
     document_prefix: str = ""
     query_length: int = field(default=32, metadata=_BE_POSITIVE)
     document_length: int = field(default=192, metadata=_BE_POSITIVE)
-    encoding_query_length: int | None = None
-    encoding_document_length: int | None = None
+    encoding_query_length: int | None = field(default=None, metadata=_BE_POSITIVE)
+    encoding_document_length: int | None = field(default=None, metadata=_BE_POSITIVE)
     add_bos: bool = False
     add_eos: bool = False
     pool_special: bool = False
@@ -277,7 +267,7 @@ class ContrastiveConfig(TrainingConfig):
     document_regularizer: Regularizer = "flops"
     query_l0_threshold: int = field(default=0, metadata=_NOT_BE_NEGATIVE)
     document_l0_threshold: int = field(default=0, metadata=_NOT_BE_NEGATIVE)
-    df_cutoff: float = field(default=0.1, metadata=_must("be above 0 and below 1", lambda value: 0 < value < 1))
+    df_cutoff: float = field(default=0.1, metadata=must("be above 0 and below 1", lambda value: 0 < value < 1))
     df_steepness: float = field(default=10.0, metadata=_BE_POSITIVE)
     df_steps: int = field(default=100, metadata=_BE_POSITIVE)
     anti_zero_weight: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
@@ -291,11 +281,13 @@ class ContrastiveConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.infonce_weight + self.kl_weight + self.margin_mse_weight:
-            raise ConfigError("infonce_weight, kl_weight and margin_mse_weight are all 0: nothing ranks")
+            raise SettingError("infonce_weight, kl_weight and margin_mse_weight are all 0: nothing ranks", ("infonce_weight",))
         if (self.target_index_mb is None) != (self.target_index_documents is None):
-            raise ConfigError("target_index_mb and target_index_documents belong together")
+            raise SettingError("target_index_mb and target_index_documents belong together", ("target_index_mb",))
         if self.target_index_mb is not None and self.target_nnz is not None and self.target_nnz.document is not None:
-            raise ConfigError("target_index_mb and target_nnz.document contradict each other: give one of them")
+            raise SettingError(
+                "target_index_mb and target_nnz.document contradict each other: give one of them", ("target_index_mb",)
+            )
 
     @property
     def targets(self) -> dict[str, float | None]:
@@ -326,9 +318,12 @@ def parse_measure(name: str) -> Any:
     import ir_measures
 
     try:
-        return ir_measures.parse_measure(name)
-    except (ValueError, NameError, SyntaxError) as error:
-        raise ConfigError(f"ir_measures knows no measure {name!r}; names are like nDCG@10, RR@10, R@100, AP") from error
+        measure = ir_measures.parse_measure(name[:_LONGEST_MEASURE])
+        if isinstance(measure, ir_measures.measures.Measure):
+            return measure
+    except (ValueError, NameError, SyntaxError, TypeError, AttributeError, KeyError):
+        pass
+    raise SettingError(f"ir_measures knows no measure {shown(name)}; names are like nDCG@10, RR@10, R@100, AP", ("measures",))
 
 
 def check_batch(config: TrainingConfig, processes: int, pieces: int) -> None:

@@ -1,32 +1,29 @@
-"""Configuration files, read strictly: unknown keys and wrong types are errors."""
+"""Configuration files, read strictly: unknown keys and wrong types are errors that name file, line and setting."""
 
 from __future__ import annotations
 
-import difflib
 import json
-import math
-import types
-import typing
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
 from pyterrier_csplade._errors import ConfigError
 
 from .config import TrainingConfig
+from .fields import SettingError, config_from_dict, shown
 
 T = TypeVar("T")
 
-# Similarity of an unknown key to a suggested one, such as that between "doc" and "document"; our choice (not measured).
-_ALIKE = 0.5
+# Bytes of a file that is read as a configuration; our choice (not measured).
+_LARGEST = 2**18
+# Characters of a parser's message that an error repeats.
+_LONGEST = 300
 
-# Settings that identify a file for the other command.
-_PHASES = {
-    "corpus": "the adaptation phase: pyterrier-csplade adapt",
-    "data": "the contrastive phase: pyterrier-csplade train",
-}
+# Lines of the settings in a file, by the names of the setting and of the mappings around it.
+_Lines = dict[tuple[Any, ...], int]
 
 
 def load_config(path: str | Path, config_class: type[T]) -> T:
@@ -41,44 +38,34 @@ def load_config(path: str | Path, config_class: type[T]) -> T:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        is_json = path.suffix == ".json"
-        values = json.loads(text, object_pairs_hook=_unique) if is_json else yaml.load(text, Loader=_StrictLoader)
+        values, lines = (_read_json if path.suffix == ".json" else _read_yaml)(_read(path))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} is not valid: it is nested too deeply; settings are nested once at most") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path} is not valid: {' '.join(str(error).split())}") from error
-    return config_from_dict(values, config_class, source=str(path))
-
-
-def config_from_dict(values: Any, config_class: type[T], *, source: str = "configuration") -> T:
-    """Make a configuration from a mapping.
-
-    Raises:
-        ConfigError: A key is unknown or missing, or a value is of a wrong type.
-    """
-    if not isinstance(values, dict):
-        raise ConfigError(f"{source}: expected a mapping of settings, found {type(values).__name__}")
-    hints = typing.get_type_hints(config_class)
-    known = [f.name for f in fields(config_class)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{source}: unknown setting {key!r}{_hint(key, known)}")
-    converted = {key: _convert(value, hints[key], f"{source}: {key}") for key, value in values.items()}
+        raise ConfigError(f"{path} is not valid: {' '.join(str(error).split())[:_LONGEST]}") from error
     try:
-        return config_class(**converted)
-    except TypeError as error:
-        missing = str(error).partition("argument")[2].lstrip("s: ")
-        raise ConfigError(f"{source}: missing setting {missing}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
+        return config_from_dict(values, config_class)
+    except SettingError as error:
+        known = [lines[error.keys[:end]] for end in range(len(error.keys), 0, -1) if error.keys[:end] in lines]
+        raise ConfigError(f"{path}{f', line {known[0]}' if known else ''}: {error}") from error
 
 
-def _hint(key: Any, known: list[str]) -> str:
-    if key in _PHASES:
-        return f", which is one of {_PHASES[key]}"
-    nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=_ALIKE)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+def _read(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise ValueError(f"it has more than {_LARGEST:,} bytes: is it a configuration?")
+    return content.decode("utf-8-sig")
+
+
+def _read_json(text: str) -> tuple[Any, _Lines]:
+    values = json.loads(text, object_pairs_hook=_unique, parse_int=_integer_or_text)
+    try:  # JSON is YAML but for tabs
+        return values, _check_nodes(yaml.SafeLoader(text.replace("\t", " ")).get_single_node())
+    except yaml.YAMLError:
+        return values, {}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -88,59 +75,65 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that appears twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
-            if key in seen:
-                raise yaml.YAMLError(f"the key {key!r} appears twice, the second time on line {key_node.start_mark.line + 1}")
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
+def _integer_or_text(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:  # thousands of digits
+        return text
 
 
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    """Convert a YAML value to the type of its field. YAML 1.1 reads ``1e-4`` as a string: numbers are parsed here."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        hints = [a for a in arguments if a is not type(None)]
-        return _convert(value, next((a for a in hints if _looks_like(value, a)), hints[0]), where)
-    if origin is Literal:
-        if value not in arguments:
-            raise ConfigError(f"{where}: expected one of {', '.join(map(repr, arguments))}, found {value!r}")
-        return value
-    if origin is list:
-        if not isinstance(value, list):
-            raise ConfigError(f"{where}: expected a list, found {value!r}")
-        return [_convert(v, arguments[0], where) for v in value]
-    if isinstance(hint, type) and is_dataclass(hint):
-        return config_from_dict(value, hint, source=where)
-    return _convert_scalar(value, hint, where)
+def _read_yaml(text: str) -> tuple[Any, _Lines]:
+    loader = _Loader(text)
+    node = loader.get_single_node()
+    lines = _check_nodes(node)
+    return None if node is None else loader.construct_document(node), lines
 
 
-def _looks_like(value: Any, hint: Any) -> bool:
-    """Whether a value is meant for one type of several."""
-    origin = typing.get_origin(hint)
-    return value in typing.get_args(hint) if origin is Literal else isinstance(value, origin or hint)
+class _Loader(yaml.SafeLoader):
+    """YAML in which a scalar that looks like a number or a date but is none, such as 2024-02-30, is text."""
 
 
-def _convert_scalar(value: Any, hint: type, where: str) -> Any:
-    number = not isinstance(value, bool)  # Python's booleans are integers
-    if hint is float and number:
+def _or_text(construct: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def read(loader: Any, node: Any) -> Any:
         try:
-            if math.isfinite(float(value)):
-                return float(value)
-        except (TypeError, ValueError):
-            pass
-    elif hint is int and number and isinstance(value, (int, float)) and math.isfinite(value) and value == int(value):
-        return int(value)
-    elif isinstance(value, hint) and hint is not int:
-        return value
-    raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
+            return construct(loader, node)
+        except (ValueError, LookupError, AttributeError, OverflowError):
+            return node.value
+
+    return read
+
+
+for _tag in ("int", "float", "bool", "timestamp"):
+    _name = f"tag:yaml.org,2002:{_tag}"
+    _Loader.add_constructor(_name, _or_text(yaml.SafeLoader.yaml_constructors[_name]))
+
+
+def _check_nodes(root: yaml.Node | None) -> _Lines:
+    """Check that keys are names that appear once, and return their lines. Aliases are followed once."""
+    lines: _Lines = {}
+    seen: set[int] = set()
+    waiting: list[tuple[Any, tuple[Any, ...]]] = [(root, ())]
+    while waiting:
+        node, keys = waiting.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))
+        if not isinstance(node, yaml.MappingNode):
+            waiting += [(child, keys) for child in node.value]
+            continue
+        names = set()
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.YAMLError(f"line {line}: a key is a mapping or a list: write the name of a setting")
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.YAMLError(f"line {line}: merge keys (<<) are not read: write the settings out")
+            if key.value in names:
+                raise yaml.YAMLError(f"the key {shown(key.value)} appears twice, the second time on line {line}")
+            names.add(key.value)
+            lines.setdefault((*keys, key.value), line)
+            waiting.append((value, (*keys, key.value)))
+    return lines
 
 
 _FILE = "settings.json"

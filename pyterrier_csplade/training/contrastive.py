@@ -20,14 +20,15 @@ from pyterrier_csplade.training.monitoring.validation import Validation, read_sl
 from pyterrier_csplade.vectors.contract import Contract
 
 from .batches import Collator, Labels, RowDataset, write_rows
-from .checkpoints import CHECKPOINTS, step_of
+from .checkpoints import CHECKPOINTS, reading, step_of
 from .config import ContrastiveConfig
 from .distributed import barrier, gather, is_first_process, on_one_process_first, reads_weights_of
 from .gradient_cache import GradientCache
 from .objective import ContrastiveObjective
 from .readers import read_rows
-from .run import load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
+from .run import check_model, load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
 from .schedules import make_schedule
+from .sources import texts_digest
 from .trainer import WEIGHTS_FILE, CurvesTrainer
 
 _SCHEDULE = "schedule.json"
@@ -111,6 +112,7 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
     """
     output = open_output(config, resume)
     arguments = training_arguments(config, pieces=1)
+    check_model(config)
     rows = output / "rows.jsonl"
     found = read_rows(config.data, max_bad_rows=config.max_bad_rows)
     on_one_process_first(lambda: write_rows(found, rows, scored=config.needs_teacher))
@@ -167,7 +169,10 @@ def _watch(trainer: ContrastiveTrainer, backbone: Backbone, contract: Contract) 
     trainer.parts["cockpit"] = cockpit
     trainer.add_callback(cockpit)
     if config.validation is not None:
-        trainer.add_callback(Validation(trainer, backbone, contract, read_slice(config.validation), config.validation))
+        data = read_slice(config.validation)
+        texts = (*data.docnos, *data.texts, data.topics.to_json(), data.qrels.to_json())
+        trainer.sources["the validation data"] = texts_digest(texts)
+        trainer.add_callback(Validation(trainer, backbone, contract, data, config.validation))
 
 
 def _probe(trainer: Any) -> dict[str, Any]:
@@ -187,7 +192,8 @@ def _best_weights(trainer: Any, checkpoints: Path) -> dict[str, Tensor] | None:
         newest = max(checkpoints.glob("checkpoint-*/trainer_state.json"), key=lambda path: step_of(path.parent), default=None)
         best = None if newest is None else json.loads(newest.read_text(encoding="utf-8"))["best_global_step"]
     file = checkpoints / f"checkpoint-{best}" / WEIGHTS_FILE
-    return load_file(file) if best is not None and file.is_file() else None
+    with reading(file.parent):
+        return load_file(file) if best is not None and file.is_file() else None
 
 
 def _save_trained(

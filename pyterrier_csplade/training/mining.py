@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import random
 import re
@@ -17,7 +18,9 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import ConfigError, DataError
+from pyterrier_csplade.storage.files import sha256, write_atomically
 
+from .checkpoints import without_links
 from .rows import checked_row, passage_text
 
 #: Results of queries: a pipeline that retrieves them, a frame with qid, docno and score, or the path of a TREC run.
@@ -75,7 +78,10 @@ def mine_negatives(
     miner = _Miner(_as_source(pipeline), _as_source(teacher), relevant, _as_texts(corpus), depth, negatives, seed)
     settings = {
         "pipeline": _name(pipeline), "teacher": _name(teacher), "depth": depth, "negatives": negatives, "min_label": min_label,
-        "seed": seed, "queries": len(asked), "first": asked["qid"].iloc[0],
+        "seed": seed, "queries": len(asked), "first": asked["qid"].iloc[0], "digest of topics": _digest(asked.values.tolist()),
+        "digest of qrels": _digest([relevant[qid] for qid in asked["qid"]]), "digest of the corpus": _digest(miner.known_texts),
+        "digest of results": _digest([_content(pipeline), _content(teacher)]),
+        "results of the first query": miner.first_results(asked.iloc[:1]),
     }  # fmt: skip
     _write(miner, asked, Path(output), settings, batch_size, verbose)
     if miner.without:
@@ -88,8 +94,10 @@ def _write(
 ) -> None:
     unfinished = output.with_name(f"{output.name}.partial")
     done = _resume(unfinished, settings, list(asked["qid"]))
+    if done:
+        warnings.warn(f"resuming after {done:,} of {len(asked):,} queries, which {unfinished} holds", stacklevel=3)
     bar = pt.tqdm(total=len(asked), initial=done, desc="mining", unit="query", disable=not verbose)
-    with unfinished.open("a", encoding="utf-8") as out, bar:
+    with open(unfinished, "a", encoding="utf-8", opener=without_links) as out, bar:
         for start in range(done, len(asked), batch_size):
             batch = asked.iloc[start : start + batch_size]
             for row in miner.rows(batch):
@@ -122,6 +130,15 @@ class _Miner:
     negatives: int
     seed: int
     without: int = 0
+
+    @property
+    def known_texts(self) -> Any:
+        """The texts, if they are known without a transformer."""
+        return None if isinstance(self.texts, pt.Transformer) else self.texts
+
+    def first_results(self, topics: pd.DataFrame) -> str:
+        """Return a digest of the docnos that the pipeline retrieves, which tells whether its index was replaced."""
+        return _digest(_results(self.pipeline, topics, "the pipeline")["docno"].tolist()[: self.depth])
 
     def rows(self, topics: pd.DataFrame) -> Iterator[dict[str, Any]]:
         """Yield a row for each query, in the order of the topics."""
@@ -213,6 +230,8 @@ def _results(source: Any, topics: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _asked(topics: pd.DataFrame, qrels: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """Return the queries that have a relevant passage, and docnos by qid; warns of other queries."""
+    if missing := [name for name in ("qid", "query") if name not in topics.columns]:
+        raise DataError(f"the topics have no {missing[0]!r}; they have {', '.join(map(str, topics.columns))}")
     topics = topics.assign(qid=topics["qid"].astype(str))[["qid", "query"]]
     twice = topics["qid"][topics["qid"].duplicated()]
     if len(twice):
@@ -227,6 +246,8 @@ def _asked(topics: pd.DataFrame, qrels: pd.DataFrame) -> tuple[pd.DataFrame, dic
         warnings.warn(
             f"{len(left)} of {len(topics)} queries have no relevant document, the first {left.iloc[0]!r}", stacklevel=3
         )
+    if unknown := [qid for qid in relevant if qid not in set(topics["qid"])]:
+        warnings.warn(f"{len(unknown)} judged queries are not among the topics, the first {unknown[0]!r}", stacklevel=3)
     return asked, relevant
 
 
@@ -237,36 +258,56 @@ def _name(results: Results | None) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", str(results) if isinstance(results, Path) else repr(results))
 
 
+def _content(results: Results | None) -> Any:
+    """Return what a frame or a run holds; None for a transformer."""
+    if isinstance(results, pd.DataFrame):
+        return results[[name for name in ("qid", "docno", "score") if name in results.columns]].to_csv(index=False)
+    return sha256(Path(results)) if isinstance(results, (str, Path)) else None
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
 def _resume(unfinished: Path, settings: Mapping[str, Any], qids: list[str]) -> int:
     """Return the number of queries that are done; truncates an incomplete last line."""
     record = unfinished.with_name(f"{unfinished.name}.json")
     if not (unfinished.exists() and record.exists()):
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         unfinished.unlink(missing_ok=True)
-        record.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-        unfinished.write_bytes(b"")  # last: if it exists, the record is complete
+        write_atomically(record, json.dumps(settings, indent=2).encode())
+        unfinished.touch(exist_ok=False)  # last: if it exists, the record is complete
         return 0
-    earlier = json.loads(record.read_text(encoding="utf-8"))
+    try:
+        earlier = dict(json.loads(record.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{record} is damaged ({error}): remove it and {unfinished}") from error
     for name, value in settings.items():
-        if earlier.get(name) != value:
+        if earlier.get(name, value) != value:  # the version before recorded less
             raise ConfigError(
                 f"{unfinished} was begun with {name}={earlier.get(name)!r}, not {value!r}: resume with those settings, "
                 "or remove the file"
             )
     size = done = 0
-    with unfinished.open("r+b") as file:
+    with open(unfinished, "r+b", opener=without_links) as file:
         for line in file:
-            if not line.endswith(b"\n") or json.loads(line)["query_id"] != qids[done]:
+            if not line.endswith(b"\n") or done == len(qids) or not line.startswith(_begin(qids[done])):
                 break
             size, done = size + len(line), done + 1
         file.truncate(size)
     return done
 
 
+def _begin(qid: str) -> bytes:
+    """Return how the row of a query begins."""
+    return json.dumps({"query_id": qid}, ensure_ascii=False)[:-1].encode()
+
+
 def _publish(unfinished: Path, output: Path) -> None:
     if output.suffix == ".gz":
         packed = unfinished.with_name(f"{unfinished.name}.gz")
-        with unfinished.open("rb") as source, gzip.open(packed, "wb") as target:
+        packed.unlink(missing_ok=True)
+        with unfinished.open("rb") as source, packed.open("xb") as raw, gzip.open(raw, "wb") as target:
             shutil.copyfileobj(source, target)
         packed.replace(output)
         unfinished.unlink()

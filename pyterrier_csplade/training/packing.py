@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -44,12 +45,16 @@ def pack_corpus(texts: Iterable[str], tokenizer: Any, path: Path, *, batch_size:
         The memory-mapped stream, int32.
     """
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    documents = blank = 0
     with prepared(path) as out:
         for batch in _batches(texts, batch_size):
+            documents, blank = documents + len(batch), blank + sum(not text.strip() for text in batch)
             for ids in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
                 out.write(np.asarray(ids + end, dtype=np.int32).tobytes())
         if not out.tell():
             raise DataError("the corpus is empty")
+    if blank:
+        warnings.warn(f"{blank:,} of {documents:,} documents of the corpus are blank", stacklevel=2)
     return np.memmap(path, dtype=np.int32, mode="r")
 
 

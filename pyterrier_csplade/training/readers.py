@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade.data.directory import CollectionFiles
+from pyterrier_csplade.data.directory import CollectionFiles, field_texts
 from pyterrier_csplade.data.jsonl import parse_object, read_jsonl, read_lines
 from pyterrier_csplade.data.sources import find_dataset
 
+from .fields import shown
 from .rows import RowErrors, TrainingRow, checked_row, passage_text
 
 # Negatives kept per query, so that the hundreds of millions of pairs of msmarco-passage/train fit in memory; our choice (not
 # measured).
 _MOST_NEGATIVES = 100
+# Scores are stored as float32.
+_LARGEST_SCORE = 2.0**127
 
 _Makers = Iterator[Callable[[], TrainingRow]]  # functions that make a row, or raise a DataError if it cannot be used
 _Ids = dict[str, dict[str, None]]  # query id to document ids in their order, each once
@@ -78,9 +81,9 @@ def _passages(values: Any, where: str) -> list[dict[str, Any]]:
         raise DataError(f"{where}: expected a list, found {type(values).__name__}")
     for passage in values:
         if not isinstance(passage, dict) or not isinstance(passage.get("text"), str):
-            raise DataError(f"{where}: expected objects with a 'text', found {str(passage)[:60]!r}")
+            raise DataError(f"{where}: expected objects with a 'text', found {shown(passage)}")
         if not isinstance(passage.get("title") or "", str):
-            raise DataError(f"{where}: expected a title to be a string, found {passage['title']!r}")
+            raise DataError(f"{where}: expected a title to be a string, found {shown(passage['title'])}")
     return values
 
 
@@ -92,8 +95,9 @@ def _scores(passages: list[dict[str, Any]], where: str) -> list[float] | None:
     if len(scores) < len(passages):
         raise DataError(f"{where}: {len(scores)} of {len(passages)} passages have a score; give all of them one, or none")
     for score in scores:
-        if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
-            raise DataError(f"{where}: expected a score to be a finite number, found {score!r}")
+        number = isinstance(score, (int, float)) and not isinstance(score, bool)
+        if not (number and -_LARGEST_SCORE < score < _LARGEST_SCORE):  # NaN is not, either
+            raise DataError(f"{where}: expected a score to be a finite number, found {shown(score)}")
     return [float(score) for score in scores]
 
 
@@ -108,7 +112,7 @@ def _directory_rows(files: CollectionFiles) -> _Makers:
         for key in ("pos", "neg"):
             if isinstance(triple.get(key), list):
                 needed.update(docno for docno in triple[key] if isinstance(docno, str))
-    texts = _texts_of(files.documents(), needed)
+    texts = _texts_of(files.documents(), needed, str(files.docs))
     queries = files.training_topics()
     for number, triple in read_jsonl(path):
         yield partial(_directory_row, triple, queries, texts, f"{path}, line {number}")
@@ -117,14 +121,25 @@ def _directory_rows(files: CollectionFiles) -> _Makers:
 def _directory_row(triple: dict[str, Any], queries: dict[str, str], texts: dict[str, str], where: str) -> TrainingRow:
     qid, positives, negatives = triple.get("qid"), triple.get("pos"), triple.get("neg", [])
     if not isinstance(qid, str) or not isinstance(positives, list) or not isinstance(negatives, list):
-        raise DataError(f"{where}: expected qid, pos and neg, found {', '.join(triple) or 'nothing'}")
+        raise DataError(f"{where}: expected qid, pos and neg, found {', '.join(triple)[:60] or 'nothing'}")
+    for docno in (*positives, *negatives):
+        if not isinstance(docno, str):
+            raise DataError(f"{where}: expected docnos in pos and neg, found {shown(docno)}")
     if qid not in queries:
-        raise DataError(f"{where}: the query {qid!r} is in no topics file")
+        raise DataError(f"{where}: the query {shown(qid)} is in no topics file")
     return _row_by_ids(queries[qid], positives, negatives, texts, where)
 
 
-def _texts_of(documents: Iterable[dict[str, Any]], needed: set[str]) -> dict[str, str]:
-    return {document["docno"]: passage_text(document) for document in documents if document["docno"] in needed}
+def _texts_of(documents: Iterable[dict[str, Any]], needed: set[str], source: str) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for document in documents:
+        if document["docno"] not in needed:
+            continue
+        docno, text = field_texts(document, ("docno", "text"), f"{source}, document {document['docno']}")
+        whole = passage_text({**document, "text": text})
+        if texts.setdefault(docno, whole) != whole:
+            raise DataError(f"{source}: the document {docno!r} appears twice, with different texts: remove one")
+    return texts
 
 
 def _row_by_ids(query: str, positives: Iterable[str], negatives: Iterable[str], texts: Any, where: str) -> TrainingRow:
@@ -145,7 +160,7 @@ def _dataset_rows(dataset: Any, name: str) -> _Makers:
         if judgement.label > 0:
             positives[judgement.qid][judgement.docno] = None
     needed = {document for documents in positives.values() for document in documents}
-    texts = _texts_of(dataset.get_corpus_iter(verbose=False), needed)
+    texts = _texts_of(dataset.get_corpus_iter(verbose=False), needed, name)
     queries = ((topic.qid, topic.query) for topic in dataset.get_topics().itertuples())
     return _judged_rows(queries, positives, {}, texts, name)
 
@@ -193,7 +208,18 @@ class _StoredTexts:
 
 
 def _judged_rows(queries: Iterable[tuple[str, str]], positives: _Ids, negatives: _Ids, texts: Any, name: str) -> _Makers:
+    used, without = set(), 0
     for query, text in queries:
         if query in positives:
+            used.add(query)
             hard = [document for document in negatives.get(query, {}) if document not in positives[query]]
             yield partial(_row_by_ids, text, positives[query], hard, texts, f"{name}, query {query}")
+        else:
+            without += 1
+    if without:
+        warnings.warn(f"{name}: {without:,} queries have no relevant document and make no row", stacklevel=2)
+    if unknown := [query for query in positives if query not in used]:
+        warnings.warn(
+            f"{name}: {len(unknown):,} judged queries are not among the topics and make no row, such as {unknown[0]!r}",
+            stacklevel=2,
+        )

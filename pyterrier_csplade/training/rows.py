@@ -10,6 +10,8 @@ from typing import Any
 from pyterrier_csplade._errors import DataError
 from pyterrier_csplade.vectors.checks import check_texts
 
+from .fields import shown
+
 # Bad rows that a message names, and the number after which reading stops because the whole file must be of another form; our
 # choice (not measured).
 _NAMED = 3
@@ -51,6 +53,9 @@ def checked_row(
         raise DataError(f"{where}: the query has no positive passage")
     values = [query, *positives, *negatives]
     names = [f"{where}: the query"] + [f"{where}: a passage"] * (len(values) - 1)
+    for value, name in zip(values, names):
+        if not isinstance(value, str):
+            raise DataError(f"{name}: expected text, found {shown(value)}")
     texts = check_texts(values, names)
     for text, name in zip(texts, names):
         if not text.strip():

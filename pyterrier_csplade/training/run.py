@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, TaskType, get_peft_model
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainingArguments, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, TrainingArguments, set_seed
 
 from pyterrier_csplade._errors import ConfigError, TrainingError
-from pyterrier_csplade.model.hub import check_published, load_tokenizer, save_tokenizer
+from pyterrier_csplade.model.hub import check_published, load_tokenizer, optional_file, save_tokenizer
+from pyterrier_csplade.storage.files import write_atomically
 
-from .checkpoints import CHECKPOINTS
-from .config import LoraSettings, TrainingConfig, check_batch
+from .checkpoints import CHECKPOINTS, step_of, writing
+from .config import AdaptationConfig, ContrastiveConfig, LoraSettings, TrainingConfig, check_batch
 from .distributed import choose_precision, launched_with_deepspeed, start_processes
 from .trainer import in_one_piece
 
@@ -31,10 +35,11 @@ def open_output(config: TrainingConfig, resume: bool) -> Path:
         ConfigError: The directory cannot be made, or holds checkpoints of another run.
     """
     output = Path(config.output)
-    if not resume and any((output / CHECKPOINTS).glob("checkpoint-*")):
+    reached = max(map(step_of, (output / CHECKPOINTS).glob("checkpoint-*")), default=None)
+    if reached is not None and not resume:
         raise ConfigError(
-            f"{output} holds checkpoints of an earlier run: resume that run (resume=True, --resume), remove "
-            f"{output / CHECKPOINTS}, or name another output"
+            f"{output} holds checkpoints of an earlier run, which reached step {reached} of {config.steps}: resume that run "
+            f"(resume=True, --resume), remove {output / CHECKPOINTS}, or name another output"
         )
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -95,6 +100,64 @@ class _Arguments(TrainingArguments):
         return min(super().n_gpu, 1)
 
 
+def check_model(config: TrainingConfig) -> None:
+    """Check, before data is prepared and weights are loaded, that a run can use its model and tokenizer.
+
+    Raises:
+        ConfigError: The model is an adapter, needs code that comes with it, or its tokenizer does not fit it or the settings.
+    """
+    check_published(config.model, "config.json", config.revision)
+    with _named(config):
+        if optional_file(config.model, "adapter_config.json", config.revision):
+            raise ValueError("it is an adapter: merge it into its base model, and save that with its tokenizer")
+        shape = AutoConfig.from_pretrained(config.model, revision=config.revision, trust_remote_code=False).get_text_config()
+    for problem in tokenizer_problems(config, load_tokenizer(config.model, config.revision), shape.vocab_size):
+        raise ConfigError(problem)
+
+
+def tokenizer_problems(config: TrainingConfig, tokenizer: Any, rows: int) -> Iterator[str]:
+    """Describe why a tokenizer fits neither the model nor the settings of a run.
+
+    Args:
+        config: The run's settings.
+        tokenizer: The tokenizer.
+        rows: Rows of the model's LM head.
+    """
+    tokens = tokenizer.get_vocab()
+    if (largest := max(tokens.values(), default=-1)) >= rows:
+        yield (
+            f"the tokenizer does not fit the model: its ids go up to {largest:,}, the LM head has {rows:,} rows: resize the "
+            "model (resize_token_embeddings) and save it, or take another tokenizer"
+        )
+    if isinstance(config, AdaptationConfig) and config.objective == "mntp" and config.mask_token not in tokens:
+        yield f"mask_token {config.mask_token!r} is not a token of {config.model}: name one that is"
+    if isinstance(config, ContrastiveConfig):
+        for flag, token in (("add_bos", "bos_token"), ("add_eos", "eos_token")):
+            if getattr(config, flag) and getattr(tokenizer, token) is None:
+                yield f"{flag} is set, but the tokenizer has no {token}"
+        for side, prefix in (("query", config.query_prefix), ("document", config.document_prefix)):
+            taken = config.add_bos + config.add_eos + len(tokenizer(prefix, add_special_tokens=False)["input_ids"])
+            for name in (f"{side}_length", f"encoding_{side}_length"):
+                length = getattr(config, name)
+                if length is not None and length <= taken:
+                    yield f"{name} is {length}, but prefix, BOS and EOS take {taken} tokens: no token of a text would be left"
+
+
+# What transformers raises at configurations and weights that it cannot use.
+_UNUSABLE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError)
+
+
+@contextmanager
+def _named(config: TrainingConfig) -> Iterator[None]:
+    """Turn what transformers raises at a model that it cannot load into a ConfigError."""
+    try:
+        yield
+    except _UNUSABLE as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ConfigError(f"model {config.model} cannot be used: {' '.join(str(error).split())[:300]}") from error
+
+
 def load_tokenizer_and_model(
     config: TrainingConfig, attn_implementation: str | None = None, *, quantized: bool = True
 ) -> tuple[Any, Any]:
@@ -106,21 +169,25 @@ def load_tokenizer_and_model(
     set_seed(config.seed)
     frozen_bf16 = config.lora is not None and config.bf16
     dtype = torch.bfloat16 if frozen_bf16 else torch.float32
-    check_published(config.model, "config.json", config.revision)
     tokenizer = load_tokenizer(config.model, config.revision)
     quantization = (
         {"quantization_config": _nf4(dtype), "device_map": {"": PartialState().device}}
         if config.quantization and quantized
         else {}
     )
-    model = AutoModelForCausalLM.from_pretrained(
-        config.model,
-        revision=config.revision,
-        dtype=dtype,
-        use_safetensors=True,
-        attn_implementation=attn_implementation,
-        **quantization,
-    )
+    with _named(config):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            config.model,
+            revision=config.revision,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation=attn_implementation,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **quantization,
+        )
+        if missing := sorted(map(str, report["missing_keys"])):
+            raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}, and would start at random")
     _keep_differentiable(model)
     if config.gradient_checkpointing:
         # transformers 5.23 renamed the method; the old name warns. Non-reentrant, it works with frozen embeddings, too.
@@ -186,9 +253,12 @@ def save_run(model: Any, tokenizer: Any, config: TrainingConfig) -> Any:
     output = Path(config.output)
     if config.lora:
         model = model.merge_and_unload()
-    model.save_pretrained(output)
-    save_tokenizer(tokenizer, output)
-    (output / "training_config.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+    with writing(
+        output, "the run has ended and is in its last checkpoint: free space, and resume with resume=True or --resume"
+    ):
+        model.save_pretrained(output)
+        save_tokenizer(tokenizer, output)
+        write_atomically(output / "training_config.json", (json.dumps(asdict(config), indent=2) + "\n").encode())
     return model
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -23,21 +22,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.integrations import deepspeed
 
 from pyterrier_csplade._errors import DataError, TrainingError, TrainingInterruptedError
+from pyterrier_csplade.storage.files import write_atomically
 from pyterrier_csplade.storage.signals import StopRequest
 
-from .checkpoints import last_checkpoint, processes_of, publish, remove_old, step_of, unfinished
+from .checkpoints import last_checkpoint, processes_of, publish, reading, remove, remove_old, step_of, unfinished, writing
 from .config import TrainingConfig
 from .config_file import changed_settings, save_settings
 from .distributed import barrier, is_first_process, largest, mean_over_processes, values_only, world_size
+from .sources import base_files, changed_sources, save_sources
 
 #: File of the training curves in a run's directory.
 LOG_FILE = "training_log.json"
 #: File of the trained parameters in a checkpoint.
 WEIGHTS_FILE = "model.safetensors"
+_NOTICE = "\nThe run stops after this step and saves a checkpoint. Ctrl-C again stops it at once, without a checkpoint.\n"
+_STATE = "trainer_state.json"
 _FIGURES = "figures.json"
 _LOSS = "loss.json"
 
@@ -56,6 +59,9 @@ class CurvesTrainer(Trainer):
     Args:
         config: The run's settings.
         **kwargs: As transformers has them.
+
+    Attributes:
+        sources: Digests of what the run reads besides the training data, by name; a resumed run must read the same.
     """
 
     def __init__(self, config: TrainingConfig, **kwargs: Any) -> None:
@@ -63,6 +69,8 @@ class CurvesTrainer(Trainer):
         self.config = config
         self._figures = Figures()
         self._stop = StopRequest()
+        self._stopped_by = 0
+        self.sources = base_files(config.model, config.revision) if is_first_process() else {}
         self._resumed: Path | None = None
         self._ended: Path | None = None
         self._target: Path | None = None
@@ -87,7 +95,8 @@ class CurvesTrainer(Trainer):
         Raises:
             DataError: There is less data than one batch.
             TrainingError: A loss or gradient is not finite, or the checkpoint holds code.
-            TrainingInterruptedError: SIGTERM was received; a checkpoint has been written.
+            TrainingInterruptedError: A process of the run received SIGTERM or SIGINT (Ctrl-C); a checkpoint has been written.
+            KeyboardInterrupt: A second SIGINT was received before that.
         """
         rows: int = len(self.train_dataset)  # type: ignore[arg-type]
         batch = self.args.train_batch_size * world_size()
@@ -99,7 +108,13 @@ class CurvesTrainer(Trainer):
             if not self.sharded:
                 self._load_from_checkpoint(str(checkpoint))
             return
-        with self._stop.listening():
+        if checkpoint is None and is_first_process() and (log := self._checkpoints.parent / LOG_FILE).is_file():
+            warnings.warn(
+                f"{log} is of an earlier run that left no checkpoint to resume from (save_steps is {self.config.save_steps}): "
+                "this run starts at step 1 and replaces its files",
+                stacklevel=2,
+            )
+        with self._stop.listening(_NOTICE if is_first_process() else ""):
             try:
                 with values_only() if self.is_deepspeed_enabled else nullcontext():
                     self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -108,11 +123,13 @@ class CurvesTrainer(Trainer):
                     f"{checkpoint} holds more than tensors and numbers and is not loaded, because it could run any code: "
                     f"{_unsupported(error)}"
                 ) from error
-        if self.state.global_step < self.args.max_steps and self._stop.number:
-            raise TrainingInterruptedError(
-                f"stopped by signal {self._stop.number} after step {self.state.global_step}; a checkpoint is in "
+        if self.state.global_step < self.args.max_steps and self._stopped_by:
+            interrupted = TrainingInterruptedError(
+                f"stopped by signal {self._stopped_by} after step {self.state.global_step}; a checkpoint is in "
                 f"{self._checkpoints}: resume with resume=True or --resume"
             )
+            interrupted.number = self._stopped_by
+            raise interrupted
 
     def _agreed_checkpoint(self) -> Path | None:
         """Return the checkpoint that the first process found whole."""
@@ -127,7 +144,18 @@ class CurvesTrainer(Trainer):
                 "everything else is the same",
                 stacklevel=2,
             )
-        if changes := changed_settings(checkpoint, self.config):
+        with reading(checkpoint):
+            changes = changed_settings(checkpoint, self.config)
+            changed = changed_sources(checkpoint, self.sources) if is_first_process() else []
+            reached = TrainerState.load_from_json(str(checkpoint / _STATE)).global_step
+            if reached != step:
+                raise ValueError(f"its {_STATE} is of step {reached}")
+        if changed:
+            raise TrainingError(
+                f"{', '.join(changed)} changed after {checkpoint} was written: restore what the run began with, or begin "
+                "another run in another output"
+            )
+        if changes:
             warnings.warn(
                 f"{checkpoint} was written with other settings: {changes}. The run continues with the new ones", stacklevel=2
             )
@@ -138,9 +166,10 @@ class CurvesTrainer(Trainer):
         self._figures.record(figures)
 
     def end_step(self) -> None:
-        """Pass the figures of the optimizer step to ``step_done``, and stop if a signal was received."""
+        """Pass the figures of the optimizer step to ``step_done``, and stop if any process received a signal."""
         self.step_done(self._figures.end_step())
-        if largest(self._stop.number, self.args.device):
+        self._stopped_by = largest(self._stop.number, self.args.device)
+        if self._stopped_by:
             self.control.should_save = self.control.should_training_stop = True
 
     def step_done(self, figures: dict[str, float]) -> None:
@@ -153,7 +182,9 @@ class CurvesTrainer(Trainer):
         super().log(logs | self._figures.end_point(), *args, **kwargs)
         if self.is_world_process_zero():
             curves = json.dumps(self.state.log_history, indent=1) + "\n"
-            (self._checkpoints.parent / LOG_FILE).write_text(curves, encoding="utf-8")
+            log = self._checkpoints.parent / LOG_FILE
+            with writing(log):
+                write_atomically(log, curves.encode())
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Do a step; stop before a loss that is not finite changes the weights.
@@ -223,7 +254,14 @@ class CurvesTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         directory = Path(resume_from_checkpoint)
-        weights = load_file(directory / WEIGHTS_FILE)
+        with reading(directory):
+            weights = load_file(directory / WEIGHTS_FILE)
+            trained = {name: p.shape for name, p in self.model.named_parameters() if p.requires_grad}
+            others = sorted(name for name in {*weights, *trained} if name not in weights or name not in trained)
+            if not (others or self.sharded):
+                others = [name for name, shape in trained.items() if weights[name].shape != shape]
+            if others:
+                raise ValueError(f"the run trains other weights, such as {others[0]}: were model or lora changed?")
         if self.is_fsdp_enabled and model is not None:
             options = StateDictOptions(full_state_dict=True, strict=False)
             set_model_state_dict(model, weights, options=options)
@@ -238,12 +276,18 @@ class CurvesTrainer(Trainer):
         if not _WRITES_ASIDE:
             super()._save_checkpoint(model, trial)
             return
-        self._target = unfinished(self._checkpoints)
-        if is_first_process() and self._target.exists():
-            shutil.rmtree(self._target)
+        self._target = aside = unfinished(self._checkpoints)
+        if is_first_process():
+            remove(aside)
         barrier()
-        super()._save_checkpoint(model, trial)
-        self.seal()
+        try:
+            with writing(aside):
+                super()._save_checkpoint(model, trial)
+                self.seal()
+        except OSError:
+            with suppress(OSError):
+                remove(aside)
+            raise
 
     def seal(self) -> None:
         """Complete and publish the checkpoint that transformers has written, then remove old ones."""
@@ -257,13 +301,16 @@ class CurvesTrainer(Trainer):
             (written / _LOSS).write_text(json.dumps([mean, getattr(self, _LOSS_START, None)]), encoding="utf-8")
             self.save_state(written)
             save_settings(written, self.config)
+            save_sources(written, self.sources)
             publish(written, world_size())
             remove_old(self._checkpoints, self.config.keep_checkpoints, self.state.best_global_step)
         barrier()
 
     def restore(self) -> None:
         """Load the state of a phase from the checkpoint, and the figures of the point of the curves that was begun."""
-        if self._resumed:
+        if self._resumed is None:
+            return
+        with reading(self._resumed):
             self.load_state(self._resumed)
             self._figures.load(self._resumed / _FIGURES)
             loss, start = json.loads((self._resumed / _LOSS).read_text(encoding="utf-8"))

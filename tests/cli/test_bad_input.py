@@ -50,7 +50,7 @@ def commands(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 CONFIGURATIONS: list[tuple[str | bytes | None, dict[str, Any], str]] = [
-    (None, {"lerning_rate": 3}, "config.yaml: unknown setting 'lerning_rate'; did you mean 'learning_rate'?"),
+    (None, {"lerning_rate": 3}, "config.yaml, line 1: unknown setting 'lerning_rate'; did you mean 'learning_rate'?"),
     (None, {"corpus": "c"}, "unknown setting 'corpus', which is one of the adaptation phase: pyterrier-csplade adapt"),
     (None, {"lora": {"rnk": 2}}, "lora: unknown setting 'rnk'; did you mean 'rank'?"),
     (None, {"target_nnz": {"doc": 9}}, "target_nnz: unknown setting 'doc'; did you mean 'document'?"),

@@ -6,7 +6,7 @@ from pyterrier_csplade.cli.main import main
 from pyterrier_csplade.data.directory import CollectionFiles
 from pyterrier_csplade.model.backbone import Backbone
 from pyterrier_csplade.training.config import POSTING_BYTES
-from pyterrier_csplade.training.config_file import config_from_dict
+from pyterrier_csplade.training.fields import config_from_dict
 from pyterrier_csplade.training.gradient_cache import GradientCache
 from pyterrier_csplade.training.monitoring.preflight import judge, winning_positions
 from pyterrier_csplade.training.planning.cost import attention_activation, layer_activation

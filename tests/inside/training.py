@@ -17,7 +17,7 @@ from pyterrier_csplade.training.adaptation import Predictor, draw_positions
 from pyterrier_csplade.training.batches import Collator, Labels, RowDataset, write_rows
 from pyterrier_csplade.training.checkpoints import damage_of, last_checkpoint, prepared, publish, remove_old, unfinished
 from pyterrier_csplade.training.config import POSTING_BYTES
-from pyterrier_csplade.training.config_file import config_from_dict
+from pyterrier_csplade.training.fields import config_from_dict
 from pyterrier_csplade.training.gradient_cache import GradientCache
 from pyterrier_csplade.training.losses import (
     DocumentFrequencies,

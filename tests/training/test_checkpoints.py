@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,27 +147,69 @@ def whole(base: Path) -> Path:
     return base / "whole"
 
 
-@pytest.mark.parametrize("last", [1, 3, 4, 7])
-def test_sigterm_saves_and_the_run_goes_on_exactly(
-    base: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = write_config(base, tmp_path / "run")
+@contextmanager
+def signals(at: int, *numbers: int) -> Iterator[None]:
+    """Send signals to the process at the end of a step, one a second and a bit after the other."""
     end_step = CurvesTrainer.end_step
 
-    def terminated(self: CurvesTrainer) -> None:
-        if self.state.global_step == last:
-            os.kill(os.getpid(), signal.SIGTERM)
+    def signalled(self: CurvesTrainer) -> None:
+        if self.state.global_step == at:
+            for place, number in enumerate(numbers):
+                time.sleep(1.1 if place else 0)
+                os.kill(os.getpid(), number)
         end_step(self)
 
-    monkeypatch.setattr(CurvesTrainer, "end_step", terminated)
-    assert main(["train", str(config)]) == 143
-    assert f"stopped by signal 15 after step {last}; a checkpoint is in" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CurvesTrainer, "end_step", signalled)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("last", "number"),
+    [(1, signal.SIGTERM), (3, signal.SIGINT), (4, signal.SIGTERM), (7, signal.SIGINT)],
+)
+def test_a_signal_saves_and_the_run_goes_on_exactly(
+    base: Path, whole: Path, tmp_path: Path, last: int, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(base, tmp_path / "run")
+    with signals(last, number):
+        assert main(["train", str(config)]) == 128 + number
+    said = capsys.readouterr().err
+    assert f"stopped by signal {number} after step {last}; a checkpoint is in" in said
+    assert "The run stops after this step and saves a checkpoint. Ctrl-C again stops it at once" in said
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     newest = last_checkpoint(tmp_path / "run/checkpoints")
     assert newest is not None and newest.name == f"checkpoint-{last}"
+    assert main(["train", str(config)]) == 2
+    assert f"which reached step {last} of 8: resume that run (resume=True, --resume)" in capsys.readouterr().err
     assert main(["train", str(config), "--resume"]) == 0
     check_same_end(whole, tmp_path / "run")
+
+
+def test_a_second_ctrl_c_stops_at_once(base: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(base, tmp_path / "run")
+    with signals(5, signal.SIGINT, signal.SIGINT):
+        assert main(["train", str(config)]) == 130
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    newest = last_checkpoint(tmp_path / "run/checkpoints")
+    assert newest is not None and newest.name == "checkpoint-4"
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    capsys.readouterr()
+    with signals(1, signal.SIGTERM):
+        assert main(["train", str(config)]) == 143
+    assert "training_log.json is of an earlier run that left no checkpoint to resume from" in capsys.readouterr().err
+
+
+def test_a_host_program_keeps_its_own_handling_of_ctrl_c(base: Path, tmp_path: Path) -> None:
+    found: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: found.append(number))
+    try:
+        with signals(1, signal.SIGINT):
+            train(contrastive_config(base, tmp_path / "run"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert found == [signal.SIGINT] and (tmp_path / "run/model.safetensors").is_file()
 
 
 def test_a_run_resumes_exactly_without_the_private_interfaces_of_transformers(
@@ -175,17 +219,9 @@ def test_a_run_resumes_exactly_without_the_private_interfaces_of_transformers(
     for name, value in (("_WRITES_ASIDE", False), ("_LOSS_SUM", "_none"), ("_LOSS_START", "_none")):
         monkeypatch.setattr(trainer, name, value)
     config = write_config(base, tmp_path / "run")
-    end_step = CurvesTrainer.end_step
-
-    def terminated(self: CurvesTrainer) -> None:
-        if self.state.global_step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert not unfinished(tmp_path / "run/checkpoints").exists()
-        end_step(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CurvesTrainer, "end_step", terminated)
+    with signals(4, signal.SIGTERM):
         assert main(["train", str(config)]) == 143
+    assert not unfinished(tmp_path / "run/checkpoints").exists()
     assert last_checkpoint(tmp_path / "run/checkpoints") == tmp_path / "run/checkpoints/checkpoint-4"
     assert main(["train", str(config), "--resume"]) == 0
     check_same_end(whole, tmp_path / "run", but="loss")
@@ -204,20 +240,13 @@ def test_every_checkpoint_leads_to_the_same_end(base: Path, whole: Path, tmp_pat
     check_same_end(whole, run)
 
 
-def test_sigterm_in_the_adaptation_phase(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_adaptation_phase(base: Path, tmp_path: Path, number: int) -> None:
     settings: dict[str, Any] = {"steps": 6, "save_steps": 100, "objective": "mntp", "mask_token": "!", "logging_steps": 2}
     uninterrupted = adapt(adaptation_config(base, tmp_path / "whole", **settings))
-    end_step = CurvesTrainer.end_step
-
-    def terminated(self: CurvesTrainer) -> None:
-        if self.state.global_step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        end_step(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CurvesTrainer, "end_step", terminated)
-        with pytest.raises(TrainingInterruptedError):
-            adapt(adaptation_config(base, tmp_path / "run", **settings))
+    with signals(3, number), pytest.raises(TrainingInterruptedError) as caught:
+        adapt(adaptation_config(base, tmp_path / "run", **settings))
+    assert caught.value.number == number
     run = adapt(adaptation_config(base, tmp_path / "run", **settings), resume=True)
     for name in ("loss", "clm", "relu", "grad_norm"):
         assert log_of(run, name) == log_of(uninterrupted, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -63,6 +64,8 @@ def two_processes(base: Path) -> Path:
     runs = [
         {"name": "2x4", **SETTINGS},
         {"name": "2x2x2", "gradient_accumulation_steps": 2, **SETTINGS},
+        {"name": "stopped", "terminate_at": 2, "only": 1, "number": signal.SIGINT, **SETTINGS},
+        {"name": "stopped", "resume": True, **SETTINGS},
         {"name": "adapted 2x4", "phase": "adaptation", **ADAPTATION},
         {"name": "adapted 2x2x2", "phase": "adaptation", "gradient_accumulation_steps": 2, **ADAPTATION},
         {"name": "adapted lora", "phase": "adaptation", "lora": LORA, **ADAPTATION},
@@ -90,6 +93,10 @@ def test_two_processes_end_as_one(base: Path, two_processes: Path, tmp_path: Pat
     one = train(contrastive_config(base, tmp_path / "one", **settings, **SETTINGS))
     assert len(log_of(one)) == 5
     check_equal(one, two_processes / name)
+
+
+def test_a_signal_to_one_process_stops_all(two_processes: Path) -> None:
+    check_equal(two_processes / "stopped", two_processes / "2x4")
 
 
 @pytest.mark.parametrize("name", ["adapted 2x4", "adapted 2x2x2", "adapted lora", "adapted qlora"])

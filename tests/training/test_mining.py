@@ -24,9 +24,9 @@ QRELS = pd.DataFrame(
 class Ranker(pt.Transformer):
     """Retrieves ten documents, beginning with the query's number; records the queries."""
 
-    def __init__(self, fail_at: int | None = None) -> None:
+    def __init__(self, fail_at: int | None = None, skip: int = 0) -> None:
         self.seen: list[str] = []
-        self.fail_at = fail_at
+        self.fail_at, self.skip = fail_at, skip
 
     def transform(self, topics: pd.DataFrame) -> pd.DataFrame:
         rows = []
@@ -34,7 +34,7 @@ class Ranker(pt.Transformer):
             self.seen.append(qid)
             if self.fail_at == len(self.seen):
                 raise KeyboardInterrupt
-            start = int(query.split()[1])
+            start = int(query.split()[1]) + self.skip
             rows += [(qid, query, f"d{start + k}", 100.0 - k) for k in range(10)]
         return pd.DataFrame(rows[::-1], columns=["qid", "query", "docno", "score"])
 
@@ -56,7 +56,8 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 def mine(tmp_path: Path, pipeline: Any = None, **settings: Any) -> list[dict[str, Any]]:
     values = {"depth": 5, "output": tmp_path / "rows.jsonl", "corpus": DOCS, "verbose": False, **settings}
-    return rows_of(mine_negatives(Ranker() if pipeline is None else pipeline, TOPICS, QRELS, **values))
+    values = {"topics": TOPICS, "qrels": QRELS, **values}
+    return rows_of(mine_negatives(Ranker() if pipeline is None else pipeline, **values))
 
 
 def test_negatives_are_the_first_results_that_are_not_relevant(tmp_path: Path) -> None:
@@ -75,8 +76,8 @@ def test_draws_depend_on_seed_and_query_alone(tmp_path: Path) -> None:
     assert all(len(row["negative_passages"]) == 3 for row in first)
     assert mine(tmp_path / "b", depth=10, negatives=3, batch_size=1) == first
     topics = TOPICS.iloc[[4, 2]]
-    output = mine_negatives(Ranker(), topics, QRELS, 10, output=tmp_path / "c.jsonl", corpus=DOCS, negatives=3, verbose=False)
-    assert rows_of(output) == [first[4], first[2]]
+    with pytest.warns(UserWarning, match="4 judged queries are not among the topics, the first 'q0'"):
+        assert mine(tmp_path / "c", topics=topics, depth=10, negatives=3) == [first[4], first[2]]
     assert mine(tmp_path / "d", depth=10, negatives=3, seed=1) != first
 
 
@@ -135,30 +136,54 @@ def test_texts_from_a_transformer_and_from_the_results(tmp_path: Path) -> None:
 def test_mining_resumes_where_it_was_interrupted(tmp_path: Path, torn: bytes) -> None:
     whole = mine(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        mine(tmp_path / "parts", Ranker(fail_at=5), batch_size=2)
+        mine(tmp_path / "parts", Ranker(fail_at=6), batch_size=2)
     partial = tmp_path / "parts/rows.jsonl.partial"
     assert len(partial.read_bytes().splitlines()) == 4
     partial.write_bytes(partial.read_bytes() + torn)
     with pytest.raises(ConfigError, match=r"was begun with depth=5, not 6"):
         mine(tmp_path / "parts", depth=6, batch_size=2)
+    for changed in (
+        {"corpus": [{**document, "text": "other"} for document in DOCS]},
+        {"topics": TOPICS.assign(query=[*TOPICS["query"][:-1], "query 3"])},
+        {"qrels": QRELS.iloc[:-2]},
+        {"pipeline": Ranker(skip=1)},
+    ):
+        with pytest.raises(ConfigError, match="was begun with (digest|results) of .*: resume with those settings"):
+            mine(tmp_path / "parts", batch_size=2, **changed)
     ranker = Ranker()
-    assert mine(tmp_path / "parts", ranker, batch_size=2) == whole
-    assert ranker.seen == ["q4", "q5"]
+    with pytest.warns(UserWarning, match="resuming after 4 of 6 queries, which .*rows.jsonl.partial holds"):
+        assert mine(tmp_path / "parts", ranker, batch_size=2) == whole
+    assert ranker.seen == ["q0", "q4", "q5"]  # the first one is compared with the results of the first call
     assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["rows.jsonl"]
 
 
-def test_mining_that_was_killed_at_its_very_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_text = Path.write_text
-
-    def killed(path: Path, text: str, **kwargs: Any) -> int:
-        write_text(path, text[:7], **kwargs)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "write_text", killed)
-    with pytest.raises(KeyboardInterrupt):
-        mine(tmp_path)
-    monkeypatch.undo()
+def test_mining_that_was_killed_at_its_very_start(tmp_path: Path) -> None:
+    record = tmp_path / "rows.jsonl.partial.json"
+    record.write_text('{"pip')
     assert len(mine(tmp_path)) == 6
+    record.write_text('{"pip')
+    record.with_suffix("").write_text("{}")
+    with pytest.raises(ConfigError, match="rows.jsonl.partial.json is damaged .*: remove it and .*rows.jsonl.partial"):
+        mine(tmp_path)
+
+
+def test_planted_links_are_not_followed(tmp_path: Path) -> None:
+    victim, partial = tmp_path / "victim", tmp_path / "out/rows.jsonl.partial"
+    partial.parent.mkdir()
+    victim.write_text("mine")
+    for name in ("rows.jsonl.partial", "rows.jsonl.partial.json"):
+        (partial.parent / name).symlink_to(victim)
+    with pytest.raises(ConfigError, match="is damaged"):
+        mine(partial.parent)
+    (partial.parent / "rows.jsonl.partial.json").unlink()
+    mine(partial.parent)
+    with pytest.raises(KeyboardInterrupt):
+        mine(partial.parent, Ranker(fail_at=4), batch_size=1)
+    partial.unlink()
+    partial.symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic link"):
+        mine(partial.parent, batch_size=1)
+    assert victim.read_text() == "mine"
 
 
 def test_compressed_output(tmp_path: Path) -> None:
@@ -170,6 +195,10 @@ def test_compressed_output(tmp_path: Path) -> None:
 def test_input_that_cannot_be_mined(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of 6 queries has a relevant document"):
         mine(tmp_path, min_label=3)
+    with pytest.raises(DataError, match="the topics have no 'query'; they have qid"):
+        mine_negatives(Ranker(), TOPICS[["qid"]], QRELS, output=tmp_path / "x", corpus=DOCS)
+    with pytest.warns(UserWarning, match="1 judged queries are not among the topics, the first 'q5'"):
+        mine_negatives(Ranker(), TOPICS[:5], QRELS, 5, output=tmp_path / "y", corpus=DOCS, verbose=False)
     with pytest.raises(DataError, match="the query 'q0' appears twice in the topics"):
         mine_negatives(Ranker(), pd.concat([TOPICS, TOPICS]), QRELS, output=tmp_path / "x", corpus=DOCS)
     with pytest.raises(DataError, match="the pipeline returns no 'docno'; it returns qid, query"):

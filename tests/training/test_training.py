@@ -39,9 +39,9 @@ def test_adaptation_runs_the_model_once_a_step(base: Path, tmp_path: Path, monke
     load = AutoModelForCausalLM.from_pretrained
 
     def counted(*args: Any, **kwargs: Any) -> Any:
-        model = load(*args, **kwargs)
+        model, report = load(*args, **kwargs)
         model.base_model.register_forward_hook(lambda *_: calls.append(1))
-        return model
+        return model, report
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", counted)
     output = adapt(adaptation_config(base, tmp_path / "run", steps=20, learning_rate=1e-2))

@@ -44,7 +44,8 @@ def write_jsonl(path: Path, rows: Any) -> str:
 def test_packing_keeps_the_stream_with_separators(tmp_path: Path) -> None:
     tokenizer = models.tokenizer()
     texts = [*models.TEXTS, "", "cats"]
-    tokens = pack_corpus(iter(texts), tokenizer, tmp_path / "tokens", batch_size=3)
+    with pytest.warns(UserWarning, match="1 of 8 documents of the corpus are blank"):
+        tokens = pack_corpus(iter(texts), tokenizer, tmp_path / "tokens", batch_size=3)
     expected = []
     for text in texts:
         expected += [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
@@ -120,6 +121,15 @@ def test_passage_text() -> None:
         ({**ROW, "query": " "}, "line 2: the query is empty"),
         ({**ROW, "negative_passages": [{"text": "\n"}]}, "line 2: a passage is empty"),
         ({**ROW, "query": "\ud800"}, "line 2: the query: the text is not valid Unicode"),
+        ({**ROW, "query": [[["q"]]]}, r"line 2: the query: expected text, found \[\[\[...\]\]\]"),
+        (f'{{"query": {"9" * 5000}}}', r"line 2: not valid JSON \(.*5000 digits"),
+        ("[" * 10**5, "line 2: not valid JSON"),
+        ({**ROW, "positive_passages": [{"text": "p", "title": "\udfff"}]}, "line 2: a passage: the text is not valid Unicode"),
+        ({**ROW, "negative_passages": {"a": [[[[]]]]}}, "line 2: negative_passages: expected a list, found dict"),
+        (
+            {**ROW, "negative_passages": [[[[["n"]]]]]},
+            r"line 2: negative_passages: expected objects .* found \[\[\[...\]\]\]",
+        ),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, row: Any, message: str) -> None:
@@ -290,6 +300,9 @@ def test_scores_of_a_teacher_follow_their_passages(tmp_path: Path) -> None:
     [
         (None, "rows.jsonl, line 2: 1 of 2 passages have a score; give all of them one, or none"),
         ("3", "line 2: expected a score to be a finite number, found '3'"),
+        (10**400, "line 2: expected a score to be a finite number, found an integer of 1329 bits"),
+        (1e300, r"line 2: expected a score to be a finite number, found 1e\+300"),
+        ([1], r"line 2: expected a score to be a finite number, found \[1\]"),
         (True, "line 2: expected a score to be a finite number, found True"),
         (float("nan"), "line 2: expected a score to be a finite number, found nan"),
     ],

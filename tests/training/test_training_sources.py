@@ -35,8 +35,9 @@ def test_rows_of_a_directory(tmp_path: Path, compressed: bool) -> None:
         ({"qid": "1", "pos": ["d9"], "neg": []}, "line 2: the document 'd9' is not in the collection"),
         ({"qid": "1", "pos": ["d1"], "neg": ["d8"]}, "line 2: the document 'd8' is not in the collection"),
         ({"qid": 1, "pos": ["d1"]}, "line 2: expected qid, pos and neg, found qid, pos"),
+        ({"qid": "1", "pos": [["d1"]], "neg": []}, r"line 2: expected docnos in pos and neg, found \['d1'\]"),
         ({"qid": "1", "pos": "d1", "neg": []}, "line 2: expected qid, pos and neg"),
-        ({"qid": "1", "pos": [None], "neg": []}, "line 2: the document None is not in the collection"),
+        ({"qid": "1", "pos": [None], "neg": []}, "line 2: expected docnos in pos and neg, found None"),
     ],
 )
 def test_bad_triples_are_named(tmp_path: Path, triple: Any, message: str) -> None:

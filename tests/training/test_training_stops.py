@@ -118,7 +118,9 @@ def test_a_lost_gradient_stops_the_run_where_only_its_logged_norm_is_known(
 def test_checkpoints_of_another_run_are_not_mixed(base: Path, tmp_path: Path) -> None:
     config = contrastive_config(base, tmp_path / "run")
     train(config)
-    with pytest.raises(ConfigError, match=r"run holds checkpoints of an earlier run: resume that run \(resume=True"):
+    with pytest.raises(
+        ConfigError, match=r"run holds checkpoints of an earlier run, which reached step 2 of 2: resume that run \(resume=True"
+    ):
         train(config)
 
 

@@ -16,8 +16,8 @@ from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade.vectors.checks import (
     as_names,
     check_contracts,
+    check_plain_queries,
     check_positive,
-    check_texts,
     check_weights,
     query_ids,
     text_qids,
@@ -206,7 +206,7 @@ class BM25Retriever(ClusterRetriever):
     _header = {"search_type": "dfs_query_then_fetch"}
 
     def _check(self, queries: pd.DataFrame) -> bool:
-        return len(check_texts(queries["query"].tolist(), (f"query {qid!r}" for qid in queries["qid"]))) > 0
+        return len(check_plain_queries(queries["query"].tolist(), [f"query {qid!r}" for qid in queries["qid"]])) > 0
 
     def _queries(self, queries: pd.DataFrame, metadata: Metadata) -> Iterator[_Query]:
         if metadata.text is None:

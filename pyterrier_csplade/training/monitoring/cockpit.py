@@ -13,6 +13,8 @@ from transformers import TrainerCallback
 
 from pyterrier_csplade._errors import TrainingError
 from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.storage.files import write_atomically
+from pyterrier_csplade.training.checkpoints import without_links, writing
 from pyterrier_csplade.training.config import ContrastiveConfig
 from pyterrier_csplade.training.distributed import is_first_process
 
@@ -107,7 +109,7 @@ class Cockpit(TrainerCallback):
     def _write_top_terms(self, path: Path, step: int) -> None:
         shares, columns = torch.topk(self.frequencies / self.passages, min(_TOP_TERMS, len(self.frequencies)))
         terms = {self.backbone.vocabulary[c]: round(s, 4) for s, c in zip(shares.tolist(), columns.tolist()) if s}
-        with path.open("a", encoding="utf-8") as out:
+        with writing(path), open(path, "a", encoding="utf-8", opener=without_links) as out:
             out.write(json.dumps({"step": step, "terms": terms}, ensure_ascii=False) + "\n")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
@@ -150,4 +152,4 @@ def _keep_until(step: int, path: Path) -> None:
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = (line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
-        path.write_text("".join(kept), encoding="utf-8")
+        write_atomically(path, "".join(kept).encode())

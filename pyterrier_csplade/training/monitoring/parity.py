@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from pyterrier_csplade.model.backbone import Backbone
 from pyterrier_csplade.model.encoder import BatchEncoder
+from pyterrier_csplade.storage.files import write_atomically
 from pyterrier_csplade.training.batches import RowDataset
 
 # A file in a run's directory.
@@ -69,4 +70,4 @@ class Probe:
 
 def write_report(report: dict[str, Any], directory: Path) -> None:
     """Write a report into a run's directory."""
-    (directory / _PARITY_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_atomically(directory / _PARITY_FILE, (json.dumps(report, indent=2) + "\n").encode())

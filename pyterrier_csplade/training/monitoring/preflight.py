@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyterrier_csplade.model import head
 from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.storage.files import write_atomically
 from pyterrier_csplade.training.batches import Labels
 from pyterrier_csplade.training.config import ContrastiveConfig
 from pyterrier_csplade.training.losses import flops, ranking_loss
@@ -52,7 +53,7 @@ class Preflight:
 
     def save(self, directory: Path) -> None:
         """Write ``preflight.json`` into a run's directory."""
-        (directory / _PREFLIGHT_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_atomically(directory / _PREFLIGHT_FILE, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
     def __str__(self) -> str:
         numbers = ", ".join(f"{name} {value:,.3g}" for name, value in self.figures.items())

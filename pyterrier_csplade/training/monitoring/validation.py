@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from scipy.sparse import csr_matrix, vstack
 from transformers import Trainer, TrainerCallback
 
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade.data.directory import CollectionFiles
+from pyterrier_csplade.data.directory import CollectionFiles, field_texts
 from pyterrier_csplade.data.sources import find_dataset
 from pyterrier_csplade.model.backbone import Backbone, Role
 from pyterrier_csplade.training.config import ValidationSettings, parse_measure
@@ -203,7 +204,16 @@ def read_queries(settings: ValidationSettings) -> tuple[pd.DataFrame, pd.DataFra
         dataset = find_dataset(settings.collection)
         topics, qrels = dataset.get_topics()[["qid", "query"]], dataset.get_qrels()[["qid", "docno", "label"]]
     topics, qrels = topics.astype({"qid": str}), qrels.astype({"qid": str, "docno": str})
-    topics = topics[topics["qid"].isin(set(qrels["qid"][qrels["label"] > 0]))]
+    if len(twice := topics["qid"][topics["qid"].duplicated()]):
+        raise DataError(f"{settings.collection}: the query {twice.iloc[0]!r} appears twice in the split {settings.split!r}")
+    relevant = set(qrels["qid"][qrels["label"] > 0])
+    if len(unknown := sorted(relevant - set(topics["qid"]))):
+        warnings.warn(
+            f"{settings.collection}: {len(unknown):,} judged queries are not among the topics of the split "
+            f"{settings.split!r} and are left out, such as {unknown[0]!r}",
+            stacklevel=2,
+        )
+    topics = topics[topics["qid"].isin(relevant)]
     if not len(topics):
         raise DataError(f"{settings.collection}: no query of the split {settings.split!r} has a relevant document")
     if len(topics) > settings.queries:
@@ -216,21 +226,24 @@ def _draw(documents: Iterable[dict[str, Any]], judged: set[str], settings: Valid
     """Keep all judged documents, and fill up to ``settings.documents`` with others (reservoir sampling)."""
     room = max(0, settings.documents - len(judged))
     rng = random.Random(_SEED)
-    kept: list[tuple[str, str]] = []
+    kept: dict[str, str] = {}
     others: list[tuple[str, str]] = []
     seen = 0
     for document in documents:
-        pair = str(document["docno"]), passage_text(document)
-        if pair[0] in judged:
-            kept.append(pair)
+        docno, text = field_texts(document, ("docno", "text"), f"{settings.collection}, document {document['docno']}")
+        pair = docno, passage_text({**document, "text": text})
+        if docno in judged:
+            if docno in kept:
+                raise DataError(f"{settings.collection}: the document {docno!r} appears twice: remove one")
+            kept[docno] = pair[1]
             continue
         seen += 1
         if len(others) < room:
             others.append(pair)
         elif (place := rng.randrange(seen)) < room:
             others[place] = pair
-    missing = judged - {docno for docno, _ in kept}
+    missing = judged - kept.keys()
     if missing:
         raise DataError(f"{settings.collection}: {len(missing)} judged documents are missing, such as {min(missing)!r}")
-    pairs = [*kept, *others]
+    pairs = [*kept.items(), *others]
     return [docno for docno, _ in pairs], [text for _, text in pairs]

@@ -20,7 +20,7 @@ from pyterrier_csplade.training.config import (
     check_batch,
 )
 from pyterrier_csplade.training.monitoring.validation import read_queries
-from pyterrier_csplade.training.run import reporters
+from pyterrier_csplade.training.run import reporters, tokenizer_problems
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .cost import Load, Method, find_gpu, trained_parameters
@@ -101,25 +101,16 @@ def _check_model(config: TrainingConfig, like: str | None, plan: Plan) -> tuple[
 
 
 def _check_tokenizer(config: TrainingConfig, tokenizer: Any, shape: ModelShape, plan: Plan) -> None:
+    plan.problems += tokenizer_problems(config, tokenizer, shape.vocabulary)
     tokens = tokenizer.get_vocab()
-    largest = max(tokens.values(), default=-1)
-    if largest >= shape.vocabulary:
-        plan.problems.append(
-            f"the tokenizer does not fit the model: its ids go up to {largest:,}, the LM head has {shape.vocabulary:,} rows"
-        )
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     terms = Vocabulary.from_tokens(tokens, special_ids=special, size=shape.vocabulary)
     plan.facts.append(("vocabulary", f"{len(terms):,} index terms of {shape.vocabulary:,} rows of the head"))
     longest = 0
     if isinstance(config, ContrastiveConfig):
-        for flag, token in (("add_bos", "bos_token"), ("add_eos", "eos_token")):
-            if getattr(config, flag) and getattr(tokenizer, token) is None:
-                plan.problems.append(f"{flag} is set, but the tokenizer has no {token}")
         longest = max(config.query_length, config.document_length) * (2 if config.variant == "echo" else 1)
     elif isinstance(config, AdaptationConfig):
         longest = config.sequence_length
-        if config.objective == "mntp" and config.mask_token not in tokens:
-            plan.problems.append(f"mask_token {config.mask_token!r} is not a token of the tokenizer: name one that is")
     if shape.positions and longest > shape.positions:
         plan.warnings.append(f"sequences of up to {longest:,} tokens, but the model has {shape.positions:,} positions")
 

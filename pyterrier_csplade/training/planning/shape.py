@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from pyterrier_csplade._errors import ConfigError
@@ -89,8 +90,8 @@ def read_model_config(model: str, revision: str | None) -> tuple[Any, bool]:
             f"model {model}: there is no directory of this name with a config.json; if an earlier run makes it, run that first"
         )
     try:
-        return AutoConfig.from_pretrained(model, revision=revision), False
-    except (OSError, ValueError) as error:
+        return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False), False
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
         if model in _PUBLISHED:
             return LlamaConfig(**_PUBLISHED[model]), True
         raise ConfigError(f"model {model}: its configuration cannot be read ({' '.join(str(error).split())[:160]})") from error
@@ -106,14 +107,18 @@ def model_shape(config: Any, target_modules: Sequence[str] = ()) -> ModelShape:
     Raises:
         ConfigError: A target module does not exist, or the architecture is not a causal language model.
     """
-    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except ValueError as error:
         raise ConfigError(
             f"{type(config).__name__} is not a causal language model ({' '.join(str(error).split())[:120]})"
         ) from error
+    finally:
+        logger.setLevel(level)
     head = model.get_output_embeddings()
     linear = linear_layers(model)
     text = config.get_text_config()
