@@ -31,7 +31,9 @@ def add_commands(commands: Any, say: Say) -> None:
     """
     encode = commands.add_parser("encode", help="encode a collection into sparse vectors on disk, or resume a run")
     encode.add_argument(
-        "dataset", metavar="DATASET", help="ir_datasets id, PyTerrier dataset, .jsonl(.gz) file, or TREC file or directory"
+        "dataset",
+        metavar="DATASET",
+        help="ir_datasets id, PyTerrier dataset, or file or directory: .jsonl, .tsv, .csv, .parquet or TREC",
     )
     encode.add_argument("--model", required=True, metavar="M", help="directory or hub id, or csplade-tiny (included)")
     encode.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory of the encoded collection")

@@ -89,7 +89,7 @@ def test_trec_files(tmp_path: Path) -> None:
 
 def test_a_torn_trec_file(tmp_path: Path) -> None:
     (tmp_path / "a.trec").write_bytes(TREC[:-20])
-    with pytest.raises(DataError, match="2 documents begin with <DOC>, but 1 can be parsed"):
+    with pytest.raises(DataError, match="a.trec, line 8: the document that begins here has no line </DOC>: repair the file"):
         list(open_source(str(tmp_path / "a.trec")).documents(["body"], "text"))
 
 
@@ -188,7 +188,10 @@ def test_numbers_at_the_ends_of_their_ranges(tmp_path: Path) -> None:
 def test_empty_input_and_impossible_parts(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty, docs, output = jsonl(tmp_path / "empty.jsonl", []), jsonl(tmp_path / "docs.jsonl", documents(3)), tmp_path / "c"
     for command, message in (
-        (["encode", empty, "--estimate"], "nothing to encode: the input has no documents"),
+        (
+            ["encode", empty, "--estimate"],
+            ".parquet, and TREC files of any other name",
+        ),
         (["encode", docs, "--shard", "2/2"], "there is no part 2 of 2: parts count from 0 to 1"),
     ):
         assert main([*command, "--model", model, "--output", str(output)]) == 2
