@@ -42,18 +42,18 @@ class OpenCollection:
             CollectionError: There is no collection, it is not complete, files are damaged (names them), or another process
                 replaces it.
         """
+        self.directory = directory
+        self._place = directory = directory.resolve()  # once, since a link may be changed
         manifest = _read_manifest(directory)
         files = manifest["files"]
-        identities = {name: _identity(directory / name) for name in files}
+        self._identities = {name: _identity(directory / name) for name in files}
         if found := list(damages(directory, files, digests=digests)):
             raise CollectionError(f"{directory} is damaged: {'; '.join(found)}: {REMEDY}")
         self.totals: dict[str, int] = {name: manifest[name] for name in TOTALS}
         self.recipe = Recipe.load(directory)
         self.vocabulary = load_terms(directory, self.recipe)
-        if _read_manifest(directory) != manifest:
+        if _read_manifest(directory) != manifest or any(_identity(directory / n) != i for n, i in self._identities.items()):
             raise CollectionError(f"{directory} was replaced while it was opened: {_REOPEN}")
-        self.directory = directory
-        self._identities = identities
         self._digests = {name: entry["sha256"] for name, entry in files.items()}
         self._shards: dict[int, ShardFile] = {}
         self._count = sum(name.endswith(".safetensors") for name in files)
@@ -75,7 +75,7 @@ class OpenCollection:
         """
         if number not in self._shards:
             name = shard_name(number)
-            path = self.directory / name
+            path = self._place / name
             shard = ShardFile(path, len(self.vocabulary))
             # A copy of the same content is the same shard; the digest takes time, so it is not always computed.
             if _identity(path) != self._identities[name] and sha256(path) != self._digests[name]:

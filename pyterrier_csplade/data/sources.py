@@ -127,6 +127,8 @@ def find_dataset(name: str) -> Any:
 def source_files(name: str) -> list[Path] | None:
     """Return the files of documents that a path names; None if the name is not the path of documents."""
     path = Path(name)
+    if not name:
+        raise DataError("the name of the documents is empty: give a path, or the name of a dataset")
     if not path.exists():
         if names_a_format(name):
             raise DataError(f"there is no file {name}")

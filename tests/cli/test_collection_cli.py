@@ -160,10 +160,10 @@ def test_estimate(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("option", "values", "expected"),
     [
-        ("--top-k", ["0", "-1", "1.5", "many"], "a whole number of at least 1"),
-        ("--shard-size", ["0"], "a whole number of at least 1"),
-        ("--batch-size", ["0"], "a whole number of at least 1"),
-        ("--workers", ["0"], "a whole number of at least 1"),
+        ("--top-k", ["0", "-1", "1.5", "many", "9" * 30], "a whole number from 1 to 2,147,483,647"),
+        ("--shard-size", ["0"], "a whole number from 1 to 2,147,483,647"),
+        ("--batch-size", ["0"], "a whole number from 1 to 2,147,483,647"),
+        ("--workers", ["0"], "a whole number from 1 to 2,147,483,647"),
         ("--min-weight", ["-0.1", "nan", "inf", "light"], "a finite number of at least 0"),
         ("--max-empty", ["1.01", "-1", "nan", "all"], "a number from 0 to 1"),
     ],
