@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_csplade._errors import CollectionError
+from pyterrier_csplade.storage import manifest as manifests
 from pyterrier_csplade.storage.docnos import Docnos
-from pyterrier_csplade.storage.files import sha256
 from pyterrier_csplade.storage.manifest import damages, read_manifest
 
 from .recipe import PLAN_FILE, Recipe, load_terms
@@ -54,6 +55,7 @@ class OpenCollection:
         self.vocabulary = load_terms(directory, self.recipe)
         if _read_manifest(directory) != manifest or any(_identity(directory / n) != i for n, i in self._identities.items()):
             raise CollectionError(f"{directory} was replaced while it was opened: {_REOPEN}")
+        self._hashed = sum(entry["bytes"] for entry in files.values()) <= manifests.HASHED_ON_OPENING
         self._digests = {name: entry["sha256"] for name, entry in files.items()}
         self._shards: dict[int, ShardFile] = {}
         self._count = sum(name.endswith(".safetensors") for name in files)
@@ -77,8 +79,9 @@ class OpenCollection:
             name = shard_name(number)
             path = self._place / name
             shard = ShardFile(path, len(self.vocabulary))
-            # A copy of the same content is the same shard; the digest takes time, so it is not always computed.
-            if _identity(path) != self._identities[name] and sha256(path) != self._digests[name]:
+            # A copy of the same content is the same shard. In a large collection, the digest would take too long.
+            same = not self._hashed and _identity(path) == self._identities[name]
+            if not same and hashlib.sha256(shard.content.data).hexdigest() != self._digests[name]:
                 raise CollectionError(f"{path} was replaced after the collection had been opened: {_REOPEN}")
             self._shards[number] = shard
         return self._shards[number]
