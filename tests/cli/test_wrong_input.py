@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from inside.cli import main
 from pyterrier_csplade import CSPLADE
-from pyterrier_csplade.cli import main
 from support.vector_collections import documents, encode, jsonl
 
 #: Content of files, and what the message holds.
