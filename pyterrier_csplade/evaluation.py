@@ -112,6 +112,7 @@ def plot_tradeoff(
         axis.grid(alpha=0.3, which="both")
     figure.axes[0].legend(fontsize="small")
     figure.suptitle(title)
+    _show_as_written(figure)
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
@@ -129,7 +130,20 @@ def _top(rows: pd.DataFrame, k: int) -> tuple[frozenset[str], int]:
 def _draw(axis: Any, name: str, rows: pd.DataFrame, cost: str, measure: str) -> None:
     axis.plot(rows[cost], rows[measure], marker="o", label=name)
     for label, x, y in zip(rows.get("label", ()), rows[cost], rows[measure]):
-        axis.annotate(label, (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize="small")
+        axis.annotate(str(label), (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize="small")
+
+
+def _show_as_written(figure: Figure) -> None:
+    """Show texts as they are if matplotlib would take them for formulas, but cannot parse them, such as ``$x^$``."""
+    from matplotlib.mathtext import MathTextParser
+    from matplotlib.text import Text
+
+    parser = MathTextParser("path")
+    for text in figure.findobj(Text):
+        try:
+            parser.parse(text.get_text())
+        except ValueError:
+            text.set_parse_math(False)
 
 
 def _measures(results: pd.DataFrame, system: str, cost: str) -> list[str]:

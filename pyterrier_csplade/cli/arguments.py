@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable
@@ -20,12 +19,12 @@ def _number(read: Callable[[str], T], least: float, most: float, expected: str) 
         except ValueError:
             value = read("-1")  # below every least value
         if not least <= value <= most:
-            raise ArgumentTypeError(f"must be {expected}, found {text!r}")
+            raise ArgumentTypeError(f"must be {expected}, found {text!r:.60}")
         return value
 
     return convert
 
 
-count = _number(int, 1, math.inf, "a whole number of at least 1")
+count = _number(int, 1, 2**31 - 1, "a whole number from 1 to 2,147,483,647")
 weight = _number(float, 0, sys.float_info.max, "a finite number of at least 0")
 share = _number(float, 0, 1, "a number from 0 to 1")

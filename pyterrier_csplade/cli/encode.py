@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyterrier_csplade._errors import CollectionError
+from pyterrier_csplade._errors import CollectionError, CspladeError
 
 from .arguments import count, share, weight
 
@@ -31,7 +31,9 @@ def add_commands(commands: Any, say: Say) -> None:
     """
     encode = commands.add_parser("encode", help="encode a collection into sparse vectors on disk, or resume a run")
     encode.add_argument(
-        "dataset", metavar="DATASET", help="ir_datasets id, PyTerrier dataset, .jsonl(.gz) file, or TREC file or directory"
+        "dataset",
+        metavar="DATASET",
+        help="ir_datasets id, PyTerrier dataset, or file or directory: .jsonl, .tsv, .csv, .parquet or TREC",
     )
     encode.add_argument("--model", required=True, metavar="M", help="directory or hub id, or csplade-tiny (included)")
     encode.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory of the encoded collection")
@@ -55,7 +57,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--revision", help="revision of a hub model")
     model.add_argument("--variant", choices=["causal", "echo", "bidirectional"], help="default: the variant of the checkpoint")
     model.add_argument("--quantization", choices=["int8", "nf4", "int8-weight-only"])
-    model.add_argument("--dtype", default="auto", help="for example bfloat16; default: %(default)s")
+    model.add_argument("--dtype", choices=["auto", "bfloat16", "float16", "float32", "float64"], default="auto")
     model.add_argument("--device", help="for example cuda:0; default: an accelerator, if available")
     model.add_argument("--batch-size", type=count, default=32, metavar="N", help="texts of a batch; default: %(default)s")
 
@@ -118,9 +120,21 @@ def _encoder(arguments: argparse.Namespace) -> DocEncoder:
     names = ("adapter", "revision", "variant", "quantization", "dtype", "device", "batch_size")
     settings = {name: getattr(arguments, name) for name in names}
     settings["device"] = arguments.device or launched_device(os.environ)
+    if arguments.device and arguments.ray is None:
+        _check_device(arguments.device)
     tiny = arguments.model == "csplade-tiny"
     csplade = CSPLADE.tiny(**settings) if tiny else CSPLADE(arguments.model, **settings)
     return csplade.doc_encoder(top_k=arguments.top_k, min_weight=arguments.min_weight)
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # an AssertionError if torch was built without CUDA
+        reason = next(iter(str(error).splitlines()), "no reason is given")
+        raise CspladeError(f"--device {device} cannot be used: {reason}") from error
 
 
 def _verify(arguments: argparse.Namespace, say: Say) -> None:
@@ -143,7 +157,7 @@ def launched_part(shard: str | None, processes: int | None, environment: Mapping
     """
     from pyterrier_csplade.collection.documents import Part
 
-    rank, count = int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1))
+    rank, count = _from_launcher("RANK", environment, "0"), _from_launcher("WORLD_SIZE", environment, "1")
     if processes is not None and processes != count:
         raise CollectionError(
             f"{count} process(es) were started, not {processes}: start them with "
@@ -158,8 +172,18 @@ def launched_part(shard: str | None, processes: int | None, environment: Mapping
 
 def launched_device(environment: Mapping[str, str]) -> str | None:
     """Return the GPU of this process among several on a machine; None if there is one process, or no GPU."""
-    if int(environment.get("LOCAL_WORLD_SIZE", environment.get("WORLD_SIZE", 1))) == 1:
+    if _from_launcher("LOCAL_WORLD_SIZE", environment, environment.get("WORLD_SIZE", "1")) == 1:
         return None
     import torch
 
-    return f"cuda:{environment['LOCAL_RANK']}" if torch.cuda.is_available() else None
+    return f"cuda:{_from_launcher('LOCAL_RANK', environment)}" if torch.cuda.is_available() else None
+
+
+def _from_launcher(name: str, environment: Mapping[str, str], default: str = "") -> int:
+    text = environment.get(name, default)
+    try:
+        return int(text)
+    except ValueError as error:
+        raise CollectionError(
+            f"the environment variable {name}, which torchrun sets, must be a whole number, found {text!r:.60}: remove it"
+        ) from error

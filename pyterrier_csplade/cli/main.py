@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,17 +34,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0; 2 after an error, with one line on stderr; 130 after an interruption; 143 (SIGTERM) or 130 (Ctrl-C)
         when a signal stopped a training run, which was saved. While encoding, SIGTERM raises SystemExit with 143.
     """
-    arguments = _parser().parse_args(argv)
+    _open_streams()
     try:
+        arguments = _parser().parse_args(argv)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             arguments.run(arguments)
     except (CspladeError, OSError) as error:
-        sys.stderr.write(f"pyterrier-csplade: {' '.join(str(error).split())}\n")
+        _complain(f"pyterrier-csplade: {' '.join(str(error).split())}")
         return 128 + error.number if isinstance(error, TrainingInterruptedError) else 2
     except KeyboardInterrupt:
-        sys.stderr.write("\npyterrier-csplade: interrupted\n")
+        _complain("\npyterrier-csplade: interrupted")
         return 130
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _discard_output()
     return 0
 
 
@@ -86,13 +94,36 @@ def _add_dry_run(phase: argparse.ArgumentParser) -> None:
     plan.add_argument("--like", metavar="MODEL", help="a model of the same shape, if the model of the run does not exist yet")
 
 
+def _open_streams() -> None:
+    """Open streams that were closed when the process started, so that no file gets their descriptors and their output."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    sys.stderr.write(f"pyterrier-csplade: warning: {message}\n")
+    _complain(f"pyterrier-csplade: warning: {message}")
+
+
+def _complain(text: str) -> None:
+    with suppress(OSError):  # a closed pipe: nobody reads it
+        sys.stderr.write(f"{text}\n")
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        sys.stdout.flush()
+    except OSError as error:  # the disk is full, or the reader of a pipe has ended
+        _discard_output()
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def _discard_output() -> None:
+    """Write no more to stdout, or Python would try again, and fail, when it ends."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _demo(arguments: argparse.Namespace) -> None:

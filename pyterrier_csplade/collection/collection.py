@@ -65,7 +65,10 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
         super().__init__(path)
         self.encoder = encoder
         self._opened: OpenCollection | None = None
-        self._lookup: Lookup | None = None
+        self._lookup: tuple[OpenCollection, Lookup] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None, "_lookup": None}  # opened again where it is needed
 
     @property
     def directory(self) -> Path:
@@ -156,10 +159,11 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
         Args:
             verbose: Whether to show a progress bar.
         """
-        documents = self._documents()
+        opened = self._open()
+        documents, total = _documents(opened), opened.totals["documents"]
         if verbose:
-            documents = pt.tqdm(documents, desc="EncodedCollection", unit="d", total=len(self))
-        return pt.utils.GeneratorLen(iter(documents), len(self))
+            documents = pt.tqdm(documents, desc="EncodedCollection", unit="d", total=total)
+        return pt.utils.GeneratorLen(iter(documents), total)
 
     def transform_inputs(self) -> list[list[str]]:
         """Return the columns that documents need: ``docno``, and the text if there is an encoder to fall back to."""
@@ -183,31 +187,26 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
         return f"EncodedCollection({', '.join([repr(str(self.path)), *self._changed()])})"
 
     def _open(self) -> OpenCollection:
-        if self._opened is None:
-            self._opened = OpenCollection(self.directory)
-        return self._opened
+        """Return the opened collection. A method calls this once, so that all it returns comes from one version."""
+        opened = self._opened
+        if opened is None or opened.directory != self.directory:
+            opened = self._opened = OpenCollection(self.directory)
+        return opened
 
-    def _documents(self) -> Iterator[dict[str, Any]]:
-        for shard in self._open():
-            docnos = iter(shard.docnos)
-            for start in range(0, len(shard), _CHUNK):
-                rows = shard.rows(start, min(start + _CHUNK, len(shard)))
-                for toks in to_vectors(rows, self.vocabulary, self.contract):
-                    yield {"docno": next(docnos), "toks": toks}
+    def _find(self, opened: OpenCollection, docnos: Sequence[str]) -> list[tuple[int, int] | None]:
+        found = self._lookup
+        if found is None or found[0] is not opened:
+            found = self._lookup = opened, Lookup(opened)
+        return found[1].find(docnos)
 
     def _toks(self, inp: pd.DataFrame) -> list[ImpactVector]:
-        if self._lookup is None:
-            self._lookup = Lookup(self._open())
-        docnos = inp["docno"].tolist()
-        places = self._lookup.find(docnos)
+        opened = self._open()
+        places = self._find(opened, inp["docno"].tolist())
         unknown = [row for row, place in enumerate(places) if place is None]
-        others = iter(self._fall_back(inp.iloc[unknown]))
-        return [next(others) if place is None else self._vector(*place) for place in places]
+        others = iter(self._fall_back(inp.iloc[unknown], opened.recipe))
+        return [next(others) if place is None else _vector(opened, *place) for place in places]
 
-    def _vector(self, shard: int, row: int) -> ImpactVector:
-        return to_vectors(self._open()[shard].rows(row, row + 1), self.vocabulary, self.contract)[0]
-
-    def _fall_back(self, inp: pd.DataFrame) -> list[ImpactVector]:
+    def _fall_back(self, inp: pd.DataFrame, recipe: Recipe) -> list[ImpactVector]:
         if inp.empty:
             return []
         if self.encoder is None:
@@ -215,7 +214,19 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
                 f"document {inp['docno'].iloc[0]!r} is not in {self.path} ({len(inp):,} are not): add an encoder with "
                 "EncodedCollection(path, encoder=csplade.doc_encoder())"
             )
-        recipe = self._open().recipe
         if differences := Recipe.of(self.encoder, recipe.shard_size).differences(recipe):
             raise ContractError(f"{self.encoder!r} does not encode as {self.path} was encoded: {differences}")
         return self.encoder(inp)["toks"].tolist()
+
+
+def _documents(opened: OpenCollection) -> Iterator[dict[str, Any]]:
+    for shard in opened:
+        docnos = iter(shard.docnos)
+        for start in range(0, len(shard), _CHUNK):
+            rows = shard.rows(start, min(start + _CHUNK, len(shard)))
+            for toks in to_vectors(rows, opened.vocabulary, opened.recipe.contract):
+                yield {"docno": next(docnos), "toks": toks}
+
+
+def _vector(opened: OpenCollection, shard: int, row: int) -> ImpactVector:
+    return to_vectors(opened[shard].rows(row, row + 1), opened.vocabulary, opened.recipe.contract)[0]

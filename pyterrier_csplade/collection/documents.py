@@ -75,6 +75,8 @@ class Part:
     count: int = 1
 
     def __post_init__(self) -> None:
+        if self.count < 1:
+            raise CollectionError(f"a collection has at least 1 part, found {self.count}")
         if not 0 <= self.index < self.count:
             raise CollectionError(f"there is no part {self.index} of {self.count}: parts count from 0 to {self.count - 1}")
 
@@ -85,9 +87,9 @@ class Part:
         Raises:
             CollectionError: The text has another form, or i is not below n.
         """
-        numbers = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+        numbers = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
         if numbers is None:
-            raise CollectionError(f"expected a part such as 0/4 (the first of four), found {text!r}")
+            raise CollectionError(f"expected a part such as 0/4 (the first of four), found {text!r:.60}")
         return cls(int(numbers[1]), int(numbers[2]))
 
     def __contains__(self, shard: int) -> bool:

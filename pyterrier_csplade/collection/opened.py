@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_csplade._errors import CollectionError
+from pyterrier_csplade.storage import manifest as manifests
 from pyterrier_csplade.storage.docnos import Docnos
 from pyterrier_csplade.storage.manifest import damages, read_manifest
 
@@ -17,11 +19,14 @@ from .recipe import PLAN_FILE, Recipe, load_terms
 from .shard import REMEDY, TOTALS, ShardFile, shard_name
 from .store import MANIFEST_FILE
 
+_REOPEN = "close() the collection and read it again"
+
 
 class OpenCollection:
-    """The shards of a complete collection.
+    """The shards of a complete collection, as they were when it was opened.
 
     Attributes:
+        directory: The directory of the collection.
         recipe: The recipe of the collection.
         vocabulary: The index terms.
         totals: Numbers of documents, of empty and truncated documents, and of postings.
@@ -35,16 +40,23 @@ class OpenCollection:
             digests: Whether to compare digests as well as sizes; None compares them up to 256 MiB.
 
         Raises:
-            CollectionError: There is no collection, it is not complete, or files are damaged; names them.
+            CollectionError: There is no collection, it is not complete, files are damaged (names them), or another process
+                replaces it.
         """
+        self.directory = directory
+        self._place = directory = directory.resolve()  # once, since a link may be changed
         manifest = _read_manifest(directory)
         files = manifest["files"]
+        self._identities = {name: _identity(directory / name) for name in files}
         if found := list(damages(directory, files, digests=digests)):
             raise CollectionError(f"{directory} is damaged: {'; '.join(found)}: {REMEDY}")
         self.totals: dict[str, int] = {name: manifest[name] for name in TOTALS}
         self.recipe = Recipe.load(directory)
         self.vocabulary = load_terms(directory, self.recipe)
-        self._directory = directory
+        if _read_manifest(directory) != manifest or any(_identity(directory / n) != i for n, i in self._identities.items()):
+            raise CollectionError(f"{directory} was replaced while it was opened: {_REOPEN}")
+        self._hashed = sum(entry["bytes"] for entry in files.values()) <= manifests.HASHED_ON_OPENING
+        self._digests = {name: entry["sha256"] for name, entry in files.items()}
         self._shards: dict[int, ShardFile] = {}
         self._count = sum(name.endswith(".safetensors") for name in files)
         if not all(shard_name(number) in files for number in range(self._count)):
@@ -58,11 +70,29 @@ class OpenCollection:
         return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, number: int) -> ShardFile:
-        """Open a shard."""
+        """Open a shard.
+
+        Raises:
+            CollectionError: The shard is missing, damaged, or another one than when the collection was opened.
+        """
         if number not in self._shards:
-            path = self._directory / shard_name(number)
-            self._shards[number] = ShardFile(path, len(self.vocabulary))
+            name = shard_name(number)
+            path = self._place / name
+            shard = ShardFile(path, len(self.vocabulary))
+            # A copy of the same content is the same shard. In a large collection, the digest would take too long.
+            same = not self._hashed and _identity(path) == self._identities[name]
+            if not same and hashlib.sha256(shard.content.data).hexdigest() != self._digests[name]:
+                raise CollectionError(f"{path} was replaced after the collection had been opened: {_REOPEN}")
+            self._shards[number] = shard
         return self._shards[number]
+
+
+def _identity(path: Path) -> tuple[int, int, int, int] | None:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:

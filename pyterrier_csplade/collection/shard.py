@@ -135,6 +135,7 @@ class ShardFile:
 
     Attributes:
         path: The file.
+        content: Its bytes.
     """
 
     def __init__(self, path: Path, terms: int) -> None:
@@ -151,6 +152,7 @@ class ShardFile:
         self._terms = terms
         try:
             arrays = _map(path)
+            self.content = arrays["content"]
             self._offsets, self._names = arrays["docno_offsets"], arrays["docno_bytes"]
             self._indptr, self._indices, self._data = arrays["indptr"], arrays["indices"], arrays["data"]
             _check_rows(self._offsets, len(self._names))
@@ -202,6 +204,7 @@ def _map(path: Path) -> dict[str, np.ndarray]:
     for name in _TENSORS:
         first, last = header[name]["data_offsets"]
         arrays[name] = content[start + first : start + last].view(_DTYPES[header[name]["dtype"]])
+    arrays["content"] = content
     return arrays
 
 

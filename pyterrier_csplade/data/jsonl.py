@@ -11,6 +11,11 @@ from typing import IO, Any
 
 from pyterrier_csplade._errors import DataError
 
+#: Bytes that a line, a CSV cell or a TREC document may have; our choice (not measured): it bounds the memory of bad input.
+MAX_BYTES = 16 * 2**20
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, object) of a JSONL file, which is gzip-compressed if its name ends in ``.gz``.
@@ -28,17 +33,27 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     A byte order mark is left out. Lines end at line feeds only: ``str.splitlines`` would also split at U+2028 within a text.
 
     Raises:
-        DataError: The file is missing, cannot be read to its end, or a line is not UTF-8.
+        DataError: The file is missing, cannot be read to its end, or a line is not UTF-8 or longer than ``MAX_BYTES``.
     """
+    for number, line in read_byte_lines(path):
+        try:
+            yield number, line.decode("utf-8")
+        except UnicodeDecodeError as error:  # decoded line by line, so that the message can name the line
+            raise DataError(f"{path}, line {number}: not valid UTF-8 ({error})") from error
+
+
+def read_byte_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number, line) as ``read_lines`` does, but bytes of any encoding."""
     path, number = Path(path), 0
     if not path.is_file():
         raise DataError(f"there is no file {path}")
     try:
-        with open_bytes(path) as lines:
-            for number, line in enumerate(lines, 1):
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:  # decoded line by line, so that the message can name the line
-        raise DataError(f"{path}, line {number}: not valid UTF-8 ({error})") from error
+        with open_bytes(path) as file:
+            while line := file.readline(MAX_BYTES + 1):
+                number += 1
+                if len(line) > MAX_BYTES:
+                    raise DataError(f"{path}, line {number}: longer than {MAX_BYTES:,} bytes, the longest line that is read")
+                yield number, line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}, after line {number}: cannot be read ({error})") from error
 
@@ -60,4 +75,4 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
 
 def open_bytes(path: Path) -> IO[bytes]:
     """Open a file for reading, and decompress it if its name ends in ``.gz``."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]

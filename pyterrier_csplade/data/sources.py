@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ import pyterrier as pt
 from pyterrier_csplade._errors import DataError
 
 from .directory import CollectionFiles, field_texts
-from .jsonl import open_bytes, read_jsonl
+from .files import IDENTIFIERS, count_documents, document_files, names_a_format, read_documents
 
-# Names of a document's identifier in common JSONL files: PyTerrier, ir_datasets, Tevatron, BEIR, Anserini.
-_IDENTIFIERS = ("docno", "doc_id", "docid", "_id", "id")
+# Beginnings of the names of what a directory with docs.jsonl holds besides documents.
+_OTHER_FILES = ("topics", "qrels", "train.triples", "README", ".")
 
 
 @dataclass(frozen=True)
@@ -55,20 +56,17 @@ def open_source(name: str) -> Source:
     """Find documents.
 
     Args:
-        name: An ir_datasets id or the name of a PyTerrier dataset; or a path. A ``.jsonl`` or ``.jsonl.gz`` file has text
-            fields and an identifier called ``docno``, ``doc_id``, ``docid``, ``_id`` or ``id``. Any other file or directory
-            holds TREC documents, which have the fields ``title`` and ``body``.
+        name: A path; or an ir_datasets id or the name of a PyTerrier dataset. A ``.jsonl``, ``.tsv`` or ``.csv`` file (also
+            with ``.gz``) or a ``.parquet`` file has text fields and an identifier, which is text or a whole number, called
+            ``docno``, ``doc_id``, ``docid``, ``_id`` or ``id``. A TSV file that does not name its columns in the first line
+            holds ``docno`` and ``text``. A file of any other name holds TREC documents, with the fields ``title`` and
+            ``body``. Of a directory, ``docs.jsonl`` or ``docs.jsonl.gz`` is read, or all files if there is neither.
 
     Raises:
         DataError: There are no documents of this name.
     """
-    path = Path(name)
-    if name.endswith((".jsonl", ".jsonl.gz")):
-        if not path.is_file():
-            raise DataError(f"there is no file {name}")
-        return Source(name, lambda: _read_jsonl(path), lambda: _count_lines(path, b""))
-    if path.exists():
-        return Source(name, lambda: _read_trec(path), lambda: sum(_count_lines(file, b"<DOC>") for file in _trec_files(path)))
+    if (files := source_files(name)) is not None:
+        return Source(name, lambda: _identified(files), lambda: sum(map(count_documents, files)))
     dataset = _get_dataset(name, f"irds:{name}")
     if dataset is None:
         raise DataError(f"there is no file, ir_datasets id or PyTerrier dataset {name!r}")
@@ -95,22 +93,21 @@ def read_corpus(source: str, text_fields: Sequence[str]) -> Iterator[str]:
     """Yield the text of every document.
 
     Args:
-        source: A ``.jsonl`` or ``.jsonl.gz`` file, a directory with ``docs.jsonl`` or ``docs.jsonl.gz``, or the name of a
-            PyTerrier dataset (``irds:`` ids included).
+        source: A file or directory as in :func:`open_source`, but without a need for identifiers; or the name of a PyTerrier
+            dataset (``irds:`` ids included).
         text_fields: Fields that make up the text, joined by spaces.
 
     Raises:
         DataError: A field of a document is missing or not a string; the message names the document.
     """
-    documents: Iterable[tuple[Any, Mapping[str, Any]]]
-    if Path(source).is_dir():
-        source = str(CollectionFiles(source).docs)
-    if source.endswith((".jsonl", ".jsonl.gz")):
-        documents = read_jsonl(source)
+    documents: Iterable[tuple[object, Any, Mapping[str, Any]]]
+    if (files := source_files(source)) is not None:
+        documents = ((file, number, document) for file in files for number, document in read_documents(file))
     else:
-        documents = ((document["docno"], document) for document in dataset_source(find_dataset(source), source).read())
-    for name, document in documents:
-        yield " ".join(field_texts(document, text_fields, f"{source}, document {name}"))
+        dataset = dataset_source(find_dataset(source), source)
+        documents = ((source, document["docno"], document) for document in dataset.read())
+    for place, name, document in documents:
+        yield " ".join(field_texts(document, text_fields, f"{place}, document {name}"))
 
 
 def find_dataset(name: str) -> Any:
@@ -127,6 +124,27 @@ def find_dataset(name: str) -> Any:
     return dataset
 
 
+def source_files(name: str) -> list[Path] | None:
+    """Return the files of documents that a path names; None if the name is not the path of documents."""
+    path = Path(name)
+    if not name:
+        raise DataError("the name of the documents is empty: give a path, or the name of a dataset")
+    if not path.exists():
+        if names_a_format(name):
+            raise DataError(f"there is no file {name}")
+        return None
+    with suppress(DataError):
+        docs = CollectionFiles(path).docs
+        others = [file.name for file in sorted(path.iterdir()) if file != docs and not file.name.startswith(_OTHER_FILES)]
+        if others:
+            warnings.warn(f"{docs} is read, but not the other files of the directory, such as {others[0]}", stacklevel=2)
+        return [docs]
+    files = list(document_files(path))
+    if not files:
+        raise DataError(f"the directory {name} holds no files")
+    return files
+
+
 def _get_dataset(*names: str) -> Any:
     """Return the first dataset that exists, or None."""
     for name in names:
@@ -135,34 +153,12 @@ def _get_dataset(*names: str) -> Any:
     return None
 
 
-def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    for number, row in read_jsonl(path):
-        identifier = next((name for name in _IDENTIFIERS if name in row), None)
-        if identifier is None:
-            raise DataError(f"{path}, line {number}: the document has none of {', '.join(_IDENTIFIERS)}")
-        yield {"docno": row.pop(identifier), **row}
-
-
-def _read_trec(path: Path) -> Iterator[dict[str, Any]]:
-    from ir_datasets.formats import TrecDocs
-    from ir_datasets.util import GzipExtract, LocalDownload
-
-    for file in _trec_files(path):
-        local = LocalDownload(file)
-        found = 0
-        # The other parsers skip documents whose </DOC> has no line feed after it, or has a carriage return before it.
-        for document in TrecDocs(GzipExtract(local) if file.suffix == ".gz" else local, parser="sax").docs_iter():
-            found += 1
-            yield {"docno": document.doc_id, "title": document.title, "body": document.body}
-        expected = _count_lines(file, b"<DOC>")
-        if found != expected:
-            raise DataError(f"{file}: {expected:,} documents begin with <DOC>, but {found:,} can be parsed: repair the file")
-
-
-def _trec_files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-
-
-def _count_lines(path: Path, prefix: bytes) -> int:
-    with open_bytes(path) as lines:
-        return sum(line.startswith(prefix) for line in lines)
+def _identified(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    for file in files:
+        for number, row in read_documents(file):
+            identifier = next((name for name in IDENTIFIERS if name in row), None)
+            if identifier is None:
+                found = ", ".join(map(repr, row))[:200]
+                raise DataError(f"{file}, line {number}: the document has none of {', '.join(IDENTIFIERS)}, only {found}")
+            docno = row.pop(identifier)
+            yield {"docno": str(docno) if type(docno) is int else docno, **row}

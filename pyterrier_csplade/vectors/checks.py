@@ -60,8 +60,7 @@ def check_docno(document: Mapping[str, Any], position: int) -> str:
     docno = document["docno"]
     if not isinstance(docno, str):
         raise DataError(f"docno of document {position} must be a str, found {docno!r} ({type(docno).__name__})")
-    # Terrier reads metadata with Java's String.trim(), which also strips control characters, and drops a byte order mark.
-    if docno and (docno[0] <= " " or docno[-1] <= " " or docno[0] == "\ufeff"):
+    if _is_stripped(docno):
         raise DataError(
             f"docno {docno!r} of document {position} starts or ends with a character that Terrier strips: remove it"
         )
@@ -74,15 +73,25 @@ def check_docno(document: Mapping[str, Any], position: int) -> str:
 
 
 def check_field(document: Mapping[str, Any], name: str, docno: str) -> str:
-    """Return a metadata field of a document.
+    """Return a metadata field of a document if Terrier gives it back exactly.
 
     Raises:
-        DataError: The field is missing or not a str.
+        DataError: The field is missing, is not a str, or would be changed by Terrier.
     """
     value = document.get(name)
     if not isinstance(value, str):
         raise DataError(f"document {docno!r}: metadata field {name!r} must be a str, found {value!r}")
+    if _is_stripped(value):
+        raise DataError(
+            f"document {docno!r}: metadata field {name!r} starts or ends with a character that Terrier strips, such as a space "
+            f"or a line feed: remove it, for example with strip(); found {value[:20]!r}...{value[-20:]!r}"
+        )
     return value
+
+
+def _is_stripped(value: str) -> bool:
+    """Return whether Terrier changes metadata: it strips as Java's String.trim() does, and drops a byte order mark."""
+    return bool(value) and (value[0] <= " " or value[-1] <= " " or value[0] == "\ufeff")
 
 
 def text_length(text: str, what: str) -> int:

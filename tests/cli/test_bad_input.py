@@ -117,7 +117,7 @@ def test_files_from_windows_are_read(commands: Commands, content: bytes) -> None
 
 CORPORA: dict[str, tuple[str | None, str]] = {
     "missing.jsonl": (None, "there is no file "),
-    "empty.jsonl": ("", "empty.jsonl: the corpus is empty"),
+    "empty.jsonl": ("", "empty.jsonl holds no documents: it was read as JSONL"),
     "field.jsonl": ('{"txt": "a"}\n', "field.jsonl, document 1: the field 'text' is missing or not a string"),
     "short.jsonl": ('{"text": "a"}\n', "fewer than one"),
 }

@@ -89,7 +89,7 @@ def test_trec_files(tmp_path: Path) -> None:
 
 def test_a_torn_trec_file(tmp_path: Path) -> None:
     (tmp_path / "a.trec").write_bytes(TREC[:-20])
-    with pytest.raises(DataError, match="2 documents begin with <DOC>, but 1 can be parsed"):
+    with pytest.raises(DataError, match="a.trec, line 8: the document that begins here has no line </DOC>: repair the file"):
         list(open_source(str(tmp_path / "a.trec")).documents(["body"], "text"))
 
 
@@ -160,10 +160,10 @@ def test_estimate(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("option", "values", "expected"),
     [
-        ("--top-k", ["0", "-1", "1.5", "many"], "a whole number of at least 1"),
-        ("--shard-size", ["0"], "a whole number of at least 1"),
-        ("--batch-size", ["0"], "a whole number of at least 1"),
-        ("--workers", ["0"], "a whole number of at least 1"),
+        ("--top-k", ["0", "-1", "1.5", "many", "9" * 30], "a whole number from 1 to 2,147,483,647"),
+        ("--shard-size", ["0"], "a whole number from 1 to 2,147,483,647"),
+        ("--batch-size", ["0"], "a whole number from 1 to 2,147,483,647"),
+        ("--workers", ["0"], "a whole number from 1 to 2,147,483,647"),
         ("--min-weight", ["-0.1", "nan", "inf", "light"], "a finite number of at least 0"),
         ("--max-empty", ["1.01", "-1", "nan", "all"], "a number from 0 to 1"),
     ],
@@ -188,7 +188,10 @@ def test_numbers_at_the_ends_of_their_ranges(tmp_path: Path) -> None:
 def test_empty_input_and_impossible_parts(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty, docs, output = jsonl(tmp_path / "empty.jsonl", []), jsonl(tmp_path / "docs.jsonl", documents(3)), tmp_path / "c"
     for command, message in (
-        (["encode", empty, "--estimate"], "nothing to encode: the input has no documents"),
+        (
+            ["encode", empty, "--estimate"],
+            ".parquet, and TREC files of any other name",
+        ),
         (["encode", docs, "--shard", "2/2"], "there is no part 2 of 2: parts count from 0 to 1"),
     ):
         assert main([*command, "--model", model, "--output", str(output)]) == 2

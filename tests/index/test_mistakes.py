@@ -88,6 +88,22 @@ def test_metadata_that_terrier_cannot_name_are_refused_before_anything_is_read(t
         ImpactIndex(tmp_path / "i").toks_indexer(meta=[name])
 
 
+def test_metadata_come_back_as_they_were_or_are_refused(tmp_path: Path) -> None:
+    """Terrier strips control characters and spaces at both ends, and a byte order mark."""
+    kept = ["mid\ndle", "", "\u00a0x\u3000", "x\u2028", "\x7fx\x85"]
+    rows = [{**document, "text": text} for document, text in zip(documents(), kept)]
+    index = ImpactIndex(tmp_path / "i")
+    index.toks_indexer(meta=["text"]).index(rows)
+    queries = pd.DataFrame({"qid": ["q"], "query_toks": [{"a": 1.0}]})
+    found = index.retriever(include_fields=["text"])(queries)
+    assert dict(zip(found["docno"], found["text"])) == {row["docno"]: row["text"] for row in rows}
+    for text in ("  indented", "line\n", "tab\t", "\0x", " ", "\ufeffmark"):
+        with pytest.raises(
+            DataError, match=f"document '{rows[0]['docno']}': metadata field 'text' starts or ends with a character"
+        ):
+            ImpactIndex(tmp_path / "j").toks_indexer(meta=["text"]).index([{**rows[0], "text": text}])
+
+
 def test_the_name_of_one_field_is_not_taken_apart(tmp_path: Path) -> None:
     rows = [{**document, "url": f"u{i}", "a b": "é"} for i, document in enumerate(documents())]
     index = ImpactIndex(tmp_path / "i").toks_indexer(meta="url").index(rows)

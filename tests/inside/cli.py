@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from pyterrier_csplade.cli import demo
 from pyterrier_csplade.cli.encode import launched_device, launched_part
-from pyterrier_csplade.cli.main import _parser
+from pyterrier_csplade.cli.main import _parser, main
 
-__all__ = ["_parser", "demo", "launched_device", "launched_part"]
+__all__ = ["_parser", "demo", "launched_device", "launched_part", "main"]

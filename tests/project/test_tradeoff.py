@@ -85,6 +85,18 @@ def test_systems_with_several_settings_are_lines() -> None:
     assert axis.get_xscale() == "linear" and [text.get_text() for text in axis.texts] == ["", "1", "0.8"]
 
 
+def test_texts_that_are_no_formulas_are_shown_as_they_are(tmp_path: Path) -> None:
+    """A formula of matplotlib that cannot be parsed was an error of its parser."""
+    names = ["$x^$", "$\\alpha$", "US$ 5"]
+    results = RESULTS.assign(name=names, label=["$x^$", 7, None], **{"$y^$": 1.0})
+    figure = plot_tradeoff(results, tmp_path / "a.png", title="$_$", measures=["$y^$"])
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    (axis,) = figure.axes
+    legend = axis.get_legend()
+    assert legend is not None and [text.get_text() for text in legend.get_texts()] == names
+    assert [text.get_parse_math() for text in legend.get_texts()] == [False, True, False]
+
+
 @pytest.mark.parametrize(
     "results, message",
     [

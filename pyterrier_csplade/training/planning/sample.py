@@ -15,8 +15,9 @@ import numpy as np
 
 from pyterrier_csplade._errors import CspladeError
 from pyterrier_csplade.data.directory import CollectionFiles
+from pyterrier_csplade.data.files import count_documents
 from pyterrier_csplade.data.jsonl import read_lines
-from pyterrier_csplade.data.sources import read_corpus
+from pyterrier_csplade.data.sources import read_corpus, source_files
 from pyterrier_csplade.training.config import AdaptationConfig, ContrastiveConfig
 from pyterrier_csplade.training.readers import read_rows
 from pyterrier_csplade.training.rows import TrainingRow
@@ -102,8 +103,13 @@ def sample_corpus(config: AdaptationConfig, tokenizer: Any, plan: Plan) -> float
         plan.problems.append(f"{config.corpus}: the corpus is empty")
         return 0
     lengths = _lengths(texts, tokenizer)
-    source = str(CollectionFiles(config.corpus).docs) if Path(config.corpus).is_dir() else config.corpus
-    count = _by_size(source, len(texts)) if len(texts) == _SAMPLE and Path(source).is_file() else len(texts)
+    files = source_files(config.corpus)
+    if len(texts) < _SAMPLE or files is None:
+        count = float(len(texts))
+    elif len(files) == 1 and files[0].name.endswith((".jsonl", ".jsonl.gz")):
+        count = _by_size(str(files[0]), len(texts))
+    else:
+        count = sum(map(count_documents, files))
     tokens = float(count * (lengths.mean() + 1))
     plan.facts.append(("corpus", f"{config.corpus}: about {count:,.0f} documents of {lengths.mean():,.0f} tokens"))
     if tokens < config.sequence_length * config.batch_size:

@@ -1,0 +1,227 @@
+"""Files of documents: JSONL, TSV, CSV and Parquet by the ends of their names, and TREC files of any other name."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from pyterrier_csplade._errors import DataError
+
+from .jsonl import MAX_BYTES, open_bytes, read_byte_lines, read_jsonl, read_lines
+
+#: Names of a document's identifier in common files: PyTerrier, ir_datasets, Tevatron, BEIR, Anserini.
+IDENTIFIERS = ("docno", "doc_id", "docid", "_id", "id")
+
+_Documents: TypeAlias = Iterator[tuple[int, dict[str, Any]]]
+
+# Cells by which the first line of a TSV file is known to name its columns.
+_HEADERS = {*IDENTIFIERS, "pid", "text", "title", "body", "contents", "passage"}
+_FORMATS = {".jsonl": "JSONL", ".tsv": "TSV", ".csv": "CSV", ".parquet": "Parquet"}
+_READABLE = "what can be read is .jsonl, .tsv and .csv (also with .gz), .parquet, and TREC files of any other name"
+_COMPRESSIONS = {
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x1f\x8b": "gzip",
+    b"\x1f\x9d": "compress",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"PK\x03\x04": "zip",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+# Rows of Parquet that are in memory at once; our choice (not measured).
+_BATCH = 1024
+_TITLE_TAGS = {"headline", "title", "h3", "h4"}  # as in the SAX parser of ir_datasets
+
+
+def document_files(path: Path, _above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield a file, or all files below a directory in the order of their names; links are followed.
+
+    Names that begin with a dot are left out.
+
+    Raises:
+        DataError: Something is neither a file nor a directory, such as a broken link, or links form a circle.
+    """
+    if path.is_dir():
+        real = path.resolve()
+        if real in _above:
+            raise DataError(f"{path} links to a directory above it: remove the link")
+        for child in sorted(path.iterdir()):
+            if not child.name.startswith("."):
+                yield from document_files(child, (*_above, real))
+    elif path.is_file():
+        yield path
+    else:
+        raise DataError(f"{path} is not a regular file, so that its documents cannot be read more than once: copy it to a file")
+
+
+def names_a_format(name: str) -> bool:
+    """Return whether a name ends like a file of documents."""
+    return _suffix(Path(name)) in _FORMATS
+
+
+def read_documents(file: Path) -> _Documents:
+    """Yield (number, document): numbers of lines, or of rows in Parquet. TREC documents have ``docno``, ``title`` and ``body``.
+
+    Raises:
+        DataError: A document cannot be parsed, or there is none; the message names file and line.
+    """
+    readers: dict[str, Callable[[Path], _Documents]] = {
+        ".jsonl": read_jsonl,
+        ".tsv": _read_tsv,
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
+    }
+    number = 0
+    for number, document in readers.get(_suffix(file), _read_trec)(file):
+        yield number, document
+    if not number:
+        raise _nothing_found(file)
+
+
+def count_documents(file: Path) -> int:
+    """Count the documents of a file, without parsing them where possible.
+
+    Raises:
+        DataError: There are none, or the file cannot be read; the message names it.
+    """
+    kind = _suffix(file)
+    if kind == ".parquet":
+        with _parquet(file) as parquet:
+            count = int(parquet.metadata.num_rows)
+    elif kind in (".tsv", ".csv"):
+        return sum(1 for _ in read_documents(file))
+    else:
+        first = b"" if kind == ".jsonl" else b"<DOC>"
+        count = sum(line.startswith(first) for _, line in read_byte_lines(file))
+    if not count:
+        raise _nothing_found(file)
+    return count
+
+
+def _suffix(file: Path) -> str:
+    return Path(file.name.lower().removesuffix(".gz")).suffix
+
+
+def _nothing_found(file: Path) -> DataError:
+    """Describe a file without documents: what it was taken for, what it looks like, and what can be read."""
+    kind = _FORMATS.get(_suffix(file))
+    taken = f"as {kind}" if kind else "as TREC documents, but no line begins with <DOC>"
+    return DataError(f"{file} holds no documents: it was read {taken}; {'' if kind else _appearance(file)}{_READABLE}")
+
+
+def _appearance(file: Path) -> str:
+    start = b""
+    with suppress(OSError, EOFError, zlib.error), open_bytes(file) as content:
+        start = content.read(512)
+    for magic, name in _COMPRESSIONS.items():
+        if start.startswith(magic):
+            return f"it is compressed with {name}: decompress it, or compress it with gzip and end its name in .gz; "
+    if start.startswith(b"PAR1"):
+        return "it looks like Parquet: end its name in .parquet; "
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "it is UTF-16: convert it to UTF-8; "
+    if start.lstrip()[:1] in (b"{", b"["):
+        return "it looks like JSON: write one object per line and end its name in .jsonl; "
+    return "" if start.strip() else "it is empty; "
+
+
+def _read_tsv(file: Path) -> _Documents:
+    """Read docno TAB text, without quotes (as MS MARCO has it); or the dialect of CSV, if the first line names the columns."""
+    for number, line in read_lines(file):
+        cells = line.rstrip("\r\n").split("\t")
+        if number == 1 and not _HEADERS.isdisjoint(cells):
+            yield from _read_csv(file, "\t")
+            return
+        if len(cells) != 2:
+            raise DataError(
+                f"{file}, line {number}: expected docno TAB text, found {len(cells)} cells: name the columns in the first line"
+            )
+        yield number, {"docno": cells[0], "text": cells[1]}
+
+
+def _read_csv(file: Path, delimiter: str = ",") -> _Documents:
+    csv.field_size_limit(max(MAX_BYTES, csv.field_size_limit()))
+    rows = csv.reader((line for _, line in read_lines(file)), delimiter=delimiter, strict=True)
+    try:
+        names = next(rows, [])
+        if len(set(names)) < len(names):
+            raise DataError(f"{file}, line 1: two columns have the same name")
+        for row in filter(None, rows):
+            if len(row) != len(names):
+                raise DataError(f"{file}, line {rows.line_num}: {len(row)} cells for {len(names)} columns ({', '.join(names)})")
+            yield rows.line_num, dict(zip(names, row))
+    except csv.Error as error:
+        raise DataError(f"{file}, line {rows.line_num}: not valid {_FORMATS[_suffix(file)]} ({error})") from error
+
+
+def _parquet(file: Path) -> Any:
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise DataError(f"{file}: Parquet is read with pyarrow, which is not installed: pip install pyarrow") from error
+    try:
+        return ParquetFile(file)
+    except (ValueError, OSError) as error:  # pyarrow's own errors are both
+        raise DataError(f"{file}: cannot be read as Parquet ({error})") from error
+
+
+def _read_parquet(file: Path) -> _Documents:
+    number = 0
+    with _parquet(file) as parquet:
+        try:
+            for batch in parquet.iter_batches(_BATCH):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+        except (ValueError, OSError, OverflowError) as error:
+            raise DataError(f"{file}, after row {number}: cannot be read as Parquet ({error})") from error
+
+
+def _read_trec(file: Path) -> _Documents:
+    from ir_datasets.formats.trec import CONTENT_TAGS
+    from ir_datasets.util.html_parsing import sax_html_parser
+
+    fields = [{"docno"}, _TITLE_TAGS, {tag.lower() for tag in CONTENT_TAGS} - _TITLE_TAGS]
+    number, damaged, has_text = 0, 0, False
+    for number, raw in _split_trec(file):
+        text = raw.decode("utf-8", errors="ignore")
+        damaged += len(text.encode()) < len(raw)
+        docno, title, body = sax_html_parser(text, fields=fields)
+        if not docno:
+            raise DataError(f"{file}, line {number}: the document that begins here has no <DOCNO>")
+        has_text = has_text or bool(title or body)
+        yield number, {"docno": docno, "title": title, "body": body}
+    if number and not has_text:
+        raise DataError(f"{file}: no document has text in {', '.join(f'<{tag}>' for tag in CONTENT_TAGS)}, which are read")
+    if damaged:
+        warnings.warn(
+            f"{file}: bytes that are not UTF-8 were left out of {damaged:,} documents: convert the file", stacklevel=2
+        )
+
+
+def _split_trec(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the line with <DOC> and the bytes of each document. What precedes <DOC> belongs to the document, too."""
+    lines: list[bytes] = []
+    begin = size = 0
+    for number, line in read_byte_lines(file):
+        if line.startswith(b"<DOC>"):
+            if begin:
+                break
+            begin = number
+        lines.append(line)
+        size += len(line)
+        if size > MAX_BYTES:
+            if begin:
+                raise DataError(f"{file}, line {begin}: the document has more than {MAX_BYTES:,} bytes, the most that is read")
+            raise _nothing_found(file)
+        if line.startswith(b"</DOC>"):
+            if not begin:
+                raise DataError(f"{file}, line {number}: </DOC> without a line that begins with <DOC>: repair the file")
+            yield begin, b"".join(lines)
+            begin, size, lines = 0, 0, []
+    if begin:
+        raise DataError(f"{file}, line {begin}: the document that begins here has no line </DOC>: repair the file")
