@@ -17,6 +17,7 @@ from pyterrier_csplade._version import __version__
 from pyterrier_csplade.index.search.builder import open_postings
 from pyterrier_csplade.index.search.postings import POSTINGS_FILE, Postings, index_identity
 from pyterrier_csplade.index.terrier.java import start, summary
+from pyterrier_csplade.storage.files import read_json
 from pyterrier_csplade.storage.manifest import check_all, check_on_opening, has_manifest, read_whole
 from pyterrier_csplade.vectors.contract import Contract
 
@@ -106,10 +107,7 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
         """
         if self._postings is None:
             self._check_built()
-            self._postings = read_whole(
-                self.directory,
-                lambda: open_postings(self.directory, read_contract(self.directory), memory=self.memory, verbose=verbose),
-            )
+            self._postings = read_whole(self.directory, lambda: self._open_postings(verbose))
         return self._postings
 
     def read_field(self, field: str, docids: np.ndarray, index: str | None = None) -> np.ndarray:
@@ -160,10 +158,17 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
         if not self.built():
             raise ImpactIndexError(f"no index at {self.path}: build it with (csplade.doc_encoder() >> index).index(...)")
 
+    def _open_postings(self, verbose: bool) -> Postings:
+        self._check_files(digests=False)  # postings have digests of their own
+        return open_postings(self.directory, read_contract(self.directory), memory=self.memory, verbose=verbose)
+
+    def _check_files(self, *, digests: bool | None = None) -> None:
+        if has_manifest(self.directory) or read_metadata(self.directory):
+            check_on_opening(self.directory, digests=digests)
+
     def _open(self) -> tuple[Any, Contract | None]:
         self._check_built()
-        if has_manifest(self.directory) or read_metadata(self.directory):
-            check_on_opening(self.directory)
+        self._check_files()
         start()
         try:
             index = pt.terrier.IndexFactory.of(pt.terrier.J.IndexRef.of(str(self.directory)), memory=self.memory)
@@ -240,10 +245,9 @@ def read_metadata(directory: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")).get("csplade", {})
-    except (ValueError, AttributeError) as error:
+        return dict(read_json(path).get("csplade", {}))
+    except (ValueError, AttributeError, TypeError) as error:
         raise ImpactIndexError(f"{path} is damaged ({error}): build the index again") from error
-    return metadata
 
 
 def read_contract(directory: Path) -> Contract | None:
