@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_csplade._errors import CollectionError, ContractError
+from pyterrier_csplade.storage.files import read_json
 from pyterrier_csplade.vectors.contract import IDENTITY, Contract
 from pyterrier_csplade.vectors.impacts import Quantizer
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
@@ -103,7 +104,7 @@ class Recipe:
         """
         path = directory / PLAN_FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path)
             if values.pop("format") != 1:
                 raise CollectionError(f"{path} is of a newer format: update pyterrier_csplade")
             return cls(**{**values, "contract": Contract.from_dict(values["contract"], source=str(path))})
@@ -127,11 +128,12 @@ def load_terms(directory: Path, recipe: Recipe) -> Vocabulary:
     """
     path = directory / TERMS_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         vocabulary = Vocabulary(values["terms"], values["token_ids"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        digest = vocabulary.sha256
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CollectionError(f"{path} is damaged ({error}): copy the collection again") from error
-    if vocabulary.sha256 != recipe.contract.vocabulary_sha256:
+    if digest != recipe.contract.vocabulary_sha256:
         raise CollectionError(f"{path} does not hold the vocabulary of the contract: files of different collections were mixed")
     return vocabulary
 

@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import CollectionError
+from pyterrier_csplade.storage.arrays import are_starts
+from pyterrier_csplade.storage.files import parse_json, read_json
 
 #: The way out of a damage, for messages.
 REMEDY = "encode again with the same command: whole shards are kept, the others are encoded again"
@@ -61,9 +63,9 @@ class ShardRecord:
     def load(cls, path: Path) -> ShardRecord | None:
         """Read a record; None if it is missing or damaged, since the shard is then not finished."""
         try:
-            values = json.loads(path.read_bytes())
+            values = read_json(path)
             return cls(**{f.name: {"int": int, "str": str}[str(f.type)](values[f.name]) for f in dataclasses.fields(cls)})
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError):
             return None
 
 
@@ -157,11 +159,13 @@ class ShardFile:
             self._indptr, self._indices, self._data = arrays["indptr"], arrays["indices"], arrays["data"]
             _check_rows(self._offsets, len(self._names))
             _check_rows(self._indptr, len(self._indices))
+            if self._names.dtype != np.uint8 or self._indices.dtype != np.int32:
+                raise ValueError("its arrays have other types")
             if len(self._offsets) != len(self._indptr) or len(self._data) != len(self._indices):
                 raise ValueError("its arrays do not fit together")
         except FileNotFoundError as error:
             raise CollectionError(f"{path} is missing: {REMEDY}") from error
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
             raise CollectionError(f"{path} is damaged ({error}): {REMEDY}") from error
 
     def __len__(self) -> int:
@@ -169,12 +173,19 @@ class ShardFile:
 
     @property
     def docnos(self) -> list[str]:
-        """The docnos in the order of the rows."""
+        """The docnos in the order of the rows.
+
+        Raises:
+            CollectionError: One is not UTF-8.
+        """
         names, offsets = self._names.tobytes(), self._offsets.tolist()
-        return [names[start:end].decode() for start, end in zip(offsets, offsets[1:])]
+        try:
+            return [names[start:end].decode() for start, end in zip(offsets, offsets[1:])]
+        except UnicodeDecodeError as error:
+            raise CollectionError(f"{self.path} is damaged ({error}): {REMEDY}") from error
 
     def docno(self, row: int) -> str:
-        """Return one docno."""
+        """Return one docno of those that :attr:`docnos` has read."""
         return self._names[self._offsets[row] : self._offsets[row + 1]].tobytes().decode()
 
     def rows(self, start: int, end: int) -> csr_matrix:
@@ -199,7 +210,7 @@ def _map(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"it holds {', '.join(sorted(file.keys()))}")
     content = np.memmap(path, np.uint8, "r")
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-    header = json.loads(content[8:start].tobytes())
+    header = parse_json(content[8:start].tobytes())
     arrays = {}
     for name in _TENSORS:
         first, last = header[name]["data_offsets"]
@@ -209,5 +220,5 @@ def _map(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_rows(offsets: np.ndarray, total: int) -> None:
-    if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != total or np.any(np.diff(offsets) < 0):
+    if offsets.dtype != np.int64 or not are_starts(offsets, total):
         raise ValueError("its offsets are out of order")

@@ -178,10 +178,13 @@ def writing(directory: Path, part: Part) -> Iterator[None]:
         CollectionError: Another process writes shards of this part; names it.
     """
     with contextlib.ExitStack() as lock:
-        with _alone(directory):
-            for other in directory.glob(f"{_LOCK}*-of-*"):
-                _check_free(other, part)
-            lock.enter_context(locked(directory / f"{_LOCK}{part.index}-of-{part.count}", wait=False))
+        try:
+            with _alone(directory):
+                for other in directory.glob(f"{_LOCK}*-of-*"):
+                    _check_free(other, part)
+                lock.enter_context(locked(directory / f"{_LOCK}{part.index}-of-{part.count}", wait=False))
+        except LockedError as error:
+            raise CollectionError(f"{directory} is being written by the process {error}: wait until it has ended") from error
         yield
 
 
@@ -194,8 +197,5 @@ def _check_free(path: Path, part: Part) -> None:
     numbers = re.fullmatch(r"(\d+)-of-(\d+)", path.name.removeprefix(_LOCK))
     if numbers is None or not part.overlaps(Part(int(numbers[1]), int(numbers[2]))):
         return
-    try:
-        with locked(path, wait=False):  # removes what a killed process left
-            pass
-    except LockedError as error:
-        raise CollectionError(f"{path.parent} is being written by the process {error}: wait until it has ended") from error
+    with locked(path, wait=False):  # removes what a killed process left
+        pass

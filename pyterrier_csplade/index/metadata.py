@@ -8,6 +8,7 @@ from typing import Any
 
 from pyterrier_csplade._errors import ImpactIndexError
 from pyterrier_csplade._version import __version__
+from pyterrier_csplade.storage.files import read_json
 from pyterrier_csplade.vectors.contract import Contract
 
 _FILE = "pt_meta.json"
@@ -48,10 +49,9 @@ def read_metadata(directory: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")).get("csplade", {})
-    except (ValueError, AttributeError) as error:
+        return dict(read_json(path).get("csplade", {}))
+    except (ValueError, AttributeError, TypeError) as error:
         raise ImpactIndexError(f"{path} is damaged ({error}): build the index again") from error
-    return metadata
 
 
 def read_contract(directory: Path) -> Contract | None:

@@ -175,10 +175,14 @@ class OpenIndex:
             raise
 
     def _open_terrier(self, *, concurrent: bool = False) -> OpenTerrier:
-        if has_manifest(self._directory) or read_metadata(self._directory):
-            check_on_opening(self._directory)
+        self._check_files()
         return OpenTerrier(self._directory, self._name, memory=self._memory, concurrent=concurrent)
 
     def _open_postings(self, verbose: bool) -> Postings:
+        self._check_files(digests=False)  # postings have digests of their own
         contract = read_contract(self._directory)
         return open_postings(self._directory, contract, memory=self._memory, verbose=verbose)
+
+    def _check_files(self, *, digests: bool | None = None) -> None:
+        if has_manifest(self._directory) or read_metadata(self._directory):
+            check_on_opening(self._directory, digests=digests)

@@ -16,6 +16,8 @@ import numpy as np
 
 from pyterrier_csplade._errors import ImpactIndexError
 
+from .files import needing, parse_json, reserve
+
 _FORMAT = 1
 _MAGIC = b"CSPLADE\x01"
 # The file ends with the length of the JSON footer, its SHA-256, and the magic number.
@@ -34,12 +36,16 @@ class ArrayWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        """Create an empty file."""
+        """Create an empty file.
+
+        Raises:
+            FileExistsError: There is something at the path, if only a link.
+        """
         self.path = path
         self._arrays: dict[str, tuple[np.ndarray, int, bool]] = {}
         self._size = 0
         # One handle for everything: if the directory is replaced meanwhile, the path would name a new file.
-        self._file = path.open("w+b")
+        self._file = path.open("x+b")
 
     def allocate(
         self, name: str, shape: int | tuple[int, ...], dtype: np.typing.DTypeLike, *, digest: bool = True
@@ -55,6 +61,9 @@ class ArrayWriter:
 
         Returns:
             The array, to be filled before :meth:`finish`.
+
+        Raises:
+            OSError: The disk is full.
         """
         shape = (shape,) if isinstance(shape, int) else shape
         start = -(-self._size // _ALIGNMENT) * _ALIGNMENT
@@ -62,8 +71,10 @@ class ArrayWriter:
         if math.prod(shape) == 0:
             array = np.zeros(shape, dtype)
         else:
-            array = np.memmap(self._file, dtype, "r+", offset=start, shape=shape)  # extends the file
-            self._size = start + array.nbytes
+            end = start + math.prod(shape) * np.dtype(dtype).itemsize
+            reserve(self._file, self.path, end)
+            array = np.memmap(self._file, dtype, "r+", offset=start, shape=shape)
+            self._size = end
         self._arrays[name] = array, start, digest
         return array
 
@@ -90,7 +101,7 @@ class ArrayWriter:
             }
         self._arrays = {}
         footer = json.dumps({"format": _FORMAT, "arrays": entries, "metadata": metadata}, ensure_ascii=False).encode()
-        with self._file as file:
+        with needing(self._size + len(footer) + _TRAILER, self.path), self._file as file:
             file.seek(0, os.SEEK_END)
             file.write(footer + len(footer).to_bytes(8, "little") + hashlib.sha256(footer).digest() + _MAGIC)
             file.flush()
@@ -100,7 +111,8 @@ class ArrayWriter:
 class ArrayFile:
     """A file that :class:`ArrayWriter` wrote, open for reading.
 
-    The arrays are read-only. They stay valid if another file is put at the path later.
+    The arrays are read-only. They stay valid if another file is put at the path later. Whoever made the file may have made its
+    digests, too: check shapes, types and values before using them, with :meth:`array` and :meth:`require`.
 
     Attributes:
         path: The path at which the file was opened.
@@ -124,13 +136,39 @@ class ArrayFile:
             file.seek(0)
             # Never of length 0, which mmap refuses, because of the footer.
             self._buffer: Any = file.read() if memory else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.metadata: dict[str, Any] = footer["metadata"]
-        self._entries: dict[str, dict[str, Any]] = footer["arrays"]
-        self._arrays = {name: self._view(name, entry, size) for name, entry in self._entries.items()}
-        self._check(name for name, entry in self._entries.items() if entry["digest_on_opening"])
+        try:
+            self.metadata: dict[str, Any] = dict(footer["metadata"])
+            self._entries: dict[str, dict[str, Any]] = dict(footer["arrays"])
+            self._arrays = {name: self._view(name, entry, size) for name, entry in self._entries.items()}
+            self._check([name for name, entry in self._entries.items() if entry["digest_on_opening"]])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise self.changed("footer") from error
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._arrays[name]
+
+    def array(self, name: str, dtype: np.typing.DTypeLike, *shape: int | None) -> np.ndarray:
+        """Return an array.
+
+        Args:
+            name: The name of the array.
+            dtype: Its type, or ``np.unsignedinteger`` for any of these types.
+            *shape: Its shape; None for any length.
+
+        Raises:
+            ImpactIndexError: There is no such array, or it has another type or shape.
+        """
+        array = self._arrays.get(name)
+        self.require(array is not None and np.issubdtype(array.dtype, dtype) and array.dtype.isnative, name)
+        assert array is not None
+        fits = len(shape) == array.ndim and all(n in (None, length) for n, length in zip(shape, array.shape))
+        self.require(fits, name)
+        return array
+
+    def require(self, holds: object, what: str) -> None:
+        """Raise the error for a part of the file that has changed, unless something holds."""
+        if not holds:
+            raise self.changed(what)
 
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
@@ -148,14 +186,14 @@ class ArrayFile:
         return ImpactIndexError(f"{self.path} has changed since it was written ({what}): {_REMEDY}")
 
     def _view(self, name: str, entry: dict[str, Any], size: int) -> np.ndarray:
-        dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
+        dtype, shape, start = np.dtype(entry["dtype"]), tuple(entry["shape"]), entry["start"]
+        self.require(dtype.kind in "iuf" and all(type(n) is int and n >= 0 for n in (*shape, start)), name)
         count = math.prod(shape)
-        if entry["start"] + count * dtype.itemsize > size:
-            raise self.changed(name)
-        array: np.ndarray = np.frombuffer(self._buffer, dtype, count, entry["start"]) if count else np.zeros(0, dtype)
+        self.require(start % _ALIGNMENT == 0 and start + count * dtype.itemsize <= size, name)
+        array: np.ndarray = np.frombuffer(self._buffer, dtype, count, start) if count else np.zeros(0, dtype)
         return array.reshape(shape)
 
-    def _check(self, names: Any) -> None:
+    def _check(self, names: Iterable[str]) -> None:
         for name in names:
             if _sha256(self._arrays[name]) != self._entries[name]["sha256"]:
                 raise self.changed(name)
@@ -174,10 +212,13 @@ def _read_footer(file: IO[bytes], path: Path) -> tuple[dict[str, Any], int]:
     footer = file.read(length)
     if hashlib.sha256(footer).digest() != trailer[8:40]:
         raise ImpactIndexError(f"{path} has changed since it was written (footer): {_REMEDY}")
-    values: dict[str, Any] = json.loads(footer)
-    if values["format"] != _FORMAT:
-        raise ImpactIndexError(f"{path} is of another format: {_REMEDY}")
-    return values, start
+    try:
+        values: dict[str, Any] = parse_json(footer)
+        if values["format"] == _FORMAT:
+            return values, start
+    except (ValueError, KeyError, TypeError) as error:
+        raise ImpactIndexError(f"{path} has changed since it was written (footer): {_REMEDY}") from error
+    raise ImpactIndexError(f"{path} is of another format: {_REMEDY}")
 
 
 def _sha256(array: np.ndarray) -> str:
@@ -191,8 +232,14 @@ class StringTable(Sequence[str]):
     """
 
     def __init__(self, file: ArrayFile, name: str) -> None:
-        """Open the table that :class:`PackedStrings` wrote under a name."""
-        self._text, self._starts = file[f"{name}.text"], file[f"{name}.starts"]
+        """Open the table that :class:`PackedStrings` wrote under a name.
+
+        Raises:
+            ImpactIndexError: There is none, or its offsets are wrong.
+        """
+        self._file, self._name = file, name
+        self._text, self._starts = file.array(f"{name}.text", np.uint8, None), file.array(f"{name}.starts", np.int64, None)
+        file.require(are_starts(self._starts, len(self._text)), name)
         self._taken = np.empty(len(self), dtype=object)
         self._is_taken = np.zeros(len(self), dtype=bool)
 
@@ -217,8 +264,16 @@ class StringTable(Sequence[str]):
 
     def _read(self, ids: np.ndarray) -> Iterator[str]:
         text = self._text.data
-        bounds = zip(self._starts[ids].tolist(), self._starts[ids + 1].tolist())
-        return (str(text[start:end], "utf-8") for start, end in bounds)
+        try:
+            for start, end in zip(self._starts[ids].tolist(), self._starts[ids + 1].tolist()):
+                yield str(text[start:end], "utf-8")
+        except UnicodeDecodeError as error:
+            raise self._file.changed(self._name) from error
+
+
+def are_starts(starts: np.ndarray, total: int) -> bool:
+    """Whether an array holds the start of each run of ``total`` elements, and their number at its end."""
+    return bool(len(starts) and starts[0] == 0 and starts[-1] == total and (starts[1:] >= starts[:-1]).all())
 
 
 class PackedStrings:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_ZEROS = 2**20
 
 
 @contextlib.contextmanager
@@ -42,14 +46,73 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: The file cannot be written. If the disk is full, the message states how much the file needs.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    # A name that nobody can guess, and exclusive creation: a link that was put there is not followed.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    with needing(len(content), path), replacing(path, temporary), temporary.open("xb") as file:
+        file.write(content)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that somebody else may have written.
+
+    Raises:
+        FileNotFoundError: There is no file.
+        ValueError: The file cannot be read, or is not JSON.
+    """
     try:
-        with replacing(path, temporary):
-            temporary.write_bytes(content)
+        return parse_json(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+
+
+def parse_json(content: bytes) -> Any:
+    """Parse JSON that somebody else may have written.
+
+    Raises:
+        ValueError: The content is not JSON in UTF-8, or it is nested too deeply.
+    """
+    try:
+        return json.loads(content.decode())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def reserve(file: BinaryIO, path: Path, size: int) -> None:
+    """Extend a file that is mapped into memory: if the disk were full when the memory is written, the process would end.
+
+    Args:
+        file: The file, open for writing.
+        path: Its path, for messages.
+        size: The number of bytes that it shall have.
+
+    Raises:
+        OSError: The disk is full; the message states how much the file needs.
+    """
+    start = file.seek(0, os.SEEK_END)
+    with needing(size, path):
+        with contextlib.suppress(AttributeError):  # not on macOS and Windows
+            try:
+                os.posix_fallocate(file.fileno(), start, size - start)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # some file systems cannot
+                    raise
+        for place in range(start, size, _ZEROS):
+            file.write(bytes(min(_ZEROS, size - place)))
+        file.flush()
+
+
+@contextlib.contextmanager
+def needing(size: int, path: Path) -> Iterator[None]:
+    """State in the error of a full disk how much a file needs."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in _DISK_FULL:
             raise
-        message = f"no space left, {len(content):,} bytes are needed for this file: free some and run the same again"
+        message = f"no space left, {size:,} bytes are needed for this file: free some and run the same again"
         raise OSError(error.errno, message, str(path)) from error
 
 
@@ -91,19 +154,27 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
         OSError: The file cannot be written.
     """
     lock = FileLock(path, timeout=-1 if wait else 0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise LockedError(_owner(path)) from error
+    while not lock.is_locked:
+        try:
+            lock.acquire()
+        except Timeout as error:
+            if path.exists():  # else its holder has just removed it
+                raise LockedError(_owner(path)) from error
     try:
         with contextlib.suppress(OSError):  # only for messages; Windows locks the content, too
-            path.write_text(str(os.getpid()), encoding="ascii")
+            _write_owner(path)
         yield
     finally:
         # Removed while it is held: a writer that opened the file before sees that it has no name any more, and tries again.
         with contextlib.suppress(OSError):
             path.unlink()
         lock.release()
+
+
+def _write_owner(path: Path) -> None:
+    flags = os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+    with os.fdopen(os.open(path, flags), "wb") as file:
+        file.write(str(os.getpid()).encode())
 
 
 def _owner(path: Path) -> str:

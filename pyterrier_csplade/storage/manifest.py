@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pyterrier_csplade._errors import CspladeError, ImpactIndexError
 
-from .files import sha256, sync, write_atomically
+from .files import read_json, sha256, sync, write_atomically
 
 T = TypeVar("T")
 
@@ -57,12 +57,12 @@ def read_manifest(path: Path, error: type[CspladeError], remedy: str) -> dict[st
         FileNotFoundError: There is no manifest.
     """
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = read_json(path)
         if values.get("format", 1) != 1:
             raise error(f"{path} is of a newer format: update pyterrier_csplade")
         for name, entry in values["files"].items():
             outside = Path(name).is_absolute() or ".." in Path(name).parts
-            if outside or not {"bytes", "sha256"} <= entry.keys():
+            if outside or type(entry["bytes"]) is not int or type(entry["sha256"]) is not str:
                 raise ValueError("an entry is not a file with size and digest")
     except (ValueError, KeyError, TypeError, AttributeError) as damage:
         raise error(f"{path} is damaged ({damage}): {remedy}") from damage
@@ -84,12 +84,15 @@ def damages(directory: Path, files: Files, *, digests: bool | None = None) -> It
         digests = sum(entry["bytes"] for entry in files.values()) <= HASHED_ON_OPENING
     for name, entry in files.items():
         path = directory / name
-        if not path.is_file():
-            yield f"{name} is missing"
-        elif (size := path.stat().st_size) != entry["bytes"]:
-            yield f"{name} has {size:,} bytes, not {entry['bytes']:,}"
-        elif digests and sha256(path) != entry["sha256"]:
-            yield f"{name} has changed since it was written"
+        try:
+            if not path.is_file():
+                yield f"{name} is missing"
+            elif (size := path.stat().st_size) != entry["bytes"]:
+                yield f"{name} has {size:,} bytes, not {entry['bytes']:,}"
+            elif digests and sha256(path) != entry["sha256"]:
+                yield f"{name} has changed since it was written"
+        except OSError as error:
+            yield f"{name} cannot be read ({error.strerror})"
 
 
 def has_manifest(directory: Path) -> bool:

@@ -90,10 +90,10 @@ def publishing(directory: Path, name: str) -> Iterator[Path]:
     with contextlib.ExitStack() as lock:
         try:
             lock.enter_context(locked(directory / ".csplade_postings.lock"))
+            for leftover in directory.glob(".csplade_postings-*"):
+                leftover.unlink()
         except OSError as error:
             raise ImpactIndexError(f"cannot write the postings of {directory} beside it: {error}") from error
-        for leftover in directory.glob(".csplade_postings-*"):
-            leftover.unlink()
         with replacing(directory / name, temporary):
             yield temporary
 
@@ -106,6 +106,9 @@ def _check_name(target: Path) -> None:
 
 def _clear(target: Path, prefix: str) -> None:
     for leftover in target.parent.glob(f"{prefix}-*"):
+        if leftover.is_symlink():  # put there by somebody else
+            leftover.unlink()
+            continue
         aside = leftover / _ASIDE
         if aside.exists() and not target.exists():
             aside.rename(target)

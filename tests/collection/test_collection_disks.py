@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import re
 import subprocess
@@ -119,3 +120,35 @@ def test_nothing_is_a_pickle(whole: dict[str, bytes]) -> None:
             json.loads(raw)
         else:
             assert raw[8:9] == b"{"  # the header of a safetensors file
+
+
+def _write_often(directory: Path, number: int) -> tuple[int, int]:
+    """Become the writer of a part 25 times; return how often that worked, and how often another process was it."""
+    written = refused = 0
+    for _ in range(25):
+        try:
+            with writing(directory, Part(number % 2, 2)):
+                written += 1
+        except CollectionError as error:
+            assert "is being written by the process" in str(error)
+            refused += 1
+    return written, refused
+
+
+def test_writers_that_end_while_others_begin(tmp_path: Path) -> None:
+    """No other error than that of two writers of one part."""
+    with multiprocessing.get_context("fork" if os.name == "posix" else "spawn").Pool(4) as pool:
+        results = pool.starmap(_write_often, [(tmp_path, number) for number in range(4)], chunksize=1)
+    assert [sum(result) for result in results] == [25] * 4 and sum(written for written, _ in results) > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes symbolic links")
+def test_planted_links_in_a_collection_are_not_followed(csplade: CSPLADE, whole: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "c").mkdir()
+    for name in ("plan.json", "terms.json", "shard-000000.safetensors", "shard-000000.json", "manifest.json"):
+        (tmp_path / "c" / f".{name}.tmp").symlink_to(tmp_path / "victim")
+    encode(tmp_path / "c", csplade)
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert content(tmp_path / "c") == whole

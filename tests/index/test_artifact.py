@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
 import statistics
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import lz4.frame
 import pyterrier as pt
 import pytest
 import requests
@@ -101,6 +104,38 @@ def test_package_from_a_url_is_the_same_index(tmp_path: Path, monkeypatch: pytes
     query = {"a": 0.3, "Ġb4": 2.0}
     assert search(again, query) == search(index, query)
     assert type(plain) is pt.terrier.TerrierIndex and len(plain) == 10
+
+
+def test_an_archive_of_a_stranger_writes_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members with "..", absolute ones, links and devices are left out; what follows a link does not follow it."""
+    index, victim, home = build(tmp_path / "i", CONTRACT), tmp_path / "victim", tmp_path / "home"
+    victim.mkdir()
+    monkeypatch.setattr(pt.io, "pyterrier_home", lambda: str(home))
+    members = [("../outside", b"0"), (f"{victim}/absolute", b"0"), ("a/../../outside", b"0")]
+    links = [
+        ("link", tarfile.SYMTYPE, str(victim)),
+        ("hard", tarfile.LNKTYPE, "/etc/hostname"),
+        ("up", tarfile.SYMTYPE, "../.."),
+    ]
+    with lz4.frame.open(tmp_path / "package.tar.lz4", "wb") as file, tarfile.open(fileobj=file, mode="w") as archive:
+        for name, kind, target in [*links, ("null", tarfile.CHRTYPE, ""), ("pipe", tarfile.FIFOTYPE, "")]:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            archive.addfile(member)
+        for name, content in [*members, ("link/through", b"0"), ("up/through", b"0")]:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        for path in index.directory.iterdir():
+            archive.add(path, path.name)
+    before = {path for path in tmp_path.rglob("*") if home not in path.parents}
+    with served(tmp_path) as address:
+        again = ImpactIndex.from_url(f"{address}/package.tar.lz4")
+    assert {path for path in tmp_path.rglob("*") if home not in path.parents} - {home} == before
+    found = [path for path in home.rglob("*") if path.name in ("outside", "absolute", "link", "hard", "up", "null", "pipe")]
+    assert all(path.is_dir() and not path.is_symlink() for path in found) and not list(victim.iterdir())
+    assert all(path.is_relative_to(again.directory) for path in found)
+    again.verify()
 
 
 def cpu_seconds(statement: str) -> float:

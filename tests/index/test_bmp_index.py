@@ -118,7 +118,7 @@ def test_lists_of_an_index_that_was_replaced_belong_to_it(tmp_path: Path) -> Non
     new = build(tmp_path / "index", impact=9).postings()
     for postings, best in ((old, 1.0), (new, 9.0), (old, 1.0)):
         sides = open_blocks(postings, 16, reordered=False)
-        assert sides.identity[2] == postings.index
+        assert sides.file.metadata["identity"][2] == postings.index
         term = postings.number("b")
         assert term is not None
         assert sides.maxima[sides.starts[term]] == best

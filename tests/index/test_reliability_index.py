@@ -197,7 +197,7 @@ def test_index_replaced_while_it_is_opened_is_opened_again(path: Path, monkeypat
     original = _manifest.check_on_opening
     calls: list[int] = []
 
-    def replace_first(directory: Path) -> None:
+    def replace_first(directory: Path, **_: Any) -> None:
         original(directory)
         if not calls:
             calls.append(1)

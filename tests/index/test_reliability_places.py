@@ -7,25 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pyterrier_csplade import ImpactIndex, ImpactIndexError
+from support.disks import small_disk
 from support.whole_indexes import OLD, clean_writer_leaves_nothing_else, documents, found
-
-
-@contextlib.contextmanager
-def small_disk(directory: Path, size: str) -> Iterator[Path]:
-    directory.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting needs more rights")
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux") or shutil.which("mount") is None, reason="mounts a tmpfs")
@@ -40,6 +28,20 @@ def test_full_disk_is_an_error_of_the_system_and_harms_nothing(tmp_path: Path, c
             ImpactIndex(path).toks_indexer(overwrite=True).index(wide)
         assert found(path) == OLD
         clean_writer_leaves_nothing_else(path)
+
+
+def test_a_disk_that_is_full_while_postings_are_written(tmp_path: Path) -> None:
+    """The file is mapped into memory: if its space were not reserved, a full disk would end the process by SIGBUS."""
+    with small_disk(tmp_path / "disk", "700k") as disk:
+        index = ImpactIndex(disk / "index").index(documents(OLD))
+        for postings in index.directory.glob("csplade_postings.bin"):
+            postings.unlink()
+        (disk / "ballast").write_bytes(bytes(os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize - 8192))
+        with pytest.raises(OSError, match=r"no space left, [\d,]+ bytes are needed for this file.*csplade_postings"):
+            ImpactIndex(index.path).postings()
+        (disk / "ballast").unlink()
+        assert len(ImpactIndex(index.path).postings()) == OLD
+        assert [path.name for path in index.directory.iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a tmpfs, or takes rights away")

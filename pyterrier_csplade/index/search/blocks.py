@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from pyterrier_csplade.storage.arrays import ArrayFile, ArrayWriter
+from pyterrier_csplade.storage.arrays import ArrayFile, ArrayWriter, are_starts
 from pyterrier_csplade.storage.workspace import publishing
 
 from .kernels.available import kernels
-from .order import read_order
-from .postings import Postings
+from .order import checked_order, read_order
+from .postings import Postings, are_documents
 
 _FORMAT = 2
 
@@ -48,28 +48,48 @@ class BlockLists:
         kth_impacts: [depths, terms]: the 10th, 100th and 1000th largest impact of each term, 0 where it has fewer.
     """
 
-    def __init__(self, path: Path, postings: Postings) -> None:
+    def __init__(self, file: ArrayFile, postings: Postings, block_size: int, *, reordered: bool) -> None:
         """Open side lists.
 
         Args:
-            path: The file.
+            file: The file.
             postings: The postings that they belong to.
+            block_size: Documents of a block.
+            reordered: Whether documents have an order of their own.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ImpactIndexError: The file is truncated or has changed.
+            ImpactIndexError: The file has changed.
         """
-        self.file = file = ArrayFile(path)
-        self.identity: list[Any] = file.metadata["identity"]
-        self.block_size: int = file.metadata["block_size"]
-        reordered = "docids" in file
-        self.docids = file["docids"] if reordered else postings.docids
-        self.impacts = file["impacts"] if reordered else postings.impacts
-        self.order = file["order"] if reordered else np.zeros(0, np.int32)
-        if self.identity[0] == _FORMAT:  # other formats are written again
-            self.steps, self.starts, self.maxima = file["steps"], file["starts"], file["maxima"]
-            self.block_starts, self.blocks, self.kth_impacts = file["block_starts"], file["blocks"], file["kth_impacts"]
-            self.offset_starts, self.offsets = file["offset_starts"], file["offsets"]
+        self.file, self.block_size = file, block_size
+        self.docids, self.impacts, self.order = postings.docids, postings.impacts, np.zeros(0, np.int32)
+        if reordered:
+            self.docids = file.array("docids", np.int32, len(postings.docids))
+            self.impacts = file.array("impacts", postings.impacts.dtype, len(postings.docids))
+            self.order = checked_order(file, len(postings))
+            lists = zip(postings.starts[:-1].tolist(), postings.starts[1:].tolist())
+            file.require(all(are_documents(self.docids[start:end], len(postings)) for start, end in lists), "docids")
+        terms = len(postings.terms)
+        self.steps = file.array("steps", np.uint32, terms)
+        self.kth_impacts = file.array("kth_impacts", postings.impacts.dtype, len(DEPTHS), terms)
+        self.maxima = file.array("maxima", np.uint8, None)
+        self.blocks = file.array("blocks", np.unsignedinteger, None)
+        self.offsets = file.array("offsets", np.uint32, None)
+        names = ("starts", "block_starts", "offset_starts")
+        self.starts, self.block_starts, self.offset_starts = (file.array(name, np.int64, terms + 1) for name in names)
+        self._check(postings)
+
+    def _check(self, postings: Postings) -> None:
+        """Refuse places outside the arrays, which compiled loops would read or write."""
+        ends = {"starts": self.maxima, "block_starts": self.blocks, "offset_starts": self.offsets}
+        for name, values in ends.items():
+            self.file.require(are_starts(getattr(self, name), len(values)), name)
+        blocks = -(-len(postings) // self.block_size)
+        numbers, offsets = np.diff(self.block_starts), np.diff(self.offset_starts)
+        many = numbers == 0
+        self.file.require((np.diff(self.starts) == np.where(many, blocks, numbers)).all(), "starts")
+        self.file.require((offsets == np.where(many, -(-blocks // BLOCKS_OF_GROUP), 0)).all(), "offset_starts")
+        self.file.require((self.blocks < blocks).all(), "blocks")
+        self.file.require((self.offsets <= np.repeat(np.diff(postings.starts), offsets)).all(), "offsets")
 
 
 def open_blocks(postings: Postings, block_size: int, *, reordered: bool) -> BlockLists:
@@ -90,24 +110,24 @@ def open_blocks(postings: Postings, block_size: int, *, reordered: bool) -> Bloc
     order = read_order(postings) if reordered else None
     identity = _identity(postings, order)
     path = directory / f"csplade_blocks-{block_size}{'' if order is None else '-reordered'}.bin"
-    found = _current(path, postings, identity)
-    if found is not None:
-        return found
-    with publishing(directory, path.name) as temporary:
-        found = _current(path, postings, identity)
-        if found is None:
-            _write(temporary, postings, block_size, order, identity)
-            # Opened before it is published: a process with another index open may replace the published file at once.
-            found = BlockLists(temporary, postings)
-    return found
+    file = _current(path, identity, block_size)
+    if file is None:
+        with publishing(directory, path.name) as temporary:
+            file = _current(path, identity, block_size)
+            if file is None:
+                _write(temporary, postings, block_size, order, identity)
+                # Opened before it is published: a process with another index open may replace the published file at once.
+                file = ArrayFile(temporary)
+    return BlockLists(file, postings, block_size, reordered=order is not None)
 
 
-def _current(path: Path, postings: Postings, identity: list[Any]) -> BlockLists | None:
+def _current(path: Path, identity: list[Any], block_size: int) -> ArrayFile | None:
     try:
-        found = BlockLists(path, postings)
+        file = ArrayFile(path)
     except FileNotFoundError:
         return None
-    return found if found.identity == identity else None
+    found = file.metadata.get("identity"), file.metadata.get("block_size")
+    return file if found == (identity, block_size) else None
 
 
 def _identity(postings: Postings, order: np.ndarray | None) -> list[Any]:

@@ -108,6 +108,7 @@ def write_guide(postings: Postings, name: str, source: GuideSource, *, verbose: 
         scale = _LARGEST / source.largest if source.largest > 0 else 0.0
         for number, term in enumerate(pt.tqdm(postings.terms, desc=f"guide {name}", unit="term", disable=not verbose)):
             docids, weights = source.list_of(term)
+            postings.check(np.array([number]))
             own = postings.list_of(number)[0]
             places = np.searchsorted(own, docids)
             places[places == len(own)] = 0
@@ -137,9 +138,9 @@ def read_guide(postings: Postings, name: str, fill: Fill) -> tuple[np.ndarray, n
         file = ArrayFile(path)
     except FileNotFoundError:
         raise ImpactIndexError(f"the index has no guide {name!r}: make it with index.add_guide(...)") from None
-    if file.metadata["index"] != postings.index:
+    if file.metadata.get("index") != postings.index:
         raise ImpactIndexError(f"{path} belongs to another index: make it again with index.add_guide(...)")
-    guides = _filled(file["guides"], postings.impacts, fill)
+    guides = _filled(file.array("guides", np.uint8, len(postings.docids)), postings.impacts, fill)
     maxima = np.maximum.reduceat(guides, postings.starts[:-1]) if len(guides) else guides
     return guides, maxima, float(postings.max_impacts.max(initial=0)) / _LARGEST
 

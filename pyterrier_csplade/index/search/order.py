@@ -35,7 +35,18 @@ def read_order(postings: Postings) -> np.ndarray | None:
         file = ArrayFile(postings.file.path.with_name(ORDER_FILE))
     except FileNotFoundError:
         return None
-    return file["order"] if file.metadata["index"] == postings.index else None
+    return checked_order(file, len(postings)) if file.metadata.get("index") == postings.index else None
+
+
+def checked_order(file: ArrayFile, documents: int) -> np.ndarray:
+    """Return the array "order" of a file.
+
+    Raises:
+        ImpactIndexError: It is not an order of the documents.
+    """
+    order = file.array("order", np.int32, documents)
+    file.require(np.array_equal(np.sort(order), np.arange(documents)), "order")
+    return order
 
 
 def write_order(postings: Postings, order: np.ndarray) -> None:
@@ -87,6 +98,7 @@ def bisect(postings: Postings, *, verbose: bool = False) -> np.ndarray:
         CspladeError: numba is not installed.
     """
     kernel = kernels("bisection", "reordering")
+    postings.check(np.arange(len(postings.terms)))
     documents = len(postings)
     terms = np.full((documents, _TERMS), -1, np.int32)
     weights = np.zeros((documents, _TERMS), postings.impacts.dtype)

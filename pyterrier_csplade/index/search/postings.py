@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pyterrier_csplade._errors import ImpactIndexError
-from pyterrier_csplade.storage.arrays import ArrayFile, StringTable
+from pyterrier_csplade.storage.arrays import ArrayFile, StringTable, are_starts
 from pyterrier_csplade.storage.manifest import MANIFEST_FILE, has_manifest
 from pyterrier_csplade.vectors.contract import Contract
 
@@ -72,14 +72,17 @@ class Postings:
         metadata = self.file.metadata
         if metadata.get("postings_format") != FORMAT:
             raise ImpactIndexError(f"{path} is of another format: remove it and open the index again, which builds it")
-        self.starts = self.file["starts"]
-        self.docids = self.file["docids"]
-        self.impacts = self.file["impacts"]
-        self.max_impacts = self.file["max_impacts"]
         self.terms = StringTable(self.file, "terms")
         self.docnos = StringTable(self.file, "docnos")
-        self.index: str = metadata["index"]
-        contract = metadata["contract"]
+        self.starts = self.file.array("starts", np.int64, len(self.terms) + 1)
+        self.docids = self.file.array("docids", np.int32, None)
+        self.impacts = self.file.array("impacts", np.unsignedinteger, len(self.docids))
+        self.max_impacts = self.file.array("max_impacts", self.impacts.dtype, len(self.terms))
+        self._checksums = self.file.array("checksums", np.uint32, len(self.terms))
+        self.file.require(are_starts(self.starts, len(self.docids)) and (self.starts[1:] > self.starts[:-1]).all(), "starts")
+        self.index = str(metadata.get("index"))
+        contract = metadata.get("contract")
+        self.file.require(contract is None or isinstance(contract, dict), "contract")
         self.contract = None if contract is None else Contract.from_dict(contract, source=str(path))
         self._numbers = {term: number for number, term in enumerate(self.terms)}
         self._checked = np.zeros(len(self.terms), dtype=bool)
@@ -119,15 +122,25 @@ class Postings:
         return self.docids[start:end], self.impacts[start:end]
 
     def check(self, terms: np.ndarray) -> None:
-        """Compare the lists of some terms with their checksums, each at its first use.
+        """Check the lists of some terms and their checksums, each at its first use.
+
+        Compiled loops do not check documents: one that is out of range or out of order would make them read and write memory
+        that is not theirs.
 
         Raises:
             ImpactIndexError: A list has changed.
         """
         for term in terms[~self._checked[terms]].tolist():
-            if checksum(*self.list_of(term)) != self.file["checksums"][term]:
-                raise self.file.changed(f"postings of {self.terms[term]!r}")
+            docids, impacts = self.list_of(term)
+            whole = checksum(docids, impacts) == self._checksums[term] and are_documents(docids, len(self))
+            whole = whole and impacts.min() > 0 and impacts.max() == self.max_impacts[term]
+            self.file.require(whole, f"postings of {self.terms[term]!r}")
             self._checked[term] = True
+
+
+def are_documents(docids: np.ndarray, documents: int) -> bool:
+    """Whether a list, which is not empty, holds ascending numbers of documents."""
+    return bool(docids[0] >= 0 and docids[-1] < documents and (docids[1:] > docids[:-1]).all())
 
 
 def checksum(docids: np.ndarray, impacts: np.ndarray) -> int:

@@ -14,6 +14,9 @@ from pyterrier_csplade._errors import ImpactIndexError
 
 from .lexicon import lexicon_entry
 
+# The largest int of Java, the longest term that a lexicon can describe, and bytes of a docid.
+_MAX_INT, _MAX_TERM, _DOCID = 2**31 - 1, 2**15, 4
+
 _INVERTED = "org.terrier.structures.postings.bit.BasicIterablePosting"
 
 # Decodes a list into arrays of documents and impacts, given the bytes of the file and the list's first and last bit.
@@ -41,14 +44,23 @@ class TerrierFiles:
         self._check("index.inverted.parameter_values", f"index,structureName,{_INVERTED}")
         self._check("index.lexicon-keyfactory.class", "org.terrier.structures.seralization.FixedSizeTextFactory")
         self._check("index.lexicon-valuefactory.class", "org.terrier.structures.BasicLexiconEntry$Factory")
-        size = 3 * int(self._properties.get("max.term.length", "20"))
-        self.lexicon = np.fromfile(directory / "data.lexicon.fsomapfile", lexicon_entry(size))
-        self.terms = [bytes(text[:length]).decode() for length, text in zip(self.lexicon["length"], self.lexicon["text"])]
+        self._documents = self._number("num.Documents", most=_MAX_INT)
+        path = directory / "data.lexicon.fsomapfile"
+        self.lexicon = np.fromfile(path, lexicon_entry(3 * self._number("max.term.length", "20", most=_MAX_TERM)))
+        try:
+            self.terms = [bytes(text[:length]).decode() for length, text in zip(self.lexicon["length"], self.lexicon["text"])]
+        except UnicodeDecodeError as error:
+            raise self._damaged(path) from error
         if (self.lexicon["bit"] < 0).any() or (self.lexicon["bit"] > 7).any():
             raise self._other("its postings are in several files")
-        found = len(self.lexicon), int(self.lexicon["documents"].sum(dtype=np.int64))
-        if found != (int(self._properties["num.Terms"]), int(self._properties["num.Pointers"])):
-            raise ImpactIndexError(f"{directory / 'data.lexicon.fsomapfile'} is damaged: build the index again")
+        counts = self.lexicon["documents"]
+        if (
+            (len(counts), int(counts.sum(dtype=np.int64))) != (self._number("num.Terms"), self._number("num.Pointers"))
+            or (counts < 1).any()
+            or (counts > self._documents).any()
+        ):
+            raise self._damaged(path)
+        self._data, self._first_bits, self._last_bits = self._lists()
 
     @property
     def pipeline(self) -> list[str]:
@@ -65,13 +77,17 @@ class TerrierFiles:
             raise self._other("it cannot look up docnos")
         # The metadata of documents are compressed; the map from docnos to documents is not.
         path = self.directory / "data.meta-0.fsomapfile"
-        documents = int(self._properties["num.Documents"])
-        size = path.stat().st_size // documents
-        records = np.fromfile(path, np.dtype([("text", "u1", (size - 4,)), ("docid", ">i4")]))
-        if not np.array_equal(np.sort(records["docid"]), np.arange(documents)):
+        size, rest = divmod(path.stat().st_size, max(self._documents, 1))
+        if self._documents == 0 or size <= _DOCID or rest:
+            raise self._damaged(path)
+        records = np.fromfile(path, np.dtype([("text", "u1", (size - _DOCID,)), ("docid", ">i4")]))
+        if not np.array_equal(np.sort(records["docid"]), np.arange(self._documents)):
             raise ImpactIndexError(f"{path} is damaged, or a docno names two documents: build the index again")
         text = records["text"][np.argsort(records["docid"])]
-        return [_text(record.tobytes()) for record in text]
+        try:
+            return [_text(record.tobytes()) for record in text]
+        except UnicodeDecodeError as error:
+            raise self._damaged(path) from error
 
     def postings(
         self,
@@ -95,19 +111,16 @@ class TerrierFiles:
             ImpactIndexError: A list disagrees with the lexicon.
         """
         decode = decoder()
-        data = np.memmap(self.directory / "data.inverted.bf", np.uint8, "r")
-        first_bits = self.lexicon["byte"].astype(np.int64) * 8 + self.lexicon["bit"]
-        # Each list ends where the next one of the file starts.
-        in_file = np.sort(first_bits)
-        last_bits = np.append(in_file, len(data) * 8)[np.searchsorted(in_file, first_bits, side="right")]
         for number, record in enumerate(pt.tqdm(order.tolist(), desc="reading postings", unit="term", disable=not verbose)):
             start, end = starts[number], starts[number + 1]
             docids, impacts = all_docids[start:end], all_impacts[start:end]
-            with suppress(IndexError, StopIteration):  # the list ends too early, which its sum shows
-                decode(data, int(first_bits[record]), int(last_bits[record]), docids, impacts)
+            with suppress(IndexError, StopIteration, OverflowError):  # the list is damaged, which its sum shows
+                decode(self._data, int(self._first_bits[record]), int(self._last_bits[record]), docids, impacts)
             found = int(impacts.sum(dtype=np.int64)) % 2**32, int(impacts.max())
             # Terrier adds up the impacts of a term in a Java int.
-            if found != (int(self.lexicon["tokens"][record]) % 2**32, int(self.lexicon["largest"][record])):
+            expected = int(self.lexicon["tokens"][record]) % 2**32, int(self.lexicon["largest"][record])
+            ascending = docids[0] >= 0 and docids[-1] < self._documents and (docids[1:] > docids[:-1]).all()
+            if found != expected or not ascending or impacts.min() < 1:
                 raise ImpactIndexError(
                     f"the postings of {self.terms[record]!r} in {self.directory} are damaged: build it again"
                 )
@@ -117,8 +130,34 @@ class TerrierFiles:
         starts = np.concatenate([[0], np.cumsum(self.lexicon["documents"], dtype=np.int64)])
         docids, frequencies = np.zeros(starts[-1], np.int32), np.zeros(starts[-1])
         self.postings(np.arange(len(self.terms)), starts, docids, frequencies, verbose=verbose)
-        shape = int(self._properties["num.Documents"]), len(self.terms)
+        shape = self._documents, len(self.terms)
         return csc_matrix((frequencies, docids, starts), shape=shape).tocsr()
+
+    def _lists(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the bytes of the inverted file, and the first bit of each list and the bit after its last."""
+        path = self.directory / "data.inverted.bf"
+        data = np.fromfile(path, np.uint8) if path.stat().st_size == 0 else np.memmap(path, np.uint8, "r")
+        bits, places = len(data) * 8, self.lexicon["byte"].astype(np.int64)
+        if ((places < 0) | (places > len(data))).any():
+            raise self._damaged(path.with_name("data.lexicon.fsomapfile"))
+        first_bits = places * 8 + self.lexicon["bit"]
+        # Each list ends where the next one of the file starts.
+        in_file = np.sort(first_bits)
+        last_bits = np.append(in_file, bits)[np.searchsorted(in_file, first_bits, side="right")]
+        # A posting takes at least a bit for its document, and one for its impact.
+        if (2 * self.lexicon["documents"].astype(np.int64) > last_bits - first_bits).any():
+            raise self._damaged(path)
+        return data, first_bits, last_bits
+
+    def _number(self, name: str, default: str = "", *, most: int = 2**63 - 1) -> int:
+        text = self._properties.get(name, default)
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= most):
+            path = self.directory / "data.properties"
+            raise ImpactIndexError(f"{path} is damaged ({name} is {text[:40]!r}): build the index again")
+        return int(text)
+
+    def _damaged(self, path: Path) -> ImpactIndexError:
+        return ImpactIndexError(f"{path} is damaged: build the index again")
 
     def _check(self, name: str, expected: str) -> None:
         found = self._properties.get(name)
@@ -158,6 +197,8 @@ def decode_in_python(data: np.ndarray, first: int, last: int, docids: np.ndarray
     found_docids, found_impacts = [], []
     for _ in range(len(docids)):
         length = one - position
+        if length >= _DOCID * 8:
+            raise OverflowError("a gap is larger than any document")
         end, gap = one + 1 + length, 1 << length
         one = next(ones)
         while one < end:
@@ -172,7 +213,10 @@ def decode_in_python(data: np.ndarray, first: int, last: int, docids: np.ndarray
 
 
 def _read_properties(path: Path) -> dict[str, str]:
-    lines = path.read_text(encoding="latin-1").splitlines()
+    try:
+        lines = path.read_text(encoding="latin-1").splitlines()
+    except OSError as error:
+        raise ImpactIndexError(f"{path} cannot be read ({error.strerror}): build the index again") from error
     pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith("#"))
     return {name.strip(): value.strip().replace("\\:", ":") for name, _, value in pairs}
 
