@@ -215,7 +215,7 @@ class CSPLADE(Settings):
         """
         names = names or [f"text {position}" for position in range(len(texts))]
         checked = check_texts(texts, names)
-        sequences, truncated = self.backbone.tokenize(checked, role)
+        sequences, truncated = self.backbone.tokenize(checked, role, names=names)
         if truncated and not self.truncated[role]:
             length = self.contract.query_length if role == "query" else self.contract.document_length
             noun, verb = (role, "was") if truncated == 1 else ("queries" if role == "query" else "documents", "were")

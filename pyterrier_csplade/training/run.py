@@ -118,6 +118,7 @@ def load_tokenizer_and_model(
         revision=config.revision,
         dtype=dtype,
         use_safetensors=True,
+        trust_remote_code=False,
         attn_implementation=attn_implementation,
         **quantization,
     )

@@ -89,7 +89,7 @@ def read_model_config(model: str, revision: str | None) -> tuple[Any, bool]:
             f"model {model}: there is no directory of this name with a config.json; if an earlier run makes it, run that first"
         )
     try:
-        return AutoConfig.from_pretrained(model, revision=revision), False
+        return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False), False
     except (OSError, ValueError) as error:
         if model in _PUBLISHED:
             return LlamaConfig(**_PUBLISHED[model]), True
@@ -109,7 +109,7 @@ def model_shape(config: Any, target_modules: Sequence[str] = ()) -> ModelShape:
     logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except ValueError as error:
         raise ConfigError(
             f"{type(config).__name__} is not a causal language model ({' '.join(str(error).split())[:120]})"
