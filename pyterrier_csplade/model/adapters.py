@@ -11,7 +11,7 @@ from torch import nn
 
 from pyterrier_csplade._errors import ContractError
 
-from .hub import optional_file, own_errors, read_json
+from .hub import check_published, optional_file, own_errors, read_json
 from .identity import digests
 
 _CONFIG_FILE = "adapter_config.json"
@@ -78,8 +78,6 @@ def read_adapter(name: str) -> Adapter:
     from peft import PeftConfig
     from peft.utils import load_peft_weights
 
-    from .hub import check_published
-
     check_published(name, _CONFIG_FILE)
     # Where this file is, PEFT reads it and no pickle.
     if optional_file(name, _WEIGHTS_FILE) is None:
@@ -112,11 +110,13 @@ def merge_adapter(lm: Any) -> Any:
     with own_errors("the adapter cannot be merged"):
         merged = lm.merge_and_unload()
     first, last = merged.get_input_embeddings(), merged.get_output_embeddings()
-    if was_tied and torch.equal(first.weight, last.weight):
-        last.weight = first.weight
-    elif was_tied:
+    last.out_features, last.in_features = last.weight.shape  # PEFT's copy of embeddings has them the other way round
+    if was_tied:
+        stays_tied = torch.equal(first.weight, last.weight)
+        if stays_tied:
+            last.weight = first.weight
         for config in (merged.config, merged.config.get_text_config()):
-            config.tie_word_embeddings = False
+            config.tie_word_embeddings = stays_tied
     return merged
 
 

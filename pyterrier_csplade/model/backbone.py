@@ -74,11 +74,11 @@ class Backbone(nn.Module):
         self.column_of_token: Tensor
         self._special: Tensor
         self.register_buffer("columns", torch.from_numpy(self.vocabulary.token_ids), persistent=False)
-        column_of_token = torch.full((self.head.out_features,), -1, dtype=torch.long)
+        column_of_token = torch.full((len(self.head.weight),), -1, dtype=torch.long)
         column_of_token[self.columns] = torch.arange(len(self.vocabulary))
         self.register_buffer("column_of_token", column_of_token, persistent=False)
         self.register_buffer("_special", torch.tensor(sorted(special_ids), dtype=torch.long), persistent=False)
-        rows = self._lm.get_input_embeddings().num_embeddings
+        rows = len(self._lm.get_input_embeddings().weight)
         self._without_row = {i: token for token, i in tokenizer.get_vocab().items() if i >= rows}
         pad = tokenizer.pad_token_id
         self._pad = pad if pad is not None and pad < rows else 0  # what is there makes no difference: it is masked
@@ -89,7 +89,7 @@ class Backbone(nn.Module):
         special = set(self.tokenizer.all_special_ids)
         added = self.tokenizer.added_tokens_decoder
         special |= {i for i, token in added.items() if getattr(token, "special", False)}
-        tokens, size = self.tokenizer.get_vocab(), self.head.out_features
+        tokens, size = self.tokenizer.get_vocab(), len(self.head.weight)
         vocabulary = Vocabulary.from_tokens(tokens, special_ids=special, size=size)
         stored = self.contract.vocabulary_sha256
         if stored and stored != vocabulary.sha256:  # version 0.1.0 took all added tokens to be special

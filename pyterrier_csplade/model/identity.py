@@ -27,6 +27,8 @@ from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade.storage.files import write_atomically
 from pyterrier_csplade.vectors.contract import WHOLE, Contract
 
+from .transformers_internals import as_saved
+
 # Values that are digested together; our choice (not measured).
 _PIECE = 2**22
 # Bytes of a checkpoint from which its digests are kept in a file; our choice (measured: fewer take half a second).
@@ -76,7 +78,7 @@ def identity_of_pair(lm: Any, tokenizer: Any, contract: Contract, name: str) -> 
     """Digest a model in memory; a PEFT model that is not merged has the settings of its adapters in it."""
     adapters = getattr(lm, "peft_config", None)
     settings = None if adapters is None else ({key: _settings(config) for key, config in adapters.items()}, {})
-    return identity(digests(_tensors(lm).items(), name), lm.config, tokenizer, contract, settings)
+    return identity(digests(as_saved(lm, _tensors(lm)).items(), name), lm.config, tokenizer, contract, settings)
 
 
 def tensors_of_checkpoint(lm: Any, files: Sequence[Path], name: str) -> dict[str, str]:
