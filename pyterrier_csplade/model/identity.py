@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -77,8 +77,9 @@ def identity(
 def identity_of_pair(lm: Any, tokenizer: Any, contract: Contract, name: str) -> str:
     """Digest a model in memory; a PEFT model that is not merged has the settings of its adapters in it."""
     adapters = getattr(lm, "peft_config", None)
-    settings = None if adapters is None else ({key: _settings(config) for key, config in adapters.items()}, {})
-    return identity(digests(as_saved(lm, _tensors(lm)).items(), name), lm.config, tokenizer, contract, settings)
+    settings = {key: _settings(config) for key, config in (adapters or {}).items()}
+    adapter: tuple[Any, Mapping[str, str]] | None = (settings, {}) if settings else None
+    return identity(digests(as_saved(lm, _tensors(lm)).items(), name), lm.config, tokenizer, contract, adapter)
 
 
 def tensors_of_checkpoint(lm: Any, files: Sequence[Path], name: str) -> dict[str, str]:
@@ -110,7 +111,8 @@ def digests(tensors: Iterable[tuple[str, Tensor]], name: str) -> dict[str, str]:
 
 def tokens_digest(tokenizer: Any) -> str:
     """Digest what determines the tokens of a text: normalisation, pre-tokenisation, vocabulary, merges, added tokens."""
-    digest, settings = hashlib.sha256(), cast(list[Any], [])
+    digest = hashlib.sha256()
+    settings: list[Any]
     if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
         state = json.loads(backend.to_str())
         model = state["model"]
@@ -170,7 +172,7 @@ def _digest(key: str, tensor: Tensor, name: str) -> str:
         if dtype in (torch.bfloat16, torch.float32) and not piece.sum(dtype=torch.float32).isfinite():
             if not piece.isfinite().all():
                 raise ContractError(f"{name}: the tensor {key} holds values that are not finite: copy the checkpoint again")
-        digest.update(piece.view(torch.uint8).numpy())
+        digest.update(memoryview(piece.view(torch.uint8).numpy()))
     return digest.hexdigest()
 
 

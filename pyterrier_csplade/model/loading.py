@@ -109,7 +109,8 @@ def load_backbone(
     for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         if report.get(problem):
             raise ContractError(
-                f"{model}: {problem.replace('_', ' ')} in the checkpoint: {sorted(map(str, report[problem]))[:3]}"
+                f"{model}: {problem.replace('_', ' ')} in the checkpoint: "
+                f"{sorted(map(str, report[problem]))[:3]}: copy it again"
             )
     digest = identity(
         tensors_of_checkpoint(lm, files, model), lm.config, tokenizer, contract, None if added is None else added.identity

@@ -115,7 +115,7 @@ def test_a_contract_that_needs_a_token_the_tokenizer_lacks_is_refused(flag: str,
     tokens = copy.deepcopy(tokenizer())
     setattr(tokens, token, None)
     with pytest.raises(ContractError, match=f"{flag}=True, but the tokenizer has no {token}"):
-        CSPLADE((language_model(), tokens), contract=Contract(**{flag: True})).encode_queries(["a"])
+        CSPLADE((language_model(), tokens), contract=Contract().replace(**{flag: True})).encode_queries(["a"])
 
 
 @pytest.fixture(scope="module")
