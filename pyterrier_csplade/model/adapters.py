@@ -34,11 +34,13 @@ class Adapter:
         name: Hub id or directory.
         config: Its settings (PEFT).
         digests: Digest of each of its tensors.
+        base: Hub id or directory of the model that it was trained on, as far as it says; PEFT overwrites the setting.
     """
 
     name: str
     config: Any
     digests: Mapping[str, str]
+    base: str
 
     @property
     def identity(self) -> tuple[Any, Mapping[str, str]]:
@@ -94,7 +96,7 @@ def read_adapter(name: str) -> Adapter:
         config.inference_mode = True
     with own_errors(f"{name}: {_WEIGHTS_FILE} cannot be read: copy it again"):
         weights = load_peft_weights(name, device="cpu")
-    return Adapter(name, config, digests(weights.items(), name))
+    return Adapter(name, config, digests(weights.items(), name), str(config.base_model_name_or_path or ""))
 
 
 def merge_adapter(lm: Any) -> Any:

@@ -172,7 +172,7 @@ def _digest(key: str, tensor: Tensor, name: str) -> str:
         if dtype in (torch.bfloat16, torch.float32) and not piece.sum(dtype=torch.float32).isfinite():
             if not piece.isfinite().all():
                 raise ContractError(f"{name}: the tensor {key} holds values that are not finite: copy the checkpoint again")
-        digest.update(memoryview(piece.view(torch.uint8).numpy()))
+        digest.update(piece.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

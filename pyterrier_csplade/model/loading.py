@@ -208,8 +208,8 @@ def _agreed_digests(contract: Contract, digest: str, sampled: str, name: str, *,
 
 
 def _warn_of_another_base(adapter: Adapter, model: str) -> None:
-    named = str(adapter.config.base_model_name_or_path or "")
-    if named and Path(named).name.lower() != Path(model).resolve().name.lower() != Path(named).resolve().name.lower():
+    named = adapter.base
+    if named and Path(model).resolve().name.lower() not in (Path(named).name.lower(), Path(named).resolve().name.lower()):
         warnings.warn(
             f"{adapter.name} names {named!r} as its base model, and goes onto {model!r}: with another base its vectors are "
             "wrong. adapter_config.json has the name (base_model_name_or_path)",

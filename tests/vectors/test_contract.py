@@ -92,13 +92,15 @@ def test_refuses_a_file_that_is_no_object(text: str, tmp_path: Path) -> None:
         Contract.load(tmp_path / CONTRACT_FILE)
 
 
+FLAGS: list[Any] = ["false", 0, None, []]
+STRINGS: list[Any] = [3, None, []]
 NUMBERS: list[Any] = ["1", True, 0, math.inf, math.nan, 10**400, None]
 LENGTHS: list[Any] = ["64", True, 1.5, 0, -1, 10**400, None]
 BAD: list[tuple[str, Any]] = [
-    *((name, value) for name in ("add_bos", "add_eos", "pool_special") for value in ("false", 0, None, [])),
+    *((name, value) for name in ("add_bos", "add_eos", "pool_special") for value in FLAGS),
     *((name, value) for name in ("query_length", "document_length") for value in LENGTHS),
     *((name, value) for name in ("logit_scale", "temperature", "impact_scale") for value in NUMBERS),
-    *((name, value) for name in ("query_prefix", "vocabulary_sha256", "weights", "other_weights") for value in (3, None, [])),
+    *((name, value) for name in ("query_prefix", "vocabulary_sha256", "weights", "other_weights") for value in STRINGS),
     ("document_prefix", "\ud800"),
     ("base_model", 3),
     ("training", []),
