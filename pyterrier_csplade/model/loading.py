@@ -106,12 +106,7 @@ def load_backbone(
             device_map={"": device},
             quantization_config=_quantization_config(quantization, dtype),
         )
-    for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if report.get(problem):
-            raise ContractError(
-                f"{model}: {problem.replace('_', ' ')} in the checkpoint: "
-                f"{sorted(map(str, report[problem]))[:3]}: copy it again"
-            )
+    _refuse_problems(report, model)
     digest = identity(
         tensors_of_checkpoint(lm, files, model), lm.config, tokenizer, contract, None if added is None else added.identity
     )
@@ -130,6 +125,15 @@ def load_backbone(
     return prepare_backbone(
         lm, tokenizer, contract, digest, name=adapter or model, sampled=sampled, quantized=quantization is not None
     )
+
+
+def _refuse_problems(report: dict[str, Any], model: str) -> None:
+    for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if report.get(problem):
+            raise ContractError(
+                f"{model}: {problem.replace('_', ' ')} in the checkpoint: "
+                f"{sorted(map(str, report[problem]))[:3]}: copy it again"
+            )
 
 
 def prepare_backbone(
