@@ -83,13 +83,7 @@ def load_backbone(
     """
     device = device or _default_device()
     dtype = _to_dtype(dtype, device)
-    check_published(model, "config.json", revision)
-    if optional_file(model, "adapter_config.json", revision) is not None:
-        raise ContractError(f"{model} holds an adapter: CSPLADE(base model, adapter={model!r}) loads it")
-    added = None if adapter is None else read_adapter(adapter)
-    files = weight_files(model, revision)
-    own_tokenizer = adapter is not None and optional_file(adapter, "tokenizer_config.json") is not None
-    tokenizer = load_tokenizer(adapter) if adapter is not None and own_tokenizer else load_tokenizer(model, revision)
+    added, files, tokenizer = _read_files(model, revision, adapter)
     # Downloads take long, so that progress is always shown.
     with (
         _progress(shown=verbose or not Path(model).is_dir()),
@@ -125,6 +119,18 @@ def load_backbone(
     return prepare_backbone(
         lm, tokenizer, contract, digest, name=adapter or model, sampled=sampled, quantized=quantization is not None
     )
+
+
+def _read_files(model: str, revision: str | None, adapter: str | None) -> tuple[Adapter | None, list[Path], Any]:
+    """Return the adapter, the model's safetensors files, and the tokenizer, which an adapter may have of its own."""
+    check_published(model, "config.json", revision)
+    if optional_file(model, "adapter_config.json", revision) is not None:
+        raise ContractError(f"{model} holds an adapter: CSPLADE(base model, adapter={model!r}) loads it")
+    added = None if adapter is None else read_adapter(adapter)
+    files = weight_files(model, revision)
+    if adapter is not None and optional_file(adapter, "tokenizer_config.json") is not None:
+        return added, files, load_tokenizer(adapter)
+    return added, files, load_tokenizer(model, revision)
 
 
 def _refuse_problems(report: dict[str, Any], model: str) -> None:
