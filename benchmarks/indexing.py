@@ -98,8 +98,8 @@ def peers_encoder(batch_size: int = 32) -> pt.Transformer:
     import pyterrier_csplade
 
     path = Path(pyterrier_csplade.__file__).parent / "tiny"
-    lm = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    lm = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=False).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     terms = {number: term for term, number in tokenizer.get_vocab().items() if number not in tokenizer.all_special_ids}
     length = json.loads((path / "csplade_config.json").read_text())["document_length"]

@@ -41,7 +41,7 @@ def prepare(args: argparse.Namespace) -> str:
     if (adapted / "model.safetensors").exists():
         return str(adapted)
     texts = [document["text"] for _, document in read_jsonl(str(collection / "docs.jsonl.gz"))]
-    tokenizer = AutoTokenizer.from_pretrained(Path(pyterrier_csplade.__file__).parent / "tiny")
+    tokenizer = AutoTokenizer.from_pretrained(Path(pyterrier_csplade.__file__).parent / "tiny", trust_remote_code=False)
     tokenizer = tokenizer.train_new_from_iterator(texts, 2048, show_progress=False)
     torch.manual_seed(0)
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -126,7 +126,7 @@ def make_model(size: Size, folder: Path) -> None:
     torch.manual_seed(0)
     with torch.device(DEVICE):
         AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TINY, trust_remote_code=False).save_pretrained(folder)
 
 
 def settings(folder: Path, method: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pyterrier_csplade._errors import ContractError, DataError
 from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
@@ -17,6 +18,11 @@ from .head import activate, max_pool_logits
 from .transformers_internals import attention_of
 
 Role = Literal["query", "document"]
+
+# Names under which configurations have the number of positions; MPT has the second.
+_POSITIONS = ("max_position_embeddings", "max_seq_len")
+# Texts whose first tokens are not all the same.
+_DIFFERENT = ("a", "b", "1", "the")
 
 
 @dataclass(frozen=True)
@@ -52,22 +58,86 @@ class Backbone(nn.Module):
     """
 
     def __init__(self, model: Any, tokenizer: Any, contract: Contract) -> None:
+        """Combine a model, its tokenizer and a contract.
+
+        Raises:
+            ContractError: The tokenizer cannot keep the contract; names the contract's field.
+        """
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.contract = contract
         choose_attention(self._lm, causal=contract.attention == "causal")
         self.packs = False
-        special_ids = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-        self.vocabulary = Vocabulary.from_tokens(tokenizer.get_vocab(), special_ids=special_ids, size=self.head.out_features)
+        special_ids, self.vocabulary = self._index_terms()
         self.columns: Tensor
         self.column_of_token: Tensor
         self._special: Tensor
         self.register_buffer("columns", torch.from_numpy(self.vocabulary.token_ids), persistent=False)
-        column_of_token = torch.full((self.head.out_features,), -1, dtype=torch.long)
+        column_of_token = torch.full((len(self.head.weight),), -1, dtype=torch.long)
         column_of_token[self.columns] = torch.arange(len(self.vocabulary))
         self.register_buffer("column_of_token", column_of_token, persistent=False)
         self.register_buffer("_special", torch.tensor(sorted(special_ids), dtype=torch.long), persistent=False)
+        rows = len(self._lm.get_input_embeddings().weight)
+        self._without_row = {i: token for token, i in tokenizer.get_vocab().items() if i >= rows}
+        pad = tokenizer.pad_token_id
+        self._pad = pad if pad is not None and pad < rows else 0  # what is there makes no difference: it is masked
+        self._check_room()
+
+    def _index_terms(self) -> tuple[set[int], Vocabulary]:
+        """Return the ids of special tokens and the index terms, to which added tokens belong that are not special."""
+        special = set(self.tokenizer.all_special_ids)
+        added = self.tokenizer.added_tokens_decoder
+        special |= {i for i, token in added.items() if getattr(token, "special", False)}
+        tokens, size = self.tokenizer.get_vocab(), len(self.head.weight)
+        vocabulary = Vocabulary.from_tokens(tokens, special_ids=special, size=size)
+        stored = self.contract.vocabulary_sha256
+        if stored and stored != vocabulary.sha256:  # version 0.1.0 took all added tokens to be special
+            older = Vocabulary.from_tokens(tokens, special_ids=special | set(added), size=size)
+            if older.sha256 == stored:
+                return special | set(added), older
+        return special, vocabulary
+
+    def longest(self, length: int) -> int:
+        """Return the largest number of tokens of a text, for echo of one copy, that the model has positions for."""
+        config = self._lm.config.get_text_config()
+        found = [getattr(config, name, None) for name in _POSITIONS]
+        rope = getattr(config, "rope_parameters", None) or {}
+        if "dynamic" in str(rope.get("rope_type")):  # beyond, its rotations depend on the texts that came before
+            found.append(rope.get("original_max_position_embeddings"))
+        copies = 2 if self.contract.variant == "echo" else 1
+        return min([length, *(positions // copies for positions in found if isinstance(positions, int))])
+
+    @property
+    def _short(self) -> int | None:
+        """Number of positions up to which a model with LongRoPE rotates otherwise than beyond; None for other models."""
+        rope = getattr(self._lm.config.get_text_config(), "rope_parameters", None) or {}
+        kinds = [kind for kind in (rope, *rope.values()) if isinstance(kind, dict) and kind.get("rope_type") == "longrope"]
+        return min((kind["original_max_position_embeddings"] for kind in kinds), default=None)
+
+    @property
+    def rotates_by_length(self) -> bool:
+        """Whether rotations depend on the longest text in a batch (LongRoPE)."""
+        return self._short is not None
+
+    def _check_room(self) -> None:
+        contract, tokenizer = self.contract, self.tokenizer
+        for flag, name in (("add_bos", "bos_token"), ("add_eos", "eos_token")):
+            if getattr(contract, flag) and getattr(tokenizer, f"{name}_id") is None:
+                raise ContractError(
+                    f"the contract has {flag}=True, but the tokenizer has no {name}: set it, or leave {flag} out"
+                )
+        for role, prefix in (("query", contract.query_prefix), ("document", contract.document_prefix)):
+            length = self.longest(getattr(contract, f"{role}_length"))
+            room = length - contract.add_bos - contract.add_eos
+            # A prefix's last token may be joined with a text's first.
+            texts = [prefix + text for text in _DIFFERENT]
+            read = {tuple(ids[:room]) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]}
+            if room < 1 or len(read) == 1:
+                raise ContractError(
+                    f"the contract's {role}_length of {length} tokens leaves no room for a text after {role}_prefix "
+                    f"{prefix!r:.80} and special tokens: raise {role}_length"
+                )
 
     @property
     def _lm(self) -> Any:
@@ -77,7 +147,7 @@ class Backbone(nn.Module):
     def _keep_attention(self) -> None:
         """Choose the mask again if the model object has been used with another contract in the meantime."""
         causal = self.contract.attention == "causal"
-        if self._lm.config.is_causal != causal:
+        if getattr(self._lm.config.get_text_config(), "is_causal", None) != causal:
             choose_attention(self._lm, causal=causal)
 
     @property
@@ -95,7 +165,9 @@ class Backbone(nn.Module):
         """The attention implementation that the model was loaded with."""
         return attention_of(self._lm.config)
 
-    def tokenize(self, texts: Sequence[str], role: Role, contract: Contract | None = None) -> tuple[list[list[int]], int]:
+    def tokenize(
+        self, texts: Sequence[str], role: Role, contract: Contract | None = None, names: Sequence[str] | None = None
+    ) -> tuple[list[list[int]], int]:
         """Turn texts into token ids according to the contract: prefix, BOS, EOS, maximum length.
 
         An empty text has no tokens, whatever the contract adds.
@@ -104,9 +176,13 @@ class Backbone(nn.Module):
             texts: The texts.
             role: Whether they are queries or documents.
             contract: A contract with other lengths; the model's own by default.
+            names: Names of the texts in error messages; "text 0", "text 1" ... by default.
 
         Returns:
             The ids of each text (one copy for echo), and how many texts were truncated.
+
+        Raises:
+            DataError: A text holds an added token for which the model has no row; names text and token.
         """
         contract, tokenizer = contract or self.contract, self.tokenizer
         prefix = contract.query_prefix if role == "query" else contract.document_prefix
@@ -119,6 +195,14 @@ class Backbone(nn.Module):
             return [], 0
         encoded = tokenizer([prefix + text[:readable] for text in texts], add_special_tokens=False, verbose=False)["input_ids"]
         cut = sum(len(ids) > room or len(text) > readable for ids, text in zip(encoded, texts))
+        if self._without_row:
+            for position, ids in enumerate(encoded):
+                if token := next((self._without_row[i] for i in ids[:room] if i in self._without_row), None):
+                    raise DataError(
+                        f"{names[position] if names else f'text {position}'} holds the token {token!r}, which was added to the "
+                        "tokenizer but has no row in the model: remove it from the text, or call "
+                        "model.resize_token_embeddings(len(tokenizer)) and train it"
+                    )
         return [before + ids[:room] + after if text.strip() else [] for ids, text in zip(encoded, texts)], cut
 
     def readable(self, tokens: int) -> int:
@@ -144,7 +228,7 @@ class Backbone(nn.Module):
         lengths = torch.tensor([[len(ids)] for ids in sequences])
         places = torch.arange(copies * max(tokens, int(lengths.max())))
         real = places < copies * lengths
-        input_ids = torch.full(real.shape, self.tokenizer.pad_token_id or 0)
+        input_ids = torch.full(real.shape, self._pad)
         input_ids[real] = torch.tensor([token for ids in sequences for token in [*ids] * copies], dtype=torch.long)
         pool_mask = real & (places >= (copies - 1) * lengths)
         if not self.contract.pool_special:
@@ -170,6 +254,24 @@ class Backbone(nn.Module):
         self._keep_attention()
         if self.packs and not self.training:
             return self.packed_states(input_ids, attention_mask)
+        short = self._short
+        if short is not None and input_ids.shape[1] > short:
+            return self._states_of_lengths(input_ids, attention_mask, short)
+        return self._states(input_ids, attention_mask)
+
+    def _states_of_lengths(self, input_ids: Tensor, attention_mask: Tensor, short: int) -> Tensor:
+        """Compute the states of texts up to ``short`` tokens, which rotate otherwise than longer ones, and of those apart."""
+        lengths = attention_mask.sum(dim=1)
+        parts = []
+        for rows in ((lengths <= short).nonzero()[:, 0], (lengths > short).nonzero()[:, 0]):
+            if len(rows):
+                longest = int(lengths[rows].max())
+                states = self._states(input_ids[rows, :longest], attention_mask[rows, :longest])
+                parts.append((rows, nn.functional.pad(states, (0, 0, 0, input_ids.shape[1] - longest))))
+        order = torch.cat([rows for rows, _ in parts]).argsort()
+        return torch.cat([states for _, states in parts])[order]
+
+    def _states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         output = self._lm.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         return output.last_hidden_state
 
@@ -205,13 +307,14 @@ class Backbone(nn.Module):
         """
         bias = self.head.bias
         pooled = pooled if bias is None else pooled + bias[tokens]
-        finished, scale = finish_logits(self._lm.config, pooled), self.contract.logit_scale
+        finished, scale = finish_logits(self._lm.config.get_text_config(), pooled), self.contract.logit_scale
         return finished if scale == 1 else finished * scale
 
 
 def choose_attention(lm: Any, *, causal: bool) -> None:
     """Let a model attend to the left only, or both ways: masks depend on its configuration, flash attention on its modules."""
-    lm.config.is_causal = causal
+    for config in {id(config): config for config in (lm.config, lm.config.get_text_config())}.values():
+        config.is_causal = causal
     for module in lm.modules():
         if hasattr(module, "is_causal"):
             module.is_causal = causal

@@ -237,7 +237,7 @@ class CSPLADE(Settings):
         """
         names = names or [f"text {position}" for position in range(len(texts))]
         checked = check_texts(texts, names)
-        sequences, truncated = self.backbone.tokenize(checked, role)
+        sequences, truncated = self.backbone.tokenize(checked, role, names=names)
         with _COUNTING:
             first = truncated and not self.truncated[role]
             self.truncated[role] += truncated

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoTokenizer
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
-from pyterrier_csplade._errors import ContractError
+from pyterrier_csplade._errors import ContractError, CspladeError
 
 # Characters of another library's message that an error repeats.
 _LONGEST = 240
@@ -68,11 +71,71 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         ContractError: The model comes without one, or it needs a package that is not installed; names it.
     """
     try:
-        return AutoTokenizer.from_pretrained(name, revision=revision)
-    except (OSError, ValueError, ImportError) as error:
-        raise ContractError(
-            f"{name}: its tokenizer cannot be loaded: are tokenizer.json and tokenizer_config.json there? ({_short(error)})"
-        ) from error
+        with own_errors(f"{name}: its tokenizer cannot be loaded: are tokenizer.json and tokenizer_config.json there?"):
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+            tokenizer.get_vocab(), tokenizer.added_tokens_decoder, tokenizer("a", add_special_tokens=False)
+            return tokenizer
+    except ImportError as error:
+        raise ContractError(f"{name}: its tokenizer needs a package that is not installed ({_short(error)})") from error
+
+
+@contextlib.contextmanager
+def own_errors(what: str) -> Iterator[None]:
+    """Raise whatever libraries raise about a user's files as this package's error.
+
+    Args:
+        what: What failed and how to solve it; the beginning of the message.
+
+    Raises:
+        ContractError: The body raised an error; not if it is this package's, a lack of memory or of a package.
+    """
+    try:
+        yield
+    except (CspladeError, ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except BaseException as error:
+        # Panics of libraries in Rust are no Exceptions.
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            if "trust_remote_code" in str(error):
+                what = f"{what.partition(':')[0]} needs code of its own (trust_remote_code), which is never run"
+            raise ContractError(f"{what} ({type(error).__name__}: {_short(error)})") from error
+        raise
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read an object from a file of JSON.
+
+    Raises:
+        ContractError: The file holds something else.
+    """
+    with own_errors(f"{path} cannot be read as JSON: copy it again"):
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ContractError(f"{path} must hold an object, found {type(values).__name__}: copy it again")
+    return values
+
+
+def weight_files(name: str, revision: str | None = None) -> list[Path]:
+    """Return the safetensors files of a model, from the hub's cache or its directory.
+
+    Raises:
+        FileNotFoundError: It has none.
+        ContractError: The list of its files is damaged.
+    """
+    if single := optional_file(name, SAFE_WEIGHTS_NAME, revision):
+        return [Path(single)]
+    index = optional_file(name, SAFE_WEIGHTS_INDEX_NAME, revision)
+    if index is None:
+        raise FileNotFoundError(
+            f"{name} has no {SAFE_WEIGHTS_NAME}; weights in pickles are never read, save_pretrained writes safetensors"
+        )
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(file, str) and Path(file).name == file for file in names.values()):
+        raise ContractError(f"{index}: weight_map must be an object of names of files beside it: copy it again")
+    files = {file: optional_file(name, file, revision) for file in sorted(set(names.values()))}
+    if missing := next((file for file, path in files.items() if path is None), None):
+        raise FileNotFoundError(f"{name} has no {missing}, which {SAFE_WEIGHTS_INDEX_NAME} names: copy the checkpoint again")
+    return [Path(str(path)) for path in files.values()]
 
 
 def check_source(model: Any, changed: Mapping[str, Any]) -> None:
@@ -121,6 +184,6 @@ def remove_traces(directory: str | Path) -> None:
         path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

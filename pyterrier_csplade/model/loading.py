@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from pyterrier_csplade._errors import ContractError
-from pyterrier_csplade.vectors.contract import CONTRACT_FILE, Contract, Variant
+from pyterrier_csplade.vectors.contract import CONTRACT_FILE, WHOLE, Contract, Variant
 
+from .adapters import Adapter, merge_adapter, read_adapter
 from .backbone import Backbone
-from .hub import check_published, load_tokenizer, optional_file, save_tokenizer
+from .hub import check_published, load_tokenizer, optional_file, own_errors, save_tokenizer, weight_files
+from .identity import identity, identity_of_pair, sampled_digest, tensors_of_checkpoint
+from .probes import compare_probes, probe_vectors
 from .selftest import self_test
 
 Quantization = Literal["int8", "nf4", "int8-weight-only"]
 
-_ADAPTER_FILE = "adapter_model.safetensors"
-
 # Rows that bitsandbytes packs together.
 _PACKED_ROWS = 32
-# Values of each parameter that the digest reads; our choice (not measured).
-_SAMPLE = 256
 
 
 def read_contract(model: str, revision: str | None) -> Contract | None:
@@ -54,8 +53,10 @@ def agree_on_contract(stored: Contract | None, variant: Variant | None, given: C
     if given is not None:
         asked = given.to_dict()
         for name, value in stored.to_dict().items():
-            if name != "training" and asked[name] != value:
+            if name not in ("training", "weights", "other_weights") and asked[name] != value:
                 raise ContractError(f"contract: {name}={asked[name]!r} contradicts {source}, which has {value!r}")
+        if given.weights and stored.weights and not given.matches(stored):
+            raise ContractError(f"contract: weights={given.weights!r} contradicts {source}, which has {stored.weights!r}")
     return stored
 
 
@@ -82,42 +83,74 @@ def load_backbone(
     """
     device = device or _default_device()
     dtype = to_dtype(dtype, device)
-    check_published(model, "config.json", revision)
-    if adapter is not None:
-        check_published(adapter, "adapter_config.json")
-    tokenizer = load_tokenizer(model, revision)
+    added, files, tokenizer = _read_files(model, revision, adapter)
     # Downloads take long, so that progress is always shown.
-    with _progress(shown=verbose or not Path(model).is_dir()):
+    with (
+        _progress(shown=verbose or not Path(model).is_dir()),
+        own_errors(f"{model}: the model cannot be loaded: are config.json and the safetensors files there and whole?"),
+    ):
         lm, report = AutoModelForCausalLM.from_pretrained(
             model,
             revision=revision,
             dtype=dtype,
             attn_implementation=attn_implementation,
             use_safetensors=True,
+            trust_remote_code=False,
             output_loading_info=True,
             device_map={"": device},
             quantization_config=_quantization_config(quantization, dtype),
         )
+    _refuse_problems(report, model)
+    digest = identity(
+        tensors_of_checkpoint(lm, files, model), lm.config, tokenizer, contract, None if added is None else added.identity
+    )
+    if added is not None:
+        lm = added.put_on(lm)
+    if quantization == "nf4":
+        _pack_whole_blocks_only(lm)
+    exact = quantization in (None, "int8-weight-only")  # the checkpoint's own weights were loaded
+    sampled = sampled_digest(lm) if exact and dtype != torch.float16 else ""
+    if added is not None and exact:
+        lm = merge_adapter(lm)
+    if quantization == "int8-weight-only":
+        _round_linear_layers(lm)
+    if added is not None and not contract.weights:
+        _warn_of_another_base(added, model)
+    return prepare_backbone(
+        lm, tokenizer, contract, digest, name=adapter or model, sampled=sampled, quantized=quantization is not None
+    )
+
+
+def _read_files(model: str, revision: str | None, adapter: str | None) -> tuple[Adapter | None, list[Path], Any]:
+    """Return the adapter, the model's safetensors files, and the tokenizer, which an adapter may have of its own."""
+    check_published(model, "config.json", revision)
+    if optional_file(model, "adapter_config.json", revision) is not None:
+        raise ContractError(f"{model} holds an adapter: CSPLADE(base model, adapter={model!r}) loads it")
+    added = None if adapter is None else read_adapter(adapter)
+    files = weight_files(model, revision)
+    if adapter is not None and optional_file(adapter, "tokenizer_config.json") is not None:
+        return added, files, load_tokenizer(adapter)
+    return added, files, load_tokenizer(model, revision)
+
+
+def _refuse_problems(report: dict[str, Any], model: str) -> None:
     for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         if report.get(problem):
             raise ContractError(
-                f"{model}: {problem.replace('_', ' ')} in the checkpoint: {sorted(map(str, report[problem]))[:3]}"
+                f"{model}: {problem.replace('_', ' ')} in the checkpoint: "
+                f"{sorted(map(str, report[problem]))[:3]}: copy it again"
             )
-    if adapter is not None:
-        lm = _add_adapter(lm, adapter)
-    if quantization == "nf4":
-        _pack_whole_blocks_only(lm)
-    digest = weights_digest(lm)
-    exact = quantization in (None, "int8-weight-only")  # the checkpoint's own weights were loaded
-    if adapter is not None and exact:
-        lm = lm.merge_and_unload()
-    if quantization == "int8-weight-only":
-        _round_linear_layers(lm)
-    return prepare_backbone(lm, tokenizer, contract, digest, name=adapter or model, verify=exact and dtype != torch.float16)
 
 
 def prepare_backbone(
-    lm: Any, tokenizer: Any, contract: Contract, digest: str | None = None, *, name: str, verify: bool = True
+    lm: Any,
+    tokenizer: Any,
+    contract: Contract,
+    digest: str | None = None,
+    *,
+    name: str,
+    sampled: str | None = None,
+    quantized: bool = False,
 ) -> Backbone:
     """Combine a model and its contract, fill in the digests or compare them, and test the result.
 
@@ -125,34 +158,73 @@ def prepare_backbone(
         lm: The model.
         tokenizer: Its tokenizer.
         contract: How texts are encoded.
-        digest: Digest of the weights; computed from ``lm`` by default.
+        digest: Digest of all of the model; computed from what is in memory by default.
         name: The model's name in error messages.
-        verify: Whether the digest must equal the contract's.
+        sampled: Its digest as version 0.1.0 made it, empty if the weights in memory are not the checkpoint's own; computed by
+            default.
+        quantized: Whether linear layers have weights of 4 or 8 bits.
 
     Raises:
-        ContractError: Vocabulary or (with ``verify``) weights differ from the contract's; or the self-test fails.
+        ContractError: Vocabulary, digest or stored vectors differ from the contract's; the tokenizer cannot keep the contract;
+            or the self-test fails.
     """
-    digest = digest or weights_digest(lm)
-    backbone = Backbone(lm, tokenizer, contract).eval()
-    backbone.to(lm.device)
-    positions = getattr(lm.config.get_text_config(), "max_position_embeddings", None)
-    found = {
-        "vocabulary_sha256": backbone.vocabulary.sha256,
-        "weights": digest if verify or not contract.weights else contract.weights,
-    }
-    for key, value in found.items():
-        if getattr(contract, key) not in ("", value):
-            raise ContractError(
-                f"{name}: its {key} is {value[:12]}, but {CONTRACT_FILE} has {getattr(contract, key)[:12]}: "
-                "files of different checkpoints were mixed"
-            )
-    lengths = {"query_length": contract.query_length, "document_length": contract.document_length}
-    if positions:
-        longest = positions // (2 if contract.variant == "echo" else 1)
-        lengths = {name: min(length, longest) for name, length in lengths.items()}
-    backbone.contract = contract.replace(**found, **lengths)
-    self_test(backbone)
+    with own_errors(f"{name}: model and tokenizer do not fit together"):
+        backbone = Backbone(lm, tokenizer, contract).eval()
+        backbone.to(lm.device)
+    rounded = digest is None and lm.dtype != torch.float32
+    sampled = sampled_digest(lm) if sampled is None else sampled
+    digest = digest or identity_of_pair(lm, tokenizer, contract, name)
+    backbone.contract = contract.replace(
+        vocabulary_sha256=_agreed("vocabulary_sha256", backbone.vocabulary.sha256, contract.vocabulary_sha256, name),
+        **_agreed_digests(contract, digest, sampled, name, rounded=rounded),
+        query_length=backbone.longest(contract.query_length),
+        document_length=backbone.longest(contract.document_length),
+    )
+    with own_errors(f"{name}: the model fails when it runs: are its files whole, and does config.json fit them?"):
+        self_test(backbone)
+        compare_probes(backbone, name, quantized=quantized)
+    backbone.contract = backbone.contract.replace(probes=())
+    contract.warn_if_older(f"{name}: {CONTRACT_FILE}")
     return backbone
+
+
+def _agreed(key: str, found: str, stored: str, name: str) -> str:
+    if stored not in ("", found):
+        raise ContractError(
+            f"{name}: its {key} is {found[:12]}, but {CONTRACT_FILE} has {stored[:12]}: files of different checkpoints were "
+            "mixed, or one was changed (weights cover tensors, configuration, tokenizer and adapter): copy the checkpoint again"
+        )
+    return found
+
+
+def _agreed_digests(contract: Contract, digest: str, sampled: str, name: str, *, rounded: bool) -> dict[str, str]:
+    """Compare the digests of a model with its contract's.
+
+    Args:
+        contract: The contract, whose kind of digest stays in ``weights``.
+        digest: Digest of all of the model.
+        sampled: Its digest as version 0.1.0 made it; empty if unknown.
+        name: The model's name in error messages.
+        rounded: Whether ``digest`` is of weights that may have been rounded since they were saved.
+    """
+    older = contract.other_weights
+    if contract.weights and not contract.weights.startswith(WHOLE):
+        kept = _agreed("weights", sampled or contract.weights, contract.weights, name)
+        return {"weights": kept, "other_weights": digest}
+    if rounded and contract.weights not in ("", digest) and older:
+        _agreed("weights", sampled, older, name)
+        digest = contract.weights
+    return {"weights": _agreed("weights", digest, contract.weights, name), "other_weights": older or sampled}
+
+
+def _warn_of_another_base(adapter: Adapter, model: str) -> None:
+    named = adapter.base
+    if named and Path(model).resolve().name.lower() not in (Path(named).name.lower(), Path(named).resolve().name.lower()):
+        warnings.warn(
+            f"{adapter.name} names {named!r} as its base model, and goes onto {model!r}: with another base its vectors are "
+            "wrong. adapter_config.json has the name (base_model_name_or_path)",
+            stacklevel=2,
+        )
 
 
 def save_backbone(backbone: Backbone, path: Path) -> None:
@@ -165,22 +237,18 @@ def save_backbone(backbone: Backbone, path: Path) -> None:
         raise ContractError("a PEFT model saves its adapter only: merge it first, model.merge_and_unload()")
     backbone.model.save_pretrained(path)
     save_tokenizer(backbone.tokenizer, path)
-    # If an adapter was merged at loading, the contract has the digest of base and adapter, not of their sums that are saved.
-    backbone.contract.replace(weights=weights_digest(backbone.model)).save(path)
+    save_contract(backbone, path)
 
 
-def weights_digest(lm: Any) -> str:
-    """Digest of a model's weights: names, shapes and evenly spaced values of all floating-point parameters, as bfloat16.
-
-    It is the same for float32 and bfloat16 loads of one checkpoint.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in sorted(lm.named_parameters()):
-        if parameter.is_floating_point():
-            values = parameter.detach().flatten()
-            sample = values[:: max(1, len(values) // _SAMPLE)].to("cpu", torch.bfloat16)
-            digest.update(f"{name}{tuple(parameter.shape)}".encode() + sample.view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()
+def save_contract(backbone: Backbone, path: Path) -> None:
+    """Write the contract of a model into the directory in which it was saved, with the digest of its files and its probes."""
+    lm, contract = backbone.model, backbone.contract
+    # As they will be loaded. An adapter may have been merged, too: the contract has the digest of base and adapter then.
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    tensors = tensors_of_checkpoint(lm, weight_files(str(path)), str(path))
+    digest = identity(tensors, config, load_tokenizer(str(path)), contract, None)
+    digests = {"weights": digest, "other_weights": sampled_digest(lm)}
+    contract.replace(**digests, probes=probe_vectors(backbone)).save(path)
 
 
 @contextlib.contextmanager
@@ -243,32 +311,3 @@ def _round_linear_layers(lm: Any) -> None:
     except ImportError as error:
         raise ImportError("quantization='int8-weight-only' needs torchao: pip install 'pyterrier-csplade[torchao]'") from error
     quantize_(lm.base_model, Int8WeightOnlyConfig())
-
-
-def _add_adapter(lm: Any, adapter: str) -> Any:
-    from peft import PeftConfig, get_peft_model
-    from peft.utils import load_peft_weights
-
-    # Where this file is, PEFT reads it and no pickle.
-    if optional_file(adapter, _ADAPTER_FILE) is None:
-        raise ContractError(
-            f"{adapter} has no {_ADAPTER_FILE}; weights in pickles are never read, save_pretrained writes safetensors"
-        )
-    config = PeftConfig.from_pretrained(adapter)
-    config.inference_mode = True
-    weights = load_peft_weights(adapter, device="cpu")
-    for name, tensor in weights.items():
-        if not torch.isfinite(tensor).all():
-            raise ContractError(f"{adapter}: the tensor {name} holds values that are not finite")
-    wrapped: Any = get_peft_model(lm, config)
-    try:
-        result = wrapped.load_adapter(adapter, adapter_name="default", is_trainable=False)
-    except RuntimeError as error:  # shapes: another rank, or a base model of another width
-        raise ContractError(f"{adapter} does not fit the model: {' '.join(str(error).split())[:300]}") from error
-    missing = [key for key in result.missing_keys if "lora_" in key]
-    if missing or result.unexpected_keys:
-        raise ContractError(
-            f"{adapter} does not fit the model: {len(missing)} missing tensors {missing[:2]}, "
-            f"{len(result.unexpected_keys)} unexpected {result.unexpected_keys[:2]}"
-        )
-    return wrapped

@@ -29,8 +29,8 @@ def self_test(backbone: Backbone) -> None:
     """Prove the attention mask and the head of a loaded model, and find out whether it takes texts without padding.
 
     Raises:
-        ContractError: Position 0 sees the last token though it must not, or does not though it must, alone or beside a padded
-            text; or the streamed maximum of the logits is not the maximum of the model's own logits.
+        ContractError: Position 0 sees the last token though it must not, or does not though it must, with or without padding;
+            a state or logit is not finite; or the streamed maximum of the logits is not the maximum of the model's own logits.
     """
     training = backbone.training
     backbone.eval()
@@ -64,9 +64,12 @@ def _test_attention(backbone: Backbone) -> None:
     first = _probe(backbone)
     expected = backbone.contract.attention == "bidirectional"
     second = [*first[:-1], first[0]]
-    # A padded batch takes another path through the attention implementation than a text alone.
+    # A padded batch takes another path through the attention implementation than texts of one length.
     for padding in (False, True):
-        before, after = (_first_state(backbone, ids, padding) for ids in (first, second))
+        batch = backbone.collate([first, second, first * 2] if padding else [first, second])
+        before, after = backbone.hidden_states(batch["input_ids"], batch["attention_mask"])[:2, 0].float()
+        if not (before.isfinite().all() and after.isfinite().all()):
+            raise ContractError(f"{type(backbone.model).__name__}: its hidden states are not finite: a weight is damaged")
         sees = _differ(before, after, _SEES)
         if sees != expected:
             raise ContractError(
@@ -82,6 +85,8 @@ def _differ(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
 
 
 def _may_pack(backbone: Backbone) -> bool:
+    if backbone.rotates_by_length:
+        return False
     if backbone.attn_implementation == "sdpa":
         return is_available(backbone.device, backbone.head.weight.dtype)
     return "flash" in backbone.attn_implementation
@@ -103,15 +108,12 @@ def _keeps_packed_texts_apart(backbone: Backbone) -> bool:
     return bool(same) and not _differ(first[1, real[1]], second[1, real[1]], _SEES)
 
 
-def _first_state(backbone: Backbone, ids: list[int], padding: bool) -> torch.Tensor:
-    batch = backbone.collate([ids, ids * 2] if padding else [ids])
-    return backbone.hidden_states(batch["input_ids"], batch["attention_mask"])[0, 0].float()
-
-
 def _test_head(backbone: Backbone) -> None:
     batch = backbone.collate([_probe(backbone)])
     expected = backbone.reference_logits(**batch)
     found = backbone.pooled_logits(**batch)
+    if not expected.isfinite().all():
+        raise ContractError(f"{type(backbone.model).__name__}: its logits are not finite: a weight of the LM head is damaged")
     if not torch.allclose(found, expected, rtol=_SAME_LOGITS, atol=_SAME_LOGITS * float(expected.abs().max())):
         raise ContractError(
             f"{type(backbone.model).__name__} does more after its LM head than CSPLADE knows: its logits differ from the "

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
+
+try:
+    from transformers.core_model_loading import revert_weight_conversion
+except ImportError:  # another release
+    revert_weight_conversion = None
 
 _ATTENTION = "_attn_implementation"
 
@@ -16,3 +22,11 @@ def set_attention(config: Any, implementation: str) -> None:
     """Let a model use another attention implementation; nothing happens where the configuration has no such setting."""
     if hasattr(config, _ATTENTION):
         setattr(config, _ATTENTION, implementation)
+
+
+def as_saved(lm: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Return a model's tensors by the names under which its checkpoint has them; as they are where that is not known."""
+    if revert_weight_conversion is not None:
+        with contextlib.suppress(Exception):  # a model that is not of transformers
+            return dict(revert_weight_conversion(lm, dict(tensors)))
+    return tensors

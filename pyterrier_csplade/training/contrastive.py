@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pyterrier_csplade.model.backbone import Backbone
-from pyterrier_csplade.model.loading import prepare_backbone
+from pyterrier_csplade.model.loading import prepare_backbone, save_contract
 from pyterrier_csplade.training.monitoring.cockpit import Cockpit
 from pyterrier_csplade.training.monitoring.parity import Probe, write_report
 from pyterrier_csplade.training.monitoring.validation import Validation, read_slice
@@ -206,7 +206,7 @@ def _save_trained(
     unmerged = whole_model(config, weights) if config.quantization else backbone.model
     merged = save_run(unmerged, backbone.tokenizer, config).eval()
     contract = contract.replace(training={"phase": "contrastive", "rows": len(dataset), **_published(config)})
-    prepare_backbone(merged, backbone.tokenizer, contract, name=config.output).contract.save(output)
+    save_contract(prepare_backbone(merged, backbone.tokenizer, contract, name=config.output), output)
     if before:
         same_lengths = prepare_backbone(merged, backbone.tokenizer, backbone.contract, name=config.output)
         write_report(probe.report(before, probe.encode(same_lengths)), output)

@@ -424,7 +424,7 @@ class OneEncoder:
             return
         if self.contract is None:
             self.contract, self._name = contract, name
-        elif contract.fingerprint != self.contract.fingerprint:
+        elif not contract.matches(self.contract):
             raise ContractError(
                 f"{name} was encoded by {contract.summary}, {self._name} by {self.contract.summary}: encode both with one model"
             )

@@ -5,7 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import re
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,6 +20,14 @@ Variant = Literal["causal", "echo", "bidirectional"]
 
 #: The file of a checkpoint that holds its contract.
 CONTRACT_FILE = "csplade_config.json"
+
+#: Digests of all of a model begin with this; those of version 0.1.0, of some of its weights, with none.
+WHOLE = "2:"
+
+# Tokens of a text, so that products of it with other numbers stay within 64 bits; our choice (not measured).
+_LONGEST = 2**31 - 1
+# Levels of objects and lists in the description of a training; our choice (not measured).
+_DEEPEST = 50
 
 #: Two encoders make comparable vectors if their contracts agree in these fields. Maximum lengths and the impact scale are left
 #: out: they change how much of a text is read and how finely weights are stored, not what a weight means.
@@ -54,8 +67,11 @@ class Contract:
         base_model: Hub id or name of the model that was trained.
         base_revision: Revision of the base model.
         vocabulary_sha256: Digest of the index vocabulary.
-        weights: Digest of the weights.
+        weights: Digest of all that the model's vectors depend on: weights, configuration, tokenizer and adapter. It begins
+            with "2:"; without, it is the digest of some of the weights that version 0.1.0 stored.
+        other_weights: The digest of the other kind, where it is known.
         training: Description of the training, for people to read.
+        probes: Vectors of fixed texts, only in the file of a checkpoint; see ``model.probes``.
     """
 
     variant: Variant = "causal"
@@ -73,14 +89,25 @@ class Contract:
     base_revision: str | None = None
     vocabulary_sha256: str = ""
     weights: str = ""
+    other_weights: str = ""
     training: dict[str, Any] = field(default_factory=dict)
+    probes: Sequence[dict[str, float]] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):
-            raise ContractError(f"variant must be one of {', '.join(get_args(Variant))}, found {self.variant!r}")
-        for name in ("query_length", "document_length", "logit_scale", "temperature", "impact_scale"):
-            if not getattr(self, name) > 0:
-                raise ContractError(f"{name} must be positive, found {getattr(self, name)}")
+            raise ContractError(f"variant must be one of {', '.join(get_args(Variant))}, found {_short(self.variant)}")
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if f.type in _KINDS:
+                noun, is_valid, plain = _KINDS[f.type]
+                if not is_valid(value):
+                    raise ContractError(f"{f.name} must be {noun}, found {_short(value)}")
+                object.__setattr__(self, f.name, plain(value))
+        for prefix in (self.query_prefix, self.document_prefix):
+            if not _is_unicode(prefix):
+                raise ContractError(f"a prefix must be valid Unicode, found {_short(prefix)}")
+        if not _is_shallow(self.training):
+            raise ContractError(f"training must have at most {_DEEPEST} levels")
 
     @property
     def attention(self) -> Literal["causal", "bidirectional"]:
@@ -89,10 +116,40 @@ class Contract:
 
     @property
     def fingerprint(self) -> str:
-        """Digest in hexadecimal, equal for two contracts if and only if the vectors of their encoders are comparable."""
+        """Digest in hexadecimal of what decides whether vectors are comparable; :meth:`matches` compares two contracts."""
         # pool_special was added later: without it, fingerprints are the same as before.
         identity = json.dumps([*(getattr(self, name) for name in IDENTITY), *(["pool_special"] if self.pool_special else [])])
         return hashlib.sha256(identity.encode()).hexdigest()
+
+    def matches(self, other: Contract) -> bool:
+        """Whether the vectors of two encoders are comparable.
+
+        Digests of weights are compared by those of all of a model, or, where one contract lacks it, by the older ones.
+        """
+        if any(getattr(self, name) != getattr(other, name) for name in (*IDENTITY, "pool_special") if name != "weights"):
+            return False
+        (new, old), (other_new, other_old) = self._digests, other._digests
+        return new == other_new if new and other_new or not (old or other_old) else old == other_old
+
+    @property
+    def _digests(self) -> tuple[str, str]:
+        """The digest of all of the model, and the older one; empty where it is not known."""
+        known = (self.weights, self.other_weights)
+        new = next((digest for digest in known if digest.startswith(WHOLE)), "")
+        return new, next((digest for digest in known if digest and not digest.startswith(WHOLE)), "")
+
+    def warn_if_older(self, source: str) -> None:
+        """Warn if the contract carries the digest of version 0.1.0.
+
+        Args:
+            source: Name of its file in the warning.
+        """
+        if re.fullmatch("[0-9a-f]{64}", self.weights):
+            warnings.warn(
+                f"{source} was written by version 0.1.0: its digest is the older, weaker one, of some weights. "
+                "CSPLADE(...).save(directory) writes a checkpoint with a digest of all, and indexes made with it have it",
+                stacklevel=1,  # one place, so that a source is shown once
+            )
 
     @property
     def summary(self) -> str:
@@ -107,35 +164,52 @@ class Contract:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of a contract file."""
-        return {"format": 1, "attention": self.attention, **dataclasses.asdict(self)}
+        """Return the content of a contract file, without probes."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "probes"}
+        return {"format": 1, "attention": self.attention, **values}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = CONTRACT_FILE) -> Contract:
-        """Read the content of a contract file.
+        """Read the content of a contract file, or a contract in another file; warn if it is of version 0.1.0.
 
         Args:
             values: The fields, as :meth:`to_dict` returns them; missing ones have their defaults.
             source: Name of the file in error messages.
 
         Raises:
-            ContractError: A field is unknown or has an invalid value.
+            ContractError: A field is unknown or has an invalid value; names it and the file.
         """
+        contract = cls._from_dict(values, source)
+        contract.warn_if_older(source)
+        return contract
+
+    @classmethod
+    def _from_dict(cls, values: Any, source: str) -> Contract:
+        if not isinstance(values, dict):
+            raise ContractError(f"{source} must hold an object, found {type(values).__name__}")
         values = dict(values)
         attention = values.pop("attention", None)
         if values.pop("format", 1) != 1:
             raise ContractError(f"{source} has a newer format: update pyterrier_csplade")
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
-            raise ContractError(f"{source} holds the unknown field {unknown[0]!r}: update pyterrier_csplade, or remove it")
-        contract = cls(**values)
+            raise ContractError(
+                f"{source} holds the unknown field {_short(unknown[0])}: update pyterrier_csplade, or remove it"
+            )
+        try:
+            contract = cls(**values)
+        except ContractError as error:
+            raise ContractError(f"{source}: {error}; correct the file, or copy it again") from error
         if attention not in (None, contract.attention):
-            raise ContractError(f"{source}: attention {attention!r} contradicts variant {contract.variant!r}")
+            raise ContractError(f"{source}: attention {_short(attention)} contradicts variant {contract.variant!r}")
         return contract
 
     def save(self, directory: Path) -> None:
         """Write the contract file to the directory of a checkpoint."""
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        if self.probes:  # one line for each
+            lines = ",\n    ".join(map(json.dumps, self.probes))
+            text = f'{text[:-2]},\n  "probes": [\n    {lines}\n  ]\n}}'
         (directory / CONTRACT_FILE).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -147,11 +221,66 @@ class Contract:
         """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ContractError(f"{path} is not valid JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise ContractError(f"{path} must hold an object, found {type(values).__name__}")
-        return cls.from_dict(values, source=str(path))
+        except (ValueError, RecursionError, OSError) as error:  # also integers of too many digits, and directories
+            raise ContractError(f"{path} cannot be read as JSON: {error}; copy it again") from error
+        return cls._from_dict(values, source=str(path))
+
+
+def _short(value: object) -> str:
+    """Represent a value in a message."""
+    if isinstance(value, int) and abs(value) > _LONGEST:
+        return "a larger number"  # str() refuses long ones
+    return f"{value!r:.80}" if not isinstance(value, (dict, list)) else type(value).__name__
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_scale(value: Any) -> bool:
+    """Whether a value is positive and finite; integers of any size are compared without conversion."""
+    return _is_number(value) and 0 < value <= 1e300 and math.isfinite(value)
+
+
+def _is_length(value: Any) -> bool:
+    return _is_number(value) and hasattr(value, "__index__") and 0 < value <= _LONGEST
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_shallow(value: object) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        parts = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, (dict, list))]
+        level = [inner for part in parts for inner in part]
+        if not level:
+            return True
+    return False
+
+
+def _are_probes(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(probe, dict) and all(_is_number(weight) and 0 <= weight < 1e6 for weight in probe.values())
+        for probe in value
+    )
+
+
+# Annotations of fields: noun for messages, check, conversion to what JSON holds.
+_KINDS: dict[Any, tuple[str, Any, Any]] = {
+    "str": ("a string", lambda value: isinstance(value, str), str),
+    "str | None": ("a string or null", lambda value: value is None or isinstance(value, str), lambda value: value),
+    "bool": ("true or false", lambda value: isinstance(value, bool), bool),
+    "int": (f"a positive integer up to {_LONGEST}", _is_length, int),
+    "float": ("positive and finite", _is_scale, float),
+    "dict[str, Any]": ("an object", lambda value: isinstance(value, dict), lambda value: value),
+    "Sequence[dict[str, float]]": ("a list of objects of numbers", _are_probes, lambda value: value),
+}
 
 
 # Settings in the code of the models. Padding side and padded length, which also differ, do not change the vectors here.

@@ -7,6 +7,7 @@ from pyterrier_csplade.model import (
     encoder,
     head,
     hub,
+    identity,
     onednn,
     screen,
     selftest,
@@ -20,7 +21,7 @@ from pyterrier_csplade.model.sparse import in_order, sparse_vectors, to_impacts
 from pyterrier_csplade.vectors.contract import CONTRACT_FILE, Variant
 
 __all__ = [
-    "CONTRACT_FILE", "Entries", "Variant", "attention", "encoder", "head", "heaviest", "hub", "in_order", "max_logits", "mixed",
-    "onednn", "plan", "pooled_states", "rounding", "screen", "selftest", "sparse_vectors", "streamed_entries", "to_impacts",
-    "torch_internals", "transformers_internals",
+    "CONTRACT_FILE", "Entries", "Variant", "attention", "encoder", "head", "heaviest", "hub", "identity", "in_order",
+    "max_logits", "mixed", "onednn", "plan", "pooled_states", "rounding", "screen", "selftest", "sparse_vectors",
+    "streamed_entries", "to_impacts", "torch_internals", "transformers_internals",
 ]  # fmt: skip

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,3 +95,87 @@ def test_an_adapter_on_another_base_is_refused(checkpoint: Path, adapter: Path, 
     CSPLADE((language_model(seed=1), tokenizer())).save(tmp_path / "other")
     with pytest.raises(ContractError, match="weights"):
         CSPLADE(plain(tmp_path / "other"), adapter=adapter).encode_docs(["a"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    ],
+)
+def test_each_end_of_tied_weights_gets_its_own_part_of_an_adapter(settings: dict[str, Any], tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    CSPLADE((language_model("llama-tied"), tokenizer())).save(tmp_path / "base")
+    torch.manual_seed(1)
+    adapted = get_peft_model(language_model("llama-tied"), LoraConfig(r=4, init_lora_weights=False, **settings))
+    for name, parameter in adapted.named_parameters():
+        if "modules_to_save" in name:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    adapted.save_pretrained(tmp_path / "adapter")
+    csplade = CSPLADE(plain(tmp_path / "base"), adapter=tmp_path / "adapter")
+    found = dense(csplade.encode_docs(TEXTS[:1]))[0]
+    with torch.no_grad():
+        logits = adapted.eval()(torch.tensor([tokenizer()(TEXTS[0])["input_ids"]])).logits
+    expected = torch.log1p(torch.relu(logits.amax(dim=1)))[0, torch.from_numpy(csplade.vocabulary.token_ids)]
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
+    csplade.save(tmp_path / "saved")
+    np.testing.assert_allclose(dense(CSPLADE(tmp_path / "saved").encode_docs(TEXTS[:1]))[0], found, rtol=1e-5, atol=1e-6)
+
+
+def test_an_adapter_brings_its_own_tokenizer(checkpoint: Path, adapter: Path) -> None:
+    from tokenizers import normalizers
+
+    tokens = copy.deepcopy(tokenizer())
+    tokens.backend_tokenizer.normalizer = normalizers.Lowercase()
+    tokens.save_pretrained(adapter)
+    csplade = CSPLADE(plain(checkpoint), adapter=adapter)
+    assert csplade.backbone.tokenize(["DOGS"], "query") == csplade.backbone.tokenize(["dogs"], "query")
+
+
+@pytest.mark.parametrize(("base", "warns"), [("other/model", True), ("acme/checkpoint", False), (None, False)])
+def test_an_adapter_that_names_another_base_is_reported(
+    base: str | None, warns: bool, checkpoint: Path, adapter: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": base}))
+    CSPLADE(plain(checkpoint), adapter=adapter).encode_docs(["a"])
+    assert warns == any("names 'other/model' as its base model" in str(warning.message) for warning in recwarn)
+
+
+@pytest.mark.parametrize("change", [{"lora_alpha": 99}, {"use_rslora": True}, {"alpha_pattern": {"q_proj": 3}}])
+def test_settings_of_an_adapter_are_part_of_the_fingerprint(change: dict[str, Any], checkpoint: Path, adapter: Path) -> None:
+    before = CSPLADE(plain(checkpoint), adapter=adapter).contract
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert not CSPLADE(checkpoint, adapter=adapter).contract.matches(before)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"r": "8"}, "r in adapter_config.json must be of type int, found '8'"),
+        ({"use_rslora": "no"}, "use_rslora in adapter_config.json must be of type bool"),
+        ({"alpha_pattern": 3}, "alpha_pattern in adapter_config.json must be of type dict"),
+        ({"peft_type": "UNHEARD_OF"}, "adapter_config.json cannot be used"),
+        ({"peft_type": 3}, "peft_type in adapter_config.json must be of type str"),
+        ("[" * 100_000, "adapter_config.json cannot be read as JSON"),
+        ("[]", "adapter_config.json must hold an object"),
+    ],
+)
+def test_a_damaged_adapter_is_an_error_of_this_package(
+    content: dict[str, Any] | str, message: str, checkpoint: Path, adapter: Path
+) -> None:
+    path = adapter / "adapter_config.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(json.loads(path.read_text()) | content))
+    with pytest.raises(ContractError, match=message):
+        CSPLADE(plain(checkpoint), adapter=adapter).encode_docs(["a"])
+
+
+def test_a_directory_of_a_model_that_holds_an_adapter_too_is_refused(checkpoint: Path, adapter: Path) -> None:
+    shutil.copy(adapter / "adapter_config.json", checkpoint)
+    with pytest.raises(ContractError, match="holds an adapter"):
+        CSPLADE(checkpoint).encode_docs(["a"])

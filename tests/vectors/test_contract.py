@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pyterrier_csplade import Contract, ContractError
@@ -88,3 +90,51 @@ def test_refuses_a_file_that_is_no_object(text: str, tmp_path: Path) -> None:
     (tmp_path / CONTRACT_FILE).write_text(text)
     with pytest.raises(ContractError, match=CONTRACT_FILE):
         Contract.load(tmp_path / CONTRACT_FILE)
+
+
+FLAGS: list[Any] = ["false", 0, None, []]
+STRINGS: list[Any] = [3, None, []]
+NUMBERS: list[Any] = ["1", True, 0, math.inf, math.nan, 10**400, None]
+LENGTHS: list[Any] = ["64", True, 1.5, 0, -1, 10**400, None]
+BAD: list[tuple[str, Any]] = [
+    *((name, value) for name in ("add_bos", "add_eos", "pool_special") for value in FLAGS),
+    *((name, value) for name in ("query_length", "document_length") for value in LENGTHS),
+    *((name, value) for name in ("logit_scale", "temperature", "impact_scale") for value in NUMBERS),
+    *((name, value) for name in ("query_prefix", "vocabulary_sha256", "weights", "other_weights") for value in STRINGS),
+    ("document_prefix", "\ud800"),
+    ("base_model", 3),
+    ("training", []),
+    ("variant", []),
+    ("probes", [{"1": "x"}]),
+    ("attention", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_every_field_has_a_type(name: str, value: Any, tmp_path: Path) -> None:
+    (tmp_path / CONTRACT_FILE).write_text("{}")
+    with pytest.raises(ContractError, match=f"{CONTRACT_FILE}.*{'prefix' if 'prefix' in name else name}"):
+        Contract.from_dict({name: value}, source=str(tmp_path / CONTRACT_FILE))
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 10**5, '{"training": ' + '{"a":' * 400 + "1" + "}" * 401, '{"query_length": ' + "9" * 5000 + "}", "\0", ""]
+)
+def test_nonsense_in_a_file_is_one_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / CONTRACT_FILE).write_text(text)
+    with pytest.raises(ContractError, match=CONTRACT_FILE):
+        Contract.load(tmp_path / CONTRACT_FILE)
+
+
+def test_numbers_of_numpy_become_those_of_json() -> None:
+    contract = Contract(impact_scale=np.float32(20), query_length=np.int64(9))
+    assert json.loads(json.dumps(contract.to_dict()))["impact_scale"] == 20 and type(contract.query_length) is int
+
+
+def test_a_contract_of_version_0_1_0_matches_by_its_digest_with_a_warning_when_it_is_read() -> None:
+    new = Contract(weights="2:new", other_weights="a" * 64)
+    with pytest.warns(UserWarning, match=r"pt_meta\.json .* older, weaker"):
+        old = Contract.from_dict({"weights": "a" * 64}, source="pt_meta.json")
+    assert new.matches(old) and old.matches(new) and old.matches(old)
+    assert not new.matches(Contract(weights="2:other", other_weights="a" * 64))
+    assert not new.matches(Contract()) and not new.matches(old.replace(add_bos=True)) and Contract().matches(Contract())

@@ -1,0 +1,129 @@
+"""PEFT adapters: read from safetensors, put on a model, merged into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pyterrier_csplade._errors import ContractError
+
+from .hub import check_published, optional_file, own_errors, read_json
+from .identity import digests
+
+_CONFIG_FILE = "adapter_config.json"
+_WEIGHTS_FILE = "adapter_model.safetensors"
+_NUMBER, _NAMES = (int, float), (str, list, type(None))
+# Types of the settings of LoRA that change vectors.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "peft_type": (str,), "r": (int,), "lora_alpha": _NUMBER, "use_rslora": (bool,), "use_dora": (bool,),
+    "fan_in_fan_out": (bool,), "rank_pattern": (dict,), "alpha_pattern": (dict,), "target_modules": _NAMES,
+    "modules_to_save": (list, type(None)), "bias": (str,), "lora_bias": (bool,), "lora_dropout": _NUMBER,
+    "exclude_modules": _NAMES, "base_model_name_or_path": (str, type(None)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter that was read.
+
+    Attributes:
+        name: Hub id or directory.
+        config: Its settings (PEFT).
+        digests: Digest of each of its tensors.
+        base: Hub id or directory of the model that it was trained on, as far as it says; PEFT overwrites the setting.
+    """
+
+    name: str
+    config: Any
+    digests: Mapping[str, str]
+    base: str
+
+    @property
+    def identity(self) -> tuple[Any, Mapping[str, str]]:
+        """What the digest of a model covers of it."""
+        return self.config, self.digests
+
+    def put_on(self, lm: Any) -> Any:
+        """Wrap a model.
+
+        Raises:
+            ContractError: The adapter does not fit the model.
+        """
+        from peft import get_peft_model
+
+        with own_errors(f"{self.name} does not fit the model"):  # shapes: another rank, or a base model of another width
+            wrapped: Any = get_peft_model(lm, self.config)
+            result = wrapped.load_adapter(self.name, adapter_name="default", is_trainable=False)
+        missing = [key for key in result.missing_keys if "lora_" in key]
+        if missing or result.unexpected_keys:
+            raise ContractError(
+                f"{self.name} does not fit the model: {len(missing)} missing tensors {missing[:2]}, "
+                f"{len(result.unexpected_keys)} unexpected {result.unexpected_keys[:2]}"
+            )
+        return wrapped
+
+
+def read_adapter(name: str) -> Adapter:
+    """Read an adapter's settings and tensors, never from pickles.
+
+    Args:
+        name: Hub id or directory.
+
+    Raises:
+        FileNotFoundError: The hub has no such adapter.
+        ContractError: A file is missing or damaged, a setting has the wrong type, or a value is not finite; names it.
+    """
+    from peft import PeftConfig
+    from peft.utils import load_peft_weights
+
+    check_published(name, _CONFIG_FILE)
+    # Where this file is, PEFT reads it and no pickle.
+    if optional_file(name, _WEIGHTS_FILE) is None:
+        raise ContractError(
+            f"{name} has no {_WEIGHTS_FILE}; weights in pickles are never read, save_pretrained writes safetensors"
+        )
+    for key, value in read_json(str(optional_file(name, _CONFIG_FILE))).items():
+        types = _TYPES.get(key, (object,))
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types and object not in types):
+            nouns = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
+            raise ContractError(f"{name}: {key} in {_CONFIG_FILE} must be of type {nouns}, found {value!r:.80}: correct it")
+    with own_errors(f"{name}: {_CONFIG_FILE} cannot be used (is its peft_type known to the installed peft?)"):
+        config = PeftConfig.from_pretrained(name)
+        config.inference_mode = True
+    with own_errors(f"{name}: {_WEIGHTS_FILE} cannot be read: copy it again"):
+        weights = load_peft_weights(name, device="cpu")
+    return Adapter(name, config, digests(weights.items(), name), str(config.base_model_name_or_path or ""))
+
+
+def merge_adapter(lm: Any) -> Any:
+    """Merge an adapter into its model; each end of tied weights gets its own part.
+
+    An adapter on one end only would otherwise change the other end, too.
+    """
+    base = lm.get_base_model()
+    first, last = (_inner(module) for module in (base.get_input_embeddings(), base.get_output_embeddings()))
+    was_tied = first.weight is last.weight
+    if was_tied:
+        last.weight = nn.Parameter(last.weight.detach().clone(), requires_grad=False)
+    with own_errors("the adapter cannot be merged"):
+        merged = lm.merge_and_unload()
+    first, last = merged.get_input_embeddings(), merged.get_output_embeddings()
+    last.out_features, last.in_features = last.weight.shape  # PEFT's copy of embeddings has them the other way round
+    if was_tied:
+        stays_tied = torch.equal(first.weight, last.weight)
+        if stays_tied:
+            last.weight = first.weight
+        for config in (merged.config, merged.config.get_text_config()):
+            config.tie_word_embeddings = stays_tied
+    return merged
+
+
+def _inner(module: Any) -> Any:
+    """Return the layer of the base model inside of what PEFT put around it."""
+    while hasattr(module, "base_layer") or hasattr(module, "original_module"):
+        module = module.base_layer if hasattr(module, "base_layer") else module.original_module
+    return module
