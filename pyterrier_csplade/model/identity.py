@@ -4,8 +4,7 @@ It covers the values of all tensors, the configuration, the tokenizer, and an ad
 changes no vector: names, paths, versions, dropout, how tensors are divided into files, and the type in which they are stored.
 A tensor whose values all fit into bfloat16 is digested as bfloat16, any other of 16 or 32 bits as float32. A model that was
 loaded as float32 (or in the type of its files) therefore has the digest of its directory, and a directory that is saved from
-a pair of model and tokenizer has the pair's. A model that was rounded or
-quantised before it came here has another one.
+a pair of model and tokenizer has the pair's. A model that was rounded or quantised before it came here has another one.
 """
 
 from __future__ import annotations
