@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,19 @@ from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 
 class Arrays:
-    """Posting arrays without a Terrier index; replaces an index in retrievers."""
+    """Posting arrays without a Terrier index; replaces an index, and its opened state, in retrievers."""
 
     memory = False
 
     def __init__(self, directory: Path) -> None:
         self.path = self.directory = directory
         self._postings = Postings(directory / POSTINGS_FILE)
+        self.contract = self._postings.contract
+        self.searcher = cache(lambda algorithm: algorithm.prepare(self._postings))
+
+    def open(self) -> Arrays:
+        """Return this object, as ``ImpactIndex.open`` returns an opened index."""
+        return self
 
     def postings(self, *, verbose: bool = False) -> Postings:
         """Return the arrays, as ``ImpactIndex.postings`` does."""

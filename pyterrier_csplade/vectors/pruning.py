@@ -140,8 +140,10 @@ class PruneToks(Settings, pt.Transformer):
         kept = self._cut(csr_matrix((weights, places, indptr), shape=(len(given), int(lengths.max(initial=1)))))
         rows = zip(kept.indptr[:-1], kept.indptr[1:])
         return [
-            _select(vector, kept.indices[start:end]) if isinstance(vector, Mapping) else vector
-            for vector, (start, end) in zip(vectors, rows)
+            _select(found, kept.indices[start:end], getattr(vector, "contract", None))
+            if isinstance(vector, Mapping)
+            else vector
+            for vector, found, (start, end) in zip(vectors, given, rows)
         ]
 
 
@@ -167,6 +169,6 @@ class _PrunedVectors:
             yield docnos, self.cut(matrix)
 
 
-def _select(vector: Mapping[str, float], places: np.ndarray) -> ImpactVector:
+def _select(vector: Mapping[str, float], places: np.ndarray, contract: Contract | None) -> ImpactVector:
     items = list(vector.items())
-    return ImpactVector([items[place] for place in places.tolist()], getattr(vector, "contract", None))
+    return ImpactVector([items[place] for place in places.tolist()], contract)

@@ -192,7 +192,7 @@ def test_reader_sees_the_old_or_the_new_index_while_it_is_overwritten(path: Path
 
 def test_index_replaced_while_it_is_opened_is_opened_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from inside.index import manifest as _manifest
-    from inside.index import stored as _stored
+    from inside.index import opened as _opened
 
     original = _manifest.check_on_opening
     calls: list[int] = []
@@ -203,5 +203,5 @@ def test_index_replaced_while_it_is_opened_is_opened_again(path: Path, monkeypat
             calls.append(1)
             ImpactIndex(path).toks_indexer(overwrite=True).index(documents(7))
 
-    monkeypatch.setattr(_stored, "check_on_opening", replace_first)
+    monkeypatch.setattr(_opened, "check_on_opening", replace_first)
     assert found(path) == 7

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyterrier_csplade.cli.demo import _explanation
 from pyterrier_csplade.data.python_docs import PythonDocsDataset
-from pyterrier_csplade.index import documents, spool, stored
+from pyterrier_csplade.index import documents, opened, spool
 from pyterrier_csplade.index.documents import to_impact_array, to_impacts
 from pyterrier_csplade.index.metadata import read_metadata
 from pyterrier_csplade.index.search import blocks, bmp, builder, exhaustive, order
@@ -56,7 +56,7 @@ __all__ = [
     "read_whole",
     "reader",
     "spool",
-    "stored",
+    "opened",
     "to_impact_array",
     "to_impacts",
     "workspace",

@@ -257,6 +257,7 @@ def test_a_pipeline_works_in_another_process_after_use(world: dict[str, Any], tm
     assert json.loads(done.stdout) == expected
 
 
+@pytest.mark.slow  # starts two processes that import torch
 def test_joblib_workers_search_after_use(world: dict[str, Any]) -> None:
     pipeline = world["csplade"].query_encoder() >> world["index"].retriever(algorithm="exhaustive", num_results=3)
     expected = pipeline(TOPICS)

@@ -166,7 +166,7 @@ def test_the_tokenizer_is_loaded_at_the_revision(base: Path, tmp_path: Path, mon
     """The revision belongs to the run's model; a stand-in of the same shape has other revisions."""
     asked = []
 
-    def from_pretrained(name: str, revision: str | None = None) -> Any:
+    def from_pretrained(name: str, revision: str | None = None, **_: Any) -> Any:
         asked.append((Path(name).name, revision))
         return models.tokenizer()
 

@@ -120,7 +120,7 @@ print(peak() - before)
 def test_memory_of_the_head_in_adaptation(trained: bool) -> None:
     """Measured in its own process: the logits of all positions would take 100 MB, and their gradients 100 MB more."""
     command = [sys.executable, "-c", PEAK, "trained" if trained else "frozen"]
-    paths = os.environ | {"PYTHONPATH": str(ROOT)}
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=paths)
     head, blocks = 100_000 * 256, 6 * 2**23 * 4
     gradient, extra = (4 * head, 4 * head) if trained else (0, 0)

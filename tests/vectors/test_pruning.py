@@ -102,10 +102,17 @@ def test_matrices_and_dicts_are_pruned_alike(arguments: dict[str, Any]) -> None:
         assert {f"t{i}": weight for i, weight in enumerate(wanted.tolist()) if weight} == kept
 
 
-@pytest.mark.parametrize("weight", [-1, math.nan, math.inf, "1", None])
+@pytest.mark.parametrize("weight", [-1, math.nan, math.inf, "1"])
 def test_unusable_weights_are_refused_with_their_docno(weight: Any) -> None:
     with pytest.raises(DataError, match="document 'd': toks: the weight of 'a'"):
         prune({"a": weight}, mass=0.5)
+
+
+@pytest.mark.parametrize("arguments", [{"mass": 0.5}, {"top_k": 1}, {"min_weight": 0.5}])
+def test_terms_without_a_weight_are_absent(arguments: Any) -> None:
+    """As Parquet returns dictionaries: with all terms of a column."""
+    assert prune({"a": None, "b": 2.0, "c": None}, **arguments) == {"b": 2.0}
+    assert prune({"a": None}, **arguments) == {}
 
 
 def test_unusable_vectors_are_refused_with_their_qid() -> None:
