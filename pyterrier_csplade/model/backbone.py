@@ -21,6 +21,8 @@ Role = Literal["query", "document"]
 
 # Names under which configurations have the number of positions; MPT has the second.
 _POSITIONS = ("max_position_embeddings", "max_seq_len")
+# Texts whose first tokens are not all the same.
+_DIFFERENT = ("a", "b", "1", "the")
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,10 @@ class Backbone(nn.Module):
         for role, prefix in (("query", contract.query_prefix), ("document", contract.document_prefix)):
             length = self.longest(getattr(contract, f"{role}_length"))
             room = length - contract.add_bos - contract.add_eos
-            if len(tokenizer(prefix, add_special_tokens=False, verbose=False)["input_ids"]) >= room:
+            # A prefix's last token may be joined with a text's first, so texts are compared, unless all are unknown words.
+            texts = [prefix + text for text in _DIFFERENT]
+            whole = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+            if room < 1 or len({tuple(ids[:room]) for ids in whole}) == 1 < len(set(map(tuple, whole))):
                 raise ContractError(
                     f"the contract's {role}_length of {length} tokens leaves no room for a text after {role}_prefix "
                     f"{prefix!r:.80} and special tokens: raise {role}_length"
