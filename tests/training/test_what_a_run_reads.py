@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from inside.training import CurvesTrainer, last_checkpoint, publish, unfinished
 from pyterrier_csplade import CSPLADE, ConfigError, TrainingError
 from pyterrier_csplade.model import Backbone
-from pyterrier_csplade.training import LoraSettings, adapt, train
+from pyterrier_csplade.training import ContrastiveConfig, LoraSettings, adapt, train
 from support import models
 from support.training_runs import LORA, adaptation_config, contrastive_config, log_of, make_base
 
@@ -54,6 +54,13 @@ def change_tensor(path: Path) -> None:
     save_file(weights, path, metadata={"format": "pt"})
 
 
+def first_and_slow(cases: Iterable[Any]) -> list[Any]:
+    """The first case as it is, and the others, which take seconds each, in the slow suite."""
+    first, *others = cases
+    marked = [pytest.param(*(case if isinstance(case, tuple) else [case]), marks=pytest.mark.slow) for case in others]
+    return [first, *marked]
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "config.json of the model": lambda folder: rewrite(folder / "llama/config.json", rms_norm_eps=1e-3),
     "tokenizer.json of the model": lambda folder: rewrite(folder / "llama/tokenizer.json", normalizer={"type": "Lowercase"}),
@@ -62,7 +69,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", first_and_slow(CHANGES))
 def test_a_resumed_run_reads_what_it_began_with(own: Path, name: str) -> None:
     make_valid(own / "valid")
     settings = {"steps": 2, "save_steps": 1, "lora": LORA, "validation": {"collection": str(own / "valid"), "steps": 1}}
@@ -104,6 +111,16 @@ def test_a_checkpoint_of_other_weights_is_refused(base: Path, tmp_path: Path) ->
             train(contrastive_config(base, tmp_path / "run", lora=other, **settings), resume=True)
 
 
+@pytest.fixture(scope="module")
+def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> ContrastiveConfig:
+    """Settings of a run of two steps, whose checkpoints are kept beside it."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    config = contrastive_config(base, run, save_steps=1, target_nnz={"query": 9})
+    train(config)
+    shutil.copytree(run / "checkpoints", run / "as trained")
+    return config
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -118,14 +135,12 @@ def test_a_checkpoint_of_other_weights_is_refused(base: Path, tmp_path: Path) ->
         ("model.safetensors", "x"),
     ],
 )
-def test_a_crafted_checkpoint_is_refused_by_name(base: Path, tmp_path: Path, name: str, content: str) -> None:
-    config = contrastive_config(base, tmp_path / "run", save_steps=1, target_nnz={"query": 9})
-    train(config)
-    for step in (1, 2):
-        checkpoint = tmp_path / f"run/checkpoints/checkpoint-{step}"
-        (checkpoint / name).write_text(content)
-        publish(checkpoint, processes=1)
-    shutil.rmtree(tmp_path / "run/checkpoints/checkpoint-2")
+def test_a_crafted_checkpoint_is_refused_by_name(trained: ContrastiveConfig, name: str, content: str) -> None:
+    config, checkpoints = trained, Path(trained.output) / "checkpoints"
+    shutil.rmtree(checkpoints)
+    shutil.copytree(checkpoints.with_name("as trained") / "checkpoint-1", checkpoints / "checkpoint-1")
+    (checkpoints / "checkpoint-1" / name).write_text(content)
+    publish(checkpoints / "checkpoint-1", processes=1)
     with pytest.raises(TrainingError, match="checkpoint-1 cannot be resumed from .*: remove it to resume from an earlier one"):
         train(config, resume=True)
 
@@ -144,7 +159,7 @@ def files_up_to(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize(("phase", "share"), [(train, 0.5), (train, 1.5), (adapt, 0.5)])
+@pytest.mark.parametrize(("phase", "share"), first_and_slow([(train, 0.5), (train, 1.5), (adapt, 0.5)]))
 def test_a_full_disk_leaves_the_checkpoint_before_whole(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: Any, share: float
 ) -> None:
