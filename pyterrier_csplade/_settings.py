@@ -50,6 +50,10 @@ class Settings:
         defaults = self._defaults()
         return [f"{name}={value!r}" for name, value in self.settings().items() if value != defaults[name]]
 
+    def _named(self, *parts: str) -> str:
+        """Return the class with these parts in parentheses, for ``str``: short, and fit to be the name of a file."""
+        return as_name(f"{type(self).__name__}({', '.join(parts)})")
+
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, Settings)

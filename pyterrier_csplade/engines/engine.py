@@ -15,7 +15,7 @@ import numpy as np
 import pyterrier as pt
 
 from pyterrier_csplade._errors import CspladeError, DataError, ImpactIndexError
-from pyterrier_csplade._settings import Settings, as_name
+from pyterrier_csplade._settings import Settings
 from pyterrier_csplade._version import __version__
 from pyterrier_csplade.index.documents import take_documents, take_vectors
 from pyterrier_csplade.index.retrieval import IndexRetriever
@@ -209,7 +209,7 @@ class Engine(Settings, pt.Artifact, pt.Indexer):
         return {**self.__dict__, "_opened": None}
 
     def __str__(self) -> str:
-        return as_name(f"{type(self).__name__}({', '.join([self.directory.name, *super()._changed()])})")
+        return self._named(self.directory.name, *super()._changed())
 
     def _belongs_to(self) -> tuple[Any, ...]:
         return (self.directory,)

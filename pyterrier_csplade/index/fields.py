@@ -9,7 +9,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
-from pyterrier_csplade._settings import Settings, as_name
+from pyterrier_csplade._settings import Settings
 from pyterrier_csplade.vectors.checks import as_names
 
 from .opened import OpenIndex
@@ -76,7 +76,7 @@ class FieldLoader(Settings, pt.Transformer):
         return np.array(found, dtype=np.int64)
 
     def __str__(self) -> str:
-        return as_name(f"{type(self).__name__}({', '.join([self.impact_index.directory.name, *self._changed()])})")
+        return self._named(self.impact_index.directory.name, *self._changed())
 
     def _maker(self) -> str:
         return f"{self.impact_index!r}.text_loader"

@@ -12,7 +12,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade._settings import Settings, as_name
+from pyterrier_csplade._settings import Settings
 from pyterrier_csplade.index.search.algorithm import Algorithm, Budget, Hits, Searcher
 from pyterrier_csplade.index.search.algorithm import algorithm as make_algorithm
 from pyterrier_csplade.index.search.postings import Postings
@@ -156,7 +156,7 @@ class PostingsScorer(Settings, pt.Transformer):
         return [["qid", "docno", "query_toks"]]
 
     def __str__(self) -> str:
-        return as_name(f"{type(self).__name__}({', '.join([self.impact_index.directory.name, *self._changed()])})")
+        return self._named(self.impact_index.directory.name, *self._changed())
 
     def _maker(self) -> str:
         return f"{self.impact_index!r}.scorer"

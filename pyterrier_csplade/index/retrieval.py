@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_csplade._settings import Settings, as_name
+from pyterrier_csplade._settings import Settings
 from pyterrier_csplade.index.search.algorithm import Hits
 from pyterrier_csplade.vectors.checks import as_names, check_columns, check_contracts, check_positive, check_weights, query_ids
 from pyterrier_csplade.vectors.impacts import ImpactVector
@@ -107,7 +107,7 @@ class IndexRetriever(Settings, pt.Transformer):
         return self if k >= self.num_results else pt.inspect.transformer_apply_attributes(self, num_results=k)
 
     def __str__(self) -> str:
-        return as_name(f"{type(self).__name__}({', '.join([self.impact_index.directory.name, *self._changed()])})")
+        return self._named(self.impact_index.directory.name, *self._changed())
 
     def _maker(self) -> str:
         return f"{self.impact_index!r}.retriever"

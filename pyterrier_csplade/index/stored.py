@@ -11,7 +11,7 @@ from typing import Any
 import pyterrier as pt
 
 from pyterrier_csplade._errors import ImpactIndexError
-from pyterrier_csplade._settings import Settings, as_name
+from pyterrier_csplade._settings import Settings
 from pyterrier_csplade.index.search.postings import POSTINGS_FILE, Postings
 from pyterrier_csplade.storage.manifest import check_all, read_whole
 from pyterrier_csplade.vectors.contract import Contract
@@ -157,7 +157,7 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
         self.__dict__.update(state, _lock=threading.Lock())
 
     def __str__(self) -> str:
-        return as_name(f"{type(self).__name__}({self.directory.name})")
+        return self._named(self.directory.name)
 
     def _belongs_to(self) -> tuple[Any, ...]:
         return (self.directory,)

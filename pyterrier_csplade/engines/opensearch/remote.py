@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pyterrier as pt
 
 from pyterrier_csplade._errors import ImpactIndexError
-from pyterrier_csplade._settings import Settings, as_name
+from pyterrier_csplade._settings import Settings
 
 from .connection import RETRIED, Backoff, Connection, RequestRefusedError, ndjson
 from .mapping import Fields, Metadata, TermNames
@@ -259,7 +259,7 @@ class ClusterIndex(Settings, pt.Indexer):
         return {}  # credentials and time-outs make no other index
 
     def __str__(self) -> str:
-        return as_name(f"{type(self).__name__}({self.remote.name})")
+        return self._named(self.remote.name)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.remote.connection.name!r}, {self.remote.name!r})"

@@ -12,7 +12,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
-from pyterrier_csplade._settings import Settings, as_name
+from pyterrier_csplade._settings import Settings
 from pyterrier_csplade.vectors.checks import (
     as_names,
     check_contracts,
@@ -58,7 +58,7 @@ class _ClusterTransformer(Settings, pt.Transformer):
         return {}
 
     def __str__(self) -> str:
-        return as_name(f"{type(self).__name__}({', '.join([self.index.remote.name, *self._changed()])})")
+        return self._named(self.index.remote.name, *self._changed())
 
     def _maker(self) -> str:
         return f"{self.index!r}.{self._factory}"
