@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import re
+import threading
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,10 @@ _LARGEST = 1000
 
 # Only Terrier's matching language, and no look-up of metadata, which are read for all documents together.
 _CONTROLS = {"terrierql": "off", "parsecontrols": "off", "parseql": "off", "matchopql": "on", "decorate": "off"}
+
+
+# Held for calls whose receivers differ between threads: pyjnius keeps a receiver in an object that all threads share.
+_CALLS = threading.Lock()
 
 
 class ImpactRetriever(IndexRetriever):
@@ -79,15 +84,17 @@ class ImpactRetriever(IndexRetriever):
         text, last = _to_terrier(weights), str(min(self.num_results, terrier.documents) - 1)
         controls = {**terrier.retriever.controls, **_CONTROLS, "end": last}
         manager = terrier.retriever.manager
-        request = manager.newSearchRequest("q")
-        for control, value in controls.items():
-            request.setControl(control, value)
-        request.setOriginalQuery(text)
+        with _CALLS:
+            request = manager.newSearchRequest("q")
+            for control, value in controls.items():
+                request.setControl(control, value)
+            request.setOriginalQuery(text)
         manager.runSearchRequest(request)
         # The public view of results is a list of objects, and reading each takes several calls into Java.
-        request = pt.java.cast("org.terrier.querying.Request", request)
-        results = request.getResultSet()
-        size, docids, scores = results.getResultSize(), results.getDocids(), results.getScores()
+        with _CALLS:
+            request = pt.java.cast("org.terrier.querying.Request", request)
+            results = request.getResultSet()
+            size, docids, scores = results.getResultSize(), results.getDocids(), results.getScores()
         return Hits(np.array(docids[:size], np.int64), np.array(scores[:size], np.float64) * factor)
 
     def _read(self, opened: OpenIndex, field: str, docids: np.ndarray) -> Any:
