@@ -16,9 +16,10 @@ from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, TaskType, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, TrainingArguments, set_seed
+from transformers import BitsAndBytesConfig, TrainingArguments, set_seed
 
 from pyterrier_csplade._errors import ConfigError, TrainingError
+from pyterrier_csplade.model.checkpoint import Checkpoint
 from pyterrier_csplade.model.hub import check_published, load_tokenizer, optional_file, save_tokenizer
 from pyterrier_csplade.storage.files import write_atomically
 
@@ -110,9 +111,14 @@ def check_model(config: TrainingConfig) -> None:
     with _named(config):
         if optional_file(config.model, "adapter_config.json", config.revision):
             raise ValueError("it is an adapter: merge it into its base model, and save that with its tokenizer")
-        shape = AutoConfig.from_pretrained(config.model, revision=config.revision, trust_remote_code=False).get_text_config()
+        shape = checkpoint_of(config).config().get_text_config()
     for problem in tokenizer_problems(config, load_tokenizer(config.model, config.revision), shape.vocab_size):
         raise ConfigError(problem)
+
+
+def checkpoint_of(config: TrainingConfig) -> Checkpoint:
+    """Return the model that a run starts from."""
+    return Checkpoint(config.model, config.revision, config.layers)
 
 
 def tokenizer_problems(config: TrainingConfig, tokenizer: Any, rows: int) -> Iterator[str]:
@@ -176,16 +182,7 @@ def load_tokenizer_and_model(
         else {}
     )
     with _named(config):
-        model, report = AutoModelForCausalLM.from_pretrained(
-            config.model,
-            revision=config.revision,
-            dtype=dtype,
-            use_safetensors=True,
-            attn_implementation=attn_implementation,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **quantization,
-        )
+        model, report = checkpoint_of(config).load(dtype=dtype, attn_implementation=attn_implementation, **quantization)
         if missing := sorted(map(str, report["missing_keys"])):
             raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}, and would start at random")
     _keep_differentiable(model)

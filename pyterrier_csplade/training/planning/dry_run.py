@@ -79,7 +79,7 @@ def _check_model(config: TrainingConfig, like: str | None, plan: Plan) -> tuple[
     """Return the shape and the tokenizer of the run's model, or of its stand-in; None if unknown."""
     shape, tokenizer, name = None, None, config.model
     try:
-        read_model_config(config.model, config.revision)
+        read_model_config(config.model, config.revision, config.layers)
     except ConfigError as error:
         if like is None:
             plan.problems.append(f"{error}. With --like, another model gives the shape for an estimate")
@@ -88,7 +88,7 @@ def _check_model(config: TrainingConfig, like: str | None, plan: Plan) -> tuple[
         name = like
     try:
         revision = config.revision if name == config.model else None
-        found, published = read_model_config(name, revision)
+        found, published = read_model_config(name, revision, config.layers)
         shape = model_shape(found, config.lora.target_modules if config.lora else ())
         note = " (published shape: the hub was not reached)" if published else ""
         plan.facts.append(("model", f"{name}{note}: {shape.parameters / 1e9:,.3g} billion parameters, {shape.layers} layers"))
