@@ -17,6 +17,7 @@ from pyterrier_csplade.model.backbone import choose_attention, finish_logits
 from .config import AdaptationConfig
 from .distributed import barrier, is_first_process, on_one_process_first, reads_weights_of
 from .packing import PackedDataset, pack_corpus
+from .pooled import adapt_pooled
 from .run import check_model, load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
 from .streamed_loss import streamed_prediction_loss
 from .trainer import CurvesTrainer
@@ -118,6 +119,8 @@ def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
         DataError: The corpus is empty or a document has no text.
         TrainingError: The loss is not finite.
     """
+    if config.pooled:
+        return adapt_pooled(config, resume=resume)
     output = open_output(config, resume)
     arguments, tokens = training_arguments(config, pieces=config.gradient_accumulation_steps), output / "tokens.int32"
     check_model(config)

@@ -24,7 +24,7 @@ from pyterrier_csplade.model.hub import check_published, load_tokenizer, optiona
 from pyterrier_csplade.storage.files import write_atomically
 
 from .checkpoints import CHECKPOINTS, step_of, writing
-from .config import AdaptationConfig, ContrastiveConfig, LoraSettings, TrainingConfig, check_batch
+from .config import AdaptationConfig, ContrastiveConfig, LoraSettings, PassageSettings, TrainingConfig, check_batch
 from .distributed import choose_precision, launched_with_deepspeed, start_processes
 from .trainer import in_one_piece
 
@@ -135,18 +135,25 @@ def tokenizer_problems(config: TrainingConfig, tokenizer: Any, rows: int) -> Ite
             f"the tokenizer does not fit the model: its ids go up to {largest:,}, the LM head has {rows:,} rows: resize the "
             "model (resize_token_embeddings) and save it, or take another tokenizer"
         )
-    if isinstance(config, AdaptationConfig) and config.objective == "mntp" and config.mask_token not in tokens:
-        yield f"mask_token {config.mask_token!r} is not a token of {config.model}: name one that is"
+    if isinstance(config, AdaptationConfig):
+        if config.masks and config.mask_token not in tokens:
+            yield f"mask_token {config.mask_token!r} is not a token of {config.model}: name one that is"
+        if config.pooled:
+            yield from _missing_ends(config.passages, tokenizer)
     if isinstance(config, ContrastiveConfig):
-        for flag, token in (("add_bos", "bos_token"), ("add_eos", "eos_token")):
-            if getattr(config, flag) and getattr(tokenizer, token) is None:
-                yield f"{flag} is set, but the tokenizer has no {token}"
+        yield from _missing_ends(config, tokenizer)
         for side, prefix in (("query", config.query_prefix), ("document", config.document_prefix)):
             taken = config.add_bos + config.add_eos + len(tokenizer(prefix, add_special_tokens=False)["input_ids"])
             for name in (f"{side}_length", f"encoding_{side}_length"):
                 length = getattr(config, name)
                 if length is not None and length <= taken:
                     yield f"{name} is {length}, but prefix, BOS and EOS take {taken} tokens: no token of a text would be left"
+
+
+def _missing_ends(settings: ContrastiveConfig | PassageSettings, tokenizer: Any) -> Iterator[str]:
+    for flag, token in (("add_bos", "bos_token"), ("add_eos", "eos_token")):
+        if getattr(settings, flag) and getattr(tokenizer, token) is None:
+            yield f"{flag} is set, but the tokenizer has no {token}"
 
 
 # What transformers raises at configurations and weights that it cannot use.
