@@ -41,9 +41,12 @@ from pyterrier_csplade.training.run import add_lora, load_tokenizer_and_model, r
 from pyterrier_csplade.training.schedules import WeightSchedule, make_schedule
 from pyterrier_csplade.training.streamed_loss import streamed_prediction_loss
 from pyterrier_csplade.training.trainer import CurvesTrainer
+from pyterrier_csplade.training.vocabulary.bpe import BytePairs
+from pyterrier_csplade.training.vocabulary.shards import read_tensors, rewrite
 
 __all__ = [
     "POSTING_BYTES",
+    "BytePairs",
     "Collator",
     "ContrastiveObjective",
     "CurvesTrainer",
@@ -84,8 +87,10 @@ __all__ = [
     "ramped",
     "ranking_loss",
     "read_rows",
+    "read_tensors",
     "remove_old",
     "reporters",
+    "rewrite",
     "run",
     "streamed_loss",
     "streamed_prediction_loss",
