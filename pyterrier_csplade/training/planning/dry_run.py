@@ -10,6 +10,7 @@ from typing import Any
 from pyterrier_csplade._errors import ConfigError, CspladeError
 from pyterrier_csplade.data.sources import find_dataset
 from pyterrier_csplade.model.hub import load_tokenizer
+from pyterrier_csplade.model.terms import index_terms
 from pyterrier_csplade.training.batches import part_size, part_tokens
 from pyterrier_csplade.training.checkpoints import CHECKPOINTS, last_checkpoint
 from pyterrier_csplade.training.config import (
@@ -22,7 +23,6 @@ from pyterrier_csplade.training.config import (
 from pyterrier_csplade.training.monitoring.validation import read_queries
 from pyterrier_csplade.training.pooled import passage_contract
 from pyterrier_csplade.training.run import reporters, tokenizer_problems
-from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .cost import Load, Method, find_gpu, trained_parameters
 from .plan import Plan
@@ -106,9 +106,7 @@ def _check_model(config: TrainingConfig, like: str | None, plan: Plan) -> tuple[
 
 def _check_tokenizer(config: TrainingConfig, tokenizer: Any, shape: ModelShape, plan: Plan) -> None:
     plan.problems += tokenizer_problems(config, tokenizer, shape.vocabulary)
-    tokens = tokenizer.get_vocab()
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    terms = Vocabulary.from_tokens(tokens, special_ids=special, size=shape.vocabulary)
+    _, terms = index_terms(tokenizer, shape.vocabulary)
     plan.facts.append(("vocabulary", f"{len(terms):,} index terms of {shape.vocabulary:,} rows of the head"))
     longest = 0
     if isinstance(config, ContrastiveConfig):
