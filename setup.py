@@ -49,7 +49,7 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["pyterrier_csplade", "pyterrier_csplade.*"]),
-    package_data={"pyterrier_csplade": ["py.typed", "tiny/*", "pt_docs/*.rst"]},
+    package_data={"pyterrier_csplade": ["py.typed", "tiny/*", "small/*", "pt_docs/*.rst"]},
     python_requires=">=3.10",
     install_requires=[
         "python-terrier>=1.0",

