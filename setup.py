@@ -13,6 +13,7 @@ ENGINES = {
     "pisa": ["pyterrier-pisa>=0.4.9"],
     "seismic": ["pyseismic-lsr>=0.5.4"],
     "anserini": ["pyterrier-anserini>=0.2"],
+    "ciff": ["pyterrier-ciff>=0.2.1"],
 }
 OPENSEARCH = ["opensearch-py>=3"]
 GGUF = ["gguf>=0.10"]

@@ -74,12 +74,10 @@ class CSPLADE(Settings):
         """Name a model; nothing is loaded yet.
 
         Args:
-            model: Hub id, directory, GGUF file, or a (PreTrainedModel, tokenizer) pair, which is used as it is. If it names a
-                PEFT adapter, the base model is the one that the adapter names.
+            model: Hub id, directory, GGUF file, PEFT adapter that names its base, or a pair (PreTrainedModel, tokenizer).
             adapter: Hub id or directory of a PEFT adapter for ``model``; it is merged unless the model is quantised.
             revision: Revision of the hub model.
-            layers: Number of the first layers to keep, or indices of the kept layers, ascending; None follows the contract, and
-                keeps all layers where there is none. Weights of other layers never reach the device.
+            layers: Number of first layers to load, or ascending indices of layers; None follows the contract, else loads all.
             variant: "causal", "echo" or "bidirectional"; None follows the checkpoint's contract, "causal" where there is none.
             quantization: None, "int8" or "nf4" (bitsandbytes), or "int8-weight-only" (torchao).
             dtype: A torch dtype or its name; "auto" is the checkpoint's own on an accelerator (bfloat16 for a GGUF file) and
@@ -94,8 +92,7 @@ class CSPLADE(Settings):
             contract: How texts must be encoded, for a checkpoint without a contract.
 
         Raises:
-            ContractError: An argument contradicts the checkpoint's contract, or there is no such ``variant``, ``layers``,
-                ``quantization`` or ``head``.
+            ContractError: An argument contradicts the checkpoint's contract, or is none of the values that it may have.
             ValueError: There is no such ``dtype`` or ``device``, ``batch_size`` is not positive, or ``text_field`` no name.
             FileNotFoundError: ``model`` or ``adapter`` names a directory or file that is missing, or holds no checkpoint.
         """
@@ -116,8 +113,6 @@ class CSPLADE(Settings):
         self._given_contract = contract
         self._loaded: BatchEncoder | None = None
         self._check()
-        if isinstance(self.model, str) and Path(self.adapter or self.model).is_dir():
-            self._agreed_contract()
 
     def _check(self) -> None:
         check_positive(batch_size=self.batch_size)
@@ -131,6 +126,8 @@ class CSPLADE(Settings):
         to_dtype(self.dtype, "cpu")
         defaults = self._defaults()
         check_source(self.model, {name: value for name, value in self.settings().items() if value != defaults[name]})
+        if isinstance(self.model, str) and Path(self.adapter or self.model).is_dir():
+            self._agreed_contract()
 
     @classmethod
     def tiny(cls, **kwargs: Any) -> CSPLADE:
