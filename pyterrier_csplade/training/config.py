@@ -64,6 +64,8 @@ class TrainingConfig(Checked):
         warmup_steps: Optimizer steps of linear warm-up; a value below 1 is a share of all steps.
         weight_decay: Decoupled weight decay of AdamW (not in the paper; transformers' default).
         lora: None trains all parameters.
+        freeze_embeddings: Whether the input embeddings and the LM head keep their weights, so that the terms keep their meaning;
+            LoRA never trains them.
         quantization: "nf4" holds the weights that LoRA freezes in 4 bits (QLoRA, arXiv 2305.14314). The saved model is merged
             with the weights as they were before, in bfloat16 in a bfloat16 run.
         bf16: Mixed precision with bfloat16.
@@ -87,6 +89,7 @@ class TrainingConfig(Checked):
     warmup_steps: float = field(default=0.05, metadata=_NOT_BE_NEGATIVE)
     weight_decay: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
     lora: LoraSettings | None = None
+    freeze_embeddings: bool = False
     quantization: Literal["nf4"] | None = None
     bf16: bool = True
     gradient_checkpointing: bool = False

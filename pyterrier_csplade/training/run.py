@@ -193,6 +193,9 @@ def load_tokenizer_and_model(
         if missing := sorted(map(str, report["missing_keys"])):
             raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}, and would start at random")
     _keep_differentiable(model)
+    if config.freeze_embeddings:
+        for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+            module.requires_grad_(False)
     if config.gradient_checkpointing:
         # transformers 5.23 renamed the method; the old name warns. Non-reentrant, it works with frozen embeddings, too.
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)({"use_reentrant": False})
