@@ -15,9 +15,11 @@ ENGINES = {
     "anserini": ["pyterrier-anserini>=0.2"],
 }
 OPENSEARCH = ["opensearch-py>=3"]
+GGUF = ["gguf>=0.10"]
 TEST = [
     *FAST,
     *OPENSEARCH,
+    *GGUF,
     "torchao>=0.12",
     "pytest>=8",
     "pytest-xdist>=3.2",
@@ -72,6 +74,7 @@ setup(
         "opensearch": OPENSEARCH,
         "ray": ["ray[data]>=2.54"],
         "fast": FAST,
+        "gguf": GGUF,
         "torchao": ["torchao>=0.12"],
         "test": TEST,
         "dev": [*TEST, *DEV],

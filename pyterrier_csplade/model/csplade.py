@@ -17,10 +17,11 @@ from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import check_choice, check_field_name, check_positive, check_texts
-from pyterrier_csplade.vectors.contract import Contract, Variant
+from pyterrier_csplade.vectors.contract import LAYERS, Contract, Layers, Variant, are_layers
 from pyterrier_csplade.vectors.impacts import Quantizer, to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
+from .adapters import base_and_adapter
 from .backbone import Backbone, Role, TokenizedBatch
 from .encoder import BatchEncoder, Head
 from .hub import check_source
@@ -56,6 +57,7 @@ class CSPLADE(Settings):
         *,
         adapter: str | Path | None = None,
         revision: str | None = None,
+        layers: Layers | None = None,
         variant: Variant | None = None,
         quantization: Quantization | None = None,
         dtype: str | torch.dtype = "auto",
@@ -70,12 +72,16 @@ class CSPLADE(Settings):
         """Name a model; nothing is loaded yet.
 
         Args:
-            model: Hub id, directory, or a (PreTrainedModel, tokenizer) pair, which is used as it is.
+            model: Hub id, directory, GGUF file, or a (PreTrainedModel, tokenizer) pair, which is used as it is. If it names a
+                PEFT adapter, the base model is the one that the adapter names.
             adapter: Hub id or directory of a PEFT adapter for ``model``; it is merged unless the model is quantised.
             revision: Revision of the hub model.
+            layers: Number of the first layers to keep, or indices of the kept layers, ascending; None follows the contract, and
+                keeps all layers where there is none. Weights of other layers never reach the device.
             variant: "causal", "echo" or "bidirectional"; None follows the checkpoint's contract, "causal" where there is none.
             quantization: None, "int8" or "nf4" (bitsandbytes), or "int8-weight-only" (torchao).
-            dtype: A torch dtype or its name; "auto" is the checkpoint's own on an accelerator and float32 on a CPU.
+            dtype: A torch dtype or its name; "auto" is the checkpoint's own on an accelerator (bfloat16 for a GGUF file) and
+                float32 on a CPU.
             device: For example "cuda"; None takes an accelerator if there is one.
             attn_implementation: As in transformers, for example "sdpa" or "eager"; None leaves it to transformers.
             head: "streamed" computes all logits; "screened", on a CPU, only those that an int8 product does not rule out: the
@@ -86,14 +92,15 @@ class CSPLADE(Settings):
             contract: How texts must be encoded, for a checkpoint without a contract.
 
         Raises:
-            ContractError: An argument contradicts the checkpoint's contract, or there is no such ``variant``,
+            ContractError: An argument contradicts the checkpoint's contract, or there is no such ``variant``, ``layers``,
                 ``quantization`` or ``head``.
             ValueError: There is no such ``dtype`` or ``device``, ``batch_size`` is not positive, or ``text_field`` no name.
-            FileNotFoundError: ``model`` or ``adapter`` names a directory that is missing or holds no checkpoint.
+            FileNotFoundError: ``model`` or ``adapter`` names a directory or file that is missing, or holds no checkpoint.
         """
         self.model = str(model) if isinstance(model, (str, Path)) else model
         self.adapter = None if adapter is None else str(adapter)
         self.revision = revision
+        self.layers = layers
         self.variant = variant
         self.quantization = quantization
         self.dtype = dtype
@@ -117,6 +124,8 @@ class CSPLADE(Settings):
             check_choice(name, getattr(self, name), get_args(choices))
         if self.device is not None:
             _check_device(self.device)
+        if self.layers is not None and not are_layers(self.layers):
+            raise ContractError(f"layers must be {LAYERS}, found {self.layers!r:.80}")
         to_dtype(self.dtype, "cpu")
         defaults = self._defaults()
         check_source(self.model, {name: value for name, value in self.settings().items() if value != defaults[name]})
@@ -154,19 +163,20 @@ class CSPLADE(Settings):
         stored = None
         if isinstance(self.model, str):
             stored = read_contract(self.adapter or self.model, None if self.adapter else self.revision)
-        agreed = agree_on_contract(stored, self.variant, self._given_contract, str(self.adapter or self.model))
+        agreed = agree_on_contract(stored, self.variant, self.layers, self._given_contract, str(self.adapter or self.model))
         if agreed is not None:
             return agreed
         base = self.model if isinstance(self.model, str) else self.model[0].config.name_or_path or None
-        return Contract(variant=self.variant or "causal", base_model=base, base_revision=self.revision)
+        return Contract(variant=self.variant or "causal", layers=self.layers, base_model=base, base_revision=self.revision)
 
     def _load(self) -> Backbone:
         contract = self._agreed_contract()
         if not isinstance(self.model, str):
             lm, tokenizer = self.model
             return prepare_backbone(lm, tokenizer, contract, name=repr(self))
+        model, adapter = (self.model, self.adapter) if self.adapter else base_and_adapter(self.model)
         return load_backbone(
-            self.model, adapter=self.adapter, revision=self.revision, contract=contract, quantization=self.quantization,
+            model, adapter=adapter, revision=self.revision, contract=contract, quantization=self.quantization,
             dtype=self.dtype, device=self.device, attn_implementation=self.attn_implementation, verbose=self.verbose,
         )  # fmt: skip
 

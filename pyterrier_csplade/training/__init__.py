@@ -8,7 +8,16 @@ from pyterrier_csplade.training.planning.dry_run import dry_run
 from pyterrier_csplade.training.planning.plan import Plan
 
 from .adaptation import adapt
-from .config import AdaptationConfig, ContrastiveConfig, LoraSettings, TargetNnz, ValidationSettings
+from .config import (
+    AdaptationConfig,
+    ContrastiveConfig,
+    LexicalSettings,
+    LoraSettings,
+    PassageSettings,
+    PredictionSettings,
+    TargetNnz,
+    ValidationSettings,
+)
 from .config_file import load_config
 from .contrastive import train
 from .mining import mine_negatives
@@ -16,8 +25,11 @@ from .mining import mine_negatives
 __all__ = [
     "AdaptationConfig",
     "ContrastiveConfig",
+    "LexicalSettings",
     "LoraSettings",
+    "PassageSettings",
     "Plan",
+    "PredictionSettings",
     "TargetNnz",
     "TrainingInterruptedError",
     "ValidationSettings",

@@ -69,7 +69,8 @@ def mine_negatives(
         ``output``.
 
     Raises:
-        DataError: A text or a teacher's score is missing, a qid appears twice, or no query has a relevant passage.
+        DataError: A text or a teacher's score is missing, a qid appears twice, no query has a relevant passage, or the
+            pipeline's index was replaced meanwhile.
         ConfigError: The unfinished output was mined with other settings.
     """
     if depth < 1 or negatives < 0 or batch_size < 1:
@@ -104,6 +105,11 @@ def _write(
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
             out.flush()
             bar.update(len(batch))
+    if miner.first_results(asked.iloc[:1]) != settings["results of the first query"]:
+        raise DataError(
+            "the pipeline finds other documents for the first query than at the beginning: was its index replaced? "
+            f"{unfinished} holds rows of both indexes: remove it, and mine again"
+        )
     _publish(unfinished, output)
 
 

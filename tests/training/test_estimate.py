@@ -55,6 +55,17 @@ def test_adapters_are_counted_as_peft_makes_them() -> None:
         model_shape(models.language_model().config, ["query_proj"])
 
 
+def test_frozen_embeddings_need_memory_but_no_gradient() -> None:
+    shape = model_shape(models.language_model().config, PROJECTIONS)
+    load = Load(texts=1, tokens=16, length=16, head_tokens=16, forwards=0, every_logit=True, accumulates=True, live_tokens=16)
+    trained, frozen = (
+        memory_parts(shape, Method(rank=None, bf16=False, checkpointing=False, frozen_embeddings=on), load)
+        for on in (False, True)
+    )
+    assert frozen["frozen weights"] == 4 * shape.embeddings
+    assert frozen["optimizer"] == 8 * shape.backbone == trained["optimizer"] - 8 * shape.embeddings
+
+
 @pytest.mark.parametrize("name", ["llama-tied", "opt", "gpt_neox"])
 def test_every_parameter_is_counted_once(name: str) -> None:
     model = models.language_model(name)

@@ -65,6 +65,19 @@ def test_adaptation_with_lora_is_merged(base: Path, tmp_path: Path, model: str) 
     assert not (output / "adapter_config.json").exists()
 
 
+@pytest.mark.parametrize("model", ["llama", "llama-tied"])
+@pytest.mark.parametrize("phase", ["adapt", "train"])
+def test_frozen_embeddings_keep_their_weights(base: Path, tmp_path: Path, model: str, phase: str) -> None:
+    settings: dict[str, Any] = {"freeze_embeddings": True, "steps": 3, "learning_rate": 1e-2}
+    if phase == "adapt":
+        output = adapt(adaptation_config(base, tmp_path / "run", model, **settings))
+    else:
+        output = train(contrastive_config(base, tmp_path / "run", model, **settings))
+    after, before = load_file(output / "model.safetensors"), load_file(base / model / "model.safetensors")
+    same = {name for name in before if torch.equal(after[name], before[name])}
+    assert same == {name for name in before if "embed_tokens" in name or "lm_head" in name}
+
+
 # ---------------------------------------------------------------------- contrastive
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +128,25 @@ def test_checkpoints_of_another_run_are_not_mixed(base: Path, tmp_path: Path) ->
         ConfigError, match=r"run holds checkpoints of an earlier run, which reached step 2 of 2: resume that run \(resume=True"
     ):
         train(config)
+
+
+@pytest.mark.parametrize("phase", [train, adapt])
+def test_a_directory_has_one_run_at_a_time(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: Any) -> None:
+    end_step, refused = CurvesTrainer.end_step, []
+
+    def second(self: CurvesTrainer) -> None:
+        for go, make in others:
+            with pytest.raises(ConfigError, match=f"process {os.getpid()} is training into .*run: wait until it has ended"):
+                go(make(base, tmp_path / "run"), resume=True)
+            refused.append(go)
+        end_step(self)
+
+    others: Any = [(train, contrastive_config), (adapt, adaptation_config)]
+    monkeypatch.setattr(CurvesTrainer, "end_step", second)
+    config: Any = contrastive_config if phase is train else adaptation_config
+    output = phase(config(base, tmp_path / "run", steps=1))
+    assert refused == [train, adapt] and len(log_of(output)) == 1
+    assert not list(output.glob(".*.lock"))
 
 
 def test_less_data_than_a_batch(base: Path, tmp_path: Path) -> None:
