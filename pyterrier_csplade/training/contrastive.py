@@ -26,7 +26,15 @@ from .distributed import barrier, gather, is_first_process, on_one_process_first
 from .gradient_cache import Part
 from .objective import ContrastiveObjective, Figures
 from .readers import read_rows
-from .run import check_model, load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
+from .run import (
+    alone_in_its_output,
+    check_model,
+    load_tokenizer_and_model,
+    open_output,
+    save_run,
+    training_arguments,
+    whole_model,
+)
 from .schedules import make_schedule
 from .sources import texts_digest
 from .trainer import WEIGHTS_FILE
@@ -70,6 +78,7 @@ class ContrastiveTrainer(VectorTrainer):
         return loss, figures
 
 
+@alone_in_its_output
 def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
     """Run the contrastive phase.
 
@@ -81,7 +90,7 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
         The directory of the trained model, ``config.output``, which ``CSPLADE`` loads.
 
     Raises:
-        ConfigError: ``config.output`` holds checkpoints of another run.
+        ConfigError: ``config.output`` holds checkpoints of another run, or another process is training into it.
         DataError: A training row cannot be used, or there are no rows.
         TrainingError: The loss is not finite, or the run has collapsed.
     """

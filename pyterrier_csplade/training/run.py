@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -21,12 +23,38 @@ from transformers import BitsAndBytesConfig, TrainingArguments, set_seed
 from pyterrier_csplade._errors import ConfigError, TrainingError
 from pyterrier_csplade.model.checkpoint import Checkpoint
 from pyterrier_csplade.model.hub import check_published, load_tokenizer, optional_file, save_tokenizer
-from pyterrier_csplade.storage.files import write_atomically
+from pyterrier_csplade.storage.files import LockedError, locked, write_atomically
 
 from .checkpoints import CHECKPOINTS, step_of, writing
 from .config import AdaptationConfig, ContrastiveConfig, LoraSettings, PassageSettings, TrainingConfig, check_batch
 from .distributed import choose_precision, launched_with_deepspeed, start_processes
 from .trainer import in_one_piece
+
+_Phase = TypeVar("_Phase", bound=Callable[..., Path])
+_LOCK = ".training.lock"
+
+
+def alone_in_its_output(phase: _Phase) -> _Phase:
+    """Decorate a phase so that one run at a time writes into an output directory.
+
+    The directory's lock holds on this machine. The first process of a run takes it for all of them.
+    """
+
+    @wraps(phase)
+    def locked_phase(config: TrainingConfig, *, resume: bool = False) -> Path:
+        if os.environ.get("RANK", "") not in ("", "0"):
+            return phase(config, resume=resume)
+        output = _make_directory(config)
+        with contextlib.ExitStack() as lock:
+            try:
+                lock.enter_context(locked(output / _LOCK, wait=False))
+            except LockedError as error:
+                raise ConfigError(
+                    f"process {error} is training into {output}: wait until it has ended, or name another output"
+                ) from error
+            return phase(config, resume=resume)
+
+    return cast(_Phase, locked_phase)
 
 
 def open_output(config: TrainingConfig, resume: bool) -> Path:
@@ -42,6 +70,11 @@ def open_output(config: TrainingConfig, resume: bool) -> Path:
             f"{output} holds checkpoints of an earlier run, which reached step {reached} of {config.steps}: resume that run "
             f"(resume=True, --resume), remove {output / CHECKPOINTS}, or name another output"
         )
+    return _make_directory(config)
+
+
+def _make_directory(config: TrainingConfig) -> Path:
+    output = Path(config.output)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -160,7 +193,7 @@ def _missing_ends(settings: ContrastiveConfig | PassageSettings, tokenizer: Any)
 _UNUSABLE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _named(config: TrainingConfig) -> Iterator[None]:
     """Turn what transformers raises at a model that it cannot load into a ConfigError."""
     try:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pyterrier_csplade._errors import ContractError
+from pyterrier_csplade._warnings import warn
 
 Variant = Literal["causal", "echo", "bidirectional"]
 #: Number of the first layers of a model, or indices of some of its layers, ascending.
@@ -154,10 +154,9 @@ class Contract:
             source: Name of its file in the warning.
         """
         if re.fullmatch("[0-9a-f]{64}", self.weights):
-            warnings.warn(
+            warn(
                 f"{source} was written by version 0.1.0: its digest is the older, weaker one, of some weights. "
-                "CSPLADE(...).save(directory) writes a checkpoint with a digest of all, and indexes made with it have it",
-                stacklevel=1,  # one place, so that a source is shown once
+                "CSPLADE(...).save(directory) writes a checkpoint with a digest of all, and indexes made with it have it"
             )
 
     @property

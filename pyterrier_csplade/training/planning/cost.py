@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pyterrier_csplade._errors import ConfigError
 from pyterrier_csplade.model.head import rows_in_block
+from pyterrier_csplade.training.streamed_loss import LOGITS_IN_FLIGHT
 
 from .shape import ModelShape
 
@@ -39,7 +40,7 @@ GPUS = {
 # our choice (measured: 0.45 to 0.47 and 0.27 to 0.28 with an 8B model and adapters on an H200, benchmarks/training_8b.py).
 _ADAPTATION, _CONTRASTIVE = 0.45, 0.27
 # Bytes of the loss of the adaptation phase on an accelerator: six tensors as large as a block of its logits (measured).
-_LOSS_BLOCKS = 6 * 2**26 * 4.0
+_LOSS_BLOCKS = 6 * LOGITS_IN_FLIGHT["accelerator"] * 4.0
 # Bytes per entry of a representation. With its graph: arg-max, ReLU and output, 4 each. While its gradient is computed: also
 # the gradients by output and activation. For all texts of a step: vectors, their gradient, its share of this process, and a
 # copy in the loss or the outputs.
