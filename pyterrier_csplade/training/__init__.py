@@ -11,6 +11,7 @@ from .adaptation import adapt
 from .config import (
     AdaptationConfig,
     ContrastiveConfig,
+    ExpansionSettings,
     LexicalSettings,
     LoraSettings,
     PassageSettings,
@@ -25,6 +26,7 @@ from .mining import mine_negatives
 __all__ = [
     "AdaptationConfig",
     "ContrastiveConfig",
+    "ExpansionSettings",
     "LexicalSettings",
     "LoraSettings",
     "PassageSettings",
