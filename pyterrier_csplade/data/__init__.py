@@ -6,6 +6,7 @@ from .directory import CollectionFiles
 from .jsonl import parse_object, read_jsonl, read_lines
 from .python_docs import CspladeDatasetProvider, PythonDoc, PythonDocsDataset, read_python_docs
 from .sources import Source, dataset_source, find_dataset, open_source, read_corpus
+from .topics import read_qrels, read_topics
 
 __all__ = [
     "CollectionFiles",
@@ -21,4 +22,6 @@ __all__ = [
     "read_jsonl",
     "read_lines",
     "read_python_docs",
+    "read_qrels",
+    "read_topics",
 ]

@@ -6,6 +6,8 @@ from pyterrier_csplade._errors import TrainingInterruptedError
 from pyterrier_csplade.training.monitoring.curves import plot_curves
 from pyterrier_csplade.training.planning.dry_run import dry_run
 from pyterrier_csplade.training.planning.plan import Plan
+from pyterrier_csplade.training.vocabulary.config import VocabularyConfig
+from pyterrier_csplade.training.vocabulary.stage import make_vocabulary
 
 from .adaptation import adapt
 from .config import (
@@ -35,9 +37,11 @@ __all__ = [
     "TargetNnz",
     "TrainingInterruptedError",
     "ValidationSettings",
+    "VocabularyConfig",
     "adapt",
     "dry_run",
     "load_config",
+    "make_vocabulary",
     "mine_negatives",
     "plot_curves",
     "train",

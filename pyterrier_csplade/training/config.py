@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pyterrier_csplade._errors import ConfigError
-from pyterrier_csplade.vectors.contract import Variant
+from pyterrier_csplade.vectors.contract import LAYERS, Variant, are_layers
 
 from .fields import Checked, SettingError, must, shown
 
@@ -52,8 +52,10 @@ class TrainingConfig(Checked):
     """Settings of both phases.
 
     Attributes:
-        model: Hub id or directory of the model to start from.
+        model: Hub id, directory or GGUF file of the model to start from.
         revision: Revision of a hub model.
+        layers: Number of its first layers to start from, or indices of layers, ascending; None takes all. The trained model has
+            only these.
         output: Directory of the run: the trained model, checkpoints, the log and the training curves.
         learning_rate: Peak learning rate; the schedule is a cosine with linear warm-up (paper, table 3).
         batch_size: Rows per optimizer step, over all processes: the result does not depend on the number of processes.
@@ -62,7 +64,8 @@ class TrainingConfig(Checked):
         warmup_steps: Optimizer steps of linear warm-up; a value below 1 is a share of all steps.
         weight_decay: Decoupled weight decay of AdamW (not in the paper; transformers' default).
         lora: None trains all parameters.
-        freeze_embeddings: Whether input embeddings and LM head keep their weights, as they do with LoRA.
+        freeze_embeddings: Whether input embeddings and LM head keep their weights, so that the terms keep their meaning;
+            LoRA never trains them.
         quantization: "nf4" holds the weights that LoRA freezes in 4 bits (QLoRA, arXiv 2305.14314). The saved model is merged
             with the weights as they were before, in bfloat16 in a bfloat16 run.
         bf16: Mixed precision with bfloat16.
@@ -80,6 +83,7 @@ class TrainingConfig(Checked):
     learning_rate: float = field(metadata=_BE_POSITIVE)
     steps: int = field(metadata=_BE_POSITIVE)
     revision: str | None = None
+    layers: int | list[int] | None = field(default=None, metadata=must(f"be {LAYERS}", are_layers))
     batch_size: int = field(default=32, metadata=_BE_POSITIVE)
     gradient_accumulation_steps: int = field(default=1, metadata=_BE_POSITIVE)
     warmup_steps: float = field(default=0.05, metadata=_NOT_BE_NEGATIVE)

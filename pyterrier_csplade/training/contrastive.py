@@ -31,7 +31,15 @@ from .lexical import LexicalLoss, count_own_tokens
 from .objective import ContrastiveObjective, Figures
 from .own_tokens import OwnTokenFinder, OwnTokens
 from .readers import read_rows
-from .run import check_model, load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
+from .run import (
+    alone_in_its_output,
+    check_model,
+    load_tokenizer_and_model,
+    open_output,
+    save_run,
+    training_arguments,
+    whole_model,
+)
 from .schedules import make_schedule
 from .sources import texts_digest
 from .trainer import WEIGHTS_FILE
@@ -108,6 +116,7 @@ class ContrastiveTrainer(VectorTrainer):
         return own_terms_only(weights, own.mask(*weights.shape), drawn)
 
 
+@alone_in_its_output
 def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
     """Run the contrastive phase.
 
@@ -119,7 +128,7 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
         The directory of the trained model, ``config.output``, which ``CSPLADE`` loads.
 
     Raises:
-        ConfigError: ``config.output`` holds checkpoints of another run.
+        ConfigError: ``config.output`` holds checkpoints of another run, or another process is training into it.
         DataError: A training row cannot be used, or there are no rows.
         TrainingError: The loss is not finite, or the run has collapsed.
     """

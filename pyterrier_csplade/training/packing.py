@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._warnings import warn
 
 from .checkpoints import prepared
 
@@ -57,7 +57,7 @@ def pack_corpus(texts: Iterable[str], tokenizer: Any, path: Path, *, batch_size:
         if not out.tell():
             raise DataError("the corpus is empty")
     if blank:
-        warnings.warn(f"{blank:,} of {documents:,} documents of the corpus are blank", stacklevel=2)
+        warn(f"{blank:,} of {documents:,} documents of the corpus are blank")
     return np.memmap(path, dtype=np.int32, mode="r")
 
 

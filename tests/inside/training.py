@@ -46,6 +46,8 @@ from pyterrier_csplade.training.schedules import TemperatureSchedule, WeightSche
 from pyterrier_csplade.training.streamed_loss import streamed_prediction_loss
 from pyterrier_csplade.training.trainer import CurvesTrainer
 from pyterrier_csplade.training.training_encoder import TrainingEncoder, draw_tokens, predictable
+from pyterrier_csplade.training.vocabulary.bpe import BytePairs
+from pyterrier_csplade.training.vocabulary.shards import read_tensors, rewrite
 
 __all__ = [
     "ExpansionControl",
@@ -65,6 +67,7 @@ __all__ = [
     "draw_tokens",
     "predictable",
     "POSTING_BYTES",
+    "BytePairs",
     "Collator",
     "ContrastiveObjective",
     "CurvesTrainer",
@@ -105,8 +108,10 @@ __all__ = [
     "ramped",
     "ranking_loss",
     "read_rows",
+    "read_tensors",
     "remove_old",
     "reporters",
+    "rewrite",
     "run",
     "streamed_loss",
     "streamed_prediction_loss",

@@ -25,7 +25,7 @@ from inside.training import (
 from pyterrier_csplade import CSPLADE, ConfigError, Contract
 from pyterrier_csplade.model import Backbone
 from pyterrier_csplade.training import ContrastiveConfig, ExpansionSettings, plot_curves, train
-from pyterrier_csplade.training.monitoring.grounding import fallen
+from pyterrier_csplade.training.monitoring import fallen
 from pyterrier_csplade.vectors import lexical_grounding
 from support import models
 from support.reference_losses import prediction_loss

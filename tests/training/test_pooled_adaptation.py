@@ -30,6 +30,7 @@ from inside.training import (
 from pyterrier_csplade import ConfigError, Contract, DataError
 from pyterrier_csplade.model import Backbone
 from pyterrier_csplade.training import (
+    AdaptationConfig,
     LexicalSettings,
     LoraSettings,
     PassageSettings,
@@ -39,7 +40,6 @@ from pyterrier_csplade.training import (
     load_config,
     plot_curves,
 )
-from pyterrier_csplade.training.config import AdaptationConfig
 from support import models
 from support.reference_losses import prediction_loss
 from support.training_runs import adaptation_config, log_of, make_base

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from pyterrier_csplade._errors import TrainingError
+from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.model.backbone import Backbone
 from pyterrier_csplade.storage.files import write_atomically
 from pyterrier_csplade.training.checkpoints import without_links, writing
@@ -91,7 +91,7 @@ class Cockpit(TrainerCallback):
             if is_first_process():
                 found.save(Path(self.config.output))
                 if found.findings:
-                    warnings.warn(str(found), stacklevel=2)
+                    warn(str(found))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Record the figures of a point of the curves if one is due."""
@@ -116,11 +116,10 @@ class Cockpit(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         """Save and stop the run when it shows a sign of collapse at enough points in a row; warn of lost grounding."""
         if found := fallen(state.log_history):
-            warnings.warn(
+            warn(
                 f"step {state.global_step}: {', '.join(found)}: few of the heaviest terms are tokens of the text, so terms may "
                 "lose their meaning. Begin with a lexical warm start (adapt with objective: pooled), set lexical or expansion, "
-                "or lower temperature and the lambdas",
-                stacklevel=2,
+                "or lower temperature and the lambdas"
             )
         if "nnz_document" not in logs:
             return

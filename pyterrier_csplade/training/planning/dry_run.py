@@ -10,6 +10,7 @@ from typing import Any
 from pyterrier_csplade._errors import ConfigError, CspladeError
 from pyterrier_csplade.data.sources import find_dataset
 from pyterrier_csplade.model.hub import load_tokenizer
+from pyterrier_csplade.model.terms import index_terms
 from pyterrier_csplade.training.batches import part_size, part_tokens
 from pyterrier_csplade.training.checkpoints import CHECKPOINTS, last_checkpoint
 from pyterrier_csplade.training.config import (
@@ -22,7 +23,6 @@ from pyterrier_csplade.training.config import (
 from pyterrier_csplade.training.monitoring.validation import read_queries
 from pyterrier_csplade.training.pooled import passage_contract
 from pyterrier_csplade.training.run import reporters, tokenizer_problems
-from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .cost import Load, Method, find_gpu, trained_parameters
 from .plan import Plan
@@ -60,10 +60,12 @@ def dry_run(config: TrainingConfig, *, gpu: str = "h100", gpus: int = 1, fsdp: b
         four_bit=config.quantization == "nf4",
         shards=gpus if fsdp else 1,
         dropout=config.lora is not None and config.lora.dropout > 0,
+        frozen_embeddings=config.freeze_embeddings,
     )
     shape, tokenizer = _check_model(config, like, plan)
     if shape:
-        how = f"LoRA of rank {method.rank}" if method.rank else "all parameters"
+        all_but = "all parameters but embeddings and head" if method.frozen_embeddings else "all parameters"
+        how = f"LoRA of rank {method.rank}" if method.rank else all_but
         base = ", nf4 base" if method.four_bit else ""
         plan.facts.append(("trained", f"{trained_parameters(shape, method) / 1e6:,.1f} million parameters ({how}{base})"))
     load = _check_data(config, tokenizer, plan, sharded=fsdp)
@@ -81,7 +83,7 @@ def _check_model(config: TrainingConfig, like: str | None, plan: Plan) -> tuple[
     """Return the shape and the tokenizer of the run's model, or of its stand-in; None if unknown."""
     shape, tokenizer, name = None, None, config.model
     try:
-        read_model_config(config.model, config.revision)
+        read_model_config(config.model, config.revision, config.layers)
     except ConfigError as error:
         if like is None:
             plan.problems.append(f"{error}. With --like, another model gives the shape for an estimate")
@@ -90,7 +92,7 @@ def _check_model(config: TrainingConfig, like: str | None, plan: Plan) -> tuple[
         name = like
     try:
         revision = config.revision if name == config.model else None
-        found, published = read_model_config(name, revision)
+        found, published = read_model_config(name, revision, config.layers)
         shape = model_shape(found, config.lora.target_modules if config.lora else ())
         note = " (published shape: the hub was not reached)" if published else ""
         plan.facts.append(("model", f"{name}{note}: {shape.parameters / 1e9:,.3g} billion parameters, {shape.layers} layers"))
@@ -104,9 +106,7 @@ def _check_model(config: TrainingConfig, like: str | None, plan: Plan) -> tuple[
 
 def _check_tokenizer(config: TrainingConfig, tokenizer: Any, shape: ModelShape, plan: Plan) -> None:
     plan.problems += tokenizer_problems(config, tokenizer, shape.vocabulary)
-    tokens = tokenizer.get_vocab()
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    terms = Vocabulary.from_tokens(tokens, special_ids=special, size=shape.vocabulary)
+    _, terms = index_terms(tokenizer, shape.vocabulary)
     plan.facts.append(("vocabulary", f"{len(terms):,} index terms of {shape.vocabulary:,} rows of the head"))
     longest = 0
     if isinstance(config, ContrastiveConfig):
