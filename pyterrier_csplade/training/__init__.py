@@ -13,6 +13,7 @@ from .adaptation import adapt
 from .config import (
     AdaptationConfig,
     ContrastiveConfig,
+    ExpansionSettings,
     LexicalSettings,
     LoraSettings,
     PassageSettings,
@@ -27,6 +28,7 @@ from .mining import mine_negatives
 __all__ = [
     "AdaptationConfig",
     "ContrastiveConfig",
+    "ExpansionSettings",
     "LexicalSettings",
     "LoraSettings",
     "PassageSettings",
