@@ -16,9 +16,11 @@ ENGINES = {
     "ciff": ["pyterrier-ciff>=0.2.1"],
 }
 OPENSEARCH = ["opensearch-py>=3"]
+GGUF = ["gguf>=0.10"]
 TEST = [
     *FAST,
     *OPENSEARCH,
+    *GGUF,
     "torchao>=0.12",
     "pytest>=8",
     "pytest-xdist>=3.2",
@@ -51,7 +53,7 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["pyterrier_csplade", "pyterrier_csplade.*"]),
-    package_data={"pyterrier_csplade": ["py.typed", "tiny/*", "pt_docs/*.rst", "pt_docs/figures/*.png"]},
+    package_data={"pyterrier_csplade": ["py.typed", "tiny/*", "small/*", "pt_docs/*.rst", "pt_docs/figures/*.png"]},
     python_requires=">=3.10",
     install_requires=[
         "python-terrier>=1.0",
@@ -76,6 +78,7 @@ setup(
         "opensearch": OPENSEARCH,
         "ray": ["ray[data]>=2.54"],
         "fast": FAST,
+        "gguf": GGUF,
         "torchao": ["torchao>=0.12"],
         "test": TEST,
         "dev": [*TEST, *DEV],

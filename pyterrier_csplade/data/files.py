@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._warnings import warn
 
 from .jsonl import MAX_BYTES, open_bytes, read_byte_lines, read_jsonl, read_lines
 
@@ -215,9 +215,7 @@ def _read_trec(file: Path) -> _Documents:
     if number and not has_text:
         raise DataError(f"{file}: no document has text in {', '.join(f'<{tag}>' for tag in CONTENT_TAGS)}, which are read")
     if damaged:
-        warnings.warn(
-            f"{file}: bytes that are not UTF-8 were left out of {damaged:,} documents: convert the file", stacklevel=2
-        )
+        warn(f"{file}: bytes that are not UTF-8 were left out of {damaged:,} documents: convert the file")
 
 
 def _split_trec(file: Path) -> Iterator[tuple[int, bytes]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._warnings import warn
 
 from .directory import CollectionFiles, field_texts
 from .files import IDENTIFIERS, count_documents, document_files, names_a_format, read_documents
@@ -145,7 +145,7 @@ def source_files(name: str) -> list[Path] | None:
         docs = CollectionFiles(path).docs
         others = [file.name for file in sorted(path.iterdir()) if file != docs and not file.name.startswith(_OTHER_FILES)]
         if others:
-            warnings.warn(f"{docs} is read, but not the other files of the directory, such as {others[0]}", stacklevel=2)
+            warn(f"{docs} is read, but not the other files of the directory, such as {others[0]}")
         return [docs]
     files = list(document_files(path))
     if not files:

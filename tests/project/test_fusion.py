@@ -38,7 +38,7 @@ class Fixed(pt.Transformer):
 
 
 def scores(found: pd.DataFrame) -> dict[str, dict[str, float]]:
-    return {qid: dict(zip(rows["docno"], rows["score"])) for qid, rows in found.groupby("qid")}
+    return {str(qid): dict(zip(rows["docno"], rows["score"])) for qid, rows in found.groupby("qid")}
 
 
 def test_reciprocal_ranks_by_hand() -> None:
