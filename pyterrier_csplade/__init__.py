@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from .engines.opensearch import OpenSearchIndex
     from .evaluation import exact_recall, plot_tradeoff
     from .fusion import Hybrid, hybrid
+    from .images import ImageEncoder, show_pictures
     from .index.index import ImpactIndex
     from .model.csplade import CSPLADE
     from .model.export import export_sentence_transformers
-    from .vectors import Contract, ImpactVector, MatrixVectors, PruneToks, Quantizer, Vocabulary, contract_preset
+    from .vectors import Contract, ImpactVector, MatrixVectors, MergeToks, PruneToks, Quantizer, Vocabulary, contract_preset
 
 
 __all__ = [
@@ -41,10 +42,12 @@ __all__ = [
     "DataError",
     "EncodedCollection",
     "Hybrid",
+    "ImageEncoder",
     "ImpactIndex",
     "ImpactIndexError",
     "ImpactVector",
     "MatrixVectors",
+    "MergeToks",
     "OpenSearchIndex",
     "PruneToks",
     "Quantizer",
@@ -55,6 +58,7 @@ __all__ = [
     "export_sentence_transformers",
     "hybrid",
     "plot_tradeoff",
+    "show_pictures",
 ]
 
 # Names are imported when they are first used: torch and transformers take seconds to import, and searching needs neither.
@@ -64,10 +68,20 @@ _NAMES = {
     "engines.opensearch": ["OpenSearchIndex"],
     "evaluation": ["exact_recall", "plot_tradeoff"],
     "fusion": ["Hybrid", "hybrid"],
+    "images": ["ImageEncoder", "show_pictures"],
     "index.index": ["ImpactIndex"],
     "model.csplade": ["CSPLADE"],
     "model.export": ["export_sentence_transformers"],
-    "vectors": ["Contract", "ImpactVector", "MatrixVectors", "PruneToks", "Quantizer", "Vocabulary", "contract_preset"],
+    "vectors": [
+        "Contract",
+        "ImpactVector",
+        "MatrixVectors",
+        "MergeToks",
+        "PruneToks",
+        "Quantizer",
+        "Vocabulary",
+        "contract_preset",
+    ],  # fmt: skip
 }
 
 __getattr__, __dir__ = lazy(__name__, {name: module for module, names in _NAMES.items() for name in names})

@@ -78,6 +78,8 @@ class Contract:
         weights: Digest of all that the model's vectors depend on: weights, configuration, tokenizer and adapter. It begins
             with "2:"; without, it is the digest of some of the weights that version 0.1.0 stored.
         other_weights: The digest of the other kind, where it is known.
+        documents_for: Fingerprint of the text model for whose queries an image head makes vectors of documents; empty for a
+            language model.
         training: Description of the training, for people to read.
         probes: Vectors of fixed texts, only in the file of a checkpoint; see ``model.probes``.
     """
@@ -99,6 +101,7 @@ class Contract:
     vocabulary_sha256: str = ""
     weights: str = ""
     other_weights: str = ""
+    documents_for: str = ""
     training: dict[str, Any] = field(default_factory=dict)
     probes: Sequence[dict[str, float]] = field(default=(), compare=False, repr=False)
 
@@ -126,8 +129,9 @@ class Contract:
     @property
     def fingerprint(self) -> str:
         """Digest in hexadecimal of what decides whether vectors are comparable; :meth:`matches` compares two contracts."""
-        # pool_special was added later: without it, fingerprints are the same as before.
-        identity = json.dumps([*(getattr(self, name) for name in IDENTITY), *(["pool_special"] if self.pool_special else [])])
+        # Fields that were added later: without them, fingerprints are the same as before.
+        later = [*(["pool_special"] if self.pool_special else []), *([self.documents_for] if self.documents_for else [])]
+        identity = json.dumps([*(getattr(self, name) for name in IDENTITY), *later])
         return hashlib.sha256(identity.encode()).hexdigest()
 
     def matches(self, other: Contract) -> bool:
@@ -135,10 +139,20 @@ class Contract:
 
         Digests of weights are compared by those of all of a model, or, where one contract lacks it, by the older ones.
         """
-        if any(getattr(self, name) != getattr(other, name) for name in (*IDENTITY, "pool_special") if name != "weights"):
+        compared = (*(name for name in IDENTITY if name != "weights"), "pool_special", "documents_for")
+        if any(getattr(self, name) != getattr(other, name) for name in compared):
             return False
         (new, old), (other_new, other_old) = self._digests, other._digests
         return new == other_new if new and other_new or not (old or other_old) else old == other_old
+
+    def joins(self, other: Contract) -> bool:
+        """Whether vectors of two encoders can be in one index: of the same encoder, or of pictures and of the text model."""
+        return self.matches(other) or self.made_for(other) or other.made_for(self)
+
+    def made_for(self, texts: Contract) -> bool:
+        """Whether this is the contract of an image head that was trained for a text model."""
+        known = {texts.weights, *texts._digests}
+        return bool(self.documents_for) and self.documents_for in {texts.replace(weights=w).fingerprint for w in known}
 
     @property
     def _digests(self) -> tuple[str, str]:
@@ -162,7 +176,10 @@ class Contract:
     @property
     def summary(self) -> str:
         """Name of the encoder in messages."""
-        return f"{self.base_model or 'a model without a name'} ({self.variant}, fingerprint {self.fingerprint[:12]})"
+        name = self.base_model or "a model without a name"
+        if self.documents_for:
+            return f"an image head for {name} (fingerprint {self.fingerprint[:12]}, for the texts of {self.documents_for[:12]})"
+        return f"{name} ({self.variant}, fingerprint {self.fingerprint[:12]})"
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
@@ -174,8 +191,9 @@ class Contract:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of a contract file, without probes."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "probes"}
-        if self.layers is None:  # earlier versions do not know the field
-            del values["layers"]
+        for name in ("layers", "documents_for"):
+            if not values[name]:  # earlier versions do not know the field
+                del values[name]
         return {"format": 1, "attention": self.attention, **values}
 
     @classmethod

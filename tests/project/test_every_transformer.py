@@ -24,11 +24,12 @@ import pyterrier as pt
 import pytest
 
 import pyterrier_csplade
-from pyterrier_csplade import CSPLADE, ImpactIndex, OpenSearchIndex, PruneToks, Quantizer, hybrid
+from pyterrier_csplade import CSPLADE, ImpactIndex, MergeToks, OpenSearchIndex, PruneToks, Quantizer, hybrid
 from pyterrier_csplade.engines import PisaEngine, SeismicEngine
 from support import fake_engines
 from support.fake_opensearch import FakeCluster
 from support.models import language_model, tokenizer
+from support.pictures import colours, drawn, paler, random_head
 from support.texts import DOCUMENTS
 
 #: Bases, which are not used by themselves, and objects whose parameters are not settings of a transformation.
@@ -78,6 +79,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         toks = csplade.query_encoder(top_k=20)(TOPICS)
         results = index.retriever(num_results=3, include_fields=["text"])(toks)
         yield {
+            "head": random_head(csplade, path / "head"),
             "path": path, "csplade": csplade, "vectors": pd.DataFrame(vectors), "index": index, "served": served,
             "toks": toks, "results": results, **{kind.__name__: engine for kind, engine in engines.items()},
         }  # fmt: skip
@@ -90,6 +92,10 @@ def cases(world: dict[str, Any]) -> dict[str, Case]:
     def on(inp: pd.DataFrame) -> Callable[[pt.Transformer], Any]:
         return lambda transformer: frame(transformer(inp))
 
+    pictures = pd.DataFrame({
+        "docno": ["p1", "p2"], "image": [drawn(1), drawn(2)], "other": [drawn(3), drawn(4)], "vec": [[0.1] * 6, None],
+    })  # fmt: skip
+    merged = world["vectors"]["toks"].iloc[::-1].reset_index(drop=True)
     results = world["results"].assign(body=[text[::-1] for text in world["results"]["text"]])
     by_text = on(results[["qid", "query", "docno", "text", "body"]])
     cuts: dict[str, Any] = {"top_k": (None, 3), "min_weight": (0.0, 0.4)}
@@ -115,6 +121,18 @@ def cases(world: dict[str, Any]) -> dict[str, Case]:
             lambda **a: PruneToks(**({"top_k": 2} | a)),
             on(world["vectors"].assign(qid="q", query_toks=world["vectors"]["toks"])),
             {"on": ("toks", "query_toks")},
+        ),
+        "ImageEncoder": Case(
+            lambda **a: csplade.image_encoder(world["head"], **({"features": colours} | a)),
+            on(pictures),
+            {"features": (colours, paler), "column": ("image", "other"), "vector_column": ("image_vec", "vec"),
+             "output": ("toks", "image_toks"), **cuts, "quantizer": ("default", Quantizer(7)), **size},
+            frozenset({"batch_size"}),
+        ),
+        "MergeToks": Case(
+            MergeToks,
+            on(world["vectors"].assign(image_toks=merged, more=merged.iloc[::-1].tolist())),
+            {"other": ("image_toks", "more"), "method": ("max", "sum"), "weight": (1.0, 0.5)},
         ),
         "ImpactRetriever": Case(
             index.retriever, on(world["toks"]), {**fields, **threads, "exact_scores": (True, False)}, frozenset({"threads"})
@@ -175,7 +193,7 @@ def cases(world: dict[str, Any]) -> dict[str, Case]:
 
 NAMES = [
     "DocEncoder", "QueryEncoder", "Scorer", "PruneToks", "PruneToks mass", "PruneToks weight", "PruneToks on",
-    "ImpactRetriever", "PostingsScorer", "FieldLoader", "Hybrid",
+    "ImageEncoder", "MergeToks", "ImpactRetriever", "PostingsScorer", "FieldLoader", "Hybrid",
     "OpenSearchRetriever", "OpenSearchScorer", "PisaRetriever", "SeismicRetriever",
     *(f"PostingsRetriever {name}" for name in ("exhaustive", "maxscore", "bmp", "guided")),
 ]  # fmt: skip
