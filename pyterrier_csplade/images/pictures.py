@@ -24,7 +24,7 @@ LONGEST_SIDE = 1024
 #: What is done with every picture before features are computed; part of the identity of a head.
 LOADING = {"mode": "RGB", "background": "white", "orientation": "EXIF", "longest_side": LONGEST_SIDE, "shrinking": "lanczos"}
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(//|[^\\/])")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
 # What pillow raises at files that are damaged or of no known kind.
 _UNREADABLE = (OSError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, EOFError, struct.error, OverflowError)
 _CHANNELS = (1, 3, 4)
