@@ -64,7 +64,7 @@ class ContrastiveTrainer(VectorTrainer):
         self.parts["objective"] = self.objective
 
     def batch_parts(self, inputs: dict[str, Any]) -> Sequence[Part]:
-        """Return the parts of the queries, then those of the passages."""
+        """Return the parts of the queries, then the parts of the passages."""
         return [*inputs["queries"], *inputs["passages"]]
 
     def batch_loss(self, vectors: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Figures]:
