@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .index.index import ImpactIndex
     from .model.csplade import CSPLADE
     from .model.export import export_sentence_transformers
-    from .vectors import Contract, ImpactVector, MatrixVectors, PruneToks, Quantizer, Vocabulary, contract_preset
+    from .vectors import Contract, FoldTerms, ImpactVector, MatrixVectors, PruneToks, Quantizer, Vocabulary, contract_preset
 
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "CspladeError",
     "DataError",
     "EncodedCollection",
+    "FoldTerms",
     "ImpactIndex",
     "ImpactIndexError",
     "ImpactVector",
@@ -63,7 +64,16 @@ _NAMES = {
     "index.index": ["ImpactIndex"],
     "model.csplade": ["CSPLADE"],
     "model.export": ["export_sentence_transformers"],
-    "vectors": ["Contract", "ImpactVector", "MatrixVectors", "PruneToks", "Quantizer", "Vocabulary", "contract_preset"],
+    "vectors": [
+        "Contract",
+        "FoldTerms",
+        "ImpactVector",
+        "MatrixVectors",
+        "PruneToks",
+        "Quantizer",
+        "Vocabulary",
+        "contract_preset",
+    ],
 }
 
 __getattr__, __dir__ = lazy(__name__, {name: module for module, names in _NAMES.items() for name in names})

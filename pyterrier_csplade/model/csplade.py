@@ -17,7 +17,7 @@ from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import check_choice, check_field_name, check_positive, check_texts
-from pyterrier_csplade.vectors.contract import Contract, Variant
+from pyterrier_csplade.vectors.contract import Contract, Fold, Variant
 from pyterrier_csplade.vectors.impacts import Quantizer, to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
@@ -66,6 +66,7 @@ class CSPLADE(Settings):
         text_field: str = "text",
         verbose: bool = False,
         contract: Contract | None = None,
+        fold: Fold | None = None,
     ) -> None:
         """Name a model; nothing is loaded yet.
 
@@ -84,6 +85,8 @@ class CSPLADE(Settings):
             text_field: Column of a document's text.
             verbose: Whether progress is shown.
             contract: How texts must be encoded, for a checkpoint without a contract.
+            fold: "case+space" makes one term of the spellings of a word that differ in case, or in the space before it, with
+                the largest of their weights. Queries and documents need the same. None follows the checkpoint's contract.
 
         Raises:
             ContractError: An argument contradicts the checkpoint's contract, or there is no such ``variant``,
@@ -103,6 +106,7 @@ class CSPLADE(Settings):
         self.batch_size = batch_size
         self.text_field = text_field
         self.verbose = verbose
+        self.fold = fold
         self.truncated: dict[Role, int] = {"query": 0, "document": 0}
         self._given_contract = contract
         self._loaded: BatchEncoder | None = None
@@ -113,7 +117,7 @@ class CSPLADE(Settings):
     def _check(self) -> None:
         check_positive(batch_size=self.batch_size)
         check_field_name(self.text_field)
-        for name, choices in (("variant", Variant), ("quantization", Quantization), ("head", Head)):
+        for name, choices in (("variant", Variant), ("quantization", Quantization), ("head", Head), ("fold", Fold)):
             check_choice(name, getattr(self, name), get_args(choices))
         if self.device is not None:
             _check_device(self.device)
@@ -156,9 +160,13 @@ class CSPLADE(Settings):
             stored = read_contract(self.adapter or self.model, None if self.adapter else self.revision)
         agreed = agree_on_contract(stored, self.variant, self._given_contract, str(self.adapter or self.model))
         if agreed is not None:
-            return agreed
+            return self._folded(agreed)
         base = self.model if isinstance(self.model, str) else self.model[0].config.name_or_path or None
-        return Contract(variant=self.variant or "causal", base_model=base, base_revision=self.revision)
+        return self._folded(Contract(variant=self.variant or "causal", base_model=base, base_revision=self.revision))
+
+    def _folded(self, contract: Contract) -> Contract:
+        """Add folding to a contract; the vectors of its probes are not folded."""
+        return contract if self.fold in (None, contract.fold) else contract.replace(fold=self.fold, probes=())
 
     def _load(self) -> Backbone:
         contract = self._agreed_contract()

@@ -17,6 +17,8 @@ from typing import Any, Literal, get_args
 from pyterrier_csplade._errors import ContractError
 
 Variant = Literal["causal", "echo", "bidirectional"]
+#: Which spellings of a word are one term: those that differ in case or in the space before it.
+Fold = Literal["case+space"]
 
 #: The file of a checkpoint that holds its contract.
 CONTRACT_FILE = "csplade_config.json"
@@ -59,6 +61,8 @@ class Contract:
         add_eos: Whether to put the end-of-text token last.
         pool_special: Whether pooling includes the positions of special tokens, as Lion-SP does; the paper has no special
             tokens.
+        fold: "case+space" if spellings of a word that differ in case, or in the space before it, are one term with the largest
+            of their weights; None if each token is a term. The digests are those of the model without folding.
         query_length: Maximum number of tokens of a query, prefix included; for echo, of one copy.
         document_length: Maximum number of tokens of a document, prefix included; for echo, of one copy.
         logit_scale: Factor of the logits before pooling (1 in the paper; hidden size ** -0.25 in Lion-SP).
@@ -80,6 +84,7 @@ class Contract:
     add_bos: bool = False
     add_eos: bool = False
     pool_special: bool = False
+    fold: str | None = None
     query_length: int = 64
     document_length: int = 512
     logit_scale: float = 1.0
@@ -103,6 +108,8 @@ class Contract:
                 if not is_valid(value):
                     raise ContractError(f"{f.name} must be {noun}, found {_short(value)}")
                 object.__setattr__(self, f.name, plain(value))
+        if self.fold not in (None, *get_args(Fold)):
+            raise ContractError(f"fold must be null or one of {', '.join(get_args(Fold))}, found {_short(self.fold)}")
         for prefix in (self.query_prefix, self.document_prefix):
             if not _is_unicode(prefix):
                 raise ContractError(f"a prefix must be valid Unicode, found {_short(prefix)}")
@@ -117,8 +124,9 @@ class Contract:
     @property
     def fingerprint(self) -> str:
         """Digest in hexadecimal of what decides whether vectors are comparable; :meth:`matches` compares two contracts."""
-        # pool_special was added later: without it, fingerprints are the same as before.
-        identity = json.dumps([*(getattr(self, name) for name in IDENTITY), *(["pool_special"] if self.pool_special else [])])
+        # pool_special and fold were added later: without them, fingerprints are the same as before.
+        added = [*(["pool_special"] if self.pool_special else []), *([f"fold {self.fold}"] if self.fold else [])]
+        identity = json.dumps([*(getattr(self, name) for name in IDENTITY), *added])
         return hashlib.sha256(identity.encode()).hexdigest()
 
     def matches(self, other: Contract) -> bool:
@@ -126,7 +134,9 @@ class Contract:
 
         Digests of weights are compared by those of all of a model, or, where one contract lacks it, by the older ones.
         """
-        if any(getattr(self, name) != getattr(other, name) for name in (*IDENTITY, "pool_special") if name != "weights"):
+        if any(
+            getattr(self, name) != getattr(other, name) for name in (*IDENTITY, "pool_special", "fold") if name != "weights"
+        ):
             return False
         (new, old), (other_new, other_old) = self._digests, other._digests
         return new == other_new if new and other_new or not (old or other_old) else old == other_old
@@ -166,6 +176,8 @@ class Contract:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of a contract file, without probes."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "probes"}
+        if self.fold is None:  # earlier versions, which refuse unknown fields, can read the rest
+            del values["fold"]
         return {"format": 1, "attention": self.attention, **values}
 
     @classmethod
