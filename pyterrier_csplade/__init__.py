@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .index.index import ImpactIndex
     from .model.csplade import CSPLADE
     from .model.export import export_sentence_transformers
+    from .queries.table import QueryTable
     from .vectors import Contract, ImpactVector, MatrixVectors, PruneToks, Quantizer, Vocabulary, contract_preset
 
 
@@ -46,6 +47,7 @@ __all__ = [
     "OpenSearchIndex",
     "PruneToks",
     "Quantizer",
+    "QueryTable",
     "TrainingError",
     "Vocabulary",
     "contract_preset",
@@ -63,6 +65,7 @@ _NAMES = {
     "index.index": ["ImpactIndex"],
     "model.csplade": ["CSPLADE"],
     "model.export": ["export_sentence_transformers"],
+    "queries.table": ["QueryTable"],
     "vectors": ["Contract", "ImpactVector", "MatrixVectors", "PruneToks", "Quantizer", "Vocabulary", "contract_preset"],
 }
 

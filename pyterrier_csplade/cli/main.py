@@ -16,6 +16,7 @@ from pyterrier_csplade._version import __version__
 
 from .arguments import count
 from .encode import add_commands
+from .table import add_table
 
 if TYPE_CHECKING:
     from pyterrier_csplade.training.config import TrainingConfig
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     plot.set_defaults(run=_plot)
 
     add_commands(commands, _say)
+    add_table(commands, _say)
     return parser
 
 

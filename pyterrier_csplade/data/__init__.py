@@ -5,6 +5,7 @@ from __future__ import annotations
 from .directory import CollectionFiles
 from .jsonl import parse_object, read_jsonl, read_lines
 from .python_docs import CspladeDatasetProvider, PythonDoc, PythonDocsDataset, read_python_docs
+from .queries import read_queries, suggested_queries
 from .sources import Source, dataset_source, find_dataset, open_source, read_corpus
 
 __all__ = [
@@ -21,4 +22,6 @@ __all__ = [
     "read_jsonl",
     "read_lines",
     "read_python_docs",
+    "read_queries",
+    "suggested_queries",
 ]

@@ -12,12 +12,14 @@ from .config import AdaptationConfig, ContrastiveConfig, LoraSettings, TargetNnz
 from .config_file import load_config
 from .contrastive import train
 from .mining import mine_negatives
+from .table import TableConfig
 
 __all__ = [
     "AdaptationConfig",
     "ContrastiveConfig",
     "LoraSettings",
     "Plan",
+    "TableConfig",
     "TargetNnz",
     "TrainingInterruptedError",
     "ValidationSettings",

@@ -23,11 +23,11 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 LAYERS = [
     {"cli"},
     {"training", "collection", "engines", "evaluation"},
-    {"index", "model"},
+    {"index", "model", "queries"},
     {"vectors", "storage", "data"},
     {"_errors", "_lazy", "_settings", "_version", "_warnings"},
 ]
-LIGHT = ["data", "engines", "engines.opensearch", "index", "index.search", "index.terrier", "storage", "vectors"]
+LIGHT = ["data", "engines", "engines.opensearch", "index", "index.search", "index.terrier", "queries", "storage", "vectors"]
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "ray"}
 
 

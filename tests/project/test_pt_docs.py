@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pyterrier_csplade import CSPLADE
-from pyterrier_csplade.training import AdaptationConfig, ContrastiveConfig, load_config
+from pyterrier_csplade.training import AdaptationConfig, ContrastiveConfig, TableConfig, load_config
 from support.pages import PAGES, blocks
 from support.paths import ROOT
 
@@ -89,6 +89,9 @@ def test_configurations_are_valid(tmp_path: Path) -> None:
         for text in blocks(next(page for page in PAGES if page.stem == name), "yaml"):
             path.write_text(text, encoding="utf-8")
             assert load_config(path, ContrastiveConfig).steps > 0
+    (text,) = blocks(next(page for page in PAGES if page.stem == "query-tables"), "yaml")
+    path.write_text(text, encoding="utf-8")
+    assert load_config(path, TableConfig).entries == 4
 
 
 def test_documented_names_exist() -> None:
