@@ -13,11 +13,14 @@ ENGINES = {
     "pisa": ["pyterrier-pisa>=0.4.9"],
     "seismic": ["pyseismic-lsr>=0.5.4"],
     "anserini": ["pyterrier-anserini>=0.2"],
+    "ciff": ["pyterrier-ciff>=0.2.1"],
 }
 OPENSEARCH = ["opensearch-py>=3"]
+GGUF = ["gguf>=0.10"]
 TEST = [
     *FAST,
     *OPENSEARCH,
+    *GGUF,
     "torchao>=0.12",
     "pytest>=8",
     "pytest-xdist>=3.2",
@@ -47,7 +50,7 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["pyterrier_csplade", "pyterrier_csplade.*"]),
-    package_data={"pyterrier_csplade": ["py.typed", "tiny/*", "pt_docs/*.rst"]},
+    package_data={"pyterrier_csplade": ["py.typed", "tiny/*", "small/*", "pt_docs/*.rst"]},
     python_requires=">=3.10",
     install_requires=[
         "python-terrier>=1.0",
@@ -73,6 +76,7 @@ setup(
         "opensearch": OPENSEARCH,
         "ray": ["ray[data]>=2.54"],
         "fast": FAST,
+        "gguf": GGUF,
         "torchao": ["torchao>=0.12"],
         "test": TEST,
         "dev": [*TEST, *DEV],

@@ -7,20 +7,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .arguments import examples
+
 Say = Callable[[str], None]
 
 
-def add_table(commands: Any, say: Say) -> None:
+def add_command(commands: Any, say: Say) -> None:
     """Add ``table`` to the command line.
 
     Args:
         commands: The subparsers.
         say: Prints lines for people to read.
     """
-    table = commands.add_parser("table", help="make a query table, which encodes queries without a language model")
+    table = commands.add_parser(
+        "table",
+        help="make a query table, which encodes queries without a language model",
+        **examples("table table.yaml --dry-run", "table table.yaml"),
+    )
     table.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings of the table")
     table.add_argument("--dry-run", action="store_true", help="check the settings and count the queries, load no weights")
-    table.set_defaults(run=lambda arguments: _table(arguments, say))
+    table.set_defaults(run=lambda arguments: _table(arguments, say), again="nothing was written: run the same command again")
 
 
 def _table(arguments: argparse.Namespace, say: Say) -> None:

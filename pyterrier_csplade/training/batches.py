@@ -129,20 +129,26 @@ class Collator:
         labels = _make_labels(rows, texts, owners, order)
         queries = self.backbone.tokenize([row["query"] for row in rows], "query")[0]
         passages = [sequences[passage] for passage in order]
-        accelerator = self.backbone.device.type != "cpu"
-        size = part_size(len(texts), self.pieces, accelerator=accelerator)
-        tokens = part_tokens(self.backbone.contract.document_length) if accelerator else sys.maxsize
+        limits = part_limits(self.backbone, len(texts), self.pieces)
         return {
-            "queries": self._parts(queries, [max(map(len, queries))] * len(queries), tokens, size),
-            "passages": self._parts(passages, list(map(len, passages)), tokens, size),
+            "queries": cut_parts(self.backbone, queries, [max(map(len, queries))] * len(queries), *limits),
+            "passages": cut_parts(self.backbone, passages, list(map(len, passages)), *limits),
             "labels": {name: values.to(self.backbone.device) for name, values in vars(labels).items()},
         }
 
-    def _parts(
-        self, sequences: Sequence[Sequence[int]], lengths: Sequence[int], tokens: int, size: int
-    ) -> list[dict[str, Any]]:
-        """Cut sequences into parts of at most ``tokens`` and ``size``; lengths must not increase."""
-        return [self.backbone.collate(sequences[part]) for part in plan([max(1, n) for n in lengths], tokens, size)]
+
+def cut_parts(
+    backbone: Backbone, sequences: Sequence[Sequence[int]], lengths: Sequence[int], tokens: int, size: int
+) -> list[dict[str, Any]]:
+    """Cut sequences into padded parts of at most ``tokens`` tokens and ``size`` texts; lengths must not increase."""
+    return [backbone.collate(sequences[part]) for part in plan([max(1, n) for n in lengths], tokens, size)]
+
+
+def part_limits(backbone: Backbone, texts: int, pieces: int) -> tuple[int, int]:
+    """Return the maximum numbers of tokens and of texts of a part, if ``texts`` are cut into at least ``pieces`` parts."""
+    accelerator = backbone.device.type != "cpu"
+    tokens = part_tokens(backbone.contract.document_length) if accelerator else sys.maxsize
+    return tokens, part_size(texts, pieces, accelerator=accelerator)
 
 
 def part_size(texts: float, pieces: int, *, accelerator: bool) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pyterrier_csplade.model.backbone import Backbone
@@ -23,29 +23,35 @@ from .batches import Collator, Labels, RowDataset, write_rows
 from .checkpoints import CHECKPOINTS, reading, step_of
 from .config import ContrastiveConfig
 from .distributed import barrier, gather, is_first_process, on_one_process_first, reads_weights_of
-from .gradient_cache import GradientCache
-from .objective import ContrastiveObjective
+from .gradient_cache import Part
+from .objective import ContrastiveObjective, Figures
 from .readers import read_rows
-from .run import check_model, load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
+from .run import (
+    alone_in_its_output,
+    check_model,
+    load_tokenizer_and_model,
+    open_output,
+    save_run,
+    training_arguments,
+    whole_model,
+)
 from .schedules import make_schedule
 from .sources import texts_digest
-from .trainer import WEIGHTS_FILE, CurvesTrainer
+from .trainer import WEIGHTS_FILE
+from .vector_trainer import VectorTrainer
 
-_SCHEDULE = "schedule.json"
 # Queries of the batch that pre-flight and cockpit look at, and negatives of each; our choice (measured: a second or two for an
 # 8B model).
 _PROBE = 16
 _PROBE_NEGATIVES = 3
 
 
-class ContrastiveTrainer(CurvesTrainer):
+class ContrastiveTrainer(VectorTrainer):
     """Trainer of ``ContrastiveObjective``.
 
     Attributes:
         objective: Computes the loss.
-        schedule: Gives both lambdas at every step.
         diagnostics: Functions of the batch's query and passage vectors whose figures are recorded at every step.
-        parts: Objects whose tensors checkpoints keep besides the weights, by name.
     """
 
     config: ContrastiveConfig
@@ -55,46 +61,24 @@ class ContrastiveTrainer(CurvesTrainer):
         self.objective = ContrastiveObjective(config)
         self.schedule = make_schedule(config)
         self.diagnostics: list[Callable[[Tensor, Tensor], dict[str, Tensor | float]]] = []
-        self.parts: dict[str, Any] = {"objective": self.objective}
+        self.parts["objective"] = self.objective
 
-    def take_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """Do a step on the batch of all processes.
+    def batch_parts(self, inputs: dict[str, Any]) -> Sequence[Part]:
+        """Return the parts of the queries, then those of the passages."""
+        return [*inputs["queries"], *inputs["passages"]]
 
-        Raises:
-            TrainingError: The loss is not finite.
-        """
-        model.train()
-        inputs = self._prepare_inputs(inputs)
-        cache = GradientCache(self.accelerator, model, keep_graphs=self.config.gradient_accumulation_steps == 1)
-        vectors = cache.encode([*inputs["queries"], *inputs["passages"]])
+    def batch_loss(self, vectors: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Figures]:
+        """Compute the loss over the batch of all processes."""
         count = sum(len(part["input_ids"]) for part in inputs["queries"])
         queries, passages = map(torch.cat, gather([vectors[:count], vectors[count:]]))
         weights = self.schedule.weights(self.state.global_step)
         loss, figures = self.objective(queries, passages, Labels(**inputs["labels"]).gathered(), weights)
-        self.check_finite(loss, "loss")
-        cache.backward(torch.autograd.grad(loss, vectors)[0])
-        self.record(**figures)
         for diagnose in self.diagnostics:
-            self.record(**diagnose(queries.detach(), passages.detach()))
-        return loss.detach()
-
-    def save_state(self, directory: Path) -> None:
-        """Save the state of this phase besides the weights."""
-        for name, part in self.parts.items():
-            save_file(part.state_dict(), directory / f"{name}.safetensors")
-        (directory / _SCHEDULE).write_text(json.dumps(self.schedule.state_dict()), encoding="utf-8")
-
-    def load_state(self, directory: Path) -> None:
-        """Load what ``save_state`` wrote."""
-        for name, part in self.parts.items():
-            part.load_state_dict(load_file(directory / f"{name}.safetensors"))
-        self.schedule.load_state_dict(json.loads((directory / _SCHEDULE).read_text(encoding="utf-8")))
-
-    def step_done(self, figures: dict[str, float]) -> None:
-        """Pass the figures of an optimizer step to the schedule."""
-        self.schedule.observe(self.state.global_step, figures)
+            figures |= diagnose(queries.detach(), passages.detach())
+        return loss, figures
 
 
+@alone_in_its_output
 def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
     """Run the contrastive phase.
 
@@ -106,7 +90,7 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
         The directory of the trained model, ``config.output``, which ``CSPLADE`` loads.
 
     Raises:
-        ConfigError: ``config.output`` holds checkpoints of another run.
+        ConfigError: ``config.output`` holds checkpoints of another run, or another process is training into it.
         DataError: A training row cannot be used, or there are no rows.
         TrainingError: The loss is not finite, or the run has collapsed.
     """

@@ -57,7 +57,7 @@ class ContrastiveObjective:
         ):
             penalty = self._penalty(l0_mask(vectors, threshold) if threshold else vectors, regularizer, side)
             loss = loss + weight * penalty
-            figures |= {f"lambda_{side}": weight, **_sparsity(vectors, side), f"{regularizer}_{side}": penalty}
+            figures |= {f"lambda_{side}": weight, **sparsity(vectors, side), f"{regularizer}_{side}": penalty}
         if config.anti_zero_weight:
             figures["anti_zero"] = anti_zero(queries, passages)
             loss = loss + config.anti_zero_weight * figures["anti_zero"]
@@ -102,7 +102,7 @@ class ContrastiveObjective:
             kept.load_state_dict({name.partition(".")[2]: t for name, t in state.items() if name.startswith(f"{side}.")})
 
 
-def _sparsity(weights: Tensor, side: str) -> Figures:
+def sparsity(weights: Tensor, side: str) -> Figures:
     """Compute the mean number of active terms, the share of empty vectors, and FLOPS."""
     weights = weights.detach()
     active = (weights > 0).sum(dim=1)

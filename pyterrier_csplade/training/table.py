@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pyterrier_csplade._errors import ConfigError
-from pyterrier_csplade.data.queries import read_queries, suggested_queries
+from pyterrier_csplade._errors import ConfigError, DataError
+from pyterrier_csplade.data.queries import suggested_queries
 from pyterrier_csplade.data.sources import open_source
+from pyterrier_csplade.data.topics import read_topics
 from pyterrier_csplade.model.csplade import CSPLADE
 from pyterrier_csplade.queries.content import TABLE_FILE
 from pyterrier_csplade.queries.filling import Filling
@@ -29,8 +30,9 @@ class TableConfig(Checked):
         output: Directory of the table.
         revision: Revision of a hub model.
         adapter: Directory or hub id of a PEFT adapter.
-        queries: Queries like those to come: TSV files of qid TAB query, JSONL files of objects with a ``query``, or names of
-            PyTerrier datasets.
+        queries: Queries like those to come: a file, a directory, or the name of a dataset, as for ``pyterrier-csplade search
+            --topics``; or several of them.
+        split: Split of a directory of queries, or variant of a dataset's topics.
         collection: Documents that suggest queries where there are none: a file, a directory, or the name of a dataset, as for
             ``pyterrier-csplade encode``. Of each field, the first sentence is a query.
         text_fields: Fields of the documents.
@@ -48,6 +50,7 @@ class TableConfig(Checked):
     revision: str | None = None
     adapter: str | None = None
     queries: str | list[str] | None = field(default=None, metadata=_NOT_BE_EMPTY)
+    split: str | None = None
     collection: str | None = field(default=None, metadata=_NOT_BE_EMPTY)
     text_fields: list[str] = field(default_factory=lambda: ["title", "text"], metadata=_NOT_BE_EMPTY)
     documents: int = field(default=20_000, metadata=_BE_POSITIVE)
@@ -72,7 +75,7 @@ class TableConfig(Checked):
         if self.collection is not None:
             return suggested_queries(open_source(self.collection), self.text_fields, self.documents, self.seed)
         names = [self.queries] if isinstance(self.queries, str) else self.queries or []
-        return list(dict.fromkeys(query for name in names for query in read_queries(name)))
+        return list(dict.fromkeys(query for name in names for query in _texts(name, self.split)))
 
     def filling(self) -> Filling:
         """Return how the table is filled."""
@@ -95,3 +98,10 @@ class TableConfig(Checked):
         if self.model == "csplade-tiny":
             return CSPLADE.tiny()
         return CSPLADE(self.model, revision=self.revision, adapter=self.adapter)
+
+
+def _texts(name: str, split: str | None) -> list[str]:
+    topics = read_topics(name, split=split)
+    if "query" not in topics or topics["query"].isna().any():
+        raise DataError(f"{name}: a query has no text, only a vector")
+    return [str(query) for query in topics["query"]]

@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -15,14 +14,20 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pyterrier_csplade._errors import ContractError
+from pyterrier_csplade._warnings import warn
 
 Variant = Literal["causal", "echo", "bidirectional"]
+#: Number of the first layers of a model, or indices of some of its layers, ascending.
+Layers = int | list[int]
 
 #: The file of a checkpoint that holds its contract.
 CONTRACT_FILE = "csplade_config.json"
 
 #: Digests of all of a model begin with this; those of version 0.1.0, of some of its weights, with none.
 WHOLE = "2:"
+
+#: What a choice of layers must be, for messages.
+LAYERS = "a positive number of layers, or indices of layers, ascending, from 0"
 
 # Tokens of a text, so that products of it with other numbers stay within 64 bits; our choice (not measured).
 _LONGEST = 2**31 - 1
@@ -64,6 +69,9 @@ class Contract:
         logit_scale: Factor of the logits before pooling (1 in the paper; hidden size ** -0.25 in Lion-SP).
         temperature: Temperature of the training loss.
         impact_scale: Impact of the weight 1 in an index.
+        layers: Layers of the base model that are kept: the number of the first ones, or their indices, ascending; None keeps
+            all. The contract beside an adapter has it. The files of a whole model have its layers only, and need no setting.
+            It is not part of the identity: the digest in ``weights`` covers the kept layers.
         base_model: Hub id or name of the model that was trained.
         base_revision: Revision of the base model.
         vocabulary_sha256: Digest of the index vocabulary.
@@ -87,6 +95,7 @@ class Contract:
     logit_scale: float = 1.0
     temperature: float = 1.0
     impact_scale: float = 100.0
+    layers: Layers | None = None
     base_model: str | None = None
     base_revision: str | None = None
     vocabulary_sha256: str = ""
@@ -156,10 +165,9 @@ class Contract:
             source: Name of its file in the warning.
         """
         if re.fullmatch("[0-9a-f]{64}", self.weights):
-            warnings.warn(
+            warn(
                 f"{source} was written by version 0.1.0: its digest is the older, weaker one, of some weights. "
-                "CSPLADE(...).save(directory) writes a checkpoint with a digest of all, and indexes made with it have it",
-                stacklevel=1,  # one place, so that a source is shown once
+                "CSPLADE(...).save(directory) writes a checkpoint with a digest of all, and indexes made with it have it"
             )
 
     @property
@@ -180,8 +188,9 @@ class Contract:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of a contract file, without probes."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "probes"}
-        if not self.queries_for:
-            del values["queries_for"]  # older versions refuse a file with the field
+        for name in ("layers", "queries_for"):
+            if not values[name]:  # earlier versions do not know the field
+                del values[name]
         return {"format": 1, "attention": self.attention, **values}
 
     @classmethod
@@ -262,6 +271,22 @@ def _is_length(value: Any) -> bool:
     return _is_number(value) and hasattr(value, "__index__") and 0 < value <= _LONGEST
 
 
+def are_layers(value: Any) -> bool:
+    """Whether a value says which layers are kept; see :data:`LAYERS`."""
+    if not isinstance(value, (list, tuple)):
+        return _is_length(value)
+    indices = [*value] if all(_is_number(index) and hasattr(index, "__index__") for index in value) else []
+    return bool(indices) and indices == sorted({*indices}) and indices[0] >= 0 and indices[-1] < _LONGEST
+
+
+def _plain_layers(value: Any) -> Layers:
+    """Return Python's own integers; indices of the first layers become their number."""
+    if not isinstance(value, (list, tuple)):
+        return int(value)
+    indices = [int(index) for index in value]
+    return len(indices) if indices == list(range(len(indices))) else indices
+
+
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
@@ -295,6 +320,11 @@ _KINDS: dict[Any, tuple[str, Any, Any]] = {
     "int": (f"a positive integer up to {_LONGEST}", _is_length, int),
     "float": ("positive and finite", _is_scale, float),
     "dict[str, Any]": ("an object", lambda value: isinstance(value, dict), lambda value: value),
+    "Layers | None": (
+        LAYERS,
+        lambda value: value is None or are_layers(value),
+        lambda value: None if value is None else _plain_layers(value),
+    ),
     "Sequence[dict[str, float]]": ("a list of objects of numbers", _are_probes, lambda value: value),
 }
 

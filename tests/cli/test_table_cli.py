@@ -77,6 +77,7 @@ def test_a_dry_run_loads_and_writes_nothing(
         ({"queries": None}, "give queries, or a collection that suggests some, but not both"),
         ({"collection": "docs"}, "give queries, or a collection that suggests some, but not both"),
         ({"queries": "nothing.tsv"}, "nothing.tsv"),
+        ({"split": 3}, "split: expected str, found 3"),
         ({"model": "/no/such/directory"}, "/no/such/directory"),
         ({"output": __file__}, "is a file: name a directory"),
         ({"output": str(Path(__file__).parent)}, "holds other files than a table: name a new directory"),

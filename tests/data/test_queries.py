@@ -1,50 +1,17 @@
-"""Texts of queries: given ones, and those that documents suggest."""
+"""Queries that documents suggest."""
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from inside.data import first_sentence
 from pyterrier_csplade import DataError
-from pyterrier_csplade.data import Source, read_queries, suggested_queries
+from pyterrier_csplade.data import Source, suggested_queries
 
 
 def source(documents: list[dict[str, str]]) -> Source:
     return Source("some documents", lambda: iter(documents), lambda: len(documents))
-
-
-def test_tsv_and_jsonl(tmp_path: Path) -> None:
-    (tmp_path / "a.tsv").write_text("1\tdogs and cats\n2\ta\tb\n")
-    with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
-        file.write("".join(json.dumps({"query": text, "positive_passages": []}) + "\n" for text in ("x", "y")))
-    assert read_queries(str(tmp_path / "a.tsv")) == ["dogs and cats", "a\tb"]
-    assert read_queries(str(tmp_path / "b.jsonl.gz")) == ["x", "y"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.tsv", "1 dogs\n", r"a\.tsv, line 1: expected qid TAB query, found '1 dogs'"),
-        ("a.jsonl", '{"text": "x"}\n', r"a\.jsonl, line 1: the field 'query' is missing"),
-        ("a.tsv", "", "a.tsv holds no queries"),
-    ],
-)
-def test_files_without_queries(tmp_path: Path, name: str, content: str, message: str) -> None:
-    (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=message):
-        read_queries(str(tmp_path / name))
-
-
-def test_other_names_without_queries(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is a directory: give the file of its queries, such as .*topics\.train\.tsv"):
-        read_queries(str(tmp_path))
-    with pytest.raises(DataError, match="no-such-thing: neither a .* nor a PyTerrier dataset"):
-        read_queries("no-such-thing")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +25,7 @@ def test_other_names_without_queries(tmp_path: Path) -> None:
     ],
 )
 def test_first_sentence(text: str, sentence: str) -> None:
-    assert first_sentence(text) == sentence
+    assert suggested_queries(source([{"text": text}]), ["text"], 1) == [sentence]
 
 
 def test_titles_and_first_sentences_are_queries_once() -> None:

@@ -19,7 +19,17 @@ from pyterrier_csplade.training import AdaptationConfig, ContrastiveConfig, Tabl
 from support.pages import PAGES, blocks
 from support.paths import ROOT
 
-WITHOUT_PYTHON = {"api", "benchmarks", "contributing", "engines", "opensearch", "overview", "scale-out", "training"}
+WITHOUT_PYTHON = {
+    "api",
+    "benchmarks",
+    "command-line",
+    "contributing",
+    "engines",
+    "opensearch",
+    "overview",
+    "scale-out",
+    "training",
+}
 
 
 def test_there_are_pages() -> None:

@@ -119,7 +119,7 @@ def model_with_head(folder: Path, fill: float) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("resume", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_that_collapses_to_zero_is_saved_and_stopped(base: Path, tmp_path: Path, resume: bool) -> None:
     dead = model_with_head(tmp_path / "dead", 0.0)
     config = contrastive_config(base, tmp_path / "run", model=dead, steps=8)
@@ -201,7 +201,7 @@ def test_slices(tmp_path: Path) -> None:
         read_slice(ValidationSettings(collection=str(folder)))
 
 
-@pytest.mark.parametrize("variant", ["causal", "bidirectional"])
+@pytest.mark.parametrize("variant", ["bidirectional", pytest.param("causal", marks=pytest.mark.slow)])
 def test_validation_measures_what_the_saved_model_gives(base: Path, tmp_path: Path, variant: Any) -> None:
     settings = ValidationSettings(collection=str(collection(tmp_path / "c")), steps=2, measures=["RR@10", "nDCG@10"])
     output = train(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from pyterrier_csplade._errors import TrainingError
+from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.model.backbone import Backbone
 from pyterrier_csplade.storage.files import write_atomically
 from pyterrier_csplade.training.checkpoints import without_links, writing
@@ -90,7 +90,7 @@ class Cockpit(TrainerCallback):
             if is_first_process():
                 found.save(Path(self.config.output))
                 if found.findings:
-                    warnings.warn(str(found), stacklevel=2)
+                    warn(str(found))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Record the figures of a point of the curves if one is due."""

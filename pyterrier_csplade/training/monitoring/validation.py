@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import tempfile
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from scipy.sparse import csr_matrix, vstack
 from transformers import Trainer, TrainerCallback
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.data.directory import CollectionFiles, field_texts
 from pyterrier_csplade.data.sources import find_dataset
 from pyterrier_csplade.model.backbone import Backbone, Role
@@ -208,10 +208,9 @@ def read_queries(settings: ValidationSettings) -> tuple[pd.DataFrame, pd.DataFra
         raise DataError(f"{settings.collection}: the query {twice.iloc[0]!r} appears twice in the split {settings.split!r}")
     relevant = set(qrels["qid"][qrels["label"] > 0])
     if len(unknown := sorted(relevant - set(topics["qid"]))):
-        warnings.warn(
+        warn(
             f"{settings.collection}: {len(unknown):,} judged queries are not among the topics of the split "
-            f"{settings.split!r} and are left out, such as {unknown[0]!r}",
-            stacklevel=2,
+            f"{settings.split!r} and are left out, such as {unknown[0]!r}"
         )
     topics = topics[topics["qid"].isin(relevant)]
     if not len(topics):
