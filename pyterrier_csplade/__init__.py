@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .collection import EncodedCollection
     from .engines.opensearch import OpenSearchIndex
     from .evaluation import exact_recall, plot_tradeoff
+    from .fusion import Hybrid, hybrid
     from .index.index import ImpactIndex
     from .model.csplade import CSPLADE
     from .model.export import export_sentence_transformers
@@ -40,6 +41,7 @@ __all__ = [
     "CspladeError",
     "DataError",
     "EncodedCollection",
+    "Hybrid",
     "ImpactIndex",
     "ImpactIndexError",
     "ImpactVector",
@@ -53,6 +55,7 @@ __all__ = [
     "contract_preset",
     "exact_recall",
     "export_sentence_transformers",
+    "hybrid",
     "plot_tradeoff",
 ]
 
@@ -62,6 +65,7 @@ _NAMES = {
     "collection": ["EncodedCollection"],
     "engines.opensearch": ["OpenSearchIndex"],
     "evaluation": ["exact_recall", "plot_tradeoff"],
+    "fusion": ["Hybrid", "hybrid"],
     "index.index": ["ImpactIndex"],
     "model.csplade": ["CSPLADE"],
     "model.export": ["export_sentence_transformers"],

@@ -13,6 +13,7 @@ from .adaptation import adapt
 from .config import (
     AdaptationConfig,
     ContrastiveConfig,
+    ExpansionSettings,
     LexicalSettings,
     LoraSettings,
     PassageSettings,
@@ -28,6 +29,7 @@ from .table import TableConfig
 __all__ = [
     "AdaptationConfig",
     "ContrastiveConfig",
+    "ExpansionSettings",
     "LexicalSettings",
     "LoraSettings",
     "PassageSettings",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from pyterrier_csplade.model.head import activate
 
 from .config import LexicalSettings
-from .own_tokens import OwnTokens
+from .own_tokens import OwnTokenFinder, OwnTokens
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,22 @@ class TermStatistics:
     frequencies: np.ndarray
     texts: int
     tokens: int
+
+
+def count_own_tokens(blocks: Iterable[Sequence[Sequence[int]]], find: OwnTokenFinder) -> TermStatistics:
+    """Count the own tokens of texts.
+
+    Args:
+        blocks: Token ids of the texts, some texts at a time.
+        find: Finds their own tokens.
+    """
+    frequencies, texts, tokens = np.zeros(find.terms, dtype=np.int64), 0, 0
+    for block in blocks:
+        own = find(block, "document")
+        frequencies += np.bincount(own.columns.numpy(), minlength=find.terms)
+        texts += len(block)
+        tokens += int(own.counts.sum(dtype=torch.float64))
+    return TermStatistics(frequencies, texts, tokens)
 
 
 class LexicalLoss:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from pyterrier_csplade.model.head import activate, max_pool_logits
 from pyterrier_csplade.vectors.contract import Contract
 
 from .config import PredictionSettings
+from .gradient_cache import Part
 from .streamed_loss import streamed_prediction_loss
 
 #: The pooled vectors of a part of a batch; with a share, also the part's share of the adaptation loss, and its figures.
@@ -100,3 +102,16 @@ def draw_tokens(eligible: Tensor, mask_rate: float, visible_rate: float) -> tupl
     drawn = torch.rand(eligible.shape).to(eligible.device).masked_fill(~eligible, 2.0)
     masked = eligible & ((drawn < mask_rate) | (drawn == drawn.min()))
     return masked, masked | (eligible & (drawn < mask_rate + visible_rate))
+
+
+def prediction_shares(parts: Sequence[Part], weight: float, variant: str) -> list[float]:
+    """Divide the weight of the adaptation loss, a mean over tokens, among parts, by the tokens that they may predict.
+
+    Args:
+        parts: Parts made by ``Backbone.collate``.
+        weight: Weight of the loss; all shares are 0 without one.
+        variant: The variant of the model.
+    """
+    copies = 2 if variant == "echo" else 1
+    counts = [int(predictable(part["attention_mask"], copies=copies).sum()) if weight else 0 for part in parts]
+    return [weight * count / max(1, sum(counts)) for count in counts]

@@ -24,7 +24,7 @@ import pyterrier as pt
 import pytest
 
 import pyterrier_csplade
-from pyterrier_csplade import CSPLADE, ImpactIndex, OpenSearchIndex, PruneToks, Quantizer, QueryTable
+from pyterrier_csplade import CSPLADE, ImpactIndex, OpenSearchIndex, PruneToks, Quantizer, QueryTable, hybrid
 from pyterrier_csplade.engines import PisaEngine, SeismicEngine
 from support import fake_engines
 from support.fake_opensearch import FakeCluster
@@ -122,6 +122,11 @@ def cases(world: dict[str, Any]) -> dict[str, Case]:
             index.retriever, on(world["toks"]), {**fields, **threads, "exact_scores": (True, False)}, frozenset({"threads"})
         ),
         "PostingsScorer": Case(index.scorer, on(results), {}),
+        "Hybrid": Case(
+            lambda **a: hybrid(*(index.retriever(algorithm="exhaustive", max_terms=terms) for terms in (None, 2)), **a),
+            on(world["toks"]),
+            {"method": ("rrf", "zscore"), "weights": (None, (0.2, 1.5)), "num_results": (1000, 2)},
+        ),
         "FieldLoader": Case(
             index.text_loader, on(results[["qid", "docno", "docid"]]), {"fields": ("*", ["docno"])}
         ),
@@ -172,7 +177,7 @@ def cases(world: dict[str, Any]) -> dict[str, Case]:
 
 NAMES = [
     "DocEncoder", "QueryEncoder", "QueryTable", "Scorer", "PruneToks", "PruneToks mass", "PruneToks weight", "PruneToks on",
-    "ImpactRetriever", "PostingsScorer", "FieldLoader",
+    "ImpactRetriever", "PostingsScorer", "FieldLoader", "Hybrid",
     "OpenSearchRetriever", "OpenSearchScorer", "PisaRetriever", "SeismicRetriever",
     *(f"PostingsRetriever {name}" for name in ("exhaustive", "maxscore", "bmp", "guided")),
 ]  # fmt: skip

@@ -22,7 +22,7 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 #: From the top down. Folders of one layer do not import each other.
 LAYERS = [
     {"cli"},
-    {"training", "collection", "engines", "evaluation"},
+    {"training", "collection", "engines", "evaluation", "fusion"},
     {"index", "model", "queries"},
     {"vectors", "storage", "data"},
     {"_errors", "_lazy", "_settings", "_version", "_warnings"},
