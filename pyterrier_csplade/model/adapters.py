@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import nn
 
 from pyterrier_csplade._errors import ContractError
 
-from .hub import check_published, optional_file, own_errors, read_json
+from .hub import check_published, is_gguf, optional_file, own_errors, read_json
 from .identity import digests
 
 _CONFIG_FILE = "adapter_config.json"
@@ -97,6 +99,29 @@ def read_adapter(name: str) -> Adapter:
     with own_errors(f"{name}: {_WEIGHTS_FILE} cannot be read: copy it again"):
         weights = load_peft_weights(name, device="cpu")
     return Adapter(name, config, digests(weights.items(), name), str(config.base_model_name_or_path or ""))
+
+
+def base_and_adapter(name: str) -> tuple[str, str | None]:
+    """Return the base model and the adapter that a name stands for; a model's name is its own, without an adapter.
+
+    Raises:
+        ContractError: It is an adapter that names no base model, or one that is not there.
+    """
+    if is_gguf(name) or _file(name, "config.json") is not None or (config := _file(name, _CONFIG_FILE)) is None:
+        return name, None
+    base = read_json(config).get("base_model_name_or_path")
+    if not (isinstance(base, str) and base and (Path(base).exists() or _file(base, "config.json"))):
+        raise ContractError(
+            f"{name} is an adapter whose base model is not found ({base!r:.80}): pass it, CSPLADE(base model, adapter={name!r})"
+        )
+    return base, name
+
+
+def _file(name: str, file: str) -> str | None:
+    """Find a file of a hub model or a directory; None if one of them is not there."""
+    with contextlib.suppress(OSError):
+        return optional_file(name, file)
+    return None
 
 
 def merge_adapter(lm: Any) -> Any:

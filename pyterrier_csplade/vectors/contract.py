@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -15,16 +14,22 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pyterrier_csplade._errors import ContractError
+from pyterrier_csplade._warnings import warn
 
 Variant = Literal["causal", "echo", "bidirectional"]
 #: Which spellings of a word are one term: those that differ in case or in the space before it.
 Fold = Literal["case+space"]
+#: Number of the first layers of a model, or indices of some of its layers, ascending.
+Layers = int | list[int]
 
 #: The file of a checkpoint that holds its contract.
 CONTRACT_FILE = "csplade_config.json"
 
 #: Digests of all of a model begin with this; those of version 0.1.0, of some of its weights, with none.
 WHOLE = "2:"
+
+#: What a choice of layers must be, for messages.
+LAYERS = "a positive number of layers, or indices of layers, ascending, from 0"
 
 # Tokens of a text, so that products of it with other numbers stay within 64 bits; our choice (not measured).
 _LONGEST = 2**31 - 1
@@ -68,12 +73,17 @@ class Contract:
         logit_scale: Factor of the logits before pooling (1 in the paper; hidden size ** -0.25 in Lion-SP).
         temperature: Temperature of the training loss.
         impact_scale: Impact of the weight 1 in an index.
+        layers: Layers of the base model that are kept: the number of the first ones, or their indices, ascending; None keeps
+            all. The contract beside an adapter has it. The files of a whole model have its layers only, and need no setting.
+            It is not part of the identity: the digest in ``weights`` covers the kept layers.
         base_model: Hub id or name of the model that was trained.
         base_revision: Revision of the base model.
         vocabulary_sha256: Digest of the index vocabulary.
         weights: Digest of all that the model's vectors depend on: weights, configuration, tokenizer and adapter. It begins
             with "2:"; without, it is the digest of some of the weights that version 0.1.0 stored.
         other_weights: The digest of the other kind, where it is known.
+        queries_for: Fingerprint of the document encoder for which a query table makes vectors of queries; empty for a language
+            model, whose queries and documents are of one encoder.
         training: Description of the training, for people to read.
         probes: Vectors of fixed texts, only in the file of a checkpoint; see ``model.probes``.
     """
@@ -90,11 +100,13 @@ class Contract:
     logit_scale: float = 1.0
     temperature: float = 1.0
     impact_scale: float = 100.0
+    layers: Layers | None = None
     base_model: str | None = None
     base_revision: str | None = None
     vocabulary_sha256: str = ""
     weights: str = ""
     other_weights: str = ""
+    queries_for: str = ""
     training: dict[str, Any] = field(default_factory=dict)
     probes: Sequence[dict[str, float]] = field(default=(), compare=False, repr=False)
 
@@ -124,9 +136,10 @@ class Contract:
     @property
     def fingerprint(self) -> str:
         """Digest in hexadecimal of what decides whether vectors are comparable; :meth:`matches` compares two contracts."""
-        # pool_special and fold were added later: without them, fingerprints are the same as before.
-        added = [*(["pool_special"] if self.pool_special else []), *([f"fold {self.fold}"] if self.fold else [])]
-        identity = json.dumps([*(getattr(self, name) for name in IDENTITY), *added])
+        # Fields that were added later: without them, fingerprints are the same as before.
+        later = [*(["pool_special"] if self.pool_special else []), *([self.queries_for] if self.queries_for else [])]
+        later += [f"fold {self.fold}"] if self.fold else []
+        identity = json.dumps([*(getattr(self, name) for name in IDENTITY), *later])
         return hashlib.sha256(identity.encode()).hexdigest()
 
     def matches(self, other: Contract) -> bool:
@@ -134,12 +147,17 @@ class Contract:
 
         Digests of weights are compared by those of all of a model, or, where one contract lacks it, by the older ones.
         """
-        if any(
-            getattr(self, name) != getattr(other, name) for name in (*IDENTITY, "pool_special", "fold") if name != "weights"
-        ):
+        compared = (*(name for name in IDENTITY if name != "weights"), "pool_special", "queries_for", "fold")
+        if any(getattr(self, name) != getattr(other, name) for name in compared):
             return False
         (new, old), (other_new, other_old) = self._digests, other._digests
         return new == other_new if new and other_new or not (old or other_old) else old == other_old
+
+    def answers(self, documents: Contract) -> bool:
+        """Whether vectors of queries can be scored against documents: of the same encoder, or of a table made for it."""
+        if not self.queries_for:
+            return self.matches(documents)
+        return any(self.queries_for == documents.replace(weights=weights).fingerprint for weights in documents._digests)
 
     @property
     def _digests(self) -> tuple[str, str]:
@@ -155,16 +173,18 @@ class Contract:
             source: Name of its file in the warning.
         """
         if re.fullmatch("[0-9a-f]{64}", self.weights):
-            warnings.warn(
+            warn(
                 f"{source} was written by version 0.1.0: its digest is the older, weaker one, of some weights. "
-                "CSPLADE(...).save(directory) writes a checkpoint with a digest of all, and indexes made with it have it",
-                stacklevel=1,  # one place, so that a source is shown once
+                "CSPLADE(...).save(directory) writes a checkpoint with a digest of all, and indexes made with it have it"
             )
 
     @property
     def summary(self) -> str:
         """Name of the encoder in messages."""
-        return f"{self.base_model or 'a model without a name'} ({self.variant}, fingerprint {self.fingerprint[:12]})"
+        name = self.base_model or "a model without a name"
+        if self.queries_for:
+            return f"a query table for {name} (fingerprint {self.fingerprint[:12]}, for documents of {self.queries_for[:12]})"
+        return f"{name} ({self.variant}, fingerprint {self.fingerprint[:12]})"
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
@@ -176,8 +196,9 @@ class Contract:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of a contract file, without probes."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "probes"}
-        if self.fold is None:  # earlier versions, which refuse unknown fields, can read the rest
-            del values["fold"]
+        for name in ("layers", "queries_for", "fold"):
+            if not values[name]:  # earlier versions do not know the field
+                del values[name]
         return {"format": 1, "attention": self.attention, **values}
 
     @classmethod
@@ -258,6 +279,22 @@ def _is_length(value: Any) -> bool:
     return _is_number(value) and hasattr(value, "__index__") and 0 < value <= _LONGEST
 
 
+def are_layers(value: Any) -> bool:
+    """Whether a value says which layers are kept; see :data:`LAYERS`."""
+    if not isinstance(value, (list, tuple)):
+        return _is_length(value)
+    indices = [*value] if all(_is_number(index) and hasattr(index, "__index__") for index in value) else []
+    return bool(indices) and indices == sorted({*indices}) and indices[0] >= 0 and indices[-1] < _LONGEST
+
+
+def _plain_layers(value: Any) -> Layers:
+    """Return Python's own integers; indices of the first layers become their number."""
+    if not isinstance(value, (list, tuple)):
+        return int(value)
+    indices = [int(index) for index in value]
+    return len(indices) if indices == list(range(len(indices))) else indices
+
+
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
@@ -291,6 +328,11 @@ _KINDS: dict[Any, tuple[str, Any, Any]] = {
     "int": (f"a positive integer up to {_LONGEST}", _is_length, int),
     "float": ("positive and finite", _is_scale, float),
     "dict[str, Any]": ("an object", lambda value: isinstance(value, dict), lambda value: value),
+    "Layers | None": (
+        LAYERS,
+        lambda value: value is None or are_layers(value),
+        lambda value: None if value is None else _plain_layers(value),
+    ),
     "Sequence[dict[str, float]]": ("a list of objects of numbers", _are_probes, lambda value: value),
 }
 

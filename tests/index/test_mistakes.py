@@ -183,7 +183,7 @@ def test_a_directory_without_a_checkpoint_is_refused_at_once(tmp_path: Path) -> 
         CSPLADE("some/model", adapter=tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match=r"it is an adapter, CSPLADE\(base model, adapter=...\)"):
-        CSPLADE(tmp_path)
+        CSPLADE(tmp_path, adapter=tmp_path)
 
 
 def test_settings_beside_the_contract_of_a_checkpoint_are_not_ignored(tmp_path: Path) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+from transformers import LlamaConfig
 
 from pyterrier_csplade._errors import ConfigError
+from pyterrier_csplade.model.checkpoint import Checkpoint
+from pyterrier_csplade.model.hub import is_gguf
+from pyterrier_csplade.model.layers import cut_config, empty_model
 from pyterrier_csplade.model.transformers_internals import attention_of
 from pyterrier_csplade.training.run import check_target_modules, linear_layers
+from pyterrier_csplade.vectors.contract import Layers
 
 # Published configurations of the recipes' models, for machines that cannot reach the hub or have no licence yet.
 _LLAMA: dict[str, Any] = {"vocab_size": 128256, "num_key_value_heads": 8, "max_position_embeddings": 131072}
@@ -74,26 +76,28 @@ class ModelShape:
         return self.hidden * self.vocabulary
 
 
-def read_model_config(model: str, revision: str | None) -> tuple[Any, bool]:
-    """Read the configuration of a model.
+def read_model_config(model: str, revision: str | None, layers: Layers | None = None) -> tuple[Any, bool]:
+    """Read the configuration of a model, or of some of its layers.
 
     Returns:
         The configuration, and whether it is a published one from this file because the hub cannot be reached.
 
     Raises:
-        ConfigError: There is no such directory, or the hub cannot be reached and this file does not have the model.
+        ConfigError: There is no such directory or layer, or the hub cannot be reached and this file does not have the model.
     """
     path = Path(model)
     looks_local = path.exists() or path.is_absolute() or model.count("/") != 1 or model.startswith((".", "runs/", "build/"))
-    if looks_local and not (path / "config.json").is_file():
+    if looks_local and not (path if is_gguf(model) else path / "config.json").is_file():
         raise ConfigError(
-            f"model {model}: there is no directory of this name with a config.json; if an earlier run makes it, run that first"
+            f"model {model}: there is no {'file' if is_gguf(model) else 'directory'} of this name"
+            f"{'' if is_gguf(model) else ' with a config.json'}; if an earlier run makes it, run that first"
         )
     try:
-        return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False), False
+        return Checkpoint(model, revision, layers).config(), False
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
         if model in _PUBLISHED:
-            return LlamaConfig(**_PUBLISHED[model]), True
+            published = LlamaConfig(**_PUBLISHED[model])
+            return published if layers is None else cut_config(published, layers, model), True
         raise ConfigError(f"model {model}: its configuration cannot be read ({' '.join(str(error).split())[:160]})") from error
 
 
@@ -107,18 +111,12 @@ def model_shape(config: Any, target_modules: Sequence[str] = ()) -> ModelShape:
     Raises:
         ConfigError: A target module does not exist, or the architecture is not a causal language model.
     """
-    logger = logging.getLogger("transformers.modeling_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
     try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = empty_model(config)
     except ValueError as error:
         raise ConfigError(
             f"{type(config).__name__} is not a causal language model ({' '.join(str(error).split())[:120]})"
         ) from error
-    finally:
-        logger.setLevel(level)
     head = model.get_output_embeddings()
     linear = linear_layers(model)
     text = config.get_text_config()
