@@ -20,8 +20,8 @@ tags:
 
 # {name}
 
-A [CSPLADE](https://arxiv.org/abs/2504.10816) model for learned sparse retrieval: a causal language model that encodes a text as a
-sparse vector over its vocabulary, `log(1 + ReLU(max over positions of the LM-head logits))`.
+A [CSPLADE](https://arxiv.org/abs/2504.10816) model for learned sparse retrieval: a causal language model that encodes a text
+as a sparse vector over its vocabulary, `log(1 + ReLU(max over positions of the LM-head logits))`.
 
 | | |
 |---|---|

@@ -370,9 +370,9 @@ class CSPLADE(Settings):
         return as_name(f"CSPLADE({', '.join([name, *adapter, *settings])})")
 
     def _changed(self) -> list[str]:
-        named = isinstance(self.model, str)
-        model = repr(_PACKAGED.get(self.model, self.model)) if named else f"({type(self.model[0]).__name__}, tokenizer)"
-        return [model, *super()._changed()]
+        if isinstance(self.model, str):
+            return [repr(_PACKAGED.get(self.model, self.model)), *super()._changed()]
+        return [f"({type(self.model[0]).__name__}, tokenizer)", *super()._changed()]
 
 
 def _path_of(model: str) -> str:
