@@ -23,6 +23,7 @@ from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .assembly import model_and_adapter
 from .backbone import Backbone, Role, TokenizedBatch
+from .card import write_card
 from .encoder import BatchEncoder, Head
 from .hub import check_source
 from .loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone, to_dtype
@@ -99,7 +100,7 @@ class CSPLADE(Settings):
             ValueError: There is no such ``dtype`` or ``device``, ``batch_size`` is not positive, or ``text_field`` no name.
             FileNotFoundError: ``model`` or ``adapter`` names a directory or file that is missing, or holds no checkpoint.
         """
-        self.model = str(model) if isinstance(model, (str, Path)) else model
+        self.model = _path_of(str(model)) if isinstance(model, (str, Path)) else model
         self.adapter = None if adapter is None else str(adapter)
         self.revision = revision
         self.layers = layers
@@ -207,12 +208,15 @@ class CSPLADE(Settings):
     def save(self, path: str | Path) -> None:
         """Write model, tokenizer and contract into a directory that ``CSPLADE(path)`` loads.
 
+        The directory can be pushed to a hub: it has a model card with tags, ``README.md``, unless there is one already.
+
         Raises:
             ContractError: The model is quantised, so its full weights are not in memory, or it is an unmerged PEFT model.
         """
         if self.quantization is not None:
             raise ContractError(f"a model loaded with quantization={self.quantization!r} cannot be saved; load it without")
         save_backbone(self.backbone, Path(path))
+        write_card(Path(path), self.contract, len(self.vocabulary))
 
     def encode_docs(
         self,
@@ -375,8 +379,14 @@ class CSPLADE(Settings):
         return as_name(f"CSPLADE({', '.join([name, *adapter, *settings])})")
 
     def _changed(self) -> list[str]:
-        model = repr(self.model) if isinstance(self.model, str) else f"({type(self.model[0]).__name__}, tokenizer)"
-        return [model, *super()._changed()]
+        if isinstance(self.model, str):
+            return [repr(_PACKAGED.get(self.model, self.model)), *super()._changed()]
+        return [f"({type(self.model[0]).__name__}, tokenizer)", *super()._changed()]
+
+
+def _path_of(model: str) -> str:
+    """Return the directory of a model that this package ships, unless the user has a directory of this name."""
+    return next((path for path, name in _PACKAGED.items() if name == model and not Path(model).exists()), model)
 
 
 def _check_device(device: Any) -> None:
