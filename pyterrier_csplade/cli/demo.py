@@ -19,6 +19,8 @@ from pyterrier_csplade.index.index import ImpactIndex
 from pyterrier_csplade.storage.workspace import publish, workspace
 from pyterrier_csplade.vectors.pruning import PruneToks
 
+from .terms import readable_terms
+
 if TYPE_CHECKING:
     from pyterrier_csplade.model.csplade import CSPLADE
 
@@ -36,7 +38,6 @@ CUTS = (16, 64)
 
 # Queries that are shown: well-known functions.
 _SHOWN = ("textwrap.dedent", "shutil.which", "heapq.merge")
-_SHOWN_TERMS = 12
 
 _PLAN = f"""\
 This compares {TINY} with BM25 on the documentation of Python's standard library. Each query is the first line of a
@@ -195,7 +196,7 @@ def _shown(topics: pd.DataFrame) -> pd.DataFrame:
 def _explanation(csplade: CSPLADE, retriever: pt.Transformer, qid: str, query: str, documents: pd.DataFrame) -> str:
     """Describe a query, its expansion, and the terms that contribute most to the score of its first hit."""
     expansion = csplade.decode(csplade.encode_queries([query]))
-    lines = [f"\nquery: {query}", f"  expansion: {_readable(csplade, expansion, query, '.2f')}"]
+    lines = [f"\nquery: {query}", f"  expansion: {readable_terms(csplade, expansion, query, '.2f')}"]
     hits = retriever.search(query, qid)["docno"].tolist()
     if not hits:
         return "\n".join([*lines, "  nothing found"])
@@ -205,16 +206,5 @@ def _explanation(csplade: CSPLADE, retriever: pt.Transformer, qid: str, query: s
     place = f"at rank {hits.index(qid) + 1}" if qid in hits else "not found"
     judged = "relevant" if hits[0] == qid else f"not relevant; {qid} is {place}"
     lines.append(f"  first hit: {hits[0]} ({judged}): {textwrap.shorten(text, 80)}")
-    lines.append(f"  its score: {_readable(csplade, shares, query, '.0%')}")
+    lines.append(f"  its score: {readable_terms(csplade, shares, query, '.0%')}")
     return "\n".join(lines)
-
-
-def _readable(csplade: CSPLADE, weights: dict[str, float], query: str, form: str) -> str:
-    """Return the first terms with their weights: ``-ing`` continues a word, ``[+term]`` is not in the query."""
-    shown = []
-    for term, weight in islice(weights.items(), _SHOWN_TERMS):
-        text = csplade.backbone.tokenizer.convert_tokens_to_string([term])
-        word = text.strip() or repr(text)
-        label = word if text != word else f"-{word}"
-        shown.append(f"{label if word.lower() in query.lower() else f'[+{label}]'} {weight:{form}}")
-    return ", ".join(shown) + (", ..." if len(weights) > _SHOWN_TERMS else "")

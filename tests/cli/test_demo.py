@@ -13,7 +13,7 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 
-from inside.cli import demo
+from inside.cli import demo, readable_terms
 from pyterrier_csplade import CSPLADE, CspladeError, ImpactIndex, plot_tradeoff
 from pyterrier_csplade.data import PythonDocsDataset
 from support.models import language_model, tokenizer
@@ -159,10 +159,10 @@ def test_fusion_by_hand() -> None:
 def test_terms_are_readable(demonstration: Demonstration) -> None:
     weights = {"Ġterm": 1.0, "ing": 0.5, "Ġ": 0.25, "Ġindex": 0.125}
     assert (
-        demo._readable(demonstration.csplade, weights, "A Term", ".1%")
+        readable_terms(demonstration.csplade, weights, "A Term", ".1%")
         == "term 100.0%, [+-ing] 50.0%, [+' '] 25.0%, [+index] 12.5%"
     )
-    assert demo._readable(demonstration.csplade, {f"Ġ{i}": 1.0 for i in range(13)}, "", ".0f").endswith("[+11] 1, ...")
+    assert readable_terms(demonstration.csplade, {f"Ġ{i}": 1.0 for i in range(13)}, "", ".0f").endswith("[+11] 1, ...")
 
 
 def test_the_plot_leaves_pyplot_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from pyterrier_csplade.storage import arrays, docnos, manifest, signals, workspace
+from pyterrier_csplade.storage.cache import cache_directory, cached
 
-__all__ = ["arrays", "docnos", "manifest", "signals", "workspace"]
+__all__ = ["arrays", "cache_directory", "cached", "docnos", "manifest", "signals", "workspace"]

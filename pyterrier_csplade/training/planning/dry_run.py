@@ -10,6 +10,7 @@ from typing import Any
 from pyterrier_csplade._errors import ConfigError, CspladeError
 from pyterrier_csplade.data.sources import find_dataset
 from pyterrier_csplade.model.hub import load_tokenizer
+from pyterrier_csplade.model.terms import index_terms
 from pyterrier_csplade.training.batches import part_size, part_tokens
 from pyterrier_csplade.training.checkpoints import CHECKPOINTS, last_checkpoint
 from pyterrier_csplade.training.config import (
@@ -22,7 +23,6 @@ from pyterrier_csplade.training.config import (
 from pyterrier_csplade.training.monitoring.validation import read_queries
 from pyterrier_csplade.training.pooled import passage_contract
 from pyterrier_csplade.training.run import reporters, tokenizer_problems
-from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .cost import Load, Method, find_gpu, trained_parameters
 from .plan import Plan
@@ -106,9 +106,7 @@ def _check_model(config: TrainingConfig, like: str | None, plan: Plan) -> tuple[
 
 def _check_tokenizer(config: TrainingConfig, tokenizer: Any, shape: ModelShape, plan: Plan) -> None:
     plan.problems += tokenizer_problems(config, tokenizer, shape.vocabulary)
-    tokens = tokenizer.get_vocab()
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    terms = Vocabulary.from_tokens(tokens, special_ids=special, size=shape.vocabulary)
+    _, terms = index_terms(tokenizer, shape.vocabulary)
     plan.facts.append(("vocabulary", f"{len(terms):,} index terms of {shape.vocabulary:,} rows of the head"))
     longest = 0
     if isinstance(config, ContrastiveConfig):
@@ -152,7 +150,9 @@ def _contrastive_load(config: ContrastiveConfig, sample: RowSample, gpus: int, *
     queries = config.batch_size / gpus
     copies = 2 if config.variant == "echo" else 1
     passages = queries * (1 + sample.negatives)
-    tokens = queries * sample.query_tokens + passages * sample.document_tokens
+    again = passages * sample.document_tokens if config.adaptation_weight else 0.0  # predicted tokens
+    read = queries * sample.query_tokens + passages * sample.document_tokens
+    tokens = read + (again if config.masks else 0.0)
     cached = sharded or config.gradient_accumulation_steps > 1  # graphs of sharded models are never kept
     part = part_size(passages, config.gradient_accumulation_steps, accelerator=True)
     together = copies * min(part * sample.longest, part_tokens(config.document_length))
@@ -160,9 +160,10 @@ def _contrastive_load(config: ContrastiveConfig, sample: RowSample, gpus: int, *
     return Load(
         tokens=copies * tokens,
         live_tokens=together if cached else live,
-        head_tokens=tokens,
+        head_tokens=read + again,
         texts=queries + passages,
         length=copies * sample.document_tokens,
+        every_logit=config.adaptation_weight > 0,
         forwards=int(cached),
         part_tokens=together if cached else min(together, live),
         live_texts=part if cached else queries + passages,

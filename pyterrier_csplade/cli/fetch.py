@@ -1,0 +1,32 @@
+"""The command ``fetch``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from .arguments import examples
+
+
+def add_command(commands: Any, say: Callable[[str], None]) -> None:
+    """Add ``fetch`` to the command line.
+
+    Args:
+        commands: The subparsers.
+        say: Prints lines for people to read.
+    """
+    fetch = commands.add_parser(
+        "fetch",
+        help="download what csplade-small needs, before it is first used",
+        **examples("fetch small", "fetch small && pyterrier-csplade demo"),
+    )
+    fetch.add_argument("model", choices=["small"], metavar="MODEL", help="small: the base model of csplade-small")
+    fetch.set_defaults(run=lambda arguments: _fetch(arguments, say))
+
+
+def _fetch(_: argparse.Namespace, say: Callable[[str], None]) -> None:
+    from pyterrier_csplade.model.assembly import BASE_OF_SMALL
+    from pyterrier_csplade.model.bases import fetch_base
+
+    say(f"base model of csplade-small: {fetch_base(BASE_OF_SMALL)}")

@@ -1,0 +1,134 @@
+"""Models of which only what was trained is stored: they are assembled with their base model once, in the user's cache.
+
+The directory of such a model holds:
+
+- ``assembly.json``: ``{"format": 1, "base": ..., "layers": ...}``. The base is a name in ``bases.BASES``, or a directory;
+  ``layers`` are its kept layers, as ``CSPLADE`` takes them, or null.
+- ``config.json``, and the files of a tokenizer: of the assembled model.
+- ``rows.npy``, integers: for each row of the assembled model's embeddings and head, the base's row; without it, all rows.
+- ``weights.safetensors``: tensors that replace the base's, as ``int8_rows`` describes; their layers are numbered as in the
+  assembled model. It may be missing.
+- ``adapter_config.json`` and ``adapter_model.safetensors``: a PEFT adapter of the assembled model. They may be missing.
+- ``csplade_config.json``: the contract, which has the digest of the assembled model with its adapter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pyterrier_csplade._errors import ContractError
+from pyterrier_csplade.storage.cache import cached
+from pyterrier_csplade.storage.files import sha256
+from pyterrier_csplade.vectors.contract import Layers, are_layers
+
+from .adapters import base_and_adapter
+from .bases import BASES, fetch_base
+from .checkpoint import Checkpoint
+from .hub import own_errors, read_json, weight_files
+from .identity import saved_tensors
+from .int8_rows import unpack
+
+ASSEMBLY_FILE = "assembly.json"
+WEIGHTS_FILE = "weights.safetensors"
+ROWS_FILE = "rows.npy"
+# Files of the stored model that the assembled one has as well; an adapter is put on it whenever it is loaded.
+_COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def model_and_adapter(model: str, adapter: str | None) -> tuple[str, str | None]:
+    """Return from which files a model is loaded: the assembled model, or the base model that an adapter names.
+
+    Args:
+        model: Hub id, directory or GGUF file.
+        adapter: Hub id or directory of an adapter for it; None if ``model`` may hold one.
+
+    Raises:
+        CspladeError: A base model cannot be fetched, or a stored model cannot be assembled.
+    """
+    if (Path(model) / ASSEMBLY_FILE).is_file():
+        own = model if (Path(model) / "adapter_config.json").is_file() else None
+        return str(assemble(Path(model))), adapter or own
+    return base_and_adapter(model) if adapter is None else (model, adapter)
+
+
+def base_of(directory: Path) -> tuple[str, Layers | None]:
+    """Return the base model's name or directory, and which of its layers are kept.
+
+    Raises:
+        ContractError: The description is damaged.
+    """
+    path = directory / ASSEMBLY_FILE
+    values = read_json(path)
+    if values.get("format") != 1:
+        raise ContractError(f"{path} has a newer format: update pyterrier_csplade")
+    base, layers = values.get("base"), values.get("layers")
+    if not isinstance(base, str) or not (layers is None or are_layers(layers)):
+        raise ContractError(f"{path} must have a base and its layers, found {values!r:.80}: copy it again")
+    return base, layers
+
+
+def assemble(directory: Path) -> Path:
+    """Return the assembled model of a directory: make it, and fetch its base, if the cache does not have it.
+
+    Raises:
+        CspladeError: The base cannot be fetched, or the files do not fit together.
+    """
+    base, layers = base_of(directory)
+    files = [
+        path for path in sorted(directory.iterdir()) if path.is_file() and path.name in (*_COPIED, ROWS_FILE, WEIGHTS_FILE)
+    ]
+    key = hashlib.sha256(f"{layers} {_digest_of(base)}".encode())
+    for path in files:
+        key.update(f"{path.name} {sha256(path)}".encode())
+    return cached(f"{directory.name}-{key.hexdigest()[:16]}", partial(_assemble, directory, base, layers))
+
+
+def _digest_of(base: str) -> str:
+    return BASES[base].sha256 if base in BASES else " ".join(sha256(path) for path in weight_files(base))
+
+
+def _assemble(directory: Path, base: str, layers: Layers | None, target: Path) -> None:
+    with own_errors(f"{directory}: the model cannot be assembled: are its files and those of its base model whole?"):
+        tensors = base_tensors(base, layers, directory / ROWS_FILE)
+        if (directory / WEIGHTS_FILE).is_file():
+            tensors |= unpack(load_file(directory / WEIGHTS_FILE))
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, target / "model.safetensors", {"format": "pt"}
+        )
+        for name in _COPIED:
+            if (directory / name).is_file():
+                shutil.copyfile(directory / name, target / name)
+
+
+def base_tensors(base: str, layers: Layers | None, rows: Path) -> dict[str, Tensor]:
+    """Return the tensors of some layers of a base model, as bfloat16, with some rows of its embeddings and its head.
+
+    Args:
+        base: A name in ``BASES``, or a directory.
+        layers: The kept layers.
+        rows: A file with the kept rows; all rows are kept where it does not exist.
+
+    Raises:
+        ContractError: The base model has no such row.
+    """
+    lm, _ = Checkpoint(str(fetch_base(base)) if base in BASES else base, None, layers).load(dtype=torch.bfloat16)
+    tensors = saved_tensors(lm)
+    if not rows.is_file():
+        return tensors
+    kept = torch.from_numpy(np.load(rows, allow_pickle=False).astype(np.int64))
+    ends: list[Any] = [lm.get_input_embeddings().weight, lm.get_output_embeddings().weight]
+    for name, tensor in tensors.items():
+        if any(tensor is end for end in ends):
+            if len(kept) and not 0 <= int(kept.min()) <= int(kept.max()) < len(tensor):
+                raise ContractError(f"{rows}: the base model has {len(tensor):,} rows, numbered from 0")
+            tensors[name] = tensor.detach()[kept]
+    return tensors
