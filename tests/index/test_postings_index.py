@@ -17,6 +17,7 @@ import pytest
 from inside.index import ArrayFile, read_whole, workspace
 from pyterrier_csplade import ImpactIndex, ImpactIndexError
 from pyterrier_csplade.index.search import POSTINGS_FILE
+from pyterrier_csplade.storage import locked
 from support.indexes import documents
 
 
@@ -143,18 +144,18 @@ def test_the_lock_of_a_replaced_directory_protects_nothing(tmp_path: Path, monke
     for name, count in (("index", 30), ("new", 50)):
         ImpactIndex(tmp_path / name).index(documents(count))
     (tmp_path / "new" / unfinished).touch()
-    acquire, found = workspace.locked, []
+    found: list[bool] = []
 
     @contextmanager
-    def locked(place: Path, **settings: Any) -> Iterator[None]:
+    def replaced(place: Path, **settings: Any) -> Iterator[None]:
         found.append((path / unfinished).exists())
-        with acquire(place, **settings):
+        with locked(place, **settings):
             if len(found) == 1:
                 path.rename(tmp_path / "old")
                 (tmp_path / "new").rename(path)
             yield
 
-    monkeypatch.setattr(workspace, "locked", locked)
+    monkeypatch.setattr(workspace, "locked", replaced)
     ImpactIndex(path).postings()
     assert found[:2] == [False, True], "the second process waits for the lock of the new directory"
     assert not (path / unfinished).exists()
