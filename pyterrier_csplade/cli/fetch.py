@@ -22,6 +22,5 @@ def add_fetch(commands: Any, say: Callable[[str], None]) -> None:
 def _fetch(_: argparse.Namespace, say: Callable[[str], None]) -> None:
     from pyterrier_csplade.model.assembly import BASE_OF_SMALL
     from pyterrier_csplade.model.bases import fetch_base
-    from pyterrier_csplade.model.csplade import CSPLADE
 
     say(f"base model of csplade-small: {fetch_base(BASE_OF_SMALL)}")

@@ -16,6 +16,7 @@ from pyterrier_csplade._version import __version__
 
 from .arguments import count
 from .encode import add_commands
+from .fetch import add_fetch
 
 if TYPE_CHECKING:
     from pyterrier_csplade.training.config import TrainingConfig
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    demo = commands.add_parser("demo", help="compare csplade-tiny with BM25 on the documentation of this Python")
+    demo = commands.add_parser("demo", help="compare CSPLADE with BM25 on the documentation of this Python")
     demo.add_argument("--output", type=Path, default=Path("csplade-demo"), metavar="DIR", help="default: %(default)s")
     demo.set_defaults(run=_demo)
 
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     plot.set_defaults(run=_plot)
 
     add_commands(commands, _say)
+    add_fetch(commands, _say)
     return parser
 
 
@@ -127,11 +129,11 @@ def _discard_output() -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from pyterrier_csplade.model.csplade import CSPLADE
+    from .demo import available_model, run_demo
 
-    from .demo import run_demo
-
-    run_demo(CSPLADE.tiny(), arguments.output, say=_say)
+    arguments.output.mkdir(parents=True, exist_ok=True)  # before anything is downloaded
+    csplade, name = available_model(_say)
+    run_demo(csplade, arguments.output, name=name, say=_say)
 
 
 def _adapt(arguments: argparse.Namespace) -> None:

@@ -28,6 +28,7 @@ from .hub import check_source
 from .loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone, to_dtype
 from .scorer import Scorer
 from .sparse import ALL, Wanted
+from .spelling import readable
 from .transformers import DocEncoder, QueryEncoder
 
 # transformers replaces functions of torch while it loads a model, for all threads: models are loaded one after the other.
@@ -74,16 +75,13 @@ class CSPLADE(Settings):
         """Name a model; nothing is loaded yet.
 
         Args:
-            model: Hub id, directory, GGUF file, or a (PreTrainedModel, tokenizer) pair, which is used as it is. If it names a
-                PEFT adapter, the base model is the one that the adapter names.
+            model: Hub id, directory, GGUF file, adapter with its base model's name, or a (PreTrainedModel, tokenizer) pair.
             adapter: Hub id or directory of a PEFT adapter for ``model``; it is merged unless the model is quantised.
             revision: Revision of the hub model.
-            layers: Number of the first layers to keep, or indices of the kept layers, ascending; None follows the contract, and
-                keeps all layers where there is none. Weights of other layers never reach the device.
+            layers: Number of the first layers to keep, or indices of the kept ones; None follows the contract, or keeps all.
             variant: "causal", "echo" or "bidirectional"; None follows the checkpoint's contract, "causal" where there is none.
             quantization: None, "int8" or "nf4" (bitsandbytes), or "int8-weight-only" (torchao).
-            dtype: A torch dtype or its name; "auto" is the checkpoint's own on an accelerator (bfloat16 for a GGUF file) and
-                float32 on a CPU.
+            dtype: A torch dtype or its name; "auto" is the checkpoint's own (GGUF: bfloat16), and float32 on a CPU.
             device: For example "cuda"; None takes an accelerator if there is one.
             attn_implementation: As in transformers, for example "sdpa" or "eager"; None leaves it to transformers.
             head: "streamed" computes all logits; "screened", on a CPU, only those that an int8 product does not rule out: the
@@ -296,19 +294,37 @@ class CSPLADE(Settings):
         with pt.tqdm(total=len(batch.sequences), desc=f"CSPLADE {batch.role} encoding", unit=batch.role) as bar:
             return encode(advance=bar.update)
 
-    def decode(self, row: csr_matrix) -> dict[str, float]:
+    def decode(self, row: csr_matrix, *, pretty: bool = False) -> dict[str, float]:
         """Return the expansion of one text, term to weight, the heaviest first.
 
+        Example::
+
+            csplade.decode(csplade.encode_queries(["wrap text"]), pretty=True)
+
         Args:
-            row: One row of an encoded matrix; terms are spelled as in ``vocabulary``. Another shape is a ValueError.
+            row: One row of an encoded matrix. Another shape is a ValueError.
+            pretty: Whether terms are spelled for people: "heart" instead of "Ġheart", and "-ing" for a token that continues a
+                word. Otherwise they are spelled as in ``vocabulary``. So is a term whose other spelling is taken.
         """
         if row.shape != (1, len(self.vocabulary)):
             raise ValueError(f"expected 1 row of {len(self.vocabulary)} terms, found a matrix of shape {row.shape}")
-        return dict(to_vectors(csr_matrix(row), self.vocabulary)[0])
+        weights = dict(to_vectors(csr_matrix(row), self.vocabulary)[0])
+        if not pretty:
+            return weights
+        spelled: dict[str, float] = {}
+        for word, (term, weight) in zip(readable(self.backbone.tokenizer, weights), weights.items()):
+            spelled[term if word in spelled else word] = weight
+        return spelled
 
-    def explain(self, query: str, doc: str) -> dict[str, float]:
-        """Return how much each matching term adds to the score of two texts (weight times weight), the largest first."""
-        return self.decode(csr_matrix(self.encode_queries([query]).multiply(self.encode_docs([doc]))))
+    def explain(self, query: str, doc: str, *, pretty: bool = False) -> dict[str, float]:
+        """Return how much each matching term adds to the score of two texts (weight times weight), the largest first.
+
+        Args:
+            query: The query.
+            doc: The document.
+            pretty: As in ``decode``.
+        """
+        return self.decode(csr_matrix(self.encode_queries([query]).multiply(self.encode_docs([doc]))), pretty=pretty)
 
     def doc_encoder(
         self,

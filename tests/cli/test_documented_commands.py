@@ -31,7 +31,7 @@ class Parsed(Exception):  # noqa: N818
 
 
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert {command.split()[0] for command in COMMANDS} == {"demo", "adapt", "train", "plot", "encode", "verify"}
+    assert {command.split()[0] for command in COMMANDS} == {"demo", "adapt", "train", "plot", "encode", "verify", "fetch"}
     for command in COMMANDS:
         assert callable(_parser().parse_args(shlex.split(command)).run)
 
