@@ -84,18 +84,17 @@ class CSPLADE(Settings):
             dtype: A torch dtype or its name; "auto" is the checkpoint's own (GGUF: bfloat16), and float32 on a CPU.
             device: For example "cuda"; None takes an accelerator if there is one.
             attn_implementation: As in transformers, for example "sdpa" or "eager"; None leaves it to transformers.
-            head: "streamed" computes all logits; "screened", on a CPU, only those that an int8 product does not rule out: the
-                same vectors, faster if they are sparse. None: "screened" with AVX-512 VNNI, else "streamed".
+            head: "streamed" computes all logits; "screened", on a CPU, only those that int8 products do not rule out, which is
+                faster for sparse vectors. None: "screened" with AVX-512 VNNI, else "streamed".
             batch_size: Texts that go through the model together; an accelerator takes more short ones, a CPU fewer long ones.
             text_field: Column of a document's text.
             verbose: Whether progress is shown.
             contract: How texts must be encoded, for a checkpoint without a contract.
 
         Raises:
-            ContractError: An argument contradicts the checkpoint's contract, or there is no such ``variant``, ``layers``,
-                ``quantization`` or ``head``.
+            ContractError: An argument contradicts the checkpoint's contract, or is none of the values above.
             ValueError: There is no such ``dtype`` or ``device``, ``batch_size`` is not positive, or ``text_field`` no name.
-            FileNotFoundError: ``model`` or ``adapter`` names a directory or file that is missing, or holds no checkpoint.
+            FileNotFoundError: A directory or file is missing, or holds no checkpoint.
         """
         self.model = str(model) if isinstance(model, (str, Path)) else model
         self.adapter = None if adapter is None else str(adapter)
@@ -114,8 +113,6 @@ class CSPLADE(Settings):
         self._given_contract = contract
         self._loaded: BatchEncoder | None = None
         self._check()
-        if isinstance(self.model, str) and Path(self.adapter or self.model).is_dir():
-            self._agreed_contract()
 
     def _check(self) -> None:
         check_positive(batch_size=self.batch_size)
@@ -129,6 +126,8 @@ class CSPLADE(Settings):
         to_dtype(self.dtype, "cpu")
         defaults = self._defaults()
         check_source(self.model, {name: value for name, value in self.settings().items() if value != defaults[name]})
+        if isinstance(self.model, str) and Path(self.adapter or self.model).is_dir():
+            self._agreed_contract()
 
     @classmethod
     def tiny(cls, **kwargs: Any) -> CSPLADE:
