@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from .collection import EncodedCollection
     from .engines.opensearch import OpenSearchIndex
     from .evaluation import exact_recall, plot_tradeoff
+    from .fusion import Hybrid, hybrid
     from .index.index import ImpactIndex
     from .model.csplade import CSPLADE
     from .model.export import export_sentence_transformers
+    from .queries.table import QueryTable
     from .vectors import Contract, ImpactVector, MatrixVectors, PruneToks, Quantizer, Vocabulary, contract_preset
 
 
@@ -39,6 +41,7 @@ __all__ = [
     "CspladeError",
     "DataError",
     "EncodedCollection",
+    "Hybrid",
     "ImpactIndex",
     "ImpactIndexError",
     "ImpactVector",
@@ -46,11 +49,13 @@ __all__ = [
     "OpenSearchIndex",
     "PruneToks",
     "Quantizer",
+    "QueryTable",
     "TrainingError",
     "Vocabulary",
     "contract_preset",
     "exact_recall",
     "export_sentence_transformers",
+    "hybrid",
     "plot_tradeoff",
 ]
 
@@ -60,9 +65,11 @@ _NAMES = {
     "collection": ["EncodedCollection"],
     "engines.opensearch": ["OpenSearchIndex"],
     "evaluation": ["exact_recall", "plot_tradeoff"],
+    "fusion": ["Hybrid", "hybrid"],
     "index.index": ["ImpactIndex"],
     "model.csplade": ["CSPLADE"],
     "model.export": ["export_sentence_transformers"],
+    "queries.table": ["QueryTable"],
     "vectors": ["Contract", "ImpactVector", "MatrixVectors", "PruneToks", "Quantizer", "Vocabulary", "contract_preset"],
 }
 

@@ -9,7 +9,17 @@ from contextvars import ContextVar, copy_context
 from typing import Any
 
 # Packages between the user's call and ours.
-_PASSED = ("pyterrier_csplade", "pyterrier", "concurrent", "threading", "tqdm")
+_PASSED = (
+    "pyterrier_csplade",
+    "pyterrier",
+    "concurrent",
+    "threading",
+    "tqdm",
+    "transformers",
+    "accelerate",
+    "torch",
+    "contextlib",
+)
 # File, line, module and registry of warnings, as warnings.warn_explicit takes them.
 _Place = tuple[str, int, str, dict[Any, Any]]
 # Place in the user's code that started a background thread.

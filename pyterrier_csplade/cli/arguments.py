@@ -1,11 +1,11 @@
-"""Numbers on the command line, checked by argparse before anything is loaded."""
+"""What the subcommands share: numbers checked by argparse before anything is loaded, and examples at the end of help texts."""
 
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentTypeError
+from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T", int, float)
 
@@ -28,3 +28,9 @@ def _number(read: Callable[[str], T], least: float, most: float, expected: str) 
 count = _number(int, 1, 2**31 - 1, "a whole number from 1 to 2,147,483,647")
 weight = _number(float, 0, sys.float_info.max, "a finite number of at least 0")
 share = _number(float, 0, 1, "a number from 0 to 1")
+
+
+def examples(*commands: str) -> dict[str, Any]:
+    """Return arguments of ``add_parser`` that put examples at the end of a help text, each without the program's name."""
+    lines = "\n".join(f"  pyterrier-csplade {command}" for command in commands)
+    return {"formatter_class": RawDescriptionHelpFormatter, "epilog": f"examples:\n{lines}"}

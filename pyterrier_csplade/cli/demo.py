@@ -17,9 +17,12 @@ from pyterrier.measures import RR, R, nDCG
 from pyterrier_csplade._errors import CspladeError
 from pyterrier_csplade.data.python_docs import PythonDocsDataset
 from pyterrier_csplade.evaluation import plot_tradeoff
+from pyterrier_csplade.fusion import hybrid
 from pyterrier_csplade.index.index import ImpactIndex
 from pyterrier_csplade.storage.workspace import publish, workspace
 from pyterrier_csplade.vectors.pruning import PruneToks
+
+from .terms import readable_terms
 
 if TYPE_CHECKING:
     from pyterrier_csplade.model.csplade import CSPLADE
@@ -35,9 +38,6 @@ DEPTH = 100
 #: Numbers of heaviest terms of each document that the smaller indexes keep; our choice (not measured).
 CUTS = (16, 64)
 
-# Constant of reciprocal rank fusion (Cormack et al., SIGIR 2009, section 2).
-_RRF = 60
-_SHOWN_TERMS = 12
 # Words of queries that are shown: of more or fewer, little can be seen; our choice (not measured).
 _WORDS = range(4, 11)
 
@@ -119,7 +119,7 @@ def run_demo(csplade: CSPLADE, output: Path, *, name: str, say: Say, limit: int 
 
     say("\n4. Comparison (mrt: mean response time per query, in ms)")
     learned = csplade.query_encoder() >> index.retriever(num_results=DEPTH)
-    systems = {BM25: bm25, name: learned, f"{BM25} + {name}": fuse(bm25, learned)}
+    systems = {BM25: bm25, name: learned, f"{BM25} + {name}": hybrid(bm25, learned, num_results=DEPTH)}
     table, ranks = _compare(systems, topics, qrels)
     table.to_csv(output / "results.csv", index=False)
     say(f"{_format(table)}\n{_wins(ranks, name)}")
@@ -168,17 +168,6 @@ def _wins(ranks: pd.DataFrame, name: str) -> str:
 
 def _format(frame: pd.DataFrame) -> str:
     return frame.to_string(index=False, float_format="{:.3f}".format)
-
-
-def fuse(*systems: pt.Transformer) -> pt.Transformer:
-    """Combine rankings by reciprocal rank fusion, which needs no tuning: the sum of 1 / (60 + rank), with ranks from 1."""
-    ranked = [system >> pt.apply.generic(_reciprocal_rank, label="1 / (60 + rank)") for system in systems]
-    return sum(ranked[1:], ranked[0])
-
-
-def _reciprocal_rank(results: pd.DataFrame) -> pd.DataFrame:
-    # Other columns, such as query_toks, are dropped.
-    return results[["qid", "docno", "rank"]].assign(score=1 / (_RRF + 1 + results["rank"] - pt.model.FIRST_RANK))
 
 
 def index_bm25(documents: pd.DataFrame, path: Path) -> pt.terrier.TerrierIndex:
@@ -256,25 +245,19 @@ def _explanation(
     csplade: CSPLADE, retriever: pt.Transformer, qid: str, query: str, documents: pd.DataFrame, why: str = ""
 ) -> str:
     """Describe a query, its expansion, and the terms that contribute most to the score of its first hit."""
-    expansion = csplade.decode(csplade.encode_queries([query]), pretty=True)
-    lines = [f"\nquery: {query}{f' ({why})' if why else ''}", f"  expansion: {_readable(expansion, query, '.2f')}"]
+    expansion = csplade.decode(csplade.encode_queries([query]))
+    lines = [
+        f"\nquery: {query}{f' ({why})' if why else ''}",
+        f"  expansion: {readable_terms(csplade, expansion, query, '.2f')}",
+    ]
     hits = retriever.search(query, qid)["docno"].tolist()
     if not hits:
         return "\n".join([*lines, "  nothing found"])
     text = documents.loc[documents["docno"] == hits[0], "text"].item()
-    contributions = csplade.explain(query, text, pretty=True)
+    contributions = csplade.explain(query, text)
     shares = {term: value / sum(contributions.values()) for term, value in contributions.items()}
     place = f"at rank {hits.index(qid) + 1}" if qid in hits else "not found"
     judged = "relevant" if hits[0] == qid else f"not relevant; {qid} is {place}"
     lines.append(f"  first hit: {hits[0]} ({judged}): {textwrap.shorten(text, 80)}")
-    lines.append(f"  its score: {_readable(shares, query, '.0%')}")
+    lines.append(f"  its score: {readable_terms(csplade, shares, query, '.0%')}")
     return "\n".join(lines)
-
-
-def _readable(weights: dict[str, float], query: str, form: str) -> str:
-    """Return the first terms with their weights: ``[+term]`` is not in the query."""
-    shown = [
-        f"{term if term.lstrip('-').lower() in query.lower() else f'[+{term}]'} {weight:{form}}"
-        for term, weight in islice(weights.items(), _SHOWN_TERMS)
-    ]
-    return ", ".join(shown) + (", ..." if len(weights) > _SHOWN_TERMS else "")

@@ -9,9 +9,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyterrier_csplade._errors import CollectionError, CspladeError
+from pyterrier_csplade._errors import CollectionError
 
-from .arguments import count, share, weight
+from .arguments import count, examples, share, weight
+from .models import add_model_options, from_launcher, named_model
 
 if TYPE_CHECKING:
     from pyterrier_csplade.collection.documents import Part
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
+#: How an interrupted command resumes.
+RESUME = "run the same command again: finished shards are kept"
+
 
 def add_commands(commands: Any, say: Say) -> None:
     """Add ``encode`` and ``verify`` to the command line.
@@ -29,37 +33,33 @@ def add_commands(commands: Any, say: Say) -> None:
         commands: The subparsers.
         say: Prints lines for people to read.
     """
-    encode = commands.add_parser("encode", help="encode a collection into sparse vectors on disk, or resume a run")
+    encode = commands.add_parser(
+        "encode",
+        help="encode a collection into sparse vectors on disk, or resume a run",
+        **examples("encode docs.jsonl --output docs.vectors", "encode beir/scifact --fields title text --output s --estimate"),
+    )
     encode.add_argument(
         "dataset",
         metavar="DATASET",
         help="ir_datasets id, PyTerrier dataset, or file or directory: .jsonl, .tsv, .csv, .parquet or TREC",
     )
-    encode.add_argument("--model", required=True, metavar="M", help="directory or hub id, or csplade-tiny (included)")
     encode.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory of the encoded collection")
     encode.add_argument("--estimate", action="store_true", help="only encode a sample, and estimate time and disk space")
     encode.add_argument("--fields", nargs="+", default=["text"], metavar="F", help="fields that form the text; default: text")
     encode.add_argument("--top-k", type=count, metavar="K", help="keep the K heaviest terms of a document")
     encode.add_argument("--min-weight", type=weight, default=0.0, metavar="W", help="keep weights of at least W")
     encode.add_argument("--max-empty", type=share, default=0.5, metavar="X", help="largest share of texts without impacts")
-    _add_model_options(encode)
+    add_model_options(encode)
     _add_division_options(encode)
-    encode.set_defaults(run=lambda arguments: _encode(arguments, say))
+    encode.set_defaults(run=lambda arguments: _encode(arguments, say), again=RESUME)
 
-    verify = commands.add_parser("verify", help="check every file and vector of an encoded collection")
+    verify = commands.add_parser(
+        "verify",
+        help="check every file and vector of an encoded collection",
+        **examples("verify docs.vectors", "verify docs.vectors && echo whole"),
+    )
     verify.add_argument("directory", type=Path, metavar="DIR")
     verify.set_defaults(run=lambda arguments: _verify(arguments, say))
-
-
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    model = parser.add_argument_group("model")
-    model.add_argument("--adapter", help="directory or hub id of a PEFT adapter")
-    model.add_argument("--revision", help="revision of a hub model")
-    model.add_argument("--variant", choices=["causal", "echo", "bidirectional"], help="default: the variant of the checkpoint")
-    model.add_argument("--quantization", choices=["int8", "nf4", "int8-weight-only"])
-    model.add_argument("--dtype", choices=["auto", "bfloat16", "float16", "float32", "float64"], default="auto")
-    model.add_argument("--device", help="for example cuda:0; default: an accelerator, if available")
-    model.add_argument("--batch-size", type=count, default=32, metavar="N", help="texts of a batch; default: %(default)s")
 
 
 def _add_division_options(parser: argparse.ArgumentParser) -> None:
@@ -115,26 +115,8 @@ def _runner(arguments: argparse.Namespace) -> AbstractContextManager[Runner | No
 
 
 def _encoder(arguments: argparse.Namespace) -> DocEncoder:
-    from pyterrier_csplade.model.csplade import CSPLADE
-
-    names = ("adapter", "revision", "variant", "quantization", "dtype", "device", "batch_size")
-    settings = {name: getattr(arguments, name) for name in names}
-    settings["device"] = arguments.device or launched_device(os.environ)
-    if arguments.device and arguments.ray is None:
-        _check_device(arguments.device)
-    tiny = arguments.model == "csplade-tiny"
-    csplade = CSPLADE.tiny(**settings) if tiny else CSPLADE(arguments.model, **settings)
+    csplade = named_model(arguments, tried=arguments.ray is None)
     return csplade.doc_encoder(top_k=arguments.top_k, min_weight=arguments.min_weight)
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # an AssertionError if torch was built without CUDA
-        reason = next(iter(str(error).splitlines()), "no reason is given")
-        raise CspladeError(f"--device {device} cannot be used: {reason}") from error
 
 
 def _verify(arguments: argparse.Namespace, say: Say) -> None:
@@ -157,7 +139,7 @@ def launched_part(shard: str | None, processes: int | None, environment: Mapping
     """
     from pyterrier_csplade.collection.documents import Part
 
-    rank, count = _from_launcher("RANK", environment, "0"), _from_launcher("WORLD_SIZE", environment, "1")
+    rank, count = from_launcher("RANK", environment, "0"), from_launcher("WORLD_SIZE", environment, "1")
     if processes is not None and processes != count:
         raise CollectionError(
             f"{count} process(es) were started, not {processes}: start them with "
@@ -168,22 +150,3 @@ def launched_part(shard: str | None, processes: int | None, environment: Mapping
     if count > 1:
         raise CollectionError(f"--shard {shard} contradicts the {count} processes of this launch: leave it out")
     return Part.parse(shard)
-
-
-def launched_device(environment: Mapping[str, str]) -> str | None:
-    """Return the GPU of this process among several on a machine; None if there is one process, or no GPU."""
-    if _from_launcher("LOCAL_WORLD_SIZE", environment, environment.get("WORLD_SIZE", "1")) == 1:
-        return None
-    import torch
-
-    return f"cuda:{_from_launcher('LOCAL_RANK', environment)}" if torch.cuda.is_available() else None
-
-
-def _from_launcher(name: str, environment: Mapping[str, str], default: str = "") -> int:
-    text = environment.get(name, default)
-    try:
-        return int(text)
-    except ValueError as error:
-        raise CollectionError(
-            f"the environment variable {name}, which torchrun sets, must be a whole number, found {text!r:.60}: remove it"
-        ) from error

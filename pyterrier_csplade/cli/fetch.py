@@ -6,15 +6,21 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from .arguments import examples
 
-def add_fetch(commands: Any, say: Callable[[str], None]) -> None:
+
+def add_command(commands: Any, say: Callable[[str], None]) -> None:
     """Add ``fetch`` to the command line.
 
     Args:
         commands: The subparsers.
         say: Prints lines for people to read.
     """
-    fetch = commands.add_parser("fetch", help="download what csplade-small needs, before it is first used")
+    fetch = commands.add_parser(
+        "fetch",
+        help="download what csplade-small needs, before it is first used",
+        **examples("fetch small", "fetch small && pyterrier-csplade demo"),
+    )
     fetch.add_argument("model", choices=["small"], metavar="MODEL", help="small: the base model of csplade-small")
     fetch.set_defaults(run=lambda arguments: _fetch(arguments, say))
 

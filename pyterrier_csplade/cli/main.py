@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,13 +16,15 @@ from typing import TYPE_CHECKING
 from pyterrier_csplade._errors import ConfigError, CspladeError, TrainingInterruptedError
 from pyterrier_csplade._version import __version__
 
-from .arguments import count
-from .encode import add_commands
-from .fetch import add_fetch
+from . import encode, exports, fetch, index, mine, search, table, vocabulary
+from .arguments import count, examples
 
 if TYPE_CHECKING:
     from pyterrier_csplade.training.config import TrainingConfig
 
+
+# Loggers of libraries that warn while they are imported: on a machine without a GPU, and about each other.
+_TALKATIVE = ("bitsandbytes", "torchao", "torch.utils._pytree")
 
 # Each command imports what it needs, so that --help and usage errors do not load torch.
 
@@ -36,8 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         when a signal stopped a training run, which was saved. While encoding, SIGTERM raises SystemExit with 143.
     """
     _open_streams()
+    _silence_libraries()
+    arguments = argparse.Namespace()
     try:
-        arguments = _parser().parse_args(argv)
+        _parser().parse_args(argv, arguments)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             arguments.run(arguments)
@@ -45,8 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(f"pyterrier-csplade: {' '.join(str(error).split())}")
         return 128 + error.number if isinstance(error, TrainingInterruptedError) else 2
     except KeyboardInterrupt:
-        _complain("\npyterrier-csplade: interrupted")
+        _complain(f"\npyterrier-csplade: interrupted{_how_to_resume(arguments)}")
         return 130
+    except SystemExit as stopped:
+        if stopped.code == 128 + signal.SIGTERM:
+            _complain(f"\npyterrier-csplade: terminated{_how_to_resume(arguments)}")
+        raise
     finally:
         try:
             sys.stdout.flush()
@@ -57,12 +67,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="pyterrier-csplade", description="Learned sparse retrieval with causal language models (CSPLADE) for PyTerrier."
+        prog="pyterrier-csplade",
+        description="Learned sparse retrieval with causal language models (CSPLADE) for PyTerrier.",
+        **examples("index docs.jsonl --output docs.csplade", "search docs.csplade 'inverted index'"),
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    demo = commands.add_parser("demo", help="compare CSPLADE with BM25 on the documentation of this Python")
+    demo = commands.add_parser(
+        "demo",
+        help="compare CSPLADE with BM25 on the documentation of this Python",
+        **examples("demo", "demo --output elsewhere"),
+    )
     demo.add_argument("--output", type=Path, default=Path("csplade-demo"), metavar="DIR", help="default: %(default)s")
     demo.set_defaults(run=_demo)
 
@@ -70,18 +86,23 @@ def _parser() -> argparse.ArgumentParser:
         ("adapt", _adapt, "train a language model for CSPLADE: the adaptation phase"),
         ("train", _train, "train a CSPLADE model: the contrastive phase"),
     ):
-        phase = commands.add_parser(name, help=text)
+        phase = commands.add_parser(name, help=text, **examples(f"{name} run.yaml --dry-run", f"{name} run.yaml --resume"))
         phase.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings of the run")
         phase.add_argument("--resume", action="store_true", help="resume from the last checkpoint of the run")
         _add_dry_run(phase)
-        phase.set_defaults(run=run)
+        phase.set_defaults(run=run, again="run the same command with --resume")
 
-    plot = commands.add_parser("plot", help="plot the training curves of a run")
+    plot = commands.add_parser(
+        "plot",
+        help="plot the training curves of a run",
+        **examples("plot runs/csplade", "plot runs/csplade && ls runs/csplade"),
+    )
     plot.add_argument("run_directory", type=Path, metavar="RUN", help="output directory of the run")
     plot.set_defaults(run=_plot)
 
-    add_commands(commands, _say)
-    add_fetch(commands, _say)
+    encode.add_commands(commands, _say)
+    for command in (vocabulary, index, search, mine, table, exports, fetch):
+        command.add_command(commands, _say)
     return parser
 
 
@@ -101,6 +122,17 @@ def _open_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _silence_libraries() -> None:
+    """Keep log lines of other libraries, which come before anything that a command says, from stderr; errors stay."""
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _how_to_resume(arguments: argparse.Namespace) -> str:
+    hint = getattr(arguments, "again", None)
+    return f": {hint}" if isinstance(hint, str) else ""
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

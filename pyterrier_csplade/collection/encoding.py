@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyterrier as pt
 from scipy.sparse import csr_matrix, vstack
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.model.pipelining import Behind, pipelined
 
 from .documents import DocumentShard, Part, divide, document_names
@@ -127,7 +127,7 @@ def _warn_of_losses(totals: Mapping[str, int]) -> None:
     for name, consequence in consequences.items():
         if totals[name]:
             share = totals[name] / totals["documents"]
-            warnings.warn(f"{totals[name]:,} of {totals['documents']:,} documents ({share:.1%}) {consequence}", stacklevel=2)
+            warn(f"{totals[name]:,} of {totals['documents']:,} documents ({share:.1%}) {consequence}")
 
 
 class Pending:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pyterrier_csplade._errors import CollectionError
+from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.storage.files import LockedError, locked, sha256, write_atomically
 from pyterrier_csplade.storage.manifest import describe, write_manifest
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
@@ -77,7 +77,7 @@ class Store:
             )
         if shard.number not in part or self._is_whole(shard.number, record):
             return False
-        warnings.warn(f"shard {shard.number} in {self.directory} is damaged: it is encoded again", stacklevel=2)
+        warn(f"shard {shard.number} in {self.directory} is damaged: it is encoded again")
         (self.directory / record_name(shard.number)).unlink()
         return True
 

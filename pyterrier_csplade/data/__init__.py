@@ -5,7 +5,9 @@ from __future__ import annotations
 from .directory import CollectionFiles
 from .jsonl import parse_object, read_jsonl, read_lines
 from .python_docs import CspladeDatasetProvider, PythonDoc, PythonDocsDataset, read_python_docs
+from .queries import suggested_queries
 from .sources import Source, dataset_source, find_dataset, open_source, read_corpus
+from .topics import read_qrels, read_topics
 
 __all__ = [
     "CollectionFiles",
@@ -21,4 +23,7 @@ __all__ = [
     "read_jsonl",
     "read_lines",
     "read_python_docs",
+    "read_qrels",
+    "read_topics",
+    "suggested_queries",
 ]

@@ -72,14 +72,7 @@ class CollectionFiles:
 
     def qrels(self, split: str) -> pd.DataFrame:
         """Return qid, docno and label of a split, named as in ``topics``."""
-        path = self._split_file("qrels", split, "txt")
-        rows = []
-        for number, line in read_lines(path):
-            fields = line.split()
-            if len(fields) != 4 or not fields[3].lstrip("-").isdigit():
-                raise DataError(f"{path}, line {number}: expected qid 0 docno label, found {line.rstrip()[:60]!r}")
-            rows.append((fields[0], fields[2], int(fields[3])))
-        return pd.DataFrame(rows, columns=["qid", "docno", "label"])
+        return read_trec_qrels(self._split_file("qrels", split, "txt"))
 
     def training_topics(self) -> dict[str, str]:
         """Return a dict of qid to query of the train and test splits; graded pools train on the test split."""
@@ -100,6 +93,21 @@ class CollectionFiles:
             found = sorted(p.name for p in self.directory.glob(f"{kind}*.{suffix}"))
             raise DataError(f"{self.directory} holds no {path.name}; it has {', '.join(found) or 'no ' + kind}")
         return path
+
+
+def read_trec_qrels(path: Path) -> pd.DataFrame:
+    """Return qid, docno and label of a file of judgements in TREC's format.
+
+    Raises:
+        DataError: A line has another form; names it.
+    """
+    rows = []
+    for number, line in read_lines(path):
+        fields = line.split()
+        if len(fields) != 4 or not fields[3].lstrip("-").isdigit():
+            raise DataError(f"{path}, line {number}: expected qid 0 docno label, found {line.rstrip()[:60]!r}")
+        rows.append((fields[0], fields[2], int(fields[3])))
+    return pd.DataFrame(rows, columns=["qid", "docno", "label"])
 
 
 def field_texts(document: Mapping[str, Any], fields: Sequence[str], where: str) -> list[str]:

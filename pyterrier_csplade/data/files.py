@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
-import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._warnings import warn
 
 from .jsonl import MAX_BYTES, open_bytes, read_byte_lines, read_jsonl, read_lines
 
@@ -20,7 +21,7 @@ IDENTIFIERS = ("docno", "doc_id", "docid", "_id", "id")
 _Documents: TypeAlias = Iterator[tuple[int, dict[str, Any]]]
 
 # Cells by which the first line of a TSV file is known to name its columns.
-_HEADERS = {*IDENTIFIERS, "pid", "text", "title", "body", "contents", "passage"}
+_HEADERS = {*IDENTIFIERS, "pid", "qid", "query_id", "text", "title", "body", "contents", "passage"}
 _FORMATS = {".jsonl": "JSONL", ".tsv": "TSV", ".csv": "CSV", ".parquet": "Parquet"}
 _READABLE = "what can be read is .jsonl, .tsv and .csv (also with .gz), .parquet, and TREC files of any other name"
 _COMPRESSIONS = {
@@ -69,17 +70,31 @@ def read_documents(file: Path) -> _Documents:
     Raises:
         DataError: A document cannot be parsed, or there is none; the message names file and line.
     """
-    readers: dict[str, Callable[[Path], _Documents]] = {
-        ".jsonl": read_jsonl,
-        ".tsv": _read_tsv,
-        ".csv": _read_csv,
-        ".parquet": _read_parquet,
-    }
     number = 0
-    for number, document in readers.get(_suffix(file), _read_trec)(file):
+    for number, document in read_rows(file, ("docno", "text"), _read_trec):
         yield number, document
     if not number:
         raise _nothing_found(file)
+
+
+def read_rows(file: Path, columns: tuple[str, str], others: Callable[[Path], _Documents]) -> _Documents:
+    """Yield (number, row): numbers of lines, or of rows in Parquet.
+
+    Args:
+        file: JSONL, TSV, CSV or Parquet by the end of its name.
+        columns: The columns of a TSV file that does not name them in its first line.
+        others: Reads a file of any other name.
+
+    Raises:
+        DataError: A row cannot be parsed; the message names file and line.
+    """
+    readers: dict[str, Callable[[Path], _Documents]] = {
+        ".jsonl": read_jsonl,
+        ".tsv": partial(_read_tsv, columns=columns),
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
+    }
+    return readers.get(_suffix(file), others)(file)
 
 
 def count_documents(file: Path) -> int:
@@ -129,8 +144,9 @@ def _appearance(file: Path) -> str:
     return "" if start.strip() else "it is empty; "
 
 
-def _read_tsv(file: Path) -> _Documents:
-    """Read docno TAB text, without quotes (as MS MARCO has it); or the dialect of CSV, if the first line names the columns."""
+def _read_tsv(file: Path, columns: tuple[str, str]) -> _Documents:
+    """Read two columns without quotes (as MS MARCO has them); or the dialect of CSV, if the first line names the columns."""
+    identifier, text = columns
     for number, line in read_lines(file):
         cells = line.rstrip("\r\n").split("\t")
         if number == 1 and not _HEADERS.isdisjoint(cells):
@@ -138,9 +154,10 @@ def _read_tsv(file: Path) -> _Documents:
             return
         if len(cells) != 2:
             raise DataError(
-                f"{file}, line {number}: expected docno TAB text, found {len(cells)} cells: name the columns in the first line"
+                f"{file}, line {number}: expected {identifier} TAB {text}, found {len(cells)} cells: name the columns in the "
+                "first line"
             )
-        yield number, {"docno": cells[0], "text": cells[1]}
+        yield number, {identifier: cells[0], text: cells[1]}
 
 
 def _read_csv(file: Path, delimiter: str = ",") -> _Documents:
@@ -198,9 +215,7 @@ def _read_trec(file: Path) -> _Documents:
     if number and not has_text:
         raise DataError(f"{file}: no document has text in {', '.join(f'<{tag}>' for tag in CONTENT_TAGS)}, which are read")
     if damaged:
-        warnings.warn(
-            f"{file}: bytes that are not UTF-8 were left out of {damaged:,} documents: convert the file", stacklevel=2
-        )
+        warn(f"{file}: bytes that are not UTF-8 were left out of {damaged:,} documents: convert the file")
 
 
 def _split_trec(file: Path) -> Iterator[tuple[int, bytes]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,9 +11,13 @@ from typing import Any
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._warnings import warn
 
 from .directory import CollectionFiles, field_texts
 from .files import IDENTIFIERS, count_documents, document_files, names_a_format, read_documents
+
+#: Names of a document's vector, an object of term to weight: PyTerrier's, and Anserini's JsonVectorCollection.
+VECTOR_FIELDS = ("toks", "vector")
 
 # Beginnings of the names of what a directory with docs.jsonl holds besides documents.
 _OTHER_FILES = ("topics", "qrels", "train.triples", "README", ".")
@@ -51,6 +54,11 @@ class Source:
             kept = [text for text, following in zip(texts, [*texts[1:], ""]) if not following or not following.startswith(text)]
             yield {"docno": docno, text_field: " ".join(filter(None, kept))}
 
+    def vector_field(self) -> str | None:
+        """Return the field of the first document that is a vector, ``toks`` or ``vector``; None if there is none."""
+        first = next(iter(self.read()), {})
+        return next((name for name in VECTOR_FIELDS if isinstance(first.get(name), Mapping)), None)
+
 
 def open_source(name: str) -> Source:
     """Find documents.
@@ -67,7 +75,7 @@ def open_source(name: str) -> Source:
     """
     if (files := source_files(name)) is not None:
         return Source(name, lambda: _identified(files), lambda: sum(map(count_documents, files)))
-    dataset = _get_dataset(name, f"irds:{name}")
+    dataset = get_dataset(name, f"irds:{name}")
     if dataset is None:
         raise DataError(f"there is no file, ir_datasets id or PyTerrier dataset {name!r}")
     return dataset_source(dataset, name)
@@ -116,7 +124,7 @@ def find_dataset(name: str) -> Any:
     Raises:
         DataError: There is no dataset of this name.
     """
-    dataset = _get_dataset(name)
+    dataset = get_dataset(name)
     if dataset is None:
         raise DataError(
             f"{name}: neither a .jsonl or .jsonl.gz file, nor a directory with docs.jsonl.gz, nor a PyTerrier dataset"
@@ -137,7 +145,7 @@ def source_files(name: str) -> list[Path] | None:
         docs = CollectionFiles(path).docs
         others = [file.name for file in sorted(path.iterdir()) if file != docs and not file.name.startswith(_OTHER_FILES)]
         if others:
-            warnings.warn(f"{docs} is read, but not the other files of the directory, such as {others[0]}", stacklevel=2)
+            warn(f"{docs} is read, but not the other files of the directory, such as {others[0]}")
         return [docs]
     files = list(document_files(path))
     if not files:
@@ -145,8 +153,8 @@ def source_files(name: str) -> list[Path] | None:
     return files
 
 
-def _get_dataset(*names: str) -> Any:
-    """Return the first dataset that exists, or None."""
+def get_dataset(*names: str) -> Any:
+    """Return the first dataset of PyTerrier that exists, or None."""
     for name in names:
         with suppress(KeyError, ValueError):
             return pt.get_dataset(name)

@@ -8,6 +8,8 @@ and their retrievers have the same columns::
     index = PisaEngine("my.pisa")
     (csplade.doc_encoder() >> index).index(dataset.get_corpus_iter())
     pipeline = csplade.query_encoder() >> index.retriever()
+
+Functions write the vectors as files that further tools read.
 """
 
 from __future__ import annotations
@@ -19,16 +21,28 @@ from pyterrier_csplade._lazy import lazy
 if TYPE_CHECKING:
     from .anserini import AnseriniEngine
     from .engine import Engine
+    from .formats import export_ciff, export_json_vectors, export_lsr_benchmark
     from .pisa import PisaEngine
     from .seismic import SeismicEngine
 
-__all__ = ["AnseriniEngine", "Engine", "PisaEngine", "SeismicEngine"]
+__all__ = [
+    "AnseriniEngine",
+    "Engine",
+    "PisaEngine",
+    "SeismicEngine",
+    "export_ciff",
+    "export_json_vectors",
+    "export_lsr_benchmark",
+]
 
 _MODULES = {
     "AnseriniEngine": "anserini",
     "Engine": "engine",
     "PisaEngine": "pisa",
     "SeismicEngine": "seismic",
+    "export_ciff": "formats",
+    "export_json_vectors": "formats",
+    "export_lsr_benchmark": "formats",
 }
 
 __getattr__, __dir__ = lazy(__name__, _MODULES)

@@ -23,6 +23,7 @@ from pyterrier_csplade.index.search.algorithm import Hits
 from pyterrier_csplade.index.search.postings import index_identity
 from pyterrier_csplade.index.spool import Spool
 from pyterrier_csplade.storage.arrays import ArrayFile, ArrayWriter, PackedStrings, StringTable
+from pyterrier_csplade.storage.files import read_json
 from pyterrier_csplade.storage.manifest import check_all, check_on_opening, read_whole, write_manifest
 from pyterrier_csplade.storage.workspace import publish, workspace
 from pyterrier_csplade.vectors.contract import Contract
@@ -228,7 +229,7 @@ class Engine(Settings, pt.Artifact, pt.Indexer):
 
     def _write_metadata(self, path: Path) -> None:
         # PISA writes such a file itself and reads it again, but as a PisaIndex the index would find nothing.
-        values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        values = read_json(path) if path.exists() else {}
         names = {"type": self.ARTIFACT_TYPE, "format": self.ARTIFACT_FORMAT, "package_hint": self.ARTIFACT_PACKAGE_HINT}
         path.write_text(json.dumps(values | names, indent=2) + "\n", encoding="utf-8")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.index.search.algorithm import Hits
 
 from .engine import Documents, Engine, EngineRetriever, Opened, to_arrays
@@ -89,7 +89,7 @@ class SeismicEngine(Engine):
         return (seismic.SeismicIndexLV if large else seismic.SeismicIndex).load(str(file))
 
     def _build(self, documents: Documents, directory: Path) -> None:
-        warnings.warn("Seismic is approximate: exact_recall() measures what it misses", stacklevel=3)
+        warn("Seismic is approximate: exact_recall() measures what it misses")
         seismic = self.package()
         large = len(documents.terms) > _MAX_TERMS
         dataset = (seismic.SeismicDatasetLV if large else seismic.SeismicDataset)()

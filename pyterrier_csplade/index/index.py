@@ -18,7 +18,7 @@ from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 from .fields import FieldLoader
 from .indexer import ImpactIndexer
-from .postings_retriever import PostingsRetriever, PostingsScorer
+from .postings_retriever import PostingsRetriever, PostingsScorer, contributions
 from .spool import OnDuplicate
 from .stored import StoredIndex
 from .terrier_retriever import ImpactRetriever
@@ -234,6 +234,27 @@ class ImpactIndex(StoredIndex):
         else:
             guide = counts_source(postings, pt.tqdm(source, desc="counts", unit="d", disable=not verbose), k1, b)
         self.open().change(lambda: write_guide(postings, name, guide, verbose=verbose), postings)
+
+    def explain(self, query_toks: Mapping[str, float], docno: str) -> dict[str, float]:
+        """Return how much each matching term adds to the score of an indexed document, the largest first; needs no Java.
+
+        :meth:`CSPLADE.explain` does the same for two texts. The values add up to the score of :meth:`retriever`.
+
+        Example::
+
+            toks = csplade.query_encoder()(topics)["query_toks"].iloc[0]
+            index.explain(toks, "d1")
+
+        Args:
+            query_toks: The query, term to weight.
+            docno: The document.
+
+        Raises:
+            ContractError: The query comes from another encoder than the documents.
+            DataError: The document is not in the index, or a weight is negative or not finite.
+            ImpactIndexError: There is no index, or it is damaged.
+        """
+        return contributions(self.open(), query_toks, docno, str(self.path))
 
     def scorer(self, *, verbose: bool = False) -> PostingsScorer:
         """Return a transformer that scores given documents by the dot product with ``query_toks``, without Java.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +13,7 @@ from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
 from pyterrier_csplade._settings import Settings
+from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.index.terrier.java import check_reachable, start, summary
 from pyterrier_csplade.storage.manifest import write_manifest
 from pyterrier_csplade.storage.workspace import publish, workspace
@@ -148,9 +148,9 @@ class ImpactIndexer(Settings, pt.Indexer):
         if share > self.max_empty:
             raise DataError(f"{message}; check the encoder, or index them anyway with toks_indexer(max_empty=1)")
         if empty:
-            warnings.warn(message, stacklevel=2)
+            warn(message)
         if spool.fractional:
-            warnings.warn("weights were rounded to whole impacts: scale them first with the encoder's quantizer", stacklevel=2)
+            warn("weights were rounded to whole impacts: scale them first with the encoder's quantizer")
 
 
 def _no_space(target: Path) -> OSError:

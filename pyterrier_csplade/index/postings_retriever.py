@@ -183,6 +183,17 @@ class PostingsScorer(Settings, pt.Transformer):
         return queries, frame.groupby("qid", sort=False).indices
 
 
+def contributions(opened: OpenIndex, query_toks: object, docno: str, index: str) -> dict[str, float]:
+    """Return what each term of a query adds to the score of a document; :meth:`ImpactIndex.explain` explains the rest."""
+    postings, found = opened.postings(), opened.numbers().get(docno)
+    if found is None:
+        raise DataError(f"document {docno!r} is not in {index}")
+    check_contracts(pd.DataFrame({"qid": ["explained"], "query_toks": [query_toks]}), opened.contract, index)
+    weights = check_weights(query_toks, "explained")
+    parts = {term: float(_scores(postings, {term: weight}, np.array([found]))[0]) for term, weight in weights.items()}
+    return dict(sorted(((term, part) for term, part in parts.items() if part), key=lambda item: (-item[1], item[0])))
+
+
 def _scores(postings: Postings, weights: dict[str, float], docids: np.ndarray) -> np.ndarray:
     scores = np.zeros(len(docids))
     query = postings.query(weights)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from pyterrier_csplade._errors import ContractError, DataError
 from pyterrier_csplade.vectors.contract import Contract
-from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .attention import text_bounds, used_by
 from .head import activate, max_pool_logits
+from .terms import index_terms
 from .transformers_internals import attention_of
 
 Role = Literal["query", "document"]
@@ -69,7 +69,7 @@ class Backbone(nn.Module):
         self.contract = contract
         choose_attention(self._lm, causal=contract.attention == "causal")
         self.packs = False
-        special_ids, self.vocabulary = self._index_terms()
+        special_ids, self.vocabulary = index_terms(tokenizer, len(self.head.weight), contract.vocabulary_sha256)
         self.columns: Tensor
         self.column_of_token: Tensor
         self._special: Tensor
@@ -83,20 +83,6 @@ class Backbone(nn.Module):
         pad = tokenizer.pad_token_id
         self._pad = pad if pad is not None and pad < rows else 0  # what is there makes no difference: it is masked
         self._check_room()
-
-    def _index_terms(self) -> tuple[set[int], Vocabulary]:
-        """Return the ids of special tokens and the index terms, to which added tokens belong that are not special."""
-        special = set(self.tokenizer.all_special_ids)
-        added = self.tokenizer.added_tokens_decoder
-        special |= {i for i, token in added.items() if getattr(token, "special", False)}
-        tokens, size = self.tokenizer.get_vocab(), len(self.head.weight)
-        vocabulary = Vocabulary.from_tokens(tokens, special_ids=special, size=size)
-        stored = self.contract.vocabulary_sha256
-        if stored and stored != vocabulary.sha256:  # version 0.1.0 took all added tokens to be special
-            older = Vocabulary.from_tokens(tokens, special_ids=special | set(added), size=size)
-            if older.sha256 == stored:
-                return special | set(added), older
-        return special, vocabulary
 
     def longest(self, length: int) -> int:
         """Return the largest number of tokens of a text, for echo of one copy, that the model has positions for."""

@@ -75,10 +75,10 @@ class CSPLADE(Settings):
         """Name a model; nothing is loaded yet.
 
         Args:
-            model: Hub id, directory, GGUF file, adapter with its base model's name, or a (PreTrainedModel, tokenizer) pair.
+            model: Hub id, directory, GGUF file, PEFT adapter that names its base, or a pair (PreTrainedModel, tokenizer).
             adapter: Hub id or directory of a PEFT adapter for ``model``; it is merged unless the model is quantised.
             revision: Revision of the hub model.
-            layers: Number of the first layers to keep, or indices of the kept ones; None follows the contract, or keeps all.
+            layers: Number of first layers to load, or ascending indices of layers; None follows the contract, else loads all.
             variant: "causal", "echo" or "bidirectional"; None follows the checkpoint's contract, "causal" where there is none.
             quantization: None, "int8" or "nf4" (bitsandbytes), or "int8-weight-only" (torchao).
             dtype: A torch dtype or its name; "auto" is the checkpoint's own (GGUF: bfloat16), and float32 on a CPU.
@@ -92,7 +92,7 @@ class CSPLADE(Settings):
             contract: How texts must be encoded, for a checkpoint without a contract.
 
         Raises:
-            ContractError: An argument contradicts the checkpoint's contract, or is none of the values above.
+            ContractError: An argument contradicts the checkpoint's contract, or is none of the values that it may have.
             ValueError: There is no such ``dtype`` or ``device``, ``batch_size`` is not positive, or ``text_field`` no name.
             FileNotFoundError: A directory or file is missing, or holds no checkpoint.
         """

@@ -17,6 +17,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from pyterrier_csplade._errors import ContractError, CspladeError
+from pyterrier_csplade.storage.files import read_json as read_any_json
 
 # Characters of another library's message that an error repeats.
 _LONGEST = 240
@@ -149,7 +150,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         ContractError: The file holds something else.
     """
     with own_errors(f"{path} cannot be read as JSON: copy it again"):
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = read_any_json(Path(path))
     if not isinstance(values, dict):
         raise ContractError(f"{path} must hold an object, found {type(values).__name__}: copy it again")
     return values
@@ -225,7 +226,7 @@ def save_tokenizer(tokenizer: Any, directory: str | Path) -> None:
 def remove_traces(directory: str | Path) -> None:
     """Remove how tokenizers were loaded from their files in a directory and those below it."""
     for path in Path(directory).rglob(_TOKENIZER_CONFIG):
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = read_json(path)
         kept = {key: value for key, value in settings.items() if key not in _TRACES}
         path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

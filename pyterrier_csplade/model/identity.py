@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade.storage.cache import cache_directory
-from pyterrier_csplade.storage.files import write_atomically
+from pyterrier_csplade.storage.files import read_json, write_atomically
 from pyterrier_csplade.vectors.contract import WHOLE, Contract
 
 from .transformers_internals import as_saved
@@ -189,8 +189,8 @@ def digests_of_files(files: Sequence[Path], name: str) -> dict[str, str]:
     states = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
     places = [] if sum(size for size, _ in states.values()) < _KEPT_FROM else _places(files[0].parent)
     for place in places:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            kept = json.loads(place.read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            kept = read_json(place)
             if kept["files"] == states:
                 return {str(key): str(digest) for key, digest in kept["tensors"].items()}
     found: dict[str, str] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from transformers import AutoConfig, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from pyterrier_csplade._errors import ContractError
+from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.contract import CONTRACT_FILE, WHOLE, Contract, Layers, Variant
 
 from .adapters import Adapter, merge_adapter, read_adapter
@@ -225,10 +225,9 @@ def _agreed_digests(contract: Contract, digest: str, sampled: str, name: str, *,
 def _warn_of_another_base(adapter: Adapter, model: str) -> None:
     named = adapter.base
     if named and Path(model).resolve().name.lower() not in (Path(named).name.lower(), Path(named).resolve().name.lower()):
-        warnings.warn(
+        warn(
             f"{adapter.name} names {named!r} as its base model, and goes onto {model!r}: with another base its vectors are "
-            "wrong. adapter_config.json has the name (base_model_name_or_path)",
-            stacklevel=2,
+            "wrong. adapter_config.json has the name (base_model_name_or_path)"
         )
 
 

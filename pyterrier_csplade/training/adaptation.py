@@ -17,7 +17,16 @@ from pyterrier_csplade.model.backbone import choose_attention, finish_logits
 from .config import AdaptationConfig
 from .distributed import barrier, is_first_process, on_one_process_first, reads_weights_of
 from .packing import PackedDataset, pack_corpus
-from .run import check_model, load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
+from .pooled import adapt_pooled
+from .run import (
+    alone_in_its_output,
+    check_model,
+    load_tokenizer_and_model,
+    open_output,
+    save_run,
+    training_arguments,
+    whole_model,
+)
 from .streamed_loss import streamed_prediction_loss
 from .trainer import CurvesTrainer
 
@@ -103,6 +112,7 @@ def draw_positions(length: int, mask_rate: float, visible_rate: float) -> tuple[
     return order[:masked], order[: masked + round(visible_rate * (length - 1))]
 
 
+@alone_in_its_output
 def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
     """Run the adaptation phase.
 
@@ -114,10 +124,13 @@ def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
         The directory of the adapted model, ``config.output``: a plain language model to start contrastive training from.
 
     Raises:
-        ConfigError: ``config.output`` holds checkpoints of another run, or the vocabulary has no ``mask_token``.
+        ConfigError: ``config.output`` holds checkpoints of another run, another process is training into it, or the vocabulary
+            has no ``mask_token``.
         DataError: The corpus is empty or a document has no text.
         TrainingError: The loss is not finite.
     """
+    if config.pooled:
+        return adapt_pooled(config, resume=resume)
     output = open_output(config, resume)
     arguments, tokens = training_arguments(config, pieces=config.gradient_accumulation_steps), output / "tokens.int32"
     check_model(config)

@@ -7,7 +7,6 @@ import errno
 import filecmp
 import os
 import shutil
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import BinaryIO
 from safetensors import SafetensorError
 
 from pyterrier_csplade._errors import DataError, TrainingError
+from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.storage.files import sync
 from pyterrier_csplade.storage.manifest import damages, read_manifest, write_manifest
 
@@ -56,7 +56,7 @@ def last_checkpoint(directory: Path) -> Path | None:
         damage = damage_of(checkpoint)
         if damage is None:
             return checkpoint
-        warnings.warn(f"skipping {checkpoint}: {damage}", stacklevel=2)
+        warn(f"skipping {checkpoint}: {damage}")
     return None
 
 

@@ -64,6 +64,8 @@ class TrainingConfig(Checked):
         warmup_steps: Optimizer steps of linear warm-up; a value below 1 is a share of all steps.
         weight_decay: Decoupled weight decay of AdamW (not in the paper; transformers' default).
         lora: None trains all parameters.
+        freeze_embeddings: Whether input embeddings and LM head keep their weights, so that the terms keep their meaning;
+            LoRA never trains them.
         quantization: "nf4" holds the weights that LoRA freezes in 4 bits (QLoRA, arXiv 2305.14314). The saved model is merged
             with the weights as they were before, in bfloat16 in a bfloat16 run.
         bf16: Mixed precision with bfloat16.
@@ -87,6 +89,7 @@ class TrainingConfig(Checked):
     warmup_steps: float = field(default=0.05, metadata=_NOT_BE_NEGATIVE)
     weight_decay: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
     lora: LoraSettings | None = None
+    freeze_embeddings: bool = False
     quantization: Literal["nf4"] | None = None
     bf16: bool = True
     gradient_checkpointing: bool = False
@@ -108,40 +111,110 @@ class TrainingConfig(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptationConfig(TrainingConfig):
-    """The adaptation phase (paper, section 3.1): next-token prediction on H and on log(1 + ReLU(H)).
+class LexicalSettings(Checked):
+    """The lexical loss of a text's pooled vector: a bag of words as the target (not in the paper).
+
+    The form of the loss is in ``LexicalLoss``; all values are our choice (measured: see there, for "idf"; k1 and b are
+    PyTerrier's).
 
     Attributes:
-        corpus: Source of the text: a JSONL file (optionally gzip-compressed) or the name of a PyTerrier dataset, ``irds:`` ids
-            included.
-        text_fields: Fields of a document, joined by a space.
-        sequence_length: Tokens of a packed sequence (paper: 2,048).
-        relu_weight: lambda_ReLU of Eq. 2 (paper: 1). 0 is plain language-model training.
-        objective: "clm" is next-token prediction (paper). "mntp" is masked next-token prediction without the causal mask, the
-            start of bidirectional models in LLM2Vec and Lion-SP: some tokens are masked, and each is predicted at the
-            position before it.
-        mask_rate: Share of the tokens that mntp masks (Lion-SP: 0.2).
-        mask_token: Token that replaces them (Lion-SP: "_").
-        visible_rate: Share of the tokens that mntp predicts although it does not mask them (LLM2Vec and Lion-SP: 0). Above 0,
-            the model also learns to copy, which keeps the words of a text among the terms of its vector; our choice (not
-            measured).
+        weight: Weight of the loss among others.
+        target: "idf" is the same target for every own token of a text; "bm25" also counts how often the text has it, with the
+            saturation and the length normalisation of BM25.
+        scale: Target of a token with the largest idf of the corpus.
+        revive_weight: Weight of the term that brings dead own tokens back.
+        revive_below: Logit below which an own token counts as dead.
+        others_weight: Weight of the squares of all weights that are not on own tokens. 0 leaves expansion free.
+        k1: Saturation of "bm25".
+        b: Length normalisation of "bm25", from 0 to 1.
     """
 
-    corpus: str = field(metadata=_NOT_BE_EMPTY)
-    text_fields: list[str] = field(default_factory=lambda: ["text"], metadata=_NOT_BE_EMPTY)
-    sequence_length: int = field(default=2048, metadata=must("be at least 2", lambda value: value >= 2))
+    weight: float = field(default=1.0, metadata=_BE_POSITIVE)
+    target: Literal["idf", "bm25"] = "idf"
+    scale: float = field(default=2.0, metadata=_BE_POSITIVE)
+    revive_weight: float = field(default=0.1, metadata=_NOT_BE_NEGATIVE)
+    revive_below: float = field(default=0.1, metadata=_NOT_BE_NEGATIVE)
+    others_weight: float = field(default=0.002, metadata=_NOT_BE_NEGATIVE)
+    k1: float = field(default=1.2, metadata=_NOT_BE_NEGATIVE)
+    b: float = field(default=0.75, metadata=must("be from 0 to 1", lambda value: 0 <= value <= 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassageSettings(Checked):
+    """Passages that the objective "pooled" cuts from the documents of the corpus, and how they are encoded.
+
+    The settings of the encoder should be the same as in the contrastive phase.
+
+    Attributes:
+        shortest: Minimum tokens of a passage, without prefix and special tokens; our choice (measured: see ``LexicalLoss``).
+        longest: Maximum tokens of a passage. Lengths are drawn uniformly, and a document is cut until fewer than ``shortest``
+            tokens are left.
+        variant: "causal", "echo" or "bidirectional".
+        document_prefix: Put before every passage.
+        add_bos: Whether texts begin with the beginning-of-text token.
+        add_eos: Whether texts end with the end-of-text token.
+        pool_special: Whether the positions of special tokens take part in the maximum.
+        logit_scale: Factor of the logits before pooling.
+    """
+
+    shortest: int = field(default=16, metadata=_BE_POSITIVE)
+    longest: int = field(default=128, metadata=_BE_POSITIVE)
+    variant: Variant = "causal"
+    document_prefix: str = ""
+    add_bos: bool = False
+    add_eos: bool = False
+    pool_special: bool = False
+    logit_scale: float = field(default=1.0, metadata=_BE_POSITIVE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shortest > self.longest:
+            raise SettingError(f"shortest {self.shortest} is larger than longest {self.longest}", ("shortest",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionSettings(Checked):
+    """What the adaptation loss predicts, where it is one loss among others.
+
+    Attributes:
+        relu_weight: lambda_ReLU of Eq. 2 (paper: 1).
+        mask_rate: Share of the tokens that are masked; bidirectional models only, which then read the texts a second time.
+        mask_token: Token that replaces them.
+        visible_rate: Share of the tokens that are predicted although they are not masked; bidirectional models only.
+    """
+
     relu_weight: float = field(default=1.0, metadata=_NOT_BE_NEGATIVE)
-    objective: Literal["clm", "mntp"] = "clm"
     mask_rate: float = field(default=0.2, metadata=_BE_POSITIVE)
     mask_token: str = "_"
     visible_rate: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mask_rate + self.visible_rate > 1:
-            raise SettingError(
-                f"the sum of mask_rate and visible_rate exceeds 1: {self.mask_rate} and {self.visible_rate}", ("mask_rate",)
-            )
+        check_rates(self.mask_rate, self.visible_rate)
+
+
+def check_rates(mask_rate: float, visible_rate: float) -> None:
+    """Check that masked and visible tokens are not more than all tokens.
+
+    Raises:
+        ConfigError: They are.
+    """
+    if mask_rate + visible_rate > 1:
+        raise SettingError(f"the sum of mask_rate and visible_rate exceeds 1: {mask_rate} and {visible_rate}", ("mask_rate",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpansionSettings(Checked):
+    """Expansion control in contrastive training: at first, texts meet on their own tokens (arXiv 2402.17535).
+
+    Attributes:
+        start: Probability at the first step that a text's vector is scored without terms that are not its own. It falls
+            linearly.
+        until: Optimizer steps until it is 0; a value up to 1 is a share of all steps (the code of that paper: 0.95).
+    """
+
+    start: float = field(default=1.0, metadata=must("be above 0 and at most 1", lambda value: 0 < value <= 1))
+    until: float = field(default=0.95, metadata=_BE_POSITIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +228,90 @@ class TargetNnz(Checked):
 
     query: float | None = field(default=None, metadata=_BE_AT_LEAST_1)
     document: float | None = field(default=None, metadata=_BE_AT_LEAST_1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationConfig(TrainingConfig):
+    """The adaptation phase (paper, section 3.1): next-token prediction on H and on log(1 + ReLU(H)).
+
+    The objective "pooled" is a second adaptation, between this and the contrastive phase: losses on the pooled vectors of
+    unlabelled passages, as the contrastive phase will pool them. By default it is the lexical warm start.
+
+    Attributes:
+        corpus: Source of the text: a JSONL file (optionally gzip-compressed) or the name of a PyTerrier dataset, ``irds:`` ids
+            included.
+        text_fields: Fields of a document, joined by a space.
+        sequence_length: Tokens of a packed sequence (paper: 2,048).
+        relu_weight: lambda_ReLU of Eq. 2 (paper: 1). 0 is plain language-model training.
+        objective: "clm" is next-token prediction (paper). "mntp" is masked next-token prediction without the causal mask, the
+            start of bidirectional models in LLM2Vec and Lion-SP: some tokens are masked, and each is predicted at the
+            position before it. "pooled" computes the losses of ``lexical``, ``prediction_weight`` and ``target_nnz`` or
+            ``lambda_document`` on passages.
+        mask_rate: Share of the tokens that mntp masks (Lion-SP: 0.2).
+        mask_token: Token that replaces them (Lion-SP: "_").
+        visible_rate: Share of the tokens that mntp predicts although it does not mask them (LLM2Vec and Lion-SP: 0). Above 0,
+            the model also learns to copy, which keeps the words of a text among the terms of its vector; our choice (not
+            measured).
+        passages: Passages of "pooled", and how they are encoded.
+        lexical: The lexical loss of "pooled"; None computes none.
+        prediction_weight: Weight of Eq. 2 in "pooled": next-token prediction, or mntp for a bidirectional variant. Above 0, the
+            model keeps what it needs for expansion.
+        lambda_document: Weight of the FLOPS regulariser of the passages in "pooled".
+        target_nnz: Active terms of a passage to end with in "pooled": a controller moves ``lambda_document``.
+        flops_warmup_steps: As in the contrastive phase.
+    """
+
+    corpus: str = field(metadata=_NOT_BE_EMPTY)
+    text_fields: list[str] = field(default_factory=lambda: ["text"], metadata=_NOT_BE_EMPTY)
+    sequence_length: int = field(default=2048, metadata=must("be at least 2", lambda value: value >= 2))
+    relu_weight: float = field(default=1.0, metadata=_NOT_BE_NEGATIVE)
+    objective: Literal["clm", "mntp", "pooled"] = "clm"
+    mask_rate: float = field(default=0.2, metadata=_BE_POSITIVE)
+    mask_token: str = "_"
+    visible_rate: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
+    passages: PassageSettings = field(default_factory=PassageSettings)
+    lexical: LexicalSettings | None = field(default_factory=LexicalSettings)
+    prediction_weight: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
+    lambda_document: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
+    target_nnz: float | None = field(default=None, metadata=_BE_AT_LEAST_1)
+    flops_warmup_steps: float = field(default=1 / 3, metadata=_NOT_BE_NEGATIVE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rates(self.mask_rate, self.visible_rate)
+        if self.objective == "pooled" and not (self.lexical or self.lambda_document or self.target_nnz):
+            raise SettingError(
+                "no loss uses the pooled vectors: set lexical, target_nnz or lambda_document, or use the objective clm or mntp",
+                ("objective",),
+            )
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the run trains on pooled vectors of passages, not on packed sequences."""
+        return self.objective == "pooled"
+
+    @property
+    def masks(self) -> bool:
+        """Whether tokens are masked."""
+        predicts = self.pooled and self.prediction_weight > 0
+        return self.objective == "mntp" or (predicts and self.passages.variant == "bidirectional")
+
+    @property
+    def prediction(self) -> PredictionSettings | None:
+        """What "pooled" predicts; None if nothing."""
+        if not self.prediction_weight:
+            return None
+        return PredictionSettings(
+            relu_weight=self.relu_weight,
+            mask_rate=self.mask_rate,
+            mask_token=self.mask_token,
+            visible_rate=self.visible_rate,
+        )
+
+    @property
+    def flops_ramp(self) -> float:
+        """Length of the FLOPS ramp in optimizer steps."""
+        return self.flops_warmup_steps * self.steps if self.flops_warmup_steps < 1 else self.flops_warmup_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +374,11 @@ class ContrastiveConfig(TrainingConfig):
         add_eos: Whether texts end with the end-of-text token (not in the paper; LACONIC: no).
         pool_special: Whether the positions of special tokens take part in the maximum (Lion-SP: yes).
         logit_scale: Factor of the logits before pooling (paper: 1).
-        temperature: Divides the scores in the losses (not in the paper; LACONIC: 1).
+        temperature: Divides the scores in the losses (not in the paper; LACONIC: 1). "auto" begins with the temperature at
+            which the scores of a query spread by 3 (standard deviation over the passages of a batch, over the temperature),
+            follows the scores, and anneals to ``final_temperature``, so that training does not collapse where the first scores
+            are thousands apart; our choice (not measured).
+        final_temperature: Temperature to end with, for "auto" only.
         infonce_weight: Weight of InfoNCE, L_rank of the paper.
         kl_weight: Weight of the Kullback-Leibler divergence from a teacher, over a query's own passages (not in the paper; with
             InfoNCE, Lion-SP takes half of each). The rows need scores of a teacher.
@@ -241,6 +402,11 @@ class ContrastiveConfig(TrainingConfig):
         target_index_mb: Size of a Terrier index to end with, in 10^6 bytes, instead of ``target_nnz.document``: a posting
             counts as 19 bytes, as measured for csplade-tiny at impact scale 100.
         target_index_documents: Number of documents of that index.
+        lexical: The lexical loss of the objective "pooled" of the adaptation phase, kept in the mix for the passages; None
+            computes none. The term statistics come from the training passages.
+        adaptation_weight: Weight of Eq. 2 on the batch's passages. A causal variant needs no second forward pass for it.
+        prediction: What Eq. 2 predicts.
+        expansion: Expansion control; None lets all texts expand from the start.
         stop_on_collapse: Whether a run whose vectors are all empty, or all full and blind, is saved and stopped.
         validation: Retrieval in the course of training; the trained model is then the best one, not the last one.
     """
@@ -259,7 +425,10 @@ class ContrastiveConfig(TrainingConfig):
     add_eos: bool = False
     pool_special: bool = False
     logit_scale: float = field(default=1.0, metadata=_BE_POSITIVE)
-    temperature: float = field(default=1.0, metadata=_BE_POSITIVE)
+    temperature: float | Literal["auto"] = field(
+        default=1.0, metadata=must("be positive, or auto", lambda value: value == "auto" or value > 0)
+    )
+    final_temperature: float = field(default=1.0, metadata=_BE_POSITIVE)
     infonce_weight: float = field(default=1.0, metadata=_NOT_BE_NEGATIVE)
     kl_weight: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
     margin_mse_weight: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
@@ -278,6 +447,10 @@ class ContrastiveConfig(TrainingConfig):
     target_nnz: TargetNnz | None = None
     target_index_mb: float | None = field(default=None, metadata=_BE_POSITIVE)
     target_index_documents: int | None = field(default=None, metadata=_BE_POSITIVE)
+    lexical: LexicalSettings | None = None
+    adaptation_weight: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
+    prediction: PredictionSettings = field(default_factory=PredictionSettings)
+    expansion: ExpansionSettings | None = None
     stop_on_collapse: bool = True
     validation: ValidationSettings | None = None
 
@@ -285,6 +458,8 @@ class ContrastiveConfig(TrainingConfig):
         super().__post_init__()
         if not self.infonce_weight + self.kl_weight + self.margin_mse_weight:
             raise SettingError("infonce_weight, kl_weight and margin_mse_weight are all 0: nothing ranks", ("infonce_weight",))
+        if self.temperature != "auto" and self.final_temperature != 1.0:
+            raise SettingError("final_temperature belongs to temperature: auto", ("final_temperature",))
         if (self.target_index_mb is None) != (self.target_index_documents is None):
             raise SettingError("target_index_mb and target_index_documents belong together", ("target_index_mb",))
         if self.target_index_mb is not None and self.target_nnz is not None and self.target_nnz.document is not None:
@@ -305,6 +480,16 @@ class ContrastiveConfig(TrainingConfig):
     def flops_ramp(self) -> float:
         """Length of the FLOPS ramp in optimizer steps."""
         return self.flops_warmup_steps * self.steps if self.flops_warmup_steps < 1 else self.flops_warmup_steps
+
+    @property
+    def last_temperature(self) -> float:
+        """The temperature that training ends with."""
+        return self.final_temperature if self.temperature == "auto" else self.temperature
+
+    @property
+    def masks(self) -> bool:
+        """Whether tokens are masked."""
+        return self.adaptation_weight > 0 and self.variant == "bidirectional"
 
     @property
     def needs_teacher(self) -> bool:

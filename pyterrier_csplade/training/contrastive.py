@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.model.head import activate
 from pyterrier_csplade.model.loading import prepare_backbone, save_contract
 from pyterrier_csplade.training.monitoring.cockpit import Cockpit
+from pyterrier_csplade.training.monitoring.grounding import batch_grounding
 from pyterrier_csplade.training.monitoring.parity import Probe, write_report
 from pyterrier_csplade.training.monitoring.validation import Validation, read_slice
 from pyterrier_csplade.vectors.contract import Contract
@@ -22,79 +24,99 @@ from pyterrier_csplade.vectors.contract import Contract
 from .batches import Collator, Labels, RowDataset, write_rows
 from .checkpoints import CHECKPOINTS, reading, step_of
 from .config import ContrastiveConfig
-from .distributed import barrier, gather, is_first_process, on_one_process_first, reads_weights_of
-from .gradient_cache import GradientCache
-from .objective import ContrastiveObjective
+from .distributed import barrier, gather, is_first_process, on_one_process_first, rank, reads_weights_of
+from .expansion import ExpansionControl, own_terms_only
+from .gradient_cache import Part
+from .lexical import LexicalLoss, count_own_tokens
+from .objective import ContrastiveObjective, Figures
+from .own_tokens import OwnTokenFinder, OwnTokens
 from .readers import read_rows
-from .run import check_model, load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
+from .run import (
+    alone_in_its_output,
+    check_model,
+    load_tokenizer_and_model,
+    open_output,
+    save_run,
+    training_arguments,
+    whole_model,
+)
 from .schedules import make_schedule
 from .sources import texts_digest
-from .trainer import WEIGHTS_FILE, CurvesTrainer
+from .trainer import WEIGHTS_FILE
+from .training_encoder import TrainingEncoder, prediction_shares
+from .vector_trainer import VectorTrainer
 
-_SCHEDULE = "schedule.json"
 # Queries of the batch that pre-flight and cockpit look at, and negatives of each; our choice (measured: a second or two for an
 # 8B model).
 _PROBE = 16
 _PROBE_NEGATIVES = 3
+# Rows whose passages give the term statistics of the lexical loss; our choice (not measured).
+_COUNTED = 4000
 
 
-class ContrastiveTrainer(CurvesTrainer):
+class ContrastiveTrainer(VectorTrainer):
     """Trainer of ``ContrastiveObjective``.
 
     Attributes:
         objective: Computes the loss.
-        schedule: Gives both lambdas at every step.
         diagnostics: Functions of the batch's query and passage vectors whose figures are recorded at every step.
-        parts: Objects whose tensors checkpoints keep besides the weights, by name.
+        lexical: The lexical loss of the passages, if the configuration asks for it.
+        expansion: Expansion control, if the configuration asks for it.
     """
 
     config: ContrastiveConfig
 
-    def __init__(self, config: ContrastiveConfig, **kwargs: Any) -> None:
+    def __init__(self, config: ContrastiveConfig, lexical: LexicalLoss | None = None, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         self.objective = ContrastiveObjective(config)
         self.schedule = make_schedule(config)
         self.diagnostics: list[Callable[[Tensor, Tensor], dict[str, Tensor | float]]] = []
-        self.parts: dict[str, Any] = {"objective": self.objective}
+        self.parts["objective"] = self.objective
+        self.lexical = lexical
+        self.expansion = ExpansionControl(config.expansion, config.steps, config.seed) if config.expansion else None
 
-    def take_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """Do a step on the batch of all processes.
+    def batch_parts(self, inputs: dict[str, Any]) -> Sequence[Part]:
+        """Return the parts of the queries, then those of the passages, with the arguments of their forward passes."""
+        passages = inputs["passages"]
+        if self.config.adaptation_weight:
+            shares = prediction_shares(passages, self.config.adaptation_weight, self.config.variant)
+            passages = [{**part, "share": share} for part, share in zip(passages, shares)]
+        parts = [*inputs["queries"], *passages]
+        return parts if self.lexical is None else [{**part, "raw": True} for part in parts]
 
-        Raises:
-            TrainingError: The loss is not finite.
-        """
-        model.train()
-        inputs = self._prepare_inputs(inputs)
-        cache = GradientCache(self.accelerator, model, keep_graphs=self.config.gradient_accumulation_steps == 1)
-        vectors = cache.encode([*inputs["queries"], *inputs["passages"]])
-        count = sum(len(part["input_ids"]) for part in inputs["queries"])
-        queries, passages = map(torch.cat, gather([vectors[:count], vectors[count:]]))
-        weights = self.schedule.weights(self.state.global_step)
-        loss, figures = self.objective(queries, passages, Labels(**inputs["labels"]).gathered(), weights)
-        self.check_finite(loss, "loss")
-        cache.backward(torch.autograd.grad(loss, vectors)[0])
-        self.record(**figures)
+    def batch_loss(self, vectors: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Figures]:
+        """Compute the loss over the batch of all processes."""
+        count, step = sum(len(part["input_ids"]) for part in inputs["queries"]), self.state.global_step
+        weights = vectors if self.lexical is None else activate(vectors)
+        sides = {"query": weights[:count], "document": weights[count:]}
+        own = {"query": OwnTokens.of(inputs["own_queries"]), "document": OwnTokens.of(inputs["own_passages"])}
+        queries, passages = map(torch.cat, gather(list(sides.values())))
+        scored = None
+        if self.expansion is not None:
+            parts = gather([self._restricted(sides[side], own[side], side) for side in sides])
+            scored = torch.cat(parts[0]), torch.cat(parts[1])
+        labels = Labels(**inputs["labels"]).gathered()
+        loss, figures = self.objective(queries, passages, labels, self.schedule.weights(step), step=step, scored=scored)
+        if self.expansion is not None:
+            figures["restricted"] = self.expansion.probability(step)
+        if self.lexical is not None:
+            lexical, found = self.lexical(vectors[count:], own["document"], len(passages))
+            loss = loss + self.lexical.settings.weight * lexical
+            figures |= found
         for diagnose in self.diagnostics:
-            self.record(**diagnose(queries.detach(), passages.detach()))
-        return loss.detach()
+            figures |= diagnose(queries.detach(), passages.detach())
+        if (step + 1) % self.config.logging_steps == 0:
+            for side in sides:
+                figures |= batch_grounding(sides[side], own[side], side)
+        return loss, figures
 
-    def save_state(self, directory: Path) -> None:
-        """Save the state of this phase besides the weights."""
-        for name, part in self.parts.items():
-            save_file(part.state_dict(), directory / f"{name}.safetensors")
-        (directory / _SCHEDULE).write_text(json.dumps(self.schedule.state_dict()), encoding="utf-8")
-
-    def load_state(self, directory: Path) -> None:
-        """Load what ``save_state`` wrote."""
-        for name, part in self.parts.items():
-            part.load_state_dict(load_file(directory / f"{name}.safetensors"))
-        self.schedule.load_state_dict(json.loads((directory / _SCHEDULE).read_text(encoding="utf-8")))
-
-    def step_done(self, figures: dict[str, float]) -> None:
-        """Pass the figures of an optimizer step to the schedule."""
-        self.schedule.observe(self.state.global_step, figures)
+    def _restricted(self, weights: Tensor, own: OwnTokens, side: str) -> Tensor:
+        assert self.expansion is not None
+        drawn = self.expansion.draw(len(weights), self.state.global_step, side, rank())
+        return own_terms_only(weights, own.mask(*weights.shape), drawn)
 
 
+@alone_in_its_output
 def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
     """Run the contrastive phase.
 
@@ -106,7 +128,7 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
         The directory of the trained model, ``config.output``, which ``CSPLADE`` loads.
 
     Raises:
-        ConfigError: ``config.output`` holds checkpoints of another run.
+        ConfigError: ``config.output`` holds checkpoints of another run, or another process is training into it.
         DataError: A training row cannot be used, or there are no rows.
         TrainingError: The loss is not finite, or the run has collapsed.
     """
@@ -121,10 +143,12 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
     tokenizer, model = load_tokenizer_and_model(config, None if torch.cuda.is_available() else "eager")
     contract = _contract(config)
     lengths = {"query_length": config.query_length, "document_length": config.document_length}
-    backbone = Backbone(model, tokenizer, contract.replace(**lengths))
+    prediction = config.prediction if config.adaptation_weight else None
+    backbone: Backbone = TrainingEncoder(model, tokenizer, contract.replace(**lengths), prediction)
     reads_weights_of(backbone, backbone.head)
     trainer = ContrastiveTrainer(
         config,
+        _lexical_loss(config, backbone, dataset),
         model=backbone,
         args=arguments,
         train_dataset=dataset,
@@ -143,6 +167,15 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
     return output
 
 
+def _lexical_loss(config: ContrastiveConfig, backbone: Backbone, dataset: RowDataset) -> LexicalLoss | None:
+    """Return the lexical loss of a run, with term statistics of passages from all over the data."""
+    if config.lexical is None:
+        return None
+    rows = (dataset[place] for place in range(0, len(dataset), max(1, len(dataset) // _COUNTED)))
+    blocks = (backbone.tokenize([row["positive"], *row["negatives"]], "document")[0] for row in rows)
+    return LexicalLoss(count_own_tokens(blocks, OwnTokenFinder(backbone)), config.lexical)
+
+
 def _contract(config: ContrastiveConfig) -> Contract:
     """Return the contract of the trained model, whose lengths may differ from those in training."""
     return Contract(
@@ -155,7 +188,7 @@ def _contract(config: ContrastiveConfig) -> Contract:
         query_length=config.encoding_query_length or config.query_length,
         document_length=config.encoding_document_length or config.document_length,
         logit_scale=config.logit_scale,
-        temperature=config.temperature,
+        temperature=config.last_temperature,
         base_model=_name(config.model),
         base_revision=config.revision,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import DistributedType
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .distributed import largest, world_size
 
-Part = dict[str, Tensor]
+Part = dict[str, Any]
 
 
 class GradientCache:
@@ -21,6 +21,12 @@ class GradientCache:
 
     With graphs, this is plain back-propagation. Without them, activations exist for one part only: the vectors are computed
     without a graph, and again, with the same dropout, part by part in the backward pass.
+
+    The model may return a loss of its own besides the vectors of a part, and figures: (vectors, loss, figures).
+
+    Attributes:
+        loss: After ``backward``, the sum of the losses that the model returned.
+        figures: After ``backward``, the mean over the parts of the figures that the model returned.
     """
 
     def __init__(self, accelerator: Any, model: Any, *, keep_graphs: bool) -> None:
@@ -36,20 +42,23 @@ class GradientCache:
         self.sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         self.keep_graphs = keep_graphs and not self.sharded
         self._parts: list[Part] = []
-        self._outputs: list[Tensor] = []
+        self._outputs: list[_Encoded] = []
         self._random: list[dict[str, Any]] = []
+        self._count = 0
+        self.loss = torch.zeros(())
+        self.figures: dict[str, Tensor] = {}
 
     def encode(self, parts: Sequence[Part]) -> Tensor:
         """Return the vectors of this process's parts, [texts, terms], as a leaf that accumulates their gradient."""
-        self._parts = list(parts)
+        self._parts, self._count = list(parts), len(parts)
         if self.sharded:  # every process must call the model the same number of times
             self._parts += self._parts[-1:] * (largest(len(parts), parts[0]["input_ids"].device) - len(parts))
         self._outputs, self._random = [], []
         for part in self._parts:
             self._random.append(_random_state(part))
             with contextlib.nullcontext() if self.keep_graphs else torch.no_grad():
-                self._outputs.append(self.model(**part))
-        return torch.cat(self._outputs[: len(parts)]).detach().requires_grad_()
+                self._outputs.append(_encoded(self.model(**part)))
+        return torch.cat([output.vectors for output in self._outputs[: len(parts)]]).detach().requires_grad_()
 
     def backward(self, gradient: Tensor) -> None:
         """Add the gradient of the model's parameters, averaged over the processes as the optimizer expects it.
@@ -60,17 +69,29 @@ class GradientCache:
         # The processes' gradients are averaged, but the loss is computed over all of them, so that its gradient is their sum.
         if (processes := world_size()) > 1:
             gradient = gradient * processes
-        sizes = [len(output) for output in self._outputs]
+        sizes = [len(output.vectors) for output in self._outputs]
         if repeated := sum(sizes) - len(gradient):
             gradient = torch.cat([gradient, gradient.new_zeros(repeated, gradient.shape[1])])
         shares = torch.split(gradient, sizes)
+        done = [(output.loss.detach(), output.figures) for output in self._outputs]
         if self.keep_graphs:
             self.accelerator.backward(_surrogate(self._outputs, shares))
         else:
+            done = []
             for number, (part, state, share) in enumerate(zip(self._parts, self._random, shares), 1):
                 with self._synchronised(number == len(self._parts)), _replayed(state, part):
-                    self.accelerator.backward(_surrogate([self.model(**part)], [share]))
+                    output = _encoded(self.model(**part))
+                    if number > self._count:  # a repetition
+                        output = output._replace(loss=output.loss * 0.0)
+                    self.accelerator.backward(_surrogate([output], [share]))
+                    done.append((output.loss.detach(), output.figures))
+        self._keep_figures(done[: self._count])
         self._parts, self._outputs, self._random = [], [], []
+
+    def _keep_figures(self, done: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> None:
+        self.loss = torch.stack([loss for loss, _ in done]).sum()
+        found = [figures for _, figures in done if figures]
+        self.figures = {name: torch.stack([figures[name] for figures in found]).mean() for name in (found[0] if found else ())}
 
     @contextlib.contextmanager
     def _synchronised(self, last: bool) -> Iterator[None]:
@@ -82,9 +103,25 @@ class GradientCache:
             yield
 
 
-def _surrogate(outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
-    """Return a scalar that has the given gradient with respect to the outputs."""
-    return torch.stack([(output * gradient).sum() for output, gradient in zip(outputs, gradients)]).sum()
+class _Encoded(NamedTuple):
+    """What the model returned for a part."""
+
+    vectors: Tensor
+    loss: Tensor
+    figures: dict[str, Tensor]
+
+
+def _encoded(output: Any) -> _Encoded:
+    if isinstance(output, Tensor):
+        return _Encoded(output, output.new_zeros(()), {})
+    vectors, loss, figures = output
+    return _Encoded(vectors, loss, figures)
+
+
+def _surrogate(outputs: Sequence[_Encoded], gradients: Sequence[Tensor]) -> Tensor:
+    """Return a scalar that has the given gradient with respect to the vectors, and the gradient of the model's own losses."""
+    terms = [(output.vectors * gradient).sum() + output.loss for output, gradient in zip(outputs, gradients)]
+    return torch.stack(terms).sum()
 
 
 def _random_state(part: Part) -> dict[str, Any]:

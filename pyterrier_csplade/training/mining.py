@@ -8,7 +8,6 @@ import json
 import random
 import re
 import shutil
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import ConfigError, DataError
+from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.storage.files import sha256, write_atomically
 
 from .checkpoints import without_links
@@ -69,7 +69,8 @@ def mine_negatives(
         ``output``.
 
     Raises:
-        DataError: A text or a teacher's score is missing, a qid appears twice, or no query has a relevant passage.
+        DataError: A text or a teacher's score is missing, a qid appears twice, no query has a relevant passage, or the
+            pipeline's index was replaced meanwhile.
         ConfigError: The unfinished output was mined with other settings.
     """
     if depth < 1 or negatives < 0 or batch_size < 1:
@@ -85,7 +86,7 @@ def mine_negatives(
     }  # fmt: skip
     _write(miner, asked, Path(output), settings, batch_size, verbose)
     if miner.without:
-        warnings.warn(f"{miner.without} of {len(asked)} queries have no negative among {depth} results", stacklevel=2)
+        warn(f"{miner.without} of {len(asked)} queries have no negative among {depth} results")
     return Path(output)
 
 
@@ -95,7 +96,7 @@ def _write(
     unfinished = output.with_name(f"{output.name}.partial")
     done = _resume(unfinished, settings, list(asked["qid"]))
     if done:
-        warnings.warn(f"resuming after {done:,} of {len(asked):,} queries, which {unfinished} holds", stacklevel=3)
+        warn(f"resuming after {done:,} of {len(asked):,} queries, which {unfinished} holds")
     bar = pt.tqdm(total=len(asked), initial=done, desc="mining", unit="query", disable=not verbose)
     with open(unfinished, "a", encoding="utf-8", opener=without_links) as out, bar:
         for start in range(done, len(asked), batch_size):
@@ -104,6 +105,11 @@ def _write(
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
             out.flush()
             bar.update(len(batch))
+    if miner.first_results(asked.iloc[:1]) != settings["results of the first query"]:
+        raise DataError(
+            "the pipeline finds other documents for the first query than at the beginning: was its index replaced? "
+            f"{unfinished} holds rows of both indexes: remove it, and mine again"
+        )
     _publish(unfinished, output)
 
 
@@ -243,11 +249,9 @@ def _asked(topics: pd.DataFrame, qrels: pd.DataFrame) -> tuple[pd.DataFrame, dic
     if not len(asked):
         raise DataError(f"none of {len(topics)} queries has a relevant document: nothing can be mined")
     if len(left):
-        warnings.warn(
-            f"{len(left)} of {len(topics)} queries have no relevant document, the first {left.iloc[0]!r}", stacklevel=3
-        )
+        warn(f"{len(left)} of {len(topics)} queries have no relevant document, the first {left.iloc[0]!r}")
     if unknown := [qid for qid in relevant if qid not in set(topics["qid"])]:
-        warnings.warn(f"{len(unknown)} judged queries are not among the topics, the first {unknown[0]!r}", stacklevel=3)
+        warn(f"{len(unknown)} judged queries are not among the topics, the first {unknown[0]!r}")
     return asked, relevant
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,8 +12,12 @@ import torch
 from torch.utils.data import Dataset
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._warnings import warn
 
 from .checkpoints import prepared
+
+# Files of the passages in a run's directory: token ids, and where each passage ends.
+_PASSAGES, _ENDS = "passages.int32", "passages.ends.int64"
 
 
 class PackedDataset(Dataset[dict[str, torch.Tensor]]):
@@ -54,8 +57,70 @@ def pack_corpus(texts: Iterable[str], tokenizer: Any, path: Path, *, batch_size:
         if not out.tell():
             raise DataError("the corpus is empty")
     if blank:
-        warnings.warn(f"{blank:,} of {documents:,} documents of the corpus are blank", stacklevel=2)
+        warn(f"{blank:,} of {documents:,} documents of the corpus are blank")
     return np.memmap(path, dtype=np.int32, mode="r")
+
+
+class PassageDataset(Dataset[list[int]]):
+    """Passages of different lengths, memory-mapped, as ``cut_passages`` wrote them."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open the files in a run's directory."""
+        self.tokens = np.memmap(directory / _PASSAGES, dtype=np.int32, mode="r")
+        self.ends = np.memmap(directory / _ENDS, dtype=np.int64, mode="r")
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> list[int]:
+        start = self.ends[index - 1] if index else 0
+        ids: list[int] = self.tokens[start : self.ends[index]].tolist()
+        return ids
+
+    @property
+    def mean_length(self) -> float:
+        """Mean tokens of a passage."""
+        return len(self.tokens) / len(self)
+
+    def blocks(self, size: int) -> Iterator[list[list[int]]]:
+        """Yield all passages, ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield [self[index] for index in range(start, min(start + size, len(self)))]
+
+
+def cut_passages(
+    texts: Iterable[str], tokenizer: Any, directory: Path, *, shortest: int, longest: int, seed: int, batch_size: int = 1000
+) -> None:
+    """Tokenise texts and cut each into passages, whose lengths are drawn uniformly.
+
+    What is left of a text when fewer than ``shortest`` tokens remain is left out.
+
+    Args:
+        texts: The documents.
+        tokenizer: Its special tokens are not added.
+        directory: A run's directory; its files appear when they are whole.
+        shortest: Minimum tokens of a passage.
+        longest: Maximum tokens of a passage.
+        seed: Seed of the draws.
+        batch_size: Texts that are tokenised together.
+
+    Raises:
+        DataError: No text has ``shortest`` tokens.
+    """
+    rng = np.random.default_rng(seed)
+    documents = end = 0
+    with prepared(directory / _PASSAGES) as tokens, prepared(directory / _ENDS) as ends:
+        for batch in _batches(texts, batch_size):
+            documents += len(batch)
+            for ids in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
+                start = 0
+                while len(ids) - start >= shortest:
+                    passage = ids[start : start + int(rng.integers(shortest, longest + 1))]
+                    tokens.write(np.asarray(passage, dtype=np.int32).tobytes())
+                    start, end = start + len(passage), end + len(passage)
+                    ends.write(np.int64(end).tobytes())
+        if not end:
+            raise DataError(f"none of the {documents:,} documents of the corpus has {shortest} tokens: lower passages.shortest")
 
 
 def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:

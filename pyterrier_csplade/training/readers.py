@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.data.directory import CollectionFiles, field_texts
 from pyterrier_csplade.data.jsonl import parse_object, read_jsonl, read_lines
 from pyterrier_csplade.data.sources import find_dataset
@@ -217,9 +217,6 @@ def _judged_rows(queries: Iterable[tuple[str, str]], positives: _Ids, negatives:
         else:
             without += 1
     if without:
-        warnings.warn(f"{name}: {without:,} queries have no relevant document and make no row", stacklevel=2)
+        warn(f"{name}: {without:,} queries have no relevant document and make no row")
     if unknown := [query for query in positives if query not in used]:
-        warnings.warn(
-            f"{name}: {len(unknown):,} judged queries are not among the topics and make no row, such as {unknown[0]!r}",
-            stacklevel=2,
-        )
+        warn(f"{name}: {len(unknown):,} judged queries are not among the topics and make no row, such as {unknown[0]!r}")

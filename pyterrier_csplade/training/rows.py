@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import check_texts
 
 from .fields import shown
@@ -110,4 +110,4 @@ class RowErrors:
             message = f"{self.bad:,} of the first {self.good + self.bad:,} rows cannot be used{more}: {message}"
         if self.bad > self.allowed:
             raise DataError(f"{message} (correct the data, or allow {self.bad:,} bad rows with max_bad_rows)")
-        warnings.warn(f"left out, as max_bad_rows={self.allowed} allows: {message}", stacklevel=2)
+        warn(f"left out, as max_bad_rows={self.allowed} allows: {message}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -21,12 +23,38 @@ from transformers import BitsAndBytesConfig, TrainingArguments, set_seed
 from pyterrier_csplade._errors import ConfigError, TrainingError
 from pyterrier_csplade.model.checkpoint import Checkpoint
 from pyterrier_csplade.model.hub import check_published, load_tokenizer, optional_file, save_tokenizer
-from pyterrier_csplade.storage.files import write_atomically
+from pyterrier_csplade.storage.files import LockedError, locked, write_atomically
 
 from .checkpoints import CHECKPOINTS, step_of, writing
-from .config import AdaptationConfig, ContrastiveConfig, LoraSettings, TrainingConfig, check_batch
+from .config import AdaptationConfig, ContrastiveConfig, LoraSettings, PassageSettings, TrainingConfig, check_batch
 from .distributed import choose_precision, launched_with_deepspeed, start_processes
 from .trainer import in_one_piece
+
+_Phase = TypeVar("_Phase", bound=Callable[..., Path])
+_LOCK = ".training.lock"
+
+
+def alone_in_its_output(phase: _Phase) -> _Phase:
+    """Decorate a phase so that one run at a time writes into an output directory.
+
+    The directory's lock holds on this machine. The first process of a run takes it for all of them.
+    """
+
+    @wraps(phase)
+    def locked_phase(config: TrainingConfig, *, resume: bool = False) -> Path:
+        if os.environ.get("RANK", "") not in ("", "0"):
+            return phase(config, resume=resume)
+        output = _make_directory(config)
+        with contextlib.ExitStack() as lock:
+            try:
+                lock.enter_context(locked(output / _LOCK, wait=False))
+            except LockedError as error:
+                raise ConfigError(
+                    f"process {error} is training into {output}: wait until it has ended, or name another output"
+                ) from error
+            return phase(config, resume=resume)
+
+    return cast(_Phase, locked_phase)
 
 
 def open_output(config: TrainingConfig, resume: bool) -> Path:
@@ -42,6 +70,11 @@ def open_output(config: TrainingConfig, resume: bool) -> Path:
             f"{output} holds checkpoints of an earlier run, which reached step {reached} of {config.steps}: resume that run "
             f"(resume=True, --resume), remove {output / CHECKPOINTS}, or name another output"
         )
+    return _make_directory(config)
+
+
+def _make_directory(config: TrainingConfig) -> Path:
+    output = Path(config.output)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -135,12 +168,14 @@ def tokenizer_problems(config: TrainingConfig, tokenizer: Any, rows: int) -> Ite
             f"the tokenizer does not fit the model: its ids go up to {largest:,}, the LM head has {rows:,} rows: resize the "
             "model (resize_token_embeddings) and save it, or take another tokenizer"
         )
-    if isinstance(config, AdaptationConfig) and config.objective == "mntp" and config.mask_token not in tokens:
-        yield f"mask_token {config.mask_token!r} is not a token of {config.model}: name one that is"
+    if isinstance(config, (AdaptationConfig, ContrastiveConfig)):
+        mask = config.mask_token if isinstance(config, AdaptationConfig) else config.prediction.mask_token
+        if config.masks and mask not in tokens:
+            yield f"mask_token {mask!r} is not a token of {config.model}: name one that is"
+    if isinstance(config, AdaptationConfig) and config.pooled:
+        yield from _missing_ends(config.passages, tokenizer)
     if isinstance(config, ContrastiveConfig):
-        for flag, token in (("add_bos", "bos_token"), ("add_eos", "eos_token")):
-            if getattr(config, flag) and getattr(tokenizer, token) is None:
-                yield f"{flag} is set, but the tokenizer has no {token}"
+        yield from _missing_ends(config, tokenizer)
         for side, prefix in (("query", config.query_prefix), ("document", config.document_prefix)):
             taken = config.add_bos + config.add_eos + len(tokenizer(prefix, add_special_tokens=False)["input_ids"])
             for name in (f"{side}_length", f"encoding_{side}_length"):
@@ -149,11 +184,17 @@ def tokenizer_problems(config: TrainingConfig, tokenizer: Any, rows: int) -> Ite
                     yield f"{name} is {length}, but prefix, BOS and EOS take {taken} tokens: no token of a text would be left"
 
 
+def _missing_ends(settings: ContrastiveConfig | PassageSettings, tokenizer: Any) -> Iterator[str]:
+    for flag, token in (("add_bos", "bos_token"), ("add_eos", "eos_token")):
+        if getattr(settings, flag) and getattr(tokenizer, token) is None:
+            yield f"{flag} is set, but the tokenizer has no {token}"
+
+
 # What transformers raises at configurations and weights that it cannot use.
 _UNUSABLE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _named(config: TrainingConfig) -> Iterator[None]:
     """Turn what transformers raises at a model that it cannot load into a ConfigError."""
     try:
@@ -186,6 +227,9 @@ def load_tokenizer_and_model(
         if missing := sorted(map(str, report["missing_keys"])):
             raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}, and would start at random")
     _keep_differentiable(model)
+    if config.freeze_embeddings:
+        for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+            module.requires_grad_(False)
     if config.gradient_checkpointing:
         # transformers 5.23 renamed the method; the old name warns. Non-reentrant, it works with frozen embeddings, too.
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)({"use_reentrant": False})

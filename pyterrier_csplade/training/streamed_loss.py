@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Logits of a block: 32 MiB of float32, about the size of caches, and 256 MiB on an accelerator, where reading the head for few
+#: Logits of a block: 32 MiB of float32, about the size of caches, and 256 MiB on an accelerator, where reading the head for few
 # positions takes longer than the product; our choice (not measured).
-_LOGITS_IN_FLIGHT = {"cpu": 2**23, "accelerator": 2**26}
+LOGITS_IN_FLIGHT = {"cpu": 2**23, "accelerator": 2**26}
 
 Finish = Callable[[Tensor], Tensor]
 
@@ -70,7 +70,7 @@ class _StreamedLoss(torch.autograd.Function):
             for tensor, needed in zip((hidden, weight, bias), wanted)
         ]
         sums = torch.zeros(4, dtype=torch.float32, device=hidden.device)
-        in_flight = _LOGITS_IN_FLIGHT["cpu" if hidden.device.type == "cpu" else "accelerator"]
+        in_flight = LOGITS_IN_FLIGHT["cpu" if hidden.device.type == "cpu" else "accelerator"]
         size = max(1, in_flight // len(weight))
         for start in range(0, len(hidden), size):
             states, labels = hidden[start : start + size], targets[start : start + size, None]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -26,6 +25,7 @@ from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.integrations import deepspeed
 
 from pyterrier_csplade._errors import DataError, TrainingError, TrainingInterruptedError
+from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.storage.files import write_atomically
 from pyterrier_csplade.storage.signals import StopRequest
 
@@ -109,10 +109,9 @@ class CurvesTrainer(Trainer):
                 self._load_from_checkpoint(str(checkpoint))
             return
         if checkpoint is None and is_first_process() and (log := self._checkpoints.parent / LOG_FILE).is_file():
-            warnings.warn(
+            warn(
                 f"{log} is of an earlier run that left no checkpoint to resume from (save_steps is {self.config.save_steps}): "
-                "this run starts at step 1 and replaces its files",
-                stacklevel=2,
+                "this run starts at step 1 and replaces its files"
             )
         with self._stop.listening(_NOTICE if is_first_process() else ""):
             try:
@@ -139,10 +138,9 @@ class CurvesTrainer(Trainer):
             return None
         checkpoint = self._checkpoints / f"checkpoint-{step}"
         if (before := processes_of(checkpoint)) != world_size():
-            warnings.warn(
+            warn(
                 f"{checkpoint} was written by {before} processes, this run has {world_size()}: dropout draws other numbers, "
-                "everything else is the same",
-                stacklevel=2,
+                "everything else is the same"
             )
         with reading(checkpoint):
             changes = changed_settings(checkpoint, self.config)
@@ -156,9 +154,7 @@ class CurvesTrainer(Trainer):
                 "another run in another output"
             )
         if changes:
-            warnings.warn(
-                f"{checkpoint} was written with other settings: {changes}. The run continues with the new ones", stacklevel=2
-            )
+            warn(f"{checkpoint} was written with other settings: {changes}. The run continues with the new ones")
         return checkpoint
 
     def record(self, **figures: Tensor | float) -> None:

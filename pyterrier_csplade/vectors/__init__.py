@@ -24,16 +24,17 @@ from .checks import (
     text_qids,
 )
 from .contract import CONTRACT_FILE, IDENTITY, Contract, Variant, contract_preset
+from .grounding import Grounding, lexical_grounding
 from .impacts import MAX_IMPACT, ImpactVector, Quantizer, heaviest_mass, minimum_weight, to_vectors, top_k
 from .matrices import EncodedVectors, MatrixVectors, checked_pieces, row_pieces
 from .pruning import PruneToks
 from .vocabulary import MAX_TERM_BYTES, Vocabulary, is_index_term
 
 __all__ = [
-    "CONTRACT_FILE", "IDENTITY", "MAX_DOCNO_LENGTH", "MAX_IMPACT", "MAX_TERM_BYTES", "Contract", "EncodedVectors",
+    "CONTRACT_FILE", "IDENTITY", "MAX_DOCNO_LENGTH", "MAX_IMPACT", "MAX_TERM_BYTES", "Contract", "EncodedVectors", "Grounding",
     "ImpactVector", "MatrixVectors", "OneEncoder", "PruneToks", "Quantizer", "Variant", "Vocabulary", "as_names",
     "check_choice", "check_contracts", "check_docno", "check_encoded", "check_field", "check_finite", "check_matrix",
     "check_min_weight", "check_positive", "check_record", "check_texts", "check_top_k", "check_weights", "checked_pieces",
-    "contract_preset", "heaviest_mass", "is_index_term", "minimum_weight", "query_ids", "row_pieces", "text_length",
-    "text_qids", "to_vectors", "top_k",
+    "contract_preset", "heaviest_mass", "is_index_term", "lexical_grounding", "minimum_weight", "query_ids", "row_pieces",
+    "text_length", "text_qids", "to_vectors", "top_k",
 ]  # fmt: skip

@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pyterrier_csplade._errors import ContractError
+from pyterrier_csplade._warnings import warn
 
 Variant = Literal["causal", "echo", "bidirectional"]
 #: Number of the first layers of a model, or indices of some of its layers, ascending.
@@ -78,6 +78,8 @@ class Contract:
         weights: Digest of all that the model's vectors depend on: weights, configuration, tokenizer and adapter. It begins
             with "2:"; without, it is the digest of some of the weights that version 0.1.0 stored.
         other_weights: The digest of the other kind, where it is known.
+        queries_for: Fingerprint of the document encoder for which a query table makes vectors of queries; empty for a language
+            model, whose queries and documents are of one encoder.
         training: Description of the training, for people to read.
         probes: Vectors of fixed texts, only in the file of a checkpoint; see ``model.probes``.
     """
@@ -99,6 +101,7 @@ class Contract:
     vocabulary_sha256: str = ""
     weights: str = ""
     other_weights: str = ""
+    queries_for: str = ""
     training: dict[str, Any] = field(default_factory=dict)
     probes: Sequence[dict[str, float]] = field(default=(), compare=False, repr=False)
 
@@ -126,8 +129,9 @@ class Contract:
     @property
     def fingerprint(self) -> str:
         """Digest in hexadecimal of what decides whether vectors are comparable; :meth:`matches` compares two contracts."""
-        # pool_special was added later: without it, fingerprints are the same as before.
-        identity = json.dumps([*(getattr(self, name) for name in IDENTITY), *(["pool_special"] if self.pool_special else [])])
+        # Fields that were added later: without them, fingerprints are the same as before.
+        later = [*(["pool_special"] if self.pool_special else []), *([self.queries_for] if self.queries_for else [])]
+        identity = json.dumps([*(getattr(self, name) for name in IDENTITY), *later])
         return hashlib.sha256(identity.encode()).hexdigest()
 
     def matches(self, other: Contract) -> bool:
@@ -135,10 +139,17 @@ class Contract:
 
         Digests of weights are compared by those of all of a model, or, where one contract lacks it, by the older ones.
         """
-        if any(getattr(self, name) != getattr(other, name) for name in (*IDENTITY, "pool_special") if name != "weights"):
+        compared = (*(name for name in IDENTITY if name != "weights"), "pool_special", "queries_for")
+        if any(getattr(self, name) != getattr(other, name) for name in compared):
             return False
         (new, old), (other_new, other_old) = self._digests, other._digests
         return new == other_new if new and other_new or not (old or other_old) else old == other_old
+
+    def answers(self, documents: Contract) -> bool:
+        """Whether vectors of queries can be scored against documents: of the same encoder, or of a table made for it."""
+        if not self.queries_for:
+            return self.matches(documents)
+        return any(self.queries_for == documents.replace(weights=weights).fingerprint for weights in documents._digests)
 
     @property
     def _digests(self) -> tuple[str, str]:
@@ -154,16 +165,18 @@ class Contract:
             source: Name of its file in the warning.
         """
         if re.fullmatch("[0-9a-f]{64}", self.weights):
-            warnings.warn(
+            warn(
                 f"{source} was written by version 0.1.0: its digest is the older, weaker one, of some weights. "
-                "CSPLADE(...).save(directory) writes a checkpoint with a digest of all, and indexes made with it have it",
-                stacklevel=1,  # one place, so that a source is shown once
+                "CSPLADE(...).save(directory) writes a checkpoint with a digest of all, and indexes made with it have it"
             )
 
     @property
     def summary(self) -> str:
         """Name of the encoder in messages."""
-        return f"{self.base_model or 'a model without a name'} ({self.variant}, fingerprint {self.fingerprint[:12]})"
+        name = self.base_model or "a model without a name"
+        if self.queries_for:
+            return f"a query table for {name} (fingerprint {self.fingerprint[:12]}, for documents of {self.queries_for[:12]})"
+        return f"{name} ({self.variant}, fingerprint {self.fingerprint[:12]})"
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
@@ -175,8 +188,9 @@ class Contract:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of a contract file, without probes."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "probes"}
-        if self.layers is None:  # earlier versions do not know the field
-            del values["layers"]
+        for name in ("layers", "queries_for"):
+            if not values[name]:  # earlier versions do not know the field
+                del values[name]
         return {"format": 1, "attention": self.attention, **values}
 
     @classmethod

@@ -14,7 +14,7 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 
-from inside.cli import demo
+from inside.cli import demo, readable_terms
 from inside.model import bases
 from pyterrier_csplade import CSPLADE, CspladeError, ImpactIndex, plot_tradeoff
 from pyterrier_csplade.data import PythonDocsDataset
@@ -146,22 +146,6 @@ def ranking(rows: list[tuple[str, str, float]]) -> pt.Transformer:
     return pt.Transformer.from_df(pt.model.add_ranks(frame))
 
 
-def test_fusion_by_hand() -> None:
-    left = ranking([("q1", "d1", 4.0), ("q1", "d2", 2.0), ("q3", "d1", 0.0)])
-    right = ranking([("q1", "d2", 10.0), ("q1", "d3", 5.0), ("q2", "d1", 3.0), ("q3", "d2", 7.0)])
-    fused = demo.fuse(left, right).transform(pd.DataFrame({"qid": ["q1", "q2", "q3"], "query": ["text"] * 3}))
-    scores = {(row.qid, row.docno): row.score for row in fused.itertuples()}
-    assert scores == pytest.approx({
-        ("q1", "d1"): 1 / 61,
-        ("q1", "d2"): 1 / 62 + 1 / 61,
-        ("q1", "d3"): 1 / 62,
-        ("q2", "d1"): 1 / 61,
-        ("q3", "d1"): 1 / 61,
-        ("q3", "d2"): 1 / 61,
-    })  # fmt: skip
-    assert fused[fused["qid"] == "q1"].sort_values("rank")["docno"].tolist()[0] == "d2"
-
-
 def test_ranks_of_the_relevant_documents(demonstration: Demonstration, collection: Any) -> None:
     left = ranking([("q1", "a", 4.0), ("q1", "b", 2.0), ("q2", "b", 1.0), ("q3", "c", 1.0)])
     right = ranking([("q1", "b", 10.0), ("q1", "a", 5.0), ("q2", "b", 3.0), ("q3", "a", 1.0)])
@@ -177,10 +161,13 @@ def test_ranks_of_the_relevant_documents(demonstration: Demonstration, collectio
     assert [(qid, why) for (qid, _), why in demo._shown(topics, ranks, "model")] == shown
 
 
-def test_terms_are_readable() -> None:
-    weights = {"term": 1.0, "-ing": 0.5, "' '": 0.25, "index": 0.125}
-    assert demo._readable(weights, "A Term", ".1%") == "term 100.0%, [+-ing] 50.0%, [+' '] 25.0%, [+index] 12.5%"
-    assert demo._readable({str(i): 1.0 for i in range(13)}, "", ".0f").endswith("[+11] 1, ...")
+def test_terms_are_readable(demonstration: Demonstration) -> None:
+    weights = {"Ġterm": 1.0, "ing": 0.5, "Ġ": 0.25, "Ġindex": 0.125}
+    assert (
+        readable_terms(demonstration.csplade, weights, "A Term", ".1%")
+        == "term 100.0%, [+-ing] 50.0%, [+' '] 25.0%, [+index] 12.5%"
+    )
+    assert readable_terms(demonstration.csplade, {f"Ġ{i}": 1.0 for i in range(13)}, "", ".0f").endswith("[+11] 1, ...")
 
 
 @pytest.mark.parametrize("fetched", [True, False])

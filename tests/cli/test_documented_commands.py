@@ -30,16 +30,29 @@ class Parsed(Exception):  # noqa: N818
     """Raised when a script has accepted its arguments."""
 
 
+def subcommands() -> dict[str, argparse.ArgumentParser]:
+    return next(action.choices for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+
+
+def test_every_help_ends_with_two_examples() -> None:
+    for name, parser in {"": _parser(), **subcommands()}.items():
+        *_, head, first, second = parser.format_help().splitlines()
+        assert head == "examples:"
+        for example in (first, second):
+            command = example.removeprefix("  pyterrier-csplade ").partition(" && ")[0]
+            assert command != example and command.startswith(name)
+            assert callable(_parser().parse_args(shlex.split(command)).run)
+
+
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert {command.split()[0] for command in COMMANDS} == {"demo", "adapt", "train", "plot", "encode", "verify", "fetch"}
+    assert {command.split()[0] for command in COMMANDS} == subcommands().keys()
     for command in COMMANDS:
         assert callable(_parser().parse_args(shlex.split(command)).run)
 
 
 def test_every_option_is_documented() -> None:
-    commands = next(action.choices for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
-    options = {option for parser in commands.values() for action in parser._actions for option in action.option_strings}
-    assert {option for option in options if not re.search(rf"{option}\b", TEXT)} == {"-h", "--help"}
+    options = {option for parser in subcommands().values() for action in parser._actions for option in action.option_strings}
+    assert {option for option in options if not re.search(rf"{option}\b", TEXT)} == {"-h"}
 
 
 @pytest.mark.parametrize("command", sorted(set(BENCHMARKS)))

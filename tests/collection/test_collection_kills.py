@@ -19,7 +19,7 @@ from support.vector_collections import content, documents, jsonl
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
 
 
-@pytest.mark.parametrize(("kills", "seed"), [(3, 0), pytest.param(20, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "seed"), [(2, 0), pytest.param(20, 1, marks=pytest.mark.slow)])
 def test_sigkill_at_random_moments(tmp_path: Path, kills: int, seed: int) -> None:
     """The collection has the same bytes as after an undisturbed run, and each kill costs at most one shard."""
     script = [sys.executable, str(TESTS / "support" / "kill_encoding.py"), str(tmp_path), str(kills), str(seed)]

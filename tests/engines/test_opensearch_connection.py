@@ -13,7 +13,7 @@ import pytest
 from opensearchpy.exceptions import SSLError
 
 from inside.engines import Backoff, connection
-from pyterrier_csplade import Contract, CspladeError, ImpactIndexError, OpenSearchIndex
+from pyterrier_csplade import Contract, ContractError, CspladeError, ImpactIndexError, OpenSearchIndex
 from support.fake_opensearch import FakeCluster, broken, status
 
 PASSWORD = "s3cr3t/p%ss"  # noqa: S105
@@ -174,9 +174,13 @@ def test_certificate_that_is_not_trusted_is_not_tried_again() -> None:
         ({"number": "8.15.0"}, "elasticsearch 8.15.0.*OpenSearch 2.0 or newer"),
         ({"distribution": "opensearch", "number": "1.3.20"}, "opensearch 1.3.20"),
         ({}, "OpenSearch 2.0 or newer"),
+        ({"distribution": "opensearch", "number": "1.x"}, "opensearch 1.x"),
+        ({"distribution": "opensearch", "number": "next"}, "opensearch next"),
+        ({"distribution": "opensearch", "number": None}, "opensearch None"),
+        ("3.8.0", "OpenSearch 2.0 or newer"),
     ],
 )
-def test_server_of_another_kind_is_refused_before_the_first_document(version: dict[str, Any], message: str) -> None:
+def test_server_of_another_kind_is_refused_before_the_first_document(version: Any, message: str) -> None:
     cluster = FakeCluster()
     cluster.version = version
 
@@ -186,6 +190,21 @@ def test_server_of_another_kind_is_refused_before_the_first_document(version: di
 
     with pytest.raises(ImpactIndexError, match=message):
         OpenSearchIndex(cluster.client(), "docs").index(encoder())
+
+
+@pytest.mark.parametrize("number", ["2.x", "3.0.0-alpha1", "3", "10.1-SNAPSHOT"])
+def test_versions_in_development_are_read(number: str) -> None:
+    cluster = FakeCluster()
+    cluster.version["number"] = number
+    assert OpenSearchIndex(cluster.client(), "docs").index([{"docno": "d", "toks": {"a": 1}}]).built()
+
+
+@pytest.mark.parametrize("answer", [[], "OK", {"docs": []}, {"docs": {}}, {"docs": {"mappings": 3}}])
+def test_answers_of_another_form_are_refused(answer: Any) -> None:
+    cluster = FakeCluster()
+    cluster.faults += [lambda *request: None, lambda *request: (200, answer)]
+    with pytest.raises(ImpactIndexError, match="cluster:9200 does not answer as OpenSearch"):
+        OpenSearchIndex(cluster.client(), "docs").built()
 
 
 def test_server_without_rank_features_is_refused() -> None:
@@ -204,6 +223,54 @@ def test_index_of_another_program_is_refused(mapping: dict[str, Any]) -> None:
     for act in (lambda: index.retriever()(QUERY), lambda: index.index([{"docno": "d", "toks": {"a": 1}}])):
         with pytest.raises(ImpactIndexError, match="is not an index of impacts"):
             act()
+
+
+@pytest.mark.parametrize("metadata", [None, "x", ["format"], {}, {"csplade": None}, {"csplade": "x"}, {"csplade": ["format"]}])
+def test_metadata_of_another_form_is_refused(metadata: Any) -> None:
+    cluster = FakeCluster()
+    index = OpenSearchIndex(cluster.client(), "docs").index([{"docno": "d", "toks": {"a": 1}}])
+    cluster.indexes["docs"]["mappings"]["_meta"] = metadata
+    with pytest.raises(ImpactIndexError, match="'docs' at .* is not an index of impacts"):
+        index.retriever()(QUERY)
+
+
+# Values of other forms than those that this package writes.
+NO_NUMBERS: list[Any] = [None, "x", [], {}, -1, True]
+CHANGED: dict[str, list[Any]] = {
+    "scale": NO_NUMBERS,
+    "documents": NO_NUMBERS,
+    "quantization_loss": NO_NUMBERS,
+    "format": [None, "x", [], {}, -1, 0],
+    "terms": [None, [], {}, 3],
+    "complete": [None, "x", [], 1],
+    "fields": [None, "x", {}, [3]],
+    "contract": ["x", [], 3, {"unknown": 1}, {"format": "x"}],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in CHANGED.items() for value in values])
+def test_metadata_that_was_changed_is_named(name: str, value: Any) -> None:
+    cluster = FakeCluster()
+    index = OpenSearchIndex(cluster.client(), "docs").index([{"docno": "d", "toks": {"a": 1}}])
+    cluster.indexes["docs"]["mappings"]["_meta"]["csplade"][name] = value
+    is_contract = name == "contract"
+    error = ContractError if is_contract else ImpactIndexError
+    message = "the mapping of 'docs' at" if is_contract else f"'{name}' in it"
+    with pytest.raises(error, match=message):
+        index.retriever()(QUERY)
+
+
+@pytest.mark.parametrize("change", [{"format": None}, {"scale": None}, {"terms": None}, {"colour": 3}])
+def test_metadata_with_other_fields_is_refused(change: dict[str, Any]) -> None:
+    cluster = FakeCluster()
+    index = OpenSearchIndex(cluster.client(), "docs").index([{"docno": "d", "toks": {"a": 1}}])
+    values = cluster.indexes["docs"]["mappings"]["_meta"]["csplade"]
+    for name, value in change.items():
+        values.pop(name, None)
+        if value is not None:
+            values[name] = value
+    with pytest.raises(ImpactIndexError, match="is not an index of impacts, or its mapping was changed"):
+        index.retriever()(QUERY)
 
 
 def test_index_of_a_newer_format_is_refused() -> None:

@@ -68,6 +68,14 @@ def test_items_that_stay_refused_end_the_load_with_their_document_and_reason(
     assert impacts(cluster) == expected(10)
 
 
+@pytest.mark.parametrize("found", [None, "x", [3], {"index": {}}])
+def test_answer_to_a_load_of_another_form_is_refused(cluster: FakeCluster, index: OpenSearchIndex, found: Any) -> None:
+    cluster.faults += [*BEFORE_BULK, lambda *request: (200, {"errors": False, "items": found})]
+    with pytest.raises(ImpactIndexError, match="cluster:9200 does not answer as OpenSearch"):
+        index.index(documents(4))
+    assert not index.built()
+
+
 @pytest.mark.parametrize("more", [True, False])
 def test_answer_about_other_documents_is_no_acknowledgement(cluster: FakeCluster, index: OpenSearchIndex, more: bool) -> None:
     def change(found: list[dict[str, Any]]) -> list[dict[str, Any]]:

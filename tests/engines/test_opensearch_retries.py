@@ -93,6 +93,33 @@ def test_patience_ends_with_one_error(cluster: FakeCluster, fault: Any, monkeypa
     assert caught.value.__cause__ is None and "Traceback" not in str(caught.value)
 
 
+def test_items_and_requests_that_are_refused_share_one_patience(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each busy answer would otherwise give the next request all of the patience anew."""
+    monkeypatch.setattr(Backoff, "pauses", lambda self: iter([0.0] * 5))
+
+    def busy(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{"index": {**item["index"], "status": 429, "error": {"type": "busy"}}} for item in found]
+
+    cluster.faults += [*BEFORE_BULK, *[status(503), items(cluster, busy)] * 100]
+    with pytest.raises(ImpactIndexError, match="503|did not take 4 documents"):
+        OpenSearchIndex(cluster.client(), "docs").index(documents(4))
+    assert cluster.requests.count(("POST", "/docs/_bulk")) == 6
+
+
+def test_searches_that_are_refused_share_one_patience(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    retriever = OpenSearchIndex(cluster.client(), "docs").index(documents(4)).retriever()
+    monkeypatch.setattr(Backoff, "pauses", lambda self: iter([0.0] * 5))
+    cluster.requests.clear()
+
+    def busy(method: str, path: str, body: Any) -> Any:
+        return 200, {"responses": [{"status": 429, "error": {"type": "busy", "reason": "queue is full"}}]}
+
+    cluster.faults += [lambda *request: None, *[status(503), busy] * 100]
+    with pytest.raises(ImpactIndexError, match="503|queue is full"):
+        retriever([{"qid": "1", "query_toks": {"a": 1.0}}])
+    assert sum("_msearch" in path for _, path in cluster.requests) == 6
+
+
 def test_failure_does_not_wait_for_the_pauses_of_other_requests(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backoff, "pauses", lambda self: iter([60.0]))
     cluster.faults += BEFORE_BULK + [status(503), status(400, "bad")]

@@ -206,6 +206,45 @@ def test_answers_that_are_cut_are_refused(
         index.retriever()(frame({"%": 1.0}))
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"responses": None},
+        {"responses": {"hits": 3}},
+        {"responses": ["x"]},
+        {"responses": [{"hits": {"hits": [{"_id": "d"}]}}]},
+        {"responses": [{"hits": {"hits": [{"sort": [None, "d"]}]}}]},
+        {"responses": [{"hits": {"hits": [{"sort": ["d", 1.0]}]}}]},
+        {"responses": [{"hits": {"hits": ["d"]}}]},
+    ],
+)
+def test_answers_of_another_form_are_refused(cluster: FakeCluster, index: OpenSearchIndex, answer: dict[str, Any]) -> None:
+    cluster.faults += answering(answer)
+    with pytest.raises(ImpactIndexError, match="cluster:9200 does not answer as OpenSearch"):
+        index.retriever()(frame({"%": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "too_many"),
+    [
+        ("too_many_clauses", "maxClauseCount is set to 1024", True),
+        ("too_many_nested_clauses", "Query contains too many nested clauses; maxClauseCount is set to 1024", True),
+        ("query_shard_exception", "failed to create query: maxClauseCount is set to 1024", True),
+        ("parsing_exception", "[bool] query does not support [clauses]", False),
+        ("number_format_exception", 'For input string: "clause"', False),
+        ("query_shard_exception", "failed to find type for field [clause]", False),
+    ],
+)
+def test_only_too_many_terms_are_reported_as_such(
+    cluster: FakeCluster, index: OpenSearchIndex, kind: str, reason: str, too_many: bool
+) -> None:
+    cluster.faults += answering({"responses": [{"status": 400, "error": {"type": kind, "reason": reason}}]})
+    with pytest.raises(ImpactIndexError, match=r"\.allow_query_terms\(\)" if too_many else "refused query 'q0': ") as caught:
+        index.retriever()(frame({"%": 1.0}))
+    assert reason in str(caught.value)
+
+
 def test_search_that_the_server_was_too_busy_for_is_sent_again(
     cluster: FakeCluster, index: OpenSearchIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,6 @@ import json
 import random
 import re
 import textwrap
-from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 
@@ -15,20 +14,12 @@ import pytest
 
 from inside.engines import escape
 from pyterrier_csplade import CSPLADE, DataError, ImpactIndexError, MatrixVectors, OpenSearchIndex, Vocabulary
-from support.opensearch_cluster import CONTRACT, VOCABULARY, assert_exact, collection, frame, queries, running
+from support.opensearch_cluster import CONTRACT, DOCUMENTS, VOCABULARY, assert_exact, collection, frame, queries
 from support.paths import ROOT
 
 pytestmark = pytest.mark.opensearch
 
-VECTORS = collection()
-QUERIES = queries()
 TOKENS = 250
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with running(tmp_path_factory.mktemp("opensearch"), nodes=1) as cluster:
-        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +28,7 @@ def indexes(cluster: Any) -> dict[int, OpenSearchIndex]:
     found = {}
     for shards in (1, 3):
         index = OpenSearchIndex(cluster.url, f"collection-{shards}")
-        found[shards] = index.index_vectors(VECTORS, shards=shards, replicas=0, request_bytes=500_000)
+        found[shards] = index.index_vectors(collection(), shards=shards, replicas=0, request_bytes=500_000)
     return found
 
 
@@ -45,26 +36,26 @@ def indexes(cluster: Any) -> dict[int, OpenSearchIndex]:
 @pytest.mark.parametrize("k", [10, 1000])
 def test_rankings_match_the_matrices(indexes: dict[int, OpenSearchIndex], shards: int, k: int) -> None:
     index = indexes[shards]
-    assert len(index) == index.statistics["documents"] == 5000
-    assert index.statistics["postings"] == VECTORS.matrix.nnz and index.contract == CONTRACT
-    assert_exact(index.retriever(num_results=k)(frame(QUERIES)), VECTORS, QUERIES, k)
+    assert len(index) == index.statistics["documents"] == DOCUMENTS
+    assert index.statistics["postings"] == collection().matrix.nnz and index.contract == CONTRACT
+    assert_exact(index.retriever(num_results=k)(frame(queries())), collection(), queries(), k)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 0.01, 250.0, 1e30])
 def test_weights_of_any_size(indexes: dict[int, OpenSearchIndex], scale: float) -> None:
-    scaled = [{term: weight * scale for term, weight in query.items()} for query in QUERIES[:10]]
+    scaled = [{term: weight * scale for term, weight in query.items()} for query in queries()[:10]]
     unknown = [{**query, "never": 1e30 * scale, "\ud800": scale} for query in scaled]
     result = indexes[3].retriever(num_results=100)(frame(unknown))
-    assert_exact(result, VECTORS, scaled, 100)
+    assert_exact(result, collection(), scaled, 100)
 
 
 def test_queries_without_results_harm_no_other_and_invalid_ones_are_refused(indexes: dict[int, OpenSearchIndex]) -> None:
     retriever = indexes[3].retriever(num_results=100)
-    good, far = QUERIES[0], dict(zip(QUERIES[1], (1e30, 1e-7)))
+    good, far = queries()[0], dict(zip(queries()[1], (1e30, 1e-7)))
     result = retriever(frame([good, {}, {"never": 1.0}, {term: 0.0 for term in good}, far]))
     assert list(result["qid"].unique()) == ["q0", "q4"]
-    assert_exact(result[result["qid"] == "q0"], VECTORS, [good], 100)
-    assert_exact(result[result["qid"] == "q4"].assign(qid="q0"), VECTORS, [far], 100)
+    assert_exact(result[result["qid"] == "q0"], collection(), [good], 100)
+    assert_exact(result[result["qid"] == "q4"].assign(qid="q0"), collection(), [far], 100)
     for weight in (-1.0, np.nan, np.inf, "1"):
         nonsense: Any = {**far, next(iter(good)): weight}
         with pytest.raises(DataError, match="query 'q1'"):
@@ -86,7 +77,7 @@ def test_weights_are_rounded_half_up_and_zeros_are_left_out(cluster: Any) -> Non
 
 
 def test_scorer_agrees_with_the_retriever(indexes: dict[int, OpenSearchIndex]) -> None:
-    found = indexes[3].retriever(num_results=1500)(frame(QUERIES[:5]))
+    found = indexes[3].retriever(num_results=1500)(frame(queries()[:5]))
     scored = indexes[1].scorer()(found.sample(frac=1, random_state=3).drop(columns=["score", "rank"])).sort_index()
     assert scored["score"].to_numpy() == pytest.approx(found["score"].to_numpy(), rel=1e-6)
 
@@ -206,9 +197,9 @@ def _byte_level(encoded: str) -> str:
 def test_other_indexes_are_refused(cluster: Any, indexes: dict[int, OpenSearchIndex]) -> None:
     cluster.request("PUT", "/plain", {"mappings": {"properties": {"text": {"type": "text"}}}})
     with pytest.raises(ImpactIndexError, match="'plain' at .* is not an index of impacts"):
-        OpenSearchIndex(cluster.url, "plain").retriever()(frame(QUERIES[:1]))
+        OpenSearchIndex(cluster.url, "plain").retriever()(frame(queries()[:1]))
     with pytest.raises(ImpactIndexError, match="there is no index 'nowhere'.*build it"):
-        OpenSearchIndex(cluster.url, "nowhere").retriever()(frame(QUERIES[:1]))
+        OpenSearchIndex(cluster.url, "nowhere").retriever()(frame(queries()[:1]))
     with pytest.raises(ImpactIndexError, match="was refused by|400"):
         OpenSearchIndex(cluster.url, "bad-type").toks_indexer(meta={"x": "no_such_type"}).index(
             [{"docno": "d", "toks": {"a": 1}, "x": 1}]
@@ -220,17 +211,17 @@ def test_other_indexes_are_refused(cluster: Any, indexes: dict[int, OpenSearchIn
 
 
 def test_aliases_of_one_index_and_of_two(cluster: Any, indexes: dict[int, OpenSearchIndex]) -> None:
-    wanted = QUERIES[:20]
-    for name, rows in (("part-1", slice(0, 2000)), ("part-2", slice(2000, 5000))):
-        part = MatrixVectors(VECTORS.docnos[rows], VECTORS.matrix[rows], VOCABULARY, CONTRACT)
+    wanted = queries()[:20]
+    for name, rows in (("part-1", slice(0, 2000)), ("part-2", slice(2000, DOCUMENTS))):
+        part = MatrixVectors(collection().docnos[rows], collection().matrix[rows], VOCABULARY, CONTRACT)
         OpenSearchIndex(cluster.url, name).index_vectors(part, replicas=0)
     adds = [{"add": {"index": index, "alias": alias}} for index, alias in (("part-*", "both"), ("collection-3", "live"))]
     cluster.request("POST", "/_aliases", {"actions": adds})
     for alias in ("both", "live"):
         index = OpenSearchIndex(cluster.url, alias)
-        assert index.statistics["documents"] == len(index) == 5000
-        assert_exact(index.retriever(num_results=100)(frame(wanted)), VECTORS, wanted, 100)
-        assert len(index.scorer()(frame(wanted[:1]).assign(docno=VECTORS.docnos[4999]))) == 1
+        assert index.statistics["documents"] == len(index) == DOCUMENTS
+        assert_exact(index.retriever(num_results=100)(frame(wanted)), collection(), wanted, 100)
+        assert len(index.scorer()(frame(wanted[:1]).assign(docno=collection().docnos[-1]))) == 1
 
 
 def test_documentation(cluster: Any, csplade: CSPLADE, monkeypatch: pytest.MonkeyPatch) -> None:

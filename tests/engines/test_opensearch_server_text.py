@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,9 @@ import pyterrier as pt
 import pytest
 
 from pyterrier_csplade import ImpactIndexError, OpenSearchIndex
-from support.opensearch_cluster import frame, running
+from support.opensearch_cluster import frame
 
 pytestmark = pytest.mark.opensearch
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with running(tmp_path_factory.mktemp("opensearch"), nodes=1) as cluster:
-        yield cluster
 
 
 TEXTS = {

@@ -83,29 +83,36 @@ def test_two_processes_search_while_a_third_rebuilds(tmp_path: Path) -> None:
     index = build(tmp_path / "index").reorder()
     searching = textwrap.dedent(
         """
-        import sys, time
+        import os, sys
         import pandas as pd
         from pyterrier_csplade import ImpactIndex
         frame = pd.DataFrame([{"qid": "q", "query_toks": {"a": 1.0, "b": 1.0}}])
-        end = time.monotonic() + 6
         seen = set()
-        while time.monotonic() < end:
+        while not os.path.exists(sys.argv[2]):
             index = ImpactIndex(sys.argv[1])
             found = index.retriever(algorithm="bmp", block_size=8).transform(frame)
             best = list(zip(found["docno"], found["score"]))[0]
             assert best[0] == "d4" and len(found) == 300, best
+            if not seen:
+                print("ready", flush=True)
             seen.add(best[1] - 5)
         print(sorted(seen))
         """
     )
     others = [
         subprocess.Popen(
-            [sys.executable, "-c", searching, str(index.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", searching, str(index.path), str(tmp_path / "end")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for _ in range(2)
     ]
+    for process in others:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
     for impact in range(1, 5):
         build(tmp_path / "index", impact=impact).reorder()
+    (tmp_path / "end").touch()
     for process in others:
         output, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors

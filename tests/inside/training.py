@@ -17,8 +17,10 @@ from pyterrier_csplade.training.adaptation import Predictor, draw_positions
 from pyterrier_csplade.training.batches import Collator, Labels, RowDataset, write_rows
 from pyterrier_csplade.training.checkpoints import damage_of, last_checkpoint, prepared, publish, remove_old, unfinished
 from pyterrier_csplade.training.config import POSTING_BYTES
+from pyterrier_csplade.training.expansion import ExpansionControl, own_terms_only
 from pyterrier_csplade.training.fields import config_from_dict
 from pyterrier_csplade.training.gradient_cache import GradientCache
+from pyterrier_csplade.training.lexical import LexicalLoss, TermStatistics, scaled_idf
 from pyterrier_csplade.training.losses import (
     DocumentFrequencies,
     accuracy,
@@ -34,16 +36,39 @@ from pyterrier_csplade.training.losses import (
     ranking_loss,
 )
 from pyterrier_csplade.training.objective import ContrastiveObjective
-from pyterrier_csplade.training.packing import PackedDataset, pack_corpus
+from pyterrier_csplade.training.own_tokens import OwnTokenFinder, OwnTokens
+from pyterrier_csplade.training.packing import PackedDataset, PassageDataset, cut_passages, pack_corpus
+from pyterrier_csplade.training.pooled import PassageCollator, count_terms, passage_contract
 from pyterrier_csplade.training.readers import read_rows
 from pyterrier_csplade.training.rows import TrainingRow, passage_text
 from pyterrier_csplade.training.run import add_lora, load_tokenizer_and_model, reporters
-from pyterrier_csplade.training.schedules import WeightSchedule, make_schedule
+from pyterrier_csplade.training.schedules import TemperatureSchedule, WeightSchedule, make_schedule
 from pyterrier_csplade.training.streamed_loss import streamed_prediction_loss
 from pyterrier_csplade.training.trainer import CurvesTrainer
+from pyterrier_csplade.training.training_encoder import TrainingEncoder, draw_tokens, predictable
+from pyterrier_csplade.training.vocabulary.bpe import BytePairs
+from pyterrier_csplade.training.vocabulary.neighbours import sparsemax
+from pyterrier_csplade.training.vocabulary.shards import read_tensors, rewrite
 
 __all__ = [
+    "ExpansionControl",
+    "TemperatureSchedule",
+    "own_terms_only",
+    "LexicalLoss",
+    "TermStatistics",
+    "scaled_idf",
+    "OwnTokenFinder",
+    "OwnTokens",
+    "PassageDataset",
+    "cut_passages",
+    "PassageCollator",
+    "count_terms",
+    "passage_contract",
+    "TrainingEncoder",
+    "draw_tokens",
+    "predictable",
     "POSTING_BYTES",
+    "BytePairs",
     "Collator",
     "ContrastiveObjective",
     "CurvesTrainer",
@@ -84,8 +109,11 @@ __all__ = [
     "ramped",
     "ranking_loss",
     "read_rows",
+    "read_tensors",
     "remove_old",
     "reporters",
+    "rewrite",
+    "sparsemax",
     "run",
     "streamed_loss",
     "streamed_prediction_loss",

@@ -1,10 +1,10 @@
 """Changes files at random and opens what they belong to, in processes of their own.
 
-Usage: mutations.py KIND DIRECTORY SEED COUNT [FILE]
+Usage: mutations.py KINDS DIRECTORY SEED COUNT [FILE]
 
-KIND is index, collection or checkpoint. The script prints one line for each file, and one for each failure: a process that
-ended by a signal, took more than 10 s or 1 GB, or raised an error that is not this package's; and wrong results, unless the
-digests were made to fit.
+KINDS are one or more of index, collection and checkpoint, with commas; DIRECTORY holds a folder of each. The script prints one
+line for each file, and one for each failure: a process that ended by a signal, took more than 10 s or 1 GB, or raised an error
+that is not this package's; and wrong results, unless the digests were made to fit.
 """
 
 from __future__ import annotations
@@ -356,4 +356,6 @@ def run(kind: str, directory: Path, seed: int, count: int, only: str | None) -> 
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5] if len(sys.argv) > 5 else None)
+    for kind in sys.argv[1].split(","):
+        only = sys.argv[5] if len(sys.argv) > 5 else None
+        run(kind, Path(sys.argv[2]) / kind, int(sys.argv[3]), int(sys.argv[4]), only)

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ start: Any = importlib.import_module("start")
 
 CONTRACT = Contract(weights="w", base_model="lm-one")
 SIZE = 128_256  # terms, as Llama 3 has
+DOCUMENTS = 3000
 VOCABULARY = [f"Ġ{i}.{i % 7}%" for i in range(SIZE)]
 
 
@@ -41,7 +43,8 @@ def running(directory: Path, nodes: int) -> Iterator[Any]:
         cluster.stop()
 
 
-def collection(documents: int = 5000, terms: int = 120, seed: int = 7) -> MatrixVectors:
+@cache
+def collection(documents: int = DOCUMENTS, terms: int = 120, seed: int = 7) -> MatrixVectors:
     """Make documents with Zipf-distributed terms and impacts from 1 to 512."""
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(SIZE)
@@ -57,6 +60,7 @@ def collection(documents: int = 5000, terms: int = 120, seed: int = 7) -> Matrix
     return MatrixVectors([f"doc-{i:05d}" for i in generator.permutation(documents)], matrix, VOCABULARY, CONTRACT)
 
 
+@cache
 def queries(number: int = 100, terms: int = 40, seed: int = 8) -> list[dict[str, float]]:
     """Make queries of the same terms with float32 weights."""
     generator = np.random.default_rng(seed)

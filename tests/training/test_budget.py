@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_the_controller_resumes_exactly(base: Path, tmp_path: Path) -> None:
         "learning_rate": 1e-2,
     }
     whole = train(contrastive_config(base, tmp_path / "whole", **settings))
-    parts = train(contrastive_config(base, tmp_path / "parts", **settings))
+    parts = Path(shutil.copytree(whole, tmp_path / "parts"))
     (parts / "checkpoints/checkpoint-6").rename(tmp_path / "aside")
     train(contrastive_config(base, tmp_path / "parts", **settings), resume=True)
     for name in ("loss", "lambda_query", "lambda_document", "nnz_document"):

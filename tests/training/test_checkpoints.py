@@ -166,7 +166,12 @@ def signals(at: int, *numbers: int) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("last", "number"),
-    [(1, signal.SIGTERM), (3, signal.SIGINT), (4, signal.SIGTERM), (7, signal.SIGINT)],
+    [
+        (3, signal.SIGINT),
+        (4, signal.SIGTERM),
+        pytest.param(1, signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(7, signal.SIGINT, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_saves_and_the_run_goes_on_exactly(
     base: Path, whole: Path, tmp_path: Path, last: int, number: int, capsys: pytest.CaptureFixture[str]
@@ -227,7 +232,7 @@ def test_a_run_resumes_exactly_without_the_private_interfaces_of_transformers(
     check_same_end(whole, tmp_path / "run", but="loss")
 
 
-@pytest.mark.parametrize("step", [2, 4, 6, 8])
+@pytest.mark.parametrize("step", [6, *(pytest.param(step, marks=pytest.mark.slow) for step in (2, 4, 8))])
 def test_every_checkpoint_leads_to_the_same_end(base: Path, whole: Path, tmp_path: Path, step: int) -> None:
     run = tmp_path / "whole"
     shutil.copytree(whole, run)
@@ -240,7 +245,7 @@ def test_every_checkpoint_leads_to_the_same_end(base: Path, whole: Path, tmp_pat
     check_same_end(whole, run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_in_the_adaptation_phase(base: Path, tmp_path: Path, number: int) -> None:
     settings: dict[str, Any] = {"steps": 6, "save_steps": 100, "objective": "mntp", "mask_token": "!", "logging_steps": 2}
     uninterrupted = adapt(adaptation_config(base, tmp_path / "whole", **settings))
@@ -278,7 +283,7 @@ def test_another_number_of_processes_is_said(base: Path, tmp_path: Path) -> None
         train(config, resume=True)
 
 
-@pytest.mark.parametrize("phase", ["contrastive", "adaptation"])
+@pytest.mark.parametrize("phase", ["contrastive", pytest.param("adaptation", marks=pytest.mark.slow)])
 def test_settings_that_changed_are_said(base: Path, tmp_path: Path, phase: str) -> None:
     go: Any = train if phase == "contrastive" else adapt
     make_config: Any = contrastive_config if phase == "contrastive" else adaptation_config

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -87,10 +88,30 @@ def check_equal(first: Path, second: Path) -> None:
         torch.testing.assert_close(values, weights[1][name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def one_process(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Runs of one process by the name of those of two; each is made once."""
+    made: dict[tuple[bool, str], Path] = {}
+
+    def run(name: str) -> Path:
+        method = "qlora" if "qlora" in name else "lora" if "lora" in name else ""
+        key = (name.startswith("adapted"), method)
+        if key not in made:
+            settings: dict[str, Any] = QLORA if method == "qlora" else {}
+            lora = LoraSettings(**LORA) if method else None
+            output = tmp_path_factory.mktemp("one") / "run"
+            if key[0]:
+                made[key] = adapt(adaptation_config(base, output, lora=lora, **settings, **ADAPTATION))
+            else:
+                made[key] = train(contrastive_config(base, output, lora=lora, **settings, **SETTINGS))
+        return made[key]
+
+    return run
+
+
 @pytest.mark.parametrize("name", ["2x4", "2x2x2", "qlora 2x4", "qlora 2x2x2"])
-def test_two_processes_end_as_one(base: Path, two_processes: Path, tmp_path: Path, name: str) -> None:
-    settings = {"lora": LoraSettings(**LORA), **QLORA} if "qlora" in name else {}
-    one = train(contrastive_config(base, tmp_path / "one", **settings, **SETTINGS))
+def test_two_processes_end_as_one(one_process: Callable[[str], Path], two_processes: Path, name: str) -> None:
+    one = one_process(name)
     assert len(log_of(one)) == 5
     check_equal(one, two_processes / name)
 
@@ -100,10 +121,8 @@ def test_a_signal_to_one_process_stops_all(two_processes: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["adapted 2x4", "adapted 2x2x2", "adapted lora", "adapted qlora"])
-def test_two_processes_adapt_as_one(base: Path, two_processes: Path, tmp_path: Path, name: str) -> None:
-    lora = LoraSettings(**LORA) if name.endswith("lora") else None
-    settings = QLORA if "qlora" in name else {}
-    one = adapt(adaptation_config(base, tmp_path / "one", lora=lora, **settings, **ADAPTATION))
+def test_two_processes_adapt_as_one(one_process: Callable[[str], Path], two_processes: Path, name: str) -> None:
+    one = one_process(name)
     assert len(log_of(one)) == 4
     for figure in ("loss", "grad_norm"):
         assert log_of(two_processes / name, figure) == pytest.approx(log_of(one, figure), rel=1e-5), figure
@@ -131,7 +150,8 @@ def test_cached_gradients_are_those_of_the_whole_graph(
     monkeypatch.setattr(batches, "_CHUNK", 4)
     runs = []
     for accumulation in (1, 2):
-        settings = SETTINGS | {"gradient_accumulation_steps": accumulation, "gradient_checkpointing": accumulation == 2}
+        settings = SETTINGS | {"steps": 3, "gradient_accumulation_steps": accumulation}
+        settings["gradient_checkpointing"] = accumulation == 2
         runs.append(train(contrastive_config(base, tmp_path / str(accumulation), lora=lora, **settings)))
     check_equal(*runs)
 

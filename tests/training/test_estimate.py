@@ -55,6 +55,17 @@ def test_adapters_are_counted_as_peft_makes_them() -> None:
         model_shape(models.language_model().config, ["query_proj"])
 
 
+def test_frozen_embeddings_need_memory_but_no_gradient() -> None:
+    shape = model_shape(models.language_model().config, PROJECTIONS)
+    load = Load(texts=1, tokens=16, length=16, head_tokens=16, forwards=0, every_logit=True, accumulates=True, live_tokens=16)
+    trained, frozen = (
+        memory_parts(shape, Method(rank=None, bf16=False, checkpointing=False, frozen_embeddings=on), load)
+        for on in (False, True)
+    )
+    assert frozen["frozen weights"] == 4 * shape.embeddings
+    assert frozen["optimizer"] == 8 * shape.backbone == trained["optimizer"] - 8 * shape.embeddings
+
+
 @pytest.mark.parametrize("name", ["llama-tied", "opt", "gpt_neox"])
 def test_every_parameter_is_counted_once(name: str) -> None:
     model = models.language_model(name)
@@ -98,30 +109,32 @@ def test_memory_by_part() -> None:
 
 
 PEAK = """
-import re, sys
+import re
 import torch
 from inside.training import streamed_prediction_loss
 torch.set_num_threads(1)
-trained, terms, width, positions = sys.argv[1] == "trained", 100_000, 256, 256
-weight = torch.empty(terms, width).normal_().requires_grad_(trained)
+terms, width, positions = 100_000, 256, 256
+weight = torch.empty(terms, width).normal_()
 hidden = torch.empty(positions, width).normal_().requires_grad_()
 targets = torch.randint(terms, (positions,))
 torch.randn(64, width) @ weight[:100].T
 def peak():  # unlike getrusage's, without the peak of the parent process
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
-before = peak()
-streamed_prediction_loss(hidden, weight, targets, 1.0)[0].backward()
-print(peak() - before)
+for trained in (False, True):
+    weight.requires_grad_(trained)
+    open("/proc/self/clear_refs", "w").write("5")  # the peak is now what the process holds
+    before = peak()
+    streamed_prediction_loss(hidden, weight, targets, 1.0)[0].backward()
+    print(peak() - before)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
-@pytest.mark.parametrize("trained", [True, False])
-def test_memory_of_the_head_in_adaptation(trained: bool) -> None:
+def test_memory_of_the_head_in_adaptation() -> None:
     """Measured in its own process: the logits of all positions would take 100 MB, and their gradients 100 MB more."""
-    command = [sys.executable, "-c", PEAK, "trained" if trained else "frozen"]
     paths = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=paths)
-    head, blocks = 100_000 * 256, 6 * 2**23 * 4
-    gradient, extra = (4 * head, 4 * head) if trained else (0, 0)
-    assert 0.7 < int(done.stdout) / (gradient + extra + blocks) < 1.3
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, env=paths)
+    head, blocks = 4 * 100_000 * 256, 6 * 2**23 * 4
+    frozen, trained = map(int, done.stdout.split())
+    assert 0.7 < frozen / blocks < 1.3
+    assert 0.7 < trained / (2 * head + blocks) < 1.3, "the gradient, and a part of it"

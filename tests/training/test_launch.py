@@ -77,14 +77,13 @@ def test_qlora_under_deepspeed_is_refused_before_anything_is_loaded(
         train(config)
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-def test_the_configuration_decides_on_bfloat16(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
-    alone = train(contrastive_config(base, tmp_path / "alone", bf16=bf16))
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no" if bf16 else "bf16")  # as a launcher sets it
-    launched = train(contrastive_config(base, tmp_path / "launched", bf16=bf16))
-    assert log_of(launched) == log_of(alone)
-    other = train(contrastive_config(base, tmp_path / "other", bf16=not bf16))
-    assert log_of(launched) != log_of(other)
+def test_the_configuration_decides_on_bfloat16(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [train(contrastive_config(base, tmp_path / f"alone-{bf16}", bf16=bf16)) for bf16 in (False, True)]
+    assert log_of(alone[False]) != log_of(alone[True])
+    for bf16 in (False, True):
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no" if bf16 else "bf16")  # as a launcher sets it
+        launched = train(contrastive_config(base, tmp_path / f"launched-{bf16}", bf16=bf16))
+        assert log_of(launched) == log_of(alone[bf16])
 
 
 @pytest.mark.slow

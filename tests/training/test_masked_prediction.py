@@ -54,18 +54,22 @@ def test_the_loss_is_that_of_the_masked_tokens(base: Path, tmp_path: Path, monke
     assert any(abs(np.mean(batch) - found) < 1e-4 for batch in itertools.combinations(groups, 4))
 
 
-def test_mntp_trains_without_the_causal_mask(base: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def masked(base: Path) -> Path:
+    """A model that was trained with masks."""
     settings = {"objective": "mntp", "visible_rate": 0.8, "steps": 60, "learning_rate": 1e-2, "sequence_length": 32}
-    output = adapt(adaptation_config(base, tmp_path / "run", **settings))
-    assert log_of(output, "clm")[-1] < log_of(output, "clm")[0] - 1
-    model = AutoModelForCausalLM.from_pretrained(output)
+    return adapt(adaptation_config(base, base / "masked", **settings))
+
+
+def test_mntp_trains_without_the_causal_mask(masked: Path) -> None:
+    assert log_of(masked, "clm")[-1] < log_of(masked, "clm")[0] - 1
+    model = AutoModelForCausalLM.from_pretrained(masked)
     assert model.config.is_causal is False
     first, second = (model(torch.tensor([[5, 6, 7, last]])).logits[0, 0] for last in (8, 9))
     assert not torch.allclose(first, second)
 
 
-def test_clm_puts_the_causal_mask_back(base: Path, tmp_path: Path) -> None:
-    masked = adapt(adaptation_config(base, tmp_path / "masked", objective="mntp", steps=1))
+def test_clm_puts_the_causal_mask_back(base: Path, masked: Path, tmp_path: Path) -> None:
     output = adapt(adaptation_config(base, tmp_path / "run", masked, steps=1))
     assert AutoModelForCausalLM.from_pretrained(output).config.is_causal is True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -97,10 +98,16 @@ def trained_step(model: Any, parts: Sequence[dict[str, Tensor]], backbone: Backb
     cache.backward(torch.autograd.grad(vectors[:, ::200].square().sum(), vectors)[0])
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("lora", [False, True])
-@pytest.mark.parametrize("cached", [False, True])
+# Any two settings are together in one of the quick cases; the slow suite has all.
+STEPS = list(itertools.product([False, True], [False, True], [False, True], ["eager", "sdpa"]))
+PAIRS = {(False, False, False, "eager"), (False, True, True, "sdpa"), (True, False, True, "sdpa"), (True, True, False, "sdpa")}
+PAIRS.add((True, True, True, "eager"))
+
+
+@pytest.mark.parametrize(
+    ("cached", "lora", "checkpointing", "attention"),
+    [step if step in PAIRS else pytest.param(*step, marks=pytest.mark.slow) for step in STEPS],
+)
 def test_peak_of_a_step(cached: bool, lora: bool, checkpointing: bool, attention: str, tmp_path: Path) -> None:
     """Four parts of four texts of up to 100 tokens; the estimate is within a fifth of the allocated bytes."""
     torch.manual_seed(0)

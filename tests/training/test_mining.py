@@ -153,8 +153,26 @@ def test_mining_resumes_where_it_was_interrupted(tmp_path: Path, torn: bytes) ->
     ranker = Ranker()
     with pytest.warns(UserWarning, match="resuming after 4 of 6 queries, which .*rows.jsonl.partial holds"):
         assert mine(tmp_path / "parts", ranker, batch_size=2) == whole
-    assert ranker.seen == ["q0", "q4", "q5"]  # the first one is compared with the results of the first call
+    assert ranker.seen == ["q0", "q4", "q5", "q0"]  # the first one is compared with the results of the first call
     assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize("after", [1, 3, 7])
+def test_an_index_that_is_replaced_during_mining_is_noticed(tmp_path: Path, after: int) -> None:
+    class Replaced(Ranker):
+        """After some queries, there are other documents."""
+
+        def transform(self, topics: pd.DataFrame) -> pd.DataFrame:
+            self.skip = 1 if len(self.seen) >= after else 0
+            return super().transform(topics)
+
+    with pytest.raises(DataError, match="other documents for the first query .* was its index replaced.*remove it"):
+        mine(tmp_path, Replaced(), batch_size=1)
+    assert not (tmp_path / "rows.jsonl").exists()
+    with pytest.raises(ConfigError, match="was begun with results of the first query"):
+        mine(tmp_path, Ranker(skip=1), batch_size=1)
+    (tmp_path / "rows.jsonl.partial").unlink()
+    assert len(mine(tmp_path, Ranker(skip=1), batch_size=1)) == 6
 
 
 def test_mining_that_was_killed_at_its_very_start(tmp_path: Path) -> None:

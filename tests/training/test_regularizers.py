@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def test_a_schedule_sees_every_step_and_resumes(tmp_path: Path, monkeypatch: pyt
     assert [step for step, _ in schedules[0].seen] == [1, 2, 3, 4]
     assert [value for _, value in schedules[0].seen] == pytest.approx(nnz)
     assert log_of(whole, "lambda_query") == pytest.approx([1e-4 * sum(nnz[:step]) for step in range(4)])
-    train(contrastive_config(base, tmp_path / "parts", **settings))
+    shutil.copytree(whole, tmp_path / "parts")
     newest = tmp_path / "parts/checkpoints/checkpoint-4"
     newest.rename(tmp_path / "set-aside")
     parts = train(contrastive_config(base, tmp_path / "parts", **settings), resume=True)

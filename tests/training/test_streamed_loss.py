@@ -18,7 +18,7 @@ from support.reference_losses import prediction_loss
 def test_loss_and_gradients_are_those_of_the_naive_graph(
     monkeypatch: pytest.MonkeyPatch, relu_weight: float, size: int, name: str
 ) -> None:
-    monkeypatch.setattr(streamed_loss, "_LOGITS_IN_FLIGHT", {"cpu": size * 13})
+    monkeypatch.setattr(streamed_loss, "LOGITS_IN_FLIGHT", {"cpu": size * 13})
     torch.manual_seed(1)
     hidden, weight = torch.randn(8, 5, requires_grad=True), torch.randn(13, 5, requires_grad=True)
     bias = torch.randn(13, requires_grad=True) if name == "bias" else None

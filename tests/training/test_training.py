@@ -55,7 +55,7 @@ def test_adaptation_runs_the_model_once_a_step(base: Path, tmp_path: Path, monke
     assert CSPLADE((adapted, models.tokenizer())).contract.variant == "causal"
 
 
-@pytest.mark.parametrize("model", ["llama", "llama-tied"])
+@pytest.mark.parametrize("model", ["llama-tied", pytest.param("llama", marks=pytest.mark.slow)])
 def test_adaptation_with_lora_is_merged(base: Path, tmp_path: Path, model: str) -> None:
     output = adapt(adaptation_config(base, tmp_path / "run", model, lora=LORA, bf16=True))
     after, before = load_file(output / "model.safetensors"), load_file(base / model / "model.safetensors")
@@ -65,11 +65,31 @@ def test_adaptation_with_lora_is_merged(base: Path, tmp_path: Path, model: str) 
     assert not (output / "adapter_config.json").exists()
 
 
+@pytest.mark.parametrize("model", ["llama", "llama-tied"])
+@pytest.mark.parametrize("phase", ["adapt", "train"])
+def test_frozen_embeddings_keep_their_weights(base: Path, tmp_path: Path, model: str, phase: str) -> None:
+    settings: dict[str, Any] = {"freeze_embeddings": True, "steps": 3, "learning_rate": 1e-2}
+    if phase == "adapt":
+        output = adapt(adaptation_config(base, tmp_path / "run", model, **settings))
+    else:
+        output = train(contrastive_config(base, tmp_path / "run", model, **settings))
+    after, before = load_file(output / "model.safetensors"), load_file(base / model / "model.safetensors")
+    same = {name for name in before if torch.equal(after[name], before[name])}
+    assert same == {name for name in before if "embed_tokens" in name or "lm_head" in name}
+
+
 # ---------------------------------------------------------------------- contrastive
 
 
-@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
-@pytest.mark.parametrize("variant", ["causal", "echo", "bidirectional"])
+@pytest.mark.parametrize(
+    ("variant", "lora"),
+    [
+        ("causal", None),
+        ("echo", LORA),
+        ("bidirectional", LORA),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("causal", LORA), ("echo", None), ("bidirectional", None))),
+    ],
+)
 def test_train_makes_a_checkpoint(base: Path, tmp_path: Path, variant: str, lora: LoraSettings | None) -> None:
     settings: dict[str, Any] = {"add_eos": True, "query_prefix": "q: ", "document_prefix": "d: "}
     settings |= {"encoding_document_length": 50, "variant": variant, "logit_scale": 0.5, "temperature": 2.0}
@@ -131,7 +151,7 @@ def test_first_step_equals_numpy(base: Path, tmp_path: Path, monkeypatch: pytest
     assert log_of(output, "empty_document") == [0.0]
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_flops_ramp_counts_optimizer_steps(base: Path, tmp_path: Path, accumulation: int) -> None:
     settings = {"lambda_query": 0.16, "lambda_document": 1.6, "flops_warmup_steps": 4, "steps": 6}
     output = train(contrastive_config(base, tmp_path / "run", gradient_accumulation_steps=accumulation, **settings))
@@ -166,7 +186,7 @@ def test_lora_freezes_the_head_and_follows_the_seed(base: Path, tmp_path: Path) 
     assert add_lora(models.language_model(), LoraSettings(rank=8)).peft_config["default"].lora_alpha == 16
 
 
-@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("lora", [LORA, pytest.param(None, marks=pytest.mark.slow)], ids=["lora", "full"])
 def test_gradient_checkpointing_changes_nothing(base: Path, tmp_path: Path, lora: LoraSettings | None) -> None:
     settings = {"lora": lora, "steps": 4, "learning_rate": 1e-2}
     runs = [train(contrastive_config(base, tmp_path / str(on), gradient_checkpointing=on, **settings)) for on in (False, True)]
@@ -189,7 +209,7 @@ def test_bf16_ranks_in_float32(base: Path, tmp_path: Path, monkeypatch: pytest.M
     assert log_of(half)[0] == pytest.approx(log_of(whole)[0], rel=0.05)
 
 
-@pytest.mark.parametrize("phase", [adapt, train])
+@pytest.mark.parametrize("phase", [train, pytest.param(adapt, marks=pytest.mark.slow)])
 def test_inputs_of_adapters_in_bf16_need_no_detour(
     base: Path, tmp_path: Path, phase: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -50,14 +51,19 @@ def test_adaptation_resumes_exactly(base: Path, tmp_path: Path) -> None:
     check_resume(adapt, lambda output: adaptation_config(base, output, steps=6, save_steps=2, batch_size=2), tmp_path)
 
 
-@pytest.mark.parametrize(("model", "lora"), [("llama-tied", None), ("llama", LoraSettings(rank=2, dropout=0.5))])
+@pytest.mark.parametrize(
+    ("model", "lora"),
+    [("llama-tied", None), pytest.param("llama", LoraSettings(rank=2, dropout=0.5), marks=pytest.mark.slow)],
+)
 def test_train_resumes_exactly(base: Path, tmp_path: Path, model: str, lora: LoraSettings | None) -> None:
     settings = {"steps": 7, "batch_size": 8, "save_steps": 2, "gradient_accumulation_steps": 2, "lora": lora}
     check_resume(train, lambda output: contrastive_config(base, output, model, **settings), tmp_path)
 
 
-@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
-@pytest.mark.parametrize("phase", [train, adapt])
+@pytest.mark.parametrize(
+    ("phase", "lora"),
+    [(train, LORA), (adapt, None), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((train, None), (adapt, LORA)))],
+)
 def test_resume_at_the_beginning_and_at_the_end(base: Path, tmp_path: Path, phase: Any, lora: LoraSettings | None) -> None:
     config = (contrastive_config if phase is train else adaptation_config)(base, tmp_path / "run", lora=lora, steps=2)
     weights = []
@@ -68,7 +74,7 @@ def test_resume_at_the_beginning_and_at_the_end(base: Path, tmp_path: Path, phas
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("value", [math.nan, pytest.param(math.inf, marks=pytest.mark.slow)])
 def test_a_lost_loss_stops_the_run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     steps = []
 
@@ -122,6 +128,25 @@ def test_checkpoints_of_another_run_are_not_mixed(base: Path, tmp_path: Path) ->
         ConfigError, match=r"run holds checkpoints of an earlier run, which reached step 2 of 2: resume that run \(resume=True"
     ):
         train(config)
+
+
+@pytest.mark.parametrize("phase", [train, adapt])
+def test_a_directory_has_one_run_at_a_time(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: Any) -> None:
+    end_step, refused = CurvesTrainer.end_step, []
+
+    def second(self: CurvesTrainer) -> None:
+        for go, make in others:
+            with pytest.raises(ConfigError, match=f"process {os.getpid()} is training into .*run: wait until it has ended"):
+                go(make(base, tmp_path / "run"), resume=True)
+            refused.append(go)
+        end_step(self)
+
+    others: Any = [(train, contrastive_config), (adapt, adaptation_config)]
+    monkeypatch.setattr(CurvesTrainer, "end_step", second)
+    config: Any = contrastive_config if phase is train else adaptation_config
+    output = phase(config(base, tmp_path / "run", steps=1))
+    assert refused == [train, adapt] and len(log_of(output)) == 1
+    assert not list(output.glob(".*.lock"))
 
 
 def test_less_data_than_a_batch(base: Path, tmp_path: Path) -> None:

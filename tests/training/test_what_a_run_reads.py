@@ -272,8 +272,10 @@ def test_a_tokenizer_that_does_not_fit(own: Path, tmp_path: Path) -> None:
         train(contrastive_config(own, tmp_path / "two", "llama-tied", add_bos=True))
 
 
-@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
-@pytest.mark.parametrize("model", ["llama-added", "llama-tied-added"])
+@pytest.mark.parametrize(
+    ("model", "lora"),
+    first_and_slow([("llama-tied-added", LORA), ("llama-tied-added", None), ("llama-added", LORA), ("llama-added", None)]),
+)
 def test_a_trained_model_loads_as_it_was(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, lora: LoraSettings | None
 ) -> None:

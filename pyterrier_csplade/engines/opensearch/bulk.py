@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
 
-from .connection import RETRIED, Backoff, Connection, explain
+from .connection import RETRIED, Backoff, Connection, explain, part
 from .records import Record
 
 # Documents of a request, whatever their size; our choice (not measured).
@@ -80,11 +80,10 @@ class BulkLoader:
             yield request
 
     def _send(self, request: list[Record]) -> None:
-        backoff = Backoff()
-        pauses = backoff.pauses()
+        pauses = Backoff().pauses()
         while True:
             body = b"".join(record.lines for record in request)
-            answer = self._connection("POST", self._path, body, backoff=backoff, params=_PARAMS, stop=self._stop)
+            answer = self._connection("POST", self._path, body, pauses=pauses, params=_PARAMS, stop=self._stop)
             request, reason = self._unfinished(request, answer)
             if not request:
                 return
@@ -96,7 +95,7 @@ class BulkLoader:
 
     def _unfinished(self, request: list[Record], answer: dict[str, Any]) -> tuple[list[Record], str]:
         """Return the records to send again, and why the first of them was not taken."""
-        items = [item.get("index", {}) for item in answer.get("items", [])]
+        items = [part(item, "index") for item in self._connection.objects(answer, "items")]
         again: list[Record] = []
         why = ""
         for record, item in zip_longest(request, items):

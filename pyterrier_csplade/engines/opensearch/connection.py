@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -122,7 +123,7 @@ class Connection:
         path: str,
         body: Mapping[str, Any] | bytes | None = None,
         *,
-        backoff: Backoff,
+        pauses: Iterator[float],
         params: Mapping[str, str] | None = None,
         stop: threading.Event | None = None,
     ) -> dict[str, Any]:
@@ -132,7 +133,8 @@ class Connection:
             method: HTTP method.
             path: Path, quoted.
             body: JSON, or lines of JSON.
-            backoff: When to try again after a broken connection, a time-out or a status in ``RETRIED``.
+            pauses: Seconds to wait before each further attempt after a broken connection, a time-out or a status in
+                ``RETRIED``, as :meth:`Backoff.pauses` yields them. Requests that share them share their patience.
             params: Parameters of the URL.
             stop: Once it is set, no further attempt is made.
 
@@ -141,15 +143,17 @@ class Connection:
             ImpactIndexError: There was no answer, or one that OpenSearch does not give.
         """
         errors = _opensearchpy().exceptions
-        pauses, stop = backoff.pauses(), stop or threading.Event()
+        stop = stop or threading.Event()
         while True:
             try:
-                answer: dict[str, Any] = self._send(method, path, body, params)
+                answer = self._send(method, path, body, params)
+                if not isinstance(answer, dict):
+                    raise self.strange_answer(answer)
                 return answer
             except errors.TransportError as error:
                 failure, again = self._translate(error)
             except errors.OpenSearchException as error:
-                raise ImpactIndexError(f"{self.name} does not answer as OpenSearch: {self.redact(str(error))[:500]}") from None
+                raise self.strange_answer(error) from None
             if not again or (pause := next(pauses, None)) is None or stop.wait(pause):
                 raise failure from None  # the client's own error would print headers and server traces
 
@@ -161,12 +165,28 @@ class Connection:
         """
         if self._checked:
             return
-        version = self("GET", "/", backoff=_BACKOFF).get("version", {})
+        version = part(self("GET", "/", pauses=_BACKOFF.pauses()), "version")
         product, number = version.get("distribution", "elasticsearch"), str(version.get("number", "0.0"))
-        if product != "opensearch" or tuple(int(part) for part in number.split(".")[:2]) < _OLDEST:
+        parts = re.match(r"(\d+)(?:\.(\d+))?", number, re.ASCII)  # development versions end in other signs
+        if product != "opensearch" or parts is None or tuple(int(part or 0) for part in parts.groups()) < _OLDEST:
             needed = ".".join(map(str, _OLDEST))
             raise ImpactIndexError(f"{self.name} is {product} {number}: impacts need OpenSearch {needed} or newer")
         self._checked = True
+
+    def objects(self, answer: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+        """Return the list of JSON objects in an answer.
+
+        Raises:
+            ImpactIndexError: There is none.
+        """
+        found = answer.get(name)
+        if not isinstance(found, list) or not all(isinstance(value, dict) for value in found):
+            raise self.strange_answer(answer)
+        return found
+
+    def strange_answer(self, answer: Any) -> ImpactIndexError:
+        """Return the error to raise about an answer that OpenSearch does not give."""
+        return ImpactIndexError(f"{self.name} does not answer as OpenSearch: {self.redact(str(answer))[:500]}")
 
     def redact(self, text: str) -> str:
         """Return a text without passwords."""
@@ -198,6 +218,12 @@ class Connection:
             reason += ": does auth=(user, password) name a user who may do this?"
         message = f"{self.name} answered {status} {kind}{': ' if reason else ''}{reason}"
         return RequestRefusedError(message, status, kind, reason), status in RETRIED
+
+
+def part(values: Any, name: str) -> Mapping[str, Any]:
+    """Return an object of a JSON object; an empty one if there is none."""
+    found = values.get(name) if isinstance(values, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def explain(info: Any) -> tuple[str, str]:

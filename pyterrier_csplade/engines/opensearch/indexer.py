@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
@@ -13,6 +12,7 @@ import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
 from pyterrier_csplade._settings import Settings
+from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import check_encoded, check_positive
 from pyterrier_csplade.vectors.matrices import EncodedVectors
 
@@ -181,10 +181,9 @@ class OpenSearchIndexer(Settings, pt.Indexer):
         if share > self.max_empty:
             raise DataError(f"{message}; does the encoder work? toks_indexer(max_empty=1) indexes them anyway")
         if records.empty:
-            warnings.warn(message, stacklevel=2)
+            warn(message)
         if loss.changed:
-            warnings.warn(
+            warn(
                 f"rounding to whole impacts changed {loss.share:.3%} of the sum of the weights, and {loss.dropped:,} of "
-                f"{loss.postings + loss.dropped:,} weights became 0",
-                stacklevel=2,
+                f"{loss.postings + loss.dropped:,} weights became 0"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -11,6 +11,8 @@ from pyterrier_csplade._errors import ContractError, ImpactIndexError
 from pyterrier_csplade._version import __version__
 from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
+
+from .connection import part
 
 #: Field of the impacts, and of the docno.
 IMPACTS, DOCNO = "impacts", "docno"
@@ -98,23 +100,31 @@ class Metadata:
         """Read a mapping.
 
         Raises:
-            ImpactIndexError: The mapping belongs to an index of another program, or of a newer version of this package.
+            ImpactIndexError: The mapping belongs to an index of another program, or of a newer version of this package, or was
+                changed.
+            ContractError: The contract in it was changed.
         """
-        values = dict(mapping.get("_meta", {}).get("csplade", {}))
-        properties = mapping.get("properties", {})
-        types = [properties.get(name, {}).get("type") for name in (DOCNO, IMPACTS)]
+        meta, properties = part(mapping, "_meta"), part(mapping, "properties")
+        values = dict(part(meta, "csplade"))
+        types = [part(properties, name).get("type") for name in (DOCNO, IMPACTS)]
         if not values or types != ["keyword", "rank_features"]:
             raise ImpactIndexError(f"{index} is not an index of impacts: its mapping lacks what this package puts there")
-        if values.pop("format") != _FORMAT:
+        number = values.pop("format", None)
+        if type(number) is int and number > _FORMAT:
             raise ImpactIndexError(f"{index} is of a newer format: update pyterrier_csplade")
-        contract = values.pop("contract")
-        names = {name: values.pop(name) for name in ("terms", "vocabulary_sha256") if name in values}
-        values.pop("version")
+        contract = values.pop("contract", None)
+        values.pop("version", None)
+        values["build"] = meta.get("csplade_build", "")
+        wrong = next((name for name, is_valid in _VALID.items() if not is_valid(values.get(name))), None)
+        if number != _FORMAT or wrong or values.keys() - _VALID.keys():
+            what = "format" if number != _FORMAT else wrong or min(values.keys() - _VALID.keys())
+            raise ImpactIndexError(
+                f"{index} is not an index of impacts, or its mapping was changed: {what!r} in it is not what this package puts "
+                "there; build it again"
+            )
+        values["names"] = {name: values.pop(name) for name in ("terms", "vocabulary_sha256") if name in values}
         return cls(
-            names=names,
-            contract=None if contract is None else Contract.from_dict(contract, source=f"the mapping of {index}"),
-            build=mapping["_meta"].get("csplade_build", ""),
-            **values,
+            contract=None if contract is None else Contract.from_dict(contract, source=f"the mapping of {index}"), **values
         )
 
     @classmethod
@@ -162,6 +172,35 @@ class Metadata:
                 raise ImpactIndexError(
                     f"{index} was begun with {what} {found}, not {given}: keep to it, or start anew with overwrite=True"
                 )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+# Checks of the values in a mapping, which another program may have written.
+_VALID: dict[str, Callable[[Any], bool]] = {
+    "terms": lambda value: isinstance(value, str),
+    "vocabulary_sha256": lambda value: value is None or isinstance(value, str),
+    "scale": lambda value: _is_number(value) and value > 0,
+    "fields": _are_names,
+    "text": lambda value: value is None or isinstance(value, str),
+    "complete": lambda value: isinstance(value, bool),
+    "documents": _is_count,
+    "empty_documents": _is_count,
+    "postings": _is_count,
+    "dropped": _is_count,
+    "quantization_loss": lambda value: _is_number(value) and value >= 0,
+    "build": lambda value: isinstance(value, str),
+}
 
 
 # Lucene refuses terms above 32,766 bytes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -13,7 +13,7 @@ import pyterrier as pt
 from pyterrier_csplade._errors import ImpactIndexError
 from pyterrier_csplade._settings import Settings
 
-from .connection import RETRIED, Backoff, Connection, RequestRefusedError, ndjson
+from .connection import RETRIED, Backoff, Connection, RequestRefusedError, ndjson, part
 from .mapping import Fields, Metadata, TermNames
 
 # Opening and searching wait less than a load; our choice (not measured).
@@ -129,23 +129,25 @@ class RemoteIndex:
 
     def finish(self, metadata: Metadata, replicas: int) -> None:
         """Restore refreshes, set the number of replicas, and mark the index complete."""
-        self._settle(replicas, _LOAD_BACKOFF)
-        self._request("PUT", "/_mapping", {"_meta": metadata.to_dict()}, backoff=_LOAD_BACKOFF)
+        self._settle(replicas, _LOAD_BACKOFF.pauses())
+        self._request("PUT", "/_mapping", {"_meta": metadata.to_dict()}, pauses=_LOAD_BACKOFF.pauses())
 
     def give_up(self, replicas: int) -> None:
         """Restore refreshes and set the number of replicas, in one attempt and without an error: the cluster may be gone."""
         with contextlib.suppress(ImpactIndexError):
-            self._settle(replicas, Backoff(patience=0.0))
+            self._settle(replicas, iter(()))
 
     def refresh(self) -> None:
         """Make what was loaded visible, on every shard."""
-        self._check_shards(self._request("POST", "/_refresh", backoff=_LOAD_BACKOFF))
+        self._check_shards(self._request("POST", "/_refresh", pauses=_LOAD_BACKOFF.pauses()))
 
     def count(self) -> int:
         """Return the number of documents on all shards."""
-        answer = self._request("GET", "/_count", backoff=_LOAD_BACKOFF)
+        answer = self._request("GET", "/_count", pauses=_LOAD_BACKOFF.pauses())
         self._check_shards(answer)
-        return int(answer["count"])
+        if not isinstance(count := answer.get("count"), int):
+            raise self.connection.strange_answer(answer)
+        return count
 
     def search(self, bodies: Sequence[Mapping[str, Any]], **header: str) -> list[dict[str, Any]]:
         """Send several searches in one request.
@@ -163,7 +165,8 @@ class RemoteIndex:
         params = {"filter_path": ",".join(f"responses.{part}" for part in parts.split(",")), **header}
         pauses = _BACKOFF.pauses()
         while True:
-            answers: list[dict[str, Any]] = self._request("POST", "/_msearch", body, params=params)["responses"]
+            answer = self._request("POST", "/_msearch", body, params=params, pauses=pauses)
+            answers = self.connection.objects(answer, "responses")
             busy = any(answer.get("status") in RETRIED for answer in answers)
             if not busy or (pause := next(pauses, None)) is None:
                 break
@@ -175,19 +178,23 @@ class RemoteIndex:
     def allow_query_terms(self, terms: int) -> None:
         """Set the cluster's limit of clauses of a query."""
         settings = {"persistent": {"indices.query.bool.max_clause_count": terms}}
-        self.connection("PUT", "/_cluster/settings", settings, backoff=_BACKOFF)
+        self.connection("PUT", "/_cluster/settings", settings, pauses=_BACKOFF.pauses())
 
     def _find_all(self) -> dict[str, Metadata]:
         self.connection.check()
         # With ignore_unavailable no index is not a 404, which the client would log as a warning.
         answer = self._request("GET", "/_mapping", params={"ignore_unavailable": "true"})
+        if not all(isinstance(values, dict) and isinstance(values.get("mappings"), dict) for values in answer.values()):
+            raise self.connection.strange_answer(answer)
         return {
             name: Metadata.from_mapping(values["mappings"], f"{name!r} at {self.connection.name}")
             for name, values in sorted(answer.items())
         }
 
-    def _request(self, method: str, path: str, body: Any = None, *, backoff: Backoff | None = None, **options: Any) -> Any:
-        return self.connection(method, self._path + path, body, backoff=backoff or _BACKOFF, **options)
+    def _request(
+        self, method: str, path: str, body: Any = None, *, pauses: Iterator[float] | None = None, **options: Any
+    ) -> dict[str, Any]:
+        return self.connection(method, self._path + path, body, pauses=pauses or _BACKOFF.pauses(), **options)
 
     def _create(self, metadata: Metadata, fields: Fields, shards: int) -> Metadata | None:
         """Create the index; return its metadata if it exists already."""
@@ -231,12 +238,12 @@ class RemoteIndex:
             if refused.status != 404:
                 raise
 
-    def _settle(self, replicas: int, backoff: Backoff) -> None:
+    def _settle(self, replicas: int, pauses: Iterator[float]) -> None:
         settings = {"refresh_interval": None, "number_of_replicas": replicas}
-        self._request("PUT", "/_settings", {"index": settings}, backoff=backoff)
+        self._request("PUT", "/_settings", {"index": settings}, pauses=pauses)
 
     def _check_shards(self, answer: Mapping[str, Any]) -> None:
-        failed = answer.get("_shards", {}).get("failed", 0)
+        failed = part(answer, "_shards").get("failed", 0)
         if failed:
             raise ImpactIndexError(f"{failed} shards of {self} did not answer: is a node down?")
 

@@ -23,7 +23,7 @@ from pyterrier_csplade.vectors.checks import (
     text_qids,
 )
 
-from .connection import explain
+from .connection import explain, part
 from .mapping import DOCNO, IMPACTS, Metadata, TermNames
 from .remote import ClusterIndex, RemoteIndex
 
@@ -35,6 +35,10 @@ _DOCUMENTS = 1000
 # Lucene computes in single precision, whose numbers end at 2**128. Weights up to 2**96, times impacts up to 2**9, may be summed
 # over any vocabulary; a weight below 2**-126 would lose digits.
 _LARGEST_EXPONENT, _SMALLEST_EXPONENT = 96, -126
+
+# The server's names of the error that a query has more clauses than it allows; where it wraps them in another error, the
+# reason says "maxClauseCount is set to 1024".
+_TOO_MANY_TERMS = ("too_many_clauses", "too_many_nested_clauses")
 
 # qid, query of OpenSearch, and factor of its scores.
 _Query = tuple[str, dict[str, Any], float]
@@ -76,9 +80,12 @@ class _ClusterTransformer(Settings, pt.Transformer):
                 if "error" in answer:
                     raise _refusal(answer, search.qid, remote)
                 hits = []
-                for hit in answer.get("hits", {}).get("hits", []):
-                    score, docno = hit["sort"]
-                    hits.append({DOCNO: docno, "score": score * search.factor, "_source": hit.get("_source", {})})
+                for hit in part(answer, "hits").get("hits", []):
+                    match hit:
+                        case {"sort": [int() | float() as score, str() as docno]}:
+                            hits.append({DOCNO: docno, "score": score * search.factor, "_source": part(hit, "_source")})
+                        case _:
+                            raise remote.connection.strange_answer(answer)
                 yield search, hits
 
 
@@ -283,7 +290,7 @@ class _Search(NamedTuple):
 
 def _refusal(answer: Mapping[str, Any], qid: str, index: RemoteIndex) -> ImpactIndexError:
     kind, reason = explain(answer)
-    if "clause" in kind + reason.lower():
+    if kind in _TOO_MANY_TERMS or "maxclausecount is set" in reason.lower():
         return ImpactIndexError(
             f"query {qid!r} has more terms than the cluster allows ({reason}): index.allow_query_terms() raises the limit "
             "of the cluster; or give it fewer, as csplade.query_encoder(top_k=1024) does"

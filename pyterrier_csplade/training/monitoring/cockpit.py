@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,14 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from pyterrier_csplade._errors import TrainingError
+from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.model.backbone import Backbone
 from pyterrier_csplade.storage.files import write_atomically
 from pyterrier_csplade.training.checkpoints import without_links, writing
 from pyterrier_csplade.training.config import ContrastiveConfig
 from pyterrier_csplade.training.distributed import is_first_process
 
+from .grounding import fallen
 from .preflight import preflight, top_position_share
 
 # A file in a run's directory: the most frequent terms of the passages, at every point of the curves; our choice (not measured).
@@ -90,7 +91,7 @@ class Cockpit(TrainerCallback):
             if is_first_process():
                 found.save(Path(self.config.output))
                 if found.findings:
-                    warnings.warn(str(found), stacklevel=2)
+                    warn(str(found))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Record the figures of a point of the curves if one is due."""
@@ -113,7 +114,13 @@ class Cockpit(TrainerCallback):
             out.write(json.dumps({"step": step, "terms": terms}, ensure_ascii=False) + "\n")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        """Save and stop the run when it shows a sign of collapse at enough points in a row."""
+        """Save and stop the run when it shows a sign of collapse at enough points in a row; warn of lost grounding."""
+        if found := fallen(state.log_history):
+            warn(
+                f"step {state.global_step}: {', '.join(found)}: few of the heaviest terms are tokens of the text, so terms may "
+                "lose their meaning. Begin with a lexical warm start (adapt with objective: pooled), set lexical or expansion, "
+                "or lower temperature and the lambdas"
+            )
         if "nnz_document" not in logs:
             return
         for name, bad in self._signs(logs).items():

@@ -9,19 +9,28 @@ from typing import Any
 from pyterrier_csplade._errors import DataError
 from pyterrier_csplade.training.trainer import LOG_FILE
 
+# fmt: off
 # The figures of each panel. Those that a run did not log are left out.
 _PANELS = {
-    "loss": ("loss", "rank_loss", "kl_loss", "margin_mse", "clm", "relu"),
+    "loss": ("loss", "rank_loss", "kl_loss", "margin_mse", "clm", "relu", "lexical"),
     "active terms": ("nnz_query", "nnz_document", "eval_nnz_query", "eval_nnz_document"),
     "FLOPS": ("flops_query", "flops_document"),
     "share": ("accuracy", "empty_query", "empty_document", "positive_logits", "live_targets"),
     "terms and positions": ("dead_terms", "top_position_share"),
+    "lexical grounding": (
+        "grounding_query", "grounding_document", "own_weight_query", "own_weight_document", "own_live_query",
+        "own_live_document", "own_live", "eval_grounding_query", "eval_grounding_document", "eval_own_weight_query",
+        "eval_own_weight_document", "eval_own_live_query", "eval_own_live_document",
+    ),
     "lambda": ("lambda_query", "lambda_document"),
+    "temperature": ("temperature", "score_spread"),
+    "restricted to own tokens": ("restricted",),
     "index size (MB)": ("eval_index_mb",),
     "mean highest score": ("max_score",),
     "learning rate": ("learning_rate",),
 }
-_LOGARITHMIC = ("loss", "active terms", "FLOPS", "lambda")
+# fmt: on
+_LOGARITHMIC = ("loss", "active terms", "FLOPS", "lambda", "temperature")
 
 
 def plot_curves(run: str | Path) -> Path:

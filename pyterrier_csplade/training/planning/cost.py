@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pyterrier_csplade._errors import ConfigError
 from pyterrier_csplade.model.head import rows_in_block
+from pyterrier_csplade.training.streamed_loss import LOGITS_IN_FLIGHT
 
 from .shape import ModelShape
 
@@ -39,7 +40,7 @@ GPUS = {
 # our choice (measured: 0.45 to 0.47 and 0.27 to 0.28 with an 8B model and adapters on an H200, benchmarks/training_8b.py).
 _ADAPTATION, _CONTRASTIVE = 0.45, 0.27
 # Bytes of the loss of the adaptation phase on an accelerator: six tensors as large as a block of its logits (measured).
-_LOSS_BLOCKS = 6 * 2**26 * 4.0
+_LOSS_BLOCKS = 6 * LOGITS_IN_FLIGHT["accelerator"] * 4.0
 # Bytes per entry of a representation. With its graph: arg-max, ReLU and output, 4 each. While its gradient is computed: also
 # the gradients by output and activation. For all texts of a step: vectors, their gradient, its share of this process, and a
 # copy in the loss or the outputs.
@@ -90,6 +91,7 @@ class Method:
         four_bit: Whether the frozen linear layers are nf4.
         shards: Processes that share weights, gradients and optimizer states (FSDP); 1 without sharding.
         dropout: Whether the adapters have dropout.
+        frozen_embeddings: Whether embeddings and head are frozen where there are no adapters.
     """
 
     rank: int | None
@@ -98,6 +100,12 @@ class Method:
     four_bit: bool = False
     shards: int = 1
     dropout: bool = True
+    frozen_embeddings: bool = False
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the LM head is trained."""
+        return self.rank is None and not self.frozen_embeddings
 
 
 def find_gpu(name: str) -> Gpu:
@@ -114,7 +122,9 @@ def find_gpu(name: str) -> Gpu:
 
 def trained_parameters(shape: ModelShape, method: Method) -> int:
     """Count the parameters that are trained."""
-    return shape.adapted * method.rank if method.rank else shape.parameters
+    if method.rank:
+        return shape.adapted * method.rank
+    return shape.backbone if method.frozen_embeddings else shape.parameters
 
 
 def step_flops(shape: ModelShape, method: Method, load: Load) -> float:
@@ -125,7 +135,7 @@ def step_flops(shape: ModelShape, method: Method, load: Load) -> float:
     free, since it reads the winning positions alone, unless every logit has a gradient.
     """
     passes = 2 + (method.rank is None) + method.checkpointing + load.forwards
-    head_passes = 1 + load.forwards + (1 + (method.rank is None) if load.every_logit else 0)
+    head_passes = 1 + load.forwards + (1 + method.trains_head if load.every_logit else 0)
     attention = 4 * load.length * shape.hidden * shape.layers
     return load.tokens * (2 * shape.backbone + attention) * passes + load.head_tokens * 2 * shape.head * head_passes
 
@@ -154,6 +164,8 @@ def memory_parts(shape: ModelShape, method: Method, load: Load) -> Parts:
     if method.rank:
         divided = (2 if method.bf16 else 4) * (shape.embeddings + (0 if method.four_bit else shape.backbone))
         whole = 0.5625 * shape.backbone if method.four_bit else 0.0  # FSDP does not divide them
+    elif method.frozen_embeddings:
+        divided = 4.0 * shape.embeddings
     gradients = 4.0 * trained / method.shards
     stages = (_forward(shape, method, load), _turn(shape, method, load), _end(shape, method, load))
     for stage in stages if load.accumulates else stages[2:]:
@@ -220,7 +232,7 @@ def _part_tokens(load: Load) -> float:
 
 def _trained_head(shape: ModelShape, method: Method) -> float:
     """Return the bytes of a dense float32 gradient of the head; 0 if it is frozen."""
-    return 0.0 if method.rank else 4.0 * shape.head
+    return 4.0 * shape.head if method.trains_head else 0.0
 
 
 def _head_backward(shape: ModelShape, method: Method, load: Load) -> float:

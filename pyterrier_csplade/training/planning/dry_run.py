@@ -10,6 +10,7 @@ from typing import Any
 from pyterrier_csplade._errors import ConfigError, CspladeError
 from pyterrier_csplade.data.sources import find_dataset
 from pyterrier_csplade.model.hub import load_tokenizer
+from pyterrier_csplade.model.terms import index_terms
 from pyterrier_csplade.training.batches import part_size, part_tokens
 from pyterrier_csplade.training.checkpoints import CHECKPOINTS, last_checkpoint
 from pyterrier_csplade.training.config import (
@@ -20,12 +21,12 @@ from pyterrier_csplade.training.config import (
     check_batch,
 )
 from pyterrier_csplade.training.monitoring.validation import read_queries
+from pyterrier_csplade.training.pooled import passage_contract
 from pyterrier_csplade.training.run import reporters, tokenizer_problems
-from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .cost import Load, Method, find_gpu, trained_parameters
 from .plan import Plan
-from .sample import RowSample, sample_corpus, sample_rows
+from .sample import RowSample, mean_length, sample_corpus, sample_rows
 from .shape import ModelShape, model_shape, read_model_config
 
 
@@ -50,7 +51,8 @@ def dry_run(config: TrainingConfig, *, gpu: str = "h100", gpus: int = 1, fsdp: b
     plan = Plan(gpu=find_gpu(gpu), gpus=gpus)
     if gpus < 1:
         raise ConfigError(f"gpus must be positive, found {gpus}")
-    check_batch(config, gpus, config.gradient_accumulation_steps if isinstance(config, AdaptationConfig) else 1)
+    packed = isinstance(config, AdaptationConfig) and not config.pooled
+    check_batch(config, gpus, config.gradient_accumulation_steps if packed else 1)
     method = Method(
         rank=config.lora.rank if config.lora else None,
         bf16=config.bf16,
@@ -58,10 +60,12 @@ def dry_run(config: TrainingConfig, *, gpu: str = "h100", gpus: int = 1, fsdp: b
         four_bit=config.quantization == "nf4",
         shards=gpus if fsdp else 1,
         dropout=config.lora is not None and config.lora.dropout > 0,
+        frozen_embeddings=config.freeze_embeddings,
     )
     shape, tokenizer = _check_model(config, like, plan)
     if shape:
-        how = f"LoRA of rank {method.rank}" if method.rank else "all parameters"
+        all_but = "all parameters but embeddings and head" if method.frozen_embeddings else "all parameters"
+        how = f"LoRA of rank {method.rank}" if method.rank else all_but
         base = ", nf4 base" if method.four_bit else ""
         plan.facts.append(("trained", f"{trained_parameters(shape, method) / 1e6:,.1f} million parameters ({how}{base})"))
     load = _check_data(config, tokenizer, plan, sharded=fsdp)
@@ -102,15 +106,16 @@ def _check_model(config: TrainingConfig, like: str | None, plan: Plan) -> tuple[
 
 def _check_tokenizer(config: TrainingConfig, tokenizer: Any, shape: ModelShape, plan: Plan) -> None:
     plan.problems += tokenizer_problems(config, tokenizer, shape.vocabulary)
-    tokens = tokenizer.get_vocab()
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    terms = Vocabulary.from_tokens(tokens, special_ids=special, size=shape.vocabulary)
+    _, terms = index_terms(tokenizer, shape.vocabulary)
     plan.facts.append(("vocabulary", f"{len(terms):,} index terms of {shape.vocabulary:,} rows of the head"))
     longest = 0
     if isinstance(config, ContrastiveConfig):
         longest = max(config.query_length, config.document_length) * (2 if config.variant == "echo" else 1)
     elif isinstance(config, AdaptationConfig):
         longest = config.sequence_length
+        if config.pooled:
+            contract = passage_contract(config.passages, tokenizer)
+            longest = contract.document_length * (2 if contract.variant == "echo" else 1)
     if shape.positions and longest > shape.positions:
         plan.warnings.append(f"sequences of up to {longest:,} tokens, but the model has {shape.positions:,} positions")
 
@@ -121,7 +126,11 @@ def _check_data(config: TrainingConfig, tokenizer: Any, plan: Plan, *, sharded: 
             _check_validation(config.validation, plan)
         return _contrastive_load(config, sample_rows(config, tokenizer, plan), plan.gpus, sharded=sharded)
     if isinstance(config, AdaptationConfig):
-        return _adaptation_load(config, sample_corpus(config, tokenizer, plan), plan)
+        corpus_tokens = sample_corpus(config, tokenizer, plan)
+        if corpus_tokens:
+            passes = config.steps * config.batch_size * mean_length(config) / corpus_tokens
+            plan.facts.append(("passes", f"{passes:,.2f} over the corpus"))
+        return _pooled_load(config, plan.gpus, sharded=sharded) if config.pooled else _adaptation_load(config, plan.gpus)
     return None
 
 
@@ -159,11 +168,8 @@ def _contrastive_load(config: ContrastiveConfig, sample: RowSample, gpus: int, *
     )
 
 
-def _adaptation_load(config: AdaptationConfig, corpus_tokens: float, plan: Plan) -> Load:
-    tokens = config.batch_size * config.sequence_length / plan.gpus
-    if corpus_tokens:
-        epochs = config.steps * config.batch_size * config.sequence_length / corpus_tokens
-        plan.facts.append(("passes", f"{epochs:,.2f} over the corpus"))
+def _adaptation_load(config: AdaptationConfig, gpus: int) -> Load:
+    tokens = config.batch_size * config.sequence_length / gpus
     predicted = 1.0 if config.objective == "clm" else config.mask_rate + config.visible_rate
     return Load(
         tokens=tokens,
@@ -172,7 +178,30 @@ def _adaptation_load(config: AdaptationConfig, corpus_tokens: float, plan: Plan)
         texts=0,
         length=config.sequence_length / (2 if config.objective == "clm" else 1),
         every_logit=True,
-        accumulates=config.gradient_accumulation_steps > 1 or plan.gpus > 1,
+        accumulates=config.gradient_accumulation_steps > 1 or gpus > 1,
+    )
+
+
+def _pooled_load(config: AdaptationConfig, gpus: int, *, sharded: bool) -> Load:
+    """Estimate the load of passages; those of a bidirectional variant are read again for the adaptation loss."""
+    settings, texts, length = config.passages, config.batch_size / gpus, mean_length(config)
+    copies = 2 if settings.variant == "echo" else 1
+    passes = 2 if config.masks else 1
+    cached = sharded or config.gradient_accumulation_steps > 1
+    part = part_size(texts, config.gradient_accumulation_steps, accelerator=True)
+    live = copies * passes * texts * settings.longest
+    together = copies * passes * min(part * settings.longest, part_tokens(settings.longest))
+    return Load(
+        tokens=copies * passes * texts * length,
+        live_tokens=together if cached else live,
+        head_tokens=(1 + (config.prediction_weight > 0)) * texts * length,
+        texts=texts,
+        length=copies * length,
+        every_logit=config.prediction_weight > 0,
+        forwards=int(cached),
+        part_tokens=min(together, live),
+        live_texts=part if cached else texts,
+        accumulates=cached or gpus > 1,
     )
 
 

@@ -112,9 +112,17 @@ def sample_corpus(config: AdaptationConfig, tokenizer: Any, plan: Plan) -> float
         count = sum(map(count_documents, files))
     tokens = float(count * (lengths.mean() + 1))
     plan.facts.append(("corpus", f"{config.corpus}: about {count:,.0f} documents of {lengths.mean():,.0f} tokens"))
-    if tokens < config.sequence_length * config.batch_size:
+    if tokens < mean_length(config) * config.batch_size:
         plan.problems.append(f"{config.corpus} has about {tokens:,.0f} tokens: fewer than one batch")
+    if config.pooled and (lengths < config.passages.shortest).all():
+        plan.problems.append(f"{config.corpus}: no document has {config.passages.shortest} tokens: lower passages.shortest")
     return tokens
+
+
+def mean_length(config: AdaptationConfig) -> float:
+    """Return the mean tokens of a sequence: packed ones have one length, those of passages are drawn uniformly."""
+    passages = config.passages
+    return (passages.shortest + passages.longest) / 2 if config.pooled else config.sequence_length
 
 
 def _first_rows(source: str, plan: Plan) -> tuple[list[TrainingRow], float]:

@@ -1,0 +1,83 @@
+"""Vectors that a user names: an encoded collection, an index, or a file of documents or queries with vectors."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyterrier_csplade._errors import DataError
+
+from .models import named_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pyterrier_csplade.collection.collection import EncodedCollection
+    from pyterrier_csplade.data.sources import Source
+
+
+def stored_collection(name: str) -> EncodedCollection | None:
+    """Return the encoded collection in a directory; None if there is none."""
+    from pyterrier_csplade.collection.collection import EncodedCollection
+    from pyterrier_csplade.collection.recipe import PLAN_FILE
+
+    return EncodedCollection(name) if name and (Path(name) / PLAN_FILE).is_file() else None
+
+
+def given_vectors(source: Source, field: str) -> Iterable[Mapping[str, Any]]:
+    """Yield documents of a source with their vectors as ``toks``.
+
+    Args:
+        source: The documents.
+        field: The field that holds the vectors.
+
+    Raises:
+        DataError: A document has no vector; names it.
+    """
+    for document in source.read():
+        if not isinstance(document.get(field), Mapping):
+            raise DataError(
+                f"{source.name}, document {document.get('docno')}: the field {field!r} is no object of term to weight"
+            )
+        yield {**document, "toks": document[field]}
+
+
+def vectors_of(name: str) -> Iterable[Mapping[str, Any]]:
+    """Return documents with ``docno`` and ``toks`` of an encoded collection, an index, or a file of vectors.
+
+    Raises:
+        DataError: The name is none of them.
+    """
+    from pyterrier_csplade.data.sources import open_source
+    from pyterrier_csplade.index.index import ImpactIndex
+
+    collection = stored_collection(name)
+    if collection is not None:
+        return collection.get_corpus_iter(verbose=True)
+    if name and (Path(name) / "data.properties").is_file():
+        return ImpactIndex(name).get_corpus_iter()
+    source = open_source(name)
+    field = source.vector_field()
+    if field is None:
+        raise DataError(f"{name} holds texts, not vectors: encode them with pyterrier-csplade encode {name} --output DIR")
+    return given_vectors(source, field)
+
+
+def encoded_topics(arguments: argparse.Namespace) -> pd.DataFrame:
+    """Return the queries of ``--topics`` with ``query_toks``; the model is loaded only if they have no vectors.
+
+    Raises:
+        DataError: The queries cannot be read, or only some of them have vectors.
+    """
+    from pyterrier_csplade.data.topics import read_topics
+
+    topics = read_topics(arguments.topics, split=arguments.split, field=arguments.field)
+    if "query_toks" not in topics.columns:
+        return named_model(arguments).query_encoder(verbose=True)(topics)
+    if (missing := topics["query_toks"].isna()).any():
+        raise DataError(
+            f"{arguments.topics}: the query {topics.loc[missing, 'qid'].iloc[0]!r} has no vector, but others have one"
+        )
+    return topics

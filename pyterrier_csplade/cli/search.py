@@ -1,0 +1,137 @@
+"""The command ``search``: queries to a TREC run, or one query to a table with explanations."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyterrier_csplade._errors import CspladeError, DataError
+
+from .arguments import count, examples
+from .given import encoded_topics
+from .models import add_model_options, named_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pyterrier_csplade.index.index import ImpactIndex
+
+
+Say = Callable[[str], None]
+
+# Results of a query: of a table that a person reads, and of a run; our choice (not measured), as PyTerrier has it.
+_SHOWN, _RUN = 10, 1000
+
+
+def add_command(commands: Any, say: Say) -> None:
+    """Add ``search`` to the command line.
+
+    Args:
+        commands: The subparsers.
+        say: Prints lines for people to read.
+    """
+    search = commands.add_parser(
+        "search",
+        help="search an index: a file of queries to a TREC run, or one query to a table with explanations",
+        description="Search an index without Java. One query gives a table that explains each score.",
+        **examples("search docs.csplade 'inverted index'", "search docs.csplade --topics topics.tsv --output csplade.run"),
+    )
+    search.add_argument("index", type=Path, metavar="INDEX", help="directory of the index")
+    search.add_argument("query", nargs="?", metavar="QUERY", help="one query")
+    search.add_argument(
+        "--topics",
+        metavar="T",
+        help=".jsonl, .tsv, .csv, .parquet or TREC topics, ir_datasets id or PyTerrier dataset; queries with a vector in the "
+        "field query_toks or vector are not encoded",
+    )
+    search.add_argument("--split", metavar="S", help="split of a directory, or variant of a dataset's topics")
+    search.add_argument("--field", metavar="F", help="field of the query text; default: query, text or title")
+    search.add_argument("--output", type=Path, metavar="RUN", help="file of the run, for --topics")
+    search.add_argument("--tag", default="csplade", help="name of the system in the run; default: %(default)s")
+    search.add_argument(
+        "--num-results", type=count, metavar="N", help=f"documents of a query; default: {_RUN:,}, in a table {_SHOWN}"
+    )
+    search.add_argument(
+        "--algorithm",
+        default="exhaustive",
+        choices=["exhaustive", "maxscore", "bmp", "terrier"],
+        help="default: %(default)s; maxscore and bmp need numba, terrier needs Java; the results are the same",
+    )
+    search.add_argument(
+        "--show", nargs="+", default=[], metavar="F", help="stored fields to show in a table; reading them needs Java"
+    )
+    add_model_options(search)
+    search.set_defaults(run=lambda arguments: _search(arguments, say), again="run the same command again")
+
+
+def _search(arguments: argparse.Namespace, say: Say) -> None:
+    from pyterrier_csplade.index.index import ImpactIndex
+
+    if (arguments.query is None) == (arguments.topics is None):
+        raise CspladeError("search takes either one QUERY or --topics T --output RUN")
+    if (arguments.topics is None) != (arguments.output is None):
+        raise CspladeError("--topics and --output belong together: a file of queries becomes a run")
+    index = ImpactIndex(arguments.index)
+    index.open()
+    if arguments.topics is None:
+        say(_table(index, arguments))
+    else:
+        say(_write_run(index, arguments))
+
+
+def _write_run(index: ImpactIndex, arguments: argparse.Namespace) -> str:
+    _check_tag(arguments.tag)
+    topics = encoded_topics(arguments)
+    retriever = index.retriever(algorithm=arguments.algorithm, num_results=arguments.num_results or _RUN, verbose=True)
+    results = retriever(topics)
+    _write(results, arguments.output, arguments.tag)
+    found = results["qid"].nunique()
+    nothing = f"; nothing was found for {len(topics) - found:,} of them" if found < len(topics) else ""
+    return f"{len(results):,} results of {len(topics):,} queries: {arguments.output}{nothing}"
+
+
+def _check_tag(tag: str) -> None:
+    if not tag or len(tag.split()) != 1:
+        raise DataError(f"--tag must be one word, found {tag!r}")
+
+
+def _write(results: pd.DataFrame, path: Path, tag: str) -> None:
+    import pyterrier as pt
+
+    from pyterrier_csplade.storage.files import replacing
+
+    for column in ("qid", "docno"):
+        if (spaced := results[column].str.contains(r"\s")).any():
+            raise DataError(f"{column} {results.loc[spaced, column].iloc[0]!r} has white space, which a TREC run cannot hold")
+    # The ending of the name, by which PyTerrier chooses a compression, stays.
+    temporary = path.with_name(f".csplade-{path.name}")
+    with replacing(path, temporary):
+        pt.io.write_results(results, str(temporary), run_name=tag)
+
+
+def _table(index: ImpactIndex, arguments: argparse.Namespace) -> str:
+    """Describe the expansion of a query, and its best documents with what each term adds to their scores."""
+    import pandas as pd
+
+    from .terms import readable_terms
+
+    csplade, query = named_model(arguments), arguments.query
+    topics = csplade.query_encoder()(pd.DataFrame({"qid": ["1"], "query": [query]}))
+    toks = topics["query_toks"].iloc[0]
+    settings: dict[str, Any] = {"include_fields": arguments.show} if arguments.show else {}
+    retriever = index.retriever(algorithm=arguments.algorithm, num_results=arguments.num_results or _SHOWN, **settings)
+    results = retriever(topics)
+    heaviest = dict(sorted(toks.items(), key=lambda item: -item[1]))
+    lines = [f"query: {readable_terms(csplade, heaviest, query, '.2f')}"]
+    if results.empty:
+        lines.append("no document has a term of the query")
+    for row in results.to_dict("records"):
+        parts = index.explain(toks, row["docno"])
+        shares = {term: part / sum(parts.values()) for term, part in parts.items()}
+        lines.append(
+            f"{row['rank'] + 1:>3}  {row['score']:>9.1f}  {row['docno']}: {readable_terms(csplade, shares, query, '.0%')}"
+        )
+        lines += [f"{'':16}{name}: {' '.join(row[name].split())[:100]}" for name in arguments.show]
+    return "\n".join(lines)

@@ -1,0 +1,32 @@
+"""Terms of the vocabulary as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyterrier_csplade.model.csplade import CSPLADE
+
+_SHOWN = 12
+
+
+def readable_terms(csplade: CSPLADE, weights: Mapping[str, float], query: str, form: str) -> str:
+    """Return the first terms with their weights: ``-ing`` continues a word, ``[+term]`` is not in the query.
+
+    Args:
+        csplade: The model whose terms they are.
+        weights: Term to weight, in the order to show.
+        query: The text of the query.
+        form: Format of a weight, such as ``.0%``.
+    """
+    from pyterrier_csplade.model.spelling import readable
+
+    first = dict(islice(weights.items(), _SHOWN))
+    words = readable(csplade.backbone.tokenizer, first)
+    shown = [
+        f"{word if word.strip('-').lower() in query.lower() else f'[+{word}]'} {weight:{form}}"
+        for word, weight in zip(words, first.values())
+    ]
+    return ", ".join(shown) + (", ..." if len(weights) > _SHOWN else "")

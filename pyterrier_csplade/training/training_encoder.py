@@ -1,0 +1,117 @@
+"""The encoder as training uses it: pooled logits before the activation, and L_Adapt from the same hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyterrier_csplade.model.backbone import Backbone, finish_logits
+from pyterrier_csplade.model.head import activate, max_pool_logits
+from pyterrier_csplade.vectors.contract import Contract
+
+from .config import PredictionSettings
+from .gradient_cache import Part
+from .streamed_loss import streamed_prediction_loss
+
+#: The pooled vectors of a part of a batch; with a share, also the part's share of the adaptation loss, and its figures.
+Output = Tensor | tuple[Tensor, Tensor, dict[str, Tensor]]
+
+
+class TrainingEncoder(Backbone):
+    """A ``Backbone`` whose forward pass can return more than vectors, so that sharded models are entered once.
+
+    Attributes:
+        prediction: How tokens are predicted; None never predicts any.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, contract: Contract, prediction: PredictionSettings | None = None) -> None:
+        """Combine a model, its tokenizer, a contract and what is predicted."""
+        super().__init__(model, tokenizer, contract)
+        self.prediction = prediction
+        self._mask = tokenizer.convert_tokens_to_ids(prediction.mask_token) if prediction else None
+
+    def forward(  # type: ignore[override]
+        self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor, raw: bool = False, share: float = 0.0
+    ) -> Output:
+        """Compute the representations of a batch.
+
+        Args:
+            input_ids: [batch, length].
+            attention_mask: [batch, length].
+            pool_mask: [batch, length].
+            raw: Whether to return the pooled logits of index terms, as the activation takes them; -1 in texts without a
+                position. Otherwise weights.
+            share: Factor of the adaptation loss; with 0, or without gradients, there is none.
+
+        Returns:
+            float32 [batch, index terms]; with ``share``, also the loss times ``share``, and its figures.
+        """
+        hidden = self.hidden_states(input_ids, attention_mask)
+        pooled = max_pool_logits(hidden, self.head.weight, pool_mask)
+        logits = self.finish_logits(pooled).index_select(1, self.columns)
+        vectors = logits.masked_fill(~pool_mask.any(dim=1, keepdim=True), -1.0) if raw else activate(logits)
+        if not (share and self.prediction and torch.is_grad_enabled()):
+            return vectors
+        loss, figures = self._adaptation_loss(hidden, input_ids, attention_mask, self.prediction)
+        return vectors, share * loss, figures
+
+    def _adaptation_loss(
+        self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor, settings: PredictionSettings
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute L_Adapt of a batch.
+
+        A causal model predicts every token of a text from ``hidden``; echo those of its first copy. A bidirectional one sees
+        what it should predict, so it reads the texts a second time, with some tokens masked.
+        """
+        predicted = predictable(attention_mask, copies=2 if self.contract.variant == "echo" else 1)
+        if self.contract.attention != "causal":
+            masked, predicted = draw_tokens(predicted, settings.mask_rate, settings.visible_rate)
+            hidden = self.hidden_states(input_ids.masked_fill(masked, self._mask or 0), attention_mask)
+        states, targets = hidden[:, :-1][predicted[:, 1:]], input_ids[predicted]
+        if not len(targets):
+            return hidden.sum() * 0.0, {}
+        finish = partial(finish_logits, self._lm.config.get_text_config())
+        plain = finish(probe := torch.ones(1)) is probe
+        return streamed_prediction_loss(
+            states, self.head.weight, targets, settings.relu_weight, self.head.bias, None if plain else finish
+        )
+
+
+def predictable(attention_mask: Tensor, *, copies: int) -> Tensor:
+    """Mark the tokens that have a token before them, of echo in the first copy, bool [batch, length]."""
+    lengths = attention_mask.sum(dim=1, keepdim=True) // copies
+    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    return (places > 0) & (places < lengths)
+
+
+def draw_tokens(eligible: Tensor, mask_rate: float, visible_rate: float) -> tuple[Tensor, Tensor]:
+    """Draw the tokens of masked next-token prediction, each on its own, from torch's generator.
+
+    Args:
+        eligible: Tokens that may be drawn, bool [batch, length].
+        mask_rate: Share of them that are masked; at least one is.
+        visible_rate: Share of them that are predicted although they are not masked.
+
+    Returns:
+        The masked tokens, and the predicted tokens, which include them; bool [batch, length].
+    """
+    drawn = torch.rand(eligible.shape).to(eligible.device).masked_fill(~eligible, 2.0)
+    masked = eligible & ((drawn < mask_rate) | (drawn == drawn.min()))
+    return masked, masked | (eligible & (drawn < mask_rate + visible_rate))
+
+
+def prediction_shares(parts: Sequence[Part], weight: float, variant: str) -> list[float]:
+    """Divide the weight of the adaptation loss, a mean over tokens, among parts, by the tokens that they may predict.
+
+    Args:
+        parts: Parts made by ``Backbone.collate``.
+        weight: Weight of the loss; all shares are 0 without one.
+        variant: The variant of the model.
+    """
+    copies = 2 if variant == "echo" else 1
+    counts = [int(predictable(part["attention_mask"], copies=copies).sum()) if weight else 0 for part in parts]
+    return [weight * count / max(1, sum(counts)) for count in counts]
