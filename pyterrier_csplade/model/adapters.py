@@ -36,7 +36,7 @@ class Adapter:
         name: Hub id or directory.
         config: Its settings (PEFT).
         digests: Digest of each of its tensors.
-        base: Hub id or directory of the model that it was trained on, as far as it says; PEFT overwrites the setting.
+        base: Hub id or directory of the model that it was trained on; empty if it does not say. PEFT overwrites the setting.
     """
 
     name: str

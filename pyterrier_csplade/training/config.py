@@ -361,7 +361,7 @@ class ContrastiveConfig(TrainingConfig):
             "title": ...}], "negative_passages": [...]}``, or the name of a PyTerrier dataset (``irds:`` ids included).
         max_bad_rows: Number of unusable training rows that are tolerated: they are left out, with a warning that names and
             counts them.
-        negatives: Hard negatives of each query in a batch, drawn anew in each epoch (paper: 15). A row that has fewer brings
+        negatives: Hard negatives of each query in a batch, drawn again in each epoch (paper: 15). A row that has fewer brings
             all it has; a row without any has only the other passages of the batch.
         variant: "causal", "echo" or "bidirectional".
         query_prefix: Put before every query (not in the paper; LACONIC: "query: ").

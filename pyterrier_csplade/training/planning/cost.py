@@ -112,7 +112,7 @@ def find_gpu(name: str) -> Gpu:
     """Return the accelerator of a name.
 
     Raises:
-        ConfigError: There is none in ``GPUS``.
+        ConfigError: ``GPUS`` has no such accelerator.
     """
     key = name.lower().replace(" ", "-").replace("_", "-")
     if key not in GPUS:

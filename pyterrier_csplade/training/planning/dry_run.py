@@ -186,7 +186,7 @@ def _adaptation_load(config: AdaptationConfig, gpus: int) -> Load:
 
 
 def _pooled_load(config: AdaptationConfig, gpus: int, *, sharded: bool) -> Load:
-    """Estimate the load of passages; those of a bidirectional variant are read again for the adaptation loss."""
+    """Estimate the load of passages; a bidirectional variant reads them again for the adaptation loss."""
     settings, texts, length = config.passages, config.batch_size / gpus, mean_length(config)
     copies = 2 if settings.variant == "echo" else 1
     passes = 2 if config.masks else 1
