@@ -233,8 +233,8 @@ def tokens_of(model: Teacher) -> QueryTokens:
     """Return the tokenizer of a model.
 
     Raises:
-        ContractError: The tokenizer is not one of the library tokenizers, so that it cannot be used without transformers, or
-            the model folds terms.
+        ContractError: The model folds terms, or its tokenizer is not one of the library tokenizers, so that it cannot be used
+            without transformers.
     """
     if model.contract.fold:
         raise ContractError(f"{model} folds terms, which a query table cannot: make the table without fold")
