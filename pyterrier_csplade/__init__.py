@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from .collection import EncodedCollection
     from .engines.opensearch import OpenSearchIndex
     from .evaluation import exact_recall, plot_tradeoff
+    from .fusion import Hybrid, hybrid
     from .index.index import ImpactIndex
     from .model.csplade import CSPLADE
     from .model.export import export_sentence_transformers
-    from .vectors import Contract, ImpactVector, MatrixVectors, PruneToks, Quantizer, Vocabulary, contract_preset
+    from .queries.table import QueryTable
+    from .vectors import Contract, FoldTerms, ImpactVector, MatrixVectors, PruneToks, Quantizer, Vocabulary, contract_preset
 
 
 __all__ = [
@@ -39,6 +41,8 @@ __all__ = [
     "CspladeError",
     "DataError",
     "EncodedCollection",
+    "FoldTerms",
+    "Hybrid",
     "ImpactIndex",
     "ImpactIndexError",
     "ImpactVector",
@@ -46,11 +50,13 @@ __all__ = [
     "OpenSearchIndex",
     "PruneToks",
     "Quantizer",
+    "QueryTable",
     "TrainingError",
     "Vocabulary",
     "contract_preset",
     "exact_recall",
     "export_sentence_transformers",
+    "hybrid",
     "plot_tradeoff",
 ]
 
@@ -60,10 +66,21 @@ _NAMES = {
     "collection": ["EncodedCollection"],
     "engines.opensearch": ["OpenSearchIndex"],
     "evaluation": ["exact_recall", "plot_tradeoff"],
+    "fusion": ["Hybrid", "hybrid"],
     "index.index": ["ImpactIndex"],
     "model.csplade": ["CSPLADE"],
     "model.export": ["export_sentence_transformers"],
-    "vectors": ["Contract", "ImpactVector", "MatrixVectors", "PruneToks", "Quantizer", "Vocabulary", "contract_preset"],
+    "queries.table": ["QueryTable"],
+    "vectors": [
+        "Contract",
+        "FoldTerms",
+        "ImpactVector",
+        "MatrixVectors",
+        "PruneToks",
+        "Quantizer",
+        "Vocabulary",
+        "contract_preset",
+    ],
 }
 
 __getattr__, __dir__ = lazy(__name__, {name: module for module, names in _NAMES.items() for name in names})

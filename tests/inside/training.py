@@ -48,6 +48,7 @@ from pyterrier_csplade.training.streamed_loss import streamed_prediction_loss
 from pyterrier_csplade.training.trainer import CurvesTrainer
 from pyterrier_csplade.training.training_encoder import TrainingEncoder, draw_tokens, predictable
 from pyterrier_csplade.training.vocabulary.bpe import BytePairs
+from pyterrier_csplade.training.vocabulary.neighbours import sparsemax
 from pyterrier_csplade.training.vocabulary.shards import read_tensors, rewrite
 
 __all__ = [
@@ -114,6 +115,7 @@ __all__ = [
     "remove_old",
     "reporters",
     "rewrite",
+    "sparsemax",
     "run",
     "streamed_loss",
     "streamed_prediction_loss",

@@ -24,7 +24,7 @@ import pyterrier as pt
 import pytest
 
 import pyterrier_csplade
-from pyterrier_csplade import CSPLADE, ImpactIndex, OpenSearchIndex, PruneToks, Quantizer
+from pyterrier_csplade import CSPLADE, FoldTerms, ImpactIndex, OpenSearchIndex, PruneToks, Quantizer, QueryTable, hybrid
 from pyterrier_csplade.engines import PisaEngine, SeismicEngine
 from support import fake_engines
 from support.fake_opensearch import FakeCluster
@@ -62,6 +62,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     path = tmp_path_factory.mktemp("world")
     CSPLADE((language_model(), tokenizer())).save(path / "model")
     csplade = CSPLADE(path / "model")
+    QueryTable.fit(csplade, TOPICS["query"], verbose=False).save(path / "table")
     vectors = list(csplade.doc_encoder(top_k=60).transform_iter(DOCS))
     index = ImpactIndex(path / "index")
     index.toks_indexer(meta=["docno", "text"]).index(vectors)
@@ -105,7 +106,13 @@ def cases(world: dict[str, Any]) -> dict[str, Case]:
             frozenset({"batch_size"}),
         ),
         "QueryEncoder": Case(csplade.query_encoder, on(TOPICS), {**cuts, **size}, frozenset({"batch_size"})),
+        "QueryTable": Case(lambda: QueryTable.load(world["path"] / "table"), on(TOPICS), {}),
         "Scorer": Case(csplade.scorer, by_text, {"text_field": (None, "body"), **size}, frozenset({"batch_size"})),
+        "FoldTerms": Case(
+            FoldTerms,
+            on(world["vectors"].assign(qid="q", query_toks=world["vectors"]["toks"])),
+            {"spelling": ("byte-level", "sentencepiece"), "on": ("toks", "query_toks")},
+        ),
         "PruneToks": Case(lambda **a: PruneToks(**({"top_k": 9} | a)), on(world["vectors"]), {"top_k": (2, 7)}),
         "PruneToks mass": Case(lambda **a: PruneToks(**({"mass": 0.9} | a)), on(world["vectors"]), {"mass": (0.9, 0.3)}),
         "PruneToks weight": Case(
@@ -120,6 +127,11 @@ def cases(world: dict[str, Any]) -> dict[str, Case]:
             index.retriever, on(world["toks"]), {**fields, **threads, "exact_scores": (True, False)}, frozenset({"threads"})
         ),
         "PostingsScorer": Case(index.scorer, on(results), {}),
+        "Hybrid": Case(
+            lambda **a: hybrid(*(index.retriever(algorithm="exhaustive", max_terms=terms) for terms in (None, 2)), **a),
+            on(world["toks"]),
+            {"method": ("rrf", "zscore"), "weights": (None, (0.2, 1.5)), "num_results": (1000, 2)},
+        ),
         "FieldLoader": Case(
             index.text_loader, on(results[["qid", "docno", "docid"]]), {"fields": ("*", ["docno"])}
         ),
@@ -169,8 +181,8 @@ def cases(world: dict[str, Any]) -> dict[str, Case]:
 
 
 NAMES = [
-    "DocEncoder", "QueryEncoder", "Scorer", "PruneToks", "PruneToks mass", "PruneToks weight", "PruneToks on",
-    "ImpactRetriever", "PostingsScorer", "FieldLoader",
+    "DocEncoder", "QueryEncoder", "QueryTable", "Scorer", "FoldTerms", "PruneToks", "PruneToks mass",
+    "PruneToks weight", "PruneToks on",    "ImpactRetriever", "PostingsScorer", "FieldLoader", "Hybrid",
     "OpenSearchRetriever", "OpenSearchScorer", "PisaRetriever", "SeismicRetriever",
     *(f"PostingsRetriever {name}" for name in ("exhaustive", "maxscore", "bmp", "guided")),
 ]  # fmt: skip

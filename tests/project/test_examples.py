@@ -1,13 +1,17 @@
-"""The small example runs from start to end."""
+"""The examples run from start to end."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
+import pyterrier as pt
+import pytest
 
 from support.paths import ROOT
 
@@ -21,3 +25,49 @@ def test_first_experiment_on_fifty_documents(tmp_path: Path) -> None:
     # Fifty documents in random order have an nDCG@10 below 0.1.
     assert list(table.index) == ["BM25", "CSPLADE", "BM25 + CSPLADE"] and (table["nDCG@10"] > 0.3).all()
     assert "Traceback" not in done.stderr and "nDCG@10" in done.stdout
+
+
+def collection(directory: Path, documents: int) -> Path:
+    """Write a slice of the documentation of Python's standard library, with two splits."""
+    dataset = pt.get_dataset("csplade:python-docs")
+    corpus = list(islice(dataset.get_corpus_iter(verbose=False), documents))
+    topics = dict(zip(dataset.get_topics()["qid"], dataset.get_topics()["query"]))
+    directory.mkdir()
+    (directory / "docs.jsonl").write_text("".join(json.dumps(document) + "\n" for document in corpus))
+    for split, start in (("", 0), (".dev", 1)):
+        qids = [document["docno"] for document in corpus][start::2]
+        (directory / f"topics{split}.tsv").write_text("".join(f"{qid}\t{topics[qid]}\n" for qid in qids))
+        (directory / f"qrels{split}.txt").write_text("".join(f"{qid} 0 {qid} 1\n" for qid in qids))
+    return directory
+
+
+@pytest.mark.slow  # encodes documents, and starts the script twice
+def test_baselines_make_a_table_and_resume(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    command = [sys.executable, str(ROOT / "examples" / "baselines.py"), str(collection(tmp_path / "c", 60)), "--dev", "dev"]
+    command += ["--rerank", "5", "--output", str(output)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(output / "results.csv").set_index("system")
+    names = ["BM25", "BM25 + RM3", "csplade-tiny", "BM25 & csplade-tiny, RRF", "BM25 & csplade-tiny, min-max"]
+    assert list(table.index) == [*names, "BM25 >> csplade-tiny"]
+    qrels = pt.io.read_qrels(str(tmp_path / "c" / "qrels.txt"))
+    for name, file in (
+        ("BM25", "BM25"),
+        ("csplade-tiny", "csplade-tiny"),
+        ("BM25 & csplade-tiny, RRF", "BM25___csplade-tiny__RRF"),
+    ):
+        ranks = pt.io.read_results(str(output / "runs" / f"{file}.run.gz")).merge(qrels, on=["qid", "docno"])["rank"]
+        expected = sum(1 / (rank + 1) for rank in ranks if rank < 10) / len(qrels)
+        assert float(str(table.loc[name, "RR@10"]).rstrip("†")) == pytest.approx(expected, abs=5e-4)
+    assert (table["MB"].astype(float) > 0).all() and (table["ms/query"].astype(float) > 0).all()
+    assert (output / "results.md").read_text().count("\n") == 2 + len(table)
+    latex = (output / "results.tex").read_text()
+    assert r"BM25 \& csplade-tiny, RRF & " in latex and latex.count(r" \\") == 1 + len(table)
+    files = {file: file.stat().st_mtime_ns for file in output.rglob("*") if file.is_file() and "results" not in file.name}
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert again.returncode == 0, again.stderr
+    kept = {file: file.stat().st_mtime_ns for file in files}
+    assert {file.name for file in files if kept[file] != files[file]} == set()
+    assert pd.read_csv(output / "results.csv").set_index("system").equals(table)

@@ -1,0 +1,213 @@
+"""Hybrids: the results of several systems in one ranking."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+from ._errors import DataError
+from ._settings import Settings
+from .vectors.checks import check_choice, check_positive
+
+#: How the scores of a system are normalised for each query.
+Method: TypeAlias = Literal["rrf", "minmax", "zscore"]
+
+# The constant of Cormack et al. (SIGIR 2009), section 2.
+_RRF_K = 60
+# Columns that differ between the systems of a hybrid, and are not carried over.
+_OWN = ("docid", "score", "rank")
+
+
+def hybrid(
+    *systems: pt.Transformer, method: Method = "rrf", weights: Sequence[float] | None = None, num_results: int = 1000
+) -> Hybrid:
+    """Combine systems into one ranking: a weighted sum of scores that are normalised for each query.
+
+    Do not add up the scores themselves: in ``bm25 + csplade``, CSPLADE's scores of about 1,000 outweigh BM25's of about 20.
+
+    Example::
+
+        from pyterrier_csplade import hybrid
+
+        fused = hybrid(bm25, csplade.query_encoder() >> index.retriever())
+        fused.search("inverted index")
+
+    Args:
+        *systems: Retrievers or re-rankers. Each gets the hybrid's input, so that a system may rewrite the query, as RM3 does,
+            without an effect on the others.
+        method: "rrf" is reciprocal rank fusion, 1 / (60 + rank) with ranks from 1 (Cormack et al., SIGIR 2009), which needs no
+            tuning. "minmax" brings the scores of a query to the range from 0 to 1 (equal scores become 1). "zscore" subtracts
+            their mean and divides by their standard deviation (equal scores become 0).
+        weights: A weight for each system, at least 0; by default 1 for each. ``pt.GridScan`` can tune them.
+        num_results: Largest number of documents for each query.
+
+    Returns:
+        A transformer with the columns of its input's queries, ``docno``, ``score``, ``rank``, and further columns of documents
+        that a system returns, such as ``text``. A document that a system does not retrieve gets the lowest normalised score
+        that the system gives for the query; with "rrf" it gets 0. Of equal scores, the first system's document ranks first.
+
+    Raises:
+        TypeError: A system is not a transformer.
+        ValueError: There are fewer than two systems, there is no such method, or weights or ``num_results`` are not valid.
+    """
+    return Hybrid(*systems, method=method, weights=weights, num_results=num_results)
+
+
+class Hybrid(Settings, pt.Transformer):
+    """Combines the results of systems; made by :func:`hybrid`.
+
+    Attributes:
+        systems: The systems.
+        method: How scores are normalised.
+        weights: A weight for each system; None for equal ones.
+        num_results: Largest number of documents for each query.
+    """
+
+    schematic = {"label": "Hybrid", "inner_pipelines_mode": "combine", "help_url": None}
+
+    def __init__(
+        self, *systems: pt.Transformer, method: Method = "rrf", weights: Sequence[float] | None = None, num_results: int = 1000
+    ) -> None:
+        """Create a hybrid; :func:`hybrid` explains the arguments."""
+        self.systems = systems
+        self.method = method
+        self.weights = weights
+        self.num_results = num_results
+        self._check()
+
+    def subtransformers(self) -> dict[str, list[pt.Transformer]]:
+        """Return the systems."""
+        return {"systems": list(self.systems)}
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Search with every system, and combine the results.
+
+        Args:
+            inp: Queries, or results to re-rank.
+
+        Raises:
+            DataError: A system returns no ``docno`` or ``score``, a document twice for a query, or a score that is not finite.
+        """
+        weights = self._check()
+        asked = [column for column in inp.columns if column in pt.model.query_columns(inp)]
+        queries = inp[asked].drop_duplicates("qid").reset_index(drop=True)
+        found = [_checked(system(inp), system) for system in self.systems]
+        parts = [
+            results.assign(part=weight * _NORMALISED[self.method](results), source=number)
+            for number, (results, weight) in enumerate(zip(found, weights))
+        ]
+        fused = _ranked(_summed(parts, lowest=self.method != "rrf"), list(queries["qid"]), self.num_results)
+        documents = pd.concat([_document_columns(results, asked) for results in found])
+        documents = documents.groupby(["qid", "docno"], sort=False).first().reset_index()
+        return queries.merge(fused.merge(documents, on=["qid", "docno"], how="left"), on="qid")
+
+    def _check(self) -> list[float]:
+        """Return the weights; refuse arguments that are not valid, since they may be set later."""
+        if len(self.systems) < 2:
+            raise ValueError(f"a hybrid combines at least 2 systems, found {len(self.systems)}")
+        for system in self.systems:
+            if not isinstance(system, pt.Transformer):
+                raise TypeError(f"a system must be a transformer, found {system!r:.60}")
+        check_choice("method", self.method, get_args(Method))
+        check_positive(num_results=self.num_results)
+        weights = [1.0] * len(self.systems) if self.weights is None else list(self.weights)
+        if len(weights) != len(self.systems):
+            raise ValueError(
+                f"weights must have one number for each of {len(self.systems)} systems, found {self.weights!r:.80}"
+            )
+        if not all(isinstance(weight, Real) and 0 <= weight < math.inf for weight in weights) or not any(weights):
+            raise ValueError(f"weights must be finite, at least 0 and not all 0, found {self.weights!r:.80}")
+        return [float(weight) for weight in weights]
+
+    def _maker(self) -> str:
+        return "hybrid"
+
+    def _belongs_to(self) -> tuple[Any, ...]:
+        return self.systems
+
+    def _changed(self) -> list[str]:
+        return [*map(repr, self.systems), *super()._changed()]
+
+    def __str__(self) -> str:
+        return self._named(*map(str, self.systems), *super()._changed())
+
+
+def _checked(results: pd.DataFrame, system: pt.Transformer) -> pd.DataFrame:
+    """Return results as numbers with their qids as text."""
+    for column in ("qid", "docno", "score"):
+        if column not in results.columns:
+            raise DataError(
+                f"{system} returns no {column!r}, only {', '.join(map(str, results.columns))}: it must rank documents"
+            )
+    twice = results.duplicated(["qid", "docno"])
+    if twice.any():
+        qid, docno = results.loc[twice, ["qid", "docno"]].iloc[0]
+        raise DataError(
+            f"{system} returns the document {docno!r} twice for the query {qid!r}: put pt.text.max_passage() after it"
+        )
+    scores = results["score"].to_numpy(dtype=np.float64)
+    if not np.isfinite(scores).all():
+        qid, docno = results.loc[~np.isfinite(scores), ["qid", "docno"]].iloc[0]
+        raise DataError(f"{system} returns a score that is not finite for the query {qid!r}, document {docno!r}")
+    return results.assign(score=scores)
+
+
+def _reciprocal_ranks(results: pd.DataFrame) -> pd.Series:
+    return 1 / (_RRF_K + results.groupby("qid")["score"].rank(ascending=False, method="first"))
+
+
+def _minmax(results: pd.DataFrame) -> pd.Series:
+    scores = results.groupby("qid")["score"]
+    low, high = scores.transform("min"), scores.transform("max")
+    return ((results["score"] - low) / (high - low)).fillna(1.0)
+
+
+def _zscores(results: pd.DataFrame) -> pd.Series:
+    scores = results.groupby("qid")["score"]
+    mean, deviation = scores.transform("mean"), scores.transform("std", ddof=0)
+    return ((results["score"] - mean) / deviation.where(deviation > 0)).fillna(0.0)
+
+
+_NORMALISED: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "rrf": _reciprocal_ranks,
+    "minmax": _minmax,
+    "zscore": _zscores,
+}
+
+
+def _summed(parts: Sequence[pd.DataFrame], *, lowest: bool) -> pd.DataFrame:
+    """Add up the parts of each document's score.
+
+    Args:
+        parts: Results with ``part``, a system's share of the score, and ``source``, its number.
+        lowest: Whether a document that a system does not retrieve gets the system's lowest part for the query, instead of 0.
+    """
+    table = pd.concat([part[["qid", "docno", "part", "source"]] for part in parts])
+    # The order of documents is that of their first appearance, which decides about equal scores.
+    wide = table.drop_duplicates(["qid", "docno"])[["qid", "docno"]].reset_index(drop=True)
+    total = np.zeros(len(wide))
+    for part in parts:
+        own = wide.merge(part[["qid", "docno", "part"]], on=["qid", "docno"], how="left")["part"]
+        missing = wide["qid"].map(part.groupby("qid")["part"].min()).fillna(0.0) if lowest else 0.0
+        total += own.fillna(missing).to_numpy(dtype=np.float64)
+    return wide.assign(score=total)
+
+
+def _ranked(results: pd.DataFrame, qids: Sequence[Any], num_results: int) -> pd.DataFrame:
+    """Sort by query, in the order of the queries, and score, and cut."""
+    place = results["qid"].map({qid: number for number, qid in enumerate(qids)})
+    order = np.lexsort((-results["score"].to_numpy(), place.to_numpy()))
+    results = results.iloc[order]
+    results = results.assign(rank=results.groupby("qid", sort=False).cumcount() + pt.model.FIRST_RANK)
+    return results[results["rank"] < num_results + pt.model.FIRST_RANK].reset_index(drop=True)
+
+
+def _document_columns(results: pd.DataFrame, asked: Sequence[str]) -> pd.DataFrame:
+    known = {*asked, *pt.model.query_columns(results), *_OWN}
+    return results[["qid", *(column for column in results.columns if column not in known)]]
