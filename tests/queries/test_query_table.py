@@ -253,9 +253,9 @@ def test_every_engine_of_the_documents_takes_the_vectors(
         for j, docno in enumerate(DOCUMENTS)
         if products[i, j]
     }
-    for algorithm in (None, "exhaustive"):
-        found = index.retriever(**({} if algorithm is None else {"algorithm": algorithm}))(queries)
-        assert scores(found) == pytest.approx(expected, rel=1e-5), algorithm
+    for retriever in (index.retriever(), index.retriever(algorithm="exhaustive")):
+        found = retriever(queries)
+        assert scores(found) == pytest.approx(expected, rel=1e-5), retriever
     rescored = index.scorer()(found.assign(query_toks=found["qid"].map(dict(zip(queries["qid"], queries["query_toks"])))))
     assert scores(rescored) == pytest.approx(expected, rel=1e-5)
     vectors = list(csplade.doc_encoder().transform_iter({"docno": docno, "text": text} for docno, text in DOCUMENTS.items()))
