@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .model.csplade import CSPLADE
     from .model.export import export_sentence_transformers
     from .queries.table import QueryTable
-    from .vectors import Contract, ImpactVector, MatrixVectors, PruneToks, Quantizer, Vocabulary, contract_preset
+    from .vectors import Contract, FoldTerms, ImpactVector, MatrixVectors, PruneToks, Quantizer, Vocabulary, contract_preset
 
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "CspladeError",
     "DataError",
     "EncodedCollection",
+    "FoldTerms",
     "Hybrid",
     "ImpactIndex",
     "ImpactIndexError",
@@ -70,7 +71,16 @@ _NAMES = {
     "model.csplade": ["CSPLADE"],
     "model.export": ["export_sentence_transformers"],
     "queries.table": ["QueryTable"],
-    "vectors": ["Contract", "ImpactVector", "MatrixVectors", "PruneToks", "Quantizer", "Vocabulary", "contract_preset"],
+    "vectors": [
+        "Contract",
+        "FoldTerms",
+        "ImpactVector",
+        "MatrixVectors",
+        "PruneToks",
+        "Quantizer",
+        "Vocabulary",
+        "contract_preset",
+    ],
 }
 
 __getattr__, __dir__ = lazy(__name__, {name: module for module, names in _NAMES.items() for name in names})

@@ -52,7 +52,10 @@ def named_model(arguments: argparse.Namespace, *, tried: bool = True) -> CSPLADE
     settings["device"] = arguments.device or launched_device(os.environ)
     if arguments.device and tried:
         _check_device(arguments.device)
-    return CSPLADE.tiny(**settings) if arguments.model == SHIPPED else CSPLADE(arguments.model, **settings)
+    packaged = {SHIPPED: CSPLADE.tiny, "csplade-small": CSPLADE.small}
+    if arguments.model in packaged:
+        return packaged[arguments.model](**settings)
+    return CSPLADE(arguments.model, **settings)
 
 
 def named_query_side(arguments: argparse.Namespace) -> CSPLADE | QueryTable:

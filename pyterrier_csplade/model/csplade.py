@@ -17,12 +17,13 @@ from pyterrier_csplade._errors import ContractError, CspladeError
 from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import check_choice, check_field_name, check_positive, check_texts
-from pyterrier_csplade.vectors.contract import LAYERS, Contract, Layers, Variant, are_layers
+from pyterrier_csplade.vectors.contract import LAYERS, Contract, Fold, Layers, Variant, are_layers
 from pyterrier_csplade.vectors.impacts import Quantizer, to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .assembly import model_and_adapter
 from .backbone import Backbone, Role, TokenizedBatch
+from .card import write_card
 from .encoder import BatchEncoder, Head
 from .hub import check_source
 from .loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone, to_dtype
@@ -70,6 +71,7 @@ class CSPLADE(Settings):
         text_field: str = "text",
         verbose: bool = False,
         contract: Contract | None = None,
+        fold: Fold | None = None,
     ) -> None:
         """Name a model; nothing is loaded yet.
 
@@ -90,13 +92,15 @@ class CSPLADE(Settings):
             text_field: Column of a document's text.
             verbose: Whether progress is shown.
             contract: How texts must be encoded, for a checkpoint without a contract.
+            fold: "case+space" makes one term of the spellings of a word that differ in case, or in the space before it, with
+                the largest of their weights. Queries and documents need the same. None follows the checkpoint's contract.
 
         Raises:
             ContractError: An argument contradicts the checkpoint's contract, or is none of the values that it may have.
             ValueError: There is no such ``dtype`` or ``device``, ``batch_size`` is not positive, or ``text_field`` no name.
             FileNotFoundError: ``model`` or ``adapter`` names a directory or file that is missing, or holds no checkpoint.
         """
-        self.model = str(model) if isinstance(model, (str, Path)) else model
+        self.model = _path_of(str(model)) if isinstance(model, (str, Path)) else model
         self.adapter = None if adapter is None else str(adapter)
         self.revision = revision
         self.layers = layers
@@ -109,6 +113,7 @@ class CSPLADE(Settings):
         self.batch_size = batch_size
         self.text_field = text_field
         self.verbose = verbose
+        self.fold = fold
         self.truncated: dict[Role, int] = {"query": 0, "document": 0}
         self._given_contract = contract
         self._loaded: BatchEncoder | None = None
@@ -117,7 +122,7 @@ class CSPLADE(Settings):
     def _check(self) -> None:
         check_positive(batch_size=self.batch_size)
         check_field_name(self.text_field)
-        for name, choices in (("variant", Variant), ("quantization", Quantization), ("head", Head)):
+        for name, choices in (("variant", Variant), ("quantization", Quantization), ("head", Head), ("fold", Fold)):
             check_choice(name, getattr(self, name), get_args(choices))
         if self.device is not None:
             _check_device(self.device)
@@ -180,9 +185,14 @@ class CSPLADE(Settings):
             stored = read_contract(self.adapter or self.model, None if self.adapter else self.revision)
         agreed = agree_on_contract(stored, self.variant, self.layers, self._given_contract, str(self.adapter or self.model))
         if agreed is not None:
-            return agreed
+            return self._folded(agreed)
         base = self.model if isinstance(self.model, str) else self.model[0].config.name_or_path or None
-        return Contract(variant=self.variant or "causal", layers=self.layers, base_model=base, base_revision=self.revision)
+        given = self.variant or "causal"
+        return self._folded(Contract(variant=given, layers=self.layers, base_model=base, base_revision=self.revision))
+
+    def _folded(self, contract: Contract) -> Contract:
+        """Add folding to a contract; the vectors of its probes are not folded."""
+        return contract if self.fold in (None, contract.fold) else contract.replace(fold=self.fold, probes=())
 
     def _load(self) -> Backbone:
         contract = self._agreed_contract()
@@ -198,12 +208,15 @@ class CSPLADE(Settings):
     def save(self, path: str | Path) -> None:
         """Write model, tokenizer and contract into a directory that ``CSPLADE(path)`` loads.
 
+        The directory can be pushed to a hub: it has a model card with tags, ``README.md``, unless there is one already.
+
         Raises:
             ContractError: The model is quantised, so its full weights are not in memory, or it is an unmerged PEFT model.
         """
         if self.quantization is not None:
             raise ContractError(f"a model loaded with quantization={self.quantization!r} cannot be saved; load it without")
         save_backbone(self.backbone, Path(path))
+        write_card(Path(path), self.contract, len(self.vocabulary))
 
     def encode_docs(
         self,
@@ -366,8 +379,14 @@ class CSPLADE(Settings):
         return as_name(f"CSPLADE({', '.join([name, *adapter, *settings])})")
 
     def _changed(self) -> list[str]:
-        model = repr(self.model) if isinstance(self.model, str) else f"({type(self.model[0]).__name__}, tokenizer)"
-        return [model, *super()._changed()]
+        if isinstance(self.model, str):
+            return [repr(_PACKAGED.get(self.model, self.model)), *super()._changed()]
+        return [f"({type(self.model[0]).__name__}, tokenizer)", *super()._changed()]
+
+
+def _path_of(model: str) -> str:
+    """Return the directory of a model that this package ships, unless the user has a directory of this name."""
+    return next((path for path, name in _PACKAGED.items() if name == model and not Path(model).exists()), model)
 
 
 def _check_device(device: Any) -> None:

@@ -183,7 +183,8 @@ class BatchEncoder:
             return wanted.nothing(*shape)
         found = self._entries(states, wanted.threshold)
         found = found._replace(rows=texts[found.rows])
-        return sparse_vectors(found, self.backbone.column_of_token, wanted, shape, names)
+        folded = self.backbone.contract.fold is not None
+        return sparse_vectors(found, self.backbone.column_of_token, wanted, shape, names, folded=folded)
 
     def _entries(self, states: torch.Tensor, threshold: float) -> Entries:
         weight, finish = self.backbone.head.weight, self.backbone.finish_logits

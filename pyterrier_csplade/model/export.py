@@ -141,6 +141,7 @@ def _check_expressible(backbone: Backbone) -> None:
     contract = backbone.contract
     config: Any = backbone.model.config
     reasons = [
+        ("folding: no module merges columns", contract.fold is not None),
         ("echo: no module reads a text twice and pools over the second copy", contract.variant == "echo"),
         (
             "special tokens outside of the maximum: SpladePooling pools every position",

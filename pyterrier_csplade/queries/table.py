@@ -250,8 +250,11 @@ def tokens_of(model: Teacher) -> QueryTokens:
     """Return the tokenizer of a model.
 
     Raises:
-        ContractError: The tokenizer is not one of the library tokenizers, so that it cannot be used without transformers.
+        ContractError: The tokenizer is not one of the library tokenizers, so that it cannot be used without transformers, or
+            the model folds terms.
     """
+    if model.contract.fold:
+        raise ContractError(f"{model} folds terms, which a query table cannot: make the table without fold")
     tokenizer = model.backbone.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

@@ -17,6 +17,8 @@ from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade._warnings import warn
 
 Variant = Literal["causal", "echo", "bidirectional"]
+#: Which spellings of a word are one term: those that differ in case or in the space before it.
+Fold = Literal["case+space"]
 #: Number of the first layers of a model, or indices of some of its layers, ascending.
 Layers = int | list[int]
 
@@ -64,6 +66,8 @@ class Contract:
         add_eos: Whether to put the end-of-text token last.
         pool_special: Whether pooling includes the positions of special tokens, as Lion-SP does; the paper has no special
             tokens.
+        fold: "case+space" if spellings of a word that differ in case, or in the space before it, are one term with the largest
+            of their weights; None if each token is a term. The digests are those of the model without folding.
         query_length: Maximum number of tokens of a query, prefix included; for echo, of one copy.
         document_length: Maximum number of tokens of a document, prefix included; for echo, of one copy.
         logit_scale: Factor of the logits before pooling (1 in the paper; hidden size ** -0.25 in Lion-SP).
@@ -90,6 +94,7 @@ class Contract:
     add_bos: bool = False
     add_eos: bool = False
     pool_special: bool = False
+    fold: str | None = None
     query_length: int = 64
     document_length: int = 512
     logit_scale: float = 1.0
@@ -115,6 +120,8 @@ class Contract:
                 if not is_valid(value):
                     raise ContractError(f"{f.name} must be {noun}, found {_short(value)}")
                 object.__setattr__(self, f.name, plain(value))
+        if self.fold not in (None, *get_args(Fold)):
+            raise ContractError(f"fold must be null or one of {', '.join(get_args(Fold))}, found {_short(self.fold)}")
         for prefix in (self.query_prefix, self.document_prefix):
             if not _is_unicode(prefix):
                 raise ContractError(f"a prefix must be valid Unicode, found {_short(prefix)}")
@@ -131,6 +138,7 @@ class Contract:
         """Digest in hexadecimal of what decides whether vectors are comparable; :meth:`matches` compares two contracts."""
         # Fields that were added later: without them, fingerprints are the same as before.
         later = [*(["pool_special"] if self.pool_special else []), *([self.queries_for] if self.queries_for else [])]
+        later += [f"fold {self.fold}"] if self.fold else []
         identity = json.dumps([*(getattr(self, name) for name in IDENTITY), *later])
         return hashlib.sha256(identity.encode()).hexdigest()
 
@@ -139,7 +147,7 @@ class Contract:
 
         Digests of weights are compared by those of all of a model, or, where one contract lacks it, by the older ones.
         """
-        compared = (*(name for name in IDENTITY if name != "weights"), "pool_special", "queries_for")
+        compared = (*(name for name in IDENTITY if name != "weights"), "pool_special", "queries_for", "fold")
         if any(getattr(self, name) != getattr(other, name) for name in compared):
             return False
         (new, old), (other_new, other_old) = self._digests, other._digests
@@ -188,7 +196,7 @@ class Contract:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of a contract file, without probes."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "probes"}
-        for name in ("layers", "queries_for"):
+        for name in ("layers", "queries_for", "fold"):
             if not values[name]:  # earlier versions do not know the field
                 del values[name]
         return {"format": 1, "attention": self.attention, **values}

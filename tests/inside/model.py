@@ -17,6 +17,7 @@ from pyterrier_csplade.model import (
     torch_internals,
     transformers_internals,
 )
+from pyterrier_csplade.model.card import write_card
 from pyterrier_csplade.model.encoder import plan
 from pyterrier_csplade.model.head import Entries, heaviest, max_logits, pooled_states, streamed_entries
 from pyterrier_csplade.model.screen import mixed, rounding
@@ -28,4 +29,5 @@ __all__ = [
     "CONTRACT_FILE", "Entries", "Variant", "attention", "bases", "csplade", "encoder", "head", "heaviest", "hub", "identity",
     "in_order", "int8_rows", "max_logits", "mixed", "onednn", "plan", "pooled_states", "rounding", "screen", "selftest",
     "sparse_vectors", "store_without_base", "streamed_entries", "to_impacts", "torch_internals", "transformers_internals",
+    "write_card",
 ]  # fmt: skip

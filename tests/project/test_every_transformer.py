@@ -24,7 +24,7 @@ import pyterrier as pt
 import pytest
 
 import pyterrier_csplade
-from pyterrier_csplade import CSPLADE, ImpactIndex, OpenSearchIndex, PruneToks, Quantizer, QueryTable, hybrid
+from pyterrier_csplade import CSPLADE, FoldTerms, ImpactIndex, OpenSearchIndex, PruneToks, Quantizer, QueryTable, hybrid
 from pyterrier_csplade.engines import PisaEngine, SeismicEngine
 from support import fake_engines
 from support.fake_opensearch import FakeCluster
@@ -108,6 +108,11 @@ def cases(world: dict[str, Any]) -> dict[str, Case]:
         "QueryEncoder": Case(csplade.query_encoder, on(TOPICS), {**cuts, **size}, frozenset({"batch_size"})),
         "QueryTable": Case(lambda: QueryTable.load(world["path"] / "table"), on(TOPICS), {}),
         "Scorer": Case(csplade.scorer, by_text, {"text_field": (None, "body"), **size}, frozenset({"batch_size"})),
+        "FoldTerms": Case(
+            FoldTerms,
+            on(world["vectors"].assign(qid="q", query_toks=world["vectors"]["toks"])),
+            {"spelling": ("byte-level", "sentencepiece"), "on": ("toks", "query_toks")},
+        ),
         "PruneToks": Case(lambda **a: PruneToks(**({"top_k": 9} | a)), on(world["vectors"]), {"top_k": (2, 7)}),
         "PruneToks mass": Case(lambda **a: PruneToks(**({"mass": 0.9} | a)), on(world["vectors"]), {"mass": (0.9, 0.3)}),
         "PruneToks weight": Case(
@@ -176,8 +181,8 @@ def cases(world: dict[str, Any]) -> dict[str, Case]:
 
 
 NAMES = [
-    "DocEncoder", "QueryEncoder", "QueryTable", "Scorer", "PruneToks", "PruneToks mass", "PruneToks weight", "PruneToks on",
-    "ImpactRetriever", "PostingsScorer", "FieldLoader", "Hybrid",
+    "DocEncoder", "QueryEncoder", "QueryTable", "Scorer", "FoldTerms", "PruneToks", "PruneToks mass",
+    "PruneToks weight", "PruneToks on",    "ImpactRetriever", "PostingsScorer", "FieldLoader", "Hybrid",
     "OpenSearchRetriever", "OpenSearchScorer", "PisaRetriever", "SeismicRetriever",
     *(f"PostingsRetriever {name}" for name in ("exhaustive", "maxscore", "bmp", "guided")),
 ]  # fmt: skip

@@ -88,6 +88,10 @@ def test_configurations_are_valid(tmp_path: Path) -> None:
         path = tmp_path / "config.yaml"
         path.write_text(text, encoding="utf-8")
         assert load_config(path, config).steps > 0
+    for text in blocks(next(page for page in PAGES if page.stem == "lexical-warm-start"), "yaml"):
+        path.write_text(text, encoding="utf-8")
+        kind: Any = AdaptationConfig if "corpus:" in text else ContrastiveConfig
+        assert load_config(path, kind).steps > 0
     for name in ("training", "training-practice"):
         for text in blocks(next(page for page in PAGES if page.stem == name), "yaml"):
             path.write_text(text, encoding="utf-8")

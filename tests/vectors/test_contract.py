@@ -19,6 +19,7 @@ SETTINGS: dict[str, Any] = {
     "add_bos": True,
     "add_eos": True,
     "pool_special": True,
+    "fold": "case+space",
     "query_length": 32,
     "document_length": 192,
     "logit_scale": 0.125,
@@ -43,7 +44,7 @@ def test_the_file_gives_back_every_field(tmp_path: Path) -> None:
     "name",
     [
         "variant", "query_prefix", "document_prefix", "add_bos", "add_eos", "pool_special", "logit_scale", "weights",
-        "vocabulary_sha256",
+        "vocabulary_sha256", "fold",
     ],
 )  # fmt: skip
 def test_fingerprint_changes_with_what_changes_a_vector(name: str) -> None:

@@ -150,7 +150,9 @@ def _contrastive_load(config: ContrastiveConfig, sample: RowSample, gpus: int, *
     queries = config.batch_size / gpus
     copies = 2 if config.variant == "echo" else 1
     passages = queries * (1 + sample.negatives)
-    tokens = queries * sample.query_tokens + passages * sample.document_tokens
+    again = passages * sample.document_tokens if config.adaptation_weight else 0.0  # predicted tokens
+    read = queries * sample.query_tokens + passages * sample.document_tokens
+    tokens = read + (again if config.masks else 0.0)
     cached = sharded or config.gradient_accumulation_steps > 1  # graphs of sharded models are never kept
     part = part_size(passages, config.gradient_accumulation_steps, accelerator=True)
     together = copies * min(part * sample.longest, part_tokens(config.document_length))
@@ -158,9 +160,10 @@ def _contrastive_load(config: ContrastiveConfig, sample: RowSample, gpus: int, *
     return Load(
         tokens=copies * tokens,
         live_tokens=together if cached else live,
-        head_tokens=tokens,
+        head_tokens=read + again,
         texts=queries + passages,
         length=copies * sample.document_tokens,
+        every_logit=config.adaptation_weight > 0,
         forwards=int(cached),
         part_tokens=together if cached else min(together, live),
         live_texts=part if cached else queries + passages,
