@@ -21,11 +21,16 @@ def readable(tokenizer: Any, terms: Iterable[str]) -> list[str]:
         tokenizer: The tokenizer.
         terms: Its tokens, in the spelling of the vocabulary.
     """
-    return [_spelled(tokenizer, term) for term in terms]
+    return [spelled(term, tokenizer.convert_tokens_to_string([_BEFORE, term]).removeprefix(_BEFORE)) for term in terms]
 
 
-def _spelled(tokenizer: Any, term: str) -> str:
-    text = tokenizer.convert_tokens_to_string([_BEFORE, term]).removeprefix(_BEFORE)
+def spelled(term: str, text: str) -> str:
+    """Spell one token as :func:`readable` does.
+
+    Args:
+        term: The token, in the spelling of the vocabulary.
+        text: What a decoder writes for it behind another token.
+    """
     word = text.strip()
     if _BROKEN in text or not text:
         return term
