@@ -17,6 +17,7 @@ import pytest
 from inside.index import ArrayFile, read_whole, workspace
 from pyterrier_csplade import ImpactIndex, ImpactIndexError
 from pyterrier_csplade.index.search import POSTINGS_FILE
+from pyterrier_csplade.storage import locked as acquire
 from support.indexes import documents
 
 
@@ -143,7 +144,7 @@ def test_the_lock_of_a_replaced_directory_protects_nothing(tmp_path: Path, monke
     for name, count in (("index", 30), ("new", 50)):
         ImpactIndex(tmp_path / name).index(documents(count))
     (tmp_path / "new" / unfinished).touch()
-    acquire, found = workspace.locked, []
+    found: list[bool] = []
 
     @contextmanager
     def locked(place: Path, **settings: Any) -> Iterator[None]:
