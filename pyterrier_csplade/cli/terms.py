@@ -24,7 +24,7 @@ def readable_terms(csplade: CSPLADE, weights: Mapping[str, float], query: str, f
     from pyterrier_csplade.model.spelling import readable
 
     first = dict(islice(weights.items(), _SHOWN))
-    words = readable(csplade.backbone.tokenizer, first)
+    words = readable(csplade.backbone.tokenizer, first, folded=csplade.contract.fold is not None)
     shown = [
         f"{word if word.strip('-').lower() in query.lower() else f'[+{word}]'} {weight:{form}}"
         for word, weight in zip(words, first.values())

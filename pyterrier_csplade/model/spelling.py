@@ -11,7 +11,7 @@ _BEFORE = "1"
 _BROKEN = "\ufffd"
 
 
-def readable(tokenizer: Any, terms: Iterable[str]) -> list[str]:
+def readable(tokenizer: Any, terms: Iterable[str], *, folded: bool = False) -> list[str]:
     """Spell tokens as people read them.
 
     A token that begins a word is the word; one that continues a word begins with a hyphen ("-ing"). Punctuation stays as it is,
@@ -20,15 +20,16 @@ def readable(tokenizer: Any, terms: Iterable[str]) -> list[str]:
     Args:
         tokenizer: The tokenizer.
         terms: Its tokens, in the spelling of the vocabulary.
+        folded: Whether a term stands for tokens that begin a word and for others, so that none has a hyphen.
     """
-    return [_spelled(tokenizer, term) for term in terms]
+    return [_spelled(tokenizer, term, "" if folded else "-") for term in terms]
 
 
-def _spelled(tokenizer: Any, term: str) -> str:
+def _spelled(tokenizer: Any, term: str, hyphen: str) -> str:
     text = tokenizer.convert_tokens_to_string([_BEFORE, term]).removeprefix(_BEFORE)
     word = text.strip()
     if _BROKEN in text or not text:
         return term
     if not word:
         return repr(text)
-    return f"-{word}" if word == text and word[0].isalnum() else word
+    return f"{hyphen}{word}" if word == text and word[0].isalnum() else word
