@@ -17,7 +17,7 @@ import pytest
 from inside.index import ArrayFile, read_whole, workspace
 from pyterrier_csplade import ImpactIndex, ImpactIndexError
 from pyterrier_csplade.index.search import POSTINGS_FILE
-from pyterrier_csplade.storage import locked
+from pyterrier_csplade.storage import locked as acquire
 from support.indexes import documents
 
 
@@ -147,15 +147,15 @@ def test_the_lock_of_a_replaced_directory_protects_nothing(tmp_path: Path, monke
     found: list[bool] = []
 
     @contextmanager
-    def replaced(place: Path, **settings: Any) -> Iterator[None]:
+    def locked(place: Path, **settings: Any) -> Iterator[None]:
         found.append((path / unfinished).exists())
-        with locked(place, **settings):
+        with acquire(place, **settings):
             if len(found) == 1:
                 path.rename(tmp_path / "old")
                 (tmp_path / "new").rename(path)
             yield
 
-    monkeypatch.setattr(workspace, "locked", replaced)
+    monkeypatch.setattr(workspace, "locked", locked)
     ImpactIndex(path).postings()
     assert found[:2] == [False, True], "the second process waits for the lock of the new directory"
     assert not (path / unfinished).exists()

@@ -111,7 +111,8 @@ def test_the_lock_in_a_directory_that_replaced_another_is_left_alone(tmp_path: P
 def test_a_lock_is_of_the_directory_that_is_there_when_it_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / "place"
     place.mkdir()
-    acquire_really, attempts = filelock.FileLock.acquire, list[filelock.FileLock]()
+    acquire_really = filelock.FileLock.acquire
+    attempts: list[Any] = []
 
     def acquire(lock: filelock.FileLock, *args: Any, **kwargs: Any) -> Any:
         found = acquire_really(lock, *args, **kwargs)
