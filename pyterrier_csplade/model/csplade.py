@@ -83,7 +83,7 @@ class CSPLADE(Settings):
             layers: Number of first layers to load, or ascending indices of layers; None follows the contract, else loads all.
             variant: "causal", "echo" or "bidirectional"; None follows the checkpoint's contract, "causal" where there is none.
             quantization: None, "int8" or "nf4" (bitsandbytes), or "int8-weight-only" (torchao).
-            dtype: A torch dtype or its name; "auto" is the checkpoint's own (GGUF: bfloat16), and float32 on a CPU.
+            dtype: A torch dtype or its name; "auto": the checkpoint's own on an accelerator (GGUF: bfloat16), float32 on a CPU.
             device: For example "cuda"; None takes an accelerator if there is one.
             attn_implementation: As in transformers, for example "sdpa" or "eager"; None leaves it to transformers.
             head: "streamed" computes all logits; "screened", on a CPU, only those that int8 products do not rule out, which is
@@ -92,8 +92,7 @@ class CSPLADE(Settings):
             text_field: Column of a document's text.
             verbose: Whether progress is shown.
             contract: How texts must be encoded, for a checkpoint without a contract.
-            fold: "case+space" makes one term of the spellings of a word that differ in case, or in the space before it, with
-                the largest of their weights. Queries and documents need the same. None follows the checkpoint's contract.
+            fold: "case+space" makes one term of a word's spellings, as :class:`FoldTerms` does; None follows the contract.
 
         Raises:
             ContractError: An argument contradicts the checkpoint's contract, or is none of the values that it may have.
@@ -111,9 +110,7 @@ class CSPLADE(Settings):
         self.attn_implementation = attn_implementation
         self.head = head
         self.batch_size = batch_size
-        self.text_field = text_field
-        self.verbose = verbose
-        self.fold = fold
+        self.text_field, self.verbose, self.fold = text_field, verbose, fold
         self.truncated: dict[Role, int] = {"query": 0, "document": 0}
         self._given_contract = contract
         self._loaded: BatchEncoder | None = None
