@@ -53,7 +53,7 @@ docstring, and the rest of the docstring is its only relevant document. It takes
 All files are written to {output}"""
 
 # Minutes of the whole demonstration on two cores.
-_MINUTES = {TINY: "2 to 3", SMALL: "2 to 3"}
+_MINUTES = {TINY: "2 to 3"}
 
 _NEXT = """\
 Next steps: csplade-small and csplade-tiny are small models to learn and experiment with. For real use, load a decoder-only
@@ -101,7 +101,7 @@ def run_demo(csplade: CSPLADE, output: Path, *, name: str, say: Say, limit: int 
     Raises:
         CspladeError: The output cannot be written, or a step fails.
     """
-    say(_PLAN.format(name=name, minutes=_MINUTES.get(name, "some"), output=output))
+    say(_PLAN.format(name=name, minutes=_MINUTES.get(name, "a few"), output=output))
     output.mkdir(parents=True, exist_ok=True)
     _check_replaceable(output, name)
     dataset = PythonDocsDataset()
