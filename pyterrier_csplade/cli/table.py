@@ -30,7 +30,6 @@ def add_command(commands: Any, say: Say) -> None:
 
 
 def _table(arguments: argparse.Namespace, say: Say) -> None:
-    from pyterrier_csplade.queries.table import QueryTable
     from pyterrier_csplade.training.config_file import load_config
     from pyterrier_csplade.training.table import TableConfig
 
@@ -41,7 +40,7 @@ def _table(arguments: argparse.Namespace, say: Say) -> None:
     say(f"{len(queries):,} queries of {words:.1f} words on average, which {model} encodes; filling: {config.fill}")
     if arguments.dry_run:
         return
-    table = QueryTable.fit(model, queries, config.filling())
+    table = config.make(model, queries)
     table.save(config.output)
     size = (Path(config.output) / "table.npz").stat().st_size
     say(f"query table: {config.output} ({table.expansion.nnz:,} weights of expansion, {size / 1000:,.0f} kB)")

@@ -89,14 +89,10 @@ class QueryTable(Settings, pt.Transformer):
             DataError: A query is no string; or the model gives most queries no terms, so that there is nothing to imitate.
         """
         filling = filling or Filling()
-        distinct = list(dict.fromkeys(check_plain_queries(list(queries), [f"query {i}" for i in range(len(queries))])))
-        tokens = tokens_of(model)
-        vectors = model.encode_queries(distinct, verbose=verbose)
-        _check_teacher(vectors)
-        found = tokens(distinct, counts=filling.counts)
-        common = twins(model.vocabulary, bare=tokens.starts_bare)
-        weights, expansion = fill(found, vectors, filling, common, verbose=verbose)
-        training = {"filling": filling.to_dict(), "queries": len(distinct)}
+        tokens, vectors = teach(model, queries, counts=filling.counts, verbose=verbose)
+        common = twins(model.vocabulary, bare=tokens_of(model).starts_bare)
+        weights, expansion = fill(tokens, vectors, filling, common, verbose=verbose)
+        training = {"filling": filling.to_dict(), "queries": tokens.shape[0]}
         return cls.from_weights(model, weights, expansion, counts=filling.counts, training=training)
 
     @classmethod
@@ -161,6 +157,11 @@ class QueryTable(Settings, pt.Transformer):
         return self._content.weights
 
     @property
+    def counts(self) -> bool:
+        """Whether a term that a query repeats counts as often as it occurs, and not once."""
+        return self._content.counts
+
+    @property
     def expansion(self) -> csr_matrix:
         """The weights that each term of a query adds to terms, float32 [terms, terms]."""
         return self._content.expansion
@@ -199,6 +200,10 @@ class QueryTable(Settings, pt.Transformer):
             for column, count in zip(tokens.indices.tolist(), tokens.data.tolist())
         }
 
+    def text_of(self, term: str) -> str:
+        """Return the text that a term spells: `` the`` for ``Ġthe``."""
+        return self._tokens.text_of(term)
+
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Add ``query_toks``; rows, order, index and other columns stay.
 
@@ -229,12 +234,24 @@ class QueryTable(Settings, pt.Transformer):
         return (QueryTable, (self._content,)) if self._path is None else (QueryTable.load, (self._path,))
 
 
+def teach(model: Teacher, queries: Sequence[str], *, counts: bool, verbose: bool) -> tuple[csr_matrix, csr_matrix]:
+    """Return the tokens of the distinct queries, and the model's vectors of them, each [queries, terms].
+
+    Raises:
+        DataError: A query is no string; or the model gives most queries no terms, so that there is nothing to imitate.
+    """
+    distinct = list(dict.fromkeys(check_plain_queries(list(queries), [f"query {i}" for i in range(len(queries))])))
+    tokens, vectors = tokens_of(model), model.encode_queries(distinct, verbose=verbose)
+    _check_teacher(vectors)
+    return tokens(distinct, counts=counts), vectors
+
+
 def tokens_of(model: Teacher) -> QueryTokens:
     """Return the tokenizer of a model.
 
     Raises:
-        ContractError: The tokenizer is not one of the library tokenizers, so that it cannot be used without transformers, or
-            the model folds terms.
+        ContractError: The model folds terms, or its tokenizer is not one of the library tokenizers, so that it cannot be used
+            without transformers.
     """
     if model.contract.fold:
         raise ContractError(f"{model} folds terms, which a query table cannot: make the table without fold")

@@ -102,6 +102,11 @@ class QueryTokens:
             found.data[:] = 1
         return found
 
+    def text_of(self, term: str) -> str:
+        """Return the text that a term spells; the term itself if the tokenizer has no decoder."""
+        decoder = self._backend.decoder
+        return term if decoder is None else str(decoder.decode([term]))
+
     def _readable(self, longest_text: int) -> int:
         """Return how many characters of a query can affect the tokens that are read, as the model does."""
         if longest_text <= self._room:

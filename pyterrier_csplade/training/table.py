@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 # Annotations are evaluated in this module, as in config.py.
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,8 +15,10 @@ from pyterrier_csplade.data.topics import read_topics
 from pyterrier_csplade.model.csplade import CSPLADE
 from pyterrier_csplade.queries.content import TABLE_FILE
 from pyterrier_csplade.queries.filling import Filling
+from pyterrier_csplade.queries.table import QueryTable
 
 from .fields import Checked, SettingError, must
+from .table_distillation import distil_table
 
 _BE_POSITIVE = must("be positive", lambda value: value > 0)
 _NOT_BE_EMPTY = must("not be empty", bool)
@@ -37,12 +40,14 @@ class TableConfig(Checked):
             ``pyterrier-csplade encode``. Of each field, the first sentence is a query.
         text_fields: Fields of the documents.
         documents: Number of documents that suggest queries, drawn with equal probability; our choice (not measured).
-        seed: Seed of the draw.
-        fill: "ridge" fits rows with expansion, "counts" only the weight of each token itself.
+        seed: Seed of the draw, and of the batches of "distil".
+        fill: "ridge" fits rows with expansion, "counts" only the weight of each token itself, and "distil" a function from the
+            model's input embeddings to these weights.
         entries: Terms that a token's row holds at most besides the token itself; only for "ridge".
         threshold: Smallest weight in a row, as a share of the mean weight in the model's vectors; only for "ridge".
         ridge: Strength of the pull towards a table without expansion, as a number of queries.
-        counts: Whether a token that a query repeats counts as often as it occurs, and not once.
+        counts: Whether a token that a query repeats counts as often as it occurs, and not once; not for "distil".
+        steps: Optimizer steps; only for "distil".
     """
 
     model: str = field(metadata=_NOT_BE_EMPTY)
@@ -55,14 +60,17 @@ class TableConfig(Checked):
     text_fields: list[str] = field(default_factory=lambda: ["title", "text"], metadata=_NOT_BE_EMPTY)
     documents: int = field(default=20_000, metadata=_BE_POSITIVE)
     seed: int = 0
-    fill: Literal["ridge", "counts"] = "ridge"
+    fill: Literal["ridge", "counts", "distil"] = "ridge"
     entries: int = field(default=4, metadata=_BE_POSITIVE)
     threshold: float = field(default=0.3, metadata=must("not be negative", lambda value: value >= 0))
     ridge: float = field(default=1.0, metadata=_BE_POSITIVE)
     counts: bool = False
+    steps: int = field(default=10_000, metadata=_BE_POSITIVE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.fill == "distil" and self.counts:
+            raise SettingError("fill: distil does not count repeated tokens: leave counts out", ("counts",))
         if (self.queries is None) == (self.collection is None):
             raise SettingError("give queries, or a collection that suggests some, but not both", ("queries",))
 
@@ -77,9 +85,12 @@ class TableConfig(Checked):
         names = [self.queries] if isinstance(self.queries, str) else self.queries or []
         return list(dict.fromkeys(query for name in names for query in _texts(name, self.split)))
 
-    def filling(self) -> Filling:
-        """Return how the table is filled."""
-        return Filling(kind=self.fill, entries=self.entries, threshold=self.threshold, ridge=self.ridge, counts=self.counts)
+    def make(self, model: CSPLADE, queries: Sequence[str]) -> QueryTable:
+        """Make the table."""
+        if self.fill == "distil":
+            return distil_table(model, queries, steps=self.steps, seed=self.seed)
+        filling = Filling(kind=self.fill, entries=self.entries, threshold=self.threshold, ridge=self.ridge, counts=self.counts)
+        return QueryTable.fit(model, queries, filling)
 
     def check_output(self) -> None:
         """Refuse an output that is neither new nor a table, which would be replaced.

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from pyterrier_csplade import CSPLADE, QueryTable, cli
+from pyterrier_csplade import CSPLADE, ImpactIndex, QueryTable, cli
 from pyterrier_csplade.queries import Filling
 from support.models import TEXTS, language_model, tokenizer
-from support.texts import dense
+from support.texts import DOCUMENTS, dense
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def settings(model: str, tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "queries.tsv").write_text("".join(f"{number}\t{text}\n" for number, text in enumerate([*TEXTS, TEXTS[0]])))
-    return {"model": model, "queries": str(tmp_path / "queries.tsv"), "output": str(tmp_path / "my.table")}
+    # Few weights of a random model reach the threshold, so that fitting them takes no time.
+    return {"model": model, "threshold": 1.5, "queries": str(tmp_path / "queries.tsv"), "output": str(tmp_path / "my.table")}
 
 
 def write(settings: dict[str, Any], path: Path) -> str:
@@ -39,11 +42,15 @@ def test_a_table_is_made_and_loaded(settings: dict[str, Any], tmp_path: Path, ca
     assert first.startswith(f"{len(TEXTS)} queries of ") and first.endswith("encodes; filling: ridge")
     table = QueryTable.load(settings["output"])
     assert last.startswith(f"query table: {settings['output']} ({table.expansion.nnz:,} weights of expansion")
-    expected = QueryTable.fit(CSPLADE(settings["model"]), TEXTS, Filling(entries=2), verbose=False)
+    expected = QueryTable.fit(CSPLADE(settings["model"]), TEXTS, Filling(entries=2, threshold=1.5), verbose=False)
     assert dense(table.encode(TEXTS)) == pytest.approx(dense(expected.encode(TEXTS)), abs=1e-3)
     assert table.contract.training == expected.contract.training
     assert cli.main(["table", write({**settings, "fill": "counts"}, tmp_path / "table.json")]) == 0
     assert QueryTable.load(settings["output"]).expansion.nnz == 0
+    assert cli.main(["table", write({**settings, "fill": "distil", "steps": 2, "seed": 3}, tmp_path / "table.json")]) == 0
+    distilled = QueryTable.load(settings["output"])
+    assert distilled.contract.training == {"filling": {"kind": "distil", "steps": 2, "seed": 3}, "queries": len(TEXTS)}
+    assert distilled.expansion.nnz == 0 and (distilled.weights > 0).all()
 
 
 def test_queries_that_documents_suggest(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -53,6 +60,23 @@ def test_queries_that_documents_suggest(settings: dict[str, Any], tmp_path: Path
     config = write({**settings, "collection": str(tmp_path / "docs.jsonl"), "documents": 3}, tmp_path / "table.json")
     assert cli.main(["table", config]) == 0
     assert QueryTable.load(settings["output"]).contract.training["queries"] == 3
+
+
+def test_search_takes_a_table(settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    csplade, index = CSPLADE(settings["model"]), ImpactIndex(tmp_path / "index")
+    (csplade.doc_encoder() >> index).index([{"docno": docno, "text": text} for docno, text in DOCUMENTS.items()])
+    table = QueryTable.from_weights(csplade, np.ones(len(csplade.vocabulary)))
+    table.save(tmp_path / "binary")
+    assert cli.main(["search", str(index.path), "dogs and cats", "--model", str(tmp_path / "binary")]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("query: ") and "-gs 1.00" in said
+    run = tmp_path / "table.run"
+    arguments = ["--topics", settings["queries"], "--output", str(run), "--model", str(tmp_path / "binary")]
+    assert cli.main(["search", str(index.path), *arguments]) == 0
+    frame = pd.DataFrame({"qid": ["0"], "query": [TEXTS[0]]})
+    expected = (table >> index.retriever(algorithm="exhaustive"))(frame)
+    lines = [line.split() for line in run.read_text().splitlines() if line.startswith("0 ")]
+    assert [(line[2], float(line[4])) for line in lines] == list(zip(expected["docno"], expected["score"]))
 
 
 def test_a_dry_run_loads_and_writes_nothing(
@@ -70,7 +94,8 @@ def test_a_dry_run_loads_and_writes_nothing(
     ("change", "message"),
     [
         ({"fil": "ridge"}, "unknown setting 'fil'; did you mean 'fill'?"),
-        ({"fill": "magic"}, "fill: expected one of 'ridge', 'counts', found 'magic'"),
+        ({"fill": "magic"}, "fill: expected one of 'ridge', 'counts', 'distil', found 'magic'"),
+        ({"fill": "distil", "counts": True}, "fill: distil does not count repeated tokens: leave counts out"),
         ({"entries": 0}, "entries must be positive, found 0"),
         ({"threshold": -1}, "threshold must not be negative"),
         ({"ridge": 0}, "ridge must be positive"),

@@ -45,6 +45,7 @@ from pyterrier_csplade.training.rows import TrainingRow, passage_text
 from pyterrier_csplade.training.run import add_lora, load_tokenizer_and_model, reporters
 from pyterrier_csplade.training.schedules import TemperatureSchedule, WeightSchedule, make_schedule
 from pyterrier_csplade.training.streamed_loss import streamed_prediction_loss
+from pyterrier_csplade.training.table_distillation import distil_weights
 from pyterrier_csplade.training.trainer import CurvesTrainer
 from pyterrier_csplade.training.training_encoder import TrainingEncoder, draw_tokens, predictable
 from pyterrier_csplade.training.vocabulary.bpe import BytePairs
@@ -54,6 +55,7 @@ from pyterrier_csplade.training.vocabulary.shards import read_tensors, rewrite
 __all__ = [
     "ExpansionControl",
     "TemperatureSchedule",
+    "distil_weights",
     "own_terms_only",
     "LexicalLoss",
     "TermStatistics",

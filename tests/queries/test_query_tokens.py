@@ -123,6 +123,10 @@ def test_the_first_word_is_bare_with_some_tokenizers() -> None:
     assert not tokens("llama-3", query_prefix="query: ")[0].starts_bare and not tokens("sentencepiece")[0].starts_bare
 
 
+def test_the_text_of_a_term() -> None:
+    assert tokens("llama-3")[0].text_of("Ġheart") == " heart" and tokens("smollm-2")[0].text_of("heart") == "heart"
+
+
 def test_twins() -> None:
     vocabulary = Vocabulary(["heart", "Ġheart", "Heart", "ĠHeart", "ĠATTACK", "attack", "Ġx"], np.arange(7))
     assert twins(vocabulary, bare=True) == {0: 1, 2: 1, 3: 1}
