@@ -29,7 +29,7 @@ def readable_terms(csplade: CSPLADE | QueryTable, weights: Mapping[str, float], 
     if isinstance(csplade, QueryTable):
         words = [spelled(term, csplade.text_of(term)) for term in first]
     else:
-        words = readable(csplade.backbone.tokenizer, first)
+        words = readable(csplade.backbone.tokenizer, first, folded=csplade.contract.fold is not None)
     shown = [
         f"{word if word.strip('-').lower() in query.lower() else f'[+{word}]'} {weight:{form}}"
         for word, weight in zip(words, first.values())

@@ -321,7 +321,8 @@ class CSPLADE(Settings):
         if not pretty:
             return weights
         spelled: dict[str, float] = {}
-        for word, (term, weight) in zip(readable(self.backbone.tokenizer, weights), weights.items()):
+        words = readable(self.backbone.tokenizer, weights, folded=self.contract.fold is not None)
+        for word, (term, weight) in zip(words, weights.items()):
             spelled[term if word in spelled else word] = weight
         return spelled
 

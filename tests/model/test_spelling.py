@@ -35,6 +35,10 @@ def test_decode_and_explain_for_people(csplade: CSPLADE) -> None:
     assert list(pretty.values()) == list(plain.values())
     spelled = dict(zip(plain, pretty))
     assert spelled["Ġposition"] == "position" and spelled["ition"] == "-ition"
+    pair = (csplade.backbone.model, csplade.backbone.tokenizer)
+    folded = CSPLADE(pair, fold="case+space")
+    words = folded.decode(folded.encode_docs(TEXTS[:1]), pretty=True)
+    assert {"position", "ition"} <= words.keys() and not any(word.startswith("-") and len(word) > 1 for word in words)
     contributions = csplade.explain("term", TEXTS[0])
     assert list(csplade.explain("term", TEXTS[0], pretty=True).values()) == list(contributions.values())
 
@@ -42,6 +46,6 @@ def test_decode_and_explain_for_people(csplade: CSPLADE) -> None:
 def test_no_term_is_lost_where_two_are_read_alike(csplade: CSPLADE, monkeypatch: pytest.MonkeyPatch) -> None:
     terms = csplade.vocabulary.terms[:3]
     row = csr_matrix((np.array([3.0, 2.0, 1.0]), ([0, 0, 0], [0, 1, 2])), shape=(1, len(csplade.vocabulary)))
-    monkeypatch.setattr("pyterrier_csplade.model.csplade.readable", lambda _, names: ["same"] * len(names))
+    monkeypatch.setattr("pyterrier_csplade.model.csplade.readable", lambda _, names, folded: ["same"] * len(names))
     assert csplade.decode(row, pretty=True) == {"same": 3.0, terms[1]: 2.0, terms[2]: 1.0}
     assert tokenizer().get_vocab().keys() > set(terms)
