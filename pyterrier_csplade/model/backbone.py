@@ -240,8 +240,11 @@ class Backbone(nn.Module):
 
     def pooled_logits(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
         """Compute the maxima of the logits before the activation, float32 [batch, index terms]."""
-        pooled = max_pool_logits(self.hidden_states(input_ids, attention_mask), self.head.weight, pool_mask)
-        return self._of_terms(self.finish_logits(pooled))
+        return self.pool(self.hidden_states(input_ids, attention_mask), pool_mask)
+
+    def pool(self, hidden: Tensor, pool_mask: Tensor) -> Tensor:
+        """Compute ``pooled_logits`` from the hidden states [batch, length, width]."""
+        return self._of_terms(self.finish_logits(max_pool_logits(hidden, self.head.weight, pool_mask)))
 
     def _of_terms(self, pooled: Tensor) -> Tensor:
         """Select the logits [texts, tokens] of index terms, the largest one where a term is folded."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyterrier_csplade.model.backbone import Backbone, finish_logits
-from pyterrier_csplade.model.head import activate, max_pool_logits
+from pyterrier_csplade.model.head import activate
 from pyterrier_csplade.vectors.contract import Contract
 
 from .config import PredictionSettings
@@ -55,8 +55,7 @@ class TrainingEncoder(Backbone):
             float32 [batch, index terms]; with ``share``, also the loss times ``share``, and its figures.
         """
         hidden = self.hidden_states(input_ids, attention_mask)
-        pooled = max_pool_logits(hidden, self.head.weight, pool_mask)
-        logits = self.finish_logits(pooled).index_select(1, self.columns)
+        logits = self.pool(hidden, pool_mask)
         vectors = logits.masked_fill(~pool_mask.any(dim=1, keepdim=True), -1.0) if raw else activate(logits)
         if not (share and self.prediction and torch.is_grad_enabled()):
             return vectors
