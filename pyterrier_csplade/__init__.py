@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from .index.index import ImpactIndex
     from .model.csplade import CSPLADE
     from .model.export import export_sentence_transformers
-    from .vectors import Contract, ImpactVector, MatrixVectors, PruneToks, Quantizer, Vocabulary, contract_preset
+    from .queries.table import QueryTable
+    from .vectors import Contract, FoldTerms, ImpactVector, MatrixVectors, PruneToks, Quantizer, Vocabulary, contract_preset
 
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "CspladeError",
     "DataError",
     "EncodedCollection",
+    "FoldTerms",
     "Hybrid",
     "ImpactIndex",
     "ImpactIndexError",
@@ -48,6 +50,7 @@ __all__ = [
     "OpenSearchIndex",
     "PruneToks",
     "Quantizer",
+    "QueryTable",
     "TrainingError",
     "Vocabulary",
     "contract_preset",
@@ -67,7 +70,17 @@ _NAMES = {
     "index.index": ["ImpactIndex"],
     "model.csplade": ["CSPLADE"],
     "model.export": ["export_sentence_transformers"],
-    "vectors": ["Contract", "ImpactVector", "MatrixVectors", "PruneToks", "Quantizer", "Vocabulary", "contract_preset"],
+    "queries.table": ["QueryTable"],
+    "vectors": [
+        "Contract",
+        "FoldTerms",
+        "ImpactVector",
+        "MatrixVectors",
+        "PruneToks",
+        "Quantizer",
+        "Vocabulary",
+        "contract_preset",
+    ],
 }
 
 __getattr__, __dir__ = lazy(__name__, {name: module for module, names in _NAMES.items() for name in names})

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,28 +43,28 @@ class Collection:
     qrels: pd.DataFrame
 
 
-def judged(collections: Path, name: str, files: dict[str, str]) -> Collection:
-    """A collection with the training queries of some files, each under a name that ``QUERIES`` has."""
+def judged(collections: Path, name: str, files: dict[str, str], queries: Mapping[str, int] = QUERIES) -> Collection:
+    """A collection with the training queries of some files, each under a name of which ``queries`` has the largest number."""
     folder = collections / name
     relevant = {row["qid"]: row["pos"] for _, row in read_jsonl(folder / "train.triples.jsonl.gz")}
-    queries, qrels = [], []
+    topics, qrels = [], []
     for kind, file in files.items():
         words = pd.read_csv(folder / file, sep="\t", names=["qid", "query"], dtype=str, quoting=3)
         words = words[words["qid"].isin(set(relevant))]
-        words = words.sample(min(len(words), QUERIES[kind]), random_state=SEED)
-        queries += [(f"{kind}-{qid}", query) for qid, query in zip(words["qid"], words["query"])]
+        words = words.sample(min(len(words), queries[kind]), random_state=SEED)
+        topics += [(f"{kind}-{qid}", query) for qid, query in zip(words["qid"], words["query"])]
         qrels += [(f"{kind}-{qid}", docno, 1) for qid in words["qid"] for docno in relevant[qid]]
     return Collection(
         list(documents(folder)),
-        pd.DataFrame(queries, columns=["qid", "query"]),
+        pd.DataFrame(topics, columns=["qid", "query"]),
         pd.DataFrame(qrels, columns=["qid", "docno", "label"]),
     )
 
 
-def packages() -> Collection:
-    """Summary lines of docstrings as queries for the rest of them."""
+def packages(queries: int = QUERIES["packages"]) -> Collection:
+    """Summary lines of docstrings as queries for the rest of them; at most ``queries``."""
     rows = package_rows()
-    drawn = random.Random(SEED).sample(range(len(rows)), min(len(rows), QUERIES["packages"]))
+    drawn = random.Random(SEED).sample(range(len(rows)), min(len(rows), queries))
     return Collection(
         [{"docno": f"p{i}", "text": body} for i, (_, body) in enumerate(rows)],
         pd.DataFrame([(f"packages-{i}", rows[i][0]) for i in drawn], columns=["qid", "query"]),

@@ -19,7 +19,7 @@ import importlib.util
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +54,18 @@ def training_row(query: str, positives: list[str], negatives: list[str]) -> Row:
     }
 
 
-def package_rows() -> list[tuple[str, str]]:
-    """Make known-item rows from the installed packages: the query is the summary line, the document is the body.
+def package_rows(packages: Sequence[str] | None = None) -> list[tuple[str, str]]:
+    """Make known-item rows from installed packages: the query is the summary line, the document is the body.
 
     Docstrings that a package took from the standard library are left out, since the demo searches them.
+
+    Args:
+        packages: Names of the packages; ``PACKAGES`` by default.
     """
     demo = read_python_docs(minimum_summary=1, minimum_body=1)
     summaries, bodies = {doc.summary for doc in demo}, {doc.body for doc in demo}
     rows: dict[str, str] = {}
-    for package in PACKAGES:
+    for package in PACKAGES if packages is None else packages:
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
             raise SystemExit(f"{package} is not installed: pip install -r requirements.txt")
@@ -101,7 +104,8 @@ def unjudged_rows(documents: list[Row], keywords: Keywords, rng: random.Random) 
             yield training_row(query, [passage_text(document)], near)
 
 
-def main(collections: Path, output: Path) -> None:
+def write_data(collections: Path, output: Path) -> list[str]:
+    """Write the three files of text and training rows; return the text."""
     rng = random.Random(SEED)
     output.mkdir(parents=True, exist_ok=True)
     documents = {name: [d for _, d in read_jsonl(collections / name / "docs.jsonl.gz")] for name in ("openstax", "medquad")}
@@ -121,9 +125,14 @@ def main(collections: Path, output: Path) -> None:
     rng.shuffle(rows)
     write_jsonl(output / "corpus.jsonl.gz", [{"text": text} for text in corpus])
     write_jsonl(output / "train.jsonl.gz", rows)
+    print(f"{len(corpus):,} texts, {sum(map(len, corpus)):,} characters, {len(rows):,} training rows")
+    return corpus
+
+
+def main(collections: Path, output: Path) -> None:
+    corpus = write_data(collections, output)
     tokenizer = train_tokenizer(corpus, output / "untrained")
     initialise_model(tokenizer, corpus, output / "untrained")
-    print(f"{len(corpus):,} texts, {sum(map(len, corpus)):,} characters, {len(rows):,} training rows")
 
 
 if __name__ == "__main__":

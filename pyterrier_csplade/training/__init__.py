@@ -13,6 +13,7 @@ from .adaptation import adapt
 from .config import (
     AdaptationConfig,
     ContrastiveConfig,
+    ExpansionSettings,
     LexicalSettings,
     LoraSettings,
     PassageSettings,
@@ -23,15 +24,18 @@ from .config import (
 from .config_file import load_config
 from .contrastive import train
 from .mining import mine_negatives
+from .table import TableConfig
 
 __all__ = [
     "AdaptationConfig",
     "ContrastiveConfig",
+    "ExpansionSettings",
     "LexicalSettings",
     "LoraSettings",
     "PassageSettings",
     "Plan",
     "PredictionSettings",
+    "TableConfig",
     "TargetNnz",
     "TrainingInterruptedError",
     "ValidationSettings",

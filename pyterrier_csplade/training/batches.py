@@ -23,6 +23,7 @@ from pyterrier_csplade.model.encoder import plan
 
 from .checkpoints import prepared
 from .distributed import gather
+from .own_tokens import OwnTokenFinder
 from .rows import TrainingRow
 
 # Texts that go through the model together. They are sorted by length, so that small parts hold little padding; our choice
@@ -113,14 +114,14 @@ class Collator:
             backbone: Tokenises and pads.
             pieces: Minimum number of parts into which the passages are cut; parts of queries have the same maximum size.
         """
-        self.backbone, self.pieces = backbone, pieces
+        self.backbone, self.pieces, self.find = backbone, pieces, OwnTokenFinder(backbone)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Tokenise and pad.
 
         Returns:
-            ``queries`` and ``passages``, lists of parts from ``Backbone.collate``, with passages sorted by length; and
-            ``labels``, the fields of ``Labels``.
+            ``queries`` and ``passages``, lists of parts from ``Backbone.collate``, with passages sorted by length; ``labels``,
+            the fields of ``Labels``; and ``own_queries`` and ``own_passages``, the fields of ``OwnTokens``.
         """
         texts = [row["positive"] for row in rows] + [text for row in rows for text in row["negatives"]]
         owners = [*range(len(rows)), *(own for own, row in enumerate(rows) for _ in row["negatives"])]
@@ -129,11 +130,13 @@ class Collator:
         labels = _make_labels(rows, texts, owners, order)
         queries = self.backbone.tokenize([row["query"] for row in rows], "query")[0]
         passages = [sequences[passage] for passage in order]
-        limits = part_limits(self.backbone, len(texts), self.pieces)
+        limits, device = part_limits(self.backbone, len(texts), self.pieces), self.backbone.device
+        own = {"own_queries": self.find(queries, "query"), "own_passages": self.find(passages, "document")}
         return {
             "queries": cut_parts(self.backbone, queries, [max(map(len, queries))] * len(queries), *limits),
             "passages": cut_parts(self.backbone, passages, list(map(len, passages)), *limits),
-            "labels": {name: values.to(self.backbone.device) for name, values in vars(labels).items()},
+            "labels": {name: values.to(device) for name, values in vars(labels).items()},
+            **{side: {name: values.to(device) for name, values in vars(found).items()} for side, found in own.items()},
         }
 
 

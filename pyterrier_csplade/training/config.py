@@ -36,6 +36,8 @@ class LoraSettings(Checked):
         alpha: Scale; None: twice the rank (not in the paper; LACONIC).
         dropout: Not in the paper; LACONIC.
         target_modules: Names of the adapted layers (not in the paper; LACONIC: all seven projections of Llama).
+        embeddings: Whether input embeddings and LM head are trained as well, whole, as the rows of a new vocabulary need; tied
+            ones stay tied.
     """
 
     rank: int = field(default=16, metadata=_BE_POSITIVE)
@@ -45,6 +47,7 @@ class LoraSettings(Checked):
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         metadata=_NOT_BE_EMPTY,
     )
+    embeddings: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,7 @@ class TrainingConfig(Checked):
         weight_decay: Decoupled weight decay of AdamW (not in the paper; transformers' default).
         lora: None trains all parameters.
         freeze_embeddings: Whether input embeddings and LM head keep their weights, so that the terms keep their meaning;
-            LoRA never trains them.
+            LoRA trains them with ``embeddings`` only.
         quantization: "nf4" holds the weights that LoRA freezes in 4 bits (QLoRA, arXiv 2305.14314). The saved model is merged
             with the weights as they were before, in bfloat16 in a bfloat16 run.
         bf16: Mixed precision with bfloat16.
@@ -101,6 +104,8 @@ class TrainingConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.freeze_embeddings and self.lora and self.lora.embeddings:
+            raise SettingError("lora: embeddings contradicts freeze_embeddings: leave one out", ("freeze_embeddings",))
         if self.quantization and not self.lora:
             raise SettingError("quantization freezes the weights in 4 bits: it needs lora", ("quantization",))
         if self.batch_size % self.gradient_accumulation_steps:
@@ -201,6 +206,20 @@ def check_rates(mask_rate: float, visible_rate: float) -> None:
     """
     if mask_rate + visible_rate > 1:
         raise SettingError(f"the sum of mask_rate and visible_rate exceeds 1: {mask_rate} and {visible_rate}", ("mask_rate",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpansionSettings(Checked):
+    """Expansion control in contrastive training: at first, texts meet on their own tokens (arXiv 2402.17535).
+
+    Attributes:
+        start: Probability at the first step that a text's vector is scored without terms that are not its own. It falls
+            linearly.
+        until: Optimizer steps until it is 0; a value up to 1 is a share of all steps (the code of that paper: 0.95).
+    """
+
+    start: float = field(default=1.0, metadata=must("be above 0 and at most 1", lambda value: 0 < value <= 1))
+    until: float = field(default=0.95, metadata=_BE_POSITIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,7 +366,7 @@ class ContrastiveConfig(TrainingConfig):
             "title": ...}], "negative_passages": [...]}``, or the name of a PyTerrier dataset (``irds:`` ids included).
         max_bad_rows: Number of unusable training rows that are tolerated: they are left out, with a warning that names and
             counts them.
-        negatives: Hard negatives of each query in a batch, drawn anew in each epoch (paper: 15). A row that has fewer brings
+        negatives: Hard negatives of each query in a batch, drawn again in each epoch (paper: 15). A row that has fewer brings
             all it has; a row without any has only the other passages of the batch.
         variant: "causal", "echo" or "bidirectional".
         query_prefix: Put before every query (not in the paper; LACONIC: "query: ").
@@ -360,7 +379,11 @@ class ContrastiveConfig(TrainingConfig):
         add_eos: Whether texts end with the end-of-text token (not in the paper; LACONIC: no).
         pool_special: Whether the positions of special tokens take part in the maximum (Lion-SP: yes).
         logit_scale: Factor of the logits before pooling (paper: 1).
-        temperature: Divides the scores in the losses (not in the paper; LACONIC: 1).
+        temperature: Divides the scores in the losses (not in the paper; LACONIC: 1). "auto" begins with the temperature at
+            which the scores of a query spread by 3 (standard deviation over the passages of a batch, over the temperature),
+            follows the scores, and anneals to ``final_temperature``, so that training does not collapse where the first scores
+            are thousands apart; our choice (not measured).
+        final_temperature: Temperature to end with, for "auto" only.
         infonce_weight: Weight of InfoNCE, L_rank of the paper.
         kl_weight: Weight of the Kullback-Leibler divergence from a teacher, over a query's own passages (not in the paper; with
             InfoNCE, Lion-SP takes half of each). The rows need scores of a teacher.
@@ -384,6 +407,11 @@ class ContrastiveConfig(TrainingConfig):
         target_index_mb: Size of a Terrier index to end with, in 10^6 bytes, instead of ``target_nnz.document``: a posting
             counts as 19 bytes, as measured for csplade-tiny at impact scale 100.
         target_index_documents: Number of documents of that index.
+        lexical: The lexical loss of the objective "pooled" of the adaptation phase, kept in the mix for the passages; None
+            computes none. The term statistics come from the training passages.
+        adaptation_weight: Weight of Eq. 2 on the batch's passages. A causal variant needs no second forward pass for it.
+        prediction: What Eq. 2 predicts.
+        expansion: Expansion control; None lets all texts expand from the start.
         stop_on_collapse: Whether a run whose vectors are all empty, or all full and blind, is saved and stopped.
         validation: Retrieval in the course of training; the trained model is then the best one, not the last one.
     """
@@ -402,7 +430,10 @@ class ContrastiveConfig(TrainingConfig):
     add_eos: bool = False
     pool_special: bool = False
     logit_scale: float = field(default=1.0, metadata=_BE_POSITIVE)
-    temperature: float = field(default=1.0, metadata=_BE_POSITIVE)
+    temperature: float | Literal["auto"] = field(
+        default=1.0, metadata=must("be positive, or auto", lambda value: value == "auto" or value > 0)
+    )
+    final_temperature: float = field(default=1.0, metadata=_BE_POSITIVE)
     infonce_weight: float = field(default=1.0, metadata=_NOT_BE_NEGATIVE)
     kl_weight: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
     margin_mse_weight: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
@@ -421,6 +452,10 @@ class ContrastiveConfig(TrainingConfig):
     target_nnz: TargetNnz | None = None
     target_index_mb: float | None = field(default=None, metadata=_BE_POSITIVE)
     target_index_documents: int | None = field(default=None, metadata=_BE_POSITIVE)
+    lexical: LexicalSettings | None = None
+    adaptation_weight: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
+    prediction: PredictionSettings = field(default_factory=PredictionSettings)
+    expansion: ExpansionSettings | None = None
     stop_on_collapse: bool = True
     validation: ValidationSettings | None = None
 
@@ -428,6 +463,8 @@ class ContrastiveConfig(TrainingConfig):
         super().__post_init__()
         if not self.infonce_weight + self.kl_weight + self.margin_mse_weight:
             raise SettingError("infonce_weight, kl_weight and margin_mse_weight are all 0: nothing ranks", ("infonce_weight",))
+        if self.temperature != "auto" and self.final_temperature != 1.0:
+            raise SettingError("final_temperature belongs to temperature: auto", ("final_temperature",))
         if (self.target_index_mb is None) != (self.target_index_documents is None):
             raise SettingError("target_index_mb and target_index_documents belong together", ("target_index_mb",))
         if self.target_index_mb is not None and self.target_nnz is not None and self.target_nnz.document is not None:
@@ -448,6 +485,16 @@ class ContrastiveConfig(TrainingConfig):
     def flops_ramp(self) -> float:
         """Length of the FLOPS ramp in optimizer steps."""
         return self.flops_warmup_steps * self.steps if self.flops_warmup_steps < 1 else self.flops_warmup_steps
+
+    @property
+    def last_temperature(self) -> float:
+        """The temperature that training ends with."""
+        return self.final_temperature if self.temperature == "auto" else self.temperature
+
+    @property
+    def masks(self) -> bool:
+        """Whether tokens are masked."""
+        return self.adaptation_weight > 0 and self.variant == "bidirectional"
 
     @property
     def needs_teacher(self) -> bool:

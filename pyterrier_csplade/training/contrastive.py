@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.model.head import activate
 from pyterrier_csplade.model.loading import prepare_backbone, save_contract
 from pyterrier_csplade.training.monitoring.cockpit import Cockpit
+from pyterrier_csplade.training.monitoring.grounding import batch_grounding
 from pyterrier_csplade.training.monitoring.parity import Probe, write_report
 from pyterrier_csplade.training.monitoring.validation import Validation, read_slice
 from pyterrier_csplade.vectors.contract import Contract
@@ -22,9 +24,12 @@ from pyterrier_csplade.vectors.contract import Contract
 from .batches import Collator, Labels, RowDataset, write_rows
 from .checkpoints import CHECKPOINTS, reading, step_of
 from .config import ContrastiveConfig
-from .distributed import barrier, gather, is_first_process, on_one_process_first, reads_weights_of
+from .distributed import barrier, gather, is_first_process, on_one_process_first, rank, reads_weights_of
+from .expansion import ExpansionControl, own_terms_only
 from .gradient_cache import Part
+from .lexical import LexicalLoss, count_own_tokens
 from .objective import ContrastiveObjective, Figures
+from .own_tokens import OwnTokenFinder, OwnTokens
 from .readers import read_rows
 from .run import (
     alone_in_its_output,
@@ -38,12 +43,15 @@ from .run import (
 from .schedules import make_schedule
 from .sources import texts_digest
 from .trainer import WEIGHTS_FILE
+from .training_encoder import TrainingEncoder, prediction_shares
 from .vector_trainer import VectorTrainer
 
 # Queries of the batch that pre-flight and cockpit look at, and negatives of each; our choice (measured: a second or two for an
 # 8B model).
 _PROBE = 16
 _PROBE_NEGATIVES = 3
+# Rows whose passages give the term statistics of the lexical loss; our choice (not measured).
+_COUNTED = 4000
 
 
 class ContrastiveTrainer(VectorTrainer):
@@ -52,30 +60,60 @@ class ContrastiveTrainer(VectorTrainer):
     Attributes:
         objective: Computes the loss.
         diagnostics: Functions of the batch's query and passage vectors whose figures are recorded at every step.
+        lexical: The lexical loss of the passages, if the configuration asks for it.
+        expansion: Expansion control, if the configuration asks for it.
     """
 
     config: ContrastiveConfig
 
-    def __init__(self, config: ContrastiveConfig, **kwargs: Any) -> None:
+    def __init__(self, config: ContrastiveConfig, lexical: LexicalLoss | None = None, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         self.objective = ContrastiveObjective(config)
         self.schedule = make_schedule(config)
         self.diagnostics: list[Callable[[Tensor, Tensor], dict[str, Tensor | float]]] = []
         self.parts["objective"] = self.objective
+        self.lexical = lexical
+        self.expansion = ExpansionControl(config.expansion, config.steps, config.seed) if config.expansion else None
 
     def batch_parts(self, inputs: dict[str, Any]) -> Sequence[Part]:
-        """Return the parts of the queries, then those of the passages."""
-        return [*inputs["queries"], *inputs["passages"]]
+        """Return the parts of the queries, then the parts of the passages, with the arguments of their forward passes."""
+        passages = inputs["passages"]
+        if self.config.adaptation_weight:
+            shares = prediction_shares(passages, self.config.adaptation_weight, self.config.variant)
+            passages = [{**part, "share": share} for part, share in zip(passages, shares)]
+        parts = [*inputs["queries"], *passages]
+        return parts if self.lexical is None else [{**part, "raw": True} for part in parts]
 
     def batch_loss(self, vectors: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Figures]:
         """Compute the loss over the batch of all processes."""
-        count = sum(len(part["input_ids"]) for part in inputs["queries"])
-        queries, passages = map(torch.cat, gather([vectors[:count], vectors[count:]]))
-        weights = self.schedule.weights(self.state.global_step)
-        loss, figures = self.objective(queries, passages, Labels(**inputs["labels"]).gathered(), weights)
+        count, step = sum(len(part["input_ids"]) for part in inputs["queries"]), self.state.global_step
+        weights = vectors if self.lexical is None else activate(vectors)
+        sides = {"query": weights[:count], "document": weights[count:]}
+        own = {"query": OwnTokens.of(inputs["own_queries"]), "document": OwnTokens.of(inputs["own_passages"])}
+        queries, passages = map(torch.cat, gather(list(sides.values())))
+        scored = None
+        if self.expansion is not None:
+            parts = gather([self._restricted(sides[side], own[side], side) for side in sides])
+            scored = torch.cat(parts[0]), torch.cat(parts[1])
+        labels = Labels(**inputs["labels"]).gathered()
+        loss, figures = self.objective(queries, passages, labels, self.schedule.weights(step), step=step, scored=scored)
+        if self.expansion is not None:
+            figures["restricted"] = self.expansion.probability(step)
+        if self.lexical is not None:
+            lexical, found = self.lexical(vectors[count:], own["document"], len(passages))
+            loss = loss + self.lexical.settings.weight * lexical
+            figures |= found
         for diagnose in self.diagnostics:
             figures |= diagnose(queries.detach(), passages.detach())
+        if (step + 1) % self.config.logging_steps == 0:
+            for side in sides:
+                figures |= batch_grounding(sides[side], own[side], side)
         return loss, figures
+
+    def _restricted(self, weights: Tensor, own: OwnTokens, side: str) -> Tensor:
+        assert self.expansion is not None
+        drawn = self.expansion.draw(len(weights), self.state.global_step, side, rank())
+        return own_terms_only(weights, own.mask(*weights.shape), drawn)
 
 
 @alone_in_its_output
@@ -105,10 +143,12 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
     tokenizer, model = load_tokenizer_and_model(config, None if torch.cuda.is_available() else "eager")
     contract = _contract(config)
     lengths = {"query_length": config.query_length, "document_length": config.document_length}
-    backbone = Backbone(model, tokenizer, contract.replace(**lengths))
+    prediction = config.prediction if config.adaptation_weight else None
+    backbone: Backbone = TrainingEncoder(model, tokenizer, contract.replace(**lengths), prediction)
     reads_weights_of(backbone, backbone.head)
     trainer = ContrastiveTrainer(
         config,
+        _lexical_loss(config, backbone, dataset),
         model=backbone,
         args=arguments,
         train_dataset=dataset,
@@ -127,6 +167,15 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
     return output
 
 
+def _lexical_loss(config: ContrastiveConfig, backbone: Backbone, dataset: RowDataset) -> LexicalLoss | None:
+    """Return the lexical loss of a run, with term statistics of passages from all over the data."""
+    if config.lexical is None:
+        return None
+    rows = (dataset[place] for place in range(0, len(dataset), max(1, len(dataset) // _COUNTED)))
+    blocks = (backbone.tokenize([row["positive"], *row["negatives"]], "document")[0] for row in rows)
+    return LexicalLoss(count_own_tokens(blocks, OwnTokenFinder(backbone)), config.lexical)
+
+
 def _contract(config: ContrastiveConfig) -> Contract:
     """Return the contract of the trained model, whose lengths may differ from those in training."""
     return Contract(
@@ -139,7 +188,7 @@ def _contract(config: ContrastiveConfig) -> Contract:
         query_length=config.encoding_query_length or config.query_length,
         document_length=config.encoding_document_length or config.document_length,
         logit_scale=config.logit_scale,
-        temperature=config.temperature,
+        temperature=config.last_temperature,
         base_model=_name(config.model),
         base_revision=config.revision,
     )

@@ -112,6 +112,8 @@ def _convert(value: Any, hint: Any) -> Any:
         if value is None and type(None) in arguments:
             return None
         hints = [a for a in arguments if a is not type(None)]
+        if isinstance(value, str) and any(value in typing.get_args(a) for a in hints if typing.get_origin(a) is Literal):
+            return value
         return _convert(value, next((a for a in hints if _looks_like(value, a)), hints[0]))
     if origin is Literal:
         if not (isinstance(value, str) and value in arguments):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import Tensor
 from pyterrier_csplade.model.head import activate
 
 from .config import LexicalSettings
-from .own_tokens import OwnTokens
+from .distributed import world_size
+from .own_tokens import OwnTokenFinder, OwnTokens
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,22 @@ class TermStatistics:
     frequencies: np.ndarray
     texts: int
     tokens: int
+
+
+def count_own_tokens(blocks: Iterable[Sequence[Sequence[int]]], find: OwnTokenFinder) -> TermStatistics:
+    """Count the own tokens of texts.
+
+    Args:
+        blocks: Token ids of the texts, some texts at a time.
+        find: Finds their own tokens.
+    """
+    frequencies, texts, tokens = np.zeros(find.terms, dtype=np.int64), 0, 0
+    for block in blocks:
+        own = find(block, "document")
+        frequencies += np.bincount(own.columns.numpy(), minlength=find.terms)
+        texts += len(block)
+        tokens += int(own.counts.sum(dtype=torch.float64))
+    return TermStatistics(frequencies, texts, tokens)
 
 
 class LexicalLoss:
@@ -76,19 +94,22 @@ class LexicalLoss:
             texts: Number of the texts of all processes, by which the sum over the texts is divided.
 
         Returns:
-            This process's share of the loss; and figures: ``lexical_error``, ``lexical_others``, the terms of the loss, and
-            ``own_live``, the share of own tokens whose logit is above 0, each a mean over the texts of this process.
+            The loss, with the gradient of this process's share in it; and figures: ``lexical``, ``lexical_error`` and
+            ``lexical_others``, the loss and its terms, and ``own_live``, the share of own tokens whose logit is above 0. The
+            mean of each over the processes is the mean over all texts.
         """
-        settings, count = self.settings, len(logits)
+        settings, count, processes = self.settings, len(logits), world_size()
         weights = activate(logits)
         mine = logits[own.rows, own.columns]
-        share = 1 / own.per_text(count).clamp(min=1)[own.rows]  # the mean over a text's own tokens
-        error = ((activate(mine) - self.targets(own, count)).square() * share).sum()
-        dead = ((settings.revive_below - mine).relu() * share).sum()
+        each = 1 / own.per_text(count).clamp(min=1)[own.rows]  # for the mean over a text's own tokens
+        error = ((activate(mine) - self.targets(own, count)).square() * each).sum()
+        dead = ((settings.revive_below - mine).relu() * each).sum()
         others = weights.index_put((own.rows, own.columns), weights.new_zeros(())).square().sum()
         loss = error + settings.revive_weight * dead + settings.others_weight * others
-        figures = {"lexical": loss, "lexical_error": error, "lexical_others": others, "own_live": ((mine > 0) * share).sum()}
-        return loss / texts, {name: figure.detach() / max(1, count) for name, figure in figures.items()}
+        figures = {"lexical": loss, "lexical_error": error, "lexical_others": others, "own_live": ((mine > 0) * each).sum()}
+        share = loss / texts
+        value = share + ((processes - 1) * share).detach()
+        return value, {name: figure.detach() * processes / texts for name, figure in figures.items()}
 
 
 def scaled_idf(statistics: TermStatistics) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from .losses import (
     margin_mse_loss,
     ranking_loss,
 )
+from .schedules import TemperatureSchedule, spread
 
 Figures = dict[str, Tensor | float]
 
@@ -31,10 +34,18 @@ class ContrastiveObjective:
 
     def __init__(self, config: ContrastiveConfig) -> None:
         self.config = config
+        self.temperatures = TemperatureSchedule(config.temperature, config.last_temperature, config.steps)
         self.frequencies = {side: DocumentFrequencies(config.df_steps) for side in ("query", "document")}
 
     def __call__(
-        self, queries: Tensor, passages: Tensor, labels: Labels, weights: tuple[float, float]
+        self,
+        queries: Tensor,
+        passages: Tensor,
+        labels: Labels,
+        weights: tuple[float, float],
+        *,
+        step: int = 0,
+        scored: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Figures]:
         """Compute the loss.
 
@@ -43,14 +54,19 @@ class ContrastiveObjective:
             passages: [passages, terms].
             labels: Relevance of the passages to the queries.
             weights: lambda of queries and of passages.
+            step: Optimizer steps done.
+            scored: Queries and passages as expansion control leaves them for ranking; the regularisers always see all terms.
 
         Returns:
             The loss, and figures for the training curves.
         """
         config = self.config
-        scores = queries @ passages.T
+        scores = queries @ passages.T if scored is None else scored[0] @ scored[1].T
         excluded = labels.excluded
-        loss, figures = self._ranking(scores, excluded, labels)
+        temperature = self.temperatures(scores, step)
+        loss, figures = self._ranking(scores, excluded, labels, temperature)
+        if config.temperature == "auto":
+            figures |= {"temperature": temperature, "score_spread": spread(scores) / temperature}
         for side, vectors, weight, regularizer, threshold in (
             ("query", queries, weights[0], config.query_regularizer, config.query_l0_threshold),
             ("document", passages, weights[1], config.document_regularizer, config.document_l0_threshold),
@@ -66,14 +82,14 @@ class ContrastiveObjective:
             figures["max_score"] = scores.amax(dim=1).mean()
         return loss, figures
 
-    def _ranking(self, scores: Tensor, excluded: Tensor, labels: Labels) -> tuple[Tensor, Figures]:
+    def _ranking(self, scores: Tensor, excluded: Tensor, labels: Labels, temperature: float) -> tuple[Tensor, Figures]:
         config = self.config
         figures: Figures = {}
         loss = scores.new_zeros(())
         if config.infonce_weight:
-            figures["rank_loss"] = rank = ranking_loss(scores, labels.targets, excluded, config.temperature)
+            figures["rank_loss"] = rank = ranking_loss(scores, labels.targets, excluded, temperature)
             loss = loss + config.infonce_weight * rank
-        temperatures = (config.temperature, config.teacher_temperature)
+        temperatures = (temperature, config.teacher_temperature)
         if config.kl_weight:
             figures["kl_loss"] = kl = kl_loss(scores, labels.teacher, labels.own, *temperatures)
             loss = loss + config.kl_weight * kl
@@ -93,13 +109,17 @@ class ContrastiveObjective:
         return penalty
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the document frequencies, for a checkpoint."""
-        return {f"{side}.{name}": t for side, kept in self.frequencies.items() for name, t in kept.state_dict().items()}
+        """Return document frequencies and the state of the temperature, for a checkpoint."""
+        return {f"{part}.{name}": t for part, kept in self._parts.items() for name, t in kept.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from a state."""
-        for side, kept in self.frequencies.items():
-            kept.load_state_dict({name.partition(".")[2]: t for name, t in state.items() if name.startswith(f"{side}.")})
+        for part, kept in self._parts.items():
+            kept.load_state_dict({name.partition(".")[2]: t for name, t in state.items() if name.startswith(f"{part}.")})
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {**self.frequencies, "temperature": self.temperatures}
 
 
 def sparsity(weights: Tensor, side: str) -> Figures:

@@ -10,28 +10,27 @@ from typing import Any
 import numpy as np
 import pyterrier as pt
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from pyterrier_csplade._errors import DataError
 from pyterrier_csplade.data.sources import read_corpus
 from pyterrier_csplade.model.head import activate
+from pyterrier_csplade.training.monitoring.grounding import batch_grounding
 from pyterrier_csplade.vectors.contract import Contract
-from pyterrier_csplade.vectors.grounding import lexical_grounding
 
 from .batches import cut_parts, part_limits
 from .checkpoints import prepared
 from .config import AdaptationConfig, PassageSettings
 from .distributed import barrier, gather, is_first_process, on_one_process_first, reads_weights_of
 from .gradient_cache import Part
-from .lexical import LexicalLoss, TermStatistics
+from .lexical import LexicalLoss, TermStatistics, count_own_tokens
 from .losses import flops
 from .objective import Figures, sparsity
 from .own_tokens import OwnTokenFinder, OwnTokens, prefix_ids
 from .packing import PassageDataset, cut_passages
 from .run import check_model, load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
 from .schedules import WeightSchedule
-from .training_encoder import TrainingEncoder
+from .training_encoder import TrainingEncoder, prediction_shares
 from .vector_trainer import VectorTrainer
 
 # A file in a run's directory.
@@ -40,8 +39,6 @@ _STATISTICS = "term_statistics.json"
 _FIRST_LAMBDA = 0.003
 # Passages whose terms are counted together; our choice (not measured).
 _BLOCK = 4096
-# Texts of a batch whose lexical grounding a point of the curves reports; our choice (not measured).
-_GROUNDED = 64
 
 
 class PooledTrainer(VectorTrainer):
@@ -63,7 +60,7 @@ class PooledTrainer(VectorTrainer):
     def batch_parts(self, inputs: dict[str, Any]) -> Sequence[Part]:
         """Return the parts of the passages, with their shares of the adaptation loss."""
         parts = inputs["passages"]
-        shares = token_shares(parts, self.config.prediction_weight)
+        shares = prediction_shares(parts, self.config.prediction_weight, self.config.passages.variant)
         return [{**part, "raw": True, "share": share} for part, share in zip(parts, shares)]
 
     def batch_loss(self, logits: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Figures]:
@@ -80,24 +77,6 @@ class PooledTrainer(VectorTrainer):
         if (self.state.global_step + 1) % self.config.logging_steps == 0:
             figures |= batch_grounding(activate(logits), own, "document")
         return loss, figures
-
-
-def batch_grounding(weights: Tensor, own: OwnTokens, side: str) -> dict[str, float]:
-    """Compute the lexical grounding of the first texts of a batch.
-
-    Args:
-        weights: [texts, terms].
-        own: Their own tokens.
-        side: "query" or "document".
-    """
-    vectors = csr_matrix(weights[:_GROUNDED].detach().float().cpu().numpy())
-    return lexical_grounding(vectors, own.matrix(*weights.shape)[:_GROUNDED]).figures(side)
-
-
-def token_shares(parts: Sequence[Part], weight: float) -> list[float]:
-    """Divide the weight of a loss that is a mean over tokens among parts, by their tokens; all 0 without a weight."""
-    counts = [int(part["attention_mask"].sum()) for part in parts] if weight else [0] * len(parts)
-    return [weight * count / max(1, sum(counts)) for count in counts]
 
 
 class PassageCollator:
@@ -127,13 +106,8 @@ class PassageCollator:
 
 def count_terms(dataset: PassageDataset, find: OwnTokenFinder) -> TermStatistics:
     """Count in how many passages each index term is."""
-    frequencies, tokens = np.zeros(find.terms, dtype=np.int64), 0
-    blocks = pt.tqdm(dataset.blocks(_BLOCK), desc="counting terms", total=-(-len(dataset) // _BLOCK), leave=False)
-    for block in blocks:
-        own = find(block, "document")
-        frequencies += np.bincount(own.columns.numpy(), minlength=find.terms)
-        tokens += int(own.counts.sum(dtype=torch.float64))
-    return TermStatistics(frequencies, len(dataset), tokens)
+    count = -(-len(dataset) // _BLOCK)
+    return count_own_tokens(pt.tqdm(dataset.blocks(_BLOCK), desc="counting terms", total=count, leave=False), find)
 
 
 def read_statistics(path: Path) -> TermStatistics:

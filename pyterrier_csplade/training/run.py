@@ -168,11 +168,12 @@ def tokenizer_problems(config: TrainingConfig, tokenizer: Any, rows: int) -> Ite
             f"the tokenizer does not fit the model: its ids go up to {largest:,}, the LM head has {rows:,} rows: resize the "
             "model (resize_token_embeddings) and save it, or take another tokenizer"
         )
-    if isinstance(config, AdaptationConfig):
-        if config.masks and config.mask_token not in tokens:
-            yield f"mask_token {config.mask_token!r} is not a token of {config.model}: name one that is"
-        if config.pooled:
-            yield from _missing_ends(config.passages, tokenizer)
+    if isinstance(config, (AdaptationConfig, ContrastiveConfig)):
+        mask = config.mask_token if isinstance(config, AdaptationConfig) else config.prediction.mask_token
+        if config.masks and mask not in tokens:
+            yield f"mask_token {mask!r} is not a token of {config.model}: name one that is"
+    if isinstance(config, AdaptationConfig) and config.pooled:
+        yield from _missing_ends(config.passages, tokenizer)
     if isinstance(config, ContrastiveConfig):
         yield from _missing_ends(config, tokenizer)
         for side, prefix in (("query", config.query_prefix), ("document", config.document_prefix)):
@@ -270,13 +271,13 @@ def whole_model(config: TrainingConfig, weights: dict[str, Tensor], *, quantized
 
 
 def add_lora(model: Any, settings: LoraSettings) -> Any:
-    """Wrap a model with a fresh adapter; all other weights are frozen, including the LM head.
+    """Wrap a model with a fresh adapter; all other weights are frozen, including the LM head unless the settings train it.
 
     Raises:
         ConfigError: A target module does not exist.
     """
     check_target_modules(linear_layers(model), settings.target_modules)
-    return get_peft_model(
+    adapted = get_peft_model(
         model,
         LoraConfig(
             r=settings.rank,
@@ -286,6 +287,12 @@ def add_lora(model: Any, settings: LoraSettings) -> Any:
             task_type=TaskType.CAUSAL_LM,
         ),
     )
+    if settings.embeddings:
+        # Not by modules_to_save, which copies both tables, so that tied ones would come apart.
+        for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+            module.weight.data = module.weight.data.float()
+            module.requires_grad_(True)
+    return adapted
 
 
 def save_run(model: Any, tokenizer: Any, config: TrainingConfig) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,12 @@ from pyterrier_csplade.model.head import activate, max_pool_logits
 from pyterrier_csplade.vectors.contract import Contract
 
 from .config import PredictionSettings
+from .distributed import mean_over_processes
+from .gradient_cache import Part
 from .streamed_loss import streamed_prediction_loss
+
+# What streamed_prediction_loss reports.
+_FIGURES = ("clm", "relu", "positive_logits", "live_targets")
 
 #: The pooled vectors of a part of a batch; with a share, also the part's share of the adaptation loss, and its figures.
 Output = Tensor | tuple[Tensor, Tensor, dict[str, Tensor]]
@@ -71,7 +77,7 @@ class TrainingEncoder(Backbone):
             hidden = self.hidden_states(input_ids.masked_fill(masked, self._mask or 0), attention_mask)
         states, targets = hidden[:, :-1][predicted[:, 1:]], input_ids[predicted]
         if not len(targets):
-            return hidden.sum() * 0.0, {}
+            return hidden.sum() * 0.0, dict.fromkeys(_FIGURES, hidden.new_zeros(()))
         finish = partial(finish_logits, self._lm.config.get_text_config())
         plain = finish(probe := torch.ones(1)) is probe
         return streamed_prediction_loss(
@@ -100,3 +106,19 @@ def draw_tokens(eligible: Tensor, mask_rate: float, visible_rate: float) -> tupl
     drawn = torch.rand(eligible.shape).to(eligible.device).masked_fill(~eligible, 2.0)
     masked = eligible & ((drawn < mask_rate) | (drawn == drawn.min()))
     return masked, masked | (eligible & (drawn < mask_rate + visible_rate))
+
+
+def prediction_shares(parts: Sequence[Part], weight: float, variant: str) -> list[float]:
+    """Divide the weight of the adaptation loss, a mean over the tokens of all processes, among the parts of this one.
+
+    Args:
+        parts: Parts made by ``Backbone.collate``.
+        weight: Weight of the loss; all shares are 0 without one.
+        variant: The variant of the model.
+    """
+    copies = 2 if variant == "echo" else 1
+    counts = [int(predictable(part["attention_mask"], copies=copies).sum()) for part in parts]
+    if not weight:
+        return [0.0] * len(parts)
+    mean = float(mean_over_processes(torch.tensor(float(sum(counts)))))
+    return [weight * count / max(1.0, mean) for count in counts]

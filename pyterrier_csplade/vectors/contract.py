@@ -17,13 +17,15 @@ from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade._warnings import warn
 
 Variant = Literal["causal", "echo", "bidirectional"]
+#: Which spellings of a word are one term: those that differ in case or in the space before it.
+Fold = Literal["case+space"]
 #: Number of the first layers of a model, or indices of some of its layers, ascending.
 Layers = int | list[int]
 
 #: The file of a checkpoint that holds its contract.
 CONTRACT_FILE = "csplade_config.json"
 
-#: Digests of all of a model begin with this; those of version 0.1.0, of some of its weights, with none.
+#: Prefix of digests that cover a whole model. Digests of version 0.1.0 cover some of its weights and have no prefix.
 WHOLE = "2:"
 
 #: What a choice of layers must be, for messages.
@@ -64,6 +66,8 @@ class Contract:
         add_eos: Whether to put the end-of-text token last.
         pool_special: Whether pooling includes the positions of special tokens, as Lion-SP does; the paper has no special
             tokens.
+        fold: "case+space" if spellings of a word that differ in case, or in the space before it, are one term with the largest
+            of their weights; None if each token is a term. The digests are those of the model without folding.
         query_length: Maximum number of tokens of a query, prefix included; for echo, of one copy.
         document_length: Maximum number of tokens of a document, prefix included; for echo, of one copy.
         logit_scale: Factor of the logits before pooling (1 in the paper; hidden size ** -0.25 in Lion-SP).
@@ -78,6 +82,8 @@ class Contract:
         weights: Digest of all that the model's vectors depend on: weights, configuration, tokenizer and adapter. It begins
             with "2:"; without, it is the digest of some of the weights that version 0.1.0 stored.
         other_weights: The digest of the other kind, where it is known.
+        queries_for: Fingerprint of the document encoder for which a query table makes vectors of queries; empty for a language
+            model, whose queries and documents are of one encoder.
         training: Description of the training, for people to read.
         probes: Vectors of fixed texts, only in the file of a checkpoint; see ``model.probes``.
     """
@@ -88,6 +94,7 @@ class Contract:
     add_bos: bool = False
     add_eos: bool = False
     pool_special: bool = False
+    fold: str | None = None
     query_length: int = 64
     document_length: int = 512
     logit_scale: float = 1.0
@@ -99,6 +106,7 @@ class Contract:
     vocabulary_sha256: str = ""
     weights: str = ""
     other_weights: str = ""
+    queries_for: str = ""
     training: dict[str, Any] = field(default_factory=dict)
     probes: Sequence[dict[str, float]] = field(default=(), compare=False, repr=False)
 
@@ -112,6 +120,8 @@ class Contract:
                 if not is_valid(value):
                     raise ContractError(f"{f.name} must be {noun}, found {_short(value)}")
                 object.__setattr__(self, f.name, plain(value))
+        if self.fold not in (None, *get_args(Fold)):
+            raise ContractError(f"fold must be null or one of {', '.join(get_args(Fold))}, found {_short(self.fold)}")
         for prefix in (self.query_prefix, self.document_prefix):
             if not _is_unicode(prefix):
                 raise ContractError(f"a prefix must be valid Unicode, found {_short(prefix)}")
@@ -126,19 +136,28 @@ class Contract:
     @property
     def fingerprint(self) -> str:
         """Digest in hexadecimal of what decides whether vectors are comparable; :meth:`matches` compares two contracts."""
-        # pool_special was added later: without it, fingerprints are the same as before.
-        identity = json.dumps([*(getattr(self, name) for name in IDENTITY), *(["pool_special"] if self.pool_special else [])])
+        # Fields that were added later: without them, fingerprints are the same as before.
+        later = [*(["pool_special"] if self.pool_special else []), *([self.queries_for] if self.queries_for else [])]
+        later += [f"fold {self.fold}"] if self.fold else []
+        identity = json.dumps([*(getattr(self, name) for name in IDENTITY), *later])
         return hashlib.sha256(identity.encode()).hexdigest()
 
     def matches(self, other: Contract) -> bool:
         """Whether the vectors of two encoders are comparable.
 
-        Digests of weights are compared by those of all of a model, or, where one contract lacks it, by the older ones.
+        Weights are compared by the digests of whole models or, where one contract has none, by the older digests.
         """
-        if any(getattr(self, name) != getattr(other, name) for name in (*IDENTITY, "pool_special") if name != "weights"):
+        compared = (*(name for name in IDENTITY if name != "weights"), "pool_special", "queries_for", "fold")
+        if any(getattr(self, name) != getattr(other, name) for name in compared):
             return False
         (new, old), (other_new, other_old) = self._digests, other._digests
         return new == other_new if new and other_new or not (old or other_old) else old == other_old
+
+    def answers(self, documents: Contract) -> bool:
+        """Whether vectors of queries can be scored against documents: of the same encoder, or of a table made for it."""
+        if not self.queries_for:
+            return self.matches(documents)
+        return any(self.queries_for == documents.replace(weights=weights).fingerprint for weights in documents._digests)
 
     @property
     def _digests(self) -> tuple[str, str]:
@@ -162,7 +181,10 @@ class Contract:
     @property
     def summary(self) -> str:
         """Name of the encoder in messages."""
-        return f"{self.base_model or 'a model without a name'} ({self.variant}, fingerprint {self.fingerprint[:12]})"
+        name = self.base_model or "a model without a name"
+        if self.queries_for:
+            return f"a query table for {name} (fingerprint {self.fingerprint[:12]}, for documents of {self.queries_for[:12]})"
+        return f"{name} ({self.variant}, fingerprint {self.fingerprint[:12]})"
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
@@ -174,8 +196,9 @@ class Contract:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of a contract file, without probes."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "probes"}
-        if self.layers is None:  # earlier versions do not know the field
-            del values["layers"]
+        for name in ("layers", "queries_for", "fold"):
+            if not values[name]:  # earlier versions do not know the field
+                del values[name]
         return {"format": 1, "attention": self.attention, **values}
 
     @classmethod

@@ -9,6 +9,7 @@ from pyterrier_csplade.training import (
     contrastive,
     distributed,
     objective,
+    pooled,
     run,
     streamed_loss,
     trainer,
@@ -17,6 +18,7 @@ from pyterrier_csplade.training.adaptation import Predictor, draw_positions
 from pyterrier_csplade.training.batches import Collator, Labels, RowDataset, write_rows
 from pyterrier_csplade.training.checkpoints import damage_of, last_checkpoint, prepared, publish, remove_old, unfinished
 from pyterrier_csplade.training.config import POSTING_BYTES
+from pyterrier_csplade.training.expansion import ExpansionControl, own_terms_only
 from pyterrier_csplade.training.fields import config_from_dict
 from pyterrier_csplade.training.gradient_cache import GradientCache
 from pyterrier_csplade.training.lexical import LexicalLoss, TermStatistics, scaled_idf
@@ -41,14 +43,20 @@ from pyterrier_csplade.training.pooled import PassageCollator, count_terms, pass
 from pyterrier_csplade.training.readers import read_rows
 from pyterrier_csplade.training.rows import TrainingRow, passage_text
 from pyterrier_csplade.training.run import add_lora, load_tokenizer_and_model, reporters
-from pyterrier_csplade.training.schedules import WeightSchedule, make_schedule
+from pyterrier_csplade.training.schedules import TemperatureSchedule, WeightSchedule, make_schedule
 from pyterrier_csplade.training.streamed_loss import streamed_prediction_loss
+from pyterrier_csplade.training.table_distillation import distil_weights
 from pyterrier_csplade.training.trainer import CurvesTrainer
 from pyterrier_csplade.training.training_encoder import TrainingEncoder, draw_tokens, predictable
 from pyterrier_csplade.training.vocabulary.bpe import BytePairs
+from pyterrier_csplade.training.vocabulary.neighbours import sparsemax
 from pyterrier_csplade.training.vocabulary.shards import read_tensors, rewrite
 
 __all__ = [
+    "ExpansionControl",
+    "TemperatureSchedule",
+    "distil_weights",
+    "own_terms_only",
     "LexicalLoss",
     "TermStatistics",
     "scaled_idf",
@@ -97,6 +105,7 @@ __all__ = [
     "make_schedule",
     "margin_mse_loss",
     "objective",
+    "pooled",
     "pack_corpus",
     "passage_text",
     "prepared",
@@ -108,6 +117,7 @@ __all__ = [
     "remove_old",
     "reporters",
     "rewrite",
+    "sparsemax",
     "run",
     "streamed_loss",
     "streamed_prediction_loss",

@@ -57,6 +57,7 @@ def figures(**changes: float) -> dict[str, float]:
         "mean_logit": -3.0, "std_logit": 2.0, "head_norm": 0.3, "nnz_query": 40.0, "nnz_document": 200.0, "empty_query": 0.0,
         "empty_document": 0.0, "positive_score": 30.0, "score_spread": 3.0, "similarity": 0.4, "rank_loss": 2.0,
         "chance_loss": 4.0, "penalty_ratio": 0.5, "top_position_share": 0.2,
+        "grounding_query": 0.7, "grounding_document": 0.6,
     }  # fmt: skip
     return {**healthy, **changes}
 
@@ -71,6 +72,7 @@ def figures(**changes: float) -> dict[str, float]:
         ({"similarity": 0.99}, "collapse", "Passages hardly differ .*0.990.*add_bos"),
         ({"nnz_document": 9000.0}, "risk", "9,000 of 10,000 terms are active.*adaptation.*target_nnz"),
         ({"top_position_share": 0.8}, "risk", "One position wins 80% of the maxima.*add_bos: false"),
+        ({"grounding_document": 0.03}, "risk", "Of the heaviest terms of a document, only 3% are tokens.*objective: pooled"),
         ({"penalty_ratio": 500.0}, "risk", "regularisers are 500 times the ranking loss.*flops_warmup_steps"),
     ],
 )
@@ -155,7 +157,7 @@ def test_counts_and_signs_resume_from_a_checkpoint(tmp_path: Path) -> None:
 
     def log(cockpit: Cockpit) -> None:
         logs = {"nnz_document": 1.0, "empty_query": 0.0, "empty_document": 1.0}
-        cockpit.on_log(SimpleNamespace(output_dir="run"), SimpleNamespace(global_step=9), control, logs)
+        cockpit.on_log(SimpleNamespace(output_dir="run"), SimpleNamespace(global_step=9, log_history=[logs]), control, logs)
 
     before.diagnose(torch.empty(0, 4), torch.tensor([[1.0, 0, 0, 2], [3, 0, 0, 0]]))
     log(before)
@@ -220,6 +222,7 @@ def test_validation_measures_what_the_saved_model_gives(base: Path, tmp_path: Pa
     ]
     assert best["eval_RR@10"] == pytest.approx(np.mean([1 / rank if rank <= 10 else 0 for rank in ranks]))
     assert best["eval_nnz_document"] == pytest.approx((impacts > 0).sum() / len(DOCS))
+    assert all(0 <= best[f"eval_{name}_{side}"] <= 1 for name in ("grounding", "own_weight") for side in ("query", "document"))
     assert best["eval_index_mb"] == pytest.approx(index_bytes(csr_matrix(impacts.astype(int))) / 1e6, rel=1e-3)
     assert plot_curves(output).read_bytes().startswith(b"\x89PNG")
 

@@ -18,6 +18,7 @@ from pyterrier_csplade.training.checkpoints import without_links, writing
 from pyterrier_csplade.training.config import ContrastiveConfig
 from pyterrier_csplade.training.distributed import is_first_process
 
+from .grounding import fallen
 from .preflight import preflight, top_position_share
 
 # A file in a run's directory: the most frequent terms of the passages, at every point of the curves; our choice (not measured).
@@ -113,7 +114,13 @@ class Cockpit(TrainerCallback):
             out.write(json.dumps({"step": step, "terms": terms}, ensure_ascii=False) + "\n")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        """Save and stop the run when it shows a sign of collapse at enough points in a row."""
+        """Save and stop the run when it shows a sign of collapse at enough points in a row; warn of lost grounding."""
+        if is_first_process() and (found := fallen(state.log_history)):
+            warn(
+                f"step {state.global_step}: {', '.join(found)}: few of the heaviest terms are tokens of the text, so terms may "
+                "lose their meaning. Begin with a lexical warm start (adapt with objective: pooled), set lexical or expansion, "
+                "or lower temperature and the lambdas"
+            )
         if "nnz_document" not in logs:
             return
         for name, bad in self._signs(logs).items():

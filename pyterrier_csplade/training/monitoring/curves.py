@@ -19,15 +19,18 @@ _PANELS = {
     "terms and positions": ("dead_terms", "top_position_share"),
     "lexical grounding": (
         "grounding_query", "grounding_document", "own_weight_query", "own_weight_document", "own_live_query",
-        "own_live_document", "own_live", "eval_grounding_query", "eval_grounding_document",
+        "own_live_document", "own_live", "eval_grounding_query", "eval_grounding_document", "eval_own_weight_query",
+        "eval_own_weight_document", "eval_own_live_query", "eval_own_live_document",
     ),
     "lambda": ("lambda_query", "lambda_document"),
+    "temperature": ("temperature", "score_spread"),
+    "restricted to own tokens": ("restricted",),
     "index size (MB)": ("eval_index_mb",),
     "mean highest score": ("max_score",),
     "learning rate": ("learning_rate",),
 }
 # fmt: on
-_LOGARITHMIC = ("loss", "active terms", "FLOPS", "lambda")
+_LOGARITHMIC = ("loss", "active terms", "FLOPS", "lambda", "temperature")
 
 
 def plot_curves(run: str | Path) -> Path:

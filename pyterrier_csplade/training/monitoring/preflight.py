@@ -17,6 +17,10 @@ from pyterrier_csplade.storage.files import write_atomically
 from pyterrier_csplade.training.batches import Labels
 from pyterrier_csplade.training.config import ContrastiveConfig
 from pyterrier_csplade.training.losses import flops, ranking_loss
+from pyterrier_csplade.training.own_tokens import OwnTokens
+from pyterrier_csplade.training.schedules import WANTED_SPREAD, following_temperature, spread
+
+from .grounding import LEAST_GROUNDED, batch_grounding
 
 # A file in a run's directory.
 _PREFLIGHT_FILE = "preflight.json"
@@ -25,7 +29,6 @@ _PREFLIGHT_FILE = "preflight.json"
 # the scores and the active terms). A softmax over differences far above 10 has a gradient for one passage only.
 _MOST_ACTIVE = 0.3
 _LARGEST_SPREAD = 10.0
-_WANTED_SPREAD = 3.0
 _MOST_EMPTY = 0.5
 _MOST_ALIKE = 0.98
 _MOST_OF_ONE_POSITION = 0.5
@@ -42,7 +45,8 @@ class Preflight:
             shares of empty vectors; ``positive_score``, the mean score of a query's positive; ``score_spread``, the mean
             standard deviation of a query's scores over the temperature; ``similarity``, the mean cosine of two passages;
             ``rank_loss``, and ``chance_loss``, the loss if all scores were equal; ``penalty_ratio``, the regularisers at
-            their full weights over the ranking loss; ``top_position_share``, the share of maxima that one position wins.
+            their full weights over the ranking loss; ``top_position_share``, the share of maxima that one position wins; and
+            for both sides the lexical grounding: ``grounding_``, ``own_weight_`` and ``own_live_``, see ``Grounding``.
         findings: Problems, each with its cure.
         verdict: "ok", "risk", or "collapse" if training is not expected to survive.
     """
@@ -80,6 +84,8 @@ def preflight(backbone: Backbone, batch: dict[str, Any], config: ContrastiveConf
             "head_norm": float(backbone.head.weight.float().norm(dim=1).mean()),  # type: ignore[operator, union-attr]
             **_figures(queries, passages, Labels(**batch["labels"]), config),
             "top_position_share": top_position_share(backbone, batch["passages"][0]),
+            **batch_grounding(queries, OwnTokens.of(batch["own_queries"]), "query"),
+            **batch_grounding(passages, OwnTokens.of(batch["own_passages"]), "document"),
         }
     backbone.train(training)
     return judge(figures, len(backbone.vocabulary), config)
@@ -87,7 +93,10 @@ def preflight(backbone: Backbone, batch: dict[str, Any], config: ContrastiveConf
 
 def _figures(queries: Tensor, passages: Tensor, labels: Labels, config: ContrastiveConfig) -> dict[str, float]:
     scores = queries @ passages.T
-    rank = float(ranking_loss(scores, labels.targets, labels.excluded, config.temperature))
+    temperature = following_temperature(spread(scores), config.final_temperature)
+    if config.temperature != "auto":
+        temperature = config.temperature
+    rank = float(ranking_loss(scores, labels.targets, labels.excluded, temperature))
     penalty = config.lambda_query * float(flops(queries)) + config.lambda_document * float(flops(passages))
     unit = torch.nn.functional.normalize(passages, dim=1)
     cosines = (unit @ unit.T)[~torch.eye(len(unit), dtype=torch.bool, device=unit.device)]
@@ -97,7 +106,7 @@ def _figures(queries: Tensor, passages: Tensor, labels: Labels, config: Contrast
         figures |= {f"nnz_{side}": float(active.float().mean()), f"empty_{side}": float((active == 0).float().mean())}
     return {
         **figures,
-        "score_spread": float(scores.std(dim=1).mean()) / config.temperature if len(passages) > 1 else 0.0,
+        "score_spread": spread(scores) / temperature,
         "similarity": float(cosines.mean()) if len(cosines) else 0.0,
         "rank_loss": rank,
         "chance_loss": math.log(len(passages)),
@@ -121,10 +130,11 @@ def judge(figures: dict[str, float], terms: int, config: ContrastiveConfig) -> P
                 "adaptation phase first, or raise logit_scale."
             )
     if figures["score_spread"] > _LARGEST_SPREAD:
-        wanted = config.temperature * figures["score_spread"] / _WANTED_SPREAD
+        wanted = config.last_temperature * figures["score_spread"] / WANTED_SPREAD
         grave.append(
             f"Scores differ by {figures['score_spread']:,.0f} temperatures, so that one passage takes the whole softmax: "
-            f"raise temperature to about {wanted:,.2g}, or lower logit_scale (Lion-SP: hidden size ** -0.25), and adapt first."
+            f"raise temperature to about {wanted:,.2g} or set it to auto, or lower logit_scale (Lion-SP: hidden size ** "
+            "-0.25), and adapt first."
         )
     if figures["similarity"] > _MOST_ALIKE:
         grave.append(
@@ -145,6 +155,12 @@ def judge(figures: dict[str, float], terms: int, config: ContrastiveConfig) -> P
             f"At full weight the regularisers are {figures['penalty_ratio']:,.0f} times the ranking loss, which drives vectors "
             "to zero: lower lambda_query and lambda_document, lengthen flops_warmup_steps, or set target_nnz."
         )
+    for side in ("query", "document"):
+        if figures[f"grounding_{side}"] < LEAST_GROUNDED:
+            light.append(
+                f"Of the heaviest terms of a {side}, only {figures[f'grounding_{side}']:.0%} are tokens of its text, so that "
+                "training may give terms other meanings: begin with a lexical warm start (adapt with objective: pooled)."
+            )
     verdict = "collapse" if grave else "risk" if light else "ok"
     return Preflight(figures, [*grave, *light], verdict)
 

@@ -25,13 +25,17 @@ from pyterrier_csplade.data.directory import CollectionFiles, field_texts
 from pyterrier_csplade.data.sources import find_dataset
 from pyterrier_csplade.model.backbone import Backbone, Role
 from pyterrier_csplade.training.config import ValidationSettings, parse_measure
+from pyterrier_csplade.training.own_tokens import OwnTokenFinder
 from pyterrier_csplade.training.rows import passage_text
 from pyterrier_csplade.vectors.contract import Contract
+from pyterrier_csplade.vectors.grounding import lexical_grounding
 from pyterrier_csplade.vectors.impacts import Quantizer, to_vectors
 
 # Texts of a batch, and results per query; our choice (not measured).
 _BATCH = 32
 _RESULTS = 1000
+# Texts of each side whose lexical grounding is computed; our choice (not measured).
+_GROUNDED = 1000
 _SEED = 0
 # Bytes of the lexicon per term; bytes of the document index, and of the docno in two places, per document.
 _TERM_BYTES = 87
@@ -59,7 +63,8 @@ class Validation(TrainerCallback):
     """Evaluates the model at regular steps, marks the best checkpoint, and stops a run that no longer improves.
 
     The training log gets ``eval_`` with the name of each measure, ``eval_nnz_query``, ``eval_nnz_document`` and
-    ``eval_index_mb``. Earlier validations are read from that log, so that a resumed run knows them.
+    ``eval_index_mb``, and the lexical grounding of both sides. Earlier validations are read from that log, so that a resumed
+    run knows them.
     """
 
     def __init__(self, trainer: Any, backbone: Backbone, contract: Contract, data: Slice, settings: ValidationSettings) -> None:
@@ -93,7 +98,8 @@ class Validation(TrainerCallback):
 
     def figures(self) -> dict[str, float]:
         """Encode and search the slice, and compute the figures."""
-        queries = self.encode(self.data.topics["query"].tolist(), "query")
+        topics = self.data.topics["query"].tolist()
+        queries = self.encode(topics, "query")
         impacts = Quantizer(self.contract.impact_scale)(self.encode(self.data.texts, "document"))
         if self.settings.terrier:
             results, size = self._terrier(queries, impacts)
@@ -106,7 +112,15 @@ class Validation(TrainerCallback):
             "nnz_query": queries.nnz / max(1, queries.shape[0]),
             "nnz_document": impacts.nnz / max(1, impacts.shape[0]),
             "index_mb": size / 1e6,
+            **self._grounding(queries, topics, "query"),
+            **self._grounding(impacts, self.data.texts, "document"),
         }
+
+    def _grounding(self, vectors: csr_matrix, texts: list[str], role: Role) -> dict[str, float]:
+        """Compute the lexical grounding of the first texts."""
+        sequences = self.backbone.tokenize(texts[:_GROUNDED], role, self.contract)[0]
+        own = OwnTokenFinder(self.backbone)(sequences, role).matrix(len(sequences), vectors.shape[1])
+        return lexical_grounding(vectors[:_GROUNDED], own).figures(role)
 
     def encode(self, texts: list[str], role: Role) -> csr_matrix:
         """Encode texts, in the same way in every process, as a sharded model requires; rows are in the order of the texts."""

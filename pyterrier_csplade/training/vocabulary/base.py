@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,20 +108,20 @@ def read_base(config: VocabularyConfig) -> Base:
     return Base(name, settings, tokenizer, encoding, tensors, tables, frozenset(named))
 
 
-def write_settings(base: Base, directory: Path, old_ids: Sequence[int] | None) -> None:
+def write_settings(base: Base, directory: Path, new_ids: Mapping[int, int] | None, rows: int) -> None:
     """Write config.json and generation_config.json.
 
     Args:
         base: The model.
         directory: Directory of the new model.
-        old_ids: The old id of each new one; None if the ids stay.
+        new_ids: New ids of old ones; None if all stay.
+        rows: Number of rows of the new tables.
     """
     for file, values in base.settings.items():
-        if old_ids is not None:
-            new_ids = {old: new for new, old in enumerate(old_ids)}
-            values = renumbered(values, new_ids, {"vocab_size": len(old_ids)})
+        if new_ids is not None:
+            values = renumbered(values, new_ids, {"vocab_size": rows})
             if file == _CONFIG and "vocab_size" not in json.dumps(values):
-                values["vocab_size"] = len(old_ids)
+                values["vocab_size"] = rows
         (directory / file).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 

@@ -7,13 +7,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 from pyterrier_csplade._errors import ContractError
 
 # What SentencePiece writes for a space, and the names that it gives to bytes.
 _SPACE = "▁"
 _BYTE_NAMES = [f"<0x{byte:02X}>" for byte in range(256)]
+# Steps of a normalisation in the library tokenizers.
+_NORMALIZERS = {"nfkc": "NFKC", "lowercase": "Lowercase"}
+_STEPS = {step: getattr(normalizers, name)() for step, name in _NORMALIZERS.items()}
 
 
 def byte_characters() -> list[str]:
@@ -24,6 +27,13 @@ def byte_characters() -> list[str]:
 
 
 _BYTE_OF = {character: byte for byte, character in enumerate(byte_characters())}
+
+
+def normal_text(text: str, steps: Sequence[str]) -> str:
+    """Apply steps of a normalisation to a text."""
+    for step in steps:
+        text = _STEPS[step].normalize_str(text)
+    return text
 
 
 class BytePairs:
@@ -79,7 +89,7 @@ class BytePairs:
         """A tokenizer with this state."""
         return Tokenizer.from_str(json.dumps(self.state))
 
-    @property
+    @cached_property
     def added(self) -> dict[str, int]:
         """Ids of the added tokens, special ones included."""
         return {token["content"]: token["id"] for token in self.state["added_tokens"]}
@@ -103,24 +113,44 @@ class BytePairs:
             return bytes([int(token[3:5], 16)])
         return token.replace(_SPACE, " ").encode()
 
-    def normalised(self, steps: Sequence[str]) -> BytePairs:
+    def spelled(self, text: bytes) -> str:
+        """Return bytes as tokens spell them.
+
+        Raises:
+            UnicodeDecodeError: The bytes are no characters, which SentencePiece encodings need.
+        """
+        if self.byte_level:
+            return "".join(self._characters[byte] for byte in text)
+        return text.decode().replace(" ", _SPACE)
+
+    @cached_property
+    def _characters(self) -> list[str]:
+        return byte_characters()
+
+    @cached_property
+    def names(self) -> dict[int, str]:
+        """Tokens by their ids."""
+        return {token_id: token for token, token_id in self.tokens.items()}
+
+    def normalised(self, steps: Sequence[str], *, always: bool = False) -> BytePairs:
         """Return the tokenizer with more normalisation: the steps, and then a space before each text without one.
 
         Args:
             steps: Some of "nfkc" and "lowercase", in this order.
+            always: Whether the space is put there without steps, too.
         """
-        if not steps:
+        if not steps and not always:
             return self
-        normalizers: list[dict[str, Any]] = [{"type": {"nfkc": "NFKC", "lowercase": "Lowercase"}[step]} for step in steps]
+        parts: list[dict[str, Any]] = [{"type": _NORMALIZERS[step]} for step in steps]
         if self._begins_with_space():
-            normalizers.append({"type": "Replace", "pattern": {"Regex": r"\A "}, "content": ""})
+            parts.append({"type": "Replace", "pattern": {"Regex": r"\A "}, "content": ""})
         else:
             # The same as a prefix space of the pre-tokenizer, which those that split before it would put into words, too.
-            normalizers.append({"type": "Prepend", "prepend": " "})
-            normalizers.append({"type": "Replace", "pattern": {"Regex": r"\A  "}, "content": " "})
+            parts.append({"type": "Prepend", "prepend": " "})
+            parts.append({"type": "Replace", "pattern": {"Regex": r"\A  "}, "content": " "})
         before = self.state["normalizer"]
         rest = before["normalizers"] if before and before["type"] == "Sequence" else [before] if before else []
-        state = {**self.state, "normalizer": {"type": "Sequence", "normalizers": normalizers + rest}}
+        state = {**self.state, "normalizer": {"type": "Sequence", "normalizers": parts + rest}}
         return self._with(state)
 
     def _begins_with_space(self) -> bool:
@@ -138,11 +168,10 @@ class BytePairs:
         merges across its ends would have joined it with its neighbours. With these tokens, the merges among them and the order
         of their ranks, a text whose tokens are all kept is therefore divided as before.
         """
-        names = {token_id: token for token, token_id in self.tokens.items()}
         closed = set(kept)
         for token_id in list(closed):
-            if names[token_id] not in self.added:
-                closed.update(self.tokens[part] for part in self._made_on_the_way(names[token_id]))
+            if self.names[token_id] not in self.added:
+                closed.update(self.tokens[part] for part in self._made_on_the_way(self.names[token_id]))
         return closed
 
     def _made_on_the_way(self, token: str) -> Iterator[str]:
@@ -181,7 +210,7 @@ class BytePairs:
             **self.state,
             "model": {**self._model, "vocab": vocabulary, "merges": merges},
             "added_tokens": [{**token, "id": new_ids[token["id"]]} for token in self.state["added_tokens"]],
-            "post_processor": _renumbered(self.state["post_processor"], new_ids),
+            "post_processor": renumbered_processor(self.state["post_processor"], new_ids),
         }
         return self._with(state), old_ids
 
@@ -200,13 +229,13 @@ def _types(value: Any) -> Iterator[str]:
             yield from _types(part)
 
 
-def _renumbered(processor: Any, new_ids: Mapping[int, int]) -> Any:
+def renumbered_processor(processor: Any, new_ids: Mapping[int, int]) -> Any:
     """Renumber the special tokens that a post-processor adds."""
     if not isinstance(processor, dict):
         return processor
     changed = dict(processor)
     if processor["type"] == "Sequence":
-        changed["processors"] = [_renumbered(part, new_ids) for part in processor["processors"]]
+        changed["processors"] = [renumbered_processor(part, new_ids) for part in processor["processors"]]
     elif processor["type"] == "TemplateProcessing":
         changed["special_tokens"] = {
             name: {**token, "ids": [new_ids[old] for old in token["ids"]]}

@@ -8,7 +8,9 @@ from typing import Literal
 from pyterrier_csplade.training.fields import Checked, SettingError, must
 
 #: What happens to the vocabulary.
-Kind = Literal["lower", "cut"]
+Kind = Literal["lower", "cut", "corpus"]
+#: How a token that no old one equals gets its row; for output rows, see ``VocabularyConfig``.
+Rows = Literal["pieces", "neighbours", "random"]
 #: A step of the tokenizer's normalisation.
 Step = Literal["nfkc", "lowercase"]
 
@@ -22,15 +24,24 @@ class VocabularyConfig(Checked):
         output: Directory of the new model; it must not hold a model yet.
         kind: "lower" lets the tokenizer normalise texts, and keeps all weights; tokens that no normalised text has are then no
             index terms. "cut" removes the tokens that the corpus does not use, with their rows of the weights. "cut" with
-            ``normalise`` does both.
+            ``normalise`` does both. "corpus" trains a byte-level tokenizer on the corpus, and makes the rows of its tokens from
+            the old ones; the adaptation phase must follow.
         corpus: Source of the text: a file of documents (JSONL, TSV, CSV, Parquet, TREC) or the name of a PyTerrier dataset,
             ``irds:`` ids included. "lower" needs it for measurements only.
         revision: Revision of a hub model.
         text_fields: Fields of a document, joined by a space.
         normalise: Steps of the normalisation, which also puts a space before every text, so that its first word is the same
-            token as elsewhere. None: [nfkc, lowercase] for "lower", and nothing for "cut".
-        min_documents: Documents in which a token must occur to survive a cut. With 1, the cut is lossless for the corpus.
+            token as elsewhere. None: [nfkc, lowercase] for "lower" and "corpus", and nothing for "cut".
+        min_documents: Documents in which a token must occur to survive a cut, which with 1 is lossless for the corpus; for
+            "corpus", occurrences of a pair of tokens that is joined.
         keep_texts: Texts whose tokens survive a cut, such as the prefixes of queries and documents.
+        size: Tokens of "corpus", at most 300,000; fewer if the corpus has not enough pairs.
+        rows: For "corpus": a token whose text is an old token, in any case, gets the mean of these, weighted by document
+            frequency. Any other token gets the mean of the old tokens of its text ("pieces"), or of tokens in the same contexts
+            ("neighbours"). "random" draws all rows, for comparisons.
+        output_rows: "first_piece" gives other tokens the row of their first old token in an LM head that is not tied, because a
+            language model predicts a word by it.
+        match_norms: Whether rows that are not copied get the median length of old rows that are about as frequent.
         measured_documents: Documents of the corpus on which the model is run before and after, for bits per byte and active
             terms; 0 runs no model, which saves memory and time.
         seed: Seed of the choice of these documents.
@@ -45,6 +56,10 @@ class VocabularyConfig(Checked):
     normalise: list[Step] | None = None
     min_documents: int = field(default=1, metadata=must("be at least 1", lambda value: value >= 1))
     keep_texts: list[str] = field(default_factory=list)
+    size: int | None = field(default=None, metadata=must("be from 257 to 300,000", lambda value: 256 < value <= 300_000))
+    rows: Rows = "pieces"
+    output_rows: Literal["pieces", "first_piece"] = "pieces"
+    match_norms: bool = True
     measured_documents: int = field(default=200, metadata=must("not be negative", lambda value: value >= 0))
     seed: int = field(default=42, metadata=must("be from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32))
 
@@ -54,11 +69,16 @@ class VocabularyConfig(Checked):
             raise SettingError(f"kind {self.kind!r} needs a corpus: name the documents", ("kind",))
         if self.kind == "lower" and self.normalise == []:
             raise SettingError("kind 'lower' normalises: normalise must name a step", ("normalise",))
+        if (self.kind == "corpus") != (self.size is not None):
+            raise SettingError("size belongs to kind 'corpus', which needs it", ("size",))
+        for name in ("rows", "output_rows", "match_norms"):
+            if self.kind != "corpus" and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise SettingError(f"{name} is a setting of kind 'corpus'", (name,))
         if self.kind == "lower" and self.min_documents > 1:
             raise SettingError("kind 'lower' removes no tokens: min_documents is for 'cut'", ("min_documents",))
 
     @property
     def steps(self) -> list[Step]:
         """The steps of the normalisation, in the order in which they are applied."""
-        chosen = self.normalise if self.normalise is not None else ["nfkc", "lowercase"] if self.kind == "lower" else []
+        chosen = self.normalise if self.normalise is not None else [] if self.kind == "cut" else ["nfkc", "lowercase"]
         return [step for step in ("nfkc", "lowercase") if step in chosen]

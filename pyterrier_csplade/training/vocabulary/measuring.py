@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,10 @@ from transformers import AutoModelForCausalLM
 
 from pyterrier_csplade.model.hub import load_tokenizer
 from pyterrier_csplade.model.terms import index_terms
+
+from .change import Change
+from .checks import largest_difference
+from .config import VocabularyConfig
 
 # Characters of a document that the models read: both must read the same; our choice (not measured).
 _CHARACTERS = 1000
@@ -94,4 +99,27 @@ def some_logits(lm: Any, sequences: Sequence[Sequence[int]], columns: Sequence[i
         if len(ids):
             logits = lm(input_ids=torch.tensor([list(ids[:_POSITIONS])], device=lm.device)).logits[0].float().cpu()
             found.append(logits if columns is None else logits[:, torch.as_tensor(columns)])
+    return found
+
+
+def compare_models(config: VocabularyConfig, directory: Path, texts: Sequence[str], change: Change) -> dict[str, Any]:
+    """Run the model before and after the change, one at a time.
+
+    Raises:
+        ContractError: Rows were kept, and logits of kept tokens differ.
+    """
+    new_ids = change.new_ids or {}
+    sequences: list[list[int]] = []
+    if change.same_texts is not None:
+        encoded = change.same_texts.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        sequences = [encoding.ids for encoding in encoded if encoding.ids and new_ids.keys() >= set(encoding.ids)]
+    lm, tokenizer = load(config.model, config.revision)
+    before, logits = measure(lm, tokenizer, texts), some_logits(lm, sequences, change.old_ids)
+    del lm
+    lm, tokenizer = load(str(directory))
+    after = measure(lm, tokenizer, texts)
+    found = {"measured_documents": len(texts), "before": asdict(before), "after": asdict(after)}
+    if sequences:
+        same = some_logits(lm, [[new_ids[old] for old in ids] for ids in sequences])
+        found["largest_difference_of_logits"] = largest_difference(logits, same)
     return found

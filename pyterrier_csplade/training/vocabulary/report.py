@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from pyterrier_csplade.model.terms import never_produced
+
+from .base import Base
 from .bpe import BytePairs
+from .change import Change
 from .counts import Counts
 
 REPORT_FILE = "vocabulary_report.json"
@@ -23,6 +27,31 @@ def write_report(directory: Path, report: Mapping[str, Any]) -> None:
     """Write the report into the directory of the new model."""
     text = json.dumps(_rounded(dict(report)), indent=2, ensure_ascii=False)
     (directory / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def describe_change(base: Base, change: Change) -> dict[str, Any]:
+    """Describe the tokens and rows before and after."""
+    old, new = base.encoding, change.encoding
+    return {
+        "rows": {"before": base.rows, "after": base.rows if change.new_ids is None else len(new.tokens)},
+        "tokens": {"before": len(old.tokens), "after": len(new.tokens)},
+        "merges": {"before": len(old.merges), "after": len(new.merges)},
+        "tokens_that_no_text_has": len(never_produced(new.tokenizer)),
+        "tied": base.tables.outputs is None,
+        "sha256": {"before": encoding_sha256(old), "after": encoding_sha256(new)},
+        **change.report,
+    }
+
+
+def describe(counts: Counts) -> dict[str, Any]:
+    """Describe a corpus by the tokens of the model before the change."""
+    return {
+        "documents": counts.texts,
+        "words": counts.words,
+        "tokens_per_word": float(counts.occurrences.sum() / counts.words),
+        "bytes_per_token": float(counts.bytes / counts.occurrences.sum()),
+        "tokens_in_documents": used_tokens(counts),
+    }
 
 
 def encoding_sha256(encoding: BytePairs) -> str:
