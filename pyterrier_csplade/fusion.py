@@ -49,9 +49,9 @@ def hybrid(
 
     Returns:
         A transformer with the columns of its input's queries, ``docno``, ``score``, ``rank``, and further columns of documents
-        that a system returns, such as ``text``. A document that a system does not retrieve gets 0; with "zscore", where 0 is the
-        mean, it gets the lowest value that the system gives for the query. Of equal scores, the first system's document ranks
-        first.
+        that a system returns, such as ``text``. A document that a system does not retrieve gets 0; with "zscore", where 0 is
+        the mean, it gets the lowest value that the system gives for the query. Of equal scores, the first system's document
+        ranks first.
 
     Raises:
         TypeError: A system is not a transformer.
