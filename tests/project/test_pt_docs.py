@@ -28,6 +28,9 @@ WITHOUT_PYTHON = {
     "overview",
     "scale-out",
     "training",
+    "concepts",
+    "glossary",
+    "models",
 }
 
 
