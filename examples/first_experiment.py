@@ -43,10 +43,11 @@ def main(output: Path, documents: int) -> None:
     print(table.to_string(index=False))
 
     query = topics["query"].iloc[0]
-    row = csplade.encode_queries([query])[0]
-    print(f"\n{query}\n  " + ", ".join(f"{term} {weight:.2f}" for term, weight in list(csplade.decode(row).items())[:12]))
+    expansion = csplade.decode(csplade.encode_queries([query]), pretty=True)
+    print(f"\n{query}\n  " + ", ".join(f"{term} {weight:.2f}" for term, weight in list(expansion.items())[:12]))
     text = corpus[0]["text"]
-    print(f"{text[:80]!r}\n  " + ", ".join(f"{term} {part:.2f}" for term, part in csplade.explain(query, text).items()))
+    contributions = csplade.explain(query, text, pretty=True)
+    print(f"{text[:80]!r}\n  " + ", ".join(f"{term} {part:.2f}" for term, part in contributions.items()))
 
 
 if __name__ == "__main__":

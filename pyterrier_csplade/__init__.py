@@ -29,7 +29,18 @@ if TYPE_CHECKING:
     from .index.index import ImpactIndex
     from .model.csplade import CSPLADE
     from .model.export import export_sentence_transformers
-    from .vectors import Contract, ImpactVector, MatrixVectors, MergeToks, PruneToks, Quantizer, Vocabulary, contract_preset
+    from .queries.table import QueryTable
+    from .vectors import (
+        Contract,
+        FoldTerms,
+        ImpactVector,
+        MatrixVectors,
+        MergeToks,
+        PruneToks,
+        Quantizer,
+        Vocabulary,
+        contract_preset,
+    )  # fmt: skip
 
 
 __all__ = [
@@ -41,6 +52,7 @@ __all__ = [
     "CspladeError",
     "DataError",
     "EncodedCollection",
+    "FoldTerms",
     "Hybrid",
     "ImageEncoder",
     "ImpactIndex",
@@ -51,6 +63,7 @@ __all__ = [
     "OpenSearchIndex",
     "PruneToks",
     "Quantizer",
+    "QueryTable",
     "TrainingError",
     "Vocabulary",
     "contract_preset",
@@ -72,8 +85,10 @@ _NAMES = {
     "index.index": ["ImpactIndex"],
     "model.csplade": ["CSPLADE"],
     "model.export": ["export_sentence_transformers"],
+    "queries.table": ["QueryTable"],
     "vectors": [
         "Contract",
+        "FoldTerms",
         "ImpactVector",
         "MatrixVectors",
         "MergeToks",
@@ -81,7 +96,7 @@ _NAMES = {
         "Quantizer",
         "Vocabulary",
         "contract_preset",
-    ],  # fmt: skip
+    ],
 }
 
 __getattr__, __dir__ = lazy(__name__, {name: module for module, names in _NAMES.items() for name in names})

@@ -49,8 +49,9 @@ def hybrid(
 
     Returns:
         A transformer with the columns of its input's queries, ``docno``, ``score``, ``rank``, and further columns of documents
-        that a system returns, such as ``text``. A document that a system does not retrieve gets the lowest normalised score
-        that the system gives for the query; with "rrf" it gets 0. Of equal scores, the first system's document ranks first.
+        that a system returns, such as ``text``. A document that a system does not retrieve gets 0; with "zscore", where 0 is
+        the mean, it gets the lowest value that the system gives for the query. Of equal scores, the first system's document
+        ranks first.
 
     Raises:
         TypeError: A system is not a transformer.
@@ -102,7 +103,7 @@ class Hybrid(Settings, pt.Transformer):
             results.assign(part=weight * _NORMALISED[self.method](results), source=number)
             for number, (results, weight) in enumerate(zip(found, weights))
         ]
-        fused = _ranked(_summed(parts, lowest=self.method != "rrf"), list(queries["qid"]), self.num_results)
+        fused = _ranked(_summed(parts, lowest=self.method == "zscore"), list(queries["qid"]), self.num_results)
         documents = pd.concat([_document_columns(results, asked) for results in found])
         documents = documents.groupby(["qid", "docno"], sort=False).first().reset_index()
         return queries.merge(fused.merge(documents, on=["qid", "docno"], how="left"), on="qid")

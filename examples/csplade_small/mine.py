@@ -86,7 +86,8 @@ def teacher_scores(
         nearest = np.argpartition(-cosines, min(results, len(docnos)) - 1, axis=1)[:, :results]
         for qid, row, near in zip(collection.topics["qid"].iloc[start : start + BLOCK], cosines, nearest):
             lexical = found.get(qid, {})
-            best, last = max(lexical.values(), default=1.0), min(lexical.values(), default=0.0)
+            best, last = max(lexical.values(), default=0.0), min(lexical.values(), default=0.0)
+            best = best if best > 0 else 1.0  # BM25 is negative for terms that most documents have
             candidates = dict.fromkeys([*lexical, *docnos[near].tolist(), *relevant.get(qid, [])])
             scores = ((d, lexical.get(d, UNSEEN * last) / best + float(row[place[d]])) for d in candidates)
             rows += [(qid, docno, score) for docno, score in scores]

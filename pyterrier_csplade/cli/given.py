@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyterrier_csplade._errors import DataError
 
-from .models import named_model
+from .models import named_query_side, query_encoder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +75,7 @@ def encoded_topics(arguments: argparse.Namespace) -> pd.DataFrame:
 
     topics = read_topics(arguments.topics, split=arguments.split, field=arguments.field)
     if "query_toks" not in topics.columns:
-        return named_model(arguments).query_encoder(verbose=True)(topics)
+        return query_encoder(named_query_side(arguments), verbose=True)(topics)
     if (missing := topics["query_toks"].isna()).any():
         raise DataError(
             f"{arguments.topics}: the query {topics.loc[missing, 'qid'].iloc[0]!r} has no vector, but others have one"

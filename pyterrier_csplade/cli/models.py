@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyterrier_csplade._errors import CollectionError, CspladeError
@@ -13,6 +14,8 @@ from .arguments import count
 
 if TYPE_CHECKING:
     from pyterrier_csplade.model.csplade import CSPLADE
+    from pyterrier_csplade.model.transformers import QueryEncoder
+    from pyterrier_csplade.queries.table import QueryTable
 
 #: The model that the package ships.
 SHIPPED = "csplade-tiny"
@@ -49,7 +52,27 @@ def named_model(arguments: argparse.Namespace, *, tried: bool = True) -> CSPLADE
     settings["device"] = arguments.device or launched_device(os.environ)
     if arguments.device and tried:
         _check_device(arguments.device)
-    return CSPLADE.tiny(**settings) if arguments.model == SHIPPED else CSPLADE(arguments.model, **settings)
+    packaged = {SHIPPED: CSPLADE.tiny, "csplade-small": CSPLADE.small}
+    if arguments.model in packaged:
+        return packaged[arguments.model](**settings)
+    return CSPLADE(arguments.model, **settings)
+
+
+def named_query_side(arguments: argparse.Namespace) -> CSPLADE | QueryTable:
+    """Return what encodes queries: the model that the options name, or the query table whose directory ``--model`` names."""
+    from pyterrier_csplade.queries.content import TABLE_FILE
+    from pyterrier_csplade.queries.table import QueryTable
+
+    if (Path(arguments.model) / TABLE_FILE).is_file():
+        return QueryTable.load(arguments.model)
+    return named_model(arguments)
+
+
+def query_encoder(side: CSPLADE | QueryTable, *, verbose: bool = False) -> QueryEncoder | QueryTable:
+    """Return the transformer that encodes queries."""
+    from pyterrier_csplade.queries.table import QueryTable
+
+    return side if isinstance(side, QueryTable) else side.query_encoder(verbose=verbose)
 
 
 def launched_device(environment: Mapping[str, str]) -> str | None:

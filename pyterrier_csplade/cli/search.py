@@ -11,7 +11,7 @@ from pyterrier_csplade._errors import CspladeError, DataError
 
 from .arguments import count, examples
 from .given import encoded_topics
-from .models import add_model_options, named_model
+from .models import add_model_options, named_query_side, query_encoder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,21 +117,21 @@ def _table(index: ImpactIndex, arguments: argparse.Namespace) -> str:
 
     from .terms import readable_terms
 
-    csplade, query = named_model(arguments), arguments.query
-    topics = csplade.query_encoder()(pd.DataFrame({"qid": ["1"], "query": [query]}))
+    side, query = named_query_side(arguments), arguments.query
+    topics = query_encoder(side)(pd.DataFrame({"qid": ["1"], "query": [query]}))
     toks = topics["query_toks"].iloc[0]
     settings: dict[str, Any] = {"include_fields": arguments.show} if arguments.show else {}
     retriever = index.retriever(algorithm=arguments.algorithm, num_results=arguments.num_results or _SHOWN, **settings)
     results = retriever(topics)
     heaviest = dict(sorted(toks.items(), key=lambda item: -item[1]))
-    lines = [f"query: {readable_terms(csplade, heaviest, query, '.2f')}"]
+    lines = [f"query: {readable_terms(side, heaviest, query, '.2f')}"]
     if results.empty:
         lines.append("no document has a term of the query")
     for row in results.to_dict("records"):
         parts = index.explain(toks, row["docno"])
         shares = {term: part / sum(parts.values()) for term, part in parts.items()}
         lines.append(
-            f"{row['rank'] + 1:>3}  {row['score']:>9.1f}  {row['docno']}: {readable_terms(csplade, shares, query, '.0%')}"
+            f"{row['rank'] + 1:>3}  {row['score']:>9.1f}  {row['docno']}: {readable_terms(side, shares, query, '.0%')}"
         )
         lines += [f"{'':16}{name}: {' '.join(row[name].split())[:100]}" for name in arguments.show]
     return "\n".join(lines)

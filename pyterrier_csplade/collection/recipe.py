@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pyterrier_csplade._errors import CollectionError, ContractError
 from pyterrier_csplade.storage.files import read_json
 from pyterrier_csplade.vectors.contract import IDENTITY, Contract
+from pyterrier_csplade.vectors.folding import fold_vocabulary
 from pyterrier_csplade.vectors.impacts import Quantizer
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
@@ -73,8 +74,15 @@ class Recipe:
     def compared(self) -> dict[str, Any]:
         """The settings that decide whether two runs make the same vectors. Models are compared by digests, not by name."""
         names = [f.name for f in dataclasses.fields(self) if f.name not in ("model", "contract")]
-        of_contract = {name: getattr(self.contract, name) for name in (*IDENTITY, "pool_special", "document_length")}
+        of_contract = {
+            name: getattr(self.contract, name) for name in (*IDENTITY, "pool_special", "document_length", *self._folding)
+        }
         return {**of_contract, **{name: getattr(self, name) for name in names}}
+
+    @property
+    def _folding(self) -> tuple[str, ...]:
+        """The field of the contract that was added later: without it, fingerprints are the same as before."""
+        return ("fold",) if self.contract.fold else ()
 
     @property
     def fingerprint(self) -> str:
@@ -87,7 +95,8 @@ class Recipe:
         if new["weights"] != old["weights"]:
             new["weights"] += f" ({self.model})"
             old["weights"] += f" ({other.model})"
-        return "; ".join(f"{name} {new[name]!r} instead of {old[name]!r}" for name in new if new[name] != old[name])
+        changed = [name for name in {**old, **new} if new.get(name) != old.get(name)]
+        return "; ".join(f"{name} {new.get(name)!r} instead of {old.get(name)!r}" for name in changed)
 
     def to_json(self) -> bytes:
         """Return the content of the recipe's file."""
@@ -133,7 +142,9 @@ def load_terms(directory: Path, recipe: Recipe) -> Vocabulary:
         digest = vocabulary.sha256
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CollectionError(f"{path} is damaged ({error}): copy the collection again") from error
-    if digest != recipe.contract.vocabulary_sha256:
+    # The digest of the contract is of the terms before folding.
+    is_folded = recipe.contract.fold is not None and fold_vocabulary(vocabulary)[0].terms == vocabulary.terms
+    if not is_folded and digest != recipe.contract.vocabulary_sha256:
         raise CollectionError(f"{path} does not hold the vocabulary of the contract: files of different collections were mixed")
     return vocabulary
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .directory import CollectionFiles
 from .jsonl import parse_object, read_jsonl, read_lines
 from .python_docs import CspladeDatasetProvider, PythonDoc, PythonDocsDataset, read_python_docs
+from .queries import suggested_queries
 from .sources import Source, dataset_source, find_dataset, open_source, read_corpus
 from .topics import read_qrels, read_topics
 
@@ -24,4 +25,5 @@ __all__ = [
     "read_python_docs",
     "read_qrels",
     "read_topics",
+    "suggested_queries",
 ]

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade.model.backbone import Backbone
-from pyterrier_csplade.model.head import max_pool_logits
 from pyterrier_csplade.model.identity import digests
 from pyterrier_csplade.storage.files import read_json, write_atomically
 from pyterrier_csplade.vectors.contract import WHOLE, Contract
@@ -102,11 +101,10 @@ def last_norm(backbone: Backbone) -> nn.Module:
 def picture_logits(states: Tensor, backbone: Backbone) -> Tensor:
     """Compute the logits of states [pictures, width] through the frozen LM head, float32 [pictures, index terms].
 
-    Gradients flow to the states only.
+    Gradients flow to the states only, if the weights of the model are frozen.
     """
     mask = torch.ones(len(states), 1, dtype=torch.bool, device=states.device)
-    pooled = max_pool_logits(states[:, None], backbone.head.weight.detach(), mask)
-    return backbone.finish_logits(pooled).index_select(1, backbone.columns)
+    return backbone.pool(states[:, None], mask)
 
 
 @dataclass
@@ -146,7 +144,8 @@ class SavedHead:
             training: Description of the training.
         """
         digest = _identity(head, features)
-        contract = texts.replace(documents_for=texts.fingerprint, weights=digest, other_weights="", training={}, probes=())
+        made_for = texts.replace(fold=None).fingerprint
+        contract = texts.replace(documents_for=made_for, weights=digest, other_weights="", training={}, probes=())
         return cls(head, contract, features, probe, training)
 
     def save(self, directory: Path) -> None:

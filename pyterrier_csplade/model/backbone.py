@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyterrier_csplade._errors import ContractError, DataError
 from pyterrier_csplade.vectors.contract import Contract
+from pyterrier_csplade.vectors.folding import fold_vocabulary
 
 from .attention import text_bounds, used_by
 from .head import activate, max_pool_logits
@@ -51,9 +52,11 @@ class Backbone(nn.Module):
         model: The transformers model, or a PEFT model around it.
         tokenizer: Its tokenizer.
         contract: How texts are encoded.
-        vocabulary: The index terms.
-        columns: The head's row of each index term, int64 [terms].
-        column_of_token: Column of each of the head's rows in the vocabulary, int64, ascending; -1 if it is no index term.
+        vocabulary: The index terms, folded if the contract says so.
+        vocabulary_sha256: Digest of the index terms before folding, as contracts have it.
+        columns: The head's row of each index term, int64 [terms]; the first one if the term is folded.
+        column_of_token: Column of each of the head's rows in the vocabulary, int64, ascending without folding; -1 if it is no
+            index term.
         packs: Whether texts go through the model in one row, without padding, at inference; the self-test decides.
     """
 
@@ -70,18 +73,23 @@ class Backbone(nn.Module):
         choose_attention(self._lm, causal=contract.attention == "causal")
         self.packs = False
         special_ids, self.vocabulary = index_terms(tokenizer, len(self.head.weight), contract.vocabulary_sha256)
+        self.vocabulary_sha256, members = self.vocabulary.sha256, torch.from_numpy(self.vocabulary.token_ids)
+        columns = torch.arange(len(self.vocabulary))
+        if contract.fold:
+            self.vocabulary, folded = fold_vocabulary(self.vocabulary)
+            columns = torch.from_numpy(folded)
         self.columns: Tensor
         self.column_of_token: Tensor
         self._special: Tensor
         self.register_buffer("columns", torch.from_numpy(self.vocabulary.token_ids), persistent=False)
         column_of_token = torch.full((len(self.head.weight),), -1, dtype=torch.long)
-        column_of_token[self.columns] = torch.arange(len(self.vocabulary))
+        column_of_token[members] = columns
         self.register_buffer("column_of_token", column_of_token, persistent=False)
         self.register_buffer("_special", torch.tensor(sorted(special_ids), dtype=torch.long), persistent=False)
         rows = len(self._lm.get_input_embeddings().weight)
         self._without_row = {i: token for token, i in tokenizer.get_vocab().items() if i >= rows}
         pad = tokenizer.pad_token_id
-        self._pad = pad if pad is not None and pad < rows else 0  # what is there makes no difference: it is masked
+        self._pad = pad if pad is not None and pad < rows else 0  # any token will do: it is masked
         self._check_room()
 
     def longest(self, length: int) -> int:
@@ -96,7 +104,7 @@ class Backbone(nn.Module):
 
     @property
     def _short(self) -> int | None:
-        """Number of positions up to which a model with LongRoPE rotates otherwise than beyond; None for other models."""
+        """Number of positions up to which a model with LongRoPE uses its short factors; None for other models."""
         rope = getattr(self._lm.config.get_text_config(), "rope_parameters", None) or {}
         kinds = [kind for kind in (rope, *rope.values()) if isinstance(kind, dict) and kind.get("rope_type") == "longrope"]
         return min((kind["original_max_position_embeddings"] for kind in kinds), default=None)
@@ -232,8 +240,20 @@ class Backbone(nn.Module):
 
     def pooled_logits(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
         """Compute the maxima of the logits before the activation, float32 [batch, index terms]."""
-        pooled = max_pool_logits(self.hidden_states(input_ids, attention_mask), self.head.weight, pool_mask)
-        return self.finish_logits(pooled).index_select(1, self.columns)
+        return self.pool(self.hidden_states(input_ids, attention_mask), pool_mask)
+
+    def pool(self, hidden: Tensor, pool_mask: Tensor) -> Tensor:
+        """Compute ``pooled_logits`` from the hidden states [batch, length, width]."""
+        return self._of_terms(self.finish_logits(max_pool_logits(hidden, self.head.weight, pool_mask)))
+
+    def _of_terms(self, pooled: Tensor) -> Tensor:
+        """Select the logits [texts, tokens] of index terms, the largest one where a term is folded."""
+        if not self.contract.fold:
+            return pooled.index_select(1, self.columns)
+        members = (self.column_of_token >= 0).nonzero()[:, 0]
+        columns = self.column_of_token[members].expand(len(pooled), -1)
+        largest = pooled.new_full((len(pooled), len(self.vocabulary)), float("-inf"))
+        return largest.scatter_reduce(1, columns, pooled[:, members], "amax")
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Run the model without its head: last hidden states, [batch, length, width], undefined on padding."""
@@ -246,7 +266,7 @@ class Backbone(nn.Module):
         return self._states(input_ids, attention_mask)
 
     def _states_of_lengths(self, input_ids: Tensor, attention_mask: Tensor, short: int) -> Tensor:
-        """Compute the states of texts up to ``short`` tokens, which rotate otherwise than longer ones, and of those apart."""
+        """Compute the states of texts up to ``short`` tokens and of longer texts separately: their rotations differ."""
         lengths = attention_mask.sum(dim=1)
         parts = []
         for rows in ((lengths <= short).nonzero()[:, 0], (lengths > short).nonzero()[:, 0]):
@@ -262,7 +282,7 @@ class Backbone(nn.Module):
         return output.last_hidden_state
 
     def packed_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Compute ``hidden_states`` from all texts in one row, their positions counted anew: padding costs nothing.
+        """Compute ``hidden_states`` from all texts in one row, each with its own positions, so that padding costs nothing.
 
         Only attention implementations that keep such texts apart give the same states.
         """
@@ -280,7 +300,7 @@ class Backbone(nn.Module):
         self._keep_attention()
         logits = self._lm(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits.float()
         pooled = logits.masked_fill(~pool_mask[..., None], float("-inf")).amax(dim=1)
-        return pooled.index_select(1, self.columns) * self.contract.logit_scale
+        return self._of_terms(pooled) * self.contract.logit_scale
 
     def finish_logits(self, pooled: Tensor, tokens: slice | Tensor = slice(None)) -> Tensor:
         """Apply the head's bias, what the architecture does after the head, and the contract's scale.

@@ -17,17 +17,19 @@ from pyterrier_csplade._errors import ContractError, CspladeError
 from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import check_choice, check_field_name, check_positive, check_texts
-from pyterrier_csplade.vectors.contract import LAYERS, Contract, Layers, Variant, are_layers
+from pyterrier_csplade.vectors.contract import LAYERS, Contract, Fold, Layers, Variant, are_layers
 from pyterrier_csplade.vectors.impacts import Quantizer, to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .assembly import model_and_adapter
 from .backbone import Backbone, Role, TokenizedBatch
+from .card import write_card
 from .encoder import BatchEncoder, Head
 from .hub import check_source
 from .loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone, to_dtype
 from .scorer import Scorer
 from .sparse import ALL, Wanted
+from .spelling import readable
 from .transformers import DocEncoder, QueryEncoder
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ class CSPLADE(Settings):
         text_field: str = "text",
         verbose: bool = False,
         contract: Contract | None = None,
+        fold: Fold | None = None,
     ) -> None:
         """Name a model; nothing is loaded yet.
 
@@ -83,23 +86,23 @@ class CSPLADE(Settings):
             layers: Number of first layers to load, or ascending indices of layers; None follows the contract, else loads all.
             variant: "causal", "echo" or "bidirectional"; None follows the checkpoint's contract, "causal" where there is none.
             quantization: None, "int8" or "nf4" (bitsandbytes), or "int8-weight-only" (torchao).
-            dtype: A torch dtype or its name; "auto" is the checkpoint's own on an accelerator (bfloat16 for a GGUF file) and
-                float32 on a CPU.
+            dtype: A torch dtype or its name; "auto": the checkpoint's own on an accelerator (GGUF: bfloat16), float32 on a CPU.
             device: For example "cuda"; None takes an accelerator if there is one.
             attn_implementation: As in transformers, for example "sdpa" or "eager"; None leaves it to transformers.
-            head: "streamed" computes all logits; "screened", on a CPU, only those that an int8 product does not rule out: the
-                same vectors, faster if they are sparse. None: "screened" with AVX-512 VNNI, else "streamed".
+            head: "streamed" computes all logits; "screened", on a CPU, only those that int8 products do not rule out, which is
+                faster for sparse vectors. None: "screened" with AVX-512 VNNI, else "streamed".
             batch_size: Texts that go through the model together; an accelerator takes more short ones, a CPU fewer long ones.
             text_field: Column of a document's text.
             verbose: Whether progress is shown.
             contract: How texts must be encoded, for a checkpoint without a contract.
+            fold: "case+space" makes one term of a word's spellings, as :class:`FoldTerms` does; None follows the contract.
 
         Raises:
             ContractError: An argument contradicts the checkpoint's contract, or is none of the values that it may have.
             ValueError: There is no such ``dtype`` or ``device``, ``batch_size`` is not positive, or ``text_field`` no name.
-            FileNotFoundError: ``model`` or ``adapter`` names a directory or file that is missing, or holds no checkpoint.
+            FileNotFoundError: A directory or file is missing, or holds no checkpoint.
         """
-        self.model = str(model) if isinstance(model, (str, Path)) else model
+        self.model = _path_of(str(model)) if isinstance(model, (str, Path)) else model
         self.adapter = None if adapter is None else str(adapter)
         self.revision = revision
         self.layers = layers
@@ -110,8 +113,7 @@ class CSPLADE(Settings):
         self.attn_implementation = attn_implementation
         self.head = head
         self.batch_size = batch_size
-        self.text_field = text_field
-        self.verbose = verbose
+        self.text_field, self.verbose, self.fold = text_field, verbose, fold
         self.truncated: dict[Role, int] = {"query": 0, "document": 0}
         self._given_contract = contract
         self._loaded: BatchEncoder | None = None
@@ -120,7 +122,7 @@ class CSPLADE(Settings):
     def _check(self) -> None:
         check_positive(batch_size=self.batch_size)
         check_field_name(self.text_field)
-        for name, choices in (("variant", Variant), ("quantization", Quantization), ("head", Head)):
+        for name, choices in (("variant", Variant), ("quantization", Quantization), ("head", Head), ("fold", Fold)):
             check_choice(name, getattr(self, name), get_args(choices))
         if self.device is not None:
             _check_device(self.device)
@@ -183,9 +185,14 @@ class CSPLADE(Settings):
             stored = read_contract(self.adapter or self.model, None if self.adapter else self.revision)
         agreed = agree_on_contract(stored, self.variant, self.layers, self._given_contract, str(self.adapter or self.model))
         if agreed is not None:
-            return agreed
+            return self._folded(agreed)
         base = self.model if isinstance(self.model, str) else self.model[0].config.name_or_path or None
-        return Contract(variant=self.variant or "causal", layers=self.layers, base_model=base, base_revision=self.revision)
+        given = self.variant or "causal"
+        return self._folded(Contract(variant=given, layers=self.layers, base_model=base, base_revision=self.revision))
+
+    def _folded(self, contract: Contract) -> Contract:
+        """Add folding to a contract; the vectors of its probes are not folded."""
+        return contract if self.fold in (None, contract.fold) else contract.replace(fold=self.fold, probes=())
 
     def _load(self) -> Backbone:
         contract = self._agreed_contract()
@@ -201,12 +208,15 @@ class CSPLADE(Settings):
     def save(self, path: str | Path) -> None:
         """Write model, tokenizer and contract into a directory that ``CSPLADE(path)`` loads.
 
+        The directory can be pushed to a hub: it has a model card with tags, ``README.md``, unless there is one already.
+
         Raises:
             ContractError: The model is quantised, so its full weights are not in memory, or it is an unmerged PEFT model.
         """
         if self.quantization is not None:
             raise ContractError(f"a model loaded with quantization={self.quantization!r} cannot be saved; load it without")
         save_backbone(self.backbone, Path(path))
+        write_card(Path(path), self.contract, len(self.vocabulary))
 
     def encode_docs(
         self,
@@ -296,19 +306,38 @@ class CSPLADE(Settings):
         with pt.tqdm(total=len(batch.sequences), desc=f"CSPLADE {batch.role} encoding", unit=batch.role) as bar:
             return encode(advance=bar.update)
 
-    def decode(self, row: csr_matrix) -> dict[str, float]:
+    def decode(self, row: csr_matrix, *, pretty: bool = False) -> dict[str, float]:
         """Return the expansion of one text, term to weight, the heaviest first.
 
+        Example::
+
+            csplade.decode(csplade.encode_queries(["wrap text"]), pretty=True)
+
         Args:
-            row: One row of an encoded matrix; terms are spelled as in ``vocabulary``. Another shape is a ValueError.
+            row: One row of an encoded matrix. Another shape is a ValueError.
+            pretty: Whether terms are spelled for people: "heart" instead of "Ġheart", and "-ing" for a token that continues a
+                word. Otherwise they are spelled as in ``vocabulary``. So is a term whose other spelling is taken.
         """
         if row.shape != (1, len(self.vocabulary)):
             raise ValueError(f"expected 1 row of {len(self.vocabulary)} terms, found a matrix of shape {row.shape}")
-        return dict(to_vectors(csr_matrix(row), self.vocabulary)[0])
+        weights = dict(to_vectors(csr_matrix(row), self.vocabulary)[0])
+        if not pretty:
+            return weights
+        spelled: dict[str, float] = {}
+        words = readable(self.backbone.tokenizer, weights, folded=self.contract.fold is not None)
+        for word, (term, weight) in zip(words, weights.items()):
+            spelled[term if word in spelled else word] = weight
+        return spelled
 
-    def explain(self, query: str, doc: str) -> dict[str, float]:
-        """Return how much each matching term adds to the score of two texts (weight times weight), the largest first."""
-        return self.decode(csr_matrix(self.encode_queries([query]).multiply(self.encode_docs([doc]))))
+    def explain(self, query: str, doc: str, *, pretty: bool = False) -> dict[str, float]:
+        """Return how much each matching term adds to the score of two texts (weight times weight), the largest first.
+
+        Args:
+            query: The query.
+            doc: The document.
+            pretty: As in ``decode``.
+        """
+        return self.decode(csr_matrix(self.encode_queries([query]).multiply(self.encode_docs([doc]))), pretty=pretty)
 
     def doc_encoder(
         self,
@@ -406,8 +435,14 @@ class CSPLADE(Settings):
         return as_name(f"CSPLADE({', '.join([name, *adapter, *settings])})")
 
     def _changed(self) -> list[str]:
-        model = repr(self.model) if isinstance(self.model, str) else f"({type(self.model[0]).__name__}, tokenizer)"
-        return [model, *super()._changed()]
+        if isinstance(self.model, str):
+            return [repr(_PACKAGED.get(self.model, self.model)), *super()._changed()]
+        return [f"({type(self.model[0]).__name__}, tokenizer)", *super()._changed()]
+
+
+def _path_of(model: str) -> str:
+    """Return the directory of a model that this package ships, unless the user has a directory of this name."""
+    return next((path for path, name in _PACKAGED.items() if name == model and not Path(model).exists()), model)
 
 
 def _check_device(device: Any) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import ContractError
+from pyterrier_csplade.vectors.contract import Contract
 
 from .backbone import Backbone
 from .hub import remove_traces
@@ -17,27 +20,58 @@ if TYPE_CHECKING:
     from .csplade import CSPLADE
 
 
+# Words that show how a tokenizer spells the first word of a query.
+_WORDS = "the query of a user"
 # Settings of architectures that change the logits after the LM head; see ``backbone.finish_logits``.
 _FINISHING = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
 
-def export_sentence_transformers(model: CSPLADE, path: str | Path) -> None:
+class QueryWeights(Protocol):
+    """What the export needs of a query table; :class:`~pyterrier_csplade.QueryTable` has it."""
+
+    @property
+    def contract(self) -> Contract:
+        """The contract of the table."""
+        ...
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Weight of each index term."""
+        ...
+
+    @property
+    def counts(self) -> bool:
+        """Whether repeated tokens count."""
+        ...
+
+    @property
+    def expansion(self) -> csr_matrix:
+        """Weights that each term adds to terms."""
+        ...
+
+
+def export_sentence_transformers(model: CSPLADE, path: str | Path, *, queries: QueryWeights | None = None) -> None:
     """Save a model as a ``SparseEncoder`` of sentence-transformers, made of its own modules.
 
     They are the model without its head, a ``Dense`` layer with the head's weights (times the contract's logit scale) on every
-    token, and ``SpladePooling``. The vectors are those of CSPLADE over all rows of the head: column ``token_ids[c]`` is
+    token, and ``SpladePooling``. The vectors equal CSPLADE's over all rows of the head: column ``token_ids[c]`` is
     column ``c`` of CSPLADE. Query and document are encoded by ``encode_query`` and ``encode_document``, which add the prefixes.
 
     Where queries and documents have different maximum lengths, a ``Router`` has a side for each, and the directory holds the
     model without its head twice. The causal and the bidirectional variant can be expressed; echo, and special tokens that are
     not pooled, cannot.
 
+    With a query table, the ``Router`` has ``SparseStaticEmbedding`` with the table's weights on the side of the queries. Where
+    the space at the end of a prefix is a token of its own, its weight is 0.
+
     Args:
         model: A model whose adapter, if it has one, is merged.
         path: A directory, which ``SparseEncoder(path)`` loads.
+        queries: A query table for this model, without expansion (``Filling(kind="counts")``), whose tokens count once.
 
     Raises:
-        ContractError: sentence-transformers' modules cannot express the contract or the model; names what they lack.
+        ContractError: sentence-transformers' modules cannot express the contract, the model or the table, names what they lack;
+            or the table belongs to another model.
     """
     backbone, path = model.backbone, Path(path)
     _check_expressible(backbone)
@@ -48,13 +82,15 @@ def export_sentence_transformers(model: CSPLADE, path: str | Path) -> None:
     except ImportError as error:
         raise ContractError("this needs sentence-transformers 6: pip install -U sentence-transformers") from error
     contract = backbone.contract
+    prompts = {"query": contract.query_prefix, "document": contract.document_prefix}
+    static = None if queries is None else _static(backbone, queries, prompts)
     inner = path / "base"
     lm: Any = backbone.model
     lm.base_model.save_pretrained(inner)
     _tokenizer(backbone).save_pretrained(inner)
     query, document = contract.query_length, contract.document_length
     reader: Any = Transformer(str(inner), max_seq_length=document)
-    if query != document:
+    if query != document and static is None:
         reader = Router.for_query_document([Transformer(str(inner), max_seq_length=query)], [reader])
     head: Any = backbone.head
     weight, bias = head.weight.detach().float() * contract.logit_scale, getattr(head, "bias", None)
@@ -63,16 +99,49 @@ def export_sentence_transformers(model: CSPLADE, path: str | Path) -> None:
         init_weight=weight.clone(), init_bias=None if bias is None else bias.detach().float() * contract.logit_scale,
         module_input_name="token_embeddings", module_output_name="token_embeddings",
     )  # fmt: skip
-    prompts = {"query": contract.query_prefix, "document": contract.document_prefix}
-    encoder = SparseEncoder(modules=[reader, dense, SpladePooling("max")], prompts=prompts, device="cpu")
+    modules = [reader, dense, SpladePooling("max")]
+    if static is not None:
+        modules = [Router.for_query_document([static], modules)]
+    encoder = SparseEncoder(modules=modules, prompts=prompts, device="cpu")
     encoder.save_pretrained(str(path))
     remove_traces(path)
+
+
+def _static(backbone: Backbone, queries: QueryWeights, prompts: dict[str, str]) -> Any:
+    """Make the module of a table's weights, and set the prompt of queries to what makes the same tokens without the prefix."""
+    from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
+
+    contract, tokenizer = backbone.contract, copy.deepcopy(backbone.tokenizer)
+    if not queries.contract.answers(contract):
+        raise ContractError(
+            f"the table was made for documents of {queries.contract.queries_for[:12]}, not of {contract.summary}"
+        )
+
+    def read(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[no-any-return]
+
+    whole = read(contract.query_prefix + _WORDS)
+    prompt = next((prompt for prompt in ("", " ") if whole[-len(read(prompt + _WORDS)) :] == read(prompt + _WORDS)), None)
+    reasons = [
+        ("the expansion of a query table: make one with Filling(kind='counts')", queries.expansion.nnz > 0),
+        ("a query table that counts repeated tokens", queries.counts),
+        ("a prefix that changes the tokens of a query", prompt is None),
+    ]
+    _refuse(reasons)
+    prompts["query"] = prompt or ""
+    before = len(whole) - len(read(prompts["query"] + _WORDS))
+    tokenizer.model_max_length = contract.query_length - contract.add_bos - contract.add_eos - before
+    weight = torch.zeros(len(backbone.head.weight))
+    weight[backbone.columns.cpu()] = torch.from_numpy(queries.weights)
+    weight[read(prompts["query"])] = 0
+    return SparseStaticEmbedding(tokenizer, weight, frozen=True)
 
 
 def _check_expressible(backbone: Backbone) -> None:
     contract = backbone.contract
     config: Any = backbone.model.config
     reasons = [
+        ("folding: no module merges columns", contract.fold is not None),
         ("echo: no module reads a text twice and pools over the second copy", contract.variant == "echo"),
         (
             "special tokens outside of the maximum: SpladePooling pools every position",
@@ -84,6 +153,10 @@ def _check_expressible(backbone: Backbone) -> None:
         ),
         ("an adapter that is not merged: merge it first", hasattr(backbone.model, "merge_and_unload")),
     ]
+    _refuse(reasons)
+
+
+def _refuse(reasons: list[tuple[str, bool]]) -> None:
     for reason, found in reasons:
         if found:
             raise ContractError(f"sentence-transformers cannot express {reason}")

@@ -61,10 +61,10 @@ def agree_on_contract(
             "or load another checkpoint"
         )
     if given is not None:
-        asked = {"layers": None, **given.to_dict()}
-        for name, value in {"layers": None, **stored.to_dict()}.items():
-            if name not in ("training", "weights", "other_weights") and asked[name] != value:
-                raise ContractError(f"contract: {name}={asked[name]!r} contradicts {source}, which has {value!r}")
+        asked = given.to_dict()
+        for name, value in {**dict.fromkeys(asked), **stored.to_dict()}.items():
+            if name not in ("training", "weights", "other_weights") and asked.get(name) != value:
+                raise ContractError(f"contract: {name}={asked.get(name)!r} contradicts {source}, which has {value!r}")
         if given.weights and stored.weights and not given.matches(stored):
             raise ContractError(f"contract: weights={given.weights!r} contradicts {source}, which has {stored.weights!r}")
     return stored
@@ -109,6 +109,7 @@ def load_backbone(
     _refuse_problems(report, model)
     digest = identity(checkpoint.digests(lm), lm.config, tokenizer, contract, None if added is None else added.identity)
     if added is not None:
+        added.check_vocabulary(lm, tokenizer)
         lm = added.put_on(lm)
     if quantization == "nf4":
         _pack_whole_blocks_only(lm)
@@ -180,7 +181,7 @@ def prepare_backbone(
     sampled = sampled_digest(lm) if sampled is None else sampled
     digest = digest or identity_of_pair(lm, tokenizer, contract, name)
     backbone.contract = contract.replace(
-        vocabulary_sha256=_agreed("vocabulary_sha256", backbone.vocabulary.sha256, contract.vocabulary_sha256, name),
+        vocabulary_sha256=_agreed("vocabulary_sha256", backbone.vocabulary_sha256, contract.vocabulary_sha256, name),
         **_agreed_digests(contract, digest, sampled, name, rounded=rounded),
         query_length=backbone.longest(contract.query_length),
         document_length=backbone.longest(contract.document_length),

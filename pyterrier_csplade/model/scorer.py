@@ -20,8 +20,8 @@ class Scorer(ReadsDocuments, ModelTransformer):
     """Scores documents for queries by the dot product of their vectors; :meth:`CSPLADE.scorer` makes it.
 
     Columns ``query_toks`` and ``toks`` are used as they are if the contract in their vectors shows that this model made all of
-    them. Otherwise ``query`` and text are encoded, each distinct one once, and not quantised. Rows keep their order; of equal
-    scores the first ranks first.
+    them, or a query table for this model. Otherwise ``query`` and text are encoded, each distinct one once, and not quantised.
+    Rows keep their order; of equal scores the first ranks first.
 
     Example::
 
@@ -45,7 +45,7 @@ class Scorer(ReadsDocuments, ModelTransformer):
             inp: Results with ``qid``, ``docno``, ``query`` or ``query_toks``, and the text or ``toks``.
 
         Raises:
-            ContractError: A vector was not made by this model, as far as is known, and there is no text to encode instead.
+            ContractError: A vector is not known to come from this model, and there is no text to encode instead.
             DataError: A text or a vector cannot be used; names its qid or docno.
         """
         with pt.validate.any(inp, context=self) as frame:
@@ -104,7 +104,7 @@ class Scorer(ReadsDocuments, ModelTransformer):
         if column not in inp.columns:
             return None
         vectors = inp[column].tolist()
-        row = first_of_another_encoder(vectors, lambda: self.model.contract)
+        row = first_of_another_encoder(vectors, lambda: self.model.contract, queries=column == "query_toks")
         if row is None:
             return vectors
         if text in inp.columns:

@@ -45,7 +45,7 @@ class Wanted:
 
     @property
     def threshold(self) -> float:
-        """A logit slightly below those of all wanted weights, so that rounding in the activation loses none."""
+        """A logit slightly below the logits of all wanted weights, so that rounding in the activation loses no weight."""
         return math.expm1(min(self.least, _LARGEST_WEIGHT) * (1 - 1e-6))
 
     def nothing(self, texts: int, terms: int) -> csr_matrix:
@@ -58,16 +58,23 @@ ALL = Wanted()
 
 
 def sparse_vectors(
-    found: Entries, column_of_token: Tensor, wanted: Wanted, shape: tuple[int, int], names: Sequence[str]
+    found: Entries,
+    column_of_token: Tensor,
+    wanted: Wanted,
+    shape: tuple[int, int],
+    names: Sequence[str],
+    *,
+    folded: bool = False,
 ) -> csr_matrix:
     """Turn logits into vectors; only the vectors leave the device.
 
     Args:
         found: All finished logits above ``wanted.threshold``, and maybe others.
-        column_of_token: Column of each token, int64, ascending; -1 where it has none.
+        column_of_token: Column of each token, int64, ascending unless columns are folded; -1 where it has none.
         wanted: Which weights are kept.
         shape: Texts and columns.
         names: Names of the texts in error messages.
+        folded: Whether several tokens may have the same column, which gets their largest weight.
 
     Returns:
         int32 impacts as the quantizer makes them of float32 weights, without zeros; or these weights.
@@ -77,7 +84,10 @@ def sparse_vectors(
     """
     columns, weights = column_of_token[found.tokens], activate(found.logits)
     kept = (columns >= 0) & ~(weights < wanted.least)
-    rows, columns, weights = found.rows[kept], columns[kept].int(), weights[kept]
+    rows, columns, weights = found.rows[kept], columns[kept], weights[kept]
+    if folded:
+        rows, columns, weights = _largest(rows, columns, weights, shape[1])
+    columns = columns.int()
     if wanted.top_k is not None:
         kept = heaviest(rows, weights, wanted.top_k)
         rows, columns, weights = rows[kept], columns[kept], weights[kept]
@@ -90,6 +100,13 @@ def sparse_vectors(
         return wanted.quantizer(matrix, names)  # raises, too
     kept = impacts > 0
     return _compress(rows[kept], columns[kept], impacts[kept], shape)
+
+
+def _largest(rows: Tensor, columns: Tensor, weights: Tensor, terms: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Keep the largest weight of each place, by row and, within it, by column; NaN counts as the largest."""
+    places, entry = torch.unique(rows * terms + columns, return_inverse=True)
+    largest = weights.new_zeros(len(places)).scatter_reduce(0, entry, weights, "amax", include_self=False)
+    return places // terms, places % terms, largest
 
 
 def to_impacts(weights: Tensor, quantizer: Quantizer) -> Tensor | None:

@@ -215,7 +215,7 @@ class TextEncoder(ModelTransformer):
     def transform_iter(self, inp: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """Encode a stream of records in constant memory; otherwise as ``transform``.
 
-        While the caller uses the vectors of one window of texts (``model_batch_size`` times 32), those of the next are made and
+        While the caller uses the vectors of one window of texts (``model_batch_size`` times 32), the next window is encoded and
         the texts after them tokenised, in background threads.
         """
         for window, matrix in pipelined(self._windows(iter(inp)), self._tokenized, self._encoded):
@@ -412,12 +412,13 @@ def token_counts(model: TextModel, texts: Sequence[str]) -> list[ImpactVector]:
     if not texts:  # tokenizers refuse an empty list
         return []
     vocabulary, length = model.vocabulary, model.contract.document_length
-    terms = dict(zip(vocabulary.token_ids.tolist(), vocabulary.terms))
+    columns = model.backbone.column_of_token.tolist()
+    terms = {token: vocabulary.terms[column] for token, column in enumerate(columns) if column >= 0}
     readable = model.backbone.readable(length)
     shortened = [text[:readable] for text in texts]
     encoded = model.backbone.tokenizer(shortened, add_special_tokens=False, verbose=False)["input_ids"]
-    counted = (Counter(ids[:length]) for ids in encoded)
-    return [ImpactVector({terms[i]: n for i, n in counts.items() if i in terms}, model.contract) for counts in counted]
+    counted = (Counter(terms[i] for i in ids[:length] if i in terms) for ids in encoded)
+    return [ImpactVector(dict(counts), model.contract) for counts in counted]
 
 
 @lru_cache

@@ -24,6 +24,7 @@ from .config import (
 from .config_file import load_config
 from .contrastive import train
 from .mining import mine_negatives
+from .table import TableConfig
 
 __all__ = [
     "AdaptationConfig",
@@ -34,6 +35,7 @@ __all__ = [
     "PassageSettings",
     "Plan",
     "PredictionSettings",
+    "TableConfig",
     "TargetNnz",
     "TrainingInterruptedError",
     "ValidationSettings",

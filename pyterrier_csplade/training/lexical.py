@@ -12,6 +12,7 @@ from torch import Tensor
 from pyterrier_csplade.model.head import activate
 
 from .config import LexicalSettings
+from .distributed import world_size
 from .own_tokens import OwnTokenFinder, OwnTokens
 
 
@@ -93,19 +94,22 @@ class LexicalLoss:
             texts: Number of the texts of all processes, by which the sum over the texts is divided.
 
         Returns:
-            This process's share of the loss; and figures: ``lexical_error``, ``lexical_others``, the terms of the loss, and
-            ``own_live``, the share of own tokens whose logit is above 0, each a mean over the texts of this process.
+            The loss, with the gradient of this process's share in it; and figures: ``lexical``, ``lexical_error`` and
+            ``lexical_others``, the loss and its terms, and ``own_live``, the share of own tokens whose logit is above 0. The
+            mean of each over the processes is the mean over all texts.
         """
-        settings, count = self.settings, len(logits)
+        settings, count, processes = self.settings, len(logits), world_size()
         weights = activate(logits)
         mine = logits[own.rows, own.columns]
-        share = 1 / own.per_text(count).clamp(min=1)[own.rows]  # the mean over a text's own tokens
-        error = ((activate(mine) - self.targets(own, count)).square() * share).sum()
-        dead = ((settings.revive_below - mine).relu() * share).sum()
+        each = 1 / own.per_text(count).clamp(min=1)[own.rows]  # for the mean over a text's own tokens
+        error = ((activate(mine) - self.targets(own, count)).square() * each).sum()
+        dead = ((settings.revive_below - mine).relu() * each).sum()
         others = weights.index_put((own.rows, own.columns), weights.new_zeros(())).square().sum()
         loss = error + settings.revive_weight * dead + settings.others_weight * others
-        figures = {"lexical": loss, "lexical_error": error, "lexical_others": others, "own_live": ((mine > 0) * share).sum()}
-        return loss / texts, {name: figure.detach() / max(1, count) for name, figure in figures.items()}
+        figures = {"lexical": loss, "lexical_error": error, "lexical_others": others, "own_live": ((mine > 0) * each).sum()}
+        share = loss / texts
+        value = share + ((processes - 1) * share).detach()
+        return value, {name: figure.detach() * processes / texts for name, figure in figures.items()}
 
 
 def scaled_idf(statistics: TermStatistics) -> np.ndarray:

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 from pyterrier_csplade.model.backbone import Backbone, finish_logits
-from pyterrier_csplade.model.head import activate, max_pool_logits
+from pyterrier_csplade.model.head import activate
 from pyterrier_csplade.vectors.contract import Contract
 
 from .config import PredictionSettings
+from .distributed import mean_over_processes
 from .gradient_cache import Part
 from .streamed_loss import streamed_prediction_loss
+
+# What streamed_prediction_loss reports.
+_FIGURES = ("clm", "relu", "positive_logits", "live_targets")
 
 #: The pooled vectors of a part of a batch; with a share, also the part's share of the adaptation loss, and its figures.
 Output = Tensor | tuple[Tensor, Tensor, dict[str, Tensor]]
@@ -51,8 +55,7 @@ class TrainingEncoder(Backbone):
             float32 [batch, index terms]; with ``share``, also the loss times ``share``, and its figures.
         """
         hidden = self.hidden_states(input_ids, attention_mask)
-        pooled = max_pool_logits(hidden, self.head.weight, pool_mask)
-        logits = self.finish_logits(pooled).index_select(1, self.columns)
+        logits = self.pool(hidden, pool_mask)
         vectors = logits.masked_fill(~pool_mask.any(dim=1, keepdim=True), -1.0) if raw else activate(logits)
         if not (share and self.prediction and torch.is_grad_enabled()):
             return vectors
@@ -73,7 +76,7 @@ class TrainingEncoder(Backbone):
             hidden = self.hidden_states(input_ids.masked_fill(masked, self._mask or 0), attention_mask)
         states, targets = hidden[:, :-1][predicted[:, 1:]], input_ids[predicted]
         if not len(targets):
-            return hidden.sum() * 0.0, {}
+            return hidden.sum() * 0.0, dict.fromkeys(_FIGURES, hidden.new_zeros(()))
         finish = partial(finish_logits, self._lm.config.get_text_config())
         plain = finish(probe := torch.ones(1)) is probe
         return streamed_prediction_loss(
@@ -105,7 +108,7 @@ def draw_tokens(eligible: Tensor, mask_rate: float, visible_rate: float) -> tupl
 
 
 def prediction_shares(parts: Sequence[Part], weight: float, variant: str) -> list[float]:
-    """Divide the weight of the adaptation loss, a mean over tokens, among parts, by the tokens that they may predict.
+    """Divide the weight of the adaptation loss, a mean over the tokens of all processes, among the parts of this one.
 
     Args:
         parts: Parts made by ``Backbone.collate``.
@@ -113,5 +116,8 @@ def prediction_shares(parts: Sequence[Part], weight: float, variant: str) -> lis
         variant: The variant of the model.
     """
     copies = 2 if variant == "echo" else 1
-    counts = [int(predictable(part["attention_mask"], copies=copies).sum()) if weight else 0 for part in parts]
-    return [weight * count / max(1, sum(counts)) for count in counts]
+    counts = [int(predictable(part["attention_mask"], copies=copies).sum()) for part in parts]
+    if not weight:
+        return [0.0] * len(parts)
+    mean = float(mean_over_processes(torch.tensor(float(sum(counts)))))
+    return [weight * count / max(1.0, mean) for count in counts]

@@ -399,17 +399,21 @@ class OneEncoder:
         contract: The contract of the first encoder, or of the image head; None until it is known.
     """
 
-    def __init__(self, contract: Contract | None = None, name: str = "", *, any_scale: bool = False) -> None:
+    def __init__(
+        self, contract: Contract | None = None, name: str = "", *, any_scale: bool = False, queries: bool = False
+    ) -> None:
         """Start with the encoder of some vectors, or with none.
 
         Args:
             contract: Its contract.
             name: Name of these vectors in error messages; by default the name of the first vector observed.
             any_scale: Whether vectors may have another impact scale than the first.
+            queries: Whether the vectors observed are of queries, which a query table may have made, and the first of documents.
         """
         self.contract = self._accepted = contract
         self._name = name
         self._any_scale = any_scale
+        self._queries = queries
 
     def observe(self, vector: object, name: str) -> None:
         """Check which encoder a vector comes from.
@@ -424,9 +428,11 @@ class OneEncoder:
         contract: Contract | None = getattr(vector, "contract", None)
         if contract is None or contract is self._accepted:
             return
+        if contract.queries_for and not self._queries:
+            raise ContractError(f"{name} was made by {contract.summary}: a table makes vectors of queries, not of documents")
         if self.contract is None:
             self.contract, self._name = contract, name
-        elif not contract.joins(self.contract):
+        elif not (contract.answers(self.contract) if self._queries else contract.joins(self.contract)):
             raise ContractError(
                 f"{name} was encoded by {contract.summary}, {self._name} by {self.contract.summary}: encode both with one model"
             )
@@ -440,16 +446,25 @@ class OneEncoder:
         self._accepted = contract
 
 
-def first_of_another_encoder(vectors: Sequence[object], contract: Callable[[], Contract]) -> int | None:
+def first_of_another_encoder(
+    vectors: Sequence[object], contract: Callable[[], Contract], *, queries: bool = False
+) -> int | None:
     """Return the position of the first vector that an encoder is not known to have made; None if it made all.
 
     Args:
         vectors: Vectors; those without an attribute ``contract`` are of unknown origin.
         contract: Returns the encoder's contract; called if any vector has one.
+        queries: Whether the vectors are of queries: those of a query table for the encoder count as its own.
     """
     contracts = [getattr(vector, "contract", None) for vector in vectors]
     distinct = {id(found): found for found in contracts if found is not None}
-    proved = {i for i, found in distinct.items() if found.fingerprint == contract().fingerprint or found.made_for(contract())}
+    proved = {
+        i
+        for i, found in distinct.items()
+        if (queries and found.queries_for and found.answers(contract()))
+        or found.fingerprint == contract().fingerprint
+        or found.made_for(contract())
+    }
     return next((position for position, found in enumerate(contracts) if id(found) not in proved), None)
 
 
@@ -466,7 +481,7 @@ def check_contracts(queries: pd.DataFrame, indexed: Contract | None, index: str)
     """
     if indexed is None:
         return
-    encoder, scales = OneEncoder(indexed, f"the documents of {index}", any_scale=True), {indexed.impact_scale}
+    encoder, scales = OneEncoder(indexed, f"the documents of {index}", any_scale=True, queries=True), {indexed.impact_scale}
     for qid, toks in zip(queries["qid"], queries["query_toks"]):
         encoder.observe(toks, f"query {qid!r}")
         contract = getattr(toks, "contract", None)

@@ -17,13 +17,15 @@ from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade._warnings import warn
 
 Variant = Literal["causal", "echo", "bidirectional"]
+#: Which spellings of a word are one term: those that differ in case or in the space before it.
+Fold = Literal["case+space"]
 #: Number of the first layers of a model, or indices of some of its layers, ascending.
 Layers = int | list[int]
 
 #: The file of a checkpoint that holds its contract.
 CONTRACT_FILE = "csplade_config.json"
 
-#: Digests of all of a model begin with this; those of version 0.1.0, of some of its weights, with none.
+#: Prefix of digests that cover a whole model. Digests of version 0.1.0 cover some of its weights and have no prefix.
 WHOLE = "2:"
 
 #: What a choice of layers must be, for messages.
@@ -64,6 +66,8 @@ class Contract:
         add_eos: Whether to put the end-of-text token last.
         pool_special: Whether pooling includes the positions of special tokens, as Lion-SP does; the paper has no special
             tokens.
+        fold: "case+space" if spellings of a word that differ in case, or in the space before it, are one term with the largest
+            of their weights; None if each token is a term. The digests are those of the model without folding.
         query_length: Maximum number of tokens of a query, prefix included; for echo, of one copy.
         document_length: Maximum number of tokens of a document, prefix included; for echo, of one copy.
         logit_scale: Factor of the logits before pooling (1 in the paper; hidden size ** -0.25 in Lion-SP).
@@ -80,6 +84,8 @@ class Contract:
         other_weights: The digest of the other kind, where it is known.
         documents_for: Fingerprint of the text model for whose queries an image head makes vectors of documents; empty for a
             language model.
+        queries_for: Fingerprint of the document encoder for which a query table makes vectors of queries; empty for a language
+            model, whose queries and documents are of one encoder.
         training: Description of the training, for people to read.
         probes: Vectors of fixed texts, only in the file of a checkpoint; see ``model.probes``.
     """
@@ -90,6 +96,7 @@ class Contract:
     add_bos: bool = False
     add_eos: bool = False
     pool_special: bool = False
+    fold: str | None = None
     query_length: int = 64
     document_length: int = 512
     logit_scale: float = 1.0
@@ -102,6 +109,7 @@ class Contract:
     weights: str = ""
     other_weights: str = ""
     documents_for: str = ""
+    queries_for: str = ""
     training: dict[str, Any] = field(default_factory=dict)
     probes: Sequence[dict[str, float]] = field(default=(), compare=False, repr=False)
 
@@ -115,6 +123,8 @@ class Contract:
                 if not is_valid(value):
                     raise ContractError(f"{f.name} must be {noun}, found {_short(value)}")
                 object.__setattr__(self, f.name, plain(value))
+        if self.fold not in (None, *get_args(Fold)):
+            raise ContractError(f"fold must be null or one of {', '.join(get_args(Fold))}, found {_short(self.fold)}")
         for prefix in (self.query_prefix, self.document_prefix):
             if not _is_unicode(prefix):
                 raise ContractError(f"a prefix must be valid Unicode, found {_short(prefix)}")
@@ -130,16 +140,18 @@ class Contract:
     def fingerprint(self) -> str:
         """Digest in hexadecimal of what decides whether vectors are comparable; :meth:`matches` compares two contracts."""
         # Fields that were added later: without them, fingerprints are the same as before.
-        later = [*(["pool_special"] if self.pool_special else []), *([self.documents_for] if self.documents_for else [])]
+        later = [*(["pool_special"] if self.pool_special else []), *([self.queries_for] if self.queries_for else [])]
+        later += [f"fold {self.fold}"] if self.fold else []
+        later += [f"pictures for {self.documents_for}"] if self.documents_for else []
         identity = json.dumps([*(getattr(self, name) for name in IDENTITY), *later])
         return hashlib.sha256(identity.encode()).hexdigest()
 
     def matches(self, other: Contract) -> bool:
         """Whether the vectors of two encoders are comparable.
 
-        Digests of weights are compared by those of all of a model, or, where one contract lacks it, by the older ones.
+        Weights are compared by the digests of whole models or, where one contract has none, by the older digests.
         """
-        compared = (*(name for name in IDENTITY if name != "weights"), "pool_special", "documents_for")
+        compared = (*(name for name in IDENTITY if name != "weights"), "pool_special", "documents_for", "queries_for", "fold")
         if any(getattr(self, name) != getattr(other, name) for name in compared):
             return False
         (new, old), (other_new, other_old) = self._digests, other._digests
@@ -150,9 +162,22 @@ class Contract:
         return self.matches(other) or self.made_for(other) or other.made_for(self)
 
     def made_for(self, texts: Contract) -> bool:
-        """Whether this is the contract of an image head that was trained for a text model."""
+        """Whether this is the contract of an image head that was trained for a text model; both are folded, or neither is."""
+        if not self.documents_for or self.fold != texts.fold:
+            return False
         known = {texts.weights, *texts._digests}
-        return bool(self.documents_for) and self.documents_for in {texts.replace(weights=w).fingerprint for w in known}
+        return self.documents_for in {texts.replace(weights=weights, fold=None).fingerprint for weights in known}
+
+    def answers(self, documents: Contract) -> bool:
+        """Whether vectors of queries can be scored against documents: of the same encoder, or of a table made for it.
+
+        Documents of an image head are scored like those of the text model for which it was trained.
+        """
+        if not self.queries_for:
+            return self.joins(documents)
+        if documents.documents_for and self.fold == documents.fold:
+            return self.queries_for == documents.documents_for
+        return any(self.queries_for == documents.replace(weights=weights).fingerprint for weights in documents._digests)
 
     @property
     def _digests(self) -> tuple[str, str]:
@@ -179,6 +204,8 @@ class Contract:
         name = self.base_model or "a model without a name"
         if self.documents_for:
             return f"an image head for {name} (fingerprint {self.fingerprint[:12]}, for the texts of {self.documents_for[:12]})"
+        if self.queries_for:
+            return f"a query table for {name} (fingerprint {self.fingerprint[:12]}, for documents of {self.queries_for[:12]})"
         return f"{name} ({self.variant}, fingerprint {self.fingerprint[:12]})"
 
     def __hash__(self) -> int:
@@ -191,7 +218,7 @@ class Contract:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of a contract file, without probes."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "probes"}
-        for name in ("layers", "documents_for"):
+        for name in ("layers", "documents_for", "queries_for", "fold"):
             if not values[name]:  # earlier versions do not know the field
                 del values[name]
         return {"format": 1, "attention": self.attention, **values}

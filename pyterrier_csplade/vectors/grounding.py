@@ -47,7 +47,7 @@ def lexical_grounding(vectors: csr_matrix, own: csr_matrix) -> Grounding:
         own: Entries that are not 0 where a term is one of a text's own tokens, [texts, terms].
 
     Returns:
-        The means over the texts that have an own token; NaN if there are none.
+        The means over the texts that have an own token; 0 if there are none.
 
     Example:
         >>> import numpy as np
@@ -63,7 +63,7 @@ def lexical_grounding(vectors: csr_matrix, own: csr_matrix) -> Grounding:
     counts = np.diff(wanted.indptr)
     texts = counts > 0
     if not texts.any():
-        return Grounding(float("nan"), float("nan"), float("nan"))
+        return Grounding(0.0, 0.0, 0.0)
     mine = weights.multiply(wanted).tocsr()
     total = np.asarray(weights.sum(axis=1)).ravel()
     weight = np.asarray(mine.sum(axis=1)).ravel() / np.where(total > 0, total, 1)

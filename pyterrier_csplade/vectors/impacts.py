@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -14,6 +15,9 @@ from .contract import Contract
 
 #: The largest impact that Terrier can store (a Java int).
 MAX_IMPACT = 2**31 - 1
+
+# Terms that notebooks show of a vector.
+_SHOWN = 20
 
 
 class ImpactVector(dict[str, float]):
@@ -31,6 +35,19 @@ class ImpactVector(dict[str, float]):
 
     def __hash__(self) -> int:  # type: ignore[override]  # PyTerrier drops repeated queries of a frame by their hashes
         return hash(frozenset(self.items()))
+
+    def _repr_html_(self) -> str:
+        """Return bars of the heaviest terms, which notebooks show in place of the dict."""
+        items = sorted(self.items(), key=lambda item: -item[1])
+        longest = items[0][1] if items else 1.0
+        rows = [
+            f"<tr><td style='text-align:right'>{html.escape(term)}</td><td>{weight:,.4g}</td>"
+            f"<td><div style='background:#4c78a8;height:0.8em;width:{max(0.0, 160 * weight / (longest or 1.0)):.0f}px'></div>"
+            "</td></tr>"
+            for term, weight in items[:_SHOWN]
+        ]
+        more = f"<tr><td></td><td colspan='2'>and {len(items) - _SHOWN:,} more</td></tr>" if len(items) > _SHOWN else ""
+        return f"<table>{''.join(rows)}{more}</table>"
 
     def __reduce__(self) -> tuple[type[ImpactVector], tuple[dict[str, float], Contract | None]]:
         return ImpactVector, (dict(self), self.contract)

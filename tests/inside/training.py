@@ -9,6 +9,7 @@ from pyterrier_csplade.training import (
     contrastive,
     distributed,
     objective,
+    pooled,
     run,
     streamed_loss,
     trainer,
@@ -48,6 +49,7 @@ from pyterrier_csplade.training.rows import TrainingRow, passage_text
 from pyterrier_csplade.training.run import add_lora, load_tokenizer_and_model, reporters
 from pyterrier_csplade.training.schedules import TemperatureSchedule, WeightSchedule, make_schedule
 from pyterrier_csplade.training.streamed_loss import streamed_prediction_loss
+from pyterrier_csplade.training.table_distillation import distil_weights
 from pyterrier_csplade.training.trainer import CurvesTrainer
 from pyterrier_csplade.training.training_encoder import TrainingEncoder, draw_tokens, predictable
 from pyterrier_csplade.training.vocabulary.bpe import BytePairs
@@ -64,6 +66,7 @@ __all__ = [
     "read_pairs",
     "ExpansionControl",
     "TemperatureSchedule",
+    "distil_weights",
     "own_terms_only",
     "LexicalLoss",
     "TermStatistics",
@@ -113,6 +116,7 @@ __all__ = [
     "make_schedule",
     "margin_mse_loss",
     "objective",
+    "pooled",
     "pack_corpus",
     "passage_text",
     "prepared",

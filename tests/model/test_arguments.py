@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -148,7 +147,7 @@ def test_ordinary_text_is_encoded(csplade: CSPLADE) -> None:
 # -------------------------------------------------------------------------------------------------------- short names
 
 
-def test_names_are_short_and_may_name_files() -> None:
+def test_names_are_short_and_may_name_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = CSPLADE.tiny()
     assert str(tiny) == "CSPLADE(csplade-tiny)"
     assert str(tiny.query_encoder()) == "CSPLADE(csplade-tiny).query_encoder()"
@@ -160,7 +159,11 @@ def test_names_are_short_and_may_name_files() -> None:
     assert str(CSPLADE((language_model(), tokenizer())).scorer()) == "CSPLADE(LlamaForCausalLM).scorer()"
     for named in (tiny, other, tiny.scorer(), other.doc_encoder(text_field='?|*"')):
         assert pt.io.ok_filename(str(named)) and len(str(named)) < 150
-    assert repr(tiny) != str(tiny) and os.sep in repr(tiny)
+    assert repr(tiny) == "CSPLADE('csplade-tiny')" and CSPLADE("csplade-tiny") == tiny
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "csplade-tiny").mkdir()
+    with pytest.raises(FileNotFoundError, match="csplade-tiny holds no config.json"):
+        CSPLADE("csplade-tiny")
 
 
 def test_an_experiment_saves_runs_without_names(csplade: CSPLADE, qrels: pd.DataFrame, tmp_path: Path) -> None:

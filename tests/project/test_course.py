@@ -143,8 +143,9 @@ MISTAKES: list[tuple[str, str, str, str]] = [
         "search",
         "query.items():",
         "[(t, query.get(t, 0.0)) for t, _ in index.items()]:",
-        "documents without a term of the query must",
+        "search reads postings of terms",
     ),
+    ("search", "scores: dict[int, float] = {}", "scores = dict.fromkeys(range(40), 0.0)", "documents without a term of the"),
     ("fusion", "-scores[docno], docno", "scores[docno], docno", "the fused ranking begins with"),
     ("fusion", "(60 + rank)", "rank", "the fused ranking begins with"),
 ]

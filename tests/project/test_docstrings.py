@@ -17,7 +17,16 @@ import pytest
 from pyterrier.measures import nDCG
 
 import pyterrier_csplade
-from pyterrier_csplade import CSPLADE, EncodedCollection, ImpactIndex, OpenSearchIndex, PruneToks, exact_recall, plot_tradeoff
+from pyterrier_csplade import (
+    CSPLADE,
+    EncodedCollection,
+    ImpactIndex,
+    OpenSearchIndex,
+    PruneToks,
+    QueryTable,
+    exact_recall,
+    plot_tradeoff,
+)
 from pyterrier_csplade.data import PythonDocsDataset
 from support.fake_opensearch import FakeCluster
 from support.texts import DOCUMENTS
@@ -87,7 +96,7 @@ def names(
     found = {"pt": pt, "nDCG": nDCG, "dataset": dataset, "csplade": csplade, "index": index, "bm25": words.bm25()}
     found |= {"encoder": encoder, "corpus": dataset.get_corpus_iter(), "topics": topics, "queries": topics, "qrels": qrels}
     found |= {"exact": encoder >> index.retriever(algorithm="exhaustive"), "systems": [encoder >> index.retriever()]}
-    classes = (CSPLADE, EncodedCollection, ImpactIndex, OpenSearchIndex, PruneToks, exact_recall, plot_tradeoff)
+    classes = (CSPLADE, EncodedCollection, ImpactIndex, OpenSearchIndex, PruneToks, QueryTable, exact_recall, plot_tradeoff)
     return {**found, **{value.__name__: value for value in classes}}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pyterrier_csplade import CSPLADE
-from pyterrier_csplade.training import AdaptationConfig, ContrastiveConfig, load_config
+from pyterrier_csplade.training import AdaptationConfig, ContrastiveConfig, TableConfig, load_config
 from pyterrier_csplade.training.images import ImagesConfig
 from support.pages import PAGES, blocks
 from support.paths import ROOT
@@ -30,6 +30,9 @@ WITHOUT_PYTHON = {
     "overview",
     "scale-out",
     "training",
+    "concepts",
+    "glossary",
+    "models",
 }
 
 
@@ -90,6 +93,10 @@ def test_configurations_are_valid(tmp_path: Path) -> None:
         path = tmp_path / "config.yaml"
         path.write_text(text, encoding="utf-8")
         assert load_config(path, config).steps > 0
+    for text in blocks(next(page for page in PAGES if page.stem == "lexical-warm-start"), "yaml"):
+        path.write_text(text, encoding="utf-8")
+        kind: Any = AdaptationConfig if "corpus:" in text else ContrastiveConfig
+        assert load_config(path, kind).steps > 0
     for name in ("training", "training-practice"):
         for text in blocks(next(page for page in PAGES if page.stem == name), "yaml"):
             path.write_text(text, encoding="utf-8")
@@ -97,6 +104,9 @@ def test_configurations_are_valid(tmp_path: Path) -> None:
     (text,) = blocks(next(page for page in PAGES if page.stem == "images"), "yaml")
     path.write_text(text, encoding="utf-8")
     assert load_config(path, ImagesConfig).validation is not None
+    (text,) = blocks(next(page for page in PAGES if page.stem == "query-tables"), "yaml")
+    path.write_text(text, encoding="utf-8")
+    assert load_config(path, TableConfig).entries == 4
 
 
 def test_documented_names_exist() -> None:

@@ -24,7 +24,7 @@ from inside.training import (
 )
 from pyterrier_csplade import CSPLADE, ConfigError, Contract
 from pyterrier_csplade.model import Backbone
-from pyterrier_csplade.training import ContrastiveConfig, ExpansionSettings, plot_curves, train
+from pyterrier_csplade.training import ContrastiveConfig, ExpansionSettings, dry_run, plot_curves, train
 from pyterrier_csplade.training.monitoring import fallen
 from pyterrier_csplade.vectors import lexical_grounding
 from support import models
@@ -263,6 +263,16 @@ def test_the_mask_token_must_be_a_token(base: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"adaptation_weight": 0.1, "prediction": {"mask_token": "nothing such"}}
     with pytest.raises(ConfigError, match="'nothing such' is not a token"):
         train(contrastive_config(base, tmp_path / "run", variant="bidirectional", **settings))
+
+
+def test_the_dry_run_counts_the_second_pass(base: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"adaptation_weight": 0.1, "steps": 5}
+    plain, causal, masked = (
+        dry_run(contrastive_config(base, tmp_path / "run", **chosen))
+        for chosen in ({"steps": 5}, settings, {**settings, "variant": "bidirectional"})
+    )
+    assert plain.tokens == causal.tokens < masked.tokens < 2 * causal.tokens
+    assert plain.flops < causal.flops < masked.flops
 
 
 def test_numbers_are_still_numbers(base: Path, tmp_path: Path) -> None:

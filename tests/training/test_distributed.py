@@ -46,6 +46,11 @@ SETTINGS: dict[str, Any] = {
 
 
 ADAPTATION: dict[str, Any] = {"batch_size": 8, "steps": 4, "learning_rate": 1e-3, "warmup_steps": 1}
+POOLED: dict[str, Any] = {
+    **ADAPTATION, "objective": "pooled", "passages": {"shortest": 4, "longest": 16, "document_prefix": "the: "},
+    "prediction_weight": 0.3, "target_nnz": 100,
+}  # fmt: skip
+MIXED: dict[str, Any] = {"lexical": {"others_weight": 0.01}, "adaptation_weight": 0.5, "temperature": "auto"}
 LORA: dict[str, Any] = {"rank": 2, "dropout": 0.0}
 QLORA: dict[str, Any] = {"model": "llama-64", "quantization": "nf4"}
 
@@ -70,6 +75,9 @@ def two_processes(base: Path) -> Path:
         {"name": "adapted 2x4", "phase": "adaptation", **ADAPTATION},
         {"name": "adapted 2x2x2", "phase": "adaptation", "gradient_accumulation_steps": 2, **ADAPTATION},
         {"name": "adapted lora", "phase": "adaptation", "lora": LORA, **ADAPTATION},
+        {"name": "pooled 2x4", "phase": "adaptation", **POOLED},
+        {"name": "pooled 2x2x2", "phase": "adaptation", "gradient_accumulation_steps": 2, **POOLED},
+        {"name": "mixed 2x4", **SETTINGS, **MIXED},
         {"name": "validated", **SETTINGS, **VALIDATED, "validation": validation(base)},
         {"name": "qlora 2x4", "lora": LORA, **QLORA, **SETTINGS},
         {"name": "qlora 2x2x2", "lora": LORA, "gradient_accumulation_steps": 2, **QLORA, **SETTINGS},
@@ -118,6 +126,19 @@ def test_two_processes_end_as_one(one_process: Callable[[str], Path], two_proces
 
 def test_a_signal_to_one_process_stops_all(two_processes: Path) -> None:
     check_equal(two_processes / "stopped", two_processes / "2x4")
+
+
+@pytest.mark.parametrize("name", ["pooled 2x4", "pooled 2x2x2", "mixed 2x4"])
+def test_two_processes_mix_as_one(base: Path, two_processes: Path, tmp_path: Path, name: str) -> None:
+    if name.startswith("pooled"):
+        one = adapt(adaptation_config(base, tmp_path / "run", **POOLED))
+    else:
+        one = train(contrastive_config(base, tmp_path / "run", **SETTINGS, **MIXED))
+    for figure in ("loss", "grad_norm", "lexical", "lexical_error", "own_live"):
+        assert log_of(two_processes / name, figure) == pytest.approx(log_of(one, figure), rel=1e-5), figure
+    weights = [load_file(run / "model.safetensors") for run in (one, two_processes / name)]
+    for parameter, values in weights[0].items():
+        torch.testing.assert_close(weights[1][parameter], values, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["adapted 2x4", "adapted 2x2x2", "adapted lora", "adapted qlora"])

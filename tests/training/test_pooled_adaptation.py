@@ -268,7 +268,7 @@ def test_sparsity_without_the_lexical_loss(base: Path, tmp_path: Path) -> None:
     assert not log_of(output, "lexical")
 
 
-@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("pieces", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_resumed_run_ends_the_same(base: Path, tmp_path: Path, pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, Any] = {
         "steps": 6, "prediction_weight": 0.3, "target_nnz": 100, "gradient_accumulation_steps": pieces, "logging_steps": 2,

@@ -40,3 +40,15 @@ def test_queries_of_another_scale_are_warned_of_once() -> None:
         check_contracts(queries, None, "an index of unknown origin")
     with pytest.raises(ContractError, match=r"query '1' was encoded by lm-one .*, the documents of index i by lm-two"):
         check_contracts(queries, OTHER, "index i")
+
+
+def test_vectors_of_a_query_table_are_queries_of_its_documents_only() -> None:
+    table = ImpactVector({"a": 1}, ONE.replace(weights="table", queries_for=ONE.fingerprint))
+    OneEncoder(ONE, "the index", queries=True).observe(table, "query q")
+    with pytest.raises(ContractError, match=r"query q was encoded by a query table for lm-one .*, the index by lm-two"):
+        OneEncoder(OTHER, "the index", queries=True).observe(table, "query q")
+    for encoder in (OneEncoder(), OneEncoder(ONE, "the index")):
+        with pytest.raises(ContractError, match=r"document d was made by a query table .*: a table makes vectors of queries"):
+            encoder.observe(table, "document d")
+    queries = pd.DataFrame({"qid": ["1"], "query_toks": pd.Series([table], dtype=object)})
+    check_contracts(queries, ONE, "an index")

@@ -19,6 +19,7 @@ SETTINGS: dict[str, Any] = {
     "add_bos": True,
     "add_eos": True,
     "pool_special": True,
+    "fold": "case+space",
     "query_length": 32,
     "document_length": 192,
     "logit_scale": 0.125,
@@ -43,7 +44,7 @@ def test_the_file_gives_back_every_field(tmp_path: Path) -> None:
     "name",
     [
         "variant", "query_prefix", "document_prefix", "add_bos", "add_eos", "pool_special", "logit_scale", "weights",
-        "vocabulary_sha256",
+        "vocabulary_sha256", "fold",
     ],
 )  # fmt: skip
 def test_fingerprint_changes_with_what_changes_a_vector(name: str) -> None:
@@ -138,3 +139,26 @@ def test_a_contract_of_version_0_1_0_matches_by_its_digest_with_a_warning_when_i
     assert new.matches(old) and old.matches(new) and old.matches(old)
     assert not new.matches(Contract(weights="2:other", other_weights="a" * 64))
     assert not new.matches(Contract()) and not new.matches(old.replace(add_bos=True)) and Contract().matches(Contract())
+
+
+def test_a_query_table_answers_the_documents_that_it_names() -> None:
+    documents = Contract(weights="2:new", other_weights="a" * 64, base_model="lm")
+    table = documents.replace(weights="2:table", other_weights="", queries_for=documents.fingerprint)
+    assert table.answers(documents) and not table.matches(documents) and table.fingerprint != documents.fingerprint
+    assert documents.answers(documents) and not documents.answers(table)
+    # Lengths and the impact scale change no fingerprint.
+    assert table.answers(documents.replace(document_length=9, impact_scale=3))
+    assert not table.answers(documents.replace(weights="2:trained again"))
+    assert not table.replace(queries_for="").answers(documents)
+    # A model of 0.1.0 that was loaded quantised has its older digest first.
+    assert table.answers(documents.replace(weights="a" * 64, other_weights="2:new"))
+    assert table.summary.startswith("a query table for lm (fingerprint ")
+    assert table != table.replace(queries_for="other") and not table.matches(table.replace(queries_for="other"))
+
+
+def test_the_field_of_query_tables_is_in_their_files_only(tmp_path: Path) -> None:
+    assert "queries_for" not in Contract().to_dict()
+    table = Contract(queries_for="f")
+    assert Contract.from_dict(table.to_dict()) == table
+    with pytest.raises(ContractError, match="queries_for must be a string"):
+        Contract(queries_for=3)  # type: ignore[arg-type]

@@ -75,3 +75,10 @@ def test_an_impact_vector_is_a_dict_that_survives_pickling() -> None:
     copy = pickle.loads(pickle.dumps(vector))
     assert copy == {"a": 1}
     assert copy.contract == vector.contract
+
+
+def test_notebooks_show_bars() -> None:
+    shown = ImpactVector({"<b>": 50.0, "a": 100.0, **{f"t{number}": 1.0 for number in range(20)}})._repr_html_()
+    assert shown.index(">a<") < shown.index("&lt;b&gt;") and "width:160px" in shown and "width:80px" in shown
+    assert shown.count("<tr>") == 21 and "and 2 more" in shown and "<b>" not in shown
+    assert ImpactVector({})._repr_html_() == "<table></table>"

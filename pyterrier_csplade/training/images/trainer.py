@@ -38,7 +38,7 @@ class HeadModel(nn.Module):
     def __init__(self, head: ImageHead, backbone: Backbone) -> None:
         super().__init__()
         self.head = head
-        self._frozen = (backbone, last_norm(backbone))
+        self._frozen = (backbone.requires_grad_(False), last_norm(backbone))
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return logits [pictures, index terms] of image vectors."""

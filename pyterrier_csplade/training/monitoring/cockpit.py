@@ -115,7 +115,7 @@ class Cockpit(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         """Save and stop the run when it shows a sign of collapse at enough points in a row; warn of lost grounding."""
-        if found := fallen(state.log_history):
+        if is_first_process() and (found := fallen(state.log_history)):
             warn(
                 f"step {state.global_step}: {', '.join(found)}: few of the heaviest terms are tokens of the text, so terms may "
                 "lose their meaning. Begin with a lexical warm start (adapt with objective: pooled), set lexical or expansion, "

@@ -61,11 +61,13 @@ def dry_run(config: TrainingConfig, *, gpu: str = "h100", gpus: int = 1, fsdp: b
         shards=gpus if fsdp else 1,
         dropout=config.lora is not None and config.lora.dropout > 0,
         frozen_embeddings=config.freeze_embeddings,
+        lora_embeddings=config.lora is not None and config.lora.embeddings,
     )
     shape, tokenizer = _check_model(config, like, plan)
     if shape:
         all_but = "all parameters but embeddings and head" if method.frozen_embeddings else "all parameters"
         how = f"LoRA of rank {method.rank}" if method.rank else all_but
+        how += ", embeddings and head" if method.lora_embeddings else ""
         base = ", nf4 base" if method.four_bit else ""
         plan.facts.append(("trained", f"{trained_parameters(shape, method) / 1e6:,.1f} million parameters ({how}{base})"))
     load = _check_data(config, tokenizer, plan, sharded=fsdp)
@@ -150,7 +152,9 @@ def _contrastive_load(config: ContrastiveConfig, sample: RowSample, gpus: int, *
     queries = config.batch_size / gpus
     copies = 2 if config.variant == "echo" else 1
     passages = queries * (1 + sample.negatives)
-    tokens = queries * sample.query_tokens + passages * sample.document_tokens
+    again = passages * sample.document_tokens if config.adaptation_weight else 0.0  # predicted tokens
+    read = queries * sample.query_tokens + passages * sample.document_tokens
+    tokens = read + (again if config.masks else 0.0)
     cached = sharded or config.gradient_accumulation_steps > 1  # graphs of sharded models are never kept
     part = part_size(passages, config.gradient_accumulation_steps, accelerator=True)
     together = copies * min(part * sample.longest, part_tokens(config.document_length))
@@ -158,9 +162,10 @@ def _contrastive_load(config: ContrastiveConfig, sample: RowSample, gpus: int, *
     return Load(
         tokens=copies * tokens,
         live_tokens=together if cached else live,
-        head_tokens=tokens,
+        head_tokens=read + again,
         texts=queries + passages,
         length=copies * sample.document_tokens,
+        every_logit=config.adaptation_weight > 0,
         forwards=int(cached),
         part_tokens=together if cached else min(together, live),
         live_texts=part if cached else queries + passages,
@@ -183,7 +188,7 @@ def _adaptation_load(config: AdaptationConfig, gpus: int) -> Load:
 
 
 def _pooled_load(config: AdaptationConfig, gpus: int, *, sharded: bool) -> Load:
-    """Estimate the load of passages; those of a bidirectional variant are read again for the adaptation loss."""
+    """Estimate the load of passages; a bidirectional variant reads them again for the adaptation loss."""
     settings, texts, length = config.passages, config.batch_size / gpus, mean_length(config)
     copies = 2 if settings.variant == "echo" else 1
     passes = 2 if config.masks else 1

@@ -1,0 +1,258 @@
+"""Query tables against the full query encoder: effectiveness, cost of search, size, and time of a query.
+
+Usage: python benchmarks/query_table.py COLLECTIONS CACHE [--names medquad covidqa cranfield] [--train medquad]
+       [--timed 200] [--only-encode] [--sample N] [--documents N]
+
+COLLECTIONS has a folder for each name with ``docs.jsonl.gz``, ``topics.tsv`` and ``qrels.txt``; those in --train also have
+``topics.train.tsv``. csplade-tiny encodes documents and queries once; CACHE keeps the vectors, piece by piece, so that an
+interrupted run resumes. CACHE also gets ``query_table.json`` with all figures.
+
+Tables are filled from the training queries of a collection; for a collection without any, from those of --train, and from
+titles and first sentences of its own documents. Search is exact. FLOPs is the expected number of products of a query and a
+document (the sum over terms of the shares of queries and of documents that have it). Times are processor times of one thread:
+warm, the median over --timed queries that all systems encode in turns; cold, a process that imports, loads and encodes one
+query.
+
+Predictions, written before the first run: binary is at least as good as inverse document frequencies of the encoded documents;
+ridge with 4 entries reaches 95 % of the full encoder's nDCG@10 in domain, with a file of at most 100 kB, and two steps 99 %;
+out of domain, ridge gains less than a third over binary of what it gains in domain; more than 8
+entries do not help.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ir_measures
+import numpy as np
+import pandas as pd
+from _query_vectors import Encoded
+from ir_measures import R, nDCG
+from scipy.sparse import csr_matrix, diags
+
+from pyterrier_csplade import CSPLADE, QueryTable
+from pyterrier_csplade.queries.filling import Filling, fill
+from pyterrier_csplade.queries.table import tokens_of
+from pyterrier_csplade.vectors.impacts import top_k
+
+MEASURES = [nDCG @ 10, R @ 100]
+ENTRIES = (1, 2, 4, 8, 16)
+#: Documents that the first step hands to the second.
+DEPTHS = (20, 100)
+
+_COLD = """
+import sys, time
+from pathlib import Path
+{load}
+query = {call}
+import resource
+usage = resource.getrusage(resource.RUSAGE_SELF)
+print(usage.ru_utime + usage.ru_stime)
+"""
+
+
+class Search:
+    """Exact search of a collection's test queries, and its measures."""
+
+    def __init__(self, collection: Encoded) -> None:
+        self.collection = collection
+        self._documents = collection.documents.astype(np.float32)
+        self._by_term = self._documents.T.tocsr()
+        self._qids = collection.topics("test")["qid"].tolist()
+        qrels = collection.qrels("test")
+        self._qrels = qrels[qrels["query_id"].isin(self._qids)]
+        self._docnos = np.array(collection.docnos, dtype=object)
+        self._shares = np.asarray((self._documents > 0).mean(axis=0)).ravel()
+
+    def scores(self, queries: csr_matrix) -> csr_matrix:
+        """Return the scores, [queries, documents]."""
+        return (queries @ self._by_term).tocsr()
+
+    def two_steps(self, first: csr_matrix, second: csr_matrix, depth: int) -> csr_matrix:
+        """Return the scores of the second queries for the best documents of the first."""
+        found = self.scores(first)
+        kept = [np.sort(found.indices[s:e][best(found.data[s:e], depth)]) for s, e in zip(found.indptr, found.indptr[1:])]
+        starts = np.concatenate([[0], np.cumsum([len(row) for row in kept])])
+        mask = csr_matrix((np.ones(starts[-1], dtype=np.float32), np.concatenate(kept), starts), shape=found.shape)
+        return self.scores(second).multiply(mask).tocsr()
+
+    def measures(self, scores: csr_matrix) -> dict[str, float]:
+        """Return the measures of a ranking by scores."""
+        parts = []
+        for qid, start, end in zip(self._qids, scores.indptr, scores.indptr[1:]):
+            order = best(scores.data[start:end], 100)
+            docnos, values = self._docnos[scores.indices[start:end][order]], scores.data[start:end][order]
+            parts.append(pd.DataFrame({"query_id": qid, "doc_id": docnos, "score": values}))
+        found = ir_measures.calc_aggregate(MEASURES, self._qrels, pd.concat(parts))
+        return {str(measure): round(float(found[measure]), 4) for measure in MEASURES}
+
+    def cost(self, queries: csr_matrix) -> dict[str, float]:
+        """Return the active terms of a query, and FLOPs."""
+        shares = np.asarray((queries > 0).mean(axis=0)).ravel()
+        return {"terms": round(queries.nnz / queries.shape[0], 1), "FLOPs": round(float(shares @ self._shares), 2)}
+
+    def idf(self) -> np.ndarray:
+        """Return inverse document frequencies of the encoded documents, as OpenSearch has them."""
+        count, frequencies = self._documents.shape[0], self._documents.getnnz(axis=0)
+        return np.log(1 + (count - frequencies + 0.5) / (frequencies + 0.5))
+
+
+def best(scores: np.ndarray, depth: int) -> np.ndarray:
+    """Return the positions of the highest scores, the highest first; among equal ones, the first."""
+    return np.lexsort((np.arange(len(scores)), -scores))[:depth]
+
+
+def rows(weights: np.ndarray, expansion: csr_matrix) -> csr_matrix:
+    return (diags(weights) + expansion).tocsr()
+
+
+def compare(collection: Encoded, queries: dict[str, tuple[list[str], csr_matrix]], output: Path) -> list[dict[str, Any]]:
+    """Measure all query sides of one collection.
+
+    Args:
+        collection: Its test queries are searched.
+        queries: Sets of queries, with the full encoder's vectors, from which tables are filled.
+        output: Directory for tables.
+    """
+    search, model, tokens = Search(collection), collection.model, tokens_of(collection.model)
+    full, own = collection.queries("test"), tokens(collection.topics("test")["query"].tolist())
+    found: list[dict[str, Any]] = []
+
+    def add(system: str, vectors: csr_matrix, scores: csr_matrix | None = None, **more: Any) -> None:
+        vectors = csr_matrix(vectors)
+        measures = search.measures(search.scores(vectors) if scores is None else scores)
+        found.append({"collection": collection.name, "system": system, **measures, **search.cost(vectors), **more})
+        show(found[-1])
+
+    add("full encoder", full)
+    add("full encoder, own tokens", full.multiply(own))
+    add("binary", own)
+    add("idf of the encoded documents", own @ diags(search.idf()))
+    for depth in DEPTHS:
+        add(f"binary, top {depth} scored by the full encoder", own, search.two_steps(own, full, depth))
+    for name, (texts, vectors) in queries.items():
+        directory = output / f"queries of {name}"
+        for kind in ("counts", "ridge"):
+            weights, every, seconds = filled(kind, tokens(texts), vectors, directory)
+            for entries in ENTRIES if kind == "ridge" else (0,):
+                expansion = top_k(every, entries) if entries else every
+                table = QueryTable.from_weights(model, weights, expansion)
+                table.save(directory / f"{kind}-{entries}")
+                size = (directory / f"{kind}-{entries}" / "table.npz").stat().st_size
+                more = {"kB": round(size / 1000), "fill s": seconds, "queries": len(texts)}
+                made, label = own @ rows(weights, expansion), f"{kind}{f' {entries}' if entries else ''}, queries of {name}"
+                add(label, made, **more)
+                for depth in DEPTHS if entries == 4 else ():
+                    add(f"{label}, top {depth} scored by the full encoder", made, search.two_steps(made, full, depth))
+    return found
+
+
+def filled(kind: Any, seen: csr_matrix, vectors: csr_matrix, directory: Path) -> tuple[np.ndarray, csr_matrix, float]:
+    """Fill a table, or read the one that was filled before: weights, as many entries as are compared, processor time in s."""
+    path = directory / f"{kind}-of-{seen.shape[0]}.npz"
+    if not path.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        start = time.process_time()
+        weights, expansion = fill(seen, vectors, Filling(kind=kind, entries=max(ENTRIES)))
+        taken = time.process_time() - start
+        parts = {"data": expansion.data, "indices": expansion.indices, "indptr": expansion.indptr}
+        np.savez(path, weights=weights, taken=taken, **parts)
+    with np.load(path) as kept:
+        size = len(kept["weights"])
+        expansion = csr_matrix((kept["data"], kept["indices"], kept["indptr"]), shape=(size, size))
+        return kept["weights"], expansion, round(float(kept["taken"]), 1)
+
+
+def show(row: dict[str, Any]) -> None:
+    print(" | ".join(str(value) for value in row.values()), flush=True)
+
+
+def warm(model: CSPLADE, table: QueryTable, texts: list[str]) -> dict[str, float]:
+    """Return the median processor time of a query in milliseconds; the systems take turns."""
+    systems: dict[str, Callable[[list[str]], Any]] = {"full encoder": model.encode_queries, "table": table.encode}
+    taken: dict[str, list[float]] = {name: [] for name in systems}
+    for text in texts:
+        for name, encode in systems.items():
+            start = time.process_time()
+            encode([text])
+            taken[name].append(time.process_time() - start)
+    return {name: round(statistics.median(times) * 1000, 3) for name, times in taken.items()}
+
+
+def cold(directory: Path, text: str) -> dict[str, float]:
+    """Return the processor time in seconds of a process that encodes one query, and of one that imports PyTerrier only."""
+    codes = {
+        "PyTerrier alone": ("import pyterrier", "None"),
+        "table": (
+            f"from pyterrier_csplade import QueryTable\ntable = QueryTable.load({str(directory)!r})",
+            f"table.encode([{text!r}])",
+        ),
+        "full encoder": (
+            "from pyterrier_csplade import CSPLADE\nmodel = CSPLADE.tiny()",
+            f"model.encode_queries([{text!r}])",
+        ),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in codes}
+    for _ in range(3):
+        for name, (load, call) in codes.items():
+            code = _COLD.format(load=load, call=call)
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+            taken[name].append(float(done.stdout))
+    return {name: round(min(times), 2) for name, times in taken.items()}
+
+
+def sample(texts: list[str], vectors: csr_matrix, size: int | None) -> tuple[list[str], csr_matrix]:
+    """Draw queries at random."""
+    drawn = np.sort(np.random.default_rng(0).permutation(len(texts))[:size])
+    return [texts[place] for place in drawn], vectors[drawn]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("collections", type=Path)
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("--names", nargs="+", default=["medquad", "covidqa", "cranfield"])
+    parser.add_argument("--train", nargs="+", default=["medquad"])
+    parser.add_argument("--timed", type=int, default=200)
+    parser.add_argument("--only-encode", action="store_true")
+    parser.add_argument("--sample", type=int, help="fill tables from as many training queries, drawn at random")
+    parser.add_argument("--documents", type=int, help="use the first documents, and the queries that are judged on them")
+    args = parser.parse_args()
+    model = CSPLADE.tiny()
+    collections = {
+        name: Encoded(args.collections / name, args.cache, model, args.documents) for name in {*args.names, *args.train}
+    }
+    given = {
+        name: (collections[name].topics("train")["query"].tolist(), collections[name].queries("train")) for name in args.train
+    }
+    given = {name: sample(*queries, args.sample) for name, queries in given.items()}
+    results: dict[str, Any] = {"rows": []}
+    for name in args.names:
+        queries = {name: given[name]} if name in given else {**given, f"documents of {name}": collections[name].suggested()}
+        if args.only_encode:
+            collections[name].queries("test"), collections[name].documents
+            continue
+        results["rows"] += compare(collections[name], queries, args.cache / "tables")
+        (args.cache / "query_table.json").write_text(json.dumps(results, indent=1) + "\n")
+    if args.only_encode:
+        return
+    directory = args.cache / "tables" / f"queries of {args.train[0]}" / "ridge-4"
+    texts = collections[args.names[0]].topics("test")["query"].tolist()[: args.timed]
+    results["warm ms"] = warm(model, QueryTable.load(directory), texts)
+    results["cold s"] = cold(directory, texts[0])
+    results["peak MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000
+    print(json.dumps({name: value for name, value in results.items() if name != "rows"}))
+    (args.cache / "query_table.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

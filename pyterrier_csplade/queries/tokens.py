@@ -1,0 +1,154 @@
+"""The index terms of a query, as the language model of the documents reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from tokenizers import Tokenizer
+
+from pyterrier_csplade._warnings import warn
+from pyterrier_csplade.vectors.contract import Contract
+from pyterrier_csplade.vectors.vocabulary import Vocabulary
+
+# How tokenizers spell the space before a word: byte-level ones, and those of SentencePiece.
+_SPACES = ("Ġ", "▁")
+
+
+class QueryTokens:
+    """Finds the index terms of queries with the tokenizer of a language model.
+
+    A query is tokenised as the model does it, after the contract's prefix and up to its length. The tokens of the prefix are
+    left out by their place in the text: a byte-level tokenizer spells the first word ``heart`` at the beginning of a text, but
+    ``Ġheart`` after the prefix ``query: ``.
+
+    Attributes:
+        tokenizer: The tokenizer as its file ``tokenizer.json``.
+        split_special_tokens: Whether the names of special tokens in a query are read as text.
+    """
+
+    def __init__(
+        self, tokenizer: str, contract: Contract, vocabulary: Vocabulary, *, split_special_tokens: bool = False
+    ) -> None:
+        """Load a tokenizer.
+
+        Args:
+            tokenizer: The content of its file ``tokenizer.json``.
+            contract: How the documents' encoder reads queries: prefix, special tokens, maximum length.
+            vocabulary: The index terms.
+            split_special_tokens: As in the class.
+        """
+        self.tokenizer = tokenizer
+        self.split_special_tokens = split_special_tokens
+        self._backend = _loaded(tokenizer, split_special_tokens)
+        self._prefix = contract.query_prefix
+        self._length = contract.query_length
+        self._room = contract.query_length - contract.add_bos - contract.add_eos
+        self._terms = len(vocabulary)
+        self._columns = np.full(int(vocabulary.token_ids.max(initial=-1)) + 1, -1, dtype=np.int64)
+        self._columns[vocabulary.token_ids] = np.arange(len(vocabulary))
+        self._longest = 0
+
+    @classmethod
+    def vocabulary_of(cls, tokenizer: str, token_ids: np.ndarray) -> Vocabulary:
+        """Return the vocabulary of some tokens.
+
+        Raises:
+            ValueError: The tokenizer lacks one of them, or cannot be read.
+        """
+        terms = {i: term for term, i in _loaded(tokenizer, False).get_vocab().items()}
+        try:
+            return Vocabulary([terms[i] for i in token_ids.tolist()], token_ids)
+        except KeyError as error:
+            raise ValueError(f"the tokenizer has no token {error}") from error
+
+    @property
+    def starts_bare(self) -> bool:
+        """Whether the first word of a query is spelled otherwise than after a space, as in documents: ``heart``, ``Ġheart``."""
+        first, later = (self._backend.encode(self._prefix + text, add_special_tokens=False).ids for text in ("the", "the the"))
+        return first[-1] != later[-1]
+
+    def __call__(self, texts: Sequence[str], *, counts: bool = False) -> csr_matrix:
+        """Find the index terms of queries.
+
+        Args:
+            texts: Any number of queries; a blank one has no terms.
+            counts: Whether to count how often each term occurs.
+
+        Returns:
+            float32 [texts, terms]: 1 for a term of a query, or its count.
+        """
+        prefix, cut = len(self._prefix), 0
+        readable = self._readable(max(map(len, texts), default=0))
+        encodings = self._backend.encode_batch([self._prefix + text[:readable] for text in texts], add_special_tokens=False)
+        columns, starts = [np.empty(0, dtype=np.int64)], [0]
+        for text, encoding in zip(texts, encodings):
+            ids = np.array(encoding.ids[: self._room], dtype=np.int64)
+            cut += len(encoding.ids) > self._room or len(text) > readable
+            if prefix:  # a token that reaches into the query belongs to it
+                ids = ids[[end > prefix for _, end in encoding.offsets[: self._room]]]
+            found = self._columns[ids[ids < len(self._columns)]] if text.strip() else ids[:0]
+            columns.append(found[found >= 0])
+            starts.append(starts[-1] + len(columns[-1]))
+        if cut:
+            noun = "query was" if cut == 1 else "queries were"
+            warn(f"{cut:,} {noun} longer than {self._length} tokens: what comes later was left out")
+        every = np.concatenate(columns)
+        found = csr_matrix((np.ones(len(every), dtype=np.float32), every, starts), shape=(len(texts), self._terms))
+        found.sum_duplicates()
+        if not counts:
+            found.data[:] = 1
+        return found
+
+    def text_of(self, term: str) -> str:
+        """Return the text that a term spells; the term itself if the tokenizer has no decoder."""
+        decoder = self._backend.decoder
+        return term if decoder is None else str(decoder.decode([term]))
+
+    def _readable(self, longest_text: int) -> int:
+        """Return how many characters of a query can affect the tokens that are read, as the model does."""
+        if longest_text <= self._room:
+            return longest_text
+        self._longest = self._longest or max(map(len, self._backend.get_vocab()))
+        return (self._room + 1) * self._longest
+
+
+def twins(vocabulary: Vocabulary, *, bare: bool) -> dict[int, int]:
+    """Return the columns of terms and of their common spelling, which documents have more often.
+
+    Args:
+        vocabulary: The index terms.
+        bare: Whether terms without a space before them, which begin a text or continue a word, have the term with a space as
+            their common spelling; otherwise only terms with capital letters have one, the term in lower case.
+    """
+    found = {}
+    for column, term in enumerate(vocabulary):
+        space = term[:1] if term[:1] in _SPACES else ""
+        spaces = (*_SPACES, "") if bare and not space else (space,)
+        known = (vocabulary.column(before + term[len(space) :].lower()) for before in spaces)
+        twin = next((other for other in known if other is not None), column)
+        if twin != column:
+            found[column] = twin
+    return found
+
+
+def without_state(tokenizer: str) -> str:
+    """Return a tokenizer without what its last use left in it: truncation and padding."""
+    backend = Tokenizer.from_str(tokenizer)
+    backend.no_truncation()
+    backend.no_padding()
+    return str(backend.to_str())
+
+
+@lru_cache(maxsize=2)
+def _loaded(tokenizer: str, split_special_tokens: bool) -> Tokenizer:
+    try:
+        backend = Tokenizer.from_str(tokenizer)
+    except Exception as error:  # the library raises nothing more specific
+        raise ValueError(f"the tokenizer cannot be read: {error}") from error
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = split_special_tokens
+    return backend

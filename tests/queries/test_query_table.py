@@ -1,0 +1,319 @@
+"""Query tables: what they encode, their files, and which documents their vectors may be compared with."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csr_matrix
+
+from pyterrier_csplade import CSPLADE, ContractError, DataError, ImpactIndex, ImpactVector, OpenSearchIndex, QueryTable
+from pyterrier_csplade.engines import PisaEngine
+from pyterrier_csplade.queries import TABLE_FILE
+from support import fake_engines
+from support.fake_opensearch import FakeCluster
+from support.models import TEXTS, language_model, tokenizer
+from support.texts import DOCUMENTS, dense
+
+QUERIES = [*TEXTS, "inverted index", "dogs and cats", "causal language models", "a text of related terms", "inverted index"]
+
+
+@pytest.fixture(scope="module")
+def table(csplade: CSPLADE) -> QueryTable:
+    return QueryTable.fit(csplade, QUERIES, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def saved(table: QueryTable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tables") / "my.table"
+    table.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def index(csplade: CSPLADE, tmp_path_factory: pytest.TempPathFactory) -> ImpactIndex:
+    index = ImpactIndex(tmp_path_factory.mktemp("table-index") / "index")
+    (csplade.doc_encoder() >> index).index([{"docno": docno, "text": text} for docno, text in DOCUMENTS.items()])
+    return index
+
+
+@pytest.fixture
+def other() -> CSPLADE:
+    """A model of other weights."""
+    return CSPLADE((language_model(seed=9), tokenizer()))
+
+
+def test_a_vector_is_the_sum_of_the_rows_of_the_tokens(csplade: CSPLADE, table: QueryTable) -> None:
+    query = "dogs and dogs"
+    ids = csplade.backbone.tokenizer(query, add_special_tokens=False)["input_ids"]
+    columns = {csplade.vocabulary.token_ids.tolist().index(i) for i in ids}
+    expected = np.zeros(len(csplade.vocabulary))
+    for column in columns:
+        expected[column] += table.weights[column]
+        expected += table.expansion[column].toarray()[0]
+    found = table.encode([query])
+    assert found.dtype == np.float32 and dense(found)[0] == pytest.approx(expected, rel=1e-5)
+    assert len(columns) < len(ids) and (np.diff(table.expansion.indptr) <= 4).all() and table.expansion.nnz > 0
+    explained = table.explain(query)
+    assert set(explained) == {csplade.vocabulary[column] for column in columns}
+    summed = np.zeros(len(csplade.vocabulary))
+    for row in explained.values():
+        assert list(row.values()) == sorted(row.values(), reverse=True)
+        for term, weight in row.items():
+            summed[csplade.vocabulary.column(term)] += weight
+    assert summed == pytest.approx(expected, rel=1e-5)
+
+
+def test_it_comes_closer_to_the_teacher_than_its_tokens_alone(csplade: CSPLADE, table: QueryTable) -> None:
+    def cosine(vectors: csr_matrix) -> float:
+        one, two = dense(vectors), dense(csplade.encode_queries(QUERIES))
+        return float(((one * two).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(two, axis=1)).mean())
+
+    binary = QueryTable.from_weights(csplade, np.ones(len(csplade.vocabulary)))
+    assert cosine(table.encode(QUERIES)) > cosine(binary.encode(QUERIES))
+
+
+def test_transform_keeps_rows_and_columns(table: QueryTable) -> None:
+    frame = pd.DataFrame({"qid": ["2", "1"], "query": ["dogs", ""], "more": [1, 2]}, index=[7, 3])
+    found = table.transform(frame)
+    assert found.drop(columns="query_toks").equals(frame) and found["query_toks"][3] == {}
+    vector = found["query_toks"][7]
+    assert isinstance(vector, ImpactVector) and vector.contract == table.contract
+    assert list(vector.values()) == sorted(vector.values(), reverse=True)
+    expected = dense(table.encode(["dogs"]))[0]
+    assert {table.vocabulary.column(term): weight for term, weight in vector.items()} == {
+        int(column): expected[column] for column in np.flatnonzero(expected)
+    }
+    assert table.transform(frame[:0])["query_toks"].tolist() == []
+
+
+def test_bad_queries_are_named(table: QueryTable) -> None:
+    with pytest.raises(DataError, match="query q7: expected text, found None"):
+        table.transform(pd.DataFrame({"qid": ["q7"], "query": [None]}))
+    with pytest.raises(DataError, match="query q7: .* is Terrier's query language"):
+        table.transform(pd.DataFrame({"qid": ["q7"], "query": ["applypipeline:off dogs^0.2"]}))
+    with pytest.raises(DataError, match="text 1: expected text, found 3"):
+        table.encode(["a", 3])  # type: ignore[list-item]
+    with pytest.raises(DataError, match="query 0: expected text"):
+        QueryTable.fit(None, [None])  # type: ignore[arg-type, list-item]
+
+
+def test_the_files_give_back_the_table(table: QueryTable, saved: Path) -> None:
+    loaded = QueryTable.load(saved)
+    assert loaded == table and hash(loaded) == hash(table) and loaded.contract == table.contract
+    assert (dense(loaded.encode(QUERIES)) == dense(table.encode(QUERIES))).all()
+    assert sorted(path.name for path in saved.iterdir()) == [TABLE_FILE, "table.npz", "tokenizer.json"]
+    values = json.loads((saved / TABLE_FILE).read_text())
+    assert values["kind"] == "table" and values["contract"]["queries_for"] == table.contract.queries_for
+    assert values["contract"]["training"] == {
+        "filling": {"kind": "ridge", "entries": 4, "threshold": 0.3, "ridge": 1.0, "counts": False},
+        "queries": len(set(QUERIES)),
+    }
+
+
+def test_repr_str_copies_and_pickles(table: QueryTable, saved: Path, csplade: CSPLADE) -> None:
+    loaded = QueryTable.load(saved)
+    assert repr(loaded) == f"QueryTable.load({str(saved)!r})" and str(loaded) == "QueryTable(my.table)"
+    assert repr(table).startswith("QueryTable(<fingerprint ") and str(table).startswith("QueryTable(")
+    assert len(pickle.dumps(loaded)) < 500
+    for one in (loaded, table):
+        for again in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one), copy.copy(one)):
+            assert again == one and (dense(again.encode(QUERIES)) == dense(one.encode(QUERIES))).all()
+    assert table != QueryTable.from_weights(csplade, table.weights)
+
+
+def test_saving_replaces_a_table(table: QueryTable, csplade: CSPLADE, tmp_path: Path) -> None:
+    table.save(tmp_path)
+    binary = QueryTable.from_weights(csplade, np.ones(len(csplade.vocabulary)), counts=True)
+    binary.save(tmp_path)
+    loaded = QueryTable.load(tmp_path)
+    assert loaded == binary and dense(loaded.encode(["a a"])).sum() == 2
+
+
+def test_every_change_of_a_file_is_refused(saved: Path, tmp_path: Path) -> None:
+    for name in ("table.npz", "tokenizer.json", TABLE_FILE):
+        content = (saved / name).read_bytes()
+        for step in range(1, 6):
+            directory = tmp_path / f"{name}-{step}"
+            directory.mkdir()
+            for path in saved.iterdir():
+                (directory / path.name).write_bytes(path.read_bytes())
+            at = len(content) * step // 6
+            if name == TABLE_FILE:  # whole digits and letters change values, so that the file stays JSON
+                at = next(i for i in range(at, len(content)) if content[i : i + 1].isalnum())
+            changed = content[:at] + (b"1" if content[at : at + 1] != b"1" else b"2") + content[at + 1 :]
+            (directory / name).write_bytes(changed)
+            try:
+                other = QueryTable.load(directory)
+            except ContractError as error:
+                assert str(directory) in str(error)  # noqa: PT017
+            else:  # a value that changes no vector, such as the description of the training
+                assert name == TABLE_FILE and other.contract.queries_for and other.contract.weights
+
+
+@pytest.mark.parametrize("name", ["table.npz", "tokenizer.json"])
+def test_a_missing_file_is_named(saved: Path, tmp_path: Path, name: str) -> None:
+    for path in saved.iterdir():
+        if path.name != name:
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(ContractError, match=f"{name} is missing: copy the table again"):
+        QueryTable.load(tmp_path)
+
+
+def test_what_is_no_table_is_named(tmp_path: Path, table: QueryTable, csplade: CSPLADE) -> None:
+    with pytest.raises(FileNotFoundError, match=f"holds no query table: {TABLE_FILE} is missing"):
+        QueryTable.load(tmp_path)
+    table.save(tmp_path / "one")
+    QueryTable.from_weights(csplade, np.ones(len(csplade.vocabulary))).save(tmp_path / "two")
+    values = json.loads((tmp_path / "one" / TABLE_FILE).read_text())
+    for change, message in (
+        ({"format": 2}, "newer format"),
+        ({"kind": "chair"}, "does not describe a table"),
+        ({"counts": 1}, "counts and split_special_tokens must be true or false"),
+        ({"counts": True}, "does not belong to the other files"),
+        (
+            {"contract": json.loads((tmp_path / "two" / TABLE_FILE).read_text())["contract"]},
+            "does not belong to the other files",
+        ),
+        ({"contract": {**values["contract"], "query_length": 0}}, "query_length must be a positive integer"),
+    ):
+        (tmp_path / "one" / TABLE_FILE).write_text(json.dumps({**values, **change}))
+        with pytest.raises(ContractError, match=message):
+            QueryTable.load(tmp_path / "one")
+
+
+def test_weights_that_are_wrong(csplade: CSPLADE) -> None:
+    size = len(csplade.vocabulary)
+    with pytest.raises(ContractError, match="the table: expected .* weights, one for each index term"):
+        QueryTable.from_weights(csplade, np.ones(3))
+    for bad in (-1.0, np.nan, np.inf):
+        with pytest.raises(ContractError, match="a weight is negative or not finite"):
+            QueryTable.from_weights(csplade, np.full(size, bad))
+    with pytest.raises(ContractError, match="a weight is negative or not finite"):
+        QueryTable.from_weights(csplade, np.ones(size), csr_matrix(([-1.0], ([0], [1])), shape=(size, size)))
+
+
+class Teacher:
+    """A model whose queries have the given vectors."""
+
+    def __init__(self, model: CSPLADE, vectors: csr_matrix) -> None:
+        self.contract, self.vocabulary, self.backbone = model.contract, model.vocabulary, model.backbone
+        self._vectors = vectors
+
+    def encode_queries(self, texts: Any, *, verbose: bool | None = None) -> csr_matrix:
+        return self._vectors[: len(texts)]
+
+
+def test_a_teacher_without_vectors_is_refused(csplade: CSPLADE) -> None:
+    empty = csr_matrix((3, len(csplade.vocabulary)), dtype=np.float32)
+    with pytest.raises(DataError, match="the model gives 2 of 2 queries no terms, so that there is nothing to imitate"):
+        QueryTable.fit(Teacher(csplade, empty), ["a", "b"], verbose=False)
+    with pytest.raises(DataError, match="there are no queries"):
+        QueryTable.fit(Teacher(csplade, empty), [], verbose=False)
+
+
+def test_a_tokenizer_without_a_file_is_refused(csplade: CSPLADE, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        pass
+
+    monkeypatch.setattr(csplade.backbone, "tokenizer", Slow())
+    with pytest.raises(ContractError, match=r"its tokenizer \(Slow\) has no file tokenizer.json"):
+        QueryTable.from_weights(csplade, np.ones(len(csplade.vocabulary)))
+
+
+# ---------------------------------------------------------------------- relation to documents
+
+
+def scores(found: pd.DataFrame) -> dict[tuple[str, str], float]:
+    return dict(zip(zip(found["qid"], found["docno"]), found["score"]))
+
+
+def test_every_engine_of_the_documents_takes_the_vectors(
+    csplade: CSPLADE,
+    table: QueryTable,
+    index: ImpactIndex,
+    topics: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queries = table(topics)
+    documents = np.floor(dense(csplade.encode_docs(list(DOCUMENTS.values()))) * 100 + 0.5)
+    products = dense(table.encode(topics["query"].tolist())) @ documents.T
+    expected = {
+        (qid, docno): products[i, j]
+        for i, qid in enumerate(topics["qid"])
+        for j, docno in enumerate(DOCUMENTS)
+        if products[i, j]
+    }
+    for retriever in (index.retriever(), index.retriever(algorithm="exhaustive")):
+        found = retriever(queries)
+        assert scores(found) == pytest.approx(expected, rel=1e-5), retriever
+    rescored = index.scorer()(found.assign(query_toks=found["qid"].map(dict(zip(queries["qid"], queries["query_toks"])))))
+    assert scores(rescored) == pytest.approx(expected, rel=1e-5)
+    vectors = list(csplade.doc_encoder().transform_iter({"docno": docno, "text": text} for docno, text in DOCUMENTS.items()))
+    served = OpenSearchIndex(FakeCluster().client(), "docs")
+    served.toks_indexer().index(vectors)
+    assert len(served.retriever()(queries)) == len(expected)
+    for name, make in fake_engines.MODULES.items():
+        monkeypatch.setitem(sys.modules, name, make())
+    monkeypatch.setattr("warnings.warn", lambda *a, **k: None)
+    assert len(PisaEngine(tmp_path / "pisa").index(vectors).retriever()(queries)) > 0
+
+
+def test_the_models_scorer_takes_the_vectors(csplade: CSPLADE, table: QueryTable, other: CSPLADE) -> None:
+    pairs = pd.DataFrame({"qid": ["1"], "docno": ["d4"], "text": [DOCUMENTS["d4"]], "query": ["dogs and cats"]})
+    expected = dense(table.encode(["dogs and cats"])) @ dense(csplade.encode_docs([DOCUMENTS["d4"]])).T
+    given = table(pairs)
+    assert csplade.scorer()(given)["score"].tolist() == pytest.approx(expected[0].tolist(), rel=1e-5)
+    own = other.encode_queries(["dogs and cats"]) @ other.encode_docs([DOCUMENTS["d4"]]).T
+    assert other.scorer()(given)["score"].tolist() == pytest.approx([own[0, 0]], rel=1e-5)  # encodes the query instead
+    with pytest.raises(ContractError, match="qid '1': query_toks holds a vector of a query table for .*, not of CSPLADE"):
+        other.scorer()(given.drop(columns="query"))
+
+
+def test_documents_of_another_model_refuse_the_vectors(
+    table: QueryTable, index: ImpactIndex, other: CSPLADE, topics: pd.DataFrame
+) -> None:
+    foreign = QueryTable.from_weights(other, np.ones(len(other.vocabulary)))
+    with pytest.raises(
+        ContractError, match=r"query 'q1' was encoded by a query table for .* \(fingerprint .*, for documents of "
+    ):
+        index.retriever()(foreign(topics))
+    with pytest.raises(ContractError, match="a query table for"):
+        index.retriever(algorithm="exhaustive")(foreign(topics))
+
+
+def test_a_table_makes_no_documents(csplade: CSPLADE, table: QueryTable, tmp_path: Path) -> None:
+    vector = table(pd.DataFrame({"qid": ["1"], "query": ["dogs"]}))["query_toks"][0]
+    impacts = ImpactVector({term: 3 for term in vector}, vector.contract)
+    with pytest.raises(ContractError, match="a table makes vectors of queries, not of documents"):
+        ImpactIndex(tmp_path / "wrong").toks_indexer().index([{"docno": "d1", "toks": impacts}])
+
+
+def test_two_steps(csplade: CSPLADE, table: QueryTable, index: ImpactIndex, topics: pd.DataFrame) -> None:
+    pipeline = table >> index.retriever(num_results=4) >> csplade.query_encoder() >> index.scorer()
+    found = pipeline(topics)
+    full = scores((csplade.query_encoder() >> index.retriever())(topics))
+    first = scores((table >> index.retriever(num_results=4))(topics))
+    assert scores(found) == pytest.approx({pair: full[pair] for pair in first}, rel=1e-5)
+
+
+def test_searching_with_a_table_loads_neither_torch_nor_transformers(saved: Path, index: ImpactIndex) -> None:
+    code = (
+        "import sys\n"
+        "from pyterrier_csplade import ImpactIndex, QueryTable\n"
+        "pipeline = QueryTable.load(sys.argv[1]) >> ImpactIndex(sys.argv[2]).retriever(algorithm='exhaustive')\n"
+        "sys.stdout.write(f'{len(pipeline.search(\"dogs and cats\"))} ')\n"
+        "heavy = {'torch', 'transformers', 'peft', 'bitsandbytes', 'accelerate', 'jnius'}\n"
+        "sys.stdout.write(' '.join(heavy & sys.modules.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(saved), str(index.path)], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{len(DOCUMENTS)} "
