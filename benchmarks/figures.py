@@ -1,6 +1,6 @@
 """Draws the figures of the documentation's page on concepts from the documentation of Python's standard library.
 
-Usage: python benchmarks/figures.py [--documents N] [--output DIRECTORY]
+Usage: python benchmarks/figures.py [--step N] [--output DIRECTORY]
 """
 
 from __future__ import annotations
@@ -22,24 +22,23 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 FIGURES = Path(__file__).parents[1] / "pyterrier_csplade" / "pt_docs" / "figures"
 SHOWN = "textwrap.wrap"
-CUTS = (4, 8, 16, 32, 64, 128)
+CUTS = (4, 8, 16, 32, 64)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--documents", type=int, default=1000, help="default: %(default)s")
+    parser.add_argument("--step", type=int, default=4, help="every N-th document is used; default: %(default)s")
     parser.add_argument("--output", type=Path, default=FIGURES)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     dataset = pt.get_dataset("csplade:python-docs")
     everything = pd.DataFrame(dataset.get_corpus_iter(verbose=False))
-    step = max(1, len(everything) // arguments.documents)
-    corpus = everything[(np.arange(len(everything)) % step == 0) | (everything["docno"] == SHOWN)].reset_index(drop=True)
+    corpus = everything.iloc[:: arguments.step].reset_index(drop=True)
     topics = dataset.get_topics()
     topics = topics[topics["qid"].isin(set(corpus["docno"]))].reset_index(drop=True)
     csplade = CSPLADE.tiny()
     encoded, queries = csplade.doc_encoder(verbose=True)(corpus), csplade.query_encoder()(topics)
-    draw_expansion(csplade, corpus.loc[corpus["docno"] == SHOWN, "text"].iloc[0], arguments.output)
+    draw_expansion(csplade, everything.loc[everything["docno"] == SHOWN, "text"].iloc[0], arguments.output)
     draw_impacts(encoded, queries, arguments.output)
     draw_pruning(encoded, queries, dataset.get_qrels(), arguments.output)
 

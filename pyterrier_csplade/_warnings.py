@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from typing import Any
 
-# Packages between the user's call and ours.
+# Packages whose frames are skipped: the user's code is behind them.
 _PASSED = (
     "pyterrier_csplade",
     "pyterrier",

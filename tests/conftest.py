@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -35,6 +36,11 @@ def pytest_collection_finish() -> None:
     """Exempt imported modules from garbage collection, which each training run starts: it took a third of a run."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let the interpreter free everything at its end, or libraries report leaks."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
@@ -102,3 +108,12 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One real OpenSearch node for all tests, which may kill and start it again; each test names its own indexes."""
+    from support.opensearch_cluster import running
+
+    with running(tmp_path_factory.mktemp("opensearch"), nodes=1) as cluster:
+        yield cluster

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from pyterrier.measures import RR, R, nDCG
 from pyterrier_csplade._errors import CspladeError
 from pyterrier_csplade.data.python_docs import PythonDocsDataset
 from pyterrier_csplade.evaluation import plot_tradeoff
+from pyterrier_csplade.fusion import hybrid
 from pyterrier_csplade.index.index import ImpactIndex
 from pyterrier_csplade.storage.workspace import publish, workspace
 from pyterrier_csplade.vectors.pruning import PruneToks
@@ -28,33 +31,34 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 BM25 = "BM25"
-TINY = "csplade-tiny"
-FUSION = f"{BM25} + {TINY}"
+SMALL, TINY = "csplade-small", "csplade-tiny"
 MEASURES = (nDCG @ 10, RR @ 10, R @ 100)
 #: Documents that each system retrieves for a query, the largest cutoff of the measures.
 DEPTH = 100
 #: Numbers of heaviest terms of each document that the smaller indexes keep; our choice (not measured).
 CUTS = (16, 64)
 
-# Queries that are shown: well-known functions.
-_SHOWN = ("textwrap.dedent", "shutil.which", "heapq.merge")
+# Words of queries that are shown: of more or fewer, little can be seen; our choice (not measured).
+_WORDS = range(4, 11)
 
-_PLAN = f"""\
-This compares {TINY} with BM25 on the documentation of Python's standard library. Each query is the first line of a
-docstring, and the rest of the docstring is its only relevant document. It takes 2 to 3 minutes on two cores. Nothing is
-downloaded except Terrier's jars, when PyTerrier starts for the first time. The steps:
-  1. read the docstrings                                         seconds
-  2. index them for BM25                                         seconds
-  3. encode them with {TINY} and index the vectors       1 to 2 minutes
-  4. compare BM25, {TINY} and their fusion               half a minute
+_PLAN = """\
+This compares {name} with BM25 on the documentation of Python's standard library. Each query is the first line of a
+docstring, and the rest of the docstring is its only relevant document. It takes {minutes} minutes on two cores. The steps:
+  1. read the docstrings
+  2. index them for BM25
+  3. encode them with {name} and index the vectors, which takes most of the time
+  4. compare BM25, {name} and their fusion
   5. show three queries, their expansions, and explanations of their first hits
   6. plot effectiveness against the size of the index
-All files are written to"""
+All files are written to {output}"""
 
-_NEXT = f"""\
-Next steps: {TINY} is a small model to learn and experiment with. For real use, load a decoder-only language model that was
-trained as CSPLADE, on a machine with a GPU. The weights of 8B parameters need 16 GB in bfloat16, about 9 GB with
-quantization="int8" and 6 GB with "nf4":
+# Minutes of the whole demonstration on two cores.
+_MINUTES = {TINY: "2 to 3", SMALL: "2 to 3"}
+
+_NEXT = """\
+Next steps: csplade-small and csplade-tiny are small models to learn and experiment with. For real use, load a decoder-only
+language model that was trained as CSPLADE, on a machine with a GPU. The weights of 8B parameters need 16 GB in bfloat16, about
+9 GB with quantization="int8" and 6 GB with "nf4":
     csplade = CSPLADE("meta-llama/Llama-3.1-8B", adapter="path/to/your/csplade-adapter", batch_size=8, verbose=True)
     index = ImpactIndex("scifact.csplade")
     (csplade.doc_encoder() >> index).index(pt.get_dataset("irds:beir/scifact").get_corpus_iter())
@@ -62,12 +66,32 @@ quantization="int8" and 6 GB with "nf4":
 To train an adapter, run pyterrier-csplade adapt CONFIG, then pyterrier-csplade train CONFIG."""
 
 
-def run_demo(csplade: CSPLADE, output: Path, *, say: Say, limit: int | None = None) -> pd.DataFrame:
+def available_model(say: Say) -> tuple[CSPLADE, str]:
+    """Return csplade-small if its base model is in the cache or can be fetched, else csplade-tiny, and the model's name.
+
+    Args:
+        say: Prints why it is csplade-tiny.
+    """
+    from pyterrier_csplade.model.assembly import BASE_OF_SMALL
+    from pyterrier_csplade.model.bases import fetch_base
+    from pyterrier_csplade.model.csplade import CSPLADE
+
+    try:
+        small = CSPLADE.small()
+        fetch_base(BASE_OF_SMALL)
+    except CspladeError as error:
+        say(f"{SMALL} cannot be used, so this is {TINY}: {error}\n")
+        return CSPLADE.tiny(), TINY
+    return small, SMALL
+
+
+def run_demo(csplade: CSPLADE, output: Path, *, name: str, say: Say, limit: int | None = None) -> pd.DataFrame:
     """Encode, index, compare, explain and plot.
 
     Args:
         csplade: The model.
         output: Directory of the indexes, the table and the plot. Results of an earlier demonstration are replaced.
+        name: The model's name in texts and files.
         say: Prints each text for the user.
         limit: Number of documents, with their queries; None for all.
 
@@ -77,9 +101,9 @@ def run_demo(csplade: CSPLADE, output: Path, *, say: Say, limit: int | None = No
     Raises:
         CspladeError: The output cannot be written, or a step fails.
     """
-    say(f"{_PLAN} {output}")
+    say(_PLAN.format(name=name, minutes=_MINUTES.get(name, "some"), output=output))
     output.mkdir(parents=True, exist_ok=True)
-    _check_replaceable(output)
+    _check_replaceable(output, name)
     dataset = PythonDocsDataset()
     topics, qrels = dataset.get_topics()[:limit], dataset.get_qrels()[:limit]
     documents = pd.DataFrame(islice(dataset.get_corpus_iter(verbose=False), limit))
@@ -89,21 +113,20 @@ def run_demo(csplade: CSPLADE, output: Path, *, say: Say, limit: int | None = No
     # A step of its own, because the retriever would take some punctuation for its query language.
     bm25 = pt.rewrite.tokenise() >> index_bm25(documents, output / "bm25").bm25(num_results=DEPTH)
 
-    say(f"\n3. {TINY}")
+    say(f"\n3. {name}")
     encoded = csplade.doc_encoder(verbose=True)(documents)
-    index = _index_impacts(encoded, output / TINY)
+    index = _index_impacts(encoded, output / name)
 
     say("\n4. Comparison (mrt: mean response time per query, in ms)")
-    tiny = csplade.query_encoder() >> index.retriever(num_results=DEPTH)
-    systems = {BM25: bm25, TINY: tiny, FUSION: fuse(bm25, tiny)}
-    table = pt.Experiment(systems, topics, qrels, [*MEASURES, "mrt"], verbose=True)
-    table = table[["name", *map(str, MEASURES), "mrt"]]
+    learned = csplade.query_encoder() >> index.retriever(num_results=DEPTH)
+    systems = {BM25: bm25, name: learned, f"{BM25} + {name}": hybrid(bm25, learned, num_results=DEPTH)}
+    table, ranks = _compare(systems, topics, qrels)
     table.to_csv(output / "results.csv", index=False)
-    say(_format(table))
+    say(f"{_format(table)}\n{_wins(ranks, name)}")
 
     say("\n5. Three queries ([+term]: not in the query; -ing: continues a word)")
-    for qid, query in _shown(topics)[["qid", "query"]].to_numpy():
-        say(_explanation(csplade, tiny, qid, query, documents))
+    for (qid, query), why in _shown(topics, ranks, name):
+        say(_explanation(csplade, learned, qid, query, documents, why))
 
     say("\n6. Effectiveness and size (top k: only the k heaviest terms of each document)")
     points = _tradeoff(encoded, csplade.query_encoder()(topics), qrels, output, table)
@@ -114,24 +137,37 @@ def run_demo(csplade: CSPLADE, output: Path, *, say: Say, limit: int | None = No
     return table
 
 
+def _compare(
+    systems: dict[str, pt.Transformer], topics: pd.DataFrame, qrels: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Run the systems once.
+
+    Returns:
+        The table of measures; and for each query (the index) and system the rank of the relevant document, from 1, NaN where it
+        is not found.
+    """
+    with tempfile.TemporaryDirectory() as runs:
+        table = pt.Experiment(systems, topics, qrels, [*MEASURES, "mrt"], verbose=True, save_dir=runs)
+        found = {name: pt.io.read_results(str(Path(runs) / f"{name}.res.gz")) for name in systems}
+    relevant = qrels[qrels["label"] > 0][["qid", "docno"]]
+    ranks = {
+        name: relevant.merge(run, on=["qid", "docno"], how="left").set_index("qid")["rank"] + 1 - pt.model.FIRST_RANK
+        for name, run in found.items()
+    }
+    return table[["name", *map(str, MEASURES), "mrt"]], pd.DataFrame(ranks)
+
+
+def _wins(ranks: pd.DataFrame, name: str) -> str:
+    """Say for how many queries either system ranks the relevant document higher."""
+    bm25, learned = ranks[BM25].fillna(math.inf), ranks[name].fillna(math.inf)
+    return (
+        f"{name} ranks the answer higher than {BM25} for {(learned < bm25).sum():,} queries, {BM25} for "
+        f"{(bm25 < learned).sum():,}; for {(learned == bm25).sum():,} the rank is the same."
+    )
+
+
 def _format(frame: pd.DataFrame) -> str:
     return frame.to_string(index=False, float_format="{:.3f}".format)
-
-
-def fuse(*systems: pt.Transformer) -> pt.Transformer:
-    """Add up the scores of systems, each divided by the best score of the query.
-
-    Only the maximum normalises, since the lowest score of a ranking depends on its length. The weights are equal; our choice
-    (not measured), since there are no other queries to tune them on. A document that a system does not retrieve scores 0.
-    """
-    normalised = [system >> pt.apply.generic(_divide_by_best, label="/ best score") for system in systems]
-    return sum(normalised[1:], normalised[0])
-
-
-def _divide_by_best(results: pd.DataFrame) -> pd.DataFrame:
-    # A best score of 0 gives NaN, which the sum takes as 0. Other columns, such as query_toks, are dropped.
-    best = results["score"].abs().groupby(results["qid"]).transform("max")
-    return results[["qid", "docno", "rank"]].assign(score=results["score"] / best)
 
 
 def index_bm25(documents: pd.DataFrame, path: Path) -> pt.terrier.TerrierIndex:
@@ -148,14 +184,14 @@ def index_bm25(documents: pd.DataFrame, path: Path) -> pt.terrier.TerrierIndex:
     return pt.terrier.TerrierIndex(str(path))
 
 
-def _check_replaceable(output: Path) -> None:
-    for path in (output / "bm25", output / TINY, *_cut_paths(output).values()):
+def _check_replaceable(output: Path, name: str) -> None:
+    for path in (output / "bm25", output / name, *_cut_paths(output, name).values()):
         if path.exists() and not (path / "data.properties").exists():
             raise CspladeError(f"{path} is not an index of an earlier demonstration: choose another output directory")
 
 
-def _cut_paths(output: Path) -> dict[int, Path]:
-    return {k: output / f"{TINY}-top{k}" for k in CUTS}
+def _cut_paths(output: Path, name: str) -> dict[int, Path]:
+    return {k: output / f"{name}-top{k}" for k in CUTS}
 
 
 def _index_impacts(documents: pd.DataFrame, path: Path) -> ImpactIndex:
@@ -167,8 +203,8 @@ def _tradeoff(
     encoded: pd.DataFrame, queries: pd.DataFrame, qrels: pd.DataFrame, output: Path, table: pd.DataFrame
 ) -> pd.DataFrame:
     """Build and measure the pruned indexes, and add the full indexes from the table."""
-    measure = str(MEASURES[0])
-    paths, systems = _cut_paths(output), {}
+    measure, name = str(MEASURES[0]), table["name"].iloc[1]
+    paths, systems = _cut_paths(output, name), {}
     for k, path in paths.items():
         systems[f"top {k}"] = _index_impacts(PruneToks(top_k=k)(encoded), path).retriever(
             num_results=MEASURES[0].params["cutoff"]
@@ -177,8 +213,8 @@ def _tradeoff(
     found = dict(zip(table["name"], table[measure]))
     rows = [
         (BM25, BM25, directory_size(output / "bm25"), found[BM25]),
-        *((TINY, label, directory_size(path), value) for label, path, value in zip(systems, paths.values(), values)),
-        (TINY, "all terms", directory_size(output / TINY), found[TINY]),
+        *((name, label, directory_size(path), value) for label, path, value in zip(systems, paths.values(), values)),
+        (name, "all terms", directory_size(output / name), found[name]),
     ]
     return pd.DataFrame(rows, columns=["system", "label", "MB", measure])
 
@@ -188,15 +224,32 @@ def directory_size(path: Path) -> float:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
 
 
-def _shown(topics: pd.DataFrame) -> pd.DataFrame:
-    known = topics[topics["qid"].isin(_SHOWN)]
-    return known if len(known) == len(_SHOWN) else topics.head(len(_SHOWN))
+def _shown(topics: pd.DataFrame, ranks: pd.DataFrame, name: str) -> Iterator[tuple[tuple[str, str], str]]:
+    """Choose two queries at which the model is better than BM25 by most, and one at which BM25 is; first the shortest ones.
+
+    Yields:
+        qid and query, and which system is better; "" where too few queries differ.
+    """
+    reciprocal = 1 / ranks
+    margin = (reciprocal[name].fillna(0) - reciprocal[BM25].fillna(0)).reindex(topics["qid"]).to_numpy()
+    words = topics["query"].map(lambda query: len(query.split()))
+    order = topics.assign(margin=margin, words=words, unfit=~words.isin(_WORDS)).sort_values(["unfit", "words"], kind="stable")
+    better = order[order["margin"] > 0].sort_values("margin", ascending=False, kind="stable")[:2]
+    worse = order[order["margin"] < 0].sort_values("margin", kind="stable")[:1]
+    others = order[~order["qid"].isin([*better["qid"], *worse["qid"]])][: 3 - len(better) - len(worse)]
+    for rows, why in ((better, f"{name} is better"), (worse, f"{BM25} is better"), (others, "")):
+        yield from (((qid, query), why) for qid, query in rows[["qid", "query"]].itertuples(index=False))
 
 
-def _explanation(csplade: CSPLADE, retriever: pt.Transformer, qid: str, query: str, documents: pd.DataFrame) -> str:
+def _explanation(
+    csplade: CSPLADE, retriever: pt.Transformer, qid: str, query: str, documents: pd.DataFrame, why: str = ""
+) -> str:
     """Describe a query, its expansion, and the terms that contribute most to the score of its first hit."""
     expansion = csplade.decode(csplade.encode_queries([query]))
-    lines = [f"\nquery: {query}", f"  expansion: {readable_terms(csplade, expansion, query, '.2f')}"]
+    lines = [
+        f"\nquery: {query}{f' ({why})' if why else ''}",
+        f"  expansion: {readable_terms(csplade, expansion, query, '.2f')}",
+    ]
     hits = retriever.search(query, qid)["docno"].tolist()
     if not hits:
         return "\n".join([*lines, "  nothing found"])

@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser(
         "demo",
-        help="compare csplade-tiny with BM25 on the documentation of this Python",
+        help="compare CSPLADE with BM25 on the documentation of this Python",
         **examples("demo", "demo --output elsewhere"),
     )
     demo.add_argument("--output", type=Path, default=Path("csplade-demo"), metavar="DIR", help="default: %(default)s")
@@ -161,11 +161,11 @@ def _discard_output() -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from pyterrier_csplade.model.csplade import CSPLADE
+    from .demo import available_model, run_demo
 
-    from .demo import run_demo
-
-    run_demo(CSPLADE.tiny(), arguments.output, say=_say)
+    arguments.output.mkdir(parents=True, exist_ok=True)  # before anything is downloaded
+    csplade, name = available_model(_say)
+    run_demo(csplade, arguments.output, name=name, say=_say)
 
 
 def _adapt(arguments: argparse.Namespace) -> None:

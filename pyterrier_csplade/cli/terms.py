@@ -22,18 +22,16 @@ def readable_terms(csplade: CSPLADE | QueryTable, weights: Mapping[str, float], 
         query: The text of the query.
         form: Format of a weight, such as ``.0%``.
     """
-    shown = []
-    for term, weight in islice(weights.items(), _SHOWN):
-        text = _text_of(csplade, term)
-        word = text.strip() or repr(text)
-        label = word if text != word else f"-{word}"
-        shown.append(f"{label if word.lower() in query.lower() else f'[+{label}]'} {weight:{form}}")
-    return ", ".join(shown) + (", ..." if len(weights) > _SHOWN else "")
-
-
-def _text_of(csplade: CSPLADE | QueryTable, term: str) -> str:
+    from pyterrier_csplade.model.spelling import readable, spelled
     from pyterrier_csplade.queries.table import QueryTable
 
+    first = dict(islice(weights.items(), _SHOWN))
     if isinstance(csplade, QueryTable):
-        return csplade.text_of(term)
-    return str(csplade.backbone.tokenizer.convert_tokens_to_string([term]))
+        words = [spelled(term, csplade.text_of(term)) for term in first]
+    else:
+        words = readable(csplade.backbone.tokenizer, first, folded=csplade.contract.fold is not None)
+    shown = [
+        f"{word if word.strip('-').lower() in query.lower() else f'[+{word}]'} {weight:{form}}"
+        for word, weight in zip(words, first.values())
+    ]
+    return ", ".join(shown) + (", ..." if len(weights) > _SHOWN else "")

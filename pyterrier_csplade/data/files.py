@@ -20,7 +20,7 @@ IDENTIFIERS = ("docno", "doc_id", "docid", "_id", "id")
 
 _Documents: TypeAlias = Iterator[tuple[int, dict[str, Any]]]
 
-# Cells by which the first line of a TSV file is known to name its columns.
+# If the first line of a TSV file holds one of these cells, it names the columns.
 _HEADERS = {*IDENTIFIERS, "pid", "qid", "query_id", "text", "title", "body", "contents", "passage"}
 _FORMATS = {".jsonl": "JSONL", ".tsv": "TSV", ".csv": "CSV", ".parquet": "Parquet"}
 _READABLE = "what can be read is .jsonl, .tsv and .csv (also with .gz), .parquet, and TREC files of any other name"
@@ -68,7 +68,7 @@ def read_documents(file: Path) -> _Documents:
     """Yield (number, document): numbers of lines, or of rows in Parquet. TREC documents have ``docno``, ``title`` and ``body``.
 
     Raises:
-        DataError: A document cannot be parsed, or there is none; the message names file and line.
+        DataError: A document cannot be parsed, or there are no documents; the message names file and line.
     """
     number = 0
     for number, document in read_rows(file, ("docno", "text"), _read_trec):
@@ -101,7 +101,7 @@ def count_documents(file: Path) -> int:
     """Count the documents of a file, without parsing them where possible.
 
     Raises:
-        DataError: There are none, or the file cannot be read; the message names it.
+        DataError: There are no documents, or the file cannot be read; the message names it.
     """
     kind = _suffix(file)
     if kind == ".parquet":

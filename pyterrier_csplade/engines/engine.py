@@ -31,7 +31,7 @@ from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 # Docnos and terms of an index, and its contract, beside the files of the engine.
 _NAMES_FILE = "csplade_engine.bin"
-# By which PyTerrier recognises an artifact.
+# The file that makes a directory an artifact of PyTerrier.
 _META_FILE = "pt_meta.json"
 
 # Held while an index is opened: threads that use one first open it once.
@@ -222,7 +222,7 @@ class Engine(Settings, pt.Artifact, pt.Indexer):
         """Refuse a path without an index.
 
         Raises:
-            ImpactIndexError: There is none.
+            ImpactIndexError: There is no index at the path.
         """
         if not (self.directory / _NAMES_FILE).exists():
             raise ImpactIndexError(f"no index at {self.path}: build it with (csplade.doc_encoder() >> engine).index(...)")
@@ -241,7 +241,7 @@ class Opened:
         """Check and open an index.
 
         Raises:
-            ImpactIndexError: There is none, it is damaged, or it belongs to another engine.
+            ImpactIndexError: There is no index, it is damaged, or it belongs to another engine.
         """
         engine.check_built()
         check_on_opening(directory)

@@ -1,4 +1,4 @@
-"""What one can do with a Terrier index of impacts: build it, search it, reorder it, score documents with it."""
+"""A Terrier index of impacts: building, searching, reordering, and scoring documents."""
 
 from __future__ import annotations
 

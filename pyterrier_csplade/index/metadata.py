@@ -1,4 +1,4 @@
-"""``pt_meta.json``: the file by which PyTerrier recognises an index, and what this package adds to it."""
+"""``pt_meta.json``: the file that tells PyTerrier the type of an index, and what this package adds to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FILE = "pt_meta.json"
 
 
 def write_metadata(directory: Path, *, documents: int, empty: int, postings: int, contract: Contract | None) -> None:
-    """Write ``pt_meta.json``, by which PyTerrier recognises an index.
+    """Write ``pt_meta.json``, from which PyTerrier knows the type of an index.
 
     Args:
         directory: The directory of the index.

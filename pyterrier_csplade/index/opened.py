@@ -67,7 +67,7 @@ class OpenIndex:
         return found
 
     def postings(self, *, verbose: bool = False) -> Postings:
-        """Return the postings as arrays; they are built if there are none."""
+        """Return the postings as arrays, which are built if they are missing."""
         if self._postings is None:
             with self._lock:
                 if self._postings is None:

@@ -72,7 +72,7 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
         """Return an index that is given as its path, as itself, or as a :class:`pyterrier.terrier.TerrierIndex` with a path.
 
         Raises:
-            TypeError: It is none of them.
+            TypeError: It is another object.
         """
         if isinstance(index_like, StoredIndex):
             return index_like
@@ -121,7 +121,7 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
         return self.open().corpus(return_toks=return_toks)
 
     def postings(self, *, verbose: bool = False) -> Postings:
-        """Return the postings as arrays, opened at first use and built if there are none; needs no Java.
+        """Return the postings as arrays, opened at first use and built if they are missing; needs no Java.
 
         Args:
             verbose: Whether to show a progress bar while the arrays are built.
@@ -143,14 +143,14 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
             Postings(self.directory / POSTINGS_FILE).file.verify()
 
     def close(self) -> None:
-        """Close the index when the searches that run have ended; the next use opens what is at the path then."""
+        """Close the index when running searches have ended; the next use opens the index that is at the path then."""
         with self._lock:
             opened, self._opened, self._index_ref = self._opened, None, None
         if opened is not None:
             opened.release()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is open, which a copy opens again."""
+        """Leave out open files, which a copy opens again."""
         return {**self.__dict__, "_opened": None, "_index_ref": None, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -37,17 +37,38 @@ class Adapter:
         config: Its settings (PEFT).
         digests: Digest of each of its tensors.
         base: Hub id or directory of the model that it was trained on, as far as it says; PEFT overwrites the setting.
+        shapes: Shape of each of its tensors.
     """
 
     name: str
     config: Any
     digests: Mapping[str, str]
     base: str
+    shapes: Mapping[str, tuple[int, ...]]
 
     @property
     def identity(self) -> tuple[Any, Mapping[str, str]]:
         """What the digest of a model covers of it."""
         return self.config, self.digests
+
+    def check_vocabulary(self, lm: Any, tokenizer: Any) -> None:
+        """Refuse an adapter that was made for another vocabulary, as before ``pyterrier-csplade vocabulary``.
+
+        Raises:
+            ContractError: It changes embeddings or head of another number of tokens, or its tokenizer has more than the model.
+        """
+        ends = (lm.get_input_embeddings(), lm.get_output_embeddings())
+        rows = len(ends[0].weight)
+        tables = {path.rpartition(".")[2] for path, module in lm.named_modules() if module in ends}
+        sizes = [_rows_of(key, shape, tables) for key, shape in self.shapes.items()]
+        ids = set(tokenizer.get_vocab().values()) - set(tokenizer.added_tokens_decoder)
+        if max(ids, default=0) >= rows:
+            sizes.append(len(ids))
+        if others := [size for size in sizes if size not in (None, rows)]:
+            raise ContractError(
+                f"{self.name} was made for a vocabulary of {others[0]:,} tokens, but the model has {rows:,} rows: load it with "
+                "the model that it was trained on"
+            )
 
     def put_on(self, lm: Any) -> Any:
         """Wrap a model.
@@ -98,7 +119,27 @@ def read_adapter(name: str) -> Adapter:
         config.inference_mode = True
     with own_errors(f"{name}: {_WEIGHTS_FILE} cannot be read: copy it again"):
         weights = load_peft_weights(name, device="cpu")
-    return Adapter(name, config, digests(weights.items(), name), str(config.base_model_name_or_path or ""))
+    shapes = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+    return Adapter(name, config, digests(weights.items(), name), str(config.base_model_name_or_path or ""), shapes)
+
+
+def _rows_of(key: str, shape: tuple[int, ...], tables: set[str]) -> int | None:
+    """Return for how many tokens a tensor of an adapter is; None if it does not depend on their number.
+
+    Args:
+        key: Its name, such as ``base_model.model.lm_head.lora_B.weight``.
+        shape: Its shape.
+        tables: Names of the modules of input embeddings and head.
+    """
+    module, _, name = key.rpartition(".")
+    if name == "weight" and module.rpartition(".")[2] in tables:  # trained whole (modules_to_save)
+        return shape[0]
+    for table in tables:
+        if f".{table}.lora_embedding_A" in key:
+            return shape[1]
+        if f".{table}.lora_B" in key:
+            return shape[0]
+    return None
 
 
 def base_and_adapter(name: str) -> tuple[str, str | None]:

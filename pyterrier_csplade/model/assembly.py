@@ -37,6 +37,9 @@ from .hub import own_errors, read_json, weight_files
 from .identity import saved_tensors
 from .int8_rows import unpack
 
+#: The base model of csplade-small.
+BASE_OF_SMALL = "smollm2-135m-instruct"
+
 ASSEMBLY_FILE = "assembly.json"
 WEIGHTS_FILE = "weights.safetensors"
 ROWS_FILE = "rows.npy"

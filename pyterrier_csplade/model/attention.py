@@ -84,7 +84,7 @@ def attend(
         scaling: Factor of the scores.
         is_causal: Overrides the layer's setting.
         sliding_window: Tokens that a token sees, itself and those before it; None for all.
-        settings: Those of ``text_bounds``, and arguments of other implementations.
+        settings: The result of ``text_bounds``, and arguments of other implementations.
 
     Returns:
         [1, tokens, heads, width], and no weights.

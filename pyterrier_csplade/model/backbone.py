@@ -89,7 +89,7 @@ class Backbone(nn.Module):
         rows = len(self._lm.get_input_embeddings().weight)
         self._without_row = {i: token for token, i in tokenizer.get_vocab().items() if i >= rows}
         pad = tokenizer.pad_token_id
-        self._pad = pad if pad is not None and pad < rows else 0  # what is there makes no difference: it is masked
+        self._pad = pad if pad is not None and pad < rows else 0  # any token will do: it is masked
         self._check_room()
 
     def longest(self, length: int) -> int:
@@ -104,7 +104,7 @@ class Backbone(nn.Module):
 
     @property
     def _short(self) -> int | None:
-        """Number of positions up to which a model with LongRoPE rotates otherwise than beyond; None for other models."""
+        """Number of positions up to which a model with LongRoPE uses its short factors; None for other models."""
         rope = getattr(self._lm.config.get_text_config(), "rope_parameters", None) or {}
         kinds = [kind for kind in (rope, *rope.values()) if isinstance(kind, dict) and kind.get("rope_type") == "longrope"]
         return min((kind["original_max_position_embeddings"] for kind in kinds), default=None)
@@ -263,7 +263,7 @@ class Backbone(nn.Module):
         return self._states(input_ids, attention_mask)
 
     def _states_of_lengths(self, input_ids: Tensor, attention_mask: Tensor, short: int) -> Tensor:
-        """Compute the states of texts up to ``short`` tokens, which rotate otherwise than longer ones, and of those apart."""
+        """Compute the states of texts up to ``short`` tokens and of longer texts separately: their rotations differ."""
         lengths = attention_mask.sum(dim=1)
         parts = []
         for rows in ((lengths <= short).nonzero()[:, 0], (lengths > short).nonzero()[:, 0]):
@@ -279,7 +279,7 @@ class Backbone(nn.Module):
         return output.last_hidden_state
 
     def packed_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Compute ``hidden_states`` from all texts in one row, their positions counted anew: padding costs nothing.
+        """Compute ``hidden_states`` from all texts in one row, each with its own positions, so that padding costs nothing.
 
         Only attention implementations that keep such texts apart give the same states.
         """

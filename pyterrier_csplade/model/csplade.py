@@ -29,6 +29,7 @@ from .hub import check_source
 from .loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone, to_dtype
 from .scorer import Scorer
 from .sparse import ALL, Wanted
+from .spelling import readable
 from .transformers import DocEncoder, QueryEncoder
 
 # transformers replaces functions of torch while it loads a model, for all threads: models are loaded one after the other.
@@ -82,23 +83,21 @@ class CSPLADE(Settings):
             layers: Number of first layers to load, or ascending indices of layers; None follows the contract, else loads all.
             variant: "causal", "echo" or "bidirectional"; None follows the checkpoint's contract, "causal" where there is none.
             quantization: None, "int8" or "nf4" (bitsandbytes), or "int8-weight-only" (torchao).
-            dtype: A torch dtype or its name; "auto" is the checkpoint's own on an accelerator (bfloat16 for a GGUF file) and
-                float32 on a CPU.
+            dtype: A torch dtype or its name; "auto": the checkpoint's own on an accelerator (GGUF: bfloat16), float32 on a CPU.
             device: For example "cuda"; None takes an accelerator if there is one.
             attn_implementation: As in transformers, for example "sdpa" or "eager"; None leaves it to transformers.
-            head: "streamed" computes all logits; "screened", on a CPU, only those that an int8 product does not rule out: the
-                same vectors, faster if they are sparse. None: "screened" with AVX-512 VNNI, else "streamed".
+            head: "streamed" computes all logits; "screened", on a CPU, only those that int8 products do not rule out, which is
+                faster for sparse vectors. None: "screened" with AVX-512 VNNI, else "streamed".
             batch_size: Texts that go through the model together; an accelerator takes more short ones, a CPU fewer long ones.
             text_field: Column of a document's text.
             verbose: Whether progress is shown.
             contract: How texts must be encoded, for a checkpoint without a contract.
-            fold: "case+space" makes one term of the spellings of a word that differ in case, or in the space before it, with
-                the largest of their weights. Queries and documents need the same. None follows the checkpoint's contract.
+            fold: "case+space" makes one term of a word's spellings, as :class:`FoldTerms` does; None follows the contract.
 
         Raises:
             ContractError: An argument contradicts the checkpoint's contract, or is none of the values that it may have.
             ValueError: There is no such ``dtype`` or ``device``, ``batch_size`` is not positive, or ``text_field`` no name.
-            FileNotFoundError: ``model`` or ``adapter`` names a directory or file that is missing, or holds no checkpoint.
+            FileNotFoundError: A directory or file is missing, or holds no checkpoint.
         """
         self.model = _path_of(str(model)) if isinstance(model, (str, Path)) else model
         self.adapter = None if adapter is None else str(adapter)
@@ -111,9 +110,7 @@ class CSPLADE(Settings):
         self.attn_implementation = attn_implementation
         self.head = head
         self.batch_size = batch_size
-        self.text_field = text_field
-        self.verbose = verbose
-        self.fold = fold
+        self.text_field, self.verbose, self.fold = text_field, verbose, fold
         self.truncated: dict[Role, int] = {"query": 0, "document": 0}
         self._given_contract = contract
         self._loaded: BatchEncoder | None = None
@@ -306,19 +303,38 @@ class CSPLADE(Settings):
         with pt.tqdm(total=len(batch.sequences), desc=f"CSPLADE {batch.role} encoding", unit=batch.role) as bar:
             return encode(advance=bar.update)
 
-    def decode(self, row: csr_matrix) -> dict[str, float]:
+    def decode(self, row: csr_matrix, *, pretty: bool = False) -> dict[str, float]:
         """Return the expansion of one text, term to weight, the heaviest first.
 
+        Example::
+
+            csplade.decode(csplade.encode_queries(["wrap text"]), pretty=True)
+
         Args:
-            row: One row of an encoded matrix; terms are spelled as in ``vocabulary``. Another shape is a ValueError.
+            row: One row of an encoded matrix. Another shape is a ValueError.
+            pretty: Whether terms are spelled for people: "heart" instead of "Ġheart", and "-ing" for a token that continues a
+                word. Otherwise they are spelled as in ``vocabulary``. So is a term whose other spelling is taken.
         """
         if row.shape != (1, len(self.vocabulary)):
             raise ValueError(f"expected 1 row of {len(self.vocabulary)} terms, found a matrix of shape {row.shape}")
-        return dict(to_vectors(csr_matrix(row), self.vocabulary)[0])
+        weights = dict(to_vectors(csr_matrix(row), self.vocabulary)[0])
+        if not pretty:
+            return weights
+        spelled: dict[str, float] = {}
+        words = readable(self.backbone.tokenizer, weights, folded=self.contract.fold is not None)
+        for word, (term, weight) in zip(words, weights.items()):
+            spelled[term if word in spelled else word] = weight
+        return spelled
 
-    def explain(self, query: str, doc: str) -> dict[str, float]:
-        """Return how much each matching term adds to the score of two texts (weight times weight), the largest first."""
-        return self.decode(csr_matrix(self.encode_queries([query]).multiply(self.encode_docs([doc]))))
+    def explain(self, query: str, doc: str, *, pretty: bool = False) -> dict[str, float]:
+        """Return how much each matching term adds to the score of two texts (weight times weight), the largest first.
+
+        Args:
+            query: The query.
+            doc: The document.
+            pretty: As in ``decode``.
+        """
+        return self.decode(csr_matrix(self.encode_queries([query]).multiply(self.encode_docs([doc]))), pretty=pretty)
 
     def doc_encoder(
         self,

@@ -173,8 +173,8 @@ class BatchEncoder:
     @torch.inference_mode()
     def _encode_batch(self, sequences: Sequence[Sequence[int]], names: Sequence[str], wanted: Wanted) -> csr_matrix:
         batch = self.backbone.collate(sequences, tokens=self.padded(max(map(len, sequences))))
-        # A packed row, and a contract with another mask, change settings of the language model while it runs.
-        alone = self._users.number == 1 and not self.backbone.packs
+        # A packed row, a contract with another mask, and LongRoPE's tables change the language model while it runs.
+        alone = self._users.number == 1 and not self.backbone.packs and not self.backbone.rotates_by_length
         with nullcontext() if alone else self._users.turn:
             hidden = self.backbone.hidden_states(batch["input_ids"], batch["attention_mask"])
         texts, states = pooled_states(hidden, batch["pool_mask"], self.padded)

@@ -54,7 +54,7 @@ def export_sentence_transformers(model: CSPLADE, path: str | Path, *, queries: Q
     """Save a model as a ``SparseEncoder`` of sentence-transformers, made of its own modules.
 
     They are the model without its head, a ``Dense`` layer with the head's weights (times the contract's logit scale) on every
-    token, and ``SpladePooling``. The vectors are those of CSPLADE over all rows of the head: column ``token_ids[c]`` is
+    token, and ``SpladePooling``. The vectors equal CSPLADE's over all rows of the head: column ``token_ids[c]`` is
     column ``c`` of CSPLADE. Query and document are encoded by ``encode_query`` and ``encode_document``, which add the prefixes.
 
     Where queries and documents have different maximum lengths, a ``Router`` has a side for each, and the directory holds the

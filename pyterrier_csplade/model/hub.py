@@ -73,7 +73,7 @@ def optional_file(name: str, file: str, revision: str | None = None) -> str | No
 
 
 def is_gguf(name: str) -> bool:
-    """Whether a name is that of a GGUF file."""
+    """Whether a name is the name of a GGUF file."""
     return Path(name).suffix.lower() == ".gguf"
 
 

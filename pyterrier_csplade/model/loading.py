@@ -109,6 +109,7 @@ def load_backbone(
     _refuse_problems(report, model)
     digest = identity(checkpoint.digests(lm), lm.config, tokenizer, contract, None if added is None else added.identity)
     if added is not None:
+        added.check_vocabulary(lm, tokenizer)
         lm = added.put_on(lm)
     if quantization == "nf4":
         _pack_whole_blocks_only(lm)

@@ -45,7 +45,7 @@ class Scorer(ReadsDocuments, ModelTransformer):
             inp: Results with ``qid``, ``docno``, ``query`` or ``query_toks``, and the text or ``toks``.
 
         Raises:
-            ContractError: A vector was not made by this model, as far as is known, and there is no text to encode instead.
+            ContractError: A vector is not known to come from this model, and there is no text to encode instead.
             DataError: A text or a vector cannot be used; names its qid or docno.
         """
         with pt.validate.any(inp, context=self) as frame:

@@ -25,7 +25,7 @@ _COPIED = 2**20
 
 
 class Screen:
-    """The LM head in int8, one scale a token, with the norms by which its products bound the exact logits.
+    """The LM head in int8 with one scale per token, and the norms that give bounds of the exact logits.
 
     For a hidden state h and a row w of the head, rounded to h' and w', Cauchy-Schwarz gives
     ``h.w <= h'.w' + |h - h'| |w| + |h'| |w - w'|``; rounding in the exact product adds at most ``width x 2^-24 |h| |w|``. The
@@ -117,7 +117,7 @@ class _Rounded:
         # mixing on both sides.
         self.slack = (2 * width + 16) * 2.0**-24 + 2 * rounding(width)
         self.relative = torch.finfo(states.dtype).eps
-        # Products of all parts share one memory: what lives on between them would leave holes where each had been.
+        # The products of all parts share one buffer: separate buffers would leave holes in memory.
         self._product = torch.empty(0, dtype=torch.int32)
 
     def bounds(self, head: Screen, part: slice) -> Tensor:

@@ -114,7 +114,13 @@ def _test_head(backbone: Backbone) -> None:
     found = backbone.pooled_logits(**batch)
     if not expected.isfinite().all():
         raise ContractError(f"{type(backbone.model).__name__}: its logits are not finite: a weight of the LM head is damaged")
-    if not torch.allclose(found, expected, rtol=_SAME_LOGITS, atol=_SAME_LOGITS * float(expected.abs().max())):
+    same = torch.allclose(found, expected, rtol=_SAME_LOGITS, atol=_SAME_LOGITS * float(expected.abs().max()))
+    if not same and hasattr(backbone.head, "base_layer"):
+        raise ContractError(
+            f"{type(backbone.model).__name__}: its adapter changes the LM head: merge it first, "
+            "CSPLADE((lm.merge_and_unload(), tokenizer)), or give the adapter by name, CSPLADE(base model, adapter=...)"
+        )
+    if not same:
         raise ContractError(
             f"{type(backbone.model).__name__} does more after its LM head than CSPLADE knows: its logits differ from the "
             f"streamed ones by up to {float((found - expected).abs().max()):g}"

@@ -45,7 +45,7 @@ class Wanted:
 
     @property
     def threshold(self) -> float:
-        """A logit slightly below those of all wanted weights, so that rounding in the activation loses none."""
+        """A logit slightly below the logits of all wanted weights, so that rounding in the activation loses no weight."""
         return math.expm1(min(self.least, _LARGEST_WEIGHT) * (1 - 1e-6))
 
     def nothing(self, texts: int, terms: int) -> csr_matrix:

@@ -215,7 +215,7 @@ class TextEncoder(ModelTransformer):
     def transform_iter(self, inp: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """Encode a stream of records in constant memory; otherwise as ``transform``.
 
-        While the caller uses the vectors of one window of texts (``model_batch_size`` times 32), those of the next are made and
+        While the caller uses the vectors of one window of texts (``model_batch_size`` times 32), the next window is encoded and
         the texts after them tokenised, in background threads.
         """
         for window, matrix in pipelined(self._windows(iter(inp)), self._tokenized, self._encoded):

@@ -111,8 +111,8 @@ class ArrayWriter:
 class ArrayFile:
     """A file that :class:`ArrayWriter` wrote, open for reading.
 
-    The arrays are read-only. They stay valid if another file is put at the path later. Whoever made the file may have made its
-    digests, too: check shapes, types and values before using them, with :meth:`array` and :meth:`require`.
+    The arrays are read-only. They stay valid if another file is put at the path later. The digests may have been made by
+    the author of a crafted file: check shapes, types and values before using them, with :meth:`array` and :meth:`require`.
 
     Attributes:
         path: The path at which the file was opened.
@@ -235,7 +235,7 @@ class StringTable(Sequence[str]):
         """Open the table that :class:`PackedStrings` wrote under a name.
 
         Raises:
-            ImpactIndexError: There is none, or its offsets are wrong.
+            ImpactIndexError: There is no such table, or its offsets are wrong.
         """
         self._file, self._name = file, name
         self._text, self._starts = file.array(f"{name}.text", np.uint8, None), file.array(f"{name}.starts", np.int64, None)

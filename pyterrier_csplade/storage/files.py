@@ -20,7 +20,7 @@ _ZEROS = 2**20
 
 @contextlib.contextmanager
 def replacing(path: Path, temporary: Path) -> Iterator[None]:
-    """Rename a temporary file to its final name, and bring both to the disk, when the body has written it.
+    """Rename a temporary file to its final name when the body has written it, and flush both to the disk.
 
     On an error, the temporary file is removed and nothing is replaced. A body that writes nothing replaces nothing.
 
@@ -117,10 +117,10 @@ def needing(size: int, path: Path) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Bring a file or directory to the disk, as far as the platform can."""
+    """Flush a file or directory to the disk, where the platform can."""
     if path.is_dir() and os.name == "nt":
         return  # Windows has no descriptors of directories
-    # Windows syncs only what is open for writing.
+    # Windows syncs only files that are open for writing.
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -145,6 +145,9 @@ class LockedError(Exception):
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold a lock on this machine. The lock belongs to the process and ends with it, however the process ends.
 
+    The lock is the one of the directory that is at ``path.parent`` when it is taken, even if the directory was replaced while
+    this process waited.
+
     Args:
         path: The file of the lock. It is removed at the end.
         wait: Whether to wait until the lock is free.
@@ -153,27 +156,48 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
         LockedError: Another writer holds the lock, and ``wait`` is False.
         OSError: The file cannot be written.
     """
-    lock = FileLock(path, timeout=-1 if wait else 0)
-    while not lock.is_locked:
-        try:
-            lock.acquire()
-        except Timeout as error:
-            if path.exists():  # else its holder has just removed it
-                raise LockedError(_owner(path)) from error
+    while True:
+        with _opened(path.parent) as folder:
+            lock = FileLock(path, timeout=-1 if wait else 0)
+            while not lock.is_locked:
+                try:
+                    lock.acquire()
+                except Timeout as error:
+                    if path.exists():  # else its holder has just removed it
+                        raise LockedError(_owner(path)) from error
+            try:
+                # If the directory was replaced meanwhile, the lock may be the old one's.
+                if folder is None or os.path.samestat(os.fstat(folder), path.parent.stat()):
+                    try:
+                        with contextlib.suppress(OSError):  # only for messages; Windows locks the content, too
+                            _write_owner(path, folder)
+                        yield
+                        return
+                    finally:
+                        # Removed while it is held: a writer that opened the file before sees that it has no name any more, and
+                        # tries again. If the directory is replaced now, the new one has a lock of another process.
+                        with contextlib.suppress(OSError):
+                            os.unlink(path if folder is None else path.name, dir_fd=folder)
+            finally:
+                lock.release()
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int | None]:
+    """Open a directory, which keeps its descriptor when another one is put at its path; None where the system cannot."""
+    if os.unlink not in os.supports_dir_fd:
+        yield None
+        return
+    descriptor = os.open(directory, getattr(os, "O_PATH", os.O_RDONLY))
     try:
-        with contextlib.suppress(OSError):  # only for messages; Windows locks the content, too
-            _write_owner(path)
-        yield
+        yield descriptor
     finally:
-        # Removed while it is held: a writer that opened the file before sees that it has no name any more, and tries again.
-        with contextlib.suppress(OSError):
-            path.unlink()
-        lock.release()
+        os.close(descriptor)
 
 
-def _write_owner(path: Path) -> None:
+def _write_owner(path: Path, folder: int | None) -> None:
     flags = os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
-    with os.fdopen(os.open(path, flags), "wb") as file:
+    with os.fdopen(os.open(path if folder is None else path.name, flags, dir_fd=folder), "wb") as file:
         file.write(str(os.getpid()).encode())
 
 

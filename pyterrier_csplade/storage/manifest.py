@@ -101,7 +101,7 @@ def has_manifest(directory: Path) -> bool:
 
 
 def check_on_opening(directory: Path, *, digests: bool | None = None) -> None:
-    """Compare the files of an index with its manifest as far as opening can afford: sizes, and digests of small indexes.
+    """Compare an index with its manifest, in little time: the sizes of its files, and the digests of small indexes.
 
     Args:
         directory: The directory of the index.

@@ -18,6 +18,8 @@ from .files import LockedError, locked, replacing, sync
 # Linux: renameat2(AT_FDCWD, ..., AT_FDCWD, ..., RENAME_EXCHANGE).
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+# Beginning of the names of files of postings that are being written.
+_UNFINISHED = ".csplade_postings-"
 # Name of the old target during a publication in two steps.
 _ASIDE = "replaced"
 
@@ -86,16 +88,47 @@ def publishing(directory: Path, name: str) -> Iterator[Path]:
     Raises:
         ImpactIndexError: The directory cannot be written.
     """
-    temporary = directory / f".csplade_postings-{os.getpid()}"
+    temporary = directory / f"{_UNFINISHED}{os.getpid()}"
     with contextlib.ExitStack() as lock:
         try:
-            lock.enter_context(locked(directory / ".csplade_postings.lock"))
-            for leftover in directory.glob(".csplade_postings-*"):
-                leftover.unlink()
+            lock.enter_context(_alone_in(directory))
         except OSError as error:
             raise ImpactIndexError(f"cannot write the postings of {directory} beside it: {error}") from error
         with replacing(directory / name, temporary):
             yield temporary
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Hold the lock of the directory at a path, without files that killed processes left there.
+
+    Another process may replace the directory at any time. The lock of the old directory gives no right to remove files from the
+    new one.
+    """
+    while True:
+        place = directory.stat()
+        with locked(directory / ".csplade_postings.lock"):
+            if _removed_unfinished(directory, place):
+                yield
+                return
+
+
+def _removed_unfinished(directory: Path, place: os.stat_result) -> bool:
+    """Remove unfinished files from a directory; return False if another directory is at its path now."""
+    if os.unlink not in os.supports_dir_fd:  # Windows, where no directory with an open file can be replaced
+        for leftover in directory.glob(f"{_UNFINISHED}*"):
+            leftover.unlink()
+        return True
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        if not os.path.samestat(os.fstat(descriptor), place):
+            return False
+        for name in os.listdir(descriptor):
+            if name.startswith(_UNFINISHED):
+                os.unlink(name, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _check_name(target: Path) -> None:

@@ -36,6 +36,8 @@ class LoraSettings(Checked):
         alpha: Scale; None: twice the rank (not in the paper; LACONIC).
         dropout: Not in the paper; LACONIC.
         target_modules: Names of the adapted layers (not in the paper; LACONIC: all seven projections of Llama).
+        embeddings: Whether input embeddings and LM head are trained as well, whole, as the rows of a new vocabulary need; tied
+            ones stay tied.
     """
 
     rank: int = field(default=16, metadata=_BE_POSITIVE)
@@ -45,6 +47,7 @@ class LoraSettings(Checked):
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         metadata=_NOT_BE_EMPTY,
     )
+    embeddings: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,7 @@ class TrainingConfig(Checked):
         weight_decay: Decoupled weight decay of AdamW (not in the paper; transformers' default).
         lora: None trains all parameters.
         freeze_embeddings: Whether input embeddings and LM head keep their weights, so that the terms keep their meaning;
-            LoRA never trains them.
+            LoRA trains them with ``embeddings`` only.
         quantization: "nf4" holds the weights that LoRA freezes in 4 bits (QLoRA, arXiv 2305.14314). The saved model is merged
             with the weights as they were before, in bfloat16 in a bfloat16 run.
         bf16: Mixed precision with bfloat16.
@@ -101,6 +104,8 @@ class TrainingConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.freeze_embeddings and self.lora and self.lora.embeddings:
+            raise SettingError("lora: embeddings contradicts freeze_embeddings: leave one out", ("freeze_embeddings",))
         if self.quantization and not self.lora:
             raise SettingError("quantization freezes the weights in 4 bits: it needs lora", ("quantization",))
         if self.batch_size % self.gradient_accumulation_steps:
@@ -361,7 +366,7 @@ class ContrastiveConfig(TrainingConfig):
             "title": ...}], "negative_passages": [...]}``, or the name of a PyTerrier dataset (``irds:`` ids included).
         max_bad_rows: Number of unusable training rows that are tolerated: they are left out, with a warning that names and
             counts them.
-        negatives: Hard negatives of each query in a batch, drawn anew in each epoch (paper: 15). A row that has fewer brings
+        negatives: Hard negatives of each query in a batch, drawn again in each epoch (paper: 15). A row that has fewer brings
             all it has; a row without any has only the other passages of the batch.
         variant: "causal", "echo" or "bidirectional".
         query_prefix: Put before every query (not in the paper; LACONIC: "query: ").

@@ -76,7 +76,7 @@ class ContrastiveTrainer(VectorTrainer):
         self.expansion = ExpansionControl(config.expansion, config.steps, config.seed) if config.expansion else None
 
     def batch_parts(self, inputs: dict[str, Any]) -> Sequence[Part]:
-        """Return the parts of the queries, then those of the passages, with the arguments of their forward passes."""
+        """Return the parts of the queries, then the parts of the passages, with the arguments of their forward passes."""
         passages = inputs["passages"]
         if self.config.adaptation_weight:
             shares = prediction_shares(passages, self.config.adaptation_weight, self.config.variant)

@@ -46,9 +46,9 @@ def mine_negatives(
 ) -> Path:
     """Write training rows with retrieved negatives, optionally scored by a teacher.
 
-    A row has all relevant passages of a query, and ``negatives`` drawn from those of the first ``depth`` results that are not
-    judged relevant. The output is in Tevatron's format, which ``ContrastiveConfig.data`` reads. The file appears when it is
-    complete; after an interruption, the same call resumes after the last query that was written.
+    A row has all relevant passages of a query, and ``negatives`` drawn from the first ``depth`` results, without the results
+    that are judged relevant. The output is in Tevatron's format, which ``ContrastiveConfig.data`` reads. The file appears when
+    it is complete; after an interruption, the same call resumes after the last query that was written.
 
     Args:
         pipeline: A PyTerrier pipeline, a frame with qid, docno and score, or the path of a TREC run.

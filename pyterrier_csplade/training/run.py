@@ -271,13 +271,13 @@ def whole_model(config: TrainingConfig, weights: dict[str, Tensor], *, quantized
 
 
 def add_lora(model: Any, settings: LoraSettings) -> Any:
-    """Wrap a model with a fresh adapter; all other weights are frozen, including the LM head.
+    """Wrap a model with a fresh adapter; all other weights are frozen, including the LM head unless the settings train it.
 
     Raises:
         ConfigError: A target module does not exist.
     """
     check_target_modules(linear_layers(model), settings.target_modules)
-    return get_peft_model(
+    adapted = get_peft_model(
         model,
         LoraConfig(
             r=settings.rank,
@@ -287,6 +287,12 @@ def add_lora(model: Any, settings: LoraSettings) -> Any:
             task_type=TaskType.CAUSAL_LM,
         ),
     )
+    if settings.embeddings:
+        # Not by modules_to_save, which copies both tables, so that tied ones would come apart.
+        for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+            module.weight.data = module.weight.data.float()
+            module.requires_grad_(True)
+    return adapted
 
 
 def save_run(model: Any, tokenizer: Any, config: TrainingConfig) -> Any:

@@ -54,7 +54,7 @@ def save_sources(checkpoint: Path, sources: dict[str, dict[str, Any]]) -> None:
 
 
 def changed_sources(checkpoint: Path, sources: Sources) -> list[str]:
-    """Return the names of sources that differ from those of a checkpoint; none for a checkpoint of an earlier version."""
+    """Return the names of sources that differ from the checkpoint's; empty for a checkpoint of an earlier version."""
     path = checkpoint / _FILE
     if not path.is_file():
         return []

@@ -25,7 +25,7 @@ Layers = int | list[int]
 #: The file of a checkpoint that holds its contract.
 CONTRACT_FILE = "csplade_config.json"
 
-#: Digests of all of a model begin with this; those of version 0.1.0, of some of its weights, with none.
+#: Prefix of digests that cover a whole model. Digests of version 0.1.0 cover some of its weights and have no prefix.
 WHOLE = "2:"
 
 #: What a choice of layers must be, for messages.
@@ -145,7 +145,7 @@ class Contract:
     def matches(self, other: Contract) -> bool:
         """Whether the vectors of two encoders are comparable.
 
-        Digests of weights are compared by those of all of a model, or, where one contract lacks it, by the older ones.
+        Weights are compared by the digests of whole models or, where one contract has none, by the older digests.
         """
         compared = (*(name for name in IDENTITY if name != "weights"), "pool_special", "queries_for", "fold")
         if any(getattr(self, name) != getattr(other, name) for name in compared):

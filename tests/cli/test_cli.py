@@ -86,19 +86,21 @@ def test_training_gets_the_configuration(
     assert capsys.readouterr().out.endswith("model: trained\n")
 
 
-def test_the_demonstration_gets_the_shipped_model(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from pyterrier_csplade import CSPLADE
+def test_the_demonstration_gets_the_shipped_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
 
-    def run(model: Any, output: Path, *, say: Any) -> None:
-        say(f"{model} {output}")
+    def run(model: Any, output: Path, *, name: str, say: Any) -> None:
+        say(f"{model} {name} {output}")
         warnings.warn("one document was cut", stacklevel=1)
 
-    monkeypatch.setattr(CSPLADE, "tiny", classmethod(lambda cls: "the tiny model"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "available_model", lambda say: ("the model", "csplade-tiny"))
     monkeypatch.setattr(demo, "run_demo", run)
     assert main(["demo"]) == 0
     assert main(["demo", "--output", "elsewhere"]) == 0
     output = capsys.readouterr()
-    assert output.out == "the tiny model csplade-demo\nthe tiny model elsewhere\n"
+    assert output.out == "the model csplade-tiny csplade-demo\nthe model csplade-tiny elsewhere\n"
     assert output.err == "pyterrier-csplade: warning: one document was cut\n" * 2
 
 

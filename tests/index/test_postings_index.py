@@ -6,15 +6,18 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from inside.index import ArrayFile, read_whole
+from inside.index import ArrayFile, read_whole, workspace
 from pyterrier_csplade import ImpactIndex, ImpactIndexError
 from pyterrier_csplade.index.search import POSTINGS_FILE
+from pyterrier_csplade.storage import locked as acquire
 from support.indexes import documents
 
 
@@ -133,6 +136,29 @@ print("ok", file=sys.stderr)
     for reader in readers:
         output = reader.communicate()[1]
         assert reader.returncode == 0, output.decode()
+
+
+def test_the_lock_of_a_replaced_directory_protects_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that got the lock of the old directory must not remove what another writes into the new one."""
+    path, unfinished = tmp_path / "index", ".csplade_postings-1"
+    for name, count in (("index", 30), ("new", 50)):
+        ImpactIndex(tmp_path / name).index(documents(count))
+    (tmp_path / "new" / unfinished).touch()
+    found: list[bool] = []
+
+    @contextmanager
+    def locked(place: Path, **settings: Any) -> Iterator[None]:
+        found.append((path / unfinished).exists())
+        with acquire(place, **settings):
+            if len(found) == 1:
+                path.rename(tmp_path / "old")
+                (tmp_path / "new").rename(path)
+            yield
+
+    monkeypatch.setattr(workspace, "locked", locked)
+    ImpactIndex(path).postings()
+    assert found[:2] == [False, True], "the second process waits for the lock of the new directory"
+    assert not (path / unfinished).exists()
 
 
 def test_an_index_replaced_by_an_equal_one_is_read_again(tmp_path: Path) -> None:

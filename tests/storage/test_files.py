@@ -94,6 +94,40 @@ def test_holders_of_a_lock_never_overlap(tmp_path: Path) -> None:
     assert sum(entered for entered, _ in results[1::2]) > 0
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a directory with an open file is not replaced")
+def test_the_lock_in_a_directory_that_replaced_another_is_left_alone(tmp_path: Path) -> None:
+    """It was taken by another process: without its file, a third one could take it, too."""
+    place = tmp_path / "place"
+    place.mkdir()
+    with locked(place / "lock"):
+        place.rename(tmp_path / "old")
+        place.mkdir()
+        (place / "lock").write_text("of another")
+    assert (place / "lock").read_text() == "of another"
+    assert list((tmp_path / "old").iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a directory with an open file is not replaced")
+def test_a_lock_is_of_the_directory_that_is_there_when_it_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    acquire_really = filelock.FileLock.acquire
+    attempts: list[Any] = []
+
+    def acquire(lock: filelock.FileLock, *args: Any, **kwargs: Any) -> Any:
+        found = acquire_really(lock, *args, **kwargs)
+        if not attempts:
+            place.rename(tmp_path / "old")
+            place.mkdir()
+        attempts.append(lock)
+        return found
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    with locked(place / "lock"):
+        assert len(attempts) == 2 and (place / "lock").exists()
+    assert list(place.iterdir()) == []
+
+
 def test_a_lock_that_its_holder_removes_at_this_moment_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     attempts = []
 

@@ -7,6 +7,7 @@ default SIGTERM), and "resume".
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -49,5 +50,6 @@ def run(base: Path, output: Path, settings: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    gc.freeze()  # as in tests/conftest.py
     for text in sys.argv[3:]:
         run(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(text))

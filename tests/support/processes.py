@@ -14,4 +14,4 @@ def torchrun(processes: int, *arguments: str, env: dict[str, str] | None = None)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *arguments]
     paths = f"{TESTS.parent}{os.pathsep}{TESTS}"
     settings = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": paths} | (env or {})
-    return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=900)

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 
-from inside.training import CurvesTrainer, adaptation, contrastive
+from inside.training import CurvesTrainer, adaptation, contrastive, pooled
 from inside.training import run as training_run
 from pyterrier_csplade.training import LoraSettings
 
@@ -46,6 +46,6 @@ def record_held(self: CurvesTrainer) -> None:
 if __name__ == "__main__":
     restore = CurvesTrainer.restore
     setattr(CurvesTrainer, "restore", record_held)  # noqa: B010
-    for phase in (adaptation, contrastive):
+    for phase in (adaptation, contrastive, pooled):
         setattr(phase, "training_arguments", like_accelerators)  # noqa: B010
     runpy.run_path(str(Path(__file__).with_name("distributed_runs.py")), run_name="__main__")

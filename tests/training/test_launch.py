@@ -111,12 +111,18 @@ def shipped(kind: str) -> dict[str, str]:
     return env | {"ACCELERATE_USE_DEEPSPEED": "true"}
 
 
+POOLED: dict[str, Any] = {
+    "objective": "pooled", "passages": {"shortest": 4, "longest": 16}, "prediction_weight": 0.3, "target_nnz": 100,
+}  # fmt: skip
+MIXED: dict[str, Any] = {"lexical": {"others_weight": 0.01}, "adaptation_weight": 0.5, "temperature": "auto"}
 RUNS: list[dict[str, Any]] = [
     {"name": "full"},
     {"name": "lora", "lora": LORA},
     {"name": "resumed", "terminate_at": 2, "keep_checkpoints": 9},
     {"name": "resumed", "resume": True, "keep_checkpoints": 9},
     {"name": "adapted", "phase": "adaptation"},
+    {"name": "pooled", "phase": "adaptation", **POOLED},
+    {"name": "mixed", **MIXED},
     {"name": "half", "bf16": True, "lora": LORA},
 ]
 QLORA = {"lora": LORA, "quantization": "nf4", "model": "llama-64"}
@@ -151,14 +157,15 @@ def skip_without_4_bits(sharded: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["full", "lora", "adapted", "qlora"])
+@pytest.mark.parametrize("name", ["full", "lora", "adapted", "pooled", "mixed", "qlora"])
 def test_sharded_runs_end_as_one_process(base: Path, sharded: Path, tmp_path: Path, name: str) -> None:
     settings: dict[str, Any] = {"lora": LoraSettings(**LORA)} if "lora" in name else {}
     if name == "qlora":
         skip_without_4_bits(sharded)
         settings |= {"model": "llama-64", "quantization": "nf4"}
-    if name == "adapted":
-        one = adapt(adaptation_config(base, tmp_path / "one", **ADAPTATION))
+    settings |= {"pooled": POOLED, "mixed": MIXED}.get(name, {})
+    if name in ("adapted", "pooled"):
+        one = adapt(adaptation_config(base, tmp_path / "one", **ADAPTATION, **settings))
     else:
         one = train(contrastive_config(base, tmp_path / "one", **settings, **SETTINGS))
     for figure in ("loss", "grad_norm"):

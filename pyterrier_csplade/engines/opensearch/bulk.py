@@ -114,7 +114,7 @@ class BulkLoader:
 
 
 def _wait_for_one(under_way: set[Future[None]]) -> set[Future[None]]:
-    """Wait until a request is done, whichever; return the others."""
+    """Wait until any request is done; return the others."""
     done, others = wait(under_way, return_when=FIRST_COMPLETED)
     for future in done:
         future.result()

@@ -177,7 +177,7 @@ class Connection:
         """Return the list of JSON objects in an answer.
 
         Raises:
-            ImpactIndexError: There is none.
+            ImpactIndexError: The answer holds no such list.
         """
         found = answer.get(name)
         if not isinstance(found, list) or not all(isinstance(value, dict) for value in found):

@@ -86,7 +86,7 @@ class OpenSearchIndexer(Settings, pt.Indexer):
         return (self._index,)
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
-        """Return none: the index is what is loaded, not a step of a pipeline."""
+        """Return an empty dict: the index is the target of the load, not a step of a pipeline."""
         return {}
 
     def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Any) -> ClusterIndex:  # the base class's name
@@ -169,7 +169,7 @@ class OpenSearchIndexer(Settings, pt.Indexer):
     def _check_count(self, sent: int) -> None:
         found = self._index.remote.count()
         if found != sent:
-            remedy = "some come from another input: start anew with overwrite=True" if found > sent else "report this"
+            remedy = "some come from another input: start again with overwrite=True" if found > sent else "report this"
             raise ImpactIndexError(f"{self._index.remote} holds {found:,} documents, {sent:,} were sent: {remedy}")
 
     def _check_empty(self, records: Records) -> None:

@@ -164,13 +164,13 @@ class Metadata:
             if not self.contract.matches(wanted.contract):
                 raise ContractError(
                     f"{index} was begun with documents of {self.contract.summary}, these come from {wanted.contract.summary}: "
-                    "an index holds the vectors of one encoder; start anew with overwrite=True"
+                    "an index holds the vectors of one encoder; start again with overwrite=True"
                 )
             pairs["the encoder's impact scale"] = (self.contract.impact_scale, wanted.contract.impact_scale)
         for what, (found, given) in pairs.items():
             if found != given:
                 raise ImpactIndexError(
-                    f"{index} was begun with {what} {found}, not {given}: keep to it, or start anew with overwrite=True"
+                    f"{index} was begun with {what} {found}, not {given}: use the same, or start again with overwrite=True"
                 )
 
 

@@ -228,7 +228,7 @@ class RemoteIndex:
             one, other = ({"analyzer": "default", **given} for given in (found.get(name, {}), wanted.get(name, {})))
             if one != other:
                 raise ImpactIndexError(
-                    f"{self} was begun with another field {name!r}: give the same fields, or start anew with overwrite=True"
+                    f"{self} was begun with another field {name!r}: give the same fields, or start again with overwrite=True"
                 )
 
     def _delete(self) -> None:
@@ -249,7 +249,7 @@ class RemoteIndex:
 
 
 class ClusterIndex(Settings, pt.Indexer):
-    """An index on a cluster, as far as its retrievers, scorer and indexer know it; :class:`OpenSearchIndex` makes these.
+    """An index on a cluster, with what its retrievers, scorer and indexer use; :class:`OpenSearchIndex` makes these.
 
     Attributes:
         remote: The index.

@@ -58,7 +58,7 @@ class _ClusterTransformer(Settings, pt.Transformer):
         self.verbose = verbose
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
-        """Return none: the index is where the results come from, not a step of a pipeline."""
+        """Return an empty dict: the index is the source of the results, not a step of a pipeline."""
         return {}
 
     def __str__(self) -> str:
@@ -205,7 +205,7 @@ class BM25Retriever(ClusterRetriever):
     """Retrieves by BM25 (Lucene's, k1 = 1.2, b = 0.75) on the text field of an index.
 
     A query is text, never syntax. Its statistics are gathered from all shards first, so that scores do not depend on their
-    number. A query has no rows in the result if the analyzer leaves none of its words.
+    number. A query has no rows in the result if the analyzer drops all of its words.
     """
 
     schematic = {"label": "OpenSearch BM25", "help_url": None}
@@ -319,7 +319,7 @@ def _named(weights: Mapping[str, float], names: TermNames) -> dict[str, float]:
 
 
 def impact_query(weights: Mapping[str, float], qid: str) -> tuple[dict[str, Any], float]:
-    """Return the query for the dot product with positive weights, and the factor by which to multiply its scores.
+    """Return the query for the dot product with positive weights, and the factor of its scores.
 
     Where weights are very large or small, all are multiplied by one power of two, which is exact.
 

@@ -93,7 +93,7 @@ class BlockLists:
 
 
 def open_blocks(postings: Postings, block_size: int, *, reordered: bool) -> BlockLists:
-    """Open the side lists of postings; build them first if there are none, or if the index or its order has changed.
+    """Open the side lists of postings; build them first if they are missing, or if the index or its order has changed.
 
     Building takes about 0.1 s for a million postings, and twice as long if documents are reordered.
 

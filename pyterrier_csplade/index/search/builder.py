@@ -58,7 +58,7 @@ def write_postings(directory: Path, vectors: EncodedVectors, *, verbose: bool = 
 
 
 def open_postings(directory: Path, contract: Contract | None, *, memory: bool = False, verbose: bool = False) -> Postings:
-    """Open the postings of an index; build them first if there are none, or if the index has been built again since.
+    """Open the postings of an index; build them first if they are missing, or if the index has been built again since.
 
     Building takes about 0.1 s for a million postings with numba, 2 s without.
 

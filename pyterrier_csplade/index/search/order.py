@@ -19,14 +19,14 @@ from .postings import Postings
 #: The file of the order in the directory of an index.
 ORDER_FILE = "csplade_order.bin"
 
-# Heaviest terms by which documents are compared; our choice (not measured).
+# Documents are compared by this number of their heaviest terms; our choice (not measured).
 _TERMS = 32
 # Parts of up to this many documents are not divided further, as published.
 _SMALLEST = 16
 
 
 def read_order(postings: Postings) -> np.ndarray | None:
-    """Return the order that :func:`write_order` wrote for this index: int32 [documents], None if there is none.
+    """Return the order that :func:`write_order` wrote for this index: int32 [documents], or None if nothing was written.
 
     Raises:
         ImpactIndexError: The file is damaged.

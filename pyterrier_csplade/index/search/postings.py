@@ -65,7 +65,7 @@ class Postings:
             memory: Whether to read it into memory instead of mapping it.
 
         Raises:
-            FileNotFoundError: There is none.
+            FileNotFoundError: There is no such file.
             ImpactIndexError: The file is truncated, has changed, or is of another version.
         """
         self.file = ArrayFile(path, memory=memory)

@@ -92,6 +92,7 @@ class Method:
         shards: Processes that share weights, gradients and optimizer states (FSDP); 1 without sharding.
         dropout: Whether the adapters have dropout.
         frozen_embeddings: Whether embeddings and head are frozen where there are no adapters.
+        lora_embeddings: Whether they are trained beside adapters.
     """
 
     rank: int | None
@@ -101,18 +102,19 @@ class Method:
     shards: int = 1
     dropout: bool = True
     frozen_embeddings: bool = False
+    lora_embeddings: bool = False
 
     @property
     def trains_head(self) -> bool:
         """Whether the LM head is trained."""
-        return self.rank is None and not self.frozen_embeddings
+        return self.lora_embeddings or (self.rank is None and not self.frozen_embeddings)
 
 
 def find_gpu(name: str) -> Gpu:
     """Return the accelerator of a name.
 
     Raises:
-        ConfigError: There is none in ``GPUS``.
+        ConfigError: ``GPUS`` has no such accelerator.
     """
     key = name.lower().replace(" ", "-").replace("_", "-")
     if key not in GPUS:
@@ -123,7 +125,7 @@ def find_gpu(name: str) -> Gpu:
 def trained_parameters(shape: ModelShape, method: Method) -> int:
     """Count the parameters that are trained."""
     if method.rank:
-        return shape.adapted * method.rank
+        return shape.adapted * method.rank + (shape.embeddings if method.lora_embeddings else 0)
     return shape.backbone if method.frozen_embeddings else shape.parameters
 
 
@@ -162,7 +164,8 @@ def memory_parts(shape: ModelShape, method: Method, load: Load) -> Parts:
     trained = trained_parameters(shape, method)
     divided = whole = 0.0
     if method.rank:
-        divided = (2 if method.bf16 else 4) * (shape.embeddings + (0 if method.four_bit else shape.backbone))
+        frozen = (0 if method.lora_embeddings else shape.embeddings) + (0 if method.four_bit else shape.backbone)
+        divided = (2 if method.bf16 else 4) * frozen
         whole = 0.5625 * shape.backbone if method.four_bit else 0.0  # FSDP does not divide them
     elif method.frozen_embeddings:
         divided = 4.0 * shape.embeddings

@@ -61,11 +61,13 @@ def dry_run(config: TrainingConfig, *, gpu: str = "h100", gpus: int = 1, fsdp: b
         shards=gpus if fsdp else 1,
         dropout=config.lora is not None and config.lora.dropout > 0,
         frozen_embeddings=config.freeze_embeddings,
+        lora_embeddings=config.lora is not None and config.lora.embeddings,
     )
     shape, tokenizer = _check_model(config, like, plan)
     if shape:
         all_but = "all parameters but embeddings and head" if method.frozen_embeddings else "all parameters"
         how = f"LoRA of rank {method.rank}" if method.rank else all_but
+        how += ", embeddings and head" if method.lora_embeddings else ""
         base = ", nf4 base" if method.four_bit else ""
         plan.facts.append(("trained", f"{trained_parameters(shape, method) / 1e6:,.1f} million parameters ({how}{base})"))
     load = _check_data(config, tokenizer, plan, sharded=fsdp)
@@ -186,7 +188,7 @@ def _adaptation_load(config: AdaptationConfig, gpus: int) -> Load:
 
 
 def _pooled_load(config: AdaptationConfig, gpus: int, *, sharded: bool) -> Load:
-    """Estimate the load of passages; those of a bidirectional variant are read again for the adaptation loss."""
+    """Estimate the load of passages; a bidirectional variant reads them again for the adaptation loss."""
     settings, texts, length = config.passages, config.batch_size / gpus, mean_length(config)
     copies = 2 if settings.variant == "echo" else 1
     passes = 2 if config.masks else 1

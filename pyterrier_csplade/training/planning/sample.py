@@ -120,7 +120,7 @@ def sample_corpus(config: AdaptationConfig, tokenizer: Any, plan: Plan) -> float
 
 
 def mean_length(config: AdaptationConfig) -> float:
-    """Return the mean tokens of a sequence: packed ones have one length, those of passages are drawn uniformly."""
+    """Return the mean tokens of a sequence: packed sequences have one length, passages are cut to uniformly drawn lengths."""
     passages = config.passages
     return (passages.shortest + passages.longest) / 2 if config.pooled else config.sequence_length
 

@@ -40,7 +40,7 @@ def decode(data: np.ndarray, first: int, last: int, docids: np.ndarray, impacts:
 
 @compiled
 def advance(docids: np.ndarray, cursor: int, end: int, docid: int) -> int:
-    """Return the first place from ``cursor`` whose document is ``docid`` or a later one; ``end`` if there is none."""
+    """Return the first place from ``cursor`` whose document is ``docid`` or a later one; ``end`` if there is no such place."""
     step = 1
     while cursor + step < end and docids[cursor + step] < docid:
         cursor += step
