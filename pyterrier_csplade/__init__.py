@@ -25,11 +25,22 @@ if TYPE_CHECKING:
     from .engines.opensearch import OpenSearchIndex
     from .evaluation import exact_recall, plot_tradeoff
     from .fusion import Hybrid, hybrid
+    from .images import ImageEncoder, show_pictures
     from .index.index import ImpactIndex
     from .model.csplade import CSPLADE
     from .model.export import export_sentence_transformers
     from .queries.table import QueryTable
-    from .vectors import Contract, FoldTerms, ImpactVector, MatrixVectors, PruneToks, Quantizer, Vocabulary, contract_preset
+    from .vectors import (
+        Contract,
+        FoldTerms,
+        ImpactVector,
+        MatrixVectors,
+        MergeToks,
+        PruneToks,
+        Quantizer,
+        Vocabulary,
+        contract_preset,
+    )  # fmt: skip
 
 
 __all__ = [
@@ -43,10 +54,12 @@ __all__ = [
     "EncodedCollection",
     "FoldTerms",
     "Hybrid",
+    "ImageEncoder",
     "ImpactIndex",
     "ImpactIndexError",
     "ImpactVector",
     "MatrixVectors",
+    "MergeToks",
     "OpenSearchIndex",
     "PruneToks",
     "Quantizer",
@@ -58,6 +71,7 @@ __all__ = [
     "export_sentence_transformers",
     "hybrid",
     "plot_tradeoff",
+    "show_pictures",
 ]
 
 # Names are imported when they are first used: torch and transformers take seconds to import, and searching needs neither.
@@ -67,6 +81,7 @@ _NAMES = {
     "engines.opensearch": ["OpenSearchIndex"],
     "evaluation": ["exact_recall", "plot_tradeoff"],
     "fusion": ["Hybrid", "hybrid"],
+    "images": ["ImageEncoder", "show_pictures"],
     "index.index": ["ImpactIndex"],
     "model.csplade": ["CSPLADE"],
     "model.export": ["export_sentence_transformers"],
@@ -76,6 +91,7 @@ _NAMES = {
         "FoldTerms",
         "ImpactVector",
         "MatrixVectors",
+        "MergeToks",
         "PruneToks",
         "Quantizer",
         "Vocabulary",

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pyterrier as pt
 import torch
@@ -31,6 +31,9 @@ from .scorer import Scorer
 from .sparse import ALL, Wanted
 from .spelling import readable
 from .transformers import DocEncoder, QueryEncoder
+
+if TYPE_CHECKING:
+    from pyterrier_csplade import ImageEncoder
 
 # transformers replaces functions of torch while it loads a model, for all threads: models are loaded one after the other.
 _LOADING = threading.Lock()
@@ -368,6 +371,43 @@ class CSPLADE(Settings):
     ) -> QueryEncoder:
         """Make the transformer that adds ``query_toks`` (float weights) to queries; arguments as in ``doc_encoder``."""
         return QueryEncoder(self, top_k=top_k, min_weight=min_weight, batch_size=batch_size, verbose=verbose)
+
+    def image_encoder(
+        self,
+        head: str | Path,
+        *,
+        features: Any = None,
+        column: str = "image",
+        vector_column: str = "image_vec",
+        output: str = "toks",
+        top_k: int | None = None,
+        min_weight: float = 0.0,
+        quantizer: Quantizer | None | str = "default",
+        batch_size: int | None = None,
+        verbose: bool | None = None,
+    ) -> ImageEncoder:
+        """Make the transformer that adds ``toks`` to pictures, so that this model's queries find them.
+
+        Args:
+            head: Directory of an image head, which ``pyterrier-csplade train-images`` trained for this model.
+            features: A function of a list of pillow images in RGB that returns a vector of each, hub id or directory of an
+                image encoder of transformers, or "efficientnet-lite0". None takes what the head was trained with.
+            column: Column of the pictures: paths, bytes of files, pillow images, or arrays of uint8.
+            vector_column: Column of ready image vectors, which are used where there are any.
+            output: Column of the result.
+            top_k: Keep only the heaviest terms; None keeps all.
+            min_weight: Keep only weights of at least this.
+            quantizer: As for ``doc_encoder``.
+            batch_size: Pictures that are encoded together; this model's by default.
+            verbose: This model's by default.
+        """
+        # The folder of pictures is above this one, so the class comes from the face of the package.
+        from pyterrier_csplade import ImageEncoder
+
+        return ImageEncoder(
+            self, head, features=features, column=column, vector_column=vector_column, output=output, top_k=top_k,
+            min_weight=min_weight, quantizer=quantizer, batch_size=batch_size, verbose=verbose,
+        )  # fmt: skip
 
     def scorer(self, *, text_field: str | None = None, batch_size: int | None = None, verbose: bool | None = None) -> Scorer:
         """Make the transformer that scores documents for queries without an index; arguments as in ``doc_encoder``."""

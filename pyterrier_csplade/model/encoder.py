@@ -186,6 +186,25 @@ class BatchEncoder:
         folded = self.backbone.contract.fold is not None
         return sparse_vectors(found, self.backbone.column_of_token, wanted, shape, names, folded=folded)
 
+    @torch.inference_mode()
+    def encode_states(self, states: torch.Tensor, names: Sequence[str], wanted: Wanted) -> csr_matrix:
+        """Make vectors of states that stand for the last hidden states of the language model.
+
+        Args:
+            states: [texts, positions, width], on the model's device.
+            names: Names of the texts in error messages.
+            wanted: What is kept of each text, and whether as weights or as impacts.
+
+        Returns:
+            [texts, terms], as ``CSPLADE.encode_docs`` returns it.
+        """
+        shape = len(states), len(self.backbone.vocabulary)
+        if not len(states):
+            return wanted.nothing(*shape)
+        found = self._entries(states, wanted.threshold)
+        folded = self.backbone.contract.fold is not None
+        return sparse_vectors(found, self.backbone.column_of_token, wanted, shape, names, folded=folded)
+
     def _entries(self, states: torch.Tensor, threshold: float) -> Entries:
         weight, finish = self.backbone.head.weight, self.backbone.finish_logits
         if self.head != "screened":

@@ -156,7 +156,7 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
     )
     _watch(trainer, backbone, contract)
     trainer.run(resume)
-    weights = _best_weights(trainer, output / CHECKPOINTS) or trainer.trained_weights()
+    weights = best_weights(trainer, output / CHECKPOINTS) or trainer.trained_weights()
     if is_first_process():
         if trainer.sharded:
             backbone = Backbone(whole_model(config, weights, quantized=True), tokenizer, backbone.contract)
@@ -218,7 +218,7 @@ def _probe(trainer: Any) -> dict[str, Any]:
     return batch
 
 
-def _best_weights(trainer: Any, checkpoints: Path) -> dict[str, Tensor] | None:
+def best_weights(trainer: Any, checkpoints: Path) -> dict[str, Tensor] | None:
     """Return the trained parameters of the best validated checkpoint; None if the run was not validated."""
     best = trainer.state.best_global_step
     if best is None:  # a run that had ended already was loaded without its state

@@ -28,13 +28,14 @@ from .folding import FoldTerms, Spelling, fold_matrix, fold_term, fold_vocabular
 from .grounding import Grounding, lexical_grounding
 from .impacts import MAX_IMPACT, ImpactVector, Quantizer, heaviest_mass, minimum_weight, to_vectors, top_k
 from .matrices import EncodedVectors, MatrixVectors, checked_pieces, row_pieces
+from .merging import MergeToks
 from .pruning import PruneToks
 from .vocabulary import MAX_TERM_BYTES, Vocabulary, is_index_term
 
 __all__ = [
     "CONTRACT_FILE", "IDENTITY", "MAX_DOCNO_LENGTH", "MAX_IMPACT", "MAX_TERM_BYTES", "Contract", "EncodedVectors", "Fold",
-    "FoldTerms", "Grounding", "ImpactVector", "MatrixVectors", "OneEncoder", "PruneToks", "Quantizer", "Spelling", "Variant",
-    "Vocabulary", "as_names", "check_choice", "check_contracts", "check_docno", "check_encoded", "check_field",
+    "FoldTerms", "Grounding", "ImpactVector", "MatrixVectors", "MergeToks", "OneEncoder", "PruneToks", "Quantizer", "Spelling",
+    "Variant", "Vocabulary", "as_names", "check_choice", "check_contracts", "check_docno", "check_encoded", "check_field",
     "check_finite", "check_matrix", "check_min_weight", "check_positive", "check_record", "check_texts", "check_top_k",
     "check_weights", "checked_pieces", "contract_preset", "fold_matrix", "fold_term", "fold_vocabulary", "heaviest_mass",
     "is_index_term", "lexical_grounding", "minimum_weight", "query_ids", "row_pieces", "text_length", "text_qids",

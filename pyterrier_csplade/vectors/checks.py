@@ -393,8 +393,10 @@ def check_weights(toks: object, qid: str) -> dict[str, float]:
 class OneEncoder:
     """Refuses vectors of another encoder than the first; vectors of unknown origin pass.
 
+    Texts and pictures can be together, if the pictures come from one image head that was trained for the model of the texts.
+
     Attributes:
-        contract: The contract of the first encoder; None until it is known.
+        contract: The contract of the first encoder, or of the image head; None until it is known.
     """
 
     def __init__(
@@ -430,7 +432,7 @@ class OneEncoder:
             raise ContractError(f"{name} was made by {contract.summary}: a table makes vectors of queries, not of documents")
         if self.contract is None:
             self.contract, self._name = contract, name
-        elif not (contract.answers(self.contract) if self._queries else contract.matches(self.contract)):
+        elif not (contract.answers(self.contract) if self._queries else contract.joins(self.contract)):
             raise ContractError(
                 f"{name} was encoded by {contract.summary}, {self._name} by {self.contract.summary}: encode both with one model"
             )
@@ -439,6 +441,8 @@ class OneEncoder:
                 f"{name} has impacts of scale {contract.impact_scale:g}, {self._name} of {self.contract.impact_scale:g}: "
                 "make all impacts of an index with one quantizer"
             )
+        elif contract.documents_for:
+            self.contract, self._name = contract, name  # from now on, another head is refused
         self._accepted = contract
 
 
@@ -457,7 +461,9 @@ def first_of_another_encoder(
     proved = {
         i
         for i, found in distinct.items()
-        if (queries and found.queries_for and found.answers(contract())) or found.fingerprint == contract().fingerprint
+        if (queries and found.queries_for and found.answers(contract()))
+        or found.fingerprint == contract().fingerprint
+        or found.made_for(contract())
     }
     return next((position for position, found in enumerate(contracts) if id(found) not in proved), None)
 

@@ -82,6 +82,8 @@ class Contract:
         weights: Digest of all that the model's vectors depend on: weights, configuration, tokenizer and adapter. It begins
             with "2:"; without, it is the digest of some of the weights that version 0.1.0 stored.
         other_weights: The digest of the other kind, where it is known.
+        documents_for: Fingerprint of the text model for whose queries an image head makes vectors of documents; empty for a
+            language model.
         queries_for: Fingerprint of the document encoder for which a query table makes vectors of queries; empty for a language
             model, whose queries and documents are of one encoder.
         training: Description of the training, for people to read.
@@ -106,6 +108,7 @@ class Contract:
     vocabulary_sha256: str = ""
     weights: str = ""
     other_weights: str = ""
+    documents_for: str = ""
     queries_for: str = ""
     training: dict[str, Any] = field(default_factory=dict)
     probes: Sequence[dict[str, float]] = field(default=(), compare=False, repr=False)
@@ -139,6 +142,7 @@ class Contract:
         # Fields that were added later: without them, fingerprints are the same as before.
         later = [*(["pool_special"] if self.pool_special else []), *([self.queries_for] if self.queries_for else [])]
         later += [f"fold {self.fold}"] if self.fold else []
+        later += [f"pictures for {self.documents_for}"] if self.documents_for else []
         identity = json.dumps([*(getattr(self, name) for name in IDENTITY), *later])
         return hashlib.sha256(identity.encode()).hexdigest()
 
@@ -147,16 +151,32 @@ class Contract:
 
         Weights are compared by the digests of whole models or, where one contract has none, by the older digests.
         """
-        compared = (*(name for name in IDENTITY if name != "weights"), "pool_special", "queries_for", "fold")
+        compared = (*(name for name in IDENTITY if name != "weights"), "pool_special", "documents_for", "queries_for", "fold")
         if any(getattr(self, name) != getattr(other, name) for name in compared):
             return False
         (new, old), (other_new, other_old) = self._digests, other._digests
         return new == other_new if new and other_new or not (old or other_old) else old == other_old
 
+    def joins(self, other: Contract) -> bool:
+        """Whether vectors of two encoders can be in one index: of the same encoder, or of pictures and of the text model."""
+        return self.matches(other) or self.made_for(other) or other.made_for(self)
+
+    def made_for(self, texts: Contract) -> bool:
+        """Whether this is the contract of an image head that was trained for a text model; both are folded, or neither is."""
+        if not self.documents_for or self.fold != texts.fold:
+            return False
+        known = {texts.weights, *texts._digests}
+        return self.documents_for in {texts.replace(weights=weights, fold=None).fingerprint for weights in known}
+
     def answers(self, documents: Contract) -> bool:
-        """Whether vectors of queries can be scored against documents: of the same encoder, or of a table made for it."""
+        """Whether vectors of queries can be scored against documents: of the same encoder, or of a table made for it.
+
+        Documents of an image head are scored like those of the text model for which it was trained.
+        """
         if not self.queries_for:
-            return self.matches(documents)
+            return self.joins(documents)
+        if documents.documents_for and self.fold == documents.fold:
+            return self.queries_for == documents.documents_for
         return any(self.queries_for == documents.replace(weights=weights).fingerprint for weights in documents._digests)
 
     @property
@@ -182,6 +202,8 @@ class Contract:
     def summary(self) -> str:
         """Name of the encoder in messages."""
         name = self.base_model or "a model without a name"
+        if self.documents_for:
+            return f"an image head for {name} (fingerprint {self.fingerprint[:12]}, for the texts of {self.documents_for[:12]})"
         if self.queries_for:
             return f"a query table for {name} (fingerprint {self.fingerprint[:12]}, for documents of {self.queries_for[:12]})"
         return f"{name} ({self.variant}, fingerprint {self.fingerprint[:12]})"
@@ -196,7 +218,7 @@ class Contract:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of a contract file, without probes."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "probes"}
-        for name in ("layers", "queries_for", "fold"):
+        for name in ("layers", "documents_for", "queries_for", "fold"):
             if not values[name]:  # earlier versions do not know the field
                 del values[name]
         return {"format": 1, "attention": self.attention, **values}

@@ -22,7 +22,7 @@ PAGES = [
 ]
 TEXT = "\n".join(page.read_text(encoding="utf-8").replace("\\\n", " ") for page in PAGES)
 # A command without arguments, such as ``pyterrier-csplade encode``, is prose.
-COMMANDS = re.findall(r"(?:pyterrier-csplade|-m pyterrier_csplade) ((?:demo|\w+ [^\n`;&|#]+)[^\n`;&|#]*)", TEXT)
+COMMANDS = re.findall(r"(?:pyterrier-csplade|-m pyterrier_csplade) ((?:demo|\w[\w-]* [^\n`;&|#]+)[^\n`;&|#]*)", TEXT)
 BENCHMARKS = re.findall(r"python (benchmarks/\w+\.py[^\n`;&|#]*)", TEXT)
 
 

@@ -21,6 +21,10 @@ from pyterrier_csplade.training.config import POSTING_BYTES
 from pyterrier_csplade.training.expansion import ExpansionControl, own_terms_only
 from pyterrier_csplade.training.fields import config_from_dict
 from pyterrier_csplade.training.gradient_cache import GradientCache
+from pyterrier_csplade.training.images.losses import both_ways, distillation, gate_loss
+from pyterrier_csplade.training.images.pairs import encode_pairs, read_pairs
+from pyterrier_csplade.training.images.start import make_head
+from pyterrier_csplade.training.images.trainer import HeadModel
 from pyterrier_csplade.training.lexical import LexicalLoss, TermStatistics, scaled_idf
 from pyterrier_csplade.training.losses import (
     DocumentFrequencies,
@@ -53,6 +57,13 @@ from pyterrier_csplade.training.vocabulary.neighbours import sparsemax
 from pyterrier_csplade.training.vocabulary.shards import read_tensors, rewrite
 
 __all__ = [
+    "HeadModel",
+    "both_ways",
+    "distillation",
+    "encode_pairs",
+    "gate_loss",
+    "make_head",
+    "read_pairs",
     "ExpansionControl",
     "TemperatureSchedule",
     "distil_weights",

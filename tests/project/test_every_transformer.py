@@ -24,11 +24,22 @@ import pyterrier as pt
 import pytest
 
 import pyterrier_csplade
-from pyterrier_csplade import CSPLADE, FoldTerms, ImpactIndex, OpenSearchIndex, PruneToks, Quantizer, QueryTable, hybrid
+from pyterrier_csplade import (
+    CSPLADE,
+    FoldTerms,
+    ImpactIndex,
+    MergeToks,
+    OpenSearchIndex,
+    PruneToks,
+    Quantizer,
+    QueryTable,
+    hybrid,
+)
 from pyterrier_csplade.engines import PisaEngine, SeismicEngine
 from support import fake_engines
 from support.fake_opensearch import FakeCluster
 from support.models import language_model, tokenizer
+from support.pictures import colours, drawn, paler, random_head
 from support.texts import DOCUMENTS
 
 #: Bases, which are not used by themselves, and objects whose parameters are not settings of a transformation.
@@ -79,6 +90,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         toks = csplade.query_encoder(top_k=20)(TOPICS)
         results = index.retriever(num_results=3, include_fields=["text"])(toks)
         yield {
+            "head": random_head(csplade, path / "head"),
             "path": path, "csplade": csplade, "vectors": pd.DataFrame(vectors), "index": index, "served": served,
             "toks": toks, "results": results, **{kind.__name__: engine for kind, engine in engines.items()},
         }  # fmt: skip
@@ -133,7 +145,29 @@ def cases_of_encoders(world: dict[str, Any]) -> dict[str, Case]:
             on(world["vectors"].assign(qid="q", query_toks=world["vectors"]["toks"])),
             {"on": ("toks", "query_toks")},
         ),
+        **cases_of_pictures(world),
     }
+
+
+def cases_of_pictures(world: dict[str, Any]) -> dict[str, Case]:
+    pictures = pd.DataFrame({
+        "docno": ["p1", "p2"], "image": [drawn(1), drawn(2)], "other": [drawn(3), drawn(4)], "vec": [[0.1] * 6, None],
+    })  # fmt: skip
+    merged = world["vectors"]["toks"].iloc[::-1].reset_index(drop=True)
+    return {
+        "ImageEncoder": Case(
+            lambda **a: world["csplade"].image_encoder(world["head"], **({"features": colours} | a)),
+            on(pictures),
+            {"features": (colours, paler), "column": ("image", "other"), "vector_column": ("image_vec", "vec"),
+             "output": ("toks", "image_toks"), **CUTS, "quantizer": ("default", Quantizer(7)), **SIZE},
+            frozenset({"batch_size"}),
+        ),
+        "MergeToks": Case(
+            MergeToks,
+            on(world["vectors"].assign(image_toks=merged, more=merged.iloc[::-1].tolist())),
+            {"other": ("image_toks", "more"), "method": ("max", "sum"), "weight": (1.0, 0.5)},
+        ),
+    }  # fmt: skip
 
 
 def cases_of_the_index(world: dict[str, Any]) -> dict[str, Case]:
@@ -209,7 +243,8 @@ def cases_of_algorithms(world: dict[str, Any]) -> dict[str, Case]:
 
 NAMES = [
     "DocEncoder", "QueryEncoder", "QueryTable", "Scorer", "FoldTerms", "PruneToks", "PruneToks mass",
-    "PruneToks weight", "PruneToks on",    "ImpactRetriever", "PostingsScorer", "FieldLoader", "Hybrid",
+    "PruneToks weight", "PruneToks on", "ImageEncoder", "MergeToks",
+    "ImpactRetriever", "PostingsScorer", "FieldLoader", "Hybrid",
     "OpenSearchRetriever", "OpenSearchScorer", "PisaRetriever", "SeismicRetriever",
     *(f"PostingsRetriever {name}" for name in ("exhaustive", "maxscore", "bmp", "guided")),
 ]  # fmt: skip

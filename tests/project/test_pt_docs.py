@@ -15,6 +15,7 @@ import pytest
 
 from pyterrier_csplade import CSPLADE
 from pyterrier_csplade.training import AdaptationConfig, ContrastiveConfig, TableConfig, load_config
+from pyterrier_csplade.training.images import ImagesConfig
 from support.pages import PAGES, blocks
 from support.paths import ROOT
 
@@ -24,6 +25,7 @@ WITHOUT_PYTHON = {
     "command-line",
     "contributing",
     "engines",
+    "images",
     "opensearch",
     "overview",
     "scale-out",
@@ -99,6 +101,9 @@ def test_configurations_are_valid(tmp_path: Path) -> None:
         for text in blocks(next(page for page in PAGES if page.stem == name), "yaml"):
             path.write_text(text, encoding="utf-8")
             assert load_config(path, ContrastiveConfig).steps > 0
+    (text,) = blocks(next(page for page in PAGES if page.stem == "images"), "yaml")
+    path.write_text(text, encoding="utf-8")
+    assert load_config(path, ImagesConfig).validation is not None
     (text,) = blocks(next(page for page in PAGES if page.stem == "query-tables"), "yaml")
     path.write_text(text, encoding="utf-8")
     assert load_config(path, TableConfig).entries == 4

@@ -142,7 +142,7 @@ class Metadata:
         for name, other in others:
             for what in ("contract", "scale", "fields", "text"):
                 one, two = (getattr(part, what) for part in (first, other))
-                same = one.matches(two) if what == "contract" and one and two else one == two
+                same = one.joins(two) if what == "contract" and one and two else one == two
                 if not same:
                     raise ImpactIndexError(f"{index} joins {first_name!r} and {name!r}, which differ in {what}: leave one out")
         sums = ("documents", "empty_documents", "postings", "dropped")
@@ -161,7 +161,7 @@ class Metadata:
         """
         pairs = {"scale": (self.scale, wanted.scale), "names of terms": (self.names, wanted.names)}
         if self.contract is not None and wanted.contract is not None:
-            if not self.contract.matches(wanted.contract):
+            if not self.contract.joins(wanted.contract):
                 raise ContractError(
                     f"{index} was begun with documents of {self.contract.summary}, these come from {wanted.contract.summary}: "
                     "an index holds the vectors of one encoder; start again with overwrite=True"

@@ -1,0 +1,44 @@
+"""The command ``train-images``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pyterrier_csplade._errors import ConfigError
+
+from .arguments import examples
+
+
+def add_command(commands: Any, say: Callable[[str], None]) -> None:
+    """Add ``train-images`` to the command line.
+
+    Args:
+        commands: The subparsers.
+        say: Prints lines for people to read.
+    """
+    images = commands.add_parser(
+        "train-images",
+        help="train an image head, which puts pictures into the index of a text model",
+        **examples("train-images images.yaml --dry-run", "train-images images.yaml --resume"),
+    )
+    images.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings of the run")
+    images.add_argument("--resume", action="store_true", help="resume from the last checkpoint of the run")
+    images.add_argument("--dry-run", action="store_true", help="check configuration and data, and estimate; do not train")
+    images.set_defaults(run=lambda arguments: _train(arguments, say), again="run the same command with --resume")
+
+
+def _train(arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
+    from pyterrier_csplade.training import load_config
+    from pyterrier_csplade.training.images import ImagesConfig, plan_images, train_images
+
+    config = load_config(arguments.config, ImagesConfig)
+    if not arguments.dry_run:
+        say(f"image head: {train_images(config, resume=arguments.resume)}")
+        return
+    plan = plan_images(config)
+    say(str(plan))
+    if plan.problems:
+        raise ConfigError(f"{arguments.config}: {plan.problems[0]}")

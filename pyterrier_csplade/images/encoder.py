@@ -1,0 +1,321 @@
+"""The encoder of pictures as a transformer of a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+import torch
+from scipy.sparse import csr_matrix
+from torch import nn
+
+from pyterrier_csplade._errors import ContractError, DataError
+from pyterrier_csplade.model.csplade import CSPLADE
+from pyterrier_csplade.model.sparse import Wanted
+from pyterrier_csplade.model.transformers import Checked, ModelTransformer
+from pyterrier_csplade.vectors.checks import check_field_name, check_min_weight, check_record, check_top_k
+from pyterrier_csplade.vectors.contract import Contract
+from pyterrier_csplade.vectors.impacts import ImpactVector, Quantizer, to_vectors
+
+from .features import Features, check_same, check_vectors, compute, features_of, make_features
+from .head import SavedHead, last_norm
+from .pictures import open_picture
+
+# Largest difference of the features of the fixed picture, relative to the largest of them; our choice (not measured).
+_TOLERANCE = 1e-2
+
+
+def _check_column(name: Any) -> str:
+    check_field_name(name)
+    if name is None:
+        raise ValueError("the name of a column must be a string, found None")
+    return str(name)
+
+
+def _check_quantizer(quantizer: Any) -> Any:
+    if not (quantizer is None or quantizer == "default" or isinstance(quantizer, Quantizer)):
+        raise ValueError(f"quantizer must be 'default', a Quantizer, or None for float weights, found {quantizer!r}")
+    return quantizer
+
+
+class ImageEncoder(ModelTransformer):
+    """Adds ``toks`` (term to impact) to pictures, in the vocabulary of a text model; :meth:`CSPLADE.image_encoder` makes it.
+
+    The query encoder of the text model finds these pictures, alone or beside texts in the same index.
+
+    Examples:
+        Index pictures, and search them::
+
+            pictures = [{"docno": "p1", "image": "figures/cell.png"}]
+            index = ImpactIndex("figures.csplade")
+            (csplade.image_encoder("runs/figures-head") >> index).index(pictures)
+            (csplade.query_encoder() >> index.retriever()).search("a plant cell")
+    """
+
+    schematic = {"label": "CSPLADE pictures", "help_url": None}
+    _factory = "image_encoder"
+
+    model: CSPLADE
+
+    #: Column of the pictures: paths, bytes, pillow images or arrays.
+    column = Checked(_check_column)
+    #: Column of ready image vectors, which are used where there are any.
+    vector_column = Checked(_check_column)
+    #: Column of the result.
+    output = Checked(_check_column)
+    #: Number of heaviest terms that are kept; None keeps all.
+    top_k = Checked(check_top_k)
+    #: Smallest weight that is kept.
+    min_weight = Checked(check_min_weight)
+    #: A Quantizer, "default" for one of the contract's scale, or None for float weights.
+    quantizer = Checked(_check_quantizer)
+
+    def __init__(
+        self,
+        model: CSPLADE,
+        head: str | Path,
+        *,
+        features: Any = None,
+        column: str = "image",
+        vector_column: str = "image_vec",
+        output: str = "toks",
+        top_k: int | None = None,
+        min_weight: float = 0.0,
+        quantizer: Quantizer | None | str = "default",
+        batch_size: int | None = None,
+        verbose: bool | None = None,
+    ) -> None:
+        """Create an encoder; :meth:`CSPLADE.image_encoder` explains the arguments."""
+        super().__init__(model, batch_size, verbose)
+        self._head = str(head)
+        self._opened: _Opened | None = None
+        self.features = features
+        self.column = column
+        self.vector_column = vector_column
+        self.output = output
+        self.top_k = top_k
+        self.min_weight = min_weight
+        self.quantizer = quantizer
+
+    @property
+    def head(self) -> str:
+        """Directory of the head."""
+        return self._head
+
+    @property
+    def features(self) -> Any:
+        """What computes image vectors; None takes the head's own."""
+        return self._features
+
+    @features.setter
+    def features(self, features: Any) -> None:
+        make_features(features)
+        self._features, self._opened = features, None
+
+    @property
+    def contract(self) -> Contract:
+        """Contract of the vectors, with the text model's impact scale; loads the head and the model."""
+        return self._open().saved.contract
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Encode a frame with ``docno`` and a column of pictures or of image vectors.
+
+        Raises:
+            ContractError: The head was trained for another text model, or on other features.
+            DataError: A picture or a vector cannot be used; names its docno.
+        """
+        records = inp.to_dict("records")
+        self._check_columns(list(inp.columns))
+        vectors: list[ImpactVector] = []
+        for chunk in pt.tqdm(self._chunks(records), disable=not self._shows, desc="CSPLADE picture encoding", unit="batch"):
+            vectors += self._vectors(chunk)
+        return inp.assign(**{self.output: pd.Series(vectors, index=inp.index, dtype=object)})
+
+    def transform_iter(self, inp: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Encode a stream of records in constant memory; otherwise as ``transform``."""
+        records, seen = iter(inp), 0
+        while chunk := list(islice(records, self.model_batch_size)):
+            for position, record in enumerate(chunk, start=seen + 1):
+                check_record(record, f"picture {position}")
+                self._check_columns(list(record))
+            seen += len(chunk)
+            for record, vector in zip(chunk, self._vectors(chunk)):
+                yield {**record, self.output: vector}
+
+    def impacts(self, records: Sequence[Mapping[str, Any]]) -> csr_matrix:
+        """Encode pictures into a matrix instead of dictionaries.
+
+        Args:
+            records: ``docno`` and a picture or an image vector of each.
+
+        Returns:
+            [pictures, terms of the model's vocabulary]: int32 impacts, or float32 weights without quantizer.
+        """
+        names = [f"picture {record.get('docno')}" for record in records]
+        opened = self._open()
+        states = opened.states(self._image_vectors(records, names))
+        quantizer = self._to_impacts()
+        wanted = Wanted(self.min_weight, self.top_k, quantizer if type(quantizer) is Quantizer else None)
+        matrix = self.model.batch_encoder.encode_states(states[:, None], names, wanted)
+        return matrix if type(quantizer) is Quantizer or quantizer is None else quantizer(matrix, names)
+
+    def decode(self, picture: Any, top_k: int | None = None) -> dict[str, float]:
+        """Return the terms of a picture and their weights, the heaviest first.
+
+        Args:
+            picture: A picture in any form, or an image vector (a float array of one dimension).
+            top_k: How many terms; all by default.
+        """
+        row = self._weights(picture)
+        found = dict(to_vectors(row, self.model.vocabulary)[0])
+        return dict(list(found.items())[: check_top_k(top_k)])
+
+    def explain(self, query: str, picture: Any) -> dict[str, float]:
+        """Return how much each matching term adds to the score of a query and a picture, the largest first.
+
+        Args:
+            query: Text of the query.
+            picture: As in ``decode``.
+        """
+        product = self.model.encode_queries([query]).multiply(self._weights(picture))
+        return dict(to_vectors(csr_matrix(product), self.model.vocabulary)[0])
+
+    @property
+    def _shows(self) -> bool:
+        return bool(self.model.verbose if self.verbose is None else self.verbose)
+
+    def _weights(self, picture: Any) -> csr_matrix:
+        vector = isinstance(picture, np.ndarray) and picture.ndim == 1
+        record = {"docno": "given", (self.vector_column if vector else self.column): picture}
+        encoder = ImageEncoder(
+            self.model, self._head, features=self.features, column=self.column, vector_column=self.vector_column,
+            min_weight=self.min_weight, quantizer=None,
+        )  # fmt: skip
+        encoder._opened = self._open()
+        return encoder.impacts([record])
+
+    def _chunks(self, records: list[Any]) -> list[list[Any]]:
+        size = self.model_batch_size
+        return [records[start : start + size] for start in range(0, len(records), size)]
+
+    def _check_columns(self, columns: list[str]) -> None:
+        wanted = self.vector_column if self.vector_column in columns and self.column not in columns else self.column
+        pt.validate.columns(columns, includes=["docno", wanted], context=self)
+
+    def _vectors(self, records: Sequence[Mapping[str, Any]]) -> list[ImpactVector]:
+        matrix = self.impacts(records)
+        return to_vectors(matrix, self.model.vocabulary, self.vector_contract())
+
+    def vector_contract(self) -> Contract:
+        """Return the contract of the vectors, with the impact scale of the quantizer, 1 without; loads the model."""
+        quantizer = self._to_impacts()
+        return _scaled(self.contract, 1.0 if quantizer is None else quantizer.scale)
+
+    def _to_impacts(self) -> Any:
+        return Quantizer(self.model.contract.impact_scale) if self.quantizer == "default" else self.quantizer
+
+    def _image_vectors(self, records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> np.ndarray:
+        """Return image vectors, float32 [pictures, inputs of the head]: given ones, or features of the pictures."""
+        opened = self._open()
+        inputs = opened.saved.head.inputs
+        vectors = np.zeros((len(records), inputs), dtype=np.float32)
+        waiting = []
+        for row, (record, name) in enumerate(zip(records, names)):
+            given = record.get(self.vector_column)
+            if given is None or (isinstance(given, float) and np.isnan(given)):
+                waiting.append(row)
+                continue
+            vectors[row] = _as_vector(given, inputs, name)
+        check_vectors(vectors, names)
+        if waiting:
+            if opened.features is None:
+                raise ContractError(
+                    f"{names[waiting[0]]}: the head {self._head} was trained on given image vectors or a user's function: add "
+                    f"the column {self.vector_column!r}, or pass features=..."
+                )
+            wanted = [names[row] for row in waiting]
+            pictures = [open_picture(records[row].get(self.column), name) for row, name in zip(waiting, wanted)]
+            found = compute(opened.features, pictures, wanted)
+            if found.shape[1] != inputs:
+                raise ContractError(f"the features have {found.shape[1]} numbers, the head {self._head} reads {inputs}")
+            vectors[waiting] = found
+        return vectors
+
+    def _open(self) -> _Opened:
+        if self._opened is None:
+            self._opened = _Opened(self)
+        return self._opened
+
+    def _belongs_to(self) -> tuple[Any, ...]:
+        return (self.model, self._head)
+
+    def _changed(self) -> list[str]:
+        return [repr(self._head), *super()._changed()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+
+class _Opened:
+    """A head that was checked against the text model and its features."""
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        model, head = encoder.model, encoder.head
+        self.saved = SavedHead.load(Path(head))
+        texts = model.contract
+        if not self.saved.contract.made_for(texts):
+            raise ContractError(
+                f"the image head {head} was trained for the texts of {self.saved.contract.documents_for[:12]}, this is "
+                f"{texts.summary}: load that model, or train a head for this one"
+            )
+        self.device = model.backbone.device
+        self.saved.head.to(self.device)
+        self.norm: nn.Module = last_norm(model.backbone)
+        self.features = self._checked_features(encoder.features, head)
+
+    def _checked_features(self, given: Any, head: str) -> Features | None:
+        stored = self.saved.features
+        features = make_features(given) or features_of(stored)
+        if features is not None and stored is not None:
+            check_same(features, stored, head)
+            found, expected = np.asarray(probe(features)), np.asarray(self.saved.probe)
+            if found.shape != expected.shape or np.abs(found - expected).max() > _TOLERANCE * np.abs(expected).max():
+                raise ContractError(
+                    f"the features of a test picture are not what they were when {head} was trained: install the versions of "
+                    "the training, or train it again"
+                )
+        return features
+
+    @torch.inference_mode()
+    def states(self, vectors: np.ndarray) -> torch.Tensor:
+        """Return the states that the LM head multiplies, [pictures, width]."""
+        return self.saved.head(torch.from_numpy(vectors).to(self.device), self.norm)  # type: ignore[no-any-return]
+
+
+def probe(features: Features) -> list[float]:
+    """Return the features of a fixed picture: three colours and a step, so that size, colours and resampling count."""
+    rows, columns = np.mgrid[0:48, 0:64]
+    pixels = np.stack([4 * columns, 5 * rows, 255 * ((rows // 7 + columns // 5) % 2)], axis=-1).clip(0, 255).astype(np.uint8)
+    name = "the test picture"
+    return compute(features, [open_picture(pixels, name)], [name])[0].tolist()  # type: ignore[no-any-return]
+
+
+def _as_vector(given: Any, inputs: int, name: str) -> np.ndarray:
+    try:
+        vector = np.asarray(given, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: an image vector must hold numbers, found {given!r:.60}") from error
+    if vector.shape != (inputs,):
+        raise DataError(f"{name}: expected an image vector of {inputs} numbers, found an array {list(vector.shape)}")
+    return vector
+
+
+@lru_cache
+def _scaled(contract: Contract, impact_scale: float) -> Contract:
+    return contract if contract.impact_scale == impact_scale else contract.replace(impact_scale=impact_scale)
