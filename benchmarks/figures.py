@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 FIGURES = Path(__file__).parents[1] / "pyterrier_csplade" / "pt_docs" / "figures"
 SHOWN = "textwrap.wrap"
-CUTS = (4, 8, 16, 32, 64)
+CUTS = (4, 8, 16, 32, 64, 128)
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ class TableContent:
     Attributes:
         contract: The table's contract; its ``queries_for`` names the document encoder.
         vocabulary: The index terms of the documents.
+        token_ids: The tokens that are index terms, int64; more than terms if the contract folds terms.
         tokenizer: The tokenizer of the language model, as its file ``tokenizer.json``.
         weights: float32 [terms], the weight that each term of a query has in its vector.
         expansion: float32 [terms, terms]; row x has the weights that the term x of a query adds to terms.
@@ -46,6 +47,7 @@ class TableContent:
 
     contract: Contract
     vocabulary: Vocabulary
+    token_ids: np.ndarray
     tokenizer: str
     weights: np.ndarray
     expansion: csr_matrix
@@ -56,7 +58,6 @@ class TableContent:
     def make(
         cls,
         documents: Contract,
-        vocabulary: Vocabulary,
         tokens: QueryTokens,
         weights: np.ndarray,
         expansion: csr_matrix | None = None,
@@ -68,8 +69,7 @@ class TableContent:
 
         Args:
             documents: The contract of the documents' encoder.
-            vocabulary: Its index terms.
-            tokens: Its tokenizer.
+            tokens: Its tokenizer and index terms.
             weights: As in the class.
             expansion: As in the class; none by default.
             counts: As in the class.
@@ -78,11 +78,12 @@ class TableContent:
         Raises:
             ContractError: A weight is negative or not finite, or the shapes differ from the vocabulary.
         """
+        vocabulary = tokens.vocabulary
         empty = csr_matrix((len(vocabulary), len(vocabulary)), dtype=np.float32)
         expansion = empty if expansion is None else csr_matrix(expansion, dtype=np.float32)
         expansion.sum_duplicates()
         content = cls(
-            documents, vocabulary, tokens.tokenizer, np.asarray(weights, dtype=np.float32), expansion, counts,
+            documents, vocabulary, tokens.token_ids, tokens.tokenizer, np.asarray(weights, dtype=np.float32), expansion, counts,
             tokens.split_special_tokens,
         )  # fmt: skip
         content._check("the table")
@@ -94,7 +95,7 @@ class TableContent:
     @property
     def tokens(self) -> QueryTokens:
         """The tokenizer as the contract uses it."""
-        return QueryTokens(self.tokenizer, self.contract, self.vocabulary, split_special_tokens=self.split_special_tokens)
+        return QueryTokens(self.tokenizer, self.contract, self.token_ids, split_special_tokens=self.split_special_tokens)
 
     @property
     def rows(self) -> csr_matrix:
@@ -116,7 +117,7 @@ class TableContent:
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {
-            "token_ids": self.vocabulary.token_ids.astype("<i4"),
+            "token_ids": self.token_ids.astype("<i4"),
             "weights": self.weights.astype("<f4"),
             "indptr": self.expansion.indptr.astype("<i4"),
             "indices": self.expansion.indices.astype("<i4"),
@@ -183,8 +184,8 @@ class TableContent:
         if wrong := [name for name, kinds in _ARRAYS.items() if arrays[name].ndim != 1 or arrays[name].dtype.kind not in kinds]:
             raise ValueError(f"{_WEIGHTS_FILE}: {wrong[0]} has another shape or type")
         tokenizer = (directory / _TOKENIZER_FILE).read_bytes().decode()
-        vocabulary = QueryTokens.vocabulary_of(tokenizer, arrays["token_ids"])
-        size = len(vocabulary)
+        tokens = QueryTokens(tokenizer, contract, arrays["token_ids"], split_special_tokens=split)
+        size = len(tokens.vocabulary)
         expansion = csr_matrix(tuple(arrays[name] for name in ("data", "indices", "indptr")), shape=(size, size))
         expansion.check_format(full_check=True)
-        return cls(contract, vocabulary, tokenizer, arrays["weights"], expansion, counts, split)
+        return cls(contract, tokens.vocabulary, tokens.token_ids, tokenizer, arrays["weights"], expansion, counts, split)

@@ -39,7 +39,7 @@ class Teacher(Protocol):
 
     @property
     def backbone(self) -> Any:
-        """The loaded model, with its ``tokenizer``."""
+        """The loaded model, with its ``tokenizer`` and the ``column_of_token`` of each row of its head."""
         ...
 
     def encode_queries(self, texts: Sequence[str], *, verbose: bool | None = None) -> csr_matrix:
@@ -117,9 +117,7 @@ class QueryTable(Settings, pt.Transformer):
         Raises:
             ContractError: A weight is negative or not finite, or the shapes differ from the vocabulary.
         """
-        content = TableContent.make(
-            model.contract, model.vocabulary, tokens_of(model), weights, expansion, counts=counts, training=training
-        )
+        content = TableContent.make(model.contract, tokens_of(model), weights, expansion, counts=counts, training=training)
         return cls(content)
 
     @classmethod
@@ -250,11 +248,8 @@ def tokens_of(model: Teacher) -> QueryTokens:
     """Return the tokenizer of a model.
 
     Raises:
-        ContractError: The model folds terms, or its tokenizer is not one of the library tokenizers, so that it cannot be used
-            without transformers.
+        ContractError: The tokenizer is not one of the library tokenizers, so that it cannot be used without transformers.
     """
-    if model.contract.fold:
-        raise ContractError(f"{model} folds terms, which a query table cannot: make the table without fold")
     tokenizer = model.backbone.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -263,7 +258,8 @@ def tokens_of(model: Teacher) -> QueryTokens:
             "the model with a fast tokenizer"
         )
     split = bool(getattr(tokenizer, "split_special_tokens", False))
-    return QueryTokens(without_state(backend.to_str()), model.contract, model.vocabulary, split_special_tokens=split)
+    token_ids = np.flatnonzero(model.backbone.column_of_token.cpu().numpy() >= 0)
+    return QueryTokens(without_state(backend.to_str()), model.contract, token_ids, split_special_tokens=split)
 
 
 def _check_teacher(vectors: csr_matrix) -> None:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.contract import Contract
+from pyterrier_csplade.vectors.folding import fold_vocabulary
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 # How tokenizers spell the space before a word: byte-level ones, and those of SentencePiece.
@@ -26,19 +27,24 @@ class QueryTokens:
 
     Attributes:
         tokenizer: The tokenizer as its file ``tokenizer.json``.
+        token_ids: The tokens that are index terms, before folding, int64, ascending.
+        vocabulary: The index terms, folded if the contract says so: several tokens are then one term.
         split_special_tokens: Whether the names of special tokens in a query are read as text.
     """
 
     def __init__(
-        self, tokenizer: str, contract: Contract, vocabulary: Vocabulary, *, split_special_tokens: bool = False
+        self, tokenizer: str, contract: Contract, token_ids: np.ndarray, *, split_special_tokens: bool = False
     ) -> None:
         """Load a tokenizer.
 
         Args:
             tokenizer: The content of its file ``tokenizer.json``.
-            contract: How the documents' encoder reads queries: prefix, special tokens, maximum length.
-            vocabulary: The index terms.
+            contract: How the documents' encoder reads queries: prefix, special tokens, maximum length, folding.
+            token_ids: As in the class.
             split_special_tokens: As in the class.
+
+        Raises:
+            ValueError: The tokenizer cannot be read, or has no such token.
         """
         self.tokenizer = tokenizer
         self.split_special_tokens = split_special_tokens
@@ -46,23 +52,20 @@ class QueryTokens:
         self._prefix = contract.query_prefix
         self._length = contract.query_length
         self._room = contract.query_length - contract.add_bos - contract.add_eos
-        self._terms = len(vocabulary)
-        self._columns = np.full(int(vocabulary.token_ids.max(initial=-1)) + 1, -1, dtype=np.int64)
-        self._columns[vocabulary.token_ids] = np.arange(len(vocabulary))
+        self.token_ids = np.asarray(token_ids, dtype=np.int64)
+        self.vocabulary, columns = self._index_terms(folded=contract.fold is not None)
+        self._columns = np.full(int(self.token_ids.max(initial=-1)) + 1, -1, dtype=np.int64)
+        self._columns[self.token_ids] = columns
         self._longest = 0
 
-    @classmethod
-    def vocabulary_of(cls, tokenizer: str, token_ids: np.ndarray) -> Vocabulary:
-        """Return the vocabulary of some tokens.
-
-        Raises:
-            ValueError: The tokenizer lacks one of them, or cannot be read.
-        """
-        terms = {i: term for term, i in _loaded(tokenizer, False).get_vocab().items()}
+    def _index_terms(self, *, folded: bool) -> tuple[Vocabulary, np.ndarray]:
+        """Return the index terms, and the column of each token."""
+        names = {i: term for term, i in self._backend.get_vocab().items()}
         try:
-            return Vocabulary([terms[i] for i in token_ids.tolist()], token_ids)
+            terms = Vocabulary([names[i] for i in self.token_ids.tolist()], self.token_ids)
         except KeyError as error:
             raise ValueError(f"the tokenizer has no token {error}") from error
+        return fold_vocabulary(terms) if folded else (terms, np.arange(len(terms)))
 
     @property
     def starts_bare(self) -> bool:
@@ -96,7 +99,7 @@ class QueryTokens:
             noun = "query was" if cut == 1 else "queries were"
             warn(f"{cut:,} {noun} longer than {self._length} tokens: what comes later was left out")
         every = np.concatenate(columns)
-        found = csr_matrix((np.ones(len(every), dtype=np.float32), every, starts), shape=(len(texts), self._terms))
+        found = csr_matrix((np.ones(len(every), dtype=np.float32), every, starts), shape=(len(texts), len(self.vocabulary)))
         found.sum_duplicates()
         if not counts:
             found.data[:] = 1

@@ -6,6 +6,7 @@ import re
 import runpy
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,3 +56,14 @@ def test_a_model_on_an_accelerator(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert re.search(r"^query, bfloat16: [\d.]+ ms$", said, re.MULTILINE)
     assert re.search(r"^query, none: .*none", said, re.MULTILINE)
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["cut", "corpus"])
+def test_rewriting_of_a_large_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    shape = ["--vocabulary", "800", "--width", "32", "--intermediate", "48", "--layers", "2", "--kind", kind]
+    run(monkeypatch, "vocabulary_rewriting.py", str(tmp_path), *shape)
+    assert re.fullmatch(
+        rf"{kind}: 0.00 GB in 4 files, [\d.]+ s, peak [\d.]+ GB \(libraries alone [\d.]+ GB\)\n", capsys.readouterr().out
+    )

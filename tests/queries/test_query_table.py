@@ -15,7 +15,16 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import CSPLADE, ContractError, DataError, ImpactIndex, ImpactVector, OpenSearchIndex, QueryTable
+from pyterrier_csplade import (
+    CSPLADE,
+    Contract,
+    ContractError,
+    DataError,
+    ImpactIndex,
+    ImpactVector,
+    OpenSearchIndex,
+    QueryTable,
+)
 from pyterrier_csplade.engines import PisaEngine
 from pyterrier_csplade.queries import TABLE_FILE
 from support import fake_engines
@@ -227,6 +236,20 @@ def test_a_tokenizer_without_a_file_is_refused(csplade: CSPLADE, monkeypatch: py
     monkeypatch.setattr(csplade.backbone, "tokenizer", Slow())
     with pytest.raises(ContractError, match=r"its tokenizer \(Slow\) has no file tokenizer.json"):
         QueryTable.from_weights(csplade, np.ones(len(csplade.vocabulary)))
+
+
+def test_a_model_that_folds_terms(csplade: CSPLADE, tmp_path: Path) -> None:
+    folding = CSPLADE((language_model(), tokenizer()), contract=Contract(fold="case+space"))
+    assert len(folding.vocabulary) < len(csplade.vocabulary)
+    made = QueryTable.from_weights(folding, np.arange(1.0, len(folding.vocabulary) + 1))
+    assert made.vocabulary.terms == folding.vocabulary.terms
+    ids = csplade.backbone.tokenizer("Dogs and dogs", add_special_tokens=False)["input_ids"]
+    columns = {int(folding.backbone.column_of_token[i]) for i in ids}
+    assert made.encode(["Dogs and dogs"]).indices.tolist() == sorted(columns)
+    made.save(tmp_path)
+    loaded = QueryTable.load(tmp_path)
+    assert loaded.vocabulary.terms == made.vocabulary.terms and loaded == made
+    assert (dense(loaded.encode(QUERIES)) == dense(made.encode(QUERIES))).all()
 
 
 # ---------------------------------------------------------------------- relation to documents

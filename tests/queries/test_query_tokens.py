@@ -16,8 +16,9 @@ def tokens(kind: str, *, split_special_tokens: bool = False, **contract: Any) ->
     """The tokens and the vocabulary of a tokenizer, all of whose tokens but the special ones are index terms."""
     backend = KINDS[kind]()
     vocabulary = Vocabulary.from_tokens(backend.get_vocab(), special_ids=range(len(SPECIAL)), size=10_000)
-    made = QueryTokens(backend.to_str(), Contract(**contract), vocabulary, split_special_tokens=split_special_tokens)
-    return made, vocabulary
+    token_ids = vocabulary.token_ids
+    made = QueryTokens(backend.to_str(), Contract(**contract), token_ids, split_special_tokens=split_special_tokens)
+    return made, made.vocabulary
 
 
 def terms(kind: str, query: str, **settings: Any) -> set[str]:
@@ -52,6 +53,15 @@ def test_a_token_that_begins_in_the_prefix_and_ends_in_the_query_belongs_to_the_
 def test_case_makes_other_terms(kind: str) -> None:
     assert terms(kind, "a Heart") == {"a", "ĠHeart"} and terms(kind, "a heart") == {"a", "Ġheart"}
     assert terms(kind, "Heart") == {"Heart"}
+
+
+@pytest.mark.parametrize("kind", ["llama-3", "smollm-2"])
+def test_folding_makes_one_term_of_all_spellings(kind: str) -> None:
+    queries = ("heart attack", "a heart attack", "Heart attack", "a Heart attack")
+    assert all(terms(kind, query, fold="case+space") - {"a"} == {"heart", "attack"} for query in queries)
+    read, vocabulary = tokens(kind, fold="case+space")
+    column = vocabulary.column("heart")
+    assert column is not None and read(["heart Heart heart"], counts=True)[0, column] == 3
 
 
 def test_digits() -> None:
@@ -96,7 +106,7 @@ def test_truncation_and_padding_of_the_file_do_not_count() -> None:
     backend.enable_truncation(2)
     backend.enable_padding(length=20, pad_id=5, pad_token="!")
     vocabulary = Vocabulary.from_tokens(backend.get_vocab(), special_ids=[0, 1, 2], size=10_000)
-    found = QueryTokens(backend.to_str(), Contract(), vocabulary)(["heart attack of the heart"])
+    found = QueryTokens(backend.to_str(), Contract(), vocabulary.token_ids)(["heart attack of the heart"])
     assert found.nnz == 5
 
 
@@ -135,6 +145,6 @@ def test_twins() -> None:
 
 def test_a_tokenizer_that_cannot_be_read() -> None:
     with pytest.raises(ValueError, match="the tokenizer cannot be read"):
-        QueryTokens("{}", Contract(), Vocabulary([], []))
+        QueryTokens("{}", Contract(), np.array([], dtype=np.int64))
     with pytest.raises(ValueError, match="the tokenizer has no token 99999"):
-        QueryTokens.vocabulary_of(KINDS["llama-3"]().to_str(), np.array([99_999]))
+        QueryTokens(KINDS["llama-3"]().to_str(), Contract(), np.array([99_999]))

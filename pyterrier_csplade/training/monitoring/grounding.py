@@ -12,8 +12,8 @@ from pyterrier_csplade.vectors.grounding import lexical_grounding
 
 # Texts of a batch that are looked at; our choice (not measured).
 _TEXTS = 64
-#: Lexical grounding below which terms may have lost their meaning; our choice (measured: .40 for adapted SmolLM2 with 8 layers,
-#: .78 after the lexical warm start, .51 to .75 for csplade-tiny).
+#: Lexical grounding below which terms may have lost their meaning; our choice (measured: in examples/csplade_small, .40 at the
+#: start of the lexical warm start and .78 at its end).
 LEAST_GROUNDED = 0.2
 _NAMES = ("grounding_query", "grounding_document", "eval_grounding_query", "eval_grounding_document")
 

@@ -105,7 +105,7 @@ class BytePairs:
 
     def bytes_of(self, token: str) -> bytes:
         """Return the bytes of the text for which a token stands."""
-        if token in self.added:
+        if token in self.added or (self.byte_level and not _BYTE_OF.keys() >= set(token)):
             return token.encode()
         if self.byte_level:
             return bytes(_BYTE_OF[character] for character in token)
