@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pyterrier_csplade.cli import main
+from inside.cli import main
 from support.training_runs import make_base, make_collection
 
 ROW = json.dumps({"query": "q", "positive_passages": [{"text": "a"}], "negative_passages": [{"text": "b"}]})

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 import pyterrier_csplade
-from inside.cli import demo
+from inside.cli import demo, main
 from pyterrier_csplade import CspladeError
-from pyterrier_csplade.cli import main
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])

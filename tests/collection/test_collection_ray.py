@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from inside.cli import main
 from inside.collection import OnRay, Part, cluster, encode_collection
 from pyterrier_csplade import CSPLADE, CspladeError, DataError, EncodedCollection
-from pyterrier_csplade.cli import main
 from support.models import language_model, tokenizer
 from support.paths import TESTS
 from support.ray_workers import NotingQuantizer

@@ -133,4 +133,4 @@ def private_importers() -> list[str]:
 
 
 def test_few_test_files_import_private_modules() -> None:
-    assert len(private_importers()) <= 27, private_importers()
+    assert len(private_importers()) <= 25, private_importers()
