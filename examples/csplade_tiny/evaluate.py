@@ -20,11 +20,22 @@ import pyterrier as pt
 from ir_measures import RR, R, nDCG
 
 from pyterrier_csplade import CSPLADE, ImpactIndex
-from pyterrier_csplade.cli.demo import directory_size, fuse
+from pyterrier_csplade.cli.demo import directory_size
 from pyterrier_csplade.data import read_jsonl
 from pyterrier_csplade.training.rows import passage_text
 
 MEASURES = [nDCG @ 10, RR @ 10, R @ 100]
+
+
+def fuse(*systems: pt.Transformer) -> pt.Transformer:
+    """Add up the scores of systems, each divided by the best score of the query."""
+    normalised = [system >> pt.apply.generic(_divide_by_best, label="/ best score") for system in systems]
+    return sum(normalised[1:], normalised[0])
+
+
+def _divide_by_best(results: pd.DataFrame) -> pd.DataFrame:
+    best = results["score"].abs().groupby(results["qid"]).transform("max")
+    return results[["qid", "docno", "rank"]].assign(score=results["score"] / best)
 
 
 def documents(folder: Path) -> Iterator[dict[str, str]]:

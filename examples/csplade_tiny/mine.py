@@ -17,11 +17,10 @@ from pathlib import Path
 
 import pandas as pd
 import pyterrier as pt
-from evaluate import documents, without_signs
+from evaluate import documents, fuse, without_signs
 from prepare import SEED, package_rows, write_jsonl
 
 from pyterrier_csplade import CSPLADE, ImpactIndex
-from pyterrier_csplade.cli.demo import fuse
 from pyterrier_csplade.data import read_jsonl
 from pyterrier_csplade.training import mine_negatives
 
