@@ -56,9 +56,9 @@ All files are written to {output}"""
 _MINUTES = {TINY: "2 to 3"}
 
 _NEXT = """\
-Next steps: csplade-small and csplade-tiny are small models to learn and experiment with. For real use, load a decoder-only
-language model that was trained as CSPLADE, on a machine with a GPU. The weights of 8B parameters need 16 GB in bfloat16, about
-9 GB with quantization="int8" and 6 GB with "nf4":
+Next steps: {name} is a small model to learn and experiment with. For real use, load a decoder-only language model that was
+trained as CSPLADE, on a machine with a GPU. The weights of 8B parameters need 16 GB in bfloat16, about 9 GB with
+quantization="int8" and 6 GB with "nf4":
     csplade = CSPLADE("meta-llama/Llama-3.1-8B", adapter="path/to/your/csplade-adapter", batch_size=8, verbose=True)
     index = ImpactIndex("scifact.csplade")
     (csplade.doc_encoder() >> index).index(pt.get_dataset("irds:beir/scifact").get_corpus_iter())
@@ -67,7 +67,7 @@ To train an adapter, run pyterrier-csplade adapt CONFIG, then pyterrier-csplade 
 
 
 def available_model(say: Say) -> tuple[CSPLADE, str]:
-    """Return csplade-small if its base model is in the cache or can be fetched, else csplade-tiny, and the model's name.
+    """Return csplade-small if this version has it and its base model can be had, else csplade-tiny, and the model's name.
 
     Args:
         say: Prints why it is csplade-tiny.
@@ -78,6 +78,9 @@ def available_model(say: Say) -> tuple[CSPLADE, str]:
 
     try:
         small = CSPLADE.small()
+    except CspladeError:  # this version does not have it
+        return CSPLADE.tiny(), TINY
+    try:
         fetch_base(BASE_OF_SMALL)
     except CspladeError as error:
         say(f"{SMALL} cannot be used, so this is {TINY}: {error}\n")
@@ -133,7 +136,7 @@ def run_demo(csplade: CSPLADE, output: Path, *, name: str, say: Say, limit: int 
     say(_format(points))
     picture = output / "effectiveness_size.png"
     plot_tradeoff(points, picture, measures=[str(MEASURES[0])], cost="MB", title="Documentation of Python's standard library")
-    say(f"\nWritten: {picture}, {output / 'results.csv'} and the indexes beside them.\n\n{_NEXT}")
+    say(f"\nWritten: {picture}, {output / 'results.csv'} and the indexes beside them.\n\n{_NEXT.format(name=name)}")
     return table
 
 

@@ -18,8 +18,8 @@ def add_command(commands: Any, say: Callable[[str], None]) -> None:
     """
     fetch = commands.add_parser(
         "fetch",
-        help="download what csplade-small needs, before it is first used",
-        **examples("fetch small", "fetch small && pyterrier-csplade demo"),
+        help="download the base model of csplade-small, SmolLM2-135M, into the cache",
+        **examples("fetch small", "fetch small && pyterrier-csplade vocabulary vocabulary.yaml"),
     )
     fetch.add_argument("model", choices=["small"], metavar="MODEL", help="small: the base model of csplade-small")
     fetch.set_defaults(run=lambda arguments: _fetch(arguments, say))

@@ -155,7 +155,7 @@ class ImageEncoder(ModelTransformer):
             records: ``docno`` and a picture or an image vector of each.
 
         Returns:
-            [pictures, terms of the model's vocabulary]: int32 impacts, or float32 weights without quantizer.
+            A matrix [pictures, terms of the model's vocabulary] of int32 impacts, or of float32 weights without quantizer.
         """
         names = [f"picture {record.get('docno')}" for record in records]
         opened = self._open()

