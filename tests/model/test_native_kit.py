@@ -61,7 +61,7 @@ class TestEncodedCollection(pt.testing.transformer_test_class(lambda: EncodedCol
     """The same."""
 
 
-ENGINES = sorted(set(engines.__all__) - {"Engine"})
+ENGINES = sorted(name for name in engines.__all__ if isinstance(getattr(engines, name), type) and name != "Engine")
 
 
 @pytest.mark.parametrize("name", ENGINES)

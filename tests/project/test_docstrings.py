@@ -20,6 +20,7 @@ import pyterrier_csplade
 from pyterrier_csplade import (
     CSPLADE,
     EncodedCollection,
+    FoldTerms,
     ImpactIndex,
     OpenSearchIndex,
     PruneToks,
@@ -96,7 +97,17 @@ def names(
     found = {"pt": pt, "nDCG": nDCG, "dataset": dataset, "csplade": csplade, "index": index, "bm25": words.bm25()}
     found |= {"encoder": encoder, "corpus": dataset.get_corpus_iter(), "topics": topics, "queries": topics, "qrels": qrels}
     found |= {"exact": encoder >> index.retriever(algorithm="exhaustive"), "systems": [encoder >> index.retriever()]}
-    classes = (CSPLADE, EncodedCollection, ImpactIndex, OpenSearchIndex, PruneToks, QueryTable, exact_recall, plot_tradeoff)
+    classes = (
+        CSPLADE,
+        EncodedCollection,
+        FoldTerms,
+        ImpactIndex,
+        OpenSearchIndex,
+        PruneToks,
+        QueryTable,
+        exact_recall,
+        plot_tradeoff,
+    )
     return {**found, **{value.__name__: value for value in classes}}
 
 

@@ -26,6 +26,7 @@ WITHOUT_PYTHON = {
     "contributing",
     "engines",
     "images",
+    "lexical-warm-start",
     "opensearch",
     "overview",
     "scale-out",
