@@ -142,7 +142,7 @@ def test_an_adapter_of_kept_rows_of_some_layers(base: Path, tmp_path: Path, monk
 def test_small_is_like_tiny(base: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = tmp_path / "small"
     monkeypatch.setattr(csplade, "_SMALL", str(small))
-    with pytest.raises(CspladeError, match="this installation has no csplade-small: update"):
+    with pytest.raises(CspladeError, match="this version does not contain csplade-small: use CSPLADE.tiny"):
         CSPLADE.small()
     store_without_base(trained(base), small, base=str(base), layers=[0, 3])
     monkeypatch.setattr(csplade, "_PACKAGED", {str(small): "csplade-small"})
