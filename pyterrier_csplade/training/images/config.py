@@ -49,8 +49,8 @@ class ImagesConfig(TrainingConfig):
         features: "efficientnet-lite0", hub id or directory of an image encoder of transformers, or None if the rows have
             ``image_vec``.
         hidden: Hidden size of the MLP.
-        start: "ridge" solves the linear part by ridge regression of the captions' deviations from their mean vector, which
-            prevents co-activation; "random" draws it.
+        start: "ridge" solves the linear part by ridge regression of the captions' deviations from their mean vector, against
+            co-activation; "random" draws it.
         ridge: Strength of the ridge, as a multiple of the number of pairs.
         infonce_weight: Weight of InfoNCE, the mean of both directions.
         temperature: Divides the scores; None takes the contract's.
