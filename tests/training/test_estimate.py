@@ -129,6 +129,7 @@ for trained in (False, True):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_memory_of_the_head_in_adaptation() -> None:
     """Measured in its own process: the logits of all positions would take 100 MB, and their gradients 100 MB more."""
