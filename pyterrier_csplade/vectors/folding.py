@@ -6,24 +6,19 @@ that the maximum of their logits has: folding vectors equals folding the columns
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from typing import Any, Literal, get_args
 
 import numpy as np
-import pandas as pd
-import pyterrier as pt
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade._settings import Settings
-
 from .checks import check_choice, check_finite_vector, check_matrix
+from .column import Column, ColumnTransformer
 from .contract import Contract, Fold
 from .impacts import ImpactVector
 from .matrices import EncodedVectors
-from .pruning import Column
 from .vocabulary import Vocabulary, is_index_term
 
 #: How tokens spell characters: "byte-level" as in Llama 3, Qwen and GPT-2 (``Ġ`` is a space), "sentencepiece" as in Llama 2,
@@ -31,9 +26,6 @@ from .vocabulary import Vocabulary, is_index_term
 Spelling = Literal["byte-level", "sentencepiece"]
 
 _FOLD: Fold = "case+space"
-_NAMES = {"toks": ("docno", "document"), "query_toks": ("qid", "query")}
-# Records of a stream that are folded together; our choice (not measured).
-_CHUNK = 1000
 _SHOWN = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
 _OTHERS = [byte for byte in range(256) if byte not in _SHOWN]
 # Characters that stand for bytes in byte-level spelling (GPT-2).
@@ -77,7 +69,7 @@ def fold_vocabulary(vocabulary: Vocabulary) -> tuple[Vocabulary, np.ndarray]:
     return Vocabulary(list(columns), vocabulary.token_ids[first]), np.asarray(new, dtype=np.int64)
 
 
-class FoldTerms(Settings, pt.Transformer):
+class FoldTerms(ColumnTransformer):
     """Folds finished vectors: spellings of a word that differ in case, or in the space before it, become one term.
 
     Documents and queries must both be folded. ``CSPLADE(..., fold="case+space")`` does so while it encodes, and its vectors can
@@ -112,30 +104,6 @@ class FoldTerms(Settings, pt.Transformer):
         check_choice("on", self.on, get_args(Column))
         check_choice("spelling", self.spelling, get_args(Spelling))
 
-    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Fold a frame.
-
-        Args:
-            inp: ``docno`` and ``toks``, or ``qid`` and ``query_toks``.
-
-        Raises:
-            DataError: A vector is not a dict of finite weights of at least 0; the message names its docno or qid.
-        """
-        self._check()
-        pt.validate.columns(inp, includes=self._inputs, context=self)
-        folded = self._fold_all(*(inp[column].tolist() for column in self._inputs))
-        return inp.assign(**{self.on: pd.Series(folded, index=inp.index, dtype=object)})
-
-    def transform_iter(self, inp: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Fold a stream of records as ``transform`` does, in constant memory."""
-        self._check()
-        records = iter(inp)
-        while chunk := list(islice(records, _CHUNK)):
-            pt.validate.columns(list(chunk[0]), includes=self._inputs, context=self)
-            folded = self._fold_all(*([record.get(column) for record in chunk] for column in self._inputs))
-            for record, vector in zip(chunk, folded):
-                yield {**record, self.on: vector}
-
     def vectors(self, encoded: EncodedVectors) -> EncodedVectors:
         """Return encoded documents that are folded block by block when they are read.
 
@@ -147,20 +115,15 @@ class FoldTerms(Settings, pt.Transformer):
         new = [columns.setdefault(fold_term(term, self.spelling), len(columns)) for term in encoded.vocabulary]
         return _FoldedVectors(encoded, list(columns), np.asarray(new, dtype=np.int64))
 
-    @property
-    def _inputs(self) -> list[str]:
-        return [_NAMES[self.on][0], self.on]
-
-    def _fold_all(self, identifiers: Sequence[Any], vectors: Sequence[Any]) -> list[Any]:
-        noun = _NAMES[self.on][1]
+    def _changed_vectors(self, names: Sequence[str], vectors: Sequence[Any]) -> list[Any]:
         known: dict[str, str] = {}
         found = []
-        for identifier, vector in zip(identifiers, vectors):
+        for name, vector in zip(names, vectors):
             if not isinstance(vector, Mapping):
                 found.append(vector)
                 continue
             weights: dict[str, float] = {}
-            for term, weight in check_finite_vector(vector, f"{noun} {identifier!r}: {self.on}").items():
+            for term, weight in check_finite_vector(vector, name).items():
                 if term not in known:
                     known[term] = fold_term(term, self.spelling)
                 folded = known[term]
