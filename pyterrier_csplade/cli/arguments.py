@@ -1,11 +1,14 @@
-"""What the subcommands share: numbers checked by argparse before anything is loaded, and examples at the end of help texts."""
+"""What the subcommands share: checked numbers, examples at the end of help texts, and the refusal of a plan."""
 
 from __future__ import annotations
 
 import sys
 from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
+
+from pyterrier_csplade._errors import ConfigError
 
 T = TypeVar("T", int, float)
 
@@ -28,6 +31,18 @@ def _number(read: Callable[[str], T], least: float, most: float, expected: str) 
 count = _number(int, 1, 2**31 - 1, "a whole number from 1 to 2,147,483,647")
 weight = _number(float, 0, sys.float_info.max, "a finite number of at least 0")
 share = _number(float, 0, 1, "a number from 0 to 1")
+
+
+def refuse_problems(config: Path, problems: Sequence[str]) -> None:
+    """Raise the first problem that a dry run found, with the number of the others.
+
+    Raises:
+        ConfigError: There is a problem.
+    """
+    if problems:
+        first, *others = problems
+        more = f" (and {len(others)} more, see above)" if others else ""
+        raise ConfigError(f"{config}: {first}{more}")
 
 
 def examples(*commands: str) -> dict[str, Any]:

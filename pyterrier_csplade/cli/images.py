@@ -7,9 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pyterrier_csplade._errors import ConfigError
-
-from .arguments import examples
+from .arguments import examples, refuse_problems
 
 
 def add_command(commands: Any, say: Callable[[str], None]) -> None:
@@ -40,5 +38,4 @@ def _train(arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
         return
     plan = plan_images(config)
     say(str(plan))
-    if plan.problems:
-        raise ConfigError(f"{arguments.config}: {plan.problems[0]}")
+    refuse_problems(arguments.config, plan.problems)

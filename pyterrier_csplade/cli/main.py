@@ -13,11 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyterrier_csplade._errors import ConfigError, CspladeError, TrainingInterruptedError
+from pyterrier_csplade._errors import CspladeError, TrainingInterruptedError
 from pyterrier_csplade._version import __version__
 
 from . import encode, exports, fetch, images, index, mine, search, table, vocabulary
-from .arguments import count, examples
+from .arguments import count, examples, refuse_problems
 
 if TYPE_CHECKING:
     from pyterrier_csplade.training.config import TrainingConfig
@@ -189,10 +189,7 @@ def _run_phase(arguments: argparse.Namespace, kind: type[TrainingConfig], run: C
         return
     plan = dry_run(config, gpu=arguments.gpu, gpus=arguments.gpus, fsdp=arguments.fsdp, like=arguments.like)
     _say(str(plan))
-    if plan.problems:
-        first, *others = plan.problems
-        more = f" (and {len(others)} more, see above)" if others else ""
-        raise ConfigError(f"{arguments.config}: {first}{more}")
+    refuse_problems(arguments.config, plan.problems)
 
 
 def _plot(arguments: argparse.Namespace) -> None:

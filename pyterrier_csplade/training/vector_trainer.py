@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .gradient_cache import GradientCache, Part
 from .objective import Figures
-from .schedules import WeightSchedule
-from .trainer import CurvesTrainer
-
-_SCHEDULE = "schedule.json"
+from .scheduled_trainer import ScheduledTrainer
 
 
-class VectorTrainer(CurvesTrainer):
-    """A trainer whose loss is computed from the vectors of a whole batch.
-
-    Attributes:
-        schedule: Gives both lambdas at every step.
-        parts: Objects whose tensors checkpoints keep besides the weights, by name.
-    """
-
-    schedule: WeightSchedule
-
-    def __init__(self, config: Any, **kwargs: Any) -> None:
-        super().__init__(config, **kwargs)
-        self.parts: dict[str, Any] = {}
+class VectorTrainer(ScheduledTrainer):
+    """A trainer whose loss is computed from the vectors of a whole batch."""
 
     @abstractmethod
     def batch_parts(self, inputs: dict[str, Any]) -> Sequence[Part]:
@@ -57,19 +40,3 @@ class VectorTrainer(CurvesTrainer):
         cache.backward(torch.autograd.grad(loss, vectors)[0])
         self.record(**figures, **cache.figures)
         return loss.detach() + cache.loss
-
-    def save_state(self, directory: Path) -> None:
-        """Save the state of this phase besides the weights."""
-        for name, part in self.parts.items():
-            save_file(part.state_dict(), directory / f"{name}.safetensors")
-        (directory / _SCHEDULE).write_text(json.dumps(self.schedule.state_dict()), encoding="utf-8")
-
-    def load_state(self, directory: Path) -> None:
-        """Load what ``save_state`` wrote."""
-        for name, part in self.parts.items():
-            part.load_state_dict(load_file(directory / f"{name}.safetensors"))
-        self.schedule.load_state_dict(json.loads((directory / _SCHEDULE).read_text(encoding="utf-8")))
-
-    def step_done(self, figures: dict[str, float]) -> None:
-        """Pass the figures of an optimizer step to the schedule."""
-        self.schedule.observe(self.state.global_step, figures)

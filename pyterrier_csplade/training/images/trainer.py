@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,15 +17,14 @@ from pyterrier_csplade.training.expansion import ExpansionControl, own_terms_onl
 from pyterrier_csplade.training.losses import accuracy, flops
 from pyterrier_csplade.training.monitoring.validation import Validation
 from pyterrier_csplade.training.objective import sparsity
+from pyterrier_csplade.training.scheduled_trainer import ScheduledTrainer
 from pyterrier_csplade.training.schedules import WeightSchedule
-from pyterrier_csplade.training.trainer import CurvesTrainer
 from pyterrier_csplade.vectors.impacts import Quantizer
 
 from .config import ImagesConfig, PictureValidation
 from .losses import both_ways, distillation, gate_loss
 from .pairs import Pairs
 
-_SCHEDULE = "schedule.json"
 # Pictures that are encoded together in a validation; our choice (not measured).
 _BATCH = 256
 
@@ -46,7 +43,7 @@ class HeadModel(nn.Module):
         return picture_logits(self.head(vectors, norm), backbone)
 
 
-class ImageTrainer(CurvesTrainer):
+class ImageTrainer(ScheduledTrainer):
     """Trains an image head on pairs.
 
     Attributes:
@@ -126,18 +123,6 @@ class ImageTrainer(CurvesTrainer):
 
     def _dense(self, matrix: csr_matrix, rows: np.ndarray) -> Tensor:
         return self._tensor(matrix[rows].toarray().astype(np.float32))
-
-    def step_done(self, figures: dict[str, float]) -> None:
-        """Pass the figures of an optimizer step to the schedule."""
-        self.schedule.observe(self.state.global_step, figures)
-
-    def save_state(self, directory: Path) -> None:
-        """Save the state of the schedule."""
-        (directory / _SCHEDULE).write_text(json.dumps(self.schedule.state_dict()), encoding="utf-8")
-
-    def load_state(self, directory: Path) -> None:
-        """Load what ``save_state`` wrote."""
-        self.schedule.load_state_dict(json.loads((directory / _SCHEDULE).read_text(encoding="utf-8")))
 
 
 class HeadValidation(Validation):
