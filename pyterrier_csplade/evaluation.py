@@ -11,6 +11,7 @@ import pandas as pd
 import pyterrier as pt
 
 from ._errors import DataError
+from .vectors.checks import check_positive
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,8 +46,7 @@ def exact_recall(exact: pd.DataFrame, k: int) -> Any:
     Raises:
         ValueError: ``k`` is below 1.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, found {k}")
+    check_positive(k=k)
     pt.validate.columns(exact, includes=["qid", "docno", "score"])
     wanted = {str(qid): _top(rows, k) for qid, rows in exact.groupby("qid")}
 

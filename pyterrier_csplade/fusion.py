@@ -13,7 +13,7 @@ import pyterrier as pt
 
 from ._errors import DataError
 from ._settings import Settings
-from .vectors.checks import check_choice, check_positive
+from .vectors.checks import check_one_of, check_positive
 
 #: How the scores of a system are normalised for each query.
 Method: TypeAlias = Literal["rrf", "minmax", "zscore"]
@@ -115,7 +115,7 @@ class Hybrid(Settings, pt.Transformer):
         for system in self.systems:
             if not isinstance(system, pt.Transformer):
                 raise TypeError(f"a system must be a transformer, found {system!r:.60}")
-        check_choice("method", self.method, get_args(Method))
+        check_one_of("method", self.method, get_args(Method))
         check_positive(num_results=self.num_results)
         weights = [1.0] * len(self.systems) if self.weights is None else list(self.weights)
         if len(weights) != len(self.systems):

@@ -17,7 +17,7 @@ from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.index.terrier.java import check_reachable, start, summary
 from pyterrier_csplade.storage.manifest import write_manifest
 from pyterrier_csplade.storage.workspace import publish, workspace
-from pyterrier_csplade.vectors.checks import as_names
+from pyterrier_csplade.vectors.checks import as_names, check_one_of, check_share
 from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 from .documents import check_order, take_documents, take_vectors
@@ -53,10 +53,8 @@ class ImpactIndexer(Settings, pt.Indexer):
     ) -> None:
         """Create an indexer; :meth:`ImpactIndex.toks_indexer` explains the arguments."""
         super().__init__()
-        if on_duplicate not in get_args(OnDuplicate):
-            raise ValueError(f"on_duplicate must be one of {', '.join(get_args(OnDuplicate))}, found {on_duplicate!r}")
-        if not 0 <= max_empty <= 1:
-            raise ValueError(f"max_empty must be a share from 0 to 1, found {max_empty}")
+        check_one_of("on_duplicate", on_duplicate, get_args(OnDuplicate))
+        check_share(max_empty=max_empty)
         self.impact_index = impact_index
         self.meta = tuple(as_names(meta) or ())
         for name in self.meta:

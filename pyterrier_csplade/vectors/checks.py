@@ -217,6 +217,21 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
         raise ContractError(f"{name} must be None, {', '.join(first)} or {last}, found {value!r}")
 
 
+def check_one_of(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raise ValueError if a value is not one of the choices."""
+    choices = tuple(choices)
+    if not (isinstance(value, str) and value in choices):
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r:.80}")
+
+
+def check_share(*, above_zero: bool = False, **arguments: object) -> None:
+    """Raise ValueError if an argument is not a number from 0 to 1; with ``above_zero``, 0 is refused, too."""
+    for name, value in arguments.items():
+        if not (isinstance(value, Real) and 0 <= float(value) <= 1) or (above_zero and not value):
+            least = "above 0 and at most 1" if above_zero else "from 0 to 1"
+            raise ValueError(f"{name} must be a number {least}, found {value!r:.80}")
+
+
 def check_matrix(matrix: csr_matrix, names: Sequence[str] | None = None) -> None:
     """Refuse a matrix that holds columns which it does not have, or rows that overlap; scipy checks neither.
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from .checks import check_choice, check_finite_vector, check_matrix
+from .checks import check_finite_vector, check_matrix, check_one_of
 from .column import Column, ColumnTransformer
 from .contract import Contract, Fold
 from .impacts import ImpactVector
@@ -101,8 +101,8 @@ class FoldTerms(ColumnTransformer):
         self._check()
 
     def _check(self) -> None:
-        check_choice("on", self.on, get_args(Column))
-        check_choice("spelling", self.spelling, get_args(Spelling))
+        check_one_of("on", self.on, get_args(Column))
+        check_one_of("spelling", self.spelling, get_args(Spelling))
 
     def vectors(self, encoded: EncodedVectors) -> EncodedVectors:
         """Return encoded documents that are folded block by block when they are read.

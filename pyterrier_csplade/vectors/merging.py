@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import pyterrier as pt
@@ -13,7 +13,7 @@ import pyterrier as pt
 from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade._settings import Settings
 
-from .checks import OneEncoder, check_finite_vector
+from .checks import OneEncoder, check_finite_vector, check_one_of
 from .impacts import ImpactVector
 
 Method = Literal["max", "sum"]
@@ -53,8 +53,7 @@ class MergeToks(Settings, pt.Transformer):
         self._check()
 
     def _check(self) -> None:
-        if self.method not in ("max", "sum"):
-            raise ValueError(f"method must be 'max' or 'sum', found {self.method!r}")
+        check_one_of("method", self.method, get_args(Method))
         if not (isinstance(self.weight, Real) and 0 <= float(self.weight) < math.inf):
             raise ValueError(f"weight must be a number, finite and not negative, found {self.weight!r}")
 

@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, get_args
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from .checks import check_finite_vector, check_matrix
+from .checks import check_finite_vector, check_matrix, check_one_of, check_share, check_top_k
 from .column import Column, ColumnTransformer
 from .contract import Contract
 from .impacts import ImpactVector, heaviest_mass, minimum_weight, top_k
@@ -61,19 +62,15 @@ class PruneToks(ColumnTransformer):
 
     def _check(self) -> None:
         """Check the settings, at each use, because ``set_parameter`` changes one after the other."""
-        mass, top_k, min_weight = self.mass, self.top_k, self.min_weight
-        limits = {"mass": mass, "top_k": top_k, "min_weight": min_weight}
-        given = [name for name, value in limits.items() if value is not None]
+        given = [name for name in ("mass", "top_k", "min_weight") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give one of mass, top_k and min_weight, found {', '.join(given) or 'none of them'}")
-        if mass is not None and not 0 < mass <= 1:
-            raise ValueError(f"mass must be above 0 and at most 1, found {mass}")
-        if top_k is not None and (top_k < 1 or top_k != int(top_k)):
-            raise ValueError(f"top_k must be a whole number of at least 1, found {top_k}")
-        if min_weight is not None and not 0 < min_weight < math.inf:
-            raise ValueError(f"min_weight must be above 0 and finite, found {min_weight}")
-        if self.on not in get_args(Column):
-            raise ValueError(f"on must be one of {', '.join(get_args(Column))}, found {self.on!r}")
+        if self.mass is not None:
+            check_share(mass=self.mass, above_zero=True)
+        check_top_k(self.top_k)
+        if self.min_weight is not None and not (isinstance(self.min_weight, Real) and 0 < self.min_weight < math.inf):
+            raise ValueError(f"min_weight must be above 0 and finite, found {self.min_weight!r}")
+        check_one_of("on", self.on, get_args(Column))
 
     def vectors(self, encoded: EncodedVectors) -> EncodedVectors:
         """Return encoded documents that are pruned block by block when they are read.

@@ -112,9 +112,9 @@ def test_the_name_of_one_field_is_not_taken_apart(tmp_path: Path) -> None:
     assert index.retriever(num_results=1, include_fields=["a b"])(queries())["a b"].tolist() == ["é", "é"]
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
-def test_a_share_is_from_0_to_1(index: ImpactIndex, share: float) -> None:
-    with pytest.raises(ValueError, match="max_empty must be a share from 0 to 1"):
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan"), "0.5", None])
+def test_a_share_is_from_0_to_1(index: ImpactIndex, share: Any) -> None:
+    with pytest.raises(ValueError, match="max_empty must be a number from 0 to 1"):
         index.toks_indexer(max_empty=share)
 
 

@@ -128,7 +128,8 @@ def test_it_compares_copies_and_names_itself() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"method": "sum"}, ValueError, "method"),
+        ({"method": "sum"}, ValueError, "method must be one of rrf, minmax, zscore, found 'sum'"),
+        ({"method": None}, ValueError, "method must be one of"),
         ({"weights": (1.0,)}, ValueError, "weights must have one number for each of 2 systems"),
         ({"weights": (1.0, -1)}, ValueError, "weights must be finite, at least 0 and not all 0"),
         ({"weights": (0, 0)}, ValueError, "weights must be finite, at least 0 and not all 0"),

@@ -13,7 +13,7 @@ import pyterrier as pt
 from pyterrier_csplade._errors import DataError, ImpactIndexError
 from pyterrier_csplade._settings import Settings
 from pyterrier_csplade._warnings import warn
-from pyterrier_csplade.vectors.checks import check_encoded, check_positive
+from pyterrier_csplade.vectors.checks import check_encoded, check_positive, check_share
 from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 from .bulk import BulkLoader
@@ -52,8 +52,7 @@ class OpenSearchIndexer(Settings, pt.Indexer):
         super().__init__()
         if not 0 < scale < float("inf"):
             raise ValueError(f"scale must be positive and finite, found {scale}")
-        if not 0 <= max_empty <= 1:
-            raise ValueError(f"max_empty must be a share from 0 to 1, found {max_empty}")
+        check_share(max_empty=max_empty)
         check_positive(shards=shards, parallel=parallel, request_bytes=request_bytes)
         if replicas < 0:
             raise ValueError(f"replicas must be at least 0, found {replicas}")

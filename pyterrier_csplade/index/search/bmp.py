@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ClassVar
 
 import numpy as np
+
+from pyterrier_csplade.vectors.checks import check_share
 
 from .algorithm import Algorithm, Budget, Hits, Searcher, Spending, ranked
 from .blocks import BLOCKS_OF_GROUP, DEPTHS, open_blocks
@@ -52,11 +55,9 @@ class BlockMaxPruning(Algorithm):
     reordered: bool = True
 
     def __post_init__(self) -> None:
-        if not (1 <= self.block_size <= 256 and self.block_size == int(self.block_size)):
-            raise ValueError(f"block_size must be a whole number from 1 to 256, found {self.block_size}")
-        for name in ("alpha", "beta"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be above 0 and at most 1, found {getattr(self, name)}")
+        if not (isinstance(self.block_size, Integral) and 1 <= self.block_size <= 256):
+            raise ValueError(f"block_size must be a whole number from 1 to 256, found {self.block_size!r}")
+        check_share(alpha=self.alpha, beta=self.beta, above_zero=True)
 
     def prepare(self, postings: Postings) -> Searcher:
         """Return a searcher; opens the side lists, or builds them.

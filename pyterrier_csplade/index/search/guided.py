@@ -14,6 +14,7 @@ import pyterrier as pt
 from pyterrier_csplade._errors import ImpactIndexError
 from pyterrier_csplade.storage.arrays import ArrayFile, ArrayWriter
 from pyterrier_csplade.storage.workspace import publishing
+from pyterrier_csplade.vectors.checks import check_one_of, check_share
 
 from .algorithm import Algorithm, Searcher
 from .maxscore import MaxScoreSearcher
@@ -56,11 +57,8 @@ class Guided(Algorithm):
     fill: Fill = "scaled"
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta", "gamma"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie between 0 and 1, found {getattr(self, name)}")
-        if self.fill not in get_args(Fill):
-            raise ValueError(f"fill must be one of {', '.join(get_args(Fill))}, found {self.fill!r}")
+        check_share(alpha=self.alpha, beta=self.beta, gamma=self.gamma)
+        check_one_of("fill", self.fill, get_args(Fill))
 
     def prepare(self, postings: Postings) -> Searcher:
         """Return a searcher of postings.
