@@ -282,7 +282,7 @@ def test_term_frequency_is_the_only_model_of_terrier(index: ImpactIndex) -> None
 @pytest.mark.parametrize(
     ("columns", "hint"),
     [
-        (["qid", "query"], "the queries have no vectors; put csplade.query_encoder() before it"),
+        (["qid", "query"], "the queries have no vectors; put csplade.query_encoder() before this transformer"),
         (["qid", "query_toks", "docno"], "use scorer() in place of retriever()"),
         (["qid", "query", "docno"], "use scorer() in place of retriever()"),
     ],
@@ -297,7 +297,7 @@ def test_a_frame_of_another_kind_is_refused_with_the_way_out(
 def test_the_scorer_refuses_queries_with_the_way_out(index: ImpactIndex) -> None:
     with pytest.raises(pt.validate.InputValidationError, match=r"use retriever\(\) in place of scorer\(\)"):
         index.scorer()(frame({"z": 1.0}))
-    with pytest.raises(pt.validate.InputValidationError, match=r"put csplade.query_encoder\(\) before it"):
+    with pytest.raises(pt.validate.InputValidationError, match=r"put csplade.query_encoder\(\) before this transformer"):
         index.scorer()(pd.DataFrame([{"qid": "1", "docno": "doc 1", "query": "text"}]))
 
 
