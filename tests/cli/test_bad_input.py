@@ -93,7 +93,7 @@ DATA: dict[str, tuple[bytes | None, str]] = {
     "torn.jsonl": (rows_with('{"query": '), "torn.jsonl, line 9: not valid JSON"),
     "latin.jsonl": (rows_with('{"query": "é"}'.encode("latin-1")), "latin.jsonl, line 9: not valid UTF-8"),
     "plain.jsonl.gz": (ROWS.encode(), "plain.jsonl.gz, after line 0: cannot be read (Not a gzipped file"),
-    "table.csv": (b"a,b\n", "table.csv: neither a .jsonl or .jsonl.gz file, nor a directory with docs.jsonl.gz"),
+    "table.csv": (b"a,b\n", "table.csv is neither a .jsonl or .jsonl.gz file, nor a directory with docs.jsonl.gz"),
 }
 
 

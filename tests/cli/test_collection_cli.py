@@ -138,7 +138,7 @@ def test_encode_and_verify(model: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert main([*command[:-1], "11"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.endswith(
-        f"{output} is encoded with other settings: top_k 11 instead of 12; use the same settings, or another directory"
+        f"{output} was encoded with other settings: top_k 11 instead of 12; use the same settings, or another directory"
     )
 
 

@@ -70,7 +70,7 @@ def test_a_damaged_shard_is_encoded_again(
     if name.endswith(".json"):
         encode(tmp_path / "whole", csplade)
     else:
-        with pytest.warns(UserWarning, match="shard 2 in .* is damaged: it is encoded again"):
+        with pytest.warns(UserWarning, match="shard 2 in .* is damaged and will be encoded again"):
             encode(tmp_path / "whole", csplade)
     assert [texts for _, texts in encoded] == [[d["text"] for d in documents()[10:15]]]
     assert content(tmp_path / "whole") == whole
@@ -135,7 +135,7 @@ def test_other_settings_are_refused(
 ) -> None:
     (tmp_path / "whole" / "shard-000003.json").unlink()
     before = content(tmp_path / "whole")
-    with pytest.raises(CollectionError, match=f"whole is encoded with other settings: {message}; use the same settings"):
+    with pytest.raises(CollectionError, match=f"whole was encoded with other settings: {message}; use the same settings"):
         encode(tmp_path / "whole", csplade, **settings)
     assert content(tmp_path / "whole") == before
 
@@ -179,13 +179,13 @@ def test_another_batch_size_resumes(csplade: CSPLADE, whole: dict[str, bytes], t
     [
         (
             [*documents(7), {"docno": "d7", "text": "other"}, *documents(15, 8)],
-            "from 'd5' to 'd9' are not the documents of shard 1",
+            "from 'd5' to 'd9' are not those of shard 1",
         ),
         (
             [*documents(7), {"docno": "other", "text": documents()[7]["text"]}, *documents(15, 8)],
             "not the documents of shard 1",
         ),
-        (documents(24), "from 'd20' to 'd23' are not the documents of shard 4"),
+        (documents(24), "from 'd20' to 'd23' are not those of shard 4"),
         (documents(20), "holds shard 4, but the input has only 4"),
     ],
 )

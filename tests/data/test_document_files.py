@@ -60,14 +60,14 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "b.0z": (b"\x1f\x9d\x90", NOTHING + "it is compressed with compress"),
     "b": (gzip.compress(TREC), NOTHING + "it is compressed with gzip"),
     "b.json": (JSON, NOTHING + "it looks like JSON: write one object per line and end its name in .jsonl"),
-    "b.txt": (b"plain text\n", NOTHING + "what can be read is .jsonl, .tsv and .csv"),
+    "b.txt": (b"plain text\n", NOTHING + "supported are .jsonl, .tsv and .csv"),
     "b.gz": (gzip.compress(JSON), NOTHING + "it looks like JSON"),
     "b.parq": (b"PAR1", NOTHING + "it looks like Parquet"),
     "b.trec": (b"", NOTHING + "it is empty"),
-    "b.jsonl": (b"", "b.jsonl holds no documents: it was read as JSONL; what can be read"),
+    "b.jsonl": (b"", "b.jsonl holds no documents: it was read as JSONL; supported are"),
     "b.csv": (b"docno,text\n", "b.csv holds no documents: it was read as CSV"),
     "utf16": ("<DOC>\n</DOC>\n".encode("utf-16"), "utf16 holds no documents: .*it is UTF-16: convert it to UTF-8"),
-    "tags": (TREC.replace(b"TEXT", b"BODY"), "tags: no document has text in <TEXT>, <HEADLINE>"),
+    "tags": (TREC.replace(b"TEXT", b"BODY"), "tags: no document has text in the tags <TEXT>, <HEADLINE>"),
     # files that hold other things than expected
     "begun": (TREC + b"<DOC>\n" + TREC, "begun, line 7: the document that begins here has no line </DOC>"),
     "ended": (TREC + TREC.replace(b"<DOC>", b"<DOK>"), "ended, line 12: </DOC> without a line that begins with <DOC>"),
@@ -83,7 +83,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "deep.jsonl": (b"[" * 100_000, "deep.jsonl, line 1: not valid JSON"),
     "nul.jsonl": (b"\0\n", "nul.jsonl, line 1: not valid JSON"),
     "utf16.jsonl": (JSON.decode().encode("utf-16"), "utf16.jsonl, line 1: not valid UTF-8"),
-    "line.jsonl": (b" " * (2**24 + 1), "line.jsonl, line 1: longer than 16,777,216 bytes, the longest line that is read"),
+    "line.jsonl": (b" " * (2**24 + 1), "line.jsonl, line 1: longer than 16,777,216 bytes, which is the limit"),
     "line.csv": (b"id,text\n1," + b"x" * 2**24, "line.csv, line 2: longer than 16,777,216 bytes"),
     "document": (b"<DOC>\n" + (b"x" * 1023 + b"\n") * 2**14, "document, line 1: the document has more than 16,777,216 bytes"),
 }
@@ -177,7 +177,7 @@ def test_parquet(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a.parquet, document 2: the field 'text' is missing or not a string"):
         list(read_corpus(path, ["text"]))
     pd.DataFrame({"docno": []}).to_parquet(path)
-    with pytest.raises(DataError, match="a.parquet holds no documents: it was read as Parquet; what"):
+    with pytest.raises(DataError, match="a.parquet holds no documents: it was read as Parquet; supported"):
         open_source(path).count()
     Path(path).write_bytes(Path(path).read_bytes()[:-9])
     with pytest.raises(DataError, match=r"a.parquet: cannot be read as Parquet \("):
@@ -188,9 +188,7 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     source = open_source(str(write(tmp_path / "a.parquet", b"PAR1")))
     for read in (source.count, lambda: list(source.read())):
-        with pytest.raises(
-            DataError, match="a.parquet: Parquet is read with pyarrow, which is not installed: pip install pyarrow"
-        ):
+        with pytest.raises(DataError, match="a.parquet: reading Parquet needs pyarrow: pip install pyarrow"):
             read()
 
 

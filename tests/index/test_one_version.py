@@ -195,7 +195,7 @@ def test_fields_are_loaded_by_docid_or_docno(tmp_path: Path) -> None:
         index.text_loader()(pd.DataFrame({"docid": [1, 10]}))
     build(tmp_path / "i", "new")
     index.close()
-    with pytest.raises(ImpactIndexError, match="docid and docno .* do not belong together"):
+    with pytest.raises(ImpactIndexError, match="docid and docno .* do not match"):
         index.text_loader()(results)
 
 

@@ -65,7 +65,7 @@ def test_directories_that_lack_something(tmp_path: Path) -> None:
 
 def test_a_source_that_does_not_exist() -> None:
     for source in ("no/such/place", "no-such-dataset"):
-        with pytest.raises(DataError, match=f"{source}: neither a .jsonl or .jsonl.gz file, nor a directory"):
+        with pytest.raises(DataError, match=f"{source} is neither a .jsonl or .jsonl.gz file, nor a directory"):
             list(read_rows(source))
         with pytest.raises(DataError, match=f"{source}: neither"):
             list(read_corpus(source, ["text"]))

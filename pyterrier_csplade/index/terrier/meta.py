@@ -1,4 +1,4 @@
-"""Writes the metadata of documents: compressed records, where each starts, and the sorted docnos."""
+"""Writes the metadata of documents: compressed records, the start of each, and the sorted docnos."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STARTS_IN_MEMORY = 100 * 2**20
 
 
 class FieldLength:
-    """The length that Terrier needs to hold all values of a field.
+    """The length that Terrier needs for all values of a field.
 
     Attributes:
         units: UTF-16 units of the longest value, or more if its UTF-8 needs them; at least Terrier's default of 20.
