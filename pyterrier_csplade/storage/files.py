@@ -134,7 +134,7 @@ class LockedError(Exception):
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold a lock on this machine. The operating system releases it when the process ends, for whatever reason.
+    """Hold a lock on this machine, which the operating system releases when the process ends or is killed.
 
     The lock belongs to the directory that is at ``path.parent`` when the lock is acquired, even if another process replaced the
     directory while this one waited.

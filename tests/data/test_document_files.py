@@ -1,4 +1,4 @@
-"""Files of documents: what is read, and what is refused by name instead of being passed over."""
+"""Files of documents: which are read, and which are refused by name instead of being skipped."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_files_that_are_read(tmp_path: Path, name: str) -> None:
 NOTHING = r"b.* holds no documents: it was read as TREC documents, but no line begins with <DOC>; "
 
 REFUSED: dict[str, tuple[bytes, str]] = {
-    # files that were passed over without a word
+    # files that were skipped silently
     "b.zst": (b"\x28\xb5\x2f\xfd" + bytes(range(256)), NOTHING + "it is compressed with zstd: .* end its name in .gz"),
     "b.jsonl.zst": (b"\x28\xb5\x2f\xfd", NOTHING + "it is compressed with zstd"),
     "b.bz2": (bz2.compress(TREC), NOTHING + "it is compressed with bzip2"),
@@ -68,7 +68,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "b.csv": (b"docno,text\n", "b.csv holds no documents: it was read as CSV"),
     "utf16": ("<DOC>\n</DOC>\n".encode("utf-16"), "utf16 holds no documents: .*it is UTF-16: convert it to UTF-8"),
     "tags": (TREC.replace(b"TEXT", b"BODY"), "tags: no document has text in the tags <TEXT>, <HEADLINE>"),
-    # files that hold other things than expected
+    # files with unexpected content
     "begun": (TREC + b"<DOC>\n" + TREC, "begun, line 7: the document that begins here has no line </DOC>"),
     "ended": (TREC + TREC.replace(b"<DOC>", b"<DOK>"), "ended, line 12: </DOC> without a line that begins with <DOC>"),
     "unnamed": (TREC.replace(b"DOCNO", b"NO"), "unnamed, line 1: the document that begins here has no <DOCNO>"),

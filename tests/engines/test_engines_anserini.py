@@ -46,7 +46,7 @@ if {status}:
 
 @pytest.fixture
 def java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Writes a program that stands in for Java, and for the packages around it."""
+    """Writes a program that replaces Java and the packages around it."""
     monkeypatch.setattr(pt.java, "started", lambda: False)
     monkeypatch.setitem(sys.modules, "pyterrier_anserini", ModuleType("pyterrier_anserini"))
     pyserini = ModuleType("pyserini")
@@ -100,7 +100,7 @@ class Lucene:
         if self.error:
             raise self.error
         lines = (Path(path) / "documents").read_text(encoding="ascii").splitlines()
-        # Lucene numbers documents in an order of its own.
+        # Lucene numbers documents in its own order.
         return SimpleNamespace(getContext=lambda: [json.loads(line) for line in reversed(lines)])
 
 

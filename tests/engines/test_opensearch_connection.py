@@ -1,4 +1,4 @@
-"""Clusters that do not answer, hold other indexes or are not OpenSearch; and passwords, which nothing shows."""
+"""Clusters that do not answer, contain other indexes or are not OpenSearch; and passwords, which are never shown."""
 
 from __future__ import annotations
 

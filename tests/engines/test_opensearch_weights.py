@@ -1,4 +1,4 @@
-"""Weights on their way into OpenSearch and back, against exact fractions: impacts, changes by rounding, scores."""
+"""Weights sent to OpenSearch and back, against exact fractions: impacts, changes by rounding, scores."""
 
 from __future__ import annotations
 

@@ -240,7 +240,7 @@ def test_no_changed_byte_of_a_guide_becomes_a_ranking(tmp_path: Path) -> None:
             found = ImpactIndex(index.path).retriever(algorithm="guided", guide="self").transform(query)
         except ImpactIndexError:
             refused += 1
-        else:  # a byte that fills up a place
+        else:  # a padding byte
             pd.testing.assert_frame_equal(found, expected)
     assert refused > len(written) / 14
 

@@ -1,4 +1,4 @@
-"""Common mistakes raise one exception, at once, that names the mistake and the way out."""
+"""Common mistakes raise one exception early, which names the mistake and its solution."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def test_a_signal_ends_indexing_soon_and_leaves_what_was_there(tmp_path: Path, n
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert time.monotonic() - start < 10 and process.returncode in codes
-    if number == signal.SIGINT:  # as in a notebook, whose process goes on
+    if number == signal.SIGINT:  # as in a notebook, whose process keeps running
         assert output == "interrupted\n" and list(tmp_path.iterdir()) == [tmp_path / "i"]
     again = ImpactIndex(index.path)
     again.verify()

@@ -1,4 +1,4 @@
-"""An open index is one version of it, which closes its files and stays behind when objects are copied."""
+"""An open index is one version, which closes its files and is not copied with its objects."""
 
 from __future__ import annotations
 

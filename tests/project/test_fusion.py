@@ -100,7 +100,7 @@ def test_nothing_found_and_no_queries() -> None:
 
 
 def test_what_pyterrier_alpha_does_with_rewritten_queries() -> None:
-    """The reason for a class of our own: its fusion merges by query, so that a document appears once for each rewriting."""
+    """pyterrier-alpha's fusion merges by query: a document appears once for each rewriting, which ``hybrid`` avoids."""
     fusion = pytest.importorskip("pyterrier_alpha.fusion")
     same = fusion.RRFusion(Fixed(WORDS), Fixed(WORDS), k=61)(TOPICS.iloc[1:])
     assert scores(same)["1"] == pytest.approx(scores(hybrid(Fixed(WORDS), Fixed(WORDS))(TOPICS.iloc[1:]))["1"])

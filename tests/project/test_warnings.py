@@ -1,4 +1,4 @@
-"""Warnings name the line of the user's code, whatever lies between it and this package."""
+"""Warnings point to the line of the user's code, whatever calls lie between it and this package."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def _write_maxima(
     block_size: int,
     documents: int,
 ) -> None:
-    """Write ``maxima``, ``blocks`` and ``offsets``, and where those of each term start."""
+    """Write ``maxima``, ``blocks`` and ``offsets``, and the start of each term in them."""
     blocks, found = -(-documents // block_size), np.zeros(len(steps), np.int64)
     kernel.count_blocks(lists[0], lists[1], block_size, found)
     number = np.min_scalar_type(max(1, blocks) - 1)

@@ -10,7 +10,7 @@ import numpy as np
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
-# Compiled code is kept beside this file, or in the user's cache if the folder is read-only. Threads run it in parallel.
+# numba stores compiled code next to this file, or in the user's cache if the folder is read-only. Threads run it in parallel.
 compiled: Callable[[Function], Function] = numba.njit(cache=True, nogil=True)
 
 
