@@ -13,7 +13,7 @@ import pyterrier as pt
 
 from ._errors import DataError
 from ._settings import Settings
-from .vectors.checks import check_one_of, check_positive
+from .vectors.checks import check_one_of, check_positive, text_qids
 
 #: How the scores of a system are normalised for each query.
 Method: TypeAlias = Literal["rrf", "minmax", "zscore"]
@@ -92,9 +92,11 @@ class Hybrid(Settings, pt.Transformer):
             inp: Queries, or results to re-rank.
 
         Raises:
-            DataError: A system returns no ``docno`` or ``score``, a document twice for a query, or a score that is not finite.
+            DataError: A qid is missing, or a system returns no ``docno`` or ``score``, a document twice for a query, or a score
+                that is not finite.
         """
         weights = self._check()
+        inp = inp.assign(qid=text_qids(inp))
         query_columns = [column for column in inp.columns if column in pt.model.query_columns(inp)]
         queries = inp[query_columns].drop_duplicates("qid").reset_index(drop=True)
         rankings = [_checked(system(inp), system) for system in self.systems]
@@ -136,7 +138,7 @@ class Hybrid(Settings, pt.Transformer):
 
 
 def _checked(results: pd.DataFrame, system: pt.Transformer) -> pd.DataFrame:
-    """Return results with scores as numbers."""
+    """Return results with qids as text and scores as numbers."""
     for column in ("qid", "docno", "score"):
         if column not in results.columns:
             raise DataError(
@@ -152,7 +154,7 @@ def _checked(results: pd.DataFrame, system: pt.Transformer) -> pd.DataFrame:
     if not np.isfinite(scores).all():
         qid, docno = results.loc[~np.isfinite(scores), ["qid", "docno"]].iloc[0]
         raise DataError(f"{system} returns a score that is not finite for the query {qid!r}, document {docno!r}")
-    return results.assign(score=scores)
+    return results.assign(qid=text_qids(results), score=scores)
 
 
 def _reciprocal_ranks(results: pd.DataFrame) -> pd.Series:

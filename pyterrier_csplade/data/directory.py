@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def read_trec_qrels(path: Path) -> pd.DataFrame:
     rows = []
     for number, line in read_lines(path):
         fields = line.split()
-        if len(fields) != 4 or not fields[3].lstrip("-").isdigit():
+        if len(fields) != 4 or not re.fullmatch("-?[0-9]{1,18}", fields[3]):
             raise DataError(f"{path}, line {number}: expected qid 0 docno label, found {line.rstrip()[:60]!r}")
         rows.append((fields[0], fields[2], int(fields[3])))
     return pd.DataFrame(rows, columns=["qid", "docno", "label"])
