@@ -96,8 +96,8 @@ class QueryTokens:
             columns.append(found[found >= 0])
             starts.append(starts[-1] + len(columns[-1]))
         if cut:
-            noun = "query was" if cut == 1 else "queries were"
-            warn(f"{cut:,} {noun} longer than {self._length} tokens and truncated")
+            queries, were = ("query", "was") if cut == 1 else ("queries", "were")
+            warn(f"{cut:,} {queries} {were} longer than {self._length} tokens and {were} truncated")
         indices = np.concatenate(columns)
         ones = np.ones(len(indices), dtype=np.float32)
         terms = csr_matrix((ones, indices, starts), shape=(len(texts), len(self.vocabulary)))

@@ -190,7 +190,7 @@ def test_empty_input_and_impossible_parts(model: str, tmp_path: Path, capsys: py
     for command, message in (
         (
             ["encode", empty, "--estimate"],
-            ".parquet, and TREC files of any other name",
+            ".parquet, and TREC files with any other name",
         ),
         (["encode", docs, "--shard", "2/2"], "there is no part 2 of 2: parts count from 0 to 1"),
     ):

@@ -183,7 +183,7 @@ def test_another_batch_size_resumes(csplade: CSPLADE, whole: dict[str, bytes], t
         ),
         (
             [*documents(7), {"docno": "other", "text": documents()[7]["text"]}, *documents(15, 8)],
-            "not the documents of shard 1",
+            "not those of shard 1",
         ),
         (documents(24), "from 'd20' to 'd23' are not those of shard 4"),
         (documents(20), "holds shard 4, but the input has only 4"),
@@ -263,7 +263,7 @@ def test_empty_and_truncated_documents_are_reported(csplade: CSPLADE, tmp_path: 
 
 
 def test_a_model_that_gives_nothing_is_refused(csplade: CSPLADE, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"shard 0: 5 of 5 texts \(100%\) have no impact above 0.*Check that the model works"):
+    with pytest.raises(DataError, match=r"shard 0: 5 of 5 texts \(100%\) have no impact above 0.*check the model"):
         encode(tmp_path / "c", csplade, min_weight=1e6)
     with pytest.warns(UserWarning, match="23 of 23 documents"):
         EncodedCollection(tmp_path / "d").encode(csplade.doc_encoder(min_weight=1e6), documents(), max_empty=1)

@@ -228,7 +228,7 @@ def test_a_model_of_another_scale_than_the_index_is_said(tmp_path: Path, csplade
     index = ImpactIndex(tmp_path / "i")
     (other.doc_encoder() >> index).index(FRAME.to_dict("records"))
     retriever = index.retriever(algorithm=algorithm)
-    with pytest.warns(UserWarning, match="scale 7, the model of the queries has scale 100: rankings are the same, but scores"):
+    with pytest.warns(UserWarning, match="scale 7, the model of the queries has scale 100: rankings stay the same, but scores"):
         found = (csplade.query_encoder() >> retriever).search("dogs")
     assert found["docno"].tolist() == (other.query_encoder() >> retriever).search("dogs")["docno"].tolist()
 

@@ -201,7 +201,7 @@ def test_what_is_no_table_is_named(tmp_path: Path, table: QueryTable, csplade: C
 
 def test_weights_that_are_wrong(csplade: CSPLADE) -> None:
     size = len(csplade.vocabulary)
-    with pytest.raises(ContractError, match="the table: expected .* weights, one for each index term"):
+    with pytest.raises(ContractError, match="the table: expected one weight for each of .* index terms"):
         QueryTable.from_weights(csplade, np.ones(3))
     for bad in (-1.0, np.nan, np.inf):
         with pytest.raises(ContractError, match="a weight is negative or not finite"):
