@@ -33,11 +33,7 @@ class OpenCollection:
     """
 
     def __init__(self, directory: Path, *, digests: bool | None = None) -> None:
-        """Open a collection, and compare its files with the manifest.
-
-        Args:
-            directory: The directory of the collection.
-            digests: Whether to compare digests as well as sizes; None compares them up to 256 MiB.
+        """Open a collection, and compare its files with the manifest; see :func:`.damages` for ``digests``.
 
         Raises:
             CollectionError: There is no collection, it is incomplete, files are damaged (the message names them), or another

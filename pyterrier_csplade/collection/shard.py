@@ -96,13 +96,8 @@ def pack(
 ) -> EncodedShard:
     """Lay out a shard; equal vectors give equal bytes.
 
-    Args:
-        number: Number of the shard.
-        docnos: The docno of each row.
-        matrix: [documents, index terms]: float32 weights, or integer impacts, which are stored as uint16 if they fit.
-        truncated: Number of documents that were truncated.
-        input_sha256: Digest of docnos and texts.
-        recipe: Fingerprint of the recipe.
+    ``matrix``, [documents, index terms], has float32 weights, or integer impacts, which are stored as uint16 if they fit.
+    ``input_sha256`` is the digest of docnos and texts, and ``recipe`` the fingerprint of the recipe.
     """
     matrix.sort_indices()
     names = [docno.encode() for docno in docnos]

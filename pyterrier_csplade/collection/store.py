@@ -40,8 +40,7 @@ class Store:
         """Begin a collection, or resume one.
 
         Raises:
-            CollectionError: The directory contains something else, or a collection of another recipe; the message names the
-                differences.
+            CollectionError: The directory contains something else, or a collection of another recipe.
             OSError: The directory cannot be written.
         """
         self.directory = directory

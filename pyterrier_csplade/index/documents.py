@@ -47,11 +47,7 @@ def take_documents(documents: Iterable[Mapping[str, Any]], spool: Spool) -> None
 def take_vectors(encoded: EncodedVectors, fields: Mapping[str, Iterable[str]], spool: Spool, *, verbose: bool = False) -> None:
     """Check encoded documents, and put them into a spool; duplicate entries are summed, as in scipy.
 
-    Args:
-        encoded: The documents.
-        fields: Metadata field to its values, one for each document.
-        spool: Receives the documents.
-        verbose: Whether to show a progress bar.
+    ``fields`` are metadata fields and their values, one for each document.
 
     Raises:
         DataError: A document cannot be indexed exactly (the message names it), the number of documents or values is wrong, or a
@@ -200,12 +196,7 @@ def _number_columns(
 def _put(docnos: Sequence[str], counts: np.ndarray, columns: np.ndarray, weights: Sequence[Any], spool: Spool) -> None:
     """Round the weights of documents, and put the positive impacts into a spool.
 
-    Args:
-        docnos: The documents.
-        counts: int64: number of weights of each document.
-        columns: The number of each weight's term in the spool.
-        weights: List or array.
-        spool: Receives the impacts.
+    ``counts`` (int64) is the number of weights of each document, and ``columns`` the number of each weight's term in the spool.
     """
     array = _as_array(weights)
     impacts = to_impact_array(array, counts)

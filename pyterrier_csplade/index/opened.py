@@ -38,13 +38,7 @@ class OpenIndex:
     """
 
     def __init__(self, directory: Path, name: Path, *, memory: bool) -> None:
-        """Name an index; its parts are opened later.
-
-        Args:
-            directory: The directory of the index.
-            name: Name in error messages.
-            memory: Whether to load the index into memory.
-        """
+        """Name an index, whose parts are opened later; ``name`` is its name in error messages."""
         self.contract: Contract | None = None
         self.identity: str | None = None
         self._directory = directory

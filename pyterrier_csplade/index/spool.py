@@ -48,13 +48,7 @@ class Spool:
     """
 
     def __init__(self, directory: Path, *, fields: Iterable[str] = (), on_duplicate: OnDuplicate = "refuse") -> None:
-        """Create an empty spool.
-
-        Args:
-            directory: An existing directory for its files.
-            fields: Metadata fields to store besides the docno.
-            on_duplicate: "refuse" a repeated docno, "skip" the later document, or keep the "last" one.
-        """
+        """Create an empty spool in an existing directory; ``fields`` are the metadata fields to store besides the docno."""
         self.terms = TermNumbers()
         self.lengths = {name: FieldLength() for name in dict.fromkeys(("docno", *fields))}
         self.encoder = OneEncoder()

@@ -65,15 +65,9 @@ class TableContent:
         counts: bool = False,
         training: dict[str, Any] | None = None,
     ) -> TableContent:
-        """Make the content of a table for documents; the class describes the other arguments.
+        """Make the content of a table for documents, from the tokenizer and index terms of their encoder.
 
-        Args:
-            documents: The contract of the document encoder.
-            tokens: The encoder's tokenizer and index terms.
-            weights: The weights.
-            expansion: The expansion; empty by default.
-            counts: Whether repeated terms are counted.
-            training: Description of how the table was made, for people to read.
+        The class describes the arguments; ``expansion`` is empty by default, and ``training`` describes how the table was made.
 
         Raises:
             ContractError: A weight is negative or not finite, or the shapes differ from the vocabulary.

@@ -35,13 +35,7 @@ class QueryTokens:
     def __init__(
         self, tokenizer: str, contract: Contract, token_ids: np.ndarray, *, split_special_tokens: bool = False
     ) -> None:
-        """Load a tokenizer; the class describes the other arguments.
-
-        Args:
-            tokenizer: The content of its file ``tokenizer.json``.
-            contract: How the document encoder reads queries: prefix, special tokens, maximum length, folding.
-            token_ids: The tokens that are index terms.
-            split_special_tokens: Whether names of special tokens are text.
+        """Load a tokenizer; ``contract`` says how the document encoder reads queries.
 
         Raises:
             ValueError: The tokenizer cannot be read, or has no such token.

@@ -52,12 +52,8 @@ class ArrayWriter:
     ) -> np.ndarray:
         """Append an array of zeros, and return it to be filled before :meth:`finish`.
 
-        Args:
-            name: The name of the array.
-            shape: The shape of the array.
-            dtype: The type of its elements.
-            digest: Whether opening the file compares the array's SHA-256. If not, the reader must check what it reads, and only
-                :meth:`ArrayFile.verify` reads the whole array.
+        Without ``digest``, opening the file does not compare the array's SHA-256, and only :meth:`ArrayFile.verify` reads the
+        whole array: the reader must check what it reads.
 
         Raises:
             OSError: The disk is full.
@@ -113,11 +109,7 @@ class ArrayFile:
     """
 
     def __init__(self, path: Path, *, memory: bool = False) -> None:
-        """Open a file, and compare the digests of the arrays that were written with ``digest=True``.
-
-        Args:
-            path: The file.
-            memory: Whether to read the file into memory instead of mapping it.
+        """Map a file, or read it into memory, and compare the digests of the arrays that were written with ``digest=True``.
 
         Raises:
             FileNotFoundError: There is no file.
@@ -141,12 +133,7 @@ class ArrayFile:
         return self._arrays[name]
 
     def array(self, name: str, dtype: np.typing.DTypeLike, *shape: int | None) -> np.ndarray:
-        """Return an array.
-
-        Args:
-            name: The name of the array.
-            dtype: Its type, or ``np.unsignedinteger`` for any unsigned type.
-            *shape: Its shape; None stands for any length.
+        """Return an array of a type, or of any unsigned type for ``np.unsignedinteger``; None in a shape stands for any length.
 
         Raises:
             ImpactIndexError: There is no such array, or it has another type or shape.

@@ -21,13 +21,9 @@ def cache_directory() -> Path:
 
 
 def cached(name: str, make: Callable[[Path], None]) -> Path:
-    """Return a directory of the cache, creating it if it is missing.
+    """Return the directory of the cache with a name; if it is missing, ``make`` fills an empty directory, which is moved there.
 
     One process creates it while others wait. Leftovers of killed processes are removed.
-
-    Args:
-        name: Name of the directory.
-        make: Fills an empty directory, which is then moved to its place.
 
     Raises:
         CspladeError: The cache cannot be written.

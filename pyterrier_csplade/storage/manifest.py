@@ -24,13 +24,9 @@ Files = Mapping[str, Mapping[str, Any]]
 
 
 def write_manifest(directory: Path, name: str = MANIFEST_FILE, *, files: Files | None = None, **values: object) -> None:
-    """Write the manifest of a directory.
+    """Write the manifest of a directory, with ``values`` as further content.
 
-    Args:
-        directory: The directory.
-        name: The name of the manifest.
-        files: Size ("bytes") and "sha256" of each file by name; None flushes all files to the disk and describes them.
-        **values: Further content of the manifest.
+    ``files`` are the size ("bytes") and "sha256" of each file by name; None flushes all files to the disk and describes them.
     """
     if files is None:
         paths = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / name)
@@ -47,12 +43,7 @@ def describe(path: Path, digest: str | None = None) -> dict[str, Any]:
 
 
 def read_manifest(path: Path, error: type[CspladeError], remedy: str) -> dict[str, Any]:
-    """Read a manifest.
-
-    Args:
-        path: The manifest.
-        error: The exception to raise for an unusable manifest.
-        remedy: What to do about damage, for the message.
+    """Read a manifest; if it is unusable, raise ``error`` with a message that ends in ``remedy``.
 
     Raises:
         FileNotFoundError: There is no manifest.
@@ -71,15 +62,9 @@ def read_manifest(path: Path, error: type[CspladeError], remedy: str) -> dict[st
 
 
 def damages(directory: Path, files: Files, *, digests: bool | None = None) -> Iterator[str]:
-    """Compare the files of a directory with the entries of its manifest.
+    """Yield the name of each file that differs from its entry in the manifest, and what is wrong with it.
 
-    Args:
-        directory: The directory.
-        files: The entries.
-        digests: Whether to compare digests as well as sizes; None compares them up to ``HASHED_ON_OPENING``.
-
-    Yields:
-        For each file that differs, its name and what is wrong with it.
+    Digests are compared as well as sizes if ``digests`` is true, or None and the directory not above ``HASHED_ON_OPENING``.
     """
     if digests is None:
         digests = sum(entry["bytes"] for entry in files.values()) <= HASHED_ON_OPENING
@@ -102,11 +87,7 @@ def has_manifest(directory: Path) -> bool:
 
 
 def check_on_opening(directory: Path, *, digests: bool | None = None) -> None:
-    """Quickly compare an index with its manifest: the sizes of its files, and the digests of small indexes.
-
-    Args:
-        directory: The directory of the index.
-        digests: Whether to compare digests, which reads all files; None compares them for small indexes.
+    """Compare an index with its manifest: the sizes of its files and, as ``digests`` says, their digests; see :func:`damages`.
 
     Raises:
         ImpactIndexError: A file is missing or differs; the message names it.

@@ -43,11 +43,7 @@ def check_record(record: object, what: str) -> Mapping[str, Any]:
 
 
 def check_docno(document: Mapping[str, Any], position: int) -> str:
-    """Return the docno of a document if Terrier returns it unchanged.
-
-    Args:
-        document: The document.
-        position: Its position in the input, counted from 1, for error messages.
+    """Return the docno of a document if Terrier returns it unchanged; ``position`` counts from 1 and is used in messages.
 
     Raises:
         DataError: The docno is missing, is not a str, or would be changed by Terrier.
@@ -246,16 +242,12 @@ def as_names(names: Iterable[str] | str | None) -> list[str] | None:
 
 
 def check_columns(columns: Sequence[str], needed: Sequence[str], user: pt.Transformer, without: Sequence[str] = ()) -> None:
-    """Refuse a frame whose columns do not fit a search with vectors.
+    """Refuse a frame whose columns do not fit a search with vectors: it lacks a needed one, or has one of ``without``.
 
-    Args:
-        columns: The columns of the frame.
-        needed: Columns that it must have.
-        user: The transformer, for the message.
-        without: Columns that it must not have.
+    ``user`` is the transformer, for the message.
 
     Raises:
-        InputValidationError: A column is missing or must not be there; the message says what to do.
+        InputValidationError: The columns do not fit; the message says what to do.
     """
     try:
         pt.validate.columns(list(columns), includes=list(needed), excludes=list(without))
@@ -305,13 +297,9 @@ def check_encoded(encoded: object) -> None:
 
 
 def check_entries(matrix: csr_matrix, good: np.ndarray, names: Sequence[str] | None, advice: str) -> None:
-    """Raise DataError, naming the row, if a weight of a matrix [texts, terms] is not valid.
+    """Raise DataError, naming the row, if a weight of a matrix [texts, terms] is not ``good``; ``advice`` ends the message.
 
-    Args:
-        matrix: The weights.
-        good: bool array: whether each stored weight is valid.
-        names: Name of each row in error messages; "row 0", "row 1" ... by default.
-        advice: End of the message.
+    Rows are called "row 0", "row 1" ... by default.
     """
     bad = np.flatnonzero(~good)
     if len(bad):
@@ -405,11 +393,7 @@ class OneEncoder:
         self._queries = queries
 
     def observe(self, vector: object, name: str) -> None:
-        """Check which encoder a vector comes from.
-
-        Args:
-            vector: The vector, or encoded documents; without a contract, the encoder is unknown.
-            name: Name of the vector in error messages.
+        """Check which encoder made a vector, or encoded documents; without a contract, the encoder is unknown.
 
         Raises:
             ContractError: The vector comes from another encoder, or has another impact scale; the message names both.
@@ -440,10 +424,8 @@ def first_of_another_encoder(
 ) -> int | None:
     """Return the position of the first vector that is not known to come from an encoder; None if all come from it.
 
-    Args:
-        vectors: Vectors; those without an attribute ``contract`` are of unknown origin.
-        contract: Returns the encoder's contract; called only if a vector has a contract.
-        queries: Whether the vectors are queries; vectors of a query table for the encoder are then accepted.
+    ``contract`` returns the encoder's contract, and is called only if a vector has a contract. If the vectors are ``queries``,
+    those of a query table for the encoder are accepted, too.
     """
     contracts = [getattr(vector, "contract", None) for vector in vectors]
     distinct = {id(other): other for other in contracts if other is not None}
@@ -458,12 +440,7 @@ def first_of_another_encoder(
 
 
 def check_contracts(queries: pd.DataFrame, indexed: Contract | None, index: str) -> None:
-    """Refuse queries from another encoder than the documents'; warn if the impact scale differs.
-
-    Args:
-        queries: Queries with ``qid`` and ``query_toks``.
-        indexed: The contract of the documents; None if unknown.
-        index: Name of the index in messages.
+    """Refuse queries from another encoder than the documents of an index (``indexed``); warn if the impact scale differs.
 
     Raises:
         ContractError: A query was encoded by another encoder; the message names both.

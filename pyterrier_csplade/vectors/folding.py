@@ -36,10 +36,6 @@ def fold_term(term: str, spelling: Spelling) -> str:
     """Return the term for all spellings of a word: in lower case, without the space before it.
 
     Terms that are white space, a part of a character, or not a valid index term in lower case stay as they are.
-
-    Args:
-        term: A token as the vocabulary spells it.
-        spelling: How the vocabulary spells characters.
     """
     if spelling == "sentencepiece":
         folded = term.lower().lstrip("▁") if not term.startswith("<0x") else term
@@ -134,13 +130,7 @@ def _with_fold(contract: Contract) -> Contract:
 
 
 def fold_matrix(matrix: csr_matrix, columns: np.ndarray, terms: int) -> csr_matrix:
-    """Fold the columns of vectors [texts, old columns]; the largest value is kept.
-
-    Args:
-        matrix: The vectors.
-        columns: The new column of each old column.
-        terms: Number of new columns.
-    """
+    """Fold the columns of vectors [texts, old columns] into the new ``columns``; the largest value is kept."""
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     keys = rows.astype(np.int64) * terms + columns[matrix.indices]
     order = np.argsort(keys, kind="stable")

@@ -31,14 +31,7 @@ class BulkLoader:
     # 429. Both assume that a document missing at the end of an answer was stored, and do not compare ids.
 
     def __init__(self, connection: Connection, index: str, *, parallel: int, request_bytes: int) -> None:
-        """Prepare to send.
-
-        Args:
-            connection: The cluster.
-            index: The index, which exists.
-            parallel: Maximum number of requests in flight.
-            request_bytes: Maximum size of a request; a larger document is sent alone.
-        """
+        """Prepare to send requests to an existing index; a document larger than ``request_bytes`` is sent alone."""
         self._connection = connection
         self._path = f"/{quote(index, safe='')}/_bulk"
         self._parallel = parallel

@@ -128,11 +128,7 @@ class Metadata:
 
     @classmethod
     def join(cls, parts: Mapping[str, Metadata], index: str) -> Metadata:
-        """Return the metadata of one or more indexes together; their loss is the largest of the losses.
-
-        Args:
-            parts: Name to metadata.
-            index: Name of all indexes together, in error messages.
+        """Return the metadata of one or more indexes (``parts``, by name) together; their loss is the largest of the losses.
 
         Raises:
             ImpactIndexError: Their scores cannot be compared.

@@ -54,11 +54,7 @@ class Records:
         self._scale = scale
 
     def of_document(self, document: Mapping[str, Any], position: int) -> Record:
-        """Return the record of a document with ``docno``, ``toks`` and the fields.
-
-        Args:
-            document: The document.
-            position: Its position in the input, counted from 1, for messages.
+        """Return the record of a document with ``docno``, ``toks`` and the fields; ``position`` counts from 1.
 
         Raises:
             ContractError: It comes from another encoder than an earlier document.
@@ -74,11 +70,7 @@ class Records:
         return self._record(docno, self._impacts(list(toks), weights, docno), document)
 
     def of_vectors(self, vectors: EncodedVectors, documents: Iterator[Mapping[str, Any]] | None) -> Iterator[Record]:
-        """Yield the records of encoded documents.
-
-        Args:
-            vectors: The docnos and vectors.
-            documents: The documents in the same order, for their fields; None if there are no fields.
+        """Yield the records of encoded documents; ``documents``, in the same order, have their fields, if there are any.
 
         Raises:
             ContractError: The vectors come from another encoder than earlier documents.

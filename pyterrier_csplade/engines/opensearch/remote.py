@@ -147,15 +147,7 @@ class RemoteIndex:
         return count
 
     def search(self, bodies: Sequence[Mapping[str, Any]], **header: str) -> list[dict[str, Any]]:
-        """Send several searches in one request.
-
-        Args:
-            bodies: Bodies of the searches.
-            **header: Settings of all of them.
-
-        Returns:
-            An answer for each search, in order: with ``hits`` or with ``error``.
-        """
+        """Send searches with a common header in one request; return an answer for each, with ``hits`` or with ``error``."""
         # Without this setting, a failing shard would silently reduce the results.
         body = ndjson(line for body in bodies for line in ({"allow_partial_search_results": False}, body))
         parts = "hits.hits.sort,hits.hits._source,error,status,timed_out"

@@ -89,12 +89,8 @@ class BlockLists:
 def open_blocks(postings: Postings, block_size: int, *, reordered: bool) -> BlockLists:
     """Open the side lists of postings; build them first if they are missing, or if the index or its order has changed.
 
-    Building takes about 0.1 s for a million postings, and twice as long if documents are reordered.
-
-    Args:
-        postings: The postings.
-        block_size: Number of documents in a block, at most 256.
-        reordered: Whether blocks follow the order that ``ImpactIndex.reorder`` made, if there is one.
+    With ``reordered``, blocks follow the order that ``ImpactIndex.reorder`` made, if there is one. Building takes about 0.1 s
+    for a million postings, and twice as long if documents are reordered.
 
     Raises:
         CspladeError: numba is not installed.

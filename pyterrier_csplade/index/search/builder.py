@@ -60,13 +60,8 @@ def write_postings(directory: Path, vectors: EncodedVectors, *, verbose: bool = 
 def open_postings(directory: Path, contract: Contract | None, *, memory: bool = False, verbose: bool = False) -> Postings:
     """Open the postings of an index; build them first if they are missing, or if the index was built again.
 
+    ``contract`` is stored with postings that are built. With ``memory``, the file is read into memory instead of being mapped.
     Building takes about 0.1 s for a million postings with numba, 2 s without.
-
-    Args:
-        directory: The directory of the index.
-        contract: The contract of the document encoder, stored with postings that are built; None if unknown.
-        memory: Whether to read the postings into memory instead of mapping them.
-        verbose: Whether to show a progress bar while they are built.
 
     Raises:
         ImpactIndexError: The index or its postings are damaged, the index is of another kind, or the directory cannot be

@@ -58,15 +58,11 @@ class Postings:
     """
 
     def __init__(self, path: Path, *, memory: bool = False) -> None:
-        """Open a file of postings.
-
-        Args:
-            path: The file.
-            memory: Whether to read it into memory instead of mapping it.
+        """Open a file of postings, mapped or read into memory.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ImpactIndexError: The file is truncated, has changed, or is of another version.
+            ImpactIndexError: The file is truncated, has changed, or is from another version.
         """
         self.file = ArrayFile(path, memory=memory)
         metadata = self.file.metadata

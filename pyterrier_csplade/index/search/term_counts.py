@@ -22,11 +22,7 @@ from .postings import Postings
 def counts_source(postings: Postings, documents: Iterable[Mapping[str, Any]], k1: float, b: float) -> GuideSource:
     """Return BM25 over token counts; tokens that differ only in case or a leading space are the same.
 
-    Args:
-        postings: The postings of the index.
-        documents: Documents with ``docno`` and ``toks_tf`` (token to count), in any order.
-        k1: BM25's k1.
-        b: BM25's b.
+    The documents have ``docno`` and ``toks_tf`` (token to count), and may be in any order.
 
     Raises:
         DataError: A document has no counts, is not in the index, or appears twice.

@@ -90,11 +90,8 @@ def write_direct(
 ) -> None:
     """Write the forward postings and the document index, and pass the postings on to be transposed.
 
-    Args:
-        shards: int32 matrices [documents, terms], documents in the order of the index, terms in the order of the lexicon.
-        directory: The directory of the index.
-        transposition: Receives each shard.
-        advance: Called with the number of postings written since the last call.
+    ``shards`` are int32 [documents, terms], documents in the order of the index, terms in the order of the lexicon. ``advance``
+    is called with the numbers of postings written.
     """
     file = PostingFile(directory / "data.direct.bf")
     first = 0

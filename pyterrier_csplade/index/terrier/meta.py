@@ -37,13 +37,7 @@ class FieldLength:
 def write_meta(
     records: Iterable[Sequence[str]], docnos: Sequence[str], lengths: Mapping[str, FieldLength], directory: Path
 ) -> dict[str, str]:
-    """Write the metadata.
-
-    Args:
-        records: The fields of each document.
-        docnos: The docnos of all documents, in the same order.
-        lengths: Field to its length, in the order of the records.
-        directory: The directory of the index.
+    """Write the fields of each document (``records``), which have the order of ``lengths``, and the sorted docnos.
 
     Returns:
         The properties of the structure, without the prefix "index.meta.".

@@ -36,13 +36,7 @@ class OpenTerrier:
     """
 
     def __init__(self, directory: Path, name: Path, *, memory: bool, concurrent: bool = False) -> None:
-        """Open an index.
-
-        Args:
-            directory: The directory of the index.
-            name: Name in error messages.
-            memory: Whether to load the index into memory.
-            concurrent: Whether several threads will search at the same time.
+        """Open an index, for several threads if ``concurrent``; ``name`` is its name in error messages.
 
         Raises:
             ImpactIndexError: Terrier cannot open the index.

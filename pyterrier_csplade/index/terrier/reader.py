@@ -98,14 +98,10 @@ class TerrierFiles:
         *,
         verbose: bool = False,
     ) -> None:
-        """Decode all lists into arrays.
+        """Decode the lists of lexicon records into the arrays ``all_docids`` and ``all_impacts``.
 
-        Args:
-            order: Records of the lexicon, in the order of the lists.
-            starts: int64 [terms + 1]: start of each list in the arrays.
-            all_docids: [postings], filled by this method.
-            all_impacts: [postings], filled by this method.
-            verbose: Whether to show a progress bar.
+        ``order`` contains the records in the order of the lists, and ``starts`` (int64, [terms + 1]) the start of each list in
+        the arrays.
 
         Raises:
             ImpactIndexError: A list does not match the lexicon.

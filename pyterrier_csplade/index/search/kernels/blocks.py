@@ -28,15 +28,11 @@ def fill_maxima(
     maxima: np.ndarray,
     blocks: np.ndarray,
 ) -> None:
-    """Fill in the largest impact of each term in each block.
+    """Fill in the largest impact of each term in each block of ``size`` documents.
 
-    Args:
-        lists: Start of each term's list, documents, impacts.
-        size: Number of documents in a block.
-        steps: ``steps`` of :class:`pyterrier_csplade.index.search.blocks.BlockLists`.
-        starts: ``starts`` and ``block_starts`` of ``BlockLists``.
-        maxima: Zeros, filled by this function.
-        blocks: Filled by this function.
+    ``lists`` are the start of each term's list, documents and impacts. ``steps`` and ``starts`` are arrays of
+    :class:`pyterrier_csplade.index.search.blocks.BlockLists`, the latter ``starts`` and ``block_starts``; ``maxima`` (zeros)
+    and ``blocks`` are filled.
     """
     list_starts, docids, impacts = lists
     for term in range(len(steps)):

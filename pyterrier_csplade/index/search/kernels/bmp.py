@@ -23,15 +23,10 @@ def bound_blocks(
     maxima: np.ndarray,
     bounds: np.ndarray,
 ) -> None:
-    """Compute an upper bound of the scores in each block.
+    """Compute an upper bound of the scores in each block, and write it to ``bounds``, float32 [blocks].
 
-    Args:
-        terms: Numbers of the query's terms.
-        weights: float32: what one unit of a term's stored maxima adds to a score.
-        starts: ``starts`` and ``block_starts`` of ``BlockLists`` in ``blocks.py``.
-        blocks: ``blocks`` of ``BlockLists``.
-        maxima: ``maxima`` of ``BlockLists``.
-        bounds: float32 [blocks], filled by this function.
+    ``weights`` (float32) is what one unit of a term's stored maxima adds to a score. The arrays ``starts``, ``blocks`` and
+    ``maxima`` are those of ``BlockLists`` in ``blocks.py``; ``starts`` also has the ``block_starts``.
     """
     bounds[:] = 0
     for i in range(len(terms)):
