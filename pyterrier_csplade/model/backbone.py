@@ -137,7 +137,7 @@ class Backbone(nn.Module):
     @property
     def _lm(self) -> Any:
         """The transformers model without the PEFT wrapper. Its layers contain the adapters."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return without_wrapper(self.model)
 
     def _keep_attention(self) -> None:
         """Set the attention mask again if the model has been used with another contract."""
@@ -316,6 +316,11 @@ class Backbone(nn.Module):
         pooled = pooled if bias is None else pooled + bias[tokens]
         finished, scale = finish_logits(self._lm.config.get_text_config(), pooled), self.contract.logit_scale
         return finished if scale == 1 else finished * scale
+
+
+def without_wrapper(model: Any) -> Any:
+    """Return the transformers model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def choose_attention(lm: Any, *, causal: bool) -> None:

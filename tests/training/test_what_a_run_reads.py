@@ -81,9 +81,7 @@ def test_a_resumed_run_reads_what_it_began_with(own: Path, name: str) -> None:
     train(config, resume=True)
     shutil.rmtree(own / "run/checkpoints/checkpoint-2")
     CHANGES[name](own)
-    with pytest.raises(
-        TrainingError, match=f"{name} changed after .*checkpoint-1 was written: restore what the run began with"
-    ):
+    with pytest.raises(TrainingError, match=f"{name} changed after .*checkpoint-1 was written: restore the earlier state"):
         train(config, resume=True)
     (own / "run/checkpoints/checkpoint-1/sources.json").unlink()  # as in the version before
     publish(own / "run/checkpoints/checkpoint-1", processes=1)
