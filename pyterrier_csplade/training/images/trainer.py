@@ -25,12 +25,12 @@ from .config import ImagesConfig, PictureValidation
 from .losses import both_ways, distillation, gate_loss
 from .pairs import Pairs
 
-# Pictures that are encoded together in a validation; our choice (not measured).
+# Number of pictures in a batch of validation; our choice (not measured).
 _BATCH = 256
 
 
 class HeadModel(nn.Module):
-    """A head in front of the frozen language model, which is no part of it, so that only the head is trained and saved."""
+    """A head in front of the frozen language model. The model is not a submodule, so only the head is trained and saved."""
 
     def __init__(self, head: ImageHead, backbone: Backbone) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class ImageTrainer(ScheduledTrainer):
         self.record(**figures, **sparsity(weights, "document"), lambda_document=strength, accuracy=hits, co_activation=together)
 
     def _restricted(self, weights: Tensor, captions: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Return pictures and captions as expansion control leaves them: a pair's terms besides own words may be out."""
+        """Return the vectors of pictures and captions after expansion control, which may remove terms other than own words."""
         if self.expansion is None:
             return weights, captions
         step = self.state.global_step
@@ -168,7 +168,7 @@ def head_figures(model: HeadModel, pairs: Pairs, scale: float) -> dict[str, floa
 
 
 def picture_impacts(model: HeadModel, pairs: Pairs, scale: float) -> csr_matrix:
-    """Return the impacts of the pictures of pairs, int32 [pairs, terms]; vectors are never restricted here."""
+    """Return the unrestricted impacts of the pictures of pairs, int32 [pairs, terms]."""
     device = next(model.parameters()).device
     rows = []
     with torch.no_grad():

@@ -20,7 +20,7 @@ _TOLERANCE = 1e-5
 
 
 def check_tokenizer(directory: Path, encoding: BytePairs, texts: Iterable[str]) -> None:
-    """Check that a tokenizer is loaded as it was made, and that it loses nothing but what its normalisation replaces.
+    """Check that a tokenizer is loaded unchanged, and loses nothing except what its normalisation replaces.
 
     Args:
         directory: Its directory.
@@ -28,7 +28,7 @@ def check_tokenizer(directory: Path, encoding: BytePairs, texts: Iterable[str]) 
         texts: Texts.
 
     Raises:
-        ContractError: It is not.
+        ContractError: A check fails.
     """
     loaded, made = load_tokenizer(str(directory)), encoding.tokenizer
     for token, token_id in encoding.added.items():

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer
 from .counts import tokenised
 from .rows import Origin, Plan
 
-# Tokens to the right that are neighbours, the n-th with weight 1 / n; dimensions of the space (FOCUS: 100); exponent of the
-# context distribution (Levy, Goldberg and Dagan, 2015); old words that a sparsemax starts from. The first and the last are our
-# choice (not measured).
+# Number of tokens to the right that are neighbours, the n-th with weight 1 / n, our choice (not measured); dimensions of the
+# space (FOCUS: 100); exponent of the context distribution (Levy, Goldberg and Dagan, 2015); and number of old words in a
+# sparsemax, our choice (not measured).
 _WINDOW, _DIMENSIONS, _SMOOTHING, _NEAREST = 5, 100, 0.75, 64
 _CHUNK = 1024
 # Tokens that are counted together, and rarer pairs that are left out (sum of weights).

@@ -1,9 +1,9 @@
 """Rows of new tokens, made from the rows of old ones.
 
-A new token gets the mean of the old tokens that have its text in another case, weighted by how many documents have them: rare
-forms do not pull it away. A text that no old token has is divided into old tokens, of which it gets the mean. The mean of k
-nearly orthogonal rows has 1/sqrt(k) of their length, which would keep composed terms from being selected by the maximum.
-Lengths are therefore matched to those of old tokens that are about as frequent.
+A new token gets the mean of the old tokens with the same text in any case, weighted by document frequency, so that rare forms
+have little influence. If no old token has the text, it is divided into old tokens, and the new token gets their mean. The mean
+of k nearly orthogonal rows has 1/sqrt(k) of their length, which would prevent composed terms from reaching the maximum. Lengths
+are therefore matched to the lengths of old tokens of similar frequency.
 """
 
 from __future__ import annotations
