@@ -66,11 +66,7 @@ To train an adapter, run pyterrier-csplade adapt CONFIG, then pyterrier-csplade 
 
 
 def available_model(say: Say) -> tuple[CSPLADE, str]:
-    """Return csplade-small if it is available, or else csplade-tiny, and the name of the model.
-
-    Args:
-        say: Prints the reason for using csplade-tiny.
-    """
+    """Return csplade-small and its name if it is available; otherwise print the reason, and return csplade-tiny."""
     from pyterrier_csplade.model.assembly import BASE_OF_SMALL
     from pyterrier_csplade.model.bases import fetch_base
     from pyterrier_csplade.model.csplade import CSPLADE
@@ -173,12 +169,7 @@ def _format(frame: pd.DataFrame) -> str:
 
 
 def index_bm25(documents: pd.DataFrame, path: Path) -> pt.terrier.TerrierIndex:
-    """Index texts with Terrier's defaults (Porter stemmer, stop words). An existing index is replaced.
-
-    Args:
-        documents: ``docno`` and ``text``.
-        path: Directory of the index.
-    """
+    """Index texts with Terrier's defaults (Porter stemmer, stop words). An existing index is replaced."""
     with workspace(path.absolute()) as directory:
         indexer = pt.IterDictIndexer(str(directory / "index"), meta={"docno": int(documents["docno"].str.len().max())})
         indexer.index(pt.tqdm(documents.to_dict("records"), desc=BM25, unit="d"))

@@ -29,10 +29,6 @@ def stored_collection(name: str) -> EncodedCollection | None:
 def given_vectors(source: Source, field: str) -> Iterable[Mapping[str, Any]]:
     """Yield the documents of a source with their vectors as ``toks``.
 
-    Args:
-        source: The documents.
-        field: The field that holds the vectors.
-
     Raises:
         DataError: A document has no vector; the message names the document.
     """

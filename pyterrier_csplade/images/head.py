@@ -134,15 +134,7 @@ class SavedHead:
         probe: list[float],
         training: dict[str, Any],
     ) -> SavedHead:
-        """Combine a trained head with its contract.
-
-        Args:
-            head: The head.
-            texts: Contract of the text model.
-            features: Settings of the features.
-            probe: Their vector of a fixed picture.
-            training: Description of the training.
-        """
+        """Combine a trained head with its contract."""
         digest = _identity(head, features)
         made_for = texts.replace(fold=None).fingerprint
         contract = texts.replace(documents_for=made_for, weights=digest, other_weights="", training={}, probes=())

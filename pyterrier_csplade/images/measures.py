@@ -74,11 +74,6 @@ def relevant_ranks(queries: csr_matrix, vectors: csr_matrix, relevant: Sequence[
     """Return the rank of each query's relevant picture, counted from 1; infinity if its score is 0.
 
     Of equal scores, the first picture ranks first, as in a search of an index.
-
-    Args:
-        queries: Vectors of the queries.
-        vectors: Vectors of the pictures, weights or impacts.
-        relevant: The relevant picture of each query.
     """
     places, transposed = np.asarray(relevant), vectors.T.tocsr()
     blocks = [

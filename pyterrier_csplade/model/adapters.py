@@ -94,9 +94,6 @@ class Adapter:
 def read_adapter(name: str) -> Adapter:
     """Read the settings and tensors of an adapter, never from pickles.
 
-    Args:
-        name: Hub id or directory.
-
     Raises:
         FileNotFoundError: The hub has no such adapter.
         ContractError: A file is missing or damaged, a setting has the wrong type, or a value is not finite; the message names

@@ -49,13 +49,7 @@ authors of the model.
 
 
 def write_card(path: Path, contract: Contract, terms: int) -> None:
-    """Write ``README.md`` into the directory of a saved model, unless the file exists.
-
-    Args:
-        path: The directory; its name becomes the model's name.
-        contract: The model's contract.
-        terms: The number of index terms.
-    """
+    """Write ``README.md`` into the directory of a saved model, unless the file exists."""
     card = path / "README.md"
     if card.exists():
         return

@@ -129,12 +129,9 @@ def entries_above(threshold: float, logits: Tensor) -> Entries:
 
 
 def heaviest(rows: Tensor, weights: Tensor, k: int) -> Tensor:
-    """Find the ``k`` largest weights of each row. Of equal weights, the first are kept; NaN counts as the largest.
+    """Find the ``k`` largest weights of each row, given the ascending ``rows`` of all weights.
 
-    Args:
-        rows: Rows of the entries, ascending.
-        weights: Weights of the entries.
-        k: Number of weights to keep in each row.
+    Of equal weights, the first are kept; NaN counts as the largest.
 
     Returns:
         Positions of the entries to keep, ascending.

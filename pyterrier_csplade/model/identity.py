@@ -85,13 +85,7 @@ def identity_of_pair(lm: Any, tokenizer: Any, contract: Contract, name: str) -> 
 
 
 def tensors_of_checkpoint(lm: Any, files: Sequence[Path], name: str) -> dict[str, str]:
-    """Digest those tensors of a checkpoint's files that a model uses.
-
-    Args:
-        lm: The model, loaded from these files.
-        files: The safetensors files.
-        name: The model's name in error messages.
-    """
+    """Digest those tensors of a checkpoint's files that a model uses."""
     return used_tensors(lm, digests_of_files(files, name))
 
 

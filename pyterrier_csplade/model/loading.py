@@ -206,12 +206,8 @@ def _agreed(key: str, found: str, stored: str, name: str) -> str:
 def _agreed_digests(contract: Contract, digest: str, sampled: str, name: str, *, rounded: bool) -> dict[str, str]:
     """Compare the digests of a model with the digests in its contract, and return both kinds.
 
-    Args:
-        contract: The contract; the field ``weights`` keeps its kind of digest.
-        digest: Digest of the whole model.
-        sampled: Digest of the model in the form of version 0.1.0; empty if unknown.
-        name: The model's name in error messages.
-        rounded: Whether ``digest`` covers weights that may have been rounded since they were saved.
+    ``sampled`` is the digest in the form of version 0.1.0, empty if unknown. With ``rounded``, the weights may have been
+    rounded since they were saved. The field ``weights`` keeps the contract's kind of digest.
     """
     older = contract.other_weights
     if contract.weights and not contract.weights.startswith(WHOLE):

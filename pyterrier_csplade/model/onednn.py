@@ -24,10 +24,6 @@ def fast_products(device: torch.device, tokens: int) -> AbstractContextManager[A
 
     Measured on one thread of an AMD EPYC with AVX-512: 245 GFLOP/s with oneDNN, 105 with MKL. The rule is fixed, not measured
     at run time: oneDNN adds in another order, so a resumed run could otherwise differ from an uninterrupted one.
-
-    Args:
-        device: The model's device.
-        tokens: Number of tokens in the batch.
     """
     faster = HAS_ONEDNN_LINEAR and device.type == "cpu" and tokens >= _FEWEST_TOKENS
     return _OneDNN() if faster else nullcontext()

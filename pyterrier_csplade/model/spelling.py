@@ -27,13 +27,7 @@ def readable(tokenizer: Any, terms: Collection[str], *, folded: bool = False) ->
 
 
 def spelled(term: str, text: str, *, folded: bool = False) -> str:
-    """Spell one token as :func:`readable` does.
-
-    Args:
-        term: The token as the vocabulary spells it.
-        text: The decoded text of the token after another token.
-        folded: As for :func:`readable`.
-    """
+    """Spell one token, which a decoder writes as ``text`` after another token, as :func:`readable` does."""
     hyphen = "" if folded else "-"
     word = text.strip()
     if _REPLACEMENT in text or not text:

@@ -42,9 +42,6 @@ def never_produced(backend: Any) -> set[int]:
     """Return the ids of tokens that no text can contain, because normalisation replaces some of their characters.
 
     Added tokens and tokens that are only part of a character are not included.
-
-    Args:
-        backend: A tokenizer of the library ``tokenizers``.
     """
     if backend.normalizer is None:
         return set()

@@ -406,10 +406,6 @@ class QueryEncoder(TextEncoder):
 def token_counts(model: TextModel, texts: Sequence[str]) -> list[ImpactVector]:
     """Count the index terms among the tokens of texts, up to the contract's document length, without prefix and special tokens.
 
-    Args:
-        model: The model.
-        texts: Any number of texts.
-
     Returns:
         A dictionary from token to count for each text.
     """

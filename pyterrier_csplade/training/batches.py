@@ -43,13 +43,7 @@ class RowDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, path: Path, *, negatives: int, seed: int) -> None:
-        """Open a file that ``write_rows`` wrote.
-
-        Args:
-            path: The file.
-            negatives: Number of hard negatives to draw; a row with fewer uses all of them.
-            seed: Seed of the draws.
-        """
+        """Open a file from ``write_rows``, to draw ``negatives`` hard negatives, or all of a row that has fewer."""
         self.path, self.negatives, self.seed, self.epoch = path, negatives, seed, 0
         self._places = [0]
         with path.open("rb") as lines:
@@ -82,11 +76,6 @@ class RowDataset(Dataset[dict[str, Any]]):
 
 def write_rows(rows: Iterable[TrainingRow], path: Path, *, scored: bool) -> None:
     """Write training rows to a file, which appears when it is complete.
-
-    Args:
-        rows: The rows.
-        path: The file.
-        scored: Whether the losses need a teacher's scores.
 
     Raises:
         DataError: There are no rows, a row lacks scores, or the run in this directory began with other rows.

@@ -34,12 +34,7 @@ def unfinished(directory: Path) -> Path:
 
 
 def publish(written: Path, processes: int) -> None:
-    """Write the manifest of a checkpoint, and move the checkpoint out of ``unfinished(directory)`` if it is there.
-
-    Args:
-        written: The checkpoint.
-        processes: Number of processes of the run.
-    """
+    """Write the manifest of a checkpoint, and move the checkpoint out of ``unfinished(directory)`` if it is there."""
     (written / _MANIFEST).unlink(missing_ok=True)  # from an earlier checkpoint in the same place
     write_manifest(written, _MANIFEST, processes=processes)
     if written.parent.name != _UNFINISHED:

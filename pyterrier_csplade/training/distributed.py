@@ -113,9 +113,6 @@ _PRECISION = "ACCELERATE_MIXED_PRECISION"
 def start_processes(*, use_cpu: bool) -> int:
     """Connect this process to the other processes of a launcher.
 
-    Args:
-        use_cpu: Whether there is no accelerator.
-
     Returns:
         The number of processes.
 

@@ -21,13 +21,7 @@ class ExpansionControl:
     """
 
     def __init__(self, settings: ExpansionSettings, steps: int, seed: int) -> None:
-        """Set the schedule.
-
-        Args:
-            settings: The first probability, and the step at which it is 0.
-            steps: Optimizer steps of the run.
-            seed: Seed of the draws.
-        """
+        """Set the schedule for a run of ``steps`` optimizer steps."""
         self.start, self.seed = settings.start, seed
         self.end = settings.until * steps if settings.until <= 1 else settings.until
 

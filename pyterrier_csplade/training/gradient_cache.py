@@ -30,14 +30,7 @@ class GradientCache:
     """
 
     def __init__(self, accelerator: Any, model: Any, *, keep_graphs: bool) -> None:
-        """Create a cache.
-
-        Args:
-            accelerator: The trainer's accelerator.
-            model: The model, prepared by the accelerator.
-            keep_graphs: Whether to keep all activations in memory. Ignored for sharded models (FSDP, ZeRO), whose weights are
-                gathered for every pass.
-        """
+        """Create a cache. Sharded models (FSDP, ZeRO) never keep graphs, because each pass gathers their weights."""
         self.accelerator, self.model = accelerator, model
         self.sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         self.keep_graphs = keep_graphs and not self.sharded

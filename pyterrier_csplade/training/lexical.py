@@ -32,12 +32,7 @@ class TermStatistics:
 
 
 def count_own_tokens(blocks: Iterable[Sequence[Sequence[int]]], find: OwnTokenFinder) -> TermStatistics:
-    """Count the own tokens of texts.
-
-    Args:
-        blocks: Token ids of the texts, in blocks of texts.
-        find: Finds the own tokens.
-    """
+    """Count the own tokens of texts."""
     frequencies, texts, tokens = np.zeros(find.terms, dtype=np.int64), 0, 0
     for block in blocks:
         own = find(block, "document")
@@ -65,12 +60,7 @@ class LexicalLoss:
     """
 
     def __init__(self, statistics: TermStatistics, settings: LexicalSettings) -> None:
-        """Prepare the targets.
-
-        Args:
-            statistics: Statistics of the texts or of a sample of them.
-            settings: Kind and scale of the target, and the weights of the terms of the loss.
-        """
+        """Prepare the targets."""
         self.settings = settings
         self.idf = torch.from_numpy(scaled_idf(statistics)).float()
         self.mean_length = max(1.0, statistics.tokens / max(1, statistics.texts))

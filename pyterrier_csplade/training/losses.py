@@ -76,11 +76,7 @@ def ramped(weight: float, step: int, ramp: float) -> float:
 
 
 def flops(weights: Tensor) -> Tensor:
-    """Compute the FLOPS regulariser, the sum over terms of the squared mean weight in the batch (Paria et al., 2020).
-
-    Args:
-        weights: Non-negative weights, [texts, terms].
-    """
+    """Compute the FLOPS regulariser of weights [texts, terms]: the sum over terms of the squared mean (Paria et al., 2020)."""
     return weights.mean(dim=0).square().sum()
 
 
@@ -103,11 +99,7 @@ def df_factor(shares: Tensor, cutoff: float = 0.1, steepness: float = 10.0) -> T
 
 
 def l1(weights: Tensor) -> Tensor:
-    """Compute the mean over texts of the sum of weights, as SPLADE++ does for queries.
-
-    Args:
-        weights: Non-negative weights, [texts, terms].
-    """
+    """Compute the mean over texts of the sum of weights [texts, terms], as SPLADE++ does for queries."""
     return weights.sum(dim=1).mean()
 
 
@@ -133,11 +125,7 @@ class DocumentFrequencies:
     """
 
     def __init__(self, steps: int) -> None:
-        """Set the length of an interval.
-
-        Args:
-            steps: Optimizer steps between two estimates.
-        """
+        """Set the length of an interval."""
         self.steps = steps
         self._state: dict[str, Tensor] = {}
 

@@ -155,13 +155,7 @@ def checkpoint_of(config: TrainingConfig) -> Checkpoint:
 
 
 def tokenizer_problems(config: TrainingConfig, tokenizer: Any, rows: int) -> Iterator[str]:
-    """Yield the reasons why a tokenizer does not fit the model or the settings of a run.
-
-    Args:
-        config: The run's settings.
-        tokenizer: The tokenizer.
-        rows: Number of rows of the model's LM head.
-    """
+    """Yield the reasons why a tokenizer does not fit the model or the settings of a run."""
     tokens = tokenizer.get_vocab()
     if (largest := max(tokens.values(), default=-1)) >= rows:
         yield (
@@ -316,14 +310,7 @@ def save_run(model: Any, tokenizer: Any, config: TrainingConfig) -> Any:
 
 
 def save_adapted(trainer: CurvesTrainer, model: Any, tokenizer: Any, config: TrainingConfig) -> None:
-    """Save the language model of a run in the first process, while the others wait.
-
-    Args:
-        trainer: The run's trainer.
-        model: The trained model, or the PEFT model around it.
-        tokenizer: The tokenizer.
-        config: The run's settings.
-    """
+    """Save the language model of a run in the first process, while the others wait."""
     weights = trainer.trained_weights()
     if is_first_process():
         reloaded = trainer.sharded or config.quantization

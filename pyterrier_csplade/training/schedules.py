@@ -136,12 +136,7 @@ class TemperatureSchedule:
         self.state: dict[str, float] = {}
 
     def __call__(self, scores: Tensor, step: int) -> float:
-        """Return the temperature for a batch.
-
-        Args:
-            scores: Scores of all processes, [queries, passages].
-            step: Number of completed optimizer steps.
-        """
+        """Return the temperature for the scores [queries, passages] of all processes after ``step`` optimizer steps."""
         if self.constant is not None:
             return self.constant
         current = spread(scores)

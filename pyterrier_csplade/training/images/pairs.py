@@ -66,11 +66,7 @@ class Pairs:
 
 
 def read_pairs(path: str, *, with_teacher: bool = False) -> list[Pair]:
-    """Read pairs from a JSONL file.
-
-    Args:
-        path: The file.
-        with_teacher: Whether every pair must have vectors of a dense teacher.
+    """Read pairs from a JSONL file; ``with_teacher`` requires vectors of a dense teacher.
 
     Raises:
         DataError: A line cannot be used, or there are no lines; the message names file and line.

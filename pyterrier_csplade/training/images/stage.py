@@ -81,9 +81,6 @@ def train_images(config: ImagesConfig, *, resume: bool = False) -> Path:
 def plan_images(config: ImagesConfig) -> Plan:
     """Check a configuration and its data, and estimate the time on this machine, without training.
 
-    Args:
-        config: The run's settings.
-
     Returns:
         A plan. Its ``problems`` would stop the run.
     """

@@ -129,14 +129,7 @@ class HeadValidation(Validation):
     """Evaluates the head at regular steps, as ``Validation`` evaluates a text model: best checkpoint, and early stopping."""
 
     def __init__(self, trainer: Any, pairs: Pairs, scale: float, settings: PictureValidation) -> None:
-        """Watch a run.
-
-        Args:
-            trainer: The run's trainer.
-            pairs: Encoded pairs that are not trained on.
-            scale: Scale of the impacts.
-            settings: Steps, measure and patience.
-        """
+        """Watch a run."""
         self.trainer, self.pairs, self.scale = trainer, pairs, scale
         self.settings = settings  # type: ignore[assignment]  # what the base class reads of it is the same
         self.measure = f"eval_{settings.measure}"
@@ -147,13 +140,7 @@ class HeadValidation(Validation):
 
 
 def head_figures(model: HeadModel, pairs: Pairs, scale: float) -> dict[str, float]:
-    """Measure a head on pairs: every caption searches all pictures.
-
-    Args:
-        model: The head and the frozen model.
-        pairs: The pairs.
-        scale: Scale of the impacts.
-    """
+    """Measure a head on pairs: every caption searches all pictures."""
     impacts, places = picture_impacts(model, pairs, scale), np.arange(len(pairs))
     return {
         **measures.retrieval_measures(measures.relevant_ranks(pairs.queries, impacts, places)),

@@ -47,14 +47,7 @@ class Cockpit(TrainerCallback):
     """
 
     def __init__(self, trainer: Any, backbone: Backbone, probe: dict[str, Any], config: ContrastiveConfig) -> None:
-        """Watch a run.
-
-        Args:
-            trainer: The run's trainer.
-            backbone: The run's model.
-            probe: A small batch from the run's collator.
-            config: The run's settings.
-        """
+        """Watch a run."""
         self.trainer, self.backbone, self.probe, self.config = trainer, backbone, probe, config
         self.frequencies = torch.zeros(len(backbone.vocabulary), dtype=torch.int64)
         self.passages = 0

@@ -31,11 +31,7 @@ def batch_grounding(weights: Tensor, own: OwnTokens, side: str) -> dict[str, flo
 
 
 def fallen(history: Sequence[Mapping[str, float]]) -> list[str]:
-    """Describe the figures that fell below the limit at the last point of the curves.
-
-    Args:
-        history: The points of the curves, the newest last.
-    """
+    """Describe the figures that fell below the limit at the last point of the curves."""
     found = []
     for name in _NAMES:
         values = [point[name] for point in history if name in point]

@@ -66,13 +66,7 @@ class Preflight:
 
 
 def preflight(backbone: Backbone, batch: dict[str, Any], config: ContrastiveConfig) -> Preflight:
-    """Check the vectors of a batch before training.
-
-    Args:
-        backbone: The model. Its training mode is restored afterwards.
-        batch: A batch from the run's collator.
-        config: The run's settings.
-    """
+    """Check the vectors of a batch from the run's collator before training."""
     training = backbone.training
     backbone.eval()
     with torch.no_grad():
@@ -116,13 +110,7 @@ def _figures(queries: Tensor, passages: Tensor, labels: Labels, config: Contrast
 
 
 def judge(figures: dict[str, float], terms: int, config: ContrastiveConfig) -> Preflight:
-    """Compare figures with their limits.
-
-    Args:
-        figures: See ``Preflight``.
-        terms: Number of index terms.
-        config: The run's settings.
-    """
+    """Compare the figures of ``Preflight`` with their limits, for a number of index terms."""
     severe, minor = [], []
     for side in ("query", "document"):
         if figures[f"empty_{side}"] > _MOST_EMPTY:

@@ -67,15 +67,7 @@ class Validation(TrainerCallback):
     """
 
     def __init__(self, trainer: Any, backbone: Backbone, contract: Contract, data: Slice, settings: ValidationSettings) -> None:
-        """Watch a run.
-
-        Args:
-            trainer: The run's trainer.
-            backbone: The run's model.
-            contract: The contract with the maximum lengths for encoding.
-            data: Queries, judgements and documents.
-            settings: Steps between validations, measures and patience.
-        """
+        """Watch a run."""
         self.trainer, self.backbone, self.contract = trainer, backbone, contract
         self.data, self.settings = data, settings
         self.measure = f"eval_{settings.measures[0]}"

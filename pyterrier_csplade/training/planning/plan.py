@@ -47,14 +47,7 @@ class Plan:
         return self.flops / (self.gpu.flops * self.gpus * 3600)
 
     def add_cost(self, shape: ModelShape, method: Method, load: Load, steps: int) -> None:
-        """Compute memory, tokens and FLOP, and warn if there is not enough memory.
-
-        Args:
-            shape: Shape of the model.
-            method: How the weights are trained.
-            load: Work of one accelerator in a step.
-            steps: Optimizer steps of the run.
-        """
+        """Compute memory, tokens and FLOP, and warn if there is not enough memory."""
         without, checkpointed = (memory_parts(shape, replace(method, checkpointing=on), load) for on in (False, True))
         self.utilisation = utilisation(load)
         self.memory = checkpointed if method.checkpointing else without

@@ -109,14 +109,7 @@ def read_base(config: VocabularyConfig) -> Base:
 
 
 def write_settings(base: Base, directory: Path, new_ids: Mapping[int, int] | None, rows: int) -> None:
-    """Write config.json and generation_config.json.
-
-    Args:
-        base: The model.
-        directory: Directory of the new model.
-        new_ids: New ids of old ones; None if all stay.
-        rows: Number of rows of the new tables.
-    """
+    """Write config.json and generation_config.json, with new ids and a number of rows unless ``new_ids`` is None."""
     for file, values in base.settings.items():
         if new_ids is not None:
             values = renumbered(values, new_ids, {"vocab_size": rows})

@@ -49,10 +49,6 @@ class BytePairs:
     def __init__(self, backend: Tokenizer, name: str) -> None:
         """Read a tokenizer.
 
-        Args:
-            backend: The tokenizer of the library ``tokenizers``.
-            name: The model's name in error messages.
-
         Raises:
             ContractError: The tokenizer is of another kind, or has settings under which rows cannot be removed; names them.
         """

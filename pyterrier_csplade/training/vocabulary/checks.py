@@ -22,11 +22,6 @@ _TOLERANCE = 1e-5
 def check_tokenizer(directory: Path, encoding: BytePairs, texts: Iterable[str]) -> None:
     """Check that a tokenizer is loaded unchanged, and loses nothing except what its normalisation replaces.
 
-    Args:
-        directory: Its directory.
-        encoding: The tokenizer as it was made.
-        texts: Texts.
-
     Raises:
         ContractError: A check fails.
     """

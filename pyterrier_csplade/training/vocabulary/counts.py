@@ -44,13 +44,6 @@ class Counts:
 def count_tokens(texts: Iterable[str], tokenizer: Tokenizer, *, sample: int, seed: int, name: str) -> Counts:
     """Tokenise a corpus and count.
 
-    Args:
-        texts: The texts of the documents.
-        tokenizer: The tokenizer.
-        sample: Number of texts to draw.
-        seed: Seed of the draw.
-        name: The corpus's name in error messages.
-
     Raises:
         DataError: The corpus has no text.
     """
@@ -74,13 +67,7 @@ def count_tokens(texts: Iterable[str], tokenizer: Tokenizer, *, sample: int, see
 
 
 def tokenised(texts: Iterable[str], tokenizer: Tokenizer, what: str) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    """Yield batches of texts with their ids, without special tokens around them, and show the progress.
-
-    Args:
-        texts: The texts.
-        tokenizer: The tokenizer.
-        what: Name of the work in the progress bar.
-    """
+    """Yield batches of texts with their ids, without special tokens around them, and show the progress."""
     iterator = iter(texts)
     with pt.tqdm(desc=what, unit="d") as bar:
         while batch := list(islice(iterator, _BATCH)):

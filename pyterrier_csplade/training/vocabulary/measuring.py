@@ -87,13 +87,7 @@ def _after_start(ids: list[int], tokenizer: Any, lm: Any) -> Tensor:
 
 @torch.inference_mode()
 def some_logits(lm: Any, sequences: Sequence[Sequence[int]], columns: Sequence[int] | None = None) -> list[Tensor]:
-    """Return the logits at the first positions of the first sequences, float32 on the CPU.
-
-    Args:
-        lm: The model.
-        sequences: Token ids of texts.
-        columns: Ids whose logits are kept; all by default.
-    """
+    """Return the logits of all or some tokens at the first positions of the first sequences, float32 on the CPU."""
     found = []
     for ids in sequences[:_COMPARED]:
         if len(ids):

@@ -26,14 +26,7 @@ _BUFFER, _RARE = 2**22, 1.0
 
 
 def contexts(texts: Iterable[str], tokenizer: Tokenizer, size: int, seed: int) -> np.ndarray:
-    """Compute the vectors of tokens, float32 [size, dimensions], of length 1; 0 for tokens without neighbours.
-
-    Args:
-        texts: The corpus.
-        tokenizer: The tokenizer.
-        size: Number of tokens.
-        seed: Seed of the decomposition.
-    """
+    """Compute the vectors of tokens, float32 [size, dimensions], of length 1; 0 for tokens without neighbours."""
     counts = csr_matrix((size, size), dtype=np.float32)
     waiting: list[np.ndarray] = []
     gap = np.full(_WINDOW, -1, np.int64)

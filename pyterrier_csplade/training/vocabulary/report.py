@@ -75,10 +75,6 @@ def merged_groups(encoding: BytePairs, before: Counts) -> list[dict[str, Any]]:
     """Return the most frequent groups of tokens that are one token when case does not count.
 
     Whether different meanings were merged, as in US and us, is for people to judge.
-
-    Args:
-        encoding: The tokenizer before normalisation.
-        before: What the corpus uses of it.
     """
     groups: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for token, token_id in encoding.tokens.items():

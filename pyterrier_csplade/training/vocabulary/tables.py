@@ -41,11 +41,6 @@ class Tables:
 def find_tables(config: Any, tensors: Mapping[str, Stored], name: str) -> Tables:
     """Find the tensors with one row for each token.
 
-    Args:
-        config: The model's configuration.
-        tensors: The tensors of its files.
-        name: The model's name in error messages.
-
     Raises:
         ContractError: A tensor is missing, configuration and files disagree whether the head is tied, or the model has other
             tensors that depend on the size of the vocabulary; names them.
