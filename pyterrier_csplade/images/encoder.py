@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from torch import nn
 from pyterrier_csplade._errors import ContractError, DataError
 from pyterrier_csplade.model.csplade import CSPLADE
 from pyterrier_csplade.model.sparse import Wanted
-from pyterrier_csplade.model.transformers import Checked, ModelTransformer
+from pyterrier_csplade.model.transformers import Checked, ModelTransformer, scaled
 from pyterrier_csplade.vectors.checks import check_field_name, check_min_weight, check_record, check_top_k
 from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.impacts import ImpactVector, Quantizer, to_vectors
@@ -215,7 +214,7 @@ class ImageEncoder(ModelTransformer):
     def vector_contract(self) -> Contract:
         """Return the contract of the vectors, with the quantizer's impact scale, or 1 without a quantizer; loads the model."""
         quantizer = self._to_impacts()
-        return _scaled(self.contract, 1.0 if quantizer is None else quantizer.scale)
+        return scaled(self.contract, 1.0 if quantizer is None else quantizer.scale)
 
     def _to_impacts(self) -> Any:
         return Quantizer(self.model.contract.impact_scale) if self.quantizer == "default" else self.quantizer
@@ -314,8 +313,3 @@ def _as_vector(given: Any, inputs: int, name: str) -> np.ndarray:
     if vector.shape != (inputs,):
         raise DataError(f"{name}: expected an image vector of {inputs} numbers, found an array {list(vector.shape)}")
     return vector
-
-
-@lru_cache
-def _scaled(contract: Contract, impact_scale: float) -> Contract:
-    return contract if contract.impact_scale == impact_scale else contract.replace(impact_scale=impact_scale)

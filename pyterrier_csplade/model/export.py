@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import ContractError
-from pyterrier_csplade.vectors.contract import Contract
 
 from .backbone import Backbone
 from .hub import remove_traces
 
 if TYPE_CHECKING:
+    from pyterrier_csplade import QueryTable
+
     from .csplade import CSPLADE
 
 
@@ -26,31 +25,7 @@ _WORDS = "the query of a user"
 _FINISHING = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
 
-class QueryWeights(Protocol):
-    """The interface of a query table that the export uses; :class:`~pyterrier_csplade.QueryTable` implements it."""
-
-    @property
-    def contract(self) -> Contract:
-        """The contract of the table."""
-        ...
-
-    @property
-    def weights(self) -> np.ndarray:
-        """Weight of each index term."""
-        ...
-
-    @property
-    def counts(self) -> bool:
-        """Whether repeated tokens count repeatedly."""
-        ...
-
-    @property
-    def expansion(self) -> csr_matrix:
-        """Weights that each term adds to other terms."""
-        ...
-
-
-def export_sentence_transformers(model: CSPLADE, path: str | Path, *, queries: QueryWeights | None = None) -> None:
+def export_sentence_transformers(model: CSPLADE, path: str | Path, *, queries: QueryTable | None = None) -> None:
     """Save a model as a ``SparseEncoder`` that consists of modules of sentence-transformers.
 
     The modules are the model without its head; a ``Dense`` layer with the head's weights, times the contract's logit scale, for
@@ -108,7 +83,7 @@ def export_sentence_transformers(model: CSPLADE, path: str | Path, *, queries: Q
     remove_traces(path)
 
 
-def _static(backbone: Backbone, queries: QueryWeights, prompts: dict[str, str]) -> Any:
+def _static(backbone: Backbone, queries: QueryTable, prompts: dict[str, str]) -> Any:
     """Return the module with a table's weights, and set the query prompt so that it gives the tokens of the prefixed query."""
     from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 

@@ -323,7 +323,7 @@ class DocEncoder(ReadsDocuments, TextEncoder):
         """Return the contract of the vectors, with the quantizer's impact scale, or 1 without a quantizer; loads the model."""
         quantizer = self._to_impacts()
         scale = 1.0 if quantizer is None else getattr(quantizer, "scale", self.model.contract.impact_scale)
-        return _scaled(self.model.contract, float(scale))
+        return scaled(self.model.contract, float(scale))
 
     def _to_impacts(self) -> Any:
         return Quantizer(self.model.contract.impact_scale) if self.quantizer == "default" else self.quantizer
@@ -422,8 +422,8 @@ def token_counts(model: TextModel, texts: Sequence[str]) -> list[ImpactVector]:
 
 
 @lru_cache
-def _scaled(contract: Contract, impact_scale: float) -> Contract:
-    """Return the same object each time, so that contracts of vectors can be compared by identity."""
+def scaled(contract: Contract, impact_scale: float) -> Contract:
+    """Return a contract with an impact scale, always as the same object, so that contracts can be compared by identity."""
     return contract if contract.impact_scale == impact_scale else contract.replace(impact_scale=impact_scale)
 
 
