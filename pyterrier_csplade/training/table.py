@@ -40,7 +40,7 @@ class TableConfig(Checked):
         seed: Seed of the draw, and of the batches of "distil".
         fill: "ridge" fits rows with expansion, "counts" only the weight of each token itself, and "distil" a function from the
             model's input embeddings to these weights.
-        entries: Terms that a token's row holds at most besides the token itself; only for "ridge".
+        entries: Maximum number of terms in a token's row besides the token itself; only for "ridge".
         threshold: Smallest weight in a row, as a share of the mean weight in the model's vectors; only for "ridge".
         ridge: Strength of the pull towards a table without expansion, as a number of queries.
         counts: Whether a token that a query repeats counts as often as it occurs, and not once; not for "distil".
@@ -75,7 +75,7 @@ class TableConfig(Checked):
         """Return the queries.
 
         Raises:
-            DataError: There are none; names the file, dataset or field.
+            DataError: There are no queries; the message names the file, dataset or field.
         """
         if self.collection is not None:
             return suggested_queries(open_source(self.collection), self.text_fields, self.documents, self.seed)

@@ -1,4 +1,4 @@
-"""How often a corpus uses the tokens of a tokenizer."""
+"""Counts of the tokens in a corpus."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from pyterrier_csplade._errors import DataError
 
-# Texts that are tokenised together; our choice (not measured).
+# Number of texts to tokenise at once; our choice (not measured).
 _BATCH = 256
 
 
@@ -23,13 +23,13 @@ class Counts:
     """Tokens of a corpus.
 
     Attributes:
-        documents: In how many documents each id occurs, int64 [ids].
-        occurrences: How often each id occurs, int64 [ids].
+        documents: Number of documents that contain each id, int64 [ids].
+        occurrences: Number of occurrences of each id, int64 [ids].
         digests: A checksum of the ids of each document.
         texts: Number of documents.
         words: Number of words, divided by white space.
         bytes: Number of bytes of the texts in UTF-8.
-        sample: Some of the texts, drawn at random.
+        sample: A random sample of the texts.
     """
 
     documents: np.ndarray
