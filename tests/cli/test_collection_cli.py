@@ -206,9 +206,9 @@ def test_launches() -> None:
     assert launched_part(None, None, {}) == Part(0, 1)
     assert launched_part("2/5", None, {}) == Part(2, 5)
     assert launched_part(None, 4, {"RANK": "3", "WORLD_SIZE": "4"}) == Part(3, 4)
-    with pytest.raises(CollectionError, match=r"1 process\(es\) were started, not 4: start them with torchrun"):
+    with pytest.raises(CollectionError, match=r"the launcher started 1 process\(es\), not 4: start them with torchrun"):
         launched_part(None, 4, {})
-    with pytest.raises(CollectionError, match=r"2 process\(es\) were started, not 4"):
+    with pytest.raises(CollectionError, match=r"the launcher started 2 process\(es\), not 4"):
         launched_part(None, 4, {"RANK": "0", "WORLD_SIZE": "2"})
     with pytest.raises(CollectionError, match="--shard 0/2 contradicts the 4 processes"):
         launched_part("0/2", None, {"RANK": "3", "WORLD_SIZE": "4"})

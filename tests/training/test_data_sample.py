@@ -145,7 +145,7 @@ def test_a_corpus_in_a_directory(base: Path, plan: Plan, tmp_path: Path) -> None
     config = adaptation_config(base, base / "run", sequence_length=512)
     sample_corpus(type(config)(**{**vars(config), "corpus": directory}), None, plan)
     assert facts_of(plan, "corpus")[0].startswith(f"{directory}: about ")
-    assert "fewer than one batch" in plan.problems[0]
+    assert "fewer than a batch" in plan.problems[0]
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_adaptation(base: Path, tmp_path: Path) -> None:
     assert plan.tokens == 3 * 4 * 16
     assert plan.memory["head"] < 2e9 and plan.memory["representations"] == 0
     plan = dry_run(adaptation_config(base, tmp_path / "run", batch_size=512))
-    assert "fewer than one batch" in plan.problems[0]
+    assert "fewer than a batch" in plan.problems[0]
 
 
 def test_a_run_that_does_not_fit_is_reported(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

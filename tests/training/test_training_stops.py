@@ -137,7 +137,7 @@ def test_a_directory_has_one_run_at_a_time(base: Path, tmp_path: Path, monkeypat
 
     def second(self: CurvesTrainer) -> None:
         for go, make in others:
-            with pytest.raises(ConfigError, match=f"process {os.getpid()} is training into .*run: wait until it has ended"):
+            with pytest.raises(ConfigError, match=f"process {os.getpid()} is training into .*run: wait until it ends"):
                 go(make(base, tmp_path / "run"), resume=True)
             refused.append(go)
         end_step(self)

@@ -200,7 +200,7 @@ def test_planted_links_are_not_followed(base: Path, tmp_path: Path) -> None:
     (run / "top_terms.jsonl").unlink()
     shutil.rmtree(run / "checkpoints")
     (run / "top_terms.jsonl").symlink_to(victim / "new")
-    with pytest.warns(UserWarning, match="left no checkpoint"), pytest.raises(OSError, match="symbolic link"):
+    with pytest.warns(UserWarning, match="without a checkpoint"), pytest.raises(OSError, match="symbolic link"):
         train(contrastive_config(base, run))
     assert not (victim / "new").exists()
 
