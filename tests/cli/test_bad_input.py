@@ -119,7 +119,7 @@ CORPORA: dict[str, tuple[str | None, str]] = {
     "missing.jsonl": (None, "there is no file "),
     "empty.jsonl": ("", "empty.jsonl holds no documents: it was read as JSONL"),
     "field.jsonl": ('{"txt": "a"}\n', "field.jsonl, document 1: the field 'text' is missing or not a string"),
-    "short.jsonl": ('{"text": "a"}\n', "fewer than one"),
+    "short.jsonl": ('{"text": "a"}\n', "fewer than"),
 }
 
 
