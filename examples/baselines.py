@@ -2,14 +2,14 @@
 
 Usage: python baselines.py DATASET --output DIR [--model M ...] [--dev NAME]
 
-DATASET is a directory (docs.jsonl.gz, topics.tsv, qrels.txt and, for tuning, topics.dev.tsv and qrels.dev.txt), an ir_datasets
-id, or a PyTerrier dataset. DIR gets the encodings and indexes, a run of each system in TREC's format, and the table as
-results.csv, results.md and results.tex. Existing files are kept: run the same command again after an interruption, or with
-further models.
+DATASET is a directory (docs.jsonl.gz, topics.tsv, qrels.txt and, for tuning, topics.dev.tsv and qrels.dev.txt), an
+ir_datasets id, or a PyTerrier dataset. DIR gets the encodings and indexes, a run of each system in TREC's format, and the table
+as results.csv, results.md and results.tex. What is there already is kept: run the same command again after an interruption, or
+with further models.
 
-Latency is the time of all queries, including encoding, divided by their number. It is measured when a run is made. Index size
-is the size of the files that a system searches. A dagger marks a difference from BM25 at the 5 % level (paired t-test with
-Holm's correction).
+Latency is the time of all queries, divided by their number, including the encoding of queries; it is measured when a run is
+made. Index size is that of the files that the system searches. A dagger marks a difference from BM25 at the 5 % level (paired
+t-test with Holm's correction).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class System:
 
     @property
     def file_name(self) -> str:
-        """Return the name of a system as the name of a file."""
+        """Its name as the name of a file."""
         return "".join(character if character.isalnum() or character in ".-" else "_" for character in self.name)
 
 
@@ -107,7 +107,7 @@ def make_systems(
     words_path = output / "bm25"
     index_words(source, arguments.fields, words_path)
     words = pt.terrier.TerrierIndex(str(words_path))
-    # Tokenised, because Terrier would interpret some characters as its query language.
+    # Tokenised, because Terrier would take some signs for its query language.
     bm25 = pt.rewrite.tokenise() >> words.bm25(num_results=arguments.depth)
     yield System(BM25, bm25, (words_path,))
     yield System(f"{BM25} + RM3", bm25 >> words.rm3() >> words.bm25(num_results=arguments.depth), (words_path,))

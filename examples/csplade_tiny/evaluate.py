@@ -28,7 +28,7 @@ MEASURES = [nDCG @ 10, RR @ 10, R @ 100]
 
 
 def fuse(*systems: pt.Transformer) -> pt.Transformer:
-    """Add the scores of systems, each divided by the best score of the query."""
+    """Add up the scores of systems, each divided by the best score of the query."""
     normalised = [system >> pt.apply.generic(_divide_by_best, label="/ best score") for system in systems]
     return sum(normalised[1:], normalised[0])
 
@@ -51,7 +51,7 @@ def topics_and_qrels(folder: Path, split: str) -> tuple[pd.DataFrame, pd.DataFra
 
 
 def without_signs() -> pt.Transformer:
-    """Remove punctuation from queries, because Terrier's query language would interpret it."""
+    """Remove punctuation from queries, because it has a meaning in Terrier's query language."""
     return pt.apply.query(lambda row: re.sub(r"[^\w\s]", " ", row["query"]))
 
 

@@ -27,7 +27,24 @@ from .mining import mine_negatives
 from .table import TableConfig
 
 __all__ = [
-    "AdaptationConfig", "ContrastiveConfig", "ExpansionSettings", "LexicalSettings", "LoraSettings", "PassageSettings",
-    "Plan", "PredictionSettings", "TableConfig", "TargetNnz", "TrainingInterruptedError", "ValidationSettings",
-    "VocabularyConfig", "adapt", "dry_run", "load_config", "make_vocabulary", "mine_negatives", "plot_curves", "train",
-]  # fmt: skip
+    "AdaptationConfig",
+    "ContrastiveConfig",
+    "ExpansionSettings",
+    "LexicalSettings",
+    "LoraSettings",
+    "PassageSettings",
+    "Plan",
+    "PredictionSettings",
+    "TableConfig",
+    "TargetNnz",
+    "TrainingInterruptedError",
+    "ValidationSettings",
+    "VocabularyConfig",
+    "adapt",
+    "dry_run",
+    "load_config",
+    "make_vocabulary",
+    "mine_negatives",
+    "plot_curves",
+    "train",
+]

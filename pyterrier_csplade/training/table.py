@@ -17,8 +17,11 @@ from pyterrier_csplade.queries.content import TABLE_FILE
 from pyterrier_csplade.queries.filling import Filling
 from pyterrier_csplade.queries.table import QueryTable
 
-from .fields import BE_POSITIVE, NOT_BE_EMPTY, Checked, SettingError, must
+from .fields import Checked, SettingError, must
 from .table_distillation import distil_table
+
+_BE_POSITIVE = must("be positive", lambda value: value > 0)
+_NOT_BE_EMPTY = must("not be empty", bool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,37 +35,37 @@ class TableConfig(Checked):
         adapter: Directory or hub id of a PEFT adapter.
         queries: Queries like those to come: a file, a directory, or the name of a dataset, as for ``pyterrier-csplade search
             --topics``; or several of them.
-        split: Split of the queries in a directory, or variant of a dataset's topics.
-        collection: Documents from which queries are taken if there are none: a file, a directory, or the name of a dataset, as
-            for ``pyterrier-csplade encode``. The first sentence of each field is a query.
+        split: Split of a directory of queries, or variant of a dataset's topics.
+        collection: Documents that suggest queries where there are none: a file, a directory, or the name of a dataset, as for
+            ``pyterrier-csplade encode``. Of each field, the first sentence is a query.
         text_fields: Fields of the documents.
         documents: Number of documents that suggest queries, drawn with equal probability; our choice (not measured).
         seed: Seed of the draw, and of the batches of "distil".
         fill: "ridge" fits rows with expansion, "counts" only the weight of each token itself, and "distil" a function from the
             model's input embeddings to these weights.
-        entries: Maximum number of terms in a token's row besides the token itself; only for "ridge".
+        entries: Terms that a token's row holds at most besides the token itself; only for "ridge".
         threshold: Smallest weight in a row, as a share of the mean weight in the model's vectors; only for "ridge".
         ridge: Strength of the pull towards a table without expansion, as a number of queries.
         counts: Whether a token that a query repeats counts as often as it occurs, and not once; not for "distil".
         steps: Optimizer steps; only for "distil".
     """
 
-    model: str = field(metadata=NOT_BE_EMPTY)
-    output: str = field(metadata=NOT_BE_EMPTY)
+    model: str = field(metadata=_NOT_BE_EMPTY)
+    output: str = field(metadata=_NOT_BE_EMPTY)
     revision: str | None = None
     adapter: str | None = None
-    queries: str | list[str] | None = field(default=None, metadata=NOT_BE_EMPTY)
+    queries: str | list[str] | None = field(default=None, metadata=_NOT_BE_EMPTY)
     split: str | None = None
-    collection: str | None = field(default=None, metadata=NOT_BE_EMPTY)
-    text_fields: list[str] = field(default_factory=lambda: ["title", "text"], metadata=NOT_BE_EMPTY)
-    documents: int = field(default=20_000, metadata=BE_POSITIVE)
+    collection: str | None = field(default=None, metadata=_NOT_BE_EMPTY)
+    text_fields: list[str] = field(default_factory=lambda: ["title", "text"], metadata=_NOT_BE_EMPTY)
+    documents: int = field(default=20_000, metadata=_BE_POSITIVE)
     seed: int = 0
     fill: Literal["ridge", "counts", "distil"] = "ridge"
-    entries: int = field(default=4, metadata=BE_POSITIVE)
+    entries: int = field(default=4, metadata=_BE_POSITIVE)
     threshold: float = field(default=0.3, metadata=must("not be negative", lambda value: value >= 0))
-    ridge: float = field(default=1.0, metadata=BE_POSITIVE)
+    ridge: float = field(default=1.0, metadata=_BE_POSITIVE)
     counts: bool = False
-    steps: int = field(default=10_000, metadata=BE_POSITIVE)
+    steps: int = field(default=10_000, metadata=_BE_POSITIVE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,7 +78,7 @@ class TableConfig(Checked):
         """Return the queries.
 
         Raises:
-            DataError: There are no queries; the message names the file, dataset or field.
+            DataError: There are none; names the file, dataset or field.
         """
         if self.collection is not None:
             return suggested_queries(open_source(self.collection), self.text_fields, self.documents, self.seed)

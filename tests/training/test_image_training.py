@@ -215,7 +215,7 @@ def test_pictures_and_a_dense_teacher(base: Path, tmp_path: Path) -> None:
         ({"caption": "a", "image": 3}, "line 2: image must be a path, found 3"),
         ({"caption": "a", "image_vec": ["x"]}, "line 2: image_vec must be a list of finite numbers"),
         ({"caption": "a", "image_vec": [1.0, 2.0]}, "line 2: a vector has 2 numbers, on the first line it has 1"),
-        ({"caption": "a", "image": "p.png"}, "line 2: image_vec is missing, but other lines have it"),
+        ({"caption": "a", "image": "p.png"}, "line 2: image_vec is missing, which other lines have"),
     ],
 )
 def test_bad_pairs_are_named(tmp_path: Path, line: Any, message: str) -> None:

@@ -18,7 +18,7 @@ from pyterrier_csplade.images.pictures import open_picture
 from pyterrier_csplade.model.csplade import CSPLADE
 from pyterrier_csplade.training.own_tokens import OwnTokenFinder
 
-# Number of pictures in a batch of features; our choice (not measured).
+# Pictures that features are computed of together; our choice (not measured).
 _BATCH = 32
 
 
@@ -66,17 +66,21 @@ class Pairs:
 
 
 def read_pairs(path: str, *, with_teacher: bool = False) -> list[Pair]:
-    """Read pairs from a JSONL file; ``with_teacher`` requires vectors of a dense teacher.
+    """Read pairs from a JSONL file.
+
+    Args:
+        path: The file.
+        with_teacher: Whether every pair must have vectors of a dense teacher.
 
     Raises:
-        DataError: A line cannot be used, or there are no lines; the message names file and line.
+        DataError: A line cannot be used, or there is none; names file and line.
     """
     pairs = [_pair(row, f"{path}, line {number}", Path(path).parent, with_teacher) for number, row in read_jsonl(path)]
     if not pairs:
         raise DataError(f"{path} has no pairs")
     with_vectors = [pair.vector is not None for pair in pairs]
     if any(with_vectors) and not all(with_vectors):
-        raise DataError(f"{pairs[with_vectors.index(False)].where}: image_vec is missing, but other lines have it")
+        raise DataError(f"{pairs[with_vectors.index(False)].where}: image_vec is missing, which other lines have")
     for what in (lambda pair: pair.vector, lambda pair: pair.teacher and np.concatenate(pair.teacher)):
         _check_lengths(pairs, what)
     return pairs
@@ -86,7 +90,7 @@ def encode_pairs(pairs: list[Pair], model: CSPLADE, features: Features | None) -
     """Encode pairs, with progress: features of the pictures, query and document vectors of the captions.
 
     Raises:
-        DataError: A picture or a caption cannot be used; the message names file and line.
+        DataError: A picture or a caption cannot be used; names file and line.
     """
     captions, names = [pair.caption for pair in pairs], [pair.where for pair in pairs]
     sequences = model.backbone.tokenize(captions, "document", names=names)[0]

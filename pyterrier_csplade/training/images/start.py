@@ -1,4 +1,4 @@
-"""Initialisation of an image head: ridge regression of the captions' deviations from their mean vector, and calibration."""
+"""The start of an image head: ridge regression on the captions' deviations from their mean vector, and a first sparsity."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pyterrier_csplade.model.backbone import Backbone
 from .config import ImagesConfig
 from .pairs import Pairs
 
-# Number of pictures for the choice of scale and offset; our choice (not measured).
+# Pictures by which scale and offset are chosen; our choice (not measured).
 _CALIBRATED = 256
-# Active terms of the median picture at the start, as a multiple of the target, so that the regulariser can choose terms and no
-# picture is empty; our choice (not measured).
+# Active terms of the median picture at the start, as a multiple of the target; our choice (not measured): the regulariser has
+# room to choose, and no picture is dead.
 _ROOM = 2.0
 # Halvings of the interval in which the offset is searched.
 _HALVINGS = 60
@@ -31,7 +31,7 @@ def make_head(config: ImagesConfig, pairs: Pairs, backbone: Backbone) -> ImageHe
 
         A = (X'X + ridge * n * I)^-1 X' D E' (E''E')^-1
 
-    A regression of C itself would give every picture the average caption, and so cause co-activation.
+    Regressing C itself would give every picture the average caption, the start of co-activation.
     """
     torch.manual_seed(config.seed)
     width = backbone.head.weight.shape[1]
@@ -50,7 +50,7 @@ def make_head(config: ImagesConfig, pairs: Pairs, backbone: Backbone) -> ImageHe
 
 
 def _gain(norm: nn.Module, width: int) -> Tensor:
-    """Return the factor of each dimension in a norm of any kind, [width]."""
+    """Return the factor of each dimension in a norm, whatever its parameters are, [width]."""
     signs = torch.ones(1, width)
     signs[:, 1::2] = -1
     return ((norm(signs) - norm(-signs)) / 2 * signs)[0]
@@ -67,15 +67,15 @@ def _ridge(inputs: Tensor, pairs: Pairs, rows: Tensor, config: ImagesConfig) -> 
 
 
 def _square(rows: Tensor) -> Tensor:
-    """Return E'E in float64, with a small addition to its diagonal that makes it invertible."""
+    """Return E'E in float64, with a little on its diagonal so that it can be inverted."""
     square = (rows.T @ rows).double()
     return square + 1e-6 * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64)
 
 
 def _calibrate(head: ImageHead, norm: nn.Module, rows: Tensor, pairs: Pairs, target: float | None) -> None:
-    """Set offset and scale so that the median picture has twice the target's terms, and the largest weight of a caption.
+    """Choose offset and scale: the median picture has twice the target's terms, and its largest weight is a caption's.
 
-    The offset is opposite to the direction in the hidden space in which all logits grow equally.
+    The offset moves against the direction in the hidden space in which all logits grow alike.
     """
     wanted = _ROOM * (target or max(1.0, pairs.documents.nnz / len(pairs)))
     wanted = min(wanted, len(rows) / 2)

@@ -1,4 +1,4 @@
-"""Byte-pair encodings in the form of tokenizer.json: their bytes, their normalisation, and cut vocabularies."""
+"""Byte-pair encodings as tokenizer.json holds them: their bytes, their normalisation, and vocabularies cut from them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tokenizers import Tokenizer, normalizers
 
 from pyterrier_csplade._errors import ContractError
 
-# SentencePiece's character for a space, and its names of bytes.
+# What SentencePiece writes for a space, and the names that it gives to bytes.
 _SPACE = "▁"
 _BYTE_NAMES = [f"<0x{byte:02X}>" for byte in range(256)]
-# Names of the normalisation steps in the library tokenizers.
+# Steps of a normalisation in the library tokenizers.
 _NORMALIZERS = {"nfkc": "NFKC", "lowercase": "Lowercase"}
 _STEPS = {step: getattr(normalizers, name)() for step, name in _NORMALIZERS.items()}
 
@@ -37,21 +37,24 @@ def normal_text(text: str, steps: Sequence[str]) -> str:
 
 
 class BytePairs:
-    """A byte-pair encoding, either byte-level (GPT-2, Llama 3, Qwen) or of SentencePiece (Llama 2, Mistral, Gemma).
+    """A tokenizer with byte-pair encoding, byte-level (GPT-2, Llama 3, Qwen) or of SentencePiece (Llama 2, Mistral, Gemma).
 
     Attributes:
         state: The content of its tokenizer.json.
         tokens: Ids of the tokens, added ones included.
-        byte_level: Whether each character of a token represents a byte. Otherwise, it is a SentencePiece encoding.
-        byte_ids: The token of each single byte. Byte-level encodings may lack tokens of some bytes, and drop these bytes.
+        byte_level: Whether each character of a token stands for a byte; otherwise, it is a SentencePiece encoding.
+        byte_ids: The token of each single byte. Byte-level encodings may lack some, which they leave out of texts.
     """
 
     def __init__(self, backend: Tokenizer, name: str) -> None:
         """Read a tokenizer.
 
+        Args:
+            backend: The tokenizer of the library ``tokenizers``.
+            name: The model's name in error messages.
+
         Raises:
-            ContractError: The tokenizer is of another kind, or has settings with which rows cannot be removed; the message
-                names them.
+            ContractError: The tokenizer is of another kind, or has settings under which rows cannot be removed; names them.
         """
         self.name = name
         self.state: dict[str, Any] = json.loads(backend.to_str())
@@ -101,7 +104,7 @@ class BytePairs:
         return {pair: rank for rank, pair in reversed(list(enumerate(self.merges)))}
 
     def bytes_of(self, token: str) -> bytes:
-        """Return the bytes of the text of a token."""
+        """Return the bytes of the text for which a token stands."""
         if token in self.added or (self.byte_level and not _BYTE_OF.keys() >= set(token)):
             return token.encode()
         if self.byte_level:
@@ -111,10 +114,10 @@ class BytePairs:
         return token.replace(_SPACE, " ").encode()
 
     def spelled(self, text: bytes) -> str:
-        """Return the spelling of bytes in tokens.
+        """Return bytes as tokens spell them.
 
         Raises:
-            UnicodeDecodeError: The bytes are not characters, as SentencePiece encodings require.
+            UnicodeDecodeError: The bytes are no characters, which SentencePiece encodings need.
         """
         if self.byte_level:
             return "".join(self._characters[byte] for byte in text)
@@ -134,7 +137,7 @@ class BytePairs:
 
         Args:
             steps: Some of "nfkc" and "lowercase", in this order.
-            always: Whether to add the space even without steps.
+            always: Whether the space is put there without steps, too.
         """
         if not steps and not always:
             return self
@@ -142,7 +145,7 @@ class BytePairs:
         if self._begins_with_space():
             parts.append({"type": "Replace", "pattern": {"Regex": r"\A "}, "content": ""})
         else:
-            # Like a prefix space of the pre-tokenizer, which some pre-tokenizers would also insert within texts.
+            # The same as a prefix space of the pre-tokenizer, which those that split before it would put into words, too.
             parts.append({"type": "Prepend", "prepend": " "})
             parts.append({"type": "Replace", "pattern": {"Regex": r"\A  "}, "content": " "})
         before = self.state["normalizer"]
@@ -159,11 +162,11 @@ class BytePairs:
         return text != "a"
 
     def closed(self, kept: Iterable[int]) -> set[int]:
-        """Add all tokens that merges need to produce the given tokens.
+        """Add what is needed to produce tokens: all tokens of which a merge makes them.
 
-        Within a word, the merges inside the span of a final token are the merges that produce it from its characters alone,
-        because merges across its ends would have joined it with its neighbours. If all of these tokens, the merges among them
-        and the order of the merges are kept, a text whose tokens are all kept is therefore tokenised as before.
+        Within a word, the merges inside the span of a final token are those that make it from its characters alone, because
+        merges across its ends would have joined it with its neighbours. With these tokens, the merges among them and the order
+        of their ranks, a text whose tokens are all kept is therefore divided as before.
         """
         closed = set(kept)
         for token_id in list(closed):
@@ -186,10 +189,10 @@ class BytePairs:
         """Remove all other tokens.
 
         Args:
-            kept: Ids of the tokens to keep, including added tokens, tokens of bytes, and the tokens of :meth:`closed`.
+            kept: Ids of the tokens that stay; with added tokens, tokens of bytes, and :meth:`closed`.
 
         Returns:
-            The new tokenizer, and the old id of each new id, in the old order.
+            The new tokenizer, and the old id of each of its ids; their order is the old one.
         """
         old_ids = sorted(kept)
         new_ids = {old: new for new, old in enumerate(old_ids)}
