@@ -90,7 +90,7 @@ class ContrastiveTrainer(VectorTrainer):
         count, step = sum(len(part["input_ids"]) for part in inputs["queries"]), self.state.global_step
         weights = vectors if self.lexical is None else activate(vectors)
         sides = {"query": weights[:count], "document": weights[count:]}
-        own = {"query": OwnTokens.of(inputs["own_queries"]), "document": OwnTokens.of(inputs["own_passages"])}
+        own = {"query": OwnTokens(**inputs["own_queries"]), "document": OwnTokens(**inputs["own_passages"])}
         queries, passages = map(torch.cat, gather(list(sides.values())))
         scored = None
         if self.expansion is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +30,6 @@ class OwnTokens:
     rows: Tensor
     columns: Tensor
     counts: Tensor
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> OwnTokens:
-        """Restore own tokens from the result of ``vars``."""
-        return cls(**tensors)
 
     def per_text(self, texts: int) -> Tensor:
         """Return the number of own tokens of each text, int64 [texts]."""

@@ -73,7 +73,7 @@ class PooledTrainer(VectorTrainer):
     def batch_loss(self, logits: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Figures]:
         """Compute the lexical loss and the FLOPS regulariser over the batch of all processes."""
         all_logits = torch.cat(gather([logits])[0])
-        own, weights = OwnTokens.of(inputs["own"]), activate(all_logits)
+        own, weights = OwnTokens(**inputs["own"]), activate(all_logits)
         _, weight = self.schedule.weights(self.state.global_step)
         figures: Figures = {"lambda_document": weight, **sparsity(weights, "document")}
         loss = weight * flops(weights)

@@ -79,8 +79,8 @@ def preflight(backbone: Backbone, batch: dict[str, Any], config: ContrastiveConf
             "head_norm": float(backbone.head.weight.float().norm(dim=1).mean()),  # type: ignore[operator, union-attr]
             **_figures(queries, passages, Labels(**batch["labels"]), config),
             "top_position_share": top_position_share(backbone, batch["passages"][0]),
-            **batch_grounding(queries, OwnTokens.of(batch["own_queries"]), "query"),
-            **batch_grounding(passages, OwnTokens.of(batch["own_passages"]), "document"),
+            **batch_grounding(queries, OwnTokens(**batch["own_queries"]), "query"),
+            **batch_grounding(passages, OwnTokens(**batch["own_passages"]), "document"),
         }
     backbone.train(training)
     return judge(figures, len(backbone.vocabulary), config)
