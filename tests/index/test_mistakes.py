@@ -182,7 +182,7 @@ def test_a_directory_without_a_checkpoint_is_refused_at_once(tmp_path: Path) -> 
     with pytest.raises(FileNotFoundError, match="holds no adapter_config.json"):
         CSPLADE("some/model", adapter=tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match=r"it is an adapter, CSPLADE\(base model, adapter=...\)"):
+    with pytest.raises(FileNotFoundError, match=r"it is an adapter: load it with CSPLADE\(base model, adapter=...\)"):
         CSPLADE(tmp_path, adapter=tmp_path)
 
 
