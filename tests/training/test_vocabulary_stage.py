@@ -17,7 +17,7 @@ import pyterrier_csplade.cli as command
 from inside.training import BytePairs
 from pyterrier_csplade import CSPLADE
 from pyterrier_csplade.training import VocabularyConfig, load_config, make_vocabulary
-from support.encodings import KINDS, SENTENCES, encoding
+from support.encodings import KINDS, SENTENCE_PIECE, SENTENCES, encoding
 from support.models import language_model
 from support.vocabularies import save_corpus, save_model
 
@@ -64,7 +64,7 @@ def test_lower_cased_texts_begin_with_a_space(tmp_path: Path, kind: str) -> None
     assert tokens_of(after, "Heart") == tokens_of(after, " heart")
     assert AutoConfig.from_pretrained(new).vocab_size == len(before) == len(after)
     terms = set(CSPLADE(str(new), device="cpu").vocabulary)
-    spelled = "▁" if kind in ("llama2", "gemma") else "Ġ"
+    spelled = "▁" if kind in SENTENCE_PIECE else "Ġ"
     upper = [term for term in terms if term != term.lower() and term.isascii() and not term.startswith("<0x")]
     assert f"{spelled}the" in terms and not upper
     old, changed = load_file(model / "model.safetensors"), load_file(new / "model.safetensors")
@@ -87,7 +87,7 @@ def test_words_after_punctuation_are_those_after_a_space(tmp_path: Path, kind: s
         ("", ""),
     ):
         assert tokens_of(after, text) == tokens_of(before, start + normal if normal else "")
-    word = "▁heart" if kind in ("llama2", "gemma") else "Ġheart"
+    word = "▁heart" if kind in SENTENCE_PIECE else "Ġheart"
     for text in ("heart", "(heart", "`heart", "get_heart", '"heart', "a/heart", "- heart"):
         assert tokens_of(after, text)[-1] == word
     assert tokens_of(after, "2heart")[-1] != word
