@@ -192,7 +192,7 @@ def test_fields_are_loaded_by_docid_or_docno(tmp_path: Path) -> None:
         index.text_loader("title")(results)
     with pytest.raises(DataError, match="document 'other' is not in"):
         index.text_loader()(pd.DataFrame({"docno": ["other"]}))
-    docno = pd.Series([np.str_("d3")], dtype=object)  # Java does not accept strings of numpy
+    docno = pd.Series([np.str_("old3")], dtype=object)  # Java does not accept strings of numpy
     assert index.text_loader()(pd.DataFrame({"docno": docno}))["text"].tolist() == ["old text 3"]
     with pytest.raises(DataError, match="docid 10 is not in"):
         index.text_loader()(pd.DataFrame({"docid": [1, 10]}))
