@@ -6,13 +6,15 @@ that the maximum of their logits has: folding vectors equals folding the columns
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy.sparse import csr_matrix
+
+from pyterrier_csplade._errors import ContractError
 
 from .checks import check_choice, check_finite_vector, check_matrix
 from .column import Column, ColumnTransformer
@@ -24,6 +26,9 @@ from .vocabulary import Vocabulary, is_index_term
 #: How tokens spell characters: "byte-level" as in Llama 3, Qwen and GPT-2 (``Ġ`` is a space), "sentencepiece" as in Llama 2,
 #: Mistral and Gemma (``▁`` is one).
 Spelling = Literal["byte-level", "sentencepiece"]
+
+# How each spelling writes the space before a word.
+_SPACES: dict[Spelling, str] = {"byte-level": "Ġ", "sentencepiece": "▁"}
 
 _FOLD: Fold = "case+space"
 _SHOWN = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
@@ -53,16 +58,26 @@ def fold_term(term: str, spelling: Spelling) -> str:
     return folded if is_index_term(folded) else term
 
 
+def _of_other_spelling(terms: Collection[str], spelling: Spelling) -> str | None:
+    """Return a term that shows that terms have the other spelling than the given one; None if none does."""
+    if any(term.startswith(_SPACES[spelling]) for term in terms):
+        return None
+    (other,) = (space for known, space in _SPACES.items() if known != spelling)
+    return next((term for term in terms if term.startswith(other)), None)
+
+
 def fold_vocabulary(vocabulary: Vocabulary) -> tuple[Vocabulary, np.ndarray]:
     """Fold the terms of a vocabulary.
 
     Args:
-        vocabulary: The terms; their spelling is byte-level if one of them begins with ``Ġ``.
+        vocabulary: The terms; their spelling is byte-level if more of them begin with ``Ġ``, a letter of Maltese, than with
+            ``▁``.
 
     Returns:
         The folded terms, each with the first token id of those that it stands for; and the new column of each old one, int64.
     """
-    spelling: Spelling = "byte-level" if any(term.startswith("Ġ") for term in vocabulary) else "sentencepiece"
+    byte_level, sentencepiece = (sum(term.startswith(space) for term in vocabulary) for space in _SPACES.values())
+    spelling: Spelling = "byte-level" if byte_level > sentencepiece else "sentencepiece"
     columns: dict[str, int] = {}
     new = [columns.setdefault(fold_term(term, spelling), len(columns)) for term in vocabulary]
     _, first = np.unique(new, return_index=True)
@@ -74,7 +89,8 @@ class FoldTerms(ColumnTransformer):
 
     Documents and queries must both be folded. ``CSPLADE(..., fold="case+space")`` does so while it encodes, and its vectors can
     be searched together with those of this transformer. Limits such as ``top_k`` act before this transformer, but after the
-    folding of an encoder. Missing vectors (None, NaN) are left as they are.
+    folding of an encoder. Missing vectors (None, NaN) are left as they are. Vectors whose terms begin with the other spelling's
+    space are refused.
 
     Example::
 
@@ -109,8 +125,12 @@ class FoldTerms(ColumnTransformer):
 
         Args:
             encoded: Documents of a bulk encoder, or other documents in matrices.
+
+        Raises:
+            ContractError: The terms have the other spelling; names one.
         """
         self._check()
+        self._check_terms(encoded.vocabulary, lambda _: "the vocabulary of the documents")
         columns: dict[str, int] = {}
         new = [columns.setdefault(fold_term(term, self.spelling), len(columns)) for term in encoded.vocabulary]
         return _FoldedVectors(encoded, list(columns), np.asarray(new, dtype=np.int64))
@@ -130,7 +150,17 @@ class FoldTerms(ColumnTransformer):
                 weights[folded] = max(weight, weights.get(folded, weight))
             contract = getattr(vector, "contract", None)
             found.append(ImpactVector(weights, contract and _with_fold(contract)))
+        named = list(zip(names, vectors))
+        self._check_terms(known, lambda term: next(n for n, vector in named if isinstance(vector, Mapping) and term in vector))
         return found
+
+    def _check_terms(self, terms: Collection[str], where: Callable[[str], str]) -> None:
+        if (term := _of_other_spelling(terms, self.spelling)) is not None:
+            (other,) = (known for known in _SPACES if known != self.spelling)
+            raise ContractError(
+                f"{where(term)} has the term {term!r}, which is not spelled as {self.spelling} tokens are: use "
+                f"FoldTerms(spelling={other!r})"
+            )
 
 
 @lru_cache(maxsize=8)

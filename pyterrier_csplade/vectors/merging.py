@@ -13,7 +13,7 @@ import pyterrier as pt
 from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade._settings import Settings
 
-from .checks import OneEncoder, check_finite_vector
+from .checks import OneEncoder, check_finite_vector, check_record
 from .impacts import ImpactVector
 
 Method = Literal["max", "sum"]
@@ -24,7 +24,7 @@ class MergeToks(Settings, pt.Transformer):
 
     The maximum keeps what either says about a term. The sum adds the other weight times ``weight``; choose it on development
     queries. Missing vectors (None, NaN) count as empty. Integer impacts stay integers: a sum is rounded half up, and terms that
-    round to 0 are left out.
+    round to 0 are left out. The origin of a merged vector is known if that of both vectors is.
 
     Examples:
         Index texts with their pictures::
@@ -44,7 +44,7 @@ class MergeToks(Settings, pt.Transformer):
             weight: Factor of the other column's weights, at least 0 and finite.
 
         Raises:
-            ValueError: ``method`` is another, or ``weight`` is out of range.
+            ValueError: ``other`` names no other column, there is no such ``method``, or ``weight`` is out of range.
         """
         super().__init__()
         self.other = other
@@ -53,6 +53,8 @@ class MergeToks(Settings, pt.Transformer):
         self._check()
 
     def _check(self) -> None:
+        if not (isinstance(self.other, str) and self.other) or self.other == "toks":
+            raise ValueError(f"other must be the name of a column besides 'toks', found {self.other!r}")
         if self.method not in ("max", "sum"):
             raise ValueError(f"method must be 'max' or 'sum', found {self.method!r}")
         if not (isinstance(self.weight, Real) and 0 <= float(self.weight) < math.inf):
@@ -75,7 +77,7 @@ class MergeToks(Settings, pt.Transformer):
         """Merge the vectors of a stream of records as ``transform`` does."""
         self._check()
         for record in inp:
-            pt.validate.columns(list(record), includes=["docno", "toks", self.other], context=self)
+            pt.validate.columns(list(check_record(record, "a document")), includes=["docno", "toks", self.other], context=self)
             merged = self._merged(record["docno"], record["toks"], record[self.other])
             yield {**{name: value for name, value in record.items() if name != self.other}, "toks": merged}
 
@@ -102,4 +104,6 @@ class MergeToks(Settings, pt.Transformer):
         if whole:
             merged = {term: math.floor(weight + 0.5) for term, weight in merged.items()}
         ordered = sorted(((term, weight) for term, weight in merged.items() if weight > 0), key=lambda item: -item[1])
-        return ImpactVector(ordered, encoder.contract)
+        # Together with terms of unknown origin, all are of unknown origin.
+        origins = [getattr(vector, "contract", None) for vector, checked in ((text, first), (picture, second)) if checked]
+        return ImpactVector(ordered, None if None in origins else encoder.contract)
