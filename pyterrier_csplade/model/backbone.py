@@ -15,6 +15,7 @@ from pyterrier_csplade.vectors.folding import fold_vocabulary
 
 from .attention import text_bounds, used_by
 from .head import activate, max_pool_logits
+from .hub import own_errors
 from .terms import index_terms
 from .transformers_internals import attention_of
 
@@ -176,6 +177,7 @@ class Backbone(nn.Module):
             The ids of each text (one copy for echo), and how many texts were truncated.
 
         Raises:
+            ContractError: The tokenizer fails.
             DataError: A text holds an added token for which the model has no row; names text and token.
         """
         contract, tokenizer = contract or self.contract, self.tokenizer
@@ -187,7 +189,10 @@ class Backbone(nn.Module):
         readable = self.readable(room)
         if not texts:  # tokenizers refuse an empty list
             return [], 0
-        encoded = tokenizer([prefix + text[:readable] for text in texts], add_special_tokens=False, verbose=False)["input_ids"]
+        with own_errors("the tokenizer fails at a text: is its file whole?"):
+            encoded = tokenizer([prefix + text[:readable] for text in texts], add_special_tokens=False, verbose=False)[
+                "input_ids"
+            ]
         cut = sum(len(ids) > room or len(text) > readable for ids, text in zip(encoded, texts))
         if self._without_row:
             for position, ids in enumerate(encoded):

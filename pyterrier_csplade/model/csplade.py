@@ -25,7 +25,7 @@ from .assembly import model_and_adapter
 from .backbone import Backbone, Role, TokenizedBatch
 from .card import write_card
 from .encoder import BatchEncoder, Head
-from .hub import check_source
+from .hub import LOADING_LOCK, check_source
 from .loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone, to_dtype
 from .scorer import Scorer
 from .sparse import ALL, Wanted
@@ -35,8 +35,6 @@ from .transformers import DocEncoder, QueryEncoder
 if TYPE_CHECKING:
     from pyterrier_csplade import ImageEncoder
 
-# transformers replaces functions of torch while it loads a model, for all threads: models are loaded one after the other.
-_LOADING = threading.Lock()
 # Held while counters change.
 _COUNTING = threading.Lock()
 _PACKAGE = Path(__file__).parents[1]
@@ -167,7 +165,7 @@ class CSPLADE(Settings):
     def batch_encoder(self) -> BatchEncoder:
         """Encodes token ids in batches; loads the model."""
         if self._loaded is None:
-            with _LOADING:
+            with LOADING_LOCK:
                 if self._loaded is None:
                     self._loaded = BatchEncoder(self._load(), self.head)
         return self._loaded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
-from pyterrier_csplade._errors import ContractError, CspladeError
+from pyterrier_csplade._errors import ContractError, CspladeError, is_failure
 from pyterrier_csplade.storage.files import read_json as read_any_json
+
+#: transformers replaces functions of torch while it loads a model, for all threads: models are loaded one after the other.
+LOADING_LOCK = threading.RLock()
 
 # Characters of another library's message that an error repeats.
 _LONGEST = 240
@@ -135,8 +139,7 @@ def own_errors(what: str) -> Iterator[None]:
     except (CspladeError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
     except BaseException as error:
-        # Panics of libraries in Rust are no Exceptions.
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+        if is_failure(error):
             if "trust_remote_code" in str(error):
                 what = f"{what.partition(':')[0]} needs code of its own (trust_remote_code), which is never run"
             raise ContractError(f"{what} ({type(error).__name__}: {_short(error)})") from error
