@@ -6,6 +6,7 @@ from .directory import CollectionFiles
 from .jsonl import parse_object, read_jsonl, read_lines
 from .python_docs import CspladeDatasetProvider, PythonDoc, PythonDocsDataset, read_python_docs
 from .queries import suggested_queries
+from .runs import read_run
 from .sources import Source, dataset_source, find_dataset, open_source, read_corpus
 from .topics import read_qrels, read_topics
 
@@ -24,6 +25,7 @@ __all__ = [
     "read_lines",
     "read_python_docs",
     "read_qrels",
+    "read_run",
     "read_topics",
     "suggested_queries",
 ]

@@ -92,7 +92,7 @@ def _rows(file: Path, field: str | None) -> Iterator[dict[str, Any]]:
         identifier = next((name for name in _IDENTIFIERS if isinstance(row.get(name), (str, int)) and row[name] != ""), None)
         if identifier is None:
             raise DataError(f"{where}: the query has none of {', '.join(_IDENTIFIERS[:4])}, only {', '.join(row)[:200]}")
-        query: dict[str, Any] = {"qid": str(row[identifier])}
+        query: dict[str, Any] = {"qid": _valid(str(row[identifier]), f"{where}: the qid")}
         vector = next((row[name] for name in QUERY_VECTOR_FIELDS if isinstance(row.get(name), Mapping)), None)
         text = field or next((name for name in _TEXTS if isinstance(row.get(name), str)), None)
         if vector is not None:
@@ -103,8 +103,17 @@ def _rows(file: Path, field: str | None) -> Iterator[dict[str, Any]]:
                 raise DataError(
                     f"{where}: the query {query['qid']} has no text {text or 'query'!r}; its texts are: {others or 'none'}"
                 )
-            query["query"] = row[text]
+            query["query"] = _valid(row[text], f"{where}: the query {query['qid']}")
         yield query
+
+
+def _valid(text: str, what: str) -> str:
+    """Return a text that UTF-8 can encode; frames of pandas refuse others without naming them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{what} holds a lone surrogate, which UTF-8 cannot encode: remove it") from error
+    return text
 
 
 def _read_trec(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -144,3 +144,14 @@ def test_queries_that_cannot_be_read(name: str, content: str, message: str, tmp_
 def test_judgements_that_cannot_be_read(content: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         read_qrels(write(tmp_path / "qrels", content))
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [('{"qid": "q\\ud800", "query": "dogs"}', "the qid"), ('{"qid": "q", "query": "\\ud800"}', "the query q")],
+)
+def test_lone_surrogates_are_named(tmp_path: Path, line: str, what: str) -> None:
+    with pytest.raises(
+        DataError, match=f"t.jsonl, line 1: {what} holds a lone surrogate, which UTF-8 cannot encode: remove it"
+    ):
+        read_topics(write(tmp_path / "t.jsonl", f"{line}\n"))
