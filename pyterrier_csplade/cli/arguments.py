@@ -33,6 +33,13 @@ weight = _number(float, 0, sys.float_info.max, "a finite number of at least 0")
 share = _number(float, 0, 1, "a number from 0 to 1")
 
 
+def new_path(text: str) -> Path:
+    """Read the path of a file or directory that a command makes, which ends in a name."""
+    if Path(text).name in ("", ".."):
+        raise ArgumentTypeError(f"must be a path that ends in a name, found {text!r:.60}")
+    return Path(text)
+
+
 def refuse_problems(config: Path, problems: Sequence[str]) -> None:
     """Raise the first problem that a dry run found, with the number of the others.
 

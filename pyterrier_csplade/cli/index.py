@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
 
-from .arguments import count, examples, share
+from .arguments import count, examples, new_path, share
 from .given import given_vectors, stored_collection
 from .models import add_model_options, named_model
 
@@ -43,7 +42,7 @@ def add_command(commands: Any, say: Say) -> None:
         help="directory that encode has written; or documents as encode takes them, whose vectors are read from the field toks "
         "or vector if they have one",
     )
-    index.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory of the index")
+    index.add_argument("--output", required=True, type=new_path, metavar="DIR", help="directory of the index")
     index.add_argument(
         "--overwrite", action="store_true", help="replace an index; it stays usable until the new one is complete"
     )
@@ -61,11 +60,14 @@ def add_command(commands: Any, say: Say) -> None:
 def _index(arguments: argparse.Namespace, say: Say) -> None:
     from pyterrier_csplade.data.sources import open_source
     from pyterrier_csplade.index.index import ImpactIndex
+    from pyterrier_csplade.index.indexer import check_target
     from pyterrier_csplade.index.metadata import read_metadata
     from pyterrier_csplade.index.terrier.java import start
 
     index = ImpactIndex(arguments.output)
-    _check_free(index, arguments)
+    if index.built() and not arguments.overwrite:
+        raise ImpactIndexError(f"there is an index at {arguments.output}: --overwrite replaces it")
+    check_target(index.directory)  # before documents are encoded
     say(f"indexing {arguments.source}: {arguments.output}")
     collection = stored_collection(arguments.source)
     if collection is not None:
@@ -82,11 +84,6 @@ def _index(arguments: argparse.Namespace, say: Say) -> None:
         else:
             _from_vectors(index, source, field, arguments)
     say(f"{read_metadata(index.directory)['documents']:,} documents are indexed: {arguments.output}")
-
-
-def _check_free(index: ImpactIndex, arguments: argparse.Namespace) -> None:
-    if index.built() and not arguments.overwrite:
-        raise ImpactIndexError(f"there is an index at {arguments.output}: --overwrite replaces it")
 
 
 def _encode(source: Source, arguments: argparse.Namespace, say: Say) -> EncodedCollection:

@@ -156,6 +156,8 @@ REFUSED = {
     "search INDEX --topics nothing.tsv --output x.run": "there is no file, ir_datasets id or PyTerrier dataset 'nothing.tsv'",
     "search INDEX --topics TOPICS --output x.run --tag a\tb": "--tag must be one word, found 'a\\tb'",
     "search INDEX --topics half.jsonl --output x.run": "half.jsonl: the query '2' has no vector, but others have one",
+    "search INDEX --topics TOPICS --split dev --output x.run": "topics.tsv is a file, which has no split 'dev': leave out",
+    "search INDEX \udcff": "QUERY: the text is not valid Unicode",
     "search INDEX dogs --model csplade-tiny": "was encoded by",
     "index INDEX.vectors --output x --meta text": "holds vectors, but no field 'text': leave out --meta",
     "index half.jsonl --output x": "half.jsonl, document 2: the field 'vector' is no object of term to weight",
