@@ -25,7 +25,7 @@ from .assembly import model_and_adapter
 from .backbone import Backbone, Role, TokenizedBatch
 from .card import write_card
 from .encoder import BatchEncoder, Head
-from .hub import LOADING_LOCK, check_source
+from .hub import LOADING_ARGUMENTS, LOADING_LOCK, check_source
 from .loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone, to_dtype
 from .scorer import Scorer
 from .sparse import ALL, Wanted
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 # Held while counters change.
 _COUNTING = threading.Lock()
+# Arguments that the loaded model does not obey any more.
+_OF_LOADING = frozenset({*LOADING_ARGUMENTS, "model", "variant", "head", "fold"})
 _PACKAGE = Path(__file__).parents[1]
 _TINY, _SMALL = str(_PACKAGE / "tiny"), str(_PACKAGE / "small")
 _PACKAGED = {_TINY: "csplade-tiny", _SMALL: "csplade-small"}
@@ -421,6 +423,11 @@ class CSPLADE(Settings):
 
     def _belongs_to(self) -> tuple[Any, ...]:
         return self.model if isinstance(self.model, str) else tuple(map(id, self.model)), self._given_contract
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OF_LOADING and self.__dict__.get("_loaded") is not None:
+            raise AttributeError(f"{name} is an argument of loading, and this model is loaded: make another CSPLADE")
+        super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": None, "truncated": dict(self.truncated)}

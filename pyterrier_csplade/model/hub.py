@@ -25,8 +25,8 @@ LOADING_LOCK = threading.RLock()
 
 # Characters of another library's message that an error repeats.
 _LONGEST = 240
-# Arguments that only matter while a model is loaded.
-_LOADING = ("adapter", "revision", "layers", "quantization", "dtype", "device", "attn_implementation")
+#: Arguments that only matter while a model is loaded.
+LOADING_ARGUMENTS = ("adapter", "revision", "layers", "quantization", "dtype", "device", "attn_implementation")
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 # transformers writes into that file how it loaded the tokenizer, and a copy would be loaded in the same way.
 _TRACES = ("is_local", "local_files_only")
@@ -201,7 +201,7 @@ def check_source(model: Any, changed: Mapping[str, Any]) -> None:
             raise TypeError(
                 f"model must be a hub id, a directory, a GGUF file or a pair (language model, tokenizer), found {found}"
             )
-        for name in _LOADING:
+        for name in LOADING_ARGUMENTS:
             if name in changed:
                 raise ValueError(f"{name}={changed[name]!r} says how to load a model, but this one is loaded: leave it out")
         return
