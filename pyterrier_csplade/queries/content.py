@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import io
 import json
+import secrets
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import ContractError
-from pyterrier_csplade.storage.files import write_atomically
+from pyterrier_csplade.storage.files import needing, replacing
 from pyterrier_csplade.storage.manifest import damages, describe, read_manifest, write_manifest
 from pyterrier_csplade.vectors.contract import WHOLE, Contract
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
@@ -137,13 +139,16 @@ class TableContent:
                 raise ContractError(f"{name}: a weight is negative or not finite: {_REMEDY}")
 
     def save(self, directory: Path) -> None:
-        """Write the files of a table; the contract comes last, so that an interrupted copy is no table."""
+        """Write the files of a table; the contract comes last, and nothing is replaced before the others are on the disk."""
         directory.mkdir(parents=True, exist_ok=True)
         packed = io.BytesIO()
         np.savez_compressed(packed, **self._arrays())  # type: ignore[arg-type]
-        (directory / TABLE_FILE).unlink(missing_ok=True)
-        write_atomically(directory / _WEIGHTS_FILE, packed.getvalue())
-        write_atomically(directory / _TOKENIZER_FILE, self.tokenizer.encode())
+        with ExitStack() as replaced:
+            for name, content in ((_WEIGHTS_FILE, packed.getvalue()), (_TOKENIZER_FILE, self.tokenizer.encode())):
+                temporary = directory / f".{name}.{secrets.token_hex(8)}.tmp"
+                replaced.enter_context(replacing(directory / name, temporary))
+                with needing(len(content), directory / name), temporary.open("xb") as file:
+                    file.write(content)
         values = {"kind": "table", "counts": self.counts, "split_special_tokens": self.split_special_tokens}
         files = {name: describe(directory / name) for name in (_WEIGHTS_FILE, _TOKENIZER_FILE)}
         write_manifest(directory, TABLE_FILE, files=files, **values, contract=self.contract.to_dict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import pickle
@@ -32,6 +33,7 @@ from pyterrier_csplade.engines import PisaEngine
 from pyterrier_csplade.queries import TABLE_FILE
 from pyterrier_csplade.storage import describe
 from support import fake_engines
+from support.disks import small_disk
 from support.fake_opensearch import FakeCluster
 from support.models import TEXTS, language_model, tokenizer
 from support.texts import DOCUMENTS, dense
@@ -149,6 +151,17 @@ def test_saving_replaces_a_table(table: QueryTable, csplade: CSPLADE, tmp_path: 
     binary.save(tmp_path)
     loaded = QueryTable.load(tmp_path)
     assert loaded == binary and dense(loaded.encode(["a a"])).sum() == 2
+
+
+def test_a_full_disk_leaves_the_table_that_was_there(table: QueryTable, csplade: CSPLADE, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "400k") as disk:
+        table.save(disk / "t")
+        with contextlib.suppress(OSError):
+            (disk / "ballast").write_bytes(bytes(400 * 1024))
+        with pytest.raises(OSError, match=r"no space left, [\d,]+ bytes are needed for this file"):
+            QueryTable.from_weights(csplade, np.ones(len(csplade.vocabulary))).save(disk / "t")
+        assert QueryTable.load(disk / "t") == table
+        assert sorted(path.name for path in (disk / "t").iterdir()) == [TABLE_FILE, "table.npz", "tokenizer.json"]
 
 
 def test_every_change_of_a_file_is_refused(saved: Path, tmp_path: Path) -> None:
