@@ -83,6 +83,8 @@ def _search(arguments: argparse.Namespace, say: Say) -> None:
 
 def _write_run(index: ImpactIndex, arguments: argparse.Namespace) -> str:
     _check_tag(arguments.tag)
+    if arguments.output.is_dir():
+        raise DataError(f"--output {arguments.output} is a directory: name a file")
     topics = encoded_topics(arguments)
     retriever = index.retriever(algorithm=arguments.algorithm, num_results=arguments.num_results or _RUN, verbose=True)
     results = retriever(topics)

@@ -89,7 +89,7 @@ def read_qrels(name: str, *, split: str | None = None) -> pd.DataFrame:
 def _rows(file: Path, field: str | None) -> Iterator[dict[str, Any]]:
     for number, row in read_rows(file, ("qid", "query"), _read_trec):
         where = f"{file}, line {number}"
-        identifier = next((name for name in _IDENTIFIERS if isinstance(row.get(name), (str, int)) and row[name] != ""), None)
+        identifier = next((name for name in _IDENTIFIERS if type(row.get(name)) in (str, int) and row[name] != ""), None)
         if identifier is None:
             raise DataError(f"{where}: the query has none of {', '.join(_IDENTIFIERS[:4])}, only {', '.join(row)[:200]}")
         query: dict[str, Any] = {"qid": _valid(str(row[identifier]), f"{where}: the qid")}
