@@ -11,7 +11,7 @@ def is_failure(error: BaseException) -> bool:
 
 
 class CspladeError(Exception):
-    """Base class; messages name the problem and how to solve it."""
+    """Base class; messages name the problem and its solution."""
 
 
 class CollectionError(CspladeError, RuntimeError):
@@ -39,7 +39,7 @@ class TrainingError(CspladeError, RuntimeError):
 
 
 class TrainingInterruptedError(TrainingError):
-    """A signal stopped a training run; the run is saved and can be resumed.
+    """A signal stopped a training run, which was saved and can be resumed.
 
     Attributes:
         number: Number of the signal.
