@@ -19,7 +19,7 @@ from .files import IDENTIFIERS, count_documents, document_files, names_a_format,
 #: Names of a document's vector, an object of term to weight: PyTerrier's, and Anserini's JsonVectorCollection.
 VECTOR_FIELDS = ("toks", "vector")
 
-# Beginnings of the names of what a directory with docs.jsonl holds besides documents.
+# Beginnings of the names of what a directory holds besides documents.
 _OTHER_FILES = ("topics", "qrels", "train.triples", "README", ".")
 
 
@@ -68,7 +68,8 @@ def open_source(name: str) -> Source:
             with ``.gz``) or a ``.parquet`` file has text fields and an identifier, which is text or a whole number, called
             ``docno``, ``doc_id``, ``docid``, ``_id`` or ``id``. A TSV file that does not name its columns in the first line
             holds ``docno`` and ``text``. A file of any other name holds TREC documents, with the fields ``title`` and
-            ``body``. Of a directory, ``docs.jsonl`` or ``docs.jsonl.gz`` is read, or all files if there is neither.
+            ``body``. Of a directory, ``docs.jsonl`` or ``docs.jsonl.gz`` is read; if there is neither, all files are, except
+            those in the directory itself whose names begin with ``topics``, ``qrels`` or ``README``.
 
     Raises:
         DataError: There are no documents of this name.
@@ -147,9 +148,9 @@ def source_files(name: str) -> list[Path] | None:
         if others:
             warn(f"{docs} is read, but not the other files of the directory, such as {others[0]}")
         return [docs]
-    files = list(document_files(path))
+    files = [file for file in document_files(path) if file.parent != path or not file.name.startswith(_OTHER_FILES)]
     if not files:
-        raise DataError(f"the directory {name} holds no files")
+        raise DataError(f"the directory {name} holds no files of documents")
     return files
 
 
