@@ -49,6 +49,7 @@ def run_commands(block: str, monkeypatch: pytest.MonkeyPatch) -> int:
     return len(own)
 
 
+@pytest.mark.slow  # indexes and searches several times, and runs the script for the baselines
 def test_the_tutorial_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
