@@ -22,9 +22,9 @@ from pyterrier_csplade.training.expansion import ExpansionControl, own_terms_onl
 from pyterrier_csplade.training.fields import config_from_dict
 from pyterrier_csplade.training.gradient_cache import GradientCache
 from pyterrier_csplade.training.images.losses import both_ways, distillation, gate_loss
-from pyterrier_csplade.training.images.pairs import encode_pairs, read_pairs
+from pyterrier_csplade.training.images.pairs import Pairs, encode_pairs, read_pairs
 from pyterrier_csplade.training.images.start import make_head
-from pyterrier_csplade.training.images.trainer import HeadModel
+from pyterrier_csplade.training.images.trainer import HeadModel, head_figures
 from pyterrier_csplade.training.lexical import LexicalLoss, TermStatistics, scaled_idf
 from pyterrier_csplade.training.losses import (
     DocumentFrequencies,
@@ -60,10 +60,12 @@ from pyterrier_csplade.training.vocabulary.shards import read_tensors, rewrite
 
 __all__ = [
     "HeadModel",
+    "Pairs",
     "both_ways",
     "distillation",
     "encode_pairs",
     "gate_loss",
+    "head_figures",
     "make_head",
     "read_pairs",
     "ExpansionControl",

@@ -125,7 +125,8 @@ def _time(plan: Plan, config: ImagesConfig, model: CSPLADE, features: Features |
 
 
 def _encoded(config: ImagesConfig, path: str, model: CSPLADE, features: Features | None) -> Pairs:
-    return encode_pairs(read_pairs(path, with_teacher=config.teacher == "dense"), model, features)
+    pairs = read_pairs(path, with_teacher=config.teacher == "dense")
+    return encode_pairs(pairs, model, features, config.cache)
 
 
 def _refuse_failures(config: ImagesConfig, report: dict[str, float]) -> None:
@@ -154,5 +155,5 @@ def _published(config: ImagesConfig) -> dict[str, Any]:
             settings[name] = Path(settings[name]).name
     if config.validation:
         settings["validation"]["data"] = Path(config.validation.data).name
-    del settings["output"]
+    del settings["output"], settings["cache"]
     return settings
