@@ -34,9 +34,11 @@ def read_topics(name: str, *, split: str | None = None, field: str | None = None
     """Read queries.
 
     Args:
-        name: A file, a directory in the form of :class:`CollectionFiles`, an ir_datasets id or a PyTerrier dataset. A JSONL,
-            TSV, CSV or Parquet file has an identifier (``qid``, ``query_id``, ``_id`` or ``id``) and a text; a TSV file that
-            does not name its columns contains qid and query. A file with any other name contains TREC topics in SGML or XML.
+        name: A file, a directory, an ir_datasets id or a PyTerrier dataset. A JSONL, TSV, CSV or Parquet file has an identifier
+            (``qid``, ``query_id``, ``_id`` or ``id``) and a text; a TSV file that does not name its columns contains qid and
+            query. A file with any other name contains TREC topics in SGML or XML. A directory has the form of
+            :class:`CollectionFiles`, or contains no ``docs.jsonl`` and one file whose name begins with ``topics`` (or
+            ``topics.SPLIT``).
         split: Split of a directory, or variant of a dataset's topics; by default the test split, and the only variant.
         field: Field of the text; by default the first of ``query``, ``text``, ``title`` and ``question`` that exists.
 
@@ -48,6 +50,8 @@ def read_topics(name: str, *, split: str | None = None, field: str | None = None
         DataError: There are no queries of this name, a query has no identifier or text, or a qid appears twice.
     """
     path = Path(name)
+    if (file := _file_in(path, "topics", split)) is not None:
+        path = file
     if path.is_dir():
         found = CollectionFiles(path).topics(split or "test")
     elif path.exists():
@@ -65,8 +69,8 @@ def read_qrels(name: str, *, split: str | None = None) -> pd.DataFrame:
     """Read judgements.
 
     Args:
-        name: A file in TREC's format (qid, 0, docno, label), a directory in the form of :class:`CollectionFiles`, or an
-            ir_datasets id or PyTerrier dataset.
+        name: A file in TREC's format (qid, 0, docno, label), a directory in the form of :class:`CollectionFiles` or with a file
+            whose name begins with ``qrels`` (and ``qrels.SPLIT``), or an ir_datasets id or PyTerrier dataset.
         split: Split of a directory, or variant of a dataset's judgements.
 
     Returns:
@@ -76,6 +80,8 @@ def read_qrels(name: str, *, split: str | None = None) -> pd.DataFrame:
         DataError: There are no judgements of this name, or a line cannot be read.
     """
     path = Path(name)
+    if (file := _file_in(path, "qrels", split)) is not None:
+        path = file
     if path.is_dir():
         return CollectionFiles(path).qrels(split or "test")
     if path.exists():
@@ -84,6 +90,22 @@ def read_qrels(name: str, *, split: str | None = None) -> pd.DataFrame:
             raise DataError(f"{name} holds no judgements")
         return found
     return _from_dataset(name, split, "qrels")[["qid", "docno", "label"]].astype({"qid": str, "docno": str})
+
+
+def _file_in(directory: Path, kind: str, split: str | None) -> Path | None:
+    """Return the file of topics or judgements of a directory without ``docs.jsonl``; None for other paths.
+
+    Raises:
+        DataError: There is no such file, or more than one.
+    """
+    if not directory.is_dir() or any((directory / name).is_file() for name in ("docs.jsonl", "docs.jsonl.gz")):
+        return None
+    start = f"{kind}.{split}" if split else kind
+    found = sorted(file for file in directory.iterdir() if file.is_file() and file.name.startswith(start))
+    if len(found) != 1:
+        names = f"{len(found)}: {', '.join(file.name for file in found)}" if found else "none"
+        raise DataError(f"{directory} must hold one file whose name begins with {start}, found {names}; name the file instead")
+    return found[0]
 
 
 def _rows(file: Path, field: str | None) -> Iterator[dict[str, Any]]:

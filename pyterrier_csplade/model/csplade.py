@@ -18,7 +18,7 @@ from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import check_choice, check_field_name, check_positive, check_texts
 from pyterrier_csplade.vectors.contract import LAYERS, Contract, Fold, Layers, Variant, are_layers
-from pyterrier_csplade.vectors.impacts import Quantizer, to_vectors
+from pyterrier_csplade.vectors.impacts import ImpactVector, Quantizer, to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .assembly import model_and_adapter
@@ -312,7 +312,7 @@ class CSPLADE(Settings):
             return encode(advance=bar.update)
 
     def decode(self, row: csr_matrix, *, pretty: bool = False) -> dict[str, float]:
-        """Return the expansion of a text as a dictionary from term to weight, the heaviest first.
+        """Return the expansion of a text as a dictionary from term to weight, the heaviest first; notebooks show bars.
 
         Example::
 
@@ -328,10 +328,10 @@ class CSPLADE(Settings):
         """
         if row.shape != (1, len(self.vocabulary)):
             raise ValueError(f"expected 1 row of {len(self.vocabulary)} terms, found a matrix of shape {row.shape}")
-        weights = dict(to_vectors(csr_matrix(row), self.vocabulary)[0])
+        (weights,) = to_vectors(csr_matrix(row), self.vocabulary)
         if not pretty:
             return weights
-        spelled: dict[str, float] = {}
+        spelled = ImpactVector()
         words = readable(self.backbone.tokenizer, weights, folded=self.contract.fold is not None)
         for word, (term, weight) in zip(words, weights.items()):
             spelled[term if word in spelled else word] = weight
