@@ -8,10 +8,10 @@ from __future__ import annotations
 from .arrays import ArrayFile, ArrayWriter
 from .docnos import Docnos
 from .files import LockedError, locked, write_atomically
-from .manifest import damages, read_manifest, write_manifest
+from .manifest import damages, describe, read_manifest, write_manifest
 from .workspace import publishing
 
 __all__ = [
-    "ArrayFile", "ArrayWriter", "Docnos", "LockedError", "damages", "locked", "publishing", "read_manifest", "write_atomically",
+    "ArrayFile", "ArrayWriter", "Docnos", "LockedError", "damages", "describe", "locked", "publishing", "read_manifest", "write_atomically",
     "write_manifest",
 ]  # fmt: skip
