@@ -12,6 +12,6 @@ from .manifest import damages, describe, read_manifest, write_manifest
 from .workspace import publishing
 
 __all__ = [
-    "ArrayFile", "ArrayWriter", "Docnos", "LockedError", "damages", "describe", "locked", "publishing", "read_manifest", "write_atomically",
-    "write_manifest",
+    "ArrayFile", "ArrayWriter", "Docnos", "LockedError", "damages", "describe", "locked", "publishing", "read_manifest",
+    "write_atomically", "write_manifest",
 ]  # fmt: skip
