@@ -183,7 +183,7 @@ def _checked(results: pd.DataFrame, system: pt.Transformer, qids: set[str]) -> p
     if not np.isfinite(scores).all():
         qid, docno = results.loc[~np.isfinite(scores), ["qid", "docno"]].iloc[0]
         raise DataError(f"{system} returns a score that is not finite for the query {qid!r}, document {docno!r}")
-    return results.assign(qid=text_qids(results), score=scores)
+    return results.assign(score=scores)
 
 
 def _reciprocal_ranks(results: pd.DataFrame) -> pd.Series:

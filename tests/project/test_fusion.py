@@ -83,16 +83,6 @@ def test_ranx_agrees(method: Any, norm: str | None, fusion: str) -> None:
     assert found == {qid: pytest.approx(values) for qid, values in expected.items()}
 
 
-def test_qids_may_be_numbers() -> None:
-    """Some systems return them as text, others as they are."""
-    topics = TOPICS.assign(qid=[2, 1])
-    numbers = pt.apply.generic(lambda inp: inp.assign(docno="a", score=1.0, qid=inp["qid"].astype(int)))
-    found = hybrid(Fixed(WORDS), numbers)(topics)
-    assert found["qid"].tolist() == ["2", "2", "1", "1", "1"] and scores(found)["1"]["a"] == pytest.approx(2 / 61)
-    with pytest.raises(DataError, match="row 1 has no qid"):
-        hybrid(Fixed(WORDS), numbers)(TOPICS.assign(qid=["2", None]))
-
-
 def test_results_cut_and_columns_of_documents() -> None:
     fused = hybrid(Fixed(WORDS, text=str.upper), Fixed(LEARNED), num_results=2)
     found = fused(TOPICS)
