@@ -223,6 +223,28 @@ class ExpansionSettings(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuerySettings(Checked):
+    """How queries are encoded in contrastive training (not in the paper).
+
+    Attributes:
+        encoder: "model" is the language model (paper). With "table", each token of a query has a learned weight, and no query
+            goes through the model: the documents learn to carry the expansion. The trained model encodes queries by this table.
+        start: Directory of a query table to start from, whose expansion is trained as well. None: all weights are 1, and there
+            is no expansion.
+        rate: Learning rate of the table, as a multiple of ``learning_rate``; our choice (not measured).
+    """
+
+    encoder: Literal["model", "table"] = "model"
+    start: str | None = field(default=None, metadata=_NOT_BE_EMPTY)
+    rate: float = field(default=30.0, metadata=_BE_POSITIVE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start is not None and self.encoder != "table":
+            raise SettingError("query: start belongs to encoder: table", ("start",))
+
+
+@dataclass(frozen=True, kw_only=True)
 class TargetNnz(Checked):
     """Active terms of an average vector when training ends; None leaves a side to its lambda.
 
@@ -412,6 +434,7 @@ class ContrastiveConfig(TrainingConfig):
         adaptation_weight: Weight of Eq. 2 on the batch's passages. A causal variant needs no second forward pass for it.
         prediction: What Eq. 2 predicts.
         expansion: Expansion control; None lets all texts expand from the start.
+        query: How queries are encoded. The regulariser of queries does not apply to a table.
         stop_on_collapse: Whether a run whose vectors are all empty, or all full and blind, is saved and stopped.
         validation: Retrieval in the course of training; the trained model is then the best one, not the last one.
     """
@@ -456,6 +479,7 @@ class ContrastiveConfig(TrainingConfig):
     adaptation_weight: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
     prediction: PredictionSettings = field(default_factory=PredictionSettings)
     expansion: ExpansionSettings | None = None
+    query: QuerySettings = field(default_factory=QuerySettings)
     stop_on_collapse: bool = True
     validation: ValidationSettings | None = None
 
@@ -465,6 +489,8 @@ class ContrastiveConfig(TrainingConfig):
             raise SettingError("infonce_weight, kl_weight and margin_mse_weight are all 0: nothing ranks", ("infonce_weight",))
         if self.temperature != "auto" and self.final_temperature != 1.0:
             raise SettingError("final_temperature belongs to temperature: auto", ("final_temperature",))
+        if self.learns_table and self.target_nnz is not None and self.target_nnz.query is not None:
+            raise SettingError("target_nnz: query: no regulariser moves the terms of a table", ("target_nnz",))
         if (self.target_index_mb is None) != (self.target_index_documents is None):
             raise SettingError("target_index_mb and target_index_documents belong together", ("target_index_mb",))
         if self.target_index_mb is not None and self.target_nnz is not None and self.target_nnz.document is not None:
@@ -490,6 +516,11 @@ class ContrastiveConfig(TrainingConfig):
     def last_temperature(self) -> float:
         """The temperature that training ends with."""
         return self.final_temperature if self.temperature == "auto" else self.temperature
+
+    @property
+    def learns_table(self) -> bool:
+        """Whether queries are encoded by a table that is learned."""
+        return self.query.encoder == "table"
 
     @property
     def masks(self) -> bool:
