@@ -236,7 +236,7 @@ class CSPLADE(Settings):
 
         Example::
 
-            fast = csplade.shallow(layers=[0, 2])
+            fast = csplade.shallow(layers=[0])
             pipeline = fast.query_encoder() >> index.retriever()
 
         Args:
@@ -246,9 +246,7 @@ class CSPLADE(Settings):
             ContractError: There are no such layers, all are kept, or the model is quantised or only for queries itself.
         """
         if self.quantization is not None or self.contract.queries_for or self.contract.query_side:
-            raise ContractError(
-                f"{self}: layers are taken from a model that is not quantised and encodes queries and documents"
-            )
+            raise ContractError(f"{self}: take layers from a model that is not quantised and encodes queries and documents")
         pair, contract = shallow_pair(self.backbone, layers, str(self))
         return CSPLADE(
             (pair, self.backbone.tokenizer), contract=contract, head=self.head, batch_size=self.batch_size,

@@ -21,6 +21,7 @@ class TableEncoder:
 
     Example::
 
+        QueryTable.fit(csplade, topics["query"]).save("my.table")  # once, with the model
         encoder = TableEncoder.load("my.table")
         weights = encoder.encode(["what is an inverted index"])
 

@@ -277,6 +277,8 @@ def _published(config: ContrastiveConfig) -> dict[str, Any]:
     settings = asdict(config) | {"model": _name(config.model), "data": [_name(source) for source in data]}
     if config.validation is not None:
         settings["validation"]["collection"] = _name(config.validation.collection)
+    if config.query.start is not None:
+        settings["query"]["start"] = _name(config.query.start)
     del settings["output"]
     return settings
 

@@ -186,5 +186,5 @@ def test_the_command(settings: dict[str, Any], tmp_path: Path, capsys: pytest.Ca
     table = QueryTable.from_weights(CSPLADE(settings["model"]), np.ones(len(CSPLADE(settings["model"]).vocabulary)))
     table.save(tmp_path / "table")
     config.write_text(json.dumps({**settings, "output": str(tmp_path / "table")}))
-    assert cli.main(["distil-query", str(config)]) == 1
+    assert cli.main(["distil-query", str(config)]) == 2
     assert "holds other files than a model" in capsys.readouterr().err
