@@ -29,7 +29,7 @@ from inside.training import (
     run,
     trainer,
 )
-from pyterrier_csplade import ConfigError, Contract
+from pyterrier_csplade import ConfigError, Contract, QueryTable
 from pyterrier_csplade.model import Backbone
 from pyterrier_csplade.training import LoraSettings, ValidationSettings, adapt, train
 from support import models
@@ -51,6 +51,7 @@ POOLED: dict[str, Any] = {
     "prediction_weight": 0.3, "target_nnz": 100,
 }  # fmt: skip
 MIXED: dict[str, Any] = {"lexical": {"others_weight": 0.01}, "adaptation_weight": 0.5, "temperature": "auto"}
+TABLE: dict[str, Any] = {"query": {"encoder": "table"}}
 LORA: dict[str, Any] = {"rank": 2, "dropout": 0.0}
 QLORA: dict[str, Any] = {"model": "llama-64", "quantization": "nf4"}
 
@@ -78,6 +79,8 @@ def two_processes(base: Path) -> Path:
         {"name": "pooled 2x4", "phase": "adaptation", **POOLED},
         {"name": "pooled 2x2x2", "phase": "adaptation", "gradient_accumulation_steps": 2, **POOLED},
         {"name": "mixed 2x4", **SETTINGS, **MIXED},
+        {"name": "table 2x4", **SETTINGS, **TABLE},
+        {"name": "table 2x2x2", "gradient_accumulation_steps": 2, **SETTINGS, **TABLE},
         {"name": "validated", **SETTINGS, **VALIDATED, "validation": validation(base)},
         {"name": "qlora 2x4", "lora": LORA, **QLORA, **SETTINGS},
         {"name": "qlora 2x2x2", "lora": LORA, "gradient_accumulation_steps": 2, **QLORA, **SETTINGS},
@@ -139,6 +142,14 @@ def test_two_processes_mix_as_one(base: Path, two_processes: Path, tmp_path: Pat
     weights = [load_file(run / "model.safetensors") for run in (one, two_processes / name)]
     for parameter, values in weights[0].items():
         torch.testing.assert_close(weights[1][parameter], values, rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_learn_the_table_of_one(base: Path, two_processes: Path, tmp_path: Path) -> None:
+    one = train(contrastive_config(base, tmp_path / "run", **SETTINGS, **TABLE))
+    expected = QueryTable.load(one / "query_table").weights
+    for name in ("table 2x4", "table 2x2x2"):
+        check_equal(one, two_processes / name)
+        assert QueryTable.load(two_processes / name / "query_table").weights == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["adapted 2x4", "adapted 2x2x2", "adapted lora", "adapted qlora"])

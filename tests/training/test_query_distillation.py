@@ -178,7 +178,7 @@ def test_the_command(settings: dict[str, Any], tmp_path: Path, capsys: pytest.Ca
     config = tmp_path / "shallow.json"
     config.write_text(json.dumps(settings))
     assert cli.main(["distil-query", str(config), "--dry-run"]) == 0
-    assert capsys.readouterr().out.startswith("36 queries of ") and not Path(settings["output"]).exists()
+    assert capsys.readouterr().out.startswith("35 queries of ") and not Path(settings["output"]).exists()
     assert cli.main(["distil-query", str(config)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"query encoder: {settings['output']}"
     assert CSPLADE(settings["output"]).contract.training["phase"] == "distil-query"

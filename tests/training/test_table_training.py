@@ -187,7 +187,7 @@ def test_the_exporter_asks_for_the_table(trained: Path, tmp_path: Path) -> None:
         export_sentence_transformers(CSPLADE(trained), tmp_path / "st")
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_resuming_gives_the_same_table(base: Path, tmp_path: Path, accumulate: int) -> None:
     settings: dict[str, Any] = {"steps": 4, "save_steps": 2, "learning_rate": 1e-2, "gradient_accumulation_steps": accumulate}
     whole = train(config(base, tmp_path / "whole", **settings))
@@ -214,6 +214,7 @@ def stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
     patch.setattr(trainer.CurvesTrainer, "training_step", interrupted)
 
 
+@pytest.mark.slow
 def test_gradient_accumulation_and_lora_give_the_table_of_the_whole_batch(base: Path, tmp_path: Path) -> None:
     tables = [
         QueryTable.load(
