@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .arguments import examples
-
-Say = Callable[[str], None]
+from .arguments import Say, examples
 
 
 def add_command(commands: Any, say: Say) -> None:
-    """Add ``distil-query`` to the command line.
-
-    Args:
-        commands: The subparsers.
-        say: Prints lines for people to read.
-    """
+    """Add ``distil-query`` to the command line."""
     distil = commands.add_parser(
         "distil-query",
         help="train a query encoder of some layers of a model, for the documents that the whole model encoded",

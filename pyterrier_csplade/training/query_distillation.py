@@ -23,14 +23,12 @@ from pyterrier_csplade.vectors.contract import CONTRACT_FILE, LAYERS, are_layers
 from pyterrier_csplade.vectors.impacts import Quantizer
 
 from .config import ValidationSettings, parse_measure
-from .fields import must
+from .fields import BE_POSITIVE, NOT_BE_NEGATIVE, must
 from .losses import flops
 from .monitoring.validation import Slice, read_slice
 from .query_source import QuerySource
 from .training_encoder import TrainingEncoder
 
-_BE_POSITIVE = must("be positive", lambda value: value > 0)
-_NOT_BE_NEGATIVE = must("not be negative", lambda value: value >= 0)
 # Share of the steps in which the weight of the regulariser grows, as in smol-splade.
 _RAMP = 0.1
 # Share of the queries that are kept from training, at least one; our choice (not measured).
@@ -57,12 +55,12 @@ class DistilQueryConfig(QuerySource):
     """
 
     layers: int | list[int] = field(metadata=must(f"be {LAYERS}", are_layers))
-    steps: int = field(default=10_000, metadata=_BE_POSITIVE)
-    batch_size: int = field(default=32, metadata=_BE_POSITIVE)
-    learning_rate: float = field(default=2e-4, metadata=_BE_POSITIVE)
-    weight_decay: float = field(default=0.01, metadata=_NOT_BE_NEGATIVE)
-    lambda_query: float = field(default=1e-3, metadata=_NOT_BE_NEGATIVE)
-    validate_steps: int = field(default=500, metadata=_BE_POSITIVE)
+    steps: int = field(default=10_000, metadata=BE_POSITIVE)
+    batch_size: int = field(default=32, metadata=BE_POSITIVE)
+    learning_rate: float = field(default=2e-4, metadata=BE_POSITIVE)
+    weight_decay: float = field(default=0.01, metadata=NOT_BE_NEGATIVE)
+    lambda_query: float = field(default=1e-3, metadata=NOT_BE_NEGATIVE)
+    validate_steps: int = field(default=500, metadata=BE_POSITIVE)
     validation: ValidationSettings | None = None
 
     @property

@@ -14,10 +14,7 @@ from pyterrier_csplade.data.sources import open_source
 from pyterrier_csplade.data.topics import read_topics
 from pyterrier_csplade.model.csplade import CSPLADE
 
-from .fields import Checked, SettingError, must
-
-_BE_POSITIVE = must("be positive", lambda value: value > 0)
-_NOT_BE_EMPTY = must("not be empty", bool)
+from .fields import BE_POSITIVE, NOT_BE_EMPTY, Checked, SettingError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +36,15 @@ class QuerySource(Checked):
         seed: Seed of the draw, and of batches.
     """
 
-    model: str = field(metadata=_NOT_BE_EMPTY)
-    output: str = field(metadata=_NOT_BE_EMPTY)
+    model: str = field(metadata=NOT_BE_EMPTY)
+    output: str = field(metadata=NOT_BE_EMPTY)
     revision: str | None = None
     adapter: str | None = None
-    queries: str | list[str] | None = field(default=None, metadata=_NOT_BE_EMPTY)
+    queries: str | list[str] | None = field(default=None, metadata=NOT_BE_EMPTY)
     split: str | None = None
-    collection: str | None = field(default=None, metadata=_NOT_BE_EMPTY)
-    text_fields: list[str] = field(default_factory=lambda: ["title", "text"], metadata=_NOT_BE_EMPTY)
-    documents: int = field(default=20_000, metadata=_BE_POSITIVE)
+    collection: str | None = field(default=None, metadata=NOT_BE_EMPTY)
+    text_fields: list[str] = field(default_factory=lambda: ["title", "text"], metadata=NOT_BE_EMPTY)
+    documents: int = field(default=20_000, metadata=BE_POSITIVE)
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -12,11 +12,9 @@ from pyterrier_csplade.queries.content import TABLE_FILE
 from pyterrier_csplade.queries.filling import Filling
 from pyterrier_csplade.queries.table import QueryTable
 
-from .fields import SettingError, must
+from .fields import BE_POSITIVE, NOT_BE_NEGATIVE, SettingError
 from .query_source import QuerySource
 from .table_distillation import distil_table
-
-_BE_POSITIVE = must("be positive", lambda value: value > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +32,11 @@ class TableConfig(QuerySource):
     """
 
     fill: Literal["ridge", "counts", "distil"] = "ridge"
-    entries: int = field(default=4, metadata=_BE_POSITIVE)
-    threshold: float = field(default=0.3, metadata=must("not be negative", lambda value: value >= 0))
-    ridge: float = field(default=1.0, metadata=_BE_POSITIVE)
+    entries: int = field(default=4, metadata=BE_POSITIVE)
+    threshold: float = field(default=0.3, metadata=NOT_BE_NEGATIVE)
+    ridge: float = field(default=1.0, metadata=BE_POSITIVE)
     counts: bool = False
-    steps: int = field(default=10_000, metadata=_BE_POSITIVE)
+    steps: int = field(default=10_000, metadata=BE_POSITIVE)
 
     def __post_init__(self) -> None:
         super().__post_init__()

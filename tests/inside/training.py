@@ -23,9 +23,9 @@ from pyterrier_csplade.training.expansion import ExpansionControl, own_terms_onl
 from pyterrier_csplade.training.fields import config_from_dict
 from pyterrier_csplade.training.gradient_cache import GradientCache
 from pyterrier_csplade.training.images.losses import both_ways, distillation, gate_loss
-from pyterrier_csplade.training.images.pairs import encode_pairs, read_pairs
+from pyterrier_csplade.training.images.pairs import Pairs, encode_pairs, read_pairs
 from pyterrier_csplade.training.images.start import make_head
-from pyterrier_csplade.training.images.trainer import HeadModel
+from pyterrier_csplade.training.images.trainer import HeadModel, head_figures
 from pyterrier_csplade.training.learned_table import LearnedTable, padded_tokens
 from pyterrier_csplade.training.lexical import LexicalLoss, TermStatistics, scaled_idf
 from pyterrier_csplade.training.losses import (
@@ -56,15 +56,19 @@ from pyterrier_csplade.training.table_distillation import distil_weights
 from pyterrier_csplade.training.trainer import CurvesTrainer
 from pyterrier_csplade.training.training_encoder import TrainingEncoder, draw_tokens, predictable
 from pyterrier_csplade.training.vocabulary.bpe import BytePairs
+from pyterrier_csplade.training.vocabulary.checks import changed_documents, check_kept, check_tokenizer, largest_difference
+from pyterrier_csplade.training.vocabulary.counts import checksum
 from pyterrier_csplade.training.vocabulary.neighbours import sparsemax
 from pyterrier_csplade.training.vocabulary.shards import read_tensors, rewrite
 
 __all__ = [
     "HeadModel",
+    "Pairs",
     "both_ways",
     "distillation",
     "encode_pairs",
     "gate_loss",
+    "head_figures",
     "make_head",
     "read_pairs",
     "ExpansionControl",
@@ -105,6 +109,11 @@ __all__ = [
     "adaptation",
     "add_lora",
     "anti_zero",
+    "changed_documents",
+    "check_kept",
+    "check_tokenizer",
+    "checksum",
+    "largest_difference",
     "batches",
     "checkpoints",
     "config_from_dict",

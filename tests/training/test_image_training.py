@@ -11,14 +11,26 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.sparse import csr_matrix
 
-from inside.training import HeadModel, both_ways, distillation, encode_pairs, gate_loss, make_head, read_pairs
+from inside.images import features, measures
+from inside.training import (
+    HeadModel,
+    Pairs,
+    both_ways,
+    distillation,
+    encode_pairs,
+    gate_loss,
+    head_figures,
+    make_head,
+    read_pairs,
+)
 from pyterrier_csplade import CSPLADE, ConfigError, TrainingError, cli
 from pyterrier_csplade._errors import DataError
 from pyterrier_csplade.training import ExpansionSettings, load_config
 from pyterrier_csplade.training.images import ImagesConfig, PictureValidation, plan_images, train_images
 from support.models import TEXTS, language_model, tokenizer
-from support.pictures import drawn, saved_model
+from support.pictures import colours, drawn, saved_model
 
 WORDS = sorted({word for text in TEXTS[:5] for word in text.split()})
 
@@ -60,11 +72,11 @@ def test_the_gate_by_hand() -> None:
     assert logits.grad is not None and logits.grad[0, 1] == 0 and (logits.grad[0, [0, 2]] < 0).all()
 
 
-def write_pairs(path: Path, seed: int = 0, **extra: Any) -> Path:
+def write_pairs(path: Path, seed: int = 0, count: int = 24, **extra: Any) -> Path:
     """Write pairs whose image vectors say which words the caption has, with a little noise."""
     rng = np.random.default_rng(seed)
     rows = []
-    for _ in range(24):
+    for _ in range(count):
         chosen = rng.choice(len(WORDS), 4, replace=False)
         vector = rng.normal(scale=0.1, size=len(WORDS))
         vector[chosen] += 1
@@ -108,7 +120,82 @@ def test_ridge_starts_with_the_deviations_from_the_mean_caption(base: Path) -> N
     # Both regressions at once: the head sees [logits of A x].
     in_terms = np.linalg.solve(x.T @ x + 0.1 * len(x) * np.eye(x.shape[1]), x.T @ targets)
     expected = in_terms @ rows @ np.linalg.inv(rows.T @ rows)
+    expected /= np.sort(np.sqrt(((x @ expected) ** 2).mean(axis=1)))[(len(x) - 1) // 2]  # the median, as torch takes it
     np.testing.assert_allclose(head.linear.weight.detach().numpy(), expected.T, atol=1e-3 * np.abs(expected).max())
+
+
+def topical_pairs(csplade: CSPLADE, count: int, seed: int) -> Pairs:
+    """Make pairs of 8 hidden topics: the language model's head makes the captions' vectors of them, image vectors are noisy."""
+    fixed, rng = np.random.default_rng(9), np.random.default_rng(seed)
+    rows = csplade.backbone.head.weight.detach().numpy()[csplade.backbone.columns.numpy()]
+    topics = rng.normal(size=(count, 8))
+    logits = topics @ fixed.normal(size=(8, rows.shape[1])) @ rows.T
+    documents = np.log1p(np.maximum(logits - np.quantile(logits, 0.9, axis=1, keepdims=True), 0))
+    queries = csr_matrix(documents * (rng.random(documents.shape) < 0.5), dtype=np.float32)
+    vectors = topics @ fixed.normal(size=(8, 12)) + rng.normal(scale=0.5, size=(count, 12))
+    return Pairs(vectors.astype(np.float32), queries, csr_matrix(documents, dtype=np.float32), queries, np.arange(count))
+
+
+def test_the_ridge_start_reaches_the_floor_and_survives_the_first_steps(tmp_path: Path) -> None:
+    lm = language_model()
+    with torch.no_grad():  # rows so large that the regression has small hidden states, as csplade-tiny's are
+        lm.lm_head.weight.mul_(100)
+    CSPLADE((lm, tokenizer())).save(tmp_path / "model")
+    model = CSPLADE(tmp_path / "model")
+    pairs, held_out = topical_pairs(model, 200, seed=1), topical_pairs(model, 100, seed=2)
+    # The floor: ridge regression of the deviations from the mean caption, without any language model in between.
+    x, y = ((part.vectors - pairs.vectors.mean(axis=0)) / pairs.vectors.std(axis=0) for part in (pairs, held_out))
+    targets = pairs.documents.toarray() - pairs.documents.toarray().mean(axis=0)
+    predicted = y @ np.linalg.solve(x.T @ x + len(x) * np.eye(x.shape[1]), x.T @ targets)
+    predicted[predicted < np.sort(predicted, axis=1)[:, -80, None]] = 0
+    ranks = measures.relevant_ranks(held_out.queries, csr_matrix(predicted), np.arange(100))
+    floor = measures.retrieval_measures(ranks)["RR@10"]
+    settings = config(tmp_path, tmp_path / "run")
+    head = make_head(settings, pairs, model.backbone)
+    size = head.hidden_states(torch.from_numpy(pairs.vectors)).detach().square().mean(dim=1).sqrt().median()
+    network = HeadModel(head, model.backbone)
+    start = head_figures(network, held_out, 100)["RR@10"]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
+    queries, same = torch.from_numpy(pairs.queries.toarray()), torch.from_numpy(pairs.same)
+    for _ in range(3):
+        scores = queries @ torch.log1p(network(torch.from_numpy(pairs.vectors)).relu()).T
+        optimizer.zero_grad()
+        torch.autograd.backward(both_ways(scores, same, 20.0))
+        optimizer.step()
+    trained = head_figures(network, held_out, 100)["RR@10"]
+    assert 0.3 < floor < 1.05 * start and start < 1.05 * trained and float(size) == pytest.approx(1), (floor, start, trained)
+
+
+def test_encoded_pairs_are_kept(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs, model, cache = read_pairs(str(base / "pairs.jsonl")), CSPLADE(base / "model"), tmp_path / "cache"
+    first = encode_pairs(pairs, model, None, str(cache))
+    with monkeypatch.context() as nothing:
+        nothing.setattr(CSPLADE, "encode_docs", None)
+        again = encode_pairs(pairs, model, None, str(cache))
+    for name in ("queries", "documents", "own"):
+        assert (getattr(first, name) != getattr(again, name)).nnz == 0
+    (file,) = cache.iterdir()
+    file.write_bytes(file.read_bytes()[:100])  # damaged: it is made again
+    assert (encode_pairs(pairs, model, None, str(cache)).documents != first.documents).nnz == 0
+    assert len(encode_pairs(pairs[:5], model, None, str(cache)).queries.indptr) == 6 and len(list(cache.iterdir())) == 2
+
+
+def test_features_are_kept_by_the_content_of_the_pictures(base: Path, tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def counted(pictures: Any) -> np.ndarray:
+        calls.append(len(pictures))
+        return colours(pictures)
+
+    model, given = CSPLADE(base / "model"), features.GivenFeatures(counted)
+    (tmp_path / "pairs.jsonl").write_text('{"caption": "a", "image": "a.png"}\n{"caption": "b", "image": "b.png"}\n')
+    found = []
+    for seeds in ((1, 2), (1, 2), (1, 3)):
+        for name, seed in zip("ab", seeds):
+            Image.fromarray(drawn(seed)).save(tmp_path / f"{name}.png")
+        found.append(encode_pairs(read_pairs(str(tmp_path / "pairs.jsonl")), model, given, str(tmp_path / "cache")).vectors)
+    assert calls == [2, 2] and np.array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[2], colours([drawn(1), drawn(3)]))
 
 
 def test_the_start_has_twice_the_target_of_active_terms(base: Path, tmp_path: Path) -> None:
@@ -156,7 +243,7 @@ def test_a_resumed_run_ends_with_the_same_head(base: Path, tmp_path: Path) -> No
     resumed = train_images(config(base, tmp_path / "killed", **settings), resume=True)
     for name in ("image_head.safetensors", "image_report.json"):
         assert (whole / name).read_bytes() == (resumed / name).read_bytes()
-    with pytest.raises(ConfigError, match="holds checkpoints of an earlier run"):
+    with pytest.raises(ConfigError, match="contains checkpoints of an earlier run"):
         train_images(config(base, tmp_path / "whole"))
 
 

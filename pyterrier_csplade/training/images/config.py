@@ -48,6 +48,8 @@ class ImagesConfig(TrainingConfig):
             ``image_vec``, a list of numbers. For ``teacher: dense``, also ``teacher_caption`` and ``teacher_image``.
         features: "efficientnet-lite0", hub id or directory of an image encoder of transformers, or None if the rows have
             ``image_vec``.
+        cache: Directory in which the encoded pairs are kept: runs on the same pairs, and a resumed run, read them from there.
+            None encodes them in every run.
         hidden: Hidden size of the MLP.
         start: "ridge" solves the linear part by ridge regression of the captions' deviations from their mean vector, against
             co-activation; "random" draws it.
@@ -78,6 +80,7 @@ class ImagesConfig(TrainingConfig):
     batch_size: int = field(default=256, metadata=must("be at least 2", lambda value: value >= 2))
     bf16: bool = False
     features: str | None = field(default=None, metadata=_NOT_BE_EMPTY)
+    cache: str | None = field(default=None, metadata=_NOT_BE_EMPTY)
     hidden: int = field(default=512, metadata=_BE_POSITIVE)
     start: Literal["ridge", "random"] = "ridge"
     ridge: float = field(default=1.0, metadata=_BE_POSITIVE)

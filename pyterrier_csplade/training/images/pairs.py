@@ -14,9 +14,12 @@ from scipy.sparse import csr_matrix
 from pyterrier_csplade._errors import DataError
 from pyterrier_csplade.data.jsonl import read_jsonl
 from pyterrier_csplade.images.features import Features, check_vectors, compute
-from pyterrier_csplade.images.pictures import open_picture
+from pyterrier_csplade.images.pictures import LOADING, open_picture
 from pyterrier_csplade.model.csplade import CSPLADE
+from pyterrier_csplade.storage.files import sha256
 from pyterrier_csplade.training.own_tokens import OwnTokenFinder
+
+from .kept import as_arrays, as_matrices, kept
 
 # Pictures that features are computed of together; our choice (not measured).
 _BATCH = 32
@@ -86,14 +89,18 @@ def read_pairs(path: str, *, with_teacher: bool = False) -> list[Pair]:
     return pairs
 
 
-def encode_pairs(pairs: list[Pair], model: CSPLADE, features: Features | None) -> Pairs:
+def encode_pairs(pairs: list[Pair], model: CSPLADE, features: Features | None, cache: str | None = None) -> Pairs:
     """Encode pairs, with progress: features of the pictures, query and document vectors of the captions.
+
+    Args:
+        pairs: The pairs.
+        model: The text model.
+        features: Features of the pictures; None for pairs with vectors.
+        cache: Directory in which features and vectors of captions are kept; None keeps nothing.
 
     Raises:
         DataError: A picture or a caption cannot be used; names file and line.
     """
-    captions, names = [pair.caption for pair in pairs], [pair.where for pair in pairs]
-    sequences = model.backbone.tokenize(captions, "document", names=names)[0]
     numbers: dict[str, int] = {}
     teacher = None
     if pairs[0].teacher is not None:
@@ -101,30 +108,52 @@ def encode_pairs(pairs: list[Pair], model: CSPLADE, features: Features | None) -
         text, picture = (side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in sides)
         teacher = text, picture
     return Pairs(
-        vectors=np.concatenate(list(_image_vectors(pairs, features))),
-        queries=model.encode_queries(captions, names=names, verbose=True),
-        documents=model.encode_docs(captions, names=names, verbose=True),
-        own=OwnTokenFinder(model.backbone)(sequences, "document").matrix(len(pairs), len(model.vocabulary)),
-        same=np.array([numbers.setdefault(caption, len(numbers)) for caption in captions]),
+        vectors=_image_vectors(pairs, features, cache),
+        **_encoded_captions(pairs, model, cache),
+        same=np.array([numbers.setdefault(pair.caption, len(numbers)) for pair in pairs]),
         teacher=teacher,
     )
 
 
-def _image_vectors(pairs: list[Pair], features: Features | None) -> Iterator[np.ndarray]:
+def _encoded_captions(pairs: list[Pair], model: CSPLADE, cache: str | None) -> dict[str, csr_matrix]:
+    captions, names = [pair.caption for pair in pairs], [pair.where for pair in pairs]
+
+    def encode() -> dict[str, np.ndarray]:
+        sequences = model.backbone.tokenize(captions, "document", names=names)[0]
+        return as_arrays(
+            {
+                "queries": model.encode_queries(captions, names=names, verbose=True),
+                "documents": model.encode_docs(captions, names=names, verbose=True),
+                "own": OwnTokenFinder(model.backbone)(sequences, "document").matrix(len(pairs), len(model.vocabulary)),
+            }
+        )
+
+    key = [{**model.contract.to_dict(), "training": {}}, captions]
+    return as_matrices(kept(cache, "captions", key, encode), ("queries", "documents", "own"))
+
+
+def _image_vectors(pairs: list[Pair], features: Features | None, cache: str | None) -> np.ndarray:
     names = [pair.where for pair in pairs]
     if pairs[0].vector is not None:
         if features is not None:
             raise DataError(f"{names[0]} has image_vec: leave the setting features out, or give pictures")
         vectors = np.stack([pair.vector for pair in pairs if pair.vector is not None])
         check_vectors(vectors, names)
-        yield vectors
-        return
+        return vectors
     if features is None:
         raise DataError(f"{names[0]} has a picture, but the setting features names nothing that reads it")
+    files = [
+        str(pair.picture) if pair.picture is None or not pair.picture.is_file() else sha256(pair.picture) for pair in pairs
+    ]
+    key = [features.identity, LOADING, files]
+    return kept(cache, "features", key, lambda: {"vectors": np.concatenate(list(_computed(pairs, features)))})["vectors"]
+
+
+def _computed(pairs: list[Pair], features: Features) -> Iterator[np.ndarray]:
     for start in pt.tqdm(range(0, len(pairs), _BATCH), desc="image features", unit="batch"):
         part = pairs[start : start + _BATCH]
         pictures = [open_picture(pair.picture, pair.where) for pair in part]
-        yield compute(features, pictures, names[start : start + _BATCH])
+        yield compute(features, pictures, [pair.where for pair in part])
 
 
 def _pair(row: dict[str, Any], where: str, folder: Path, with_teacher: bool) -> Pair:

@@ -31,7 +31,8 @@ def make_head(config: ImagesConfig, pairs: Pairs, backbone: Backbone) -> ImageHe
 
         A = (X'X + ridge * n * I)^-1 X' D E' (E''E')^-1
 
-    Regressing C itself would give every picture the average caption, the start of co-activation.
+    A is then scaled to hidden states of unit size. Regressing C itself would give every picture the average caption, the start
+    of co-activation.
     """
     torch.manual_seed(config.seed)
     width = backbone.head.weight.shape[1]
@@ -43,6 +44,7 @@ def make_head(config: ImagesConfig, pairs: Pairs, backbone: Backbone) -> ImageHe
     with torch.no_grad():
         if config.start == "ridge":
             head.linear.weight.copy_(_ridge((vectors - head.mean) / head.deviation, pairs, rows * _gain(norm, width), config))
+            _give_unit_size(head, vectors)
         else:
             nn.init.normal_(head.linear.weight, std=1 / math.sqrt(head.inputs))
         _calibrate(head, norm, rows, pairs, config.target_nnz)
@@ -70,6 +72,16 @@ def _square(rows: Tensor) -> Tensor:
     """Return E'E in float64, with a little on its diagonal so that it can be inverted."""
     square = (rows.T @ rows).double()
     return square + 1e-6 * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64)
+
+
+def _give_unit_size(head: ImageHead, vectors: Tensor) -> None:
+    """Scale the linear part so that the hidden state of the median picture has a root mean square of 1.
+
+    The last norm makes logits independent of this size, but training is not: a step of AdamW moves each number by about the
+    learning rate. The regression for csplade-tiny has a size of 0.002, and the first steps of 0.001 replaced it by noise.
+    """
+    sizes = head.hidden_states(vectors).square().mean(dim=1).sqrt()
+    head.linear.weight.div_(sizes.median().clamp(min=1e-12))
 
 
 def _calibrate(head: ImageHead, norm: nn.Module, rows: Tensor, pairs: Pairs, target: float | None) -> None:

@@ -25,12 +25,12 @@ from .config import ImagesConfig, PictureValidation
 from .losses import both_ways, distillation, gate_loss
 from .pairs import Pairs
 
-# Pictures that are encoded together in a validation; our choice (not measured).
+# Number of pictures in a batch of validation; our choice (not measured).
 _BATCH = 256
 
 
 class HeadModel(nn.Module):
-    """A head in front of the frozen language model, which is no part of it, so that only the head is trained and saved."""
+    """A head in front of the frozen language model. The model is not a submodule, so only the head is trained and saved."""
 
     def __init__(self, head: ImageHead, backbone: Backbone) -> None:
         super().__init__()
@@ -74,11 +74,13 @@ class ImageTrainer(ScheduledTrainer):
         weights, captions = activate(logits), self._dense(self.pairs.queries, rows)
         own = self._dense(self.pairs.own, rows) > 0
         shown, asked = self._restricted(weights, captions, own)
-        scores, same = asked @ shown.T, self._tensor(self.pairs.same[rows])
+        # Products over the terms of the captions alone: a batch has a fifth of csplade-tiny's terms.
+        columns = self._tensor(np.unique(self.pairs.queries[rows].indices).astype(np.int64))
+        scores, same = asked[:, columns] @ shown[:, columns].T, self._tensor(self.pairs.same[rows])
         figures: dict[str, Tensor | float] = {"rank_loss": both_ways(scores, same, self.temperature)}
         loss = config.infonce_weight * figures["rank_loss"]
         if config.distillation_weight:
-            teacher = self._teacher(captions, rows)
+            teacher = self._teacher(rows)
             figures["kl_loss"] = distillation(scores, teacher, self.temperature, config.teacher_temperature)
             loss = loss + config.distillation_weight * figures["kl_loss"]
         if config.control == "gate":
@@ -101,7 +103,7 @@ class ImageTrainer(ScheduledTrainer):
         self.record(**figures, **sparsity(weights, "document"), lambda_document=strength, accuracy=hits, co_activation=together)
 
     def _restricted(self, weights: Tensor, captions: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Return pictures and captions as expansion control leaves them: a pair's terms besides own words may be out."""
+        """Return the vectors of pictures and captions after expansion control, which may remove terms other than own words."""
         if self.expansion is None:
             return weights, captions
         step = self.state.global_step
@@ -111,9 +113,10 @@ class ImageTrainer(ScheduledTrainer):
         draws = self.expansion.draw(weights.numel(), step, "image").view_as(weights).to(weights.device)
         return weights.masked_fill(draws & ~own, 0.0), captions.masked_fill(draws & ~own, 0.0)
 
-    def _teacher(self, captions: Tensor, rows: np.ndarray) -> Tensor:
+    def _teacher(self, rows: np.ndarray) -> Tensor:
         if self.config.teacher == "text":
-            return captions @ self._dense(self.pairs.documents, rows).T
+            products = self.pairs.queries[rows] @ self.pairs.documents[rows].T
+            return self._tensor(products.toarray().astype(np.float32))
         assert self.pairs.teacher is not None
         text, picture = (self._tensor(side[rows]) for side in self.pairs.teacher)
         return text @ picture.T
@@ -129,14 +132,7 @@ class HeadValidation(Validation):
     """Evaluates the head at regular steps, as ``Validation`` evaluates a text model: best checkpoint, and early stopping."""
 
     def __init__(self, trainer: Any, pairs: Pairs, scale: float, settings: PictureValidation) -> None:
-        """Watch a run.
-
-        Args:
-            trainer: The run's trainer.
-            pairs: Encoded pairs that are not trained on.
-            scale: Scale of the impacts.
-            settings: Steps, measure and patience.
-        """
+        """Watch a run."""
         self.trainer, self.pairs, self.scale = trainer, pairs, scale
         self.settings = settings  # type: ignore[assignment]  # what the base class reads of it is the same
         self.measure = f"eval_{settings.measure}"
@@ -147,13 +143,7 @@ class HeadValidation(Validation):
 
 
 def head_figures(model: HeadModel, pairs: Pairs, scale: float) -> dict[str, float]:
-    """Measure a head on pairs: every caption searches all pictures.
-
-    Args:
-        model: The head and the frozen model.
-        pairs: The pairs.
-        scale: Scale of the impacts.
-    """
+    """Measure a head on pairs: every caption searches all pictures."""
     impacts, places = picture_impacts(model, pairs, scale), np.arange(len(pairs))
     return {
         **measures.retrieval_measures(measures.relevant_ranks(pairs.queries, impacts, places)),
@@ -168,7 +158,7 @@ def head_figures(model: HeadModel, pairs: Pairs, scale: float) -> dict[str, floa
 
 
 def picture_impacts(model: HeadModel, pairs: Pairs, scale: float) -> csr_matrix:
-    """Return the impacts of the pictures of pairs, int32 [pairs, terms]; vectors are never restricted here."""
+    """Return the unrestricted impacts of the pictures of pairs, int32 [pairs, terms]."""
     device = next(model.parameters()).device
     rows = []
     with torch.no_grad():

@@ -1,0 +1,57 @@
+"""Arrays in files whose names are digests of what decides them, so that they are computed once."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from pyterrier_csplade.storage.files import write_atomically
+
+_PARTS = ("data", "indices", "indptr", "shape")
+
+
+def kept(directory: str | None, name: str, key: Any, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return arrays from a directory, or make them and keep them there.
+
+    Args:
+        directory: The directory, which is made; None keeps nothing.
+        name: Beginning of the file's name.
+        key: All that decides the arrays, as JSON values; the file's name ends in its digest.
+        make: Makes the arrays. A damaged file is made again.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    if directory is None:
+        return make()
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    path = Path(directory) / f"{name}-{digest}.npz"
+    try:
+        with np.load(path) as file:
+            return {part: file[part] for part in file.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # it is missing, or damaged
+        arrays = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    write_atomically(path, content.getvalue())
+    return arrays
+
+
+def as_arrays(matrices: Mapping[str, csr_matrix]) -> dict[str, np.ndarray]:
+    """Return the arrays of matrices, which ``as_matrices`` reads."""
+    return {f"{name}.{part}": np.asarray(getattr(matrix, part)) for name, matrix in matrices.items() for part in _PARTS}
+
+
+def as_matrices(arrays: Mapping[str, np.ndarray], names: Iterable[str]) -> dict[str, csr_matrix]:
+    """Return named matrices from the arrays of ``as_arrays``."""
+    parts = {name: [arrays[f"{name}.{part}"] for part in _PARTS] for name in names}
+    return {name: csr_matrix((data, indices, indptr), tuple(shape)) for name, (data, indices, indptr, shape) in parts.items()}
