@@ -12,7 +12,7 @@ from pyterrier_csplade.queries.content import TABLE_FILE
 from pyterrier_csplade.queries.filling import Filling
 from pyterrier_csplade.queries.table import QueryTable
 
-from .fields import BE_POSITIVE, NOT_BE_NEGATIVE, SettingError
+from .fields import BE_POSITIVE, NOT_BE_NEGATIVE, SettingError, must
 from .query_source import QuerySource
 from .table_distillation import distil_table
 
@@ -34,7 +34,7 @@ class TableConfig(QuerySource):
     fill: Literal["ridge", "counts", "distil"] = "ridge"
     entries: int = field(default=4, metadata=BE_POSITIVE)
     threshold: float = field(default=0.3, metadata=NOT_BE_NEGATIVE)
-    ridge: float = field(default=1.0, metadata=BE_POSITIVE)
+    ridge: float = field(default=1.0, metadata=must("be at least 1e-06", lambda value: value >= 1e-6))
     counts: bool = False
     steps: int = field(default=10_000, metadata=BE_POSITIVE)
 
