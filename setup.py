@@ -55,7 +55,16 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["pyterrier_csplade", "pyterrier_csplade.*"]),
-    package_data={"pyterrier_csplade": ["py.typed", "tiny/*", "small/*", "pt_docs/*.rst", "pt_docs/figures/*.png"]},
+    package_data={
+        "pyterrier_csplade": [
+            "py.typed",
+            "tiny/*",
+            "small/*",
+            "pt_docs/*.rst",
+            "pt_docs/figures/*.png",
+            "engines/opensearch/*.painless",
+        ]
+    },
     python_requires=">=3.10",
     install_requires=[
         "python-terrier>=1.0",

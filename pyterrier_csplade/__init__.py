@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .index.index import ImpactIndex
     from .model.csplade import CSPLADE
     from .model.export import export_sentence_transformers
+    from .queries.encoder import TableEncoder
     from .queries.table import QueryTable
     from .vectors import (
         Contract,
@@ -64,6 +65,7 @@ __all__ = [
     "PruneToks",
     "Quantizer",
     "QueryTable",
+    "TableEncoder",
     "TrainingError",
     "Vocabulary",
     "contract_preset",
@@ -85,6 +87,7 @@ _NAMES = {
     "index.index": ["ImpactIndex"],
     "model.csplade": ["CSPLADE"],
     "model.export": ["export_sentence_transformers"],
+    "queries.encoder": ["TableEncoder"],
     "queries.table": ["QueryTable"],
     "vectors": [
         "Contract",

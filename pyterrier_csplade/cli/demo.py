@@ -62,7 +62,8 @@ quantization="int8" and 6 GB with "nf4":
     index = ImpactIndex("scifact.csplade")
     (csplade.doc_encoder() >> index).index(pt.get_dataset("irds:beir/scifact").get_corpus_iter())
     retriever = csplade.query_encoder() >> index.retriever()
-To train an adapter, run pyterrier-csplade adapt CONFIG, then pyterrier-csplade train CONFIG."""
+To train an adapter, run pyterrier-csplade adapt CONFIG, then pyterrier-csplade train CONFIG. To search without torch, make a
+query table: QueryTable.fit(csplade, queries).save("my.table"), then QueryTable.load("my.table") >> index.retriever()."""
 
 
 def available_model(say: Say) -> tuple[CSPLADE, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pyterrier_csplade._errors import CspladeError, TrainingInterruptedError
 from pyterrier_csplade._version import __version__
 
-from . import encode, exports, fetch, images, index, mine, search, table, vocabulary
+from . import distil_query, encode, exports, fetch, images, index, mine, search, table, vocabulary
 from .arguments import count, examples, refuse_problems
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     plot.set_defaults(run=_plot)
 
     encode.add_commands(commands, _say)
-    for command in (vocabulary, images, index, search, mine, table, exports, fetch):
+    for command in (vocabulary, images, index, search, mine, table, distil_query, exports, fetch):
         command.add_command(commands, _say)
     return parser
 

@@ -17,7 +17,7 @@ from pyterrier_csplade._errors import ContractError, CspladeError
 from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import check_choice, check_field_name, check_positive, check_texts
-from pyterrier_csplade.vectors.contract import LAYERS, Contract, Fold, Layers, Variant, are_layers
+from pyterrier_csplade.vectors.contract import LAYERS, QUERY_TABLE, Contract, Fold, Layers, Variant, are_layers
 from pyterrier_csplade.vectors.impacts import ImpactVector, Quantizer, to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
@@ -25,15 +25,16 @@ from .assembly import model_and_adapter
 from .backbone import Backbone, Role, TokenizedBatch
 from .card import write_card
 from .encoder import BatchEncoder, Head
-from .hub import LOADING_ARGUMENTS, LOADING_LOCK, check_source
+from .hub import LOADING_ARGUMENTS, LOADING_LOCK, check_source, query_table_of
 from .loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone, to_dtype
 from .scorer import Scorer
+from .shallow import shallow_pair
 from .sparse import ALL, Wanted
 from .spelling import readable
 from .transformers import DocEncoder, QueryEncoder
 
 if TYPE_CHECKING:
-    from pyterrier_csplade import ImageEncoder
+    from pyterrier_csplade import ImageEncoder, QueryTable
 
 # Protects the counters of truncated texts.
 _COUNTING = threading.Lock()
@@ -57,6 +58,9 @@ class CSPLADE(Settings):
         verbose: Whether to show progress.
         truncated: Numbers of queries and of documents truncated so far.
     """
+
+    # Read when it is first needed.
+    _table: QueryTable | None = None
 
     def __init__(
         self,
@@ -221,7 +225,35 @@ class CSPLADE(Settings):
                 f"a model loaded with quantization={self.quantization!r} cannot be saved: load it without quantization"
             )
         save_backbone(self.backbone, Path(path))
+        if (table := self._query_table()) is not None:
+            table.save(Path(path) / QUERY_TABLE)
         write_card(Path(path), self.contract, len(self.vocabulary))
+
+    def shallow(self, layers: Layers) -> CSPLADE:
+        """Return a faster query encoder of some layers of this model, for documents that the whole model encodes.
+
+        It shares the weights of its layers, the final norm, the embeddings and the head with this model. Without training, it
+        is an early exit, and often poor: ``pyterrier-csplade distil-query`` trains it. Save it with :meth:`save`. Indexes of
+        this model accept its queries; it encodes no documents.
+
+        Example::
+
+            fast = csplade.shallow(layers=[0])
+            pipeline = fast.query_encoder() >> index.retriever()
+
+        Args:
+            layers: Number of the first layers to keep, or indices of layers, ascending.
+
+        Raises:
+            ContractError: There are no such layers, all are kept, or the model is quantised or only for queries itself.
+        """
+        if self.quantization is not None or self.contract.queries_for or self.contract.query_side:
+            raise ContractError(f"{self}: take layers from a model that is not quantised and encodes queries and documents")
+        pair, contract = shallow_pair(self.backbone, layers, str(self))
+        return CSPLADE(
+            (pair, self.backbone.tokenizer), contract=contract, head=self.head, batch_size=self.batch_size,
+            text_field=self.text_field, verbose=self.verbose,
+        )  # fmt: skip
 
     def encode_docs(
         self,
@@ -305,6 +337,10 @@ class CSPLADE(Settings):
             batch_size: Defaults to the model's ``batch_size``.
             verbose: Defaults to the model's ``verbose``.
         """
+        if batch.role == "document" and self.contract.queries_for:
+            raise ContractError(f"{self} encodes queries only: encode documents with the whole model")
+        if batch.role == "query" and (table := self._query_table()) is not None:
+            return wanted.of(table.encode(batch.texts, names=list(batch.names)))
         encode = partial(self.batch_encoder.encode, batch.sequences, batch_size or self.batch_size, batch.names, wanted)
         if not (self.verbose if verbose is None else verbose):
             return encode()
@@ -377,9 +413,34 @@ class CSPLADE(Settings):
 
     def query_encoder(
         self, *, top_k: int | None = None, min_weight: float = 0.0, batch_size: int | None = None, verbose: bool | None = None
-    ) -> QueryEncoder:
-        """Create the transformer that adds ``query_toks`` (float weights) to queries; arguments as for ``doc_encoder``."""
+    ) -> QueryEncoder | QueryTable:
+        """Create the transformer that adds ``query_toks`` (float weights) to queries; arguments as for ``doc_encoder``.
+
+        A model that was trained for queries of a table (``query: {encoder: table}``) returns the :class:`QueryTable`, without
+        loading its weights, unless ``top_k`` or ``min_weight`` restrict the vectors.
+        """
+        if top_k is None and not min_weight and (table := self._query_table()) is not None:
+            return table
         return QueryEncoder(self, top_k=top_k, min_weight=min_weight, batch_size=batch_size, verbose=verbose)
+
+    def _query_table(self) -> QueryTable | None:
+        """The table of a model that was trained for queries of a table; None for other models.
+
+        Raises:
+            ContractError: The model's files hold no table, or the table of another model.
+        """
+        contract = self.contract if self._loaded is not None else self._agreed_contract()
+        if contract.query_side is None:
+            return None
+        if self._table is None:
+            # The folder of tables is beside this one, so the class comes from the face of the package.
+            from pyterrier_csplade import QueryTable
+
+            table = QueryTable.load(query_table_of(self.adapter or self.model, None if self.adapter else self.revision))
+            if contract.weights and not table.contract.answers(contract):
+                raise ContractError(f"{self}: its query table is of another model: copy the checkpoint again")
+            self._table = table
+        return self._table
 
     def image_encoder(
         self,
@@ -431,12 +492,12 @@ class CSPLADE(Settings):
         return self.model if isinstance(self.model, str) else tuple(map(id, self.model)), self._given_contract
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _OF_LOADING and self.__dict__.get("_loaded") is not None:
+        if name in _OF_LOADING and any(self.__dict__.get(read) is not None for read in ("_loaded", "_table")):
             raise AttributeError(f"{name} is an argument of loading, and this model is loaded: make another CSPLADE")
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": None, "truncated": dict(self.truncated)}
+        return {**self.__dict__, "_loaded": None, "_table": None, "truncated": dict(self.truncated)}
 
     def __str__(self) -> str:
         """Return a short name that is valid in file names, such as ``CSPLADE(csplade-tiny)``."""

@@ -59,6 +59,8 @@ def export_sentence_transformers(model: CSPLADE, path: str | Path, *, queries: Q
         raise ContractError("this needs sentence-transformers 6: pip install -U sentence-transformers") from error
     contract = backbone.contract
     prompts = {"query": contract.query_prefix, "document": contract.document_prefix}
+    if contract.query_side is not None and queries is None:
+        raise ContractError("the model's queries are encoded by a table: pass queries=csplade.query_encoder()")
     static = None if queries is None else _static(backbone, queries, prompts)
     inner = path / "base"
     lm: Any = backbone.model

@@ -19,6 +19,7 @@ from transformers.utils.hub import cached_file
 
 from pyterrier_csplade._errors import ContractError, CspladeError, is_failure
 from pyterrier_csplade.storage.files import read_json as read_any_json
+from pyterrier_csplade.vectors.contract import QUERY_TABLE
 
 #: transformers replaces functions of torch in all threads while it loads a model, so models are loaded one at a time.
 LOADING_LOCK = threading.RLock()
@@ -74,6 +75,22 @@ def optional_file(name: str, file: str, revision: str | None = None) -> str | No
         if type(error) is OSError and error.errno is None and is_missing:
             return None
         raise
+
+
+def query_table_of(model: Any, revision: str | None = None) -> Path:
+    """Return the directory of a model's query table.
+
+    Raises:
+        ContractError: The model has none: its files are not whole, or only the weights are in memory.
+    """
+    names = ("csplade_table.json", "table.npz", "tokenizer.json")
+    found = [optional_file(model, f"{QUERY_TABLE}/{name}", revision) for name in names] if isinstance(model, str) else [None]
+    if found[0] is None or None in found:
+        raise ContractError(
+            f"{model if isinstance(model, str) else 'the model'} was trained for queries of a query table, but its folder "
+            f"{QUERY_TABLE} is missing: copy the checkpoint again, with its folders"
+        )
+    return Path(found[0]).parent
 
 
 def is_gguf(name: str) -> bool:

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from pyterrier_csplade.vectors.checks import check_finite, check_min_weight, check_top_k
-from pyterrier_csplade.vectors.impacts import MAX_IMPACT, Quantizer
+from pyterrier_csplade.vectors.impacts import MAX_IMPACT, Quantizer, top_k
 
 from .head import Entries, activate, heaviest
 
@@ -47,6 +47,12 @@ class Wanted:
     def threshold(self) -> float:
         """A logit slightly below the logits of all weights to keep, so that rounding in the activation loses none."""
         return math.expm1(min(self.least, _LARGEST_WEIGHT) * (1 - 1e-6))
+
+    def of(self, weights: csr_matrix) -> csr_matrix:
+        """Return what is kept of weights that were computed elsewhere; the quantizer does not apply."""
+        kept = weights.multiply(weights >= self.min_weight).tocsr() if self.min_weight else weights
+        kept.eliminate_zeros()
+        return kept if self.top_k is None else top_k(kept, self.top_k)
 
     def nothing(self, texts: int, terms: int) -> csr_matrix:
         """Return a matrix [texts, terms] without entries."""

@@ -20,6 +20,7 @@ from pyterrier_csplade.vectors.impacts import to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .content import TableContent
+from .encoder import TableEncoder
 from .filling import Filling, fill
 from .tokens import QueryTokens, twins, without_state
 
@@ -148,6 +149,11 @@ class QueryTable(Settings, pt.Transformer):
         return self._content.contract
 
     @property
+    def content(self) -> TableContent:
+        """What the table consists of."""
+        return self._content
+
+    @property
     def vocabulary(self) -> Vocabulary:
         """The index terms, in the order of the columns."""
         return self._content.vocabulary
@@ -168,12 +174,8 @@ class QueryTable(Settings, pt.Transformer):
         return self._content.expansion
 
     @cached_property
-    def _tokens(self) -> QueryTokens:
-        return self._content.tokens
-
-    @cached_property
-    def _rows(self) -> csr_matrix:
-        return self._content.rows
+    def _encoder(self) -> TableEncoder:
+        return TableEncoder(self._content)
 
     def encode(self, texts: Sequence[str], *, names: Sequence[str] | None = None) -> csr_matrix:
         """Encode queries.
@@ -188,22 +190,19 @@ class QueryTable(Settings, pt.Transformer):
         Raises:
             DataError: A query is not a string or not valid Unicode; the message names it.
         """
-        checked = check_plain_queries(texts, names or [f"text {position}" for position in range(len(texts))])
-        vectors = csr_matrix(self._tokens(checked, counts=self._content.counts) @ self._rows)
-        vectors.sort_indices()
-        return vectors
+        return self._encoder.encode(texts, names=names)
 
     def explain(self, query: str) -> dict[str, dict[str, float]]:
         """Return what each token of a query adds to its vector: token to (term to weight), the heaviest term first."""
-        tokens = self._tokens(check_plain_queries([query], ["the query"]), counts=self._content.counts)
+        tokens = self._encoder.tokens(check_plain_queries([query], ["the query"]), counts=self._content.counts)
         return {
-            self.vocabulary[column]: dict(to_vectors(self._rows[column] * count, self.vocabulary)[0])
+            self.vocabulary[column]: dict(to_vectors(self._encoder.rows[column] * count, self.vocabulary)[0])
             for column, count in zip(tokens.indices.tolist(), tokens.data.tolist())
         }
 
     def text_of(self, term: str) -> str:
         """Return the text that a term spells: `` the`` for ``Ġthe``."""
-        return self._tokens.text_of(term)
+        return self._encoder.tokens.text_of(term)
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Add ``query_toks``; rows, order, index and other columns stay.
@@ -264,7 +263,7 @@ def teach(model: Teacher, queries: Sequence[str], *, counts: bool, verbose: bool
     """
     distinct = list(dict.fromkeys(check_plain_queries(list(queries), [f"query {i}" for i in range(len(queries))])))
     tokens, vectors = tokens_of(model), model.encode_queries(distinct, verbose=verbose)
-    _check_teacher(vectors)
+    check_teacher(vectors)
     return tokens(distinct, counts=counts), vectors
 
 
@@ -274,22 +273,35 @@ def tokens_of(model: Teacher) -> QueryTokens:
     Raises:
         ContractError: The tokenizer is not of the library tokenizers, and cannot be used without transformers.
     """
-    tokenizer = model.backbone.tokenizer
+    return tokens_for(model.backbone.tokenizer, model.backbone.column_of_token, model.contract)
+
+
+def tokens_for(tokenizer: Any, column_of_token: Any, contract: Contract) -> QueryTokens:
+    """Return a tokenizer with its index terms; the tensor ``column_of_token`` is -1 for tokens that are none.
+
+    Raises:
+        ContractError: As :func:`tokens_of`.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ContractError(
-            f"{model}: its tokenizer ({type(tokenizer).__name__}) has no file tokenizer.json, which a query table needs: use a "
-            "model with a fast tokenizer"
+            f"the tokenizer ({type(tokenizer).__name__}) of {contract.summary} has no file tokenizer.json, which a query table "
+            "needs: use a model with a fast tokenizer"
         )
     split = bool(getattr(tokenizer, "split_special_tokens", False))
-    token_ids = np.flatnonzero(model.backbone.column_of_token.cpu().numpy() >= 0)
-    return QueryTokens(without_state(backend.to_str()), model.contract, token_ids, split_special_tokens=split)
+    token_ids = np.flatnonzero(column_of_token.cpu().numpy() >= 0)
+    return QueryTokens(without_state(backend.to_str()), contract, token_ids, split_special_tokens=split)
 
 
-def _check_teacher(vectors: csr_matrix) -> None:
+def check_teacher(vectors: csr_matrix) -> None:
+    """Refuse the vectors of queries of a model that give nothing to imitate.
+
+    Raises:
+        DataError: There are none, or most are empty.
+    """
     empty, total = int((np.diff(vectors.indptr) == 0).sum()), vectors.shape[0]
     if not total:
-        raise DataError("there are no queries to make the table from")
+        raise DataError("there are no queries to learn from")
     if 2 * empty > total:
         raise DataError(
             f"{empty:,} of {total:,} queries get no terms from the model, so that there is nothing to imitate: check that the "

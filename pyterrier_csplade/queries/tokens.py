@@ -13,7 +13,6 @@ from tokenizers import Tokenizer
 from pyterrier_csplade._errors import ContractError, is_failure
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.contract import Contract
-from pyterrier_csplade.vectors.folding import fold_vocabulary
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 # Tokens of a language model; our choice (not measured): it bounds the memory that a damaged file takes.
@@ -33,7 +32,10 @@ class QueryTokens:
         tokenizer: The content of the tokenizer's file ``tokenizer.json``.
         token_ids: The tokens that are index terms, before folding, int64, ascending.
         vocabulary: The index terms; if the contract folds them, several tokens are one term.
+        columns: The index term of each of ``token_ids``, int64.
         split_special_tokens: Whether the names of special tokens in a query are read as text.
+        prefix: Text that is put before every query.
+        room: Tokens of prefix and query that are read.
     """
 
     def __init__(
@@ -47,16 +49,21 @@ class QueryTokens:
         self.tokenizer = tokenizer
         self.split_special_tokens = split_special_tokens
         self._backend = _loaded(tokenizer, split_special_tokens)
-        self._prefix = contract.query_prefix
+        self.prefix = contract.query_prefix
         self._length = contract.query_length
-        self._room = contract.query_length - contract.add_bos - contract.add_eos
+        self.room = contract.query_length - contract.add_bos - contract.add_eos
         self.token_ids = np.asarray(token_ids, dtype=np.int64)
         if self.token_ids.max(initial=0) >= _MOST_TOKENS:
             raise ValueError(f"the number of a token must be below {_MOST_TOKENS:,}")
-        self.vocabulary, columns = self._index_terms(folded=contract.fold is not None)
+        self.vocabulary, self.columns = self._index_terms(folded=contract.fold is not None)
         self._columns = np.full(int(self.token_ids.max(initial=-1)) + 1, -1, dtype=np.int64)
-        self._columns[self.token_ids] = columns
+        self._columns[self.token_ids] = self.columns
         self._longest = 0
+
+    @property
+    def spellings(self) -> dict[str, int]:
+        """Token to its id, of the whole tokenizer."""
+        return dict(self._backend.get_vocab())
 
     def _index_terms(self, *, folded: bool) -> tuple[Vocabulary, np.ndarray]:
         """Return the index terms, and the column of each token."""
@@ -65,12 +72,16 @@ class QueryTokens:
             terms = Vocabulary([names[i] for i in self.token_ids.tolist()], self.token_ids)
         except KeyError as error:
             raise ValueError(f"the tokenizer has no token {error}") from error
-        return fold_vocabulary(terms) if folded else (terms, np.arange(len(terms)))
+        if not folded:
+            return terms, np.arange(len(terms))
+        from pyterrier_csplade.vectors.folding import fold_vocabulary  # loads PyTerrier, so only where it is needed
+
+        return fold_vocabulary(terms)
 
     @property
     def starts_bare(self) -> bool:
         """Whether the first word of a query is spelled differently than words after a space: ``heart``, ``Ġheart``."""
-        first, later = (encoding.ids for encoding in self._encoded([self._prefix + text for text in ("the", "the the")]))
+        first, later = (encoding.ids for encoding in self._encoded([self.prefix + text for text in ("the", "the the")]))
         return first[-1] != later[-1]
 
     def __call__(self, texts: Sequence[str], *, counts: bool = False) -> csr_matrix:
@@ -86,15 +97,15 @@ class QueryTokens:
         Raises:
             ContractError: The tokenizer fails.
         """
-        prefix, cut = len(self._prefix), 0
-        readable = self._readable(max(map(len, texts), default=0))
-        encodings = self._encoded([self._prefix + text[:readable] for text in texts])
+        prefix, cut = len(self.prefix), 0
+        readable = self.readable(max(map(len, texts), default=0))
+        encodings = self._encoded([self.prefix + text[:readable] for text in texts])
         columns, starts = [np.empty(0, dtype=np.int64)], [0]
         for text, encoding in zip(texts, encodings):
-            ids = np.array(encoding.ids[: self._room], dtype=np.int64)
-            cut += len(encoding.ids) > self._room or len(text) > readable
+            ids = np.array(encoding.ids[: self.room], dtype=np.int64)
+            cut += len(encoding.ids) > self.room or len(text) > readable
             if prefix:  # a token that reaches into the query belongs to it
-                ids = ids[[end > prefix for _, end in encoding.offsets[: self._room]]]
+                ids = ids[[end > prefix for _, end in encoding.offsets[: self.room]]]
             found = self._columns[ids[ids < len(self._columns)]] if text.strip() else ids[:0]
             columns.append(found[found >= 0])
             starts.append(starts[-1] + len(columns[-1]))
@@ -109,6 +120,10 @@ class QueryTokens:
             terms.data[:] = 1
         return terms
 
+    def ids(self, text: str) -> list[int]:
+        """Return the tokens of any text, as the tokenizer reads it, without prefix."""
+        return list(self._encoded([text])[0].ids)
+
     def _encoded(self, texts: list[str]) -> list[Any]:
         try:
             return self._backend.encode_batch(texts, add_special_tokens=False)  # type: ignore[no-any-return]
@@ -122,12 +137,12 @@ class QueryTokens:
         decoder = self._backend.decoder
         return term if decoder is None else str(decoder.decode([term]))
 
-    def _readable(self, longest_text: int) -> int:
+    def readable(self, longest_text: int) -> int:
         """Return how many characters of a query can affect the tokens that are read; the model uses the same limit."""
-        if longest_text <= self._room:
+        if longest_text <= self.room:
             return longest_text
         self._longest = self._longest or max(map(len, self._backend.get_vocab()))
-        return (self._room + 1) * self._longest
+        return (self.room + 1) * self._longest
 
 
 def twins(vocabulary: Vocabulary, *, bare: bool) -> dict[int, int]:

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
-
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _ZEROS = 2**20
 
@@ -147,6 +145,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
         LockedError: Another writer holds the lock, and ``wait`` is False.
         OSError: The file cannot be written.
     """
+    from filelock import FileLock, Timeout  # not above: reading a query table needs no lock, and little time
+
     while True:
         with _opened(path.parent) as folder:
             lock = FileLock(path, timeout=-1 if wait else 0)

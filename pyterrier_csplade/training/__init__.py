@@ -18,29 +18,36 @@ from .config import (
     LoraSettings,
     PassageSettings,
     PredictionSettings,
+    QuerySettings,
     TargetNnz,
     ValidationSettings,
 )
 from .config_file import load_config
 from .contrastive import train
 from .mining import mine_negatives
+from .query_distillation import DistilQueryConfig, distil_query
+from .query_source import QuerySource
 from .table import TableConfig
 
 __all__ = [
     "AdaptationConfig",
     "ContrastiveConfig",
+    "DistilQueryConfig",
     "ExpansionSettings",
     "LexicalSettings",
     "LoraSettings",
     "PassageSettings",
     "Plan",
     "PredictionSettings",
+    "QuerySettings",
+    "QuerySource",
     "TableConfig",
     "TargetNnz",
     "TrainingInterruptedError",
     "ValidationSettings",
     "VocabularyConfig",
     "adapt",
+    "distil_query",
     "dry_run",
     "load_config",
     "make_vocabulary",

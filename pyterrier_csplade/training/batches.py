@@ -18,13 +18,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.model.backbone import Backbone, Role
 from pyterrier_csplade.model.encoder import plan
 
 from .checkpoints import prepared
 from .distributed import gather
 from .own_tokens import OwnTokenFinder
 from .rows import TrainingRow
+from .training_encoder import collated
 
 # Texts in a part of a batch. They are sorted by length, so that small parts have little padding; our choice (measured: on a
 # CPU, 8 and 16 are no faster, and 128 is slower).
@@ -122,7 +123,7 @@ class Collator:
         limits, device = part_limits(self.backbone, len(texts), self.pieces), self.backbone.device
         own = {"own_queries": self.find(queries, "query"), "own_passages": self.find(passages, "document")}
         return {
-            "queries": cut_parts(self.backbone, queries, [max(map(len, queries))] * len(queries), *limits),
+            "queries": cut_parts(self.backbone, queries, [max(map(len, queries))] * len(queries), *limits, role="query"),
             "passages": cut_parts(self.backbone, passages, list(map(len, passages)), *limits),
             "labels": {name: values.to(device) for name, values in vars(labels).items()},
             **{side: {name: values.to(device) for name, values in vars(found).items()} for side, found in own.items()},
@@ -130,10 +131,16 @@ class Collator:
 
 
 def cut_parts(
-    backbone: Backbone, sequences: Sequence[Sequence[int]], lengths: Sequence[int], tokens: int, size: int
+    backbone: Backbone,
+    sequences: Sequence[Sequence[int]],
+    lengths: Sequence[int],
+    tokens: int,
+    size: int,
+    *,
+    role: Role = "document",
 ) -> list[dict[str, Any]]:
     """Divide sequences into padded parts of at most ``tokens`` tokens and ``size`` texts; lengths must not increase."""
-    return [backbone.collate(sequences[part]) for part in plan([max(1, n) for n in lengths], tokens, size)]
+    return [collated(backbone, sequences[part], role) for part in plan([max(1, n) for n in lengths], tokens, size)]
 
 
 def part_limits(backbone: Backbone, texts: int, pieces: int) -> tuple[int, int]:

@@ -225,6 +225,28 @@ class ExpansionSettings(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuerySettings(Checked):
+    """How queries are encoded in contrastive training (not in the paper).
+
+    Attributes:
+        encoder: "model" is the language model (paper). With "table", each token of a query has a learned weight, and no query
+            goes through the model: the documents learn to carry the expansion. The trained model encodes queries by this table.
+        start: Directory of a query table to start from, whose expansion is trained as well. None: all weights are 1, and there
+            is no expansion.
+        rate: Learning rate of the table, as a multiple of ``learning_rate``; our choice (not measured).
+    """
+
+    encoder: Literal["model", "table"] = "model"
+    start: str | None = field(default=None, metadata=NOT_BE_EMPTY)
+    rate: float = field(default=30.0, metadata=BE_POSITIVE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start is not None and self.encoder != "table":
+            raise SettingError("query: start belongs to encoder: table", ("start",))
+
+
+@dataclass(frozen=True, kw_only=True)
 class TargetNnz(Checked):
     """Target of the mean number of active terms at the end of training; None keeps the lambda of a side fixed.
 
@@ -405,6 +427,7 @@ class ContrastiveConfig(TrainingConfig):
         adaptation_weight: Weight of Eq. 2 for the passages of the batch. Only bidirectional models need a second forward pass.
         prediction: Settings of Eq. 2.
         expansion: Expansion control; None does not restrict expansion.
+        query: Encoder of the queries. The regulariser of queries does not apply to a table.
         stop_on_collapse: Whether to save and stop a run whose vectors are all empty, or all dense with an accuracy near chance.
         validation: Validation by retrieval. If set, the trained model is the best one instead of the last one.
     """
@@ -448,6 +471,7 @@ class ContrastiveConfig(TrainingConfig):
     adaptation_weight: float = field(default=0.0, metadata=NOT_BE_NEGATIVE)
     prediction: PredictionSettings = field(default_factory=PredictionSettings)
     expansion: ExpansionSettings | None = None
+    query: QuerySettings = field(default_factory=QuerySettings)
     stop_on_collapse: bool = True
     validation: ValidationSettings | None = None
 
@@ -457,6 +481,8 @@ class ContrastiveConfig(TrainingConfig):
             raise SettingError("infonce_weight, kl_weight and margin_mse_weight are all 0: nothing ranks", ("infonce_weight",))
         if self.temperature != "auto" and self.final_temperature != 1.0:
             raise SettingError("final_temperature belongs to temperature: auto", ("final_temperature",))
+        if self.learns_table and self.target_nnz is not None and self.target_nnz.query is not None:
+            raise SettingError("target_nnz: query: no regulariser moves the terms of a table", ("target_nnz",))
         if (self.target_index_mb is None) != (self.target_index_documents is None):
             raise SettingError("target_index_mb and target_index_documents belong together", ("target_index_mb",))
         if self.target_index_mb is not None and self.target_nnz is not None and self.target_nnz.document is not None:
@@ -477,6 +503,11 @@ class ContrastiveConfig(TrainingConfig):
     def last_temperature(self) -> float:
         """The temperature at the end of training."""
         return self.final_temperature if self.temperature == "auto" else self.temperature
+
+    @property
+    def learns_table(self) -> bool:
+        """Whether queries are encoded by a table that is learned."""
+        return self.query.encoder == "table"
 
     @property
     def masks(self) -> bool:

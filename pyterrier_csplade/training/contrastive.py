@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pyterrier_csplade._errors import ConfigError
 from pyterrier_csplade.model.backbone import Backbone
 from pyterrier_csplade.model.head import activate
 from pyterrier_csplade.model.loading import prepare_backbone, save_contract
+from pyterrier_csplade.queries.table import QueryTable
 from pyterrier_csplade.training.monitoring.cockpit import Cockpit
 from pyterrier_csplade.training.monitoring.grounding import batch_grounding
 from pyterrier_csplade.training.monitoring.parity import Probe, write_report
@@ -27,6 +29,7 @@ from .config import ContrastiveConfig
 from .distributed import barrier, gather, is_first_process, on_one_process_first, rank, reads_weights_of
 from .expansion import ExpansionControl, own_terms_only
 from .gradient_cache import Part
+from .learned_table import save_table, starting_table
 from .lexical import LexicalLoss, count_own_tokens
 from .objective import ContrastiveObjective, Figures
 from .own_tokens import OwnTokenFinder, OwnTokens
@@ -97,7 +100,10 @@ class ContrastiveTrainer(VectorTrainer):
             parts = gather([self._restricted(sides[side], own[side], side) for side in sides])
             scored = torch.cat(parts[0]), torch.cat(parts[1])
         labels = Labels(**inputs["labels"]).gathered()
-        loss, figures = self.objective(queries, passages, labels, self.schedule.weights(step), step=step, scored=scored)
+        lambdas = self.schedule.weights(step)
+        if self.config.learns_table:
+            lambdas = (0.0, lambdas[1])
+        loss, figures = self.objective(queries, passages, labels, lambdas, step=step, scored=scored)
         if self.expansion is not None:
             figures["restricted"] = self.expansion.probability(step)
         if self.lexical is not None:
@@ -110,6 +116,18 @@ class ContrastiveTrainer(VectorTrainer):
             for side in sides:
                 figures |= batch_grounding(sides[side], own[side], side)
         return loss, figures
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Create the optimizer, with a group of its own for the table of queries."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        table = getattr(self.model, "table", None)
+        if table is not None:
+            own = list(table.parameters())
+            for group in optimizer.param_groups:
+                group["params"] = [values for values in group["params"] if all(values is not other for other in own)]
+            rate = self.config.query.rate * self.config.learning_rate
+            optimizer.add_param_group({"params": own, "lr": rate, "weight_decay": 0.0})
+        return optimizer
 
     def _restricted(self, weights: Tensor, own: OwnTokens, side: str) -> Tensor:
         assert self.expansion is not None
@@ -144,7 +162,9 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
     contract = _contract(config)
     lengths = {"query_length": config.query_length, "document_length": config.document_length}
     prediction = config.prediction if config.adaptation_weight else None
-    backbone: Backbone = TrainingEncoder(model, tokenizer, contract.replace(**lengths), prediction)
+    encoder = TrainingEncoder(model, tokenizer, contract.replace(**lengths), prediction)
+    table = encoder.table = starting_table(config.query.start, encoder) if config.learns_table else None
+    backbone: Backbone = encoder
     reads_weights_of(backbone, backbone.head)
     trainer = ContrastiveTrainer(
         config,
@@ -154,6 +174,10 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
         train_dataset=dataset,
         data_collator=Collator(backbone, config.gradient_accumulation_steps),
     )
+    if table is not None and trainer.sharded:
+        raise ConfigError("query: encoder: table needs the whole model in every process: launch without FSDP and DeepSpeed")
+    if config.query.start is not None:
+        trainer.sources["the query table"] = texts_digest([QueryTable.load(config.query.start).contract.fingerprint])
     _watch(trainer, backbone, contract)
     trainer.run(resume)
     weights = best_weights(trainer, output / CHECKPOINTS) or trainer.trained_weights()
@@ -162,7 +186,9 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
             backbone = Backbone(whole_model(config, weights, quantized=True), tokenizer, backbone.contract)
         else:
             backbone.load_state_dict(weights, strict=False)
-        _save_trained(backbone, weights, config, contract, dataset)
+        _save_trained(backbone, weights, config, contract, Probe(dataset, table))
+        if table is not None:
+            save_table(table, tokenizer, backbone.column_of_token, output)
     barrier()
     return output
 
@@ -191,6 +217,7 @@ def _contract(config: ContrastiveConfig) -> Contract:
         temperature=config.last_temperature,
         base_model=_name(config.model),
         base_revision=config.revision,
+        query_side="table" if config.learns_table else None,
     )
 
 
@@ -230,15 +257,14 @@ def best_weights(trainer: Any, checkpoints: Path) -> dict[str, Tensor] | None:
 
 
 def _save_trained(
-    backbone: Backbone, weights: dict[str, Tensor], config: ContrastiveConfig, contract: Contract, dataset: RowDataset
+    backbone: Backbone, weights: dict[str, Tensor], config: ContrastiveConfig, contract: Contract, probe: Probe
 ) -> None:
     """Save the trained model with its adapter merged, its contract, and a report on the effect of merging."""
     output = Path(config.output)
-    probe = Probe(dataset)
     before = probe.encode(backbone) if config.lora else None
     unmerged = whole_model(config, weights) if config.quantization else backbone.model
     merged = save_run(unmerged, backbone.tokenizer, config).eval()
-    contract = contract.replace(training={"phase": "contrastive", "rows": len(dataset), **_published(config)})
+    contract = contract.replace(training={"phase": "contrastive", "rows": probe.rows, **_published(config)})
     save_contract(prepare_backbone(merged, backbone.tokenizer, contract, name=config.output), output)
     if before:
         same_lengths = prepare_backbone(merged, backbone.tokenizer, backbone.contract, name=config.output)
@@ -251,6 +277,8 @@ def _published(config: ContrastiveConfig) -> dict[str, Any]:
     settings = asdict(config) | {"model": _name(config.model), "data": [_name(source) for source in data]}
     if config.validation is not None:
         settings["validation"]["collection"] = _name(config.validation.collection)
+    if config.query.start is not None:
+        settings["query"]["start"] = _name(config.query.start)
     del settings["output"]
     return settings
 

@@ -32,6 +32,8 @@ from .trainer import CurvesTrainer, unsharded
 
 _Phase = TypeVar("_Phase", bound=Callable[..., Path])
 _LOCK = ".training.lock"
+# Parameters of a query table are named after the attribute of TrainingEncoder, and are none of the model.
+_TABLE = "table"
 
 
 def alone_in_its_output(phase: _Phase) -> _Phase:
@@ -266,6 +268,7 @@ def whole_model(config: TrainingConfig, weights: dict[str, Tensor], *, quantized
     """
     with unsharded():
         model = load_tokenizer_and_model(config, quantized=quantized)[1]
+    weights = {name: w for name, w in weights.items() if not name.startswith(f"{_TABLE}.")}
     unexpected = model.load_state_dict({name.partition(".")[2]: w.cpu() for name, w in weights.items()}, strict=False)
     if unexpected.unexpected_keys or not weights:
         raise TrainingError(f"the trained weights do not fit the model: {unexpected.unexpected_keys[:2]}")

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyterrier_csplade.model.backbone import Backbone, finish_logits
+from pyterrier_csplade.model.backbone import Backbone, Role, finish_logits
 from pyterrier_csplade.model.head import activate
 from pyterrier_csplade.vectors.contract import Contract
 
 from .config import PredictionSettings
-from .distributed import mean_over_processes
+from .distributed import mean_over_processes, world_size
 from .gradient_cache import Part
+from .learned_table import LearnedTable, padded_tokens
+from .own_tokens import OwnTokenFinder
 from .streamed_loss import streamed_prediction_loss
 
 # The figures of streamed_prediction_loss.
@@ -30,16 +32,24 @@ class TrainingEncoder(Backbone):
 
     Attributes:
         prediction: Settings of the adaptation loss; None computes none.
+        table: Encodes queries in place of the model; None uses the model.
     """
 
     def __init__(self, model: Any, tokenizer: Any, contract: Contract, prediction: PredictionSettings | None = None) -> None:
         """Combine a model, its tokenizer, a contract and the settings of the adaptation loss."""
         super().__init__(model, tokenizer, contract)
+        self.table: LearnedTable | None = None
         self.prediction = prediction
         self._mask = tokenizer.convert_tokens_to_ids(prediction.mask_token) if prediction else None
 
     def forward(  # type: ignore[override]
-        self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor, raw: bool = False, share: float = 0.0
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        pool_mask: Tensor,
+        raw: bool = False,
+        share: float = 0.0,
+        tokens: Tensor | None = None,
     ) -> Output:
         """Compute the representations of a batch.
 
@@ -50,12 +60,18 @@ class TrainingEncoder(Backbone):
             raw: Whether to return pooled logits, before the activation, instead of weights; -1 in texts without a pooled
                 position.
             share: Factor of the adaptation loss. With 0, or without gradients, the loss is not computed.
+            tokens: The index terms of queries that the table encodes, as it takes them; None for the model's texts.
 
         Returns:
             float32 [batch, index terms]; with ``share``, also the loss times ``share``, and its figures.
         """
+        if tokens is not None and self.table is not None:
+            made: Tensor = self.table(tokens)
+            return torch.expm1(made) if raw else made
         hidden = self.hidden_states(input_ids, attention_mask)
         logits = self.pool(hidden, pool_mask)
+        if self.table is not None and world_size() > 1:  # processes share gradients of all parameters after the last pass
+            logits = logits + self.table.nothing
         vectors = logits.masked_fill(~pool_mask.any(dim=1, keepdim=True), -1.0) if raw else activate(logits)
         if not (share and self.prediction and torch.is_grad_enabled()):
             return vectors
@@ -118,3 +134,18 @@ def prediction_shares(parts: Sequence[Part], weight: float, variant: str) -> lis
         return [0.0] * len(parts)
     mean = float(mean_over_processes(torch.tensor(float(sum(counts)))))
     return [weight * count / max(1.0, mean) for count in counts]
+
+
+def collated(backbone: Backbone, sequences: Sequence[Sequence[int]], role: Role) -> Part:
+    """Return the arguments of a forward pass for texts: token ids, and for queries what their table takes, if there is one.
+
+    Args:
+        backbone: The model.
+        sequences: Token ids of each text, made by ``backbone.tokenize``.
+        role: What the texts are.
+    """
+    part: Part = backbone.collate(sequences)
+    if role == "query" and isinstance(backbone, TrainingEncoder) and backbone.table is not None:
+        own = OwnTokenFinder(backbone)(sequences, role)
+        part["tokens"] = padded_tokens(own.rows, own.columns, len(sequences)).to(backbone.device)
+    return part

@@ -6,17 +6,19 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import pyterrier as pt
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import ContractError, DataError
 from pyterrier_csplade._warnings import warn
 
 from .contract import Contract
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyterrier as pt
 
 #: Maximum length of a docno in UTF-16 units, for each of which Terrier reserves three bytes in every document; our choice (not
 #: measured).
@@ -249,6 +251,8 @@ def check_columns(columns: Sequence[str], needed: Sequence[str], user: pt.Transf
     Raises:
         InputValidationError: The columns do not fit; the message says what to do.
     """
+    import pyterrier as pt  # not above: a query table encodes without it
+
     try:
         pt.validate.columns(list(columns), includes=list(needed), excludes=list(without))
     except pt.validate.InputValidationError as error:
@@ -323,6 +327,8 @@ def check_vector(vector: object, name: str) -> Mapping[str, Any]:
     """
     if isinstance(vector, Mapping):
         return present(vector)
+    import pandas as pd
+
     if vector is None or vector is pd.NA or (isinstance(vector, float) and math.isnan(vector)):
         return {}
     raise DataError(f"{name} must be a dict of term to weight, found {vector!r:.60}")
@@ -406,7 +412,7 @@ class OneEncoder:
         if contract is None or contract is self._accepted:
             return
         if contract.queries_for and not self._queries:
-            raise ContractError(f"{name} was made by {contract.summary}: a table makes vectors of queries, not of documents")
+            raise ContractError(f"{name} was made by {contract.summary}: it makes vectors of queries, not of documents")
         if self.contract is None:
             self.contract, self._name = contract, name
         elif not (contract.answers(self.contract) if self._queries else contract.joins(self.contract)):

@@ -24,6 +24,8 @@ Layers = int | list[int]
 
 #: The file of a checkpoint that holds its contract.
 CONTRACT_FILE = "csplade_config.json"
+#: The folder of a checkpoint that holds its query table, where queries were trained as a table.
+QUERY_TABLE = "query_table"
 
 #: Prefix of digests that cover a whole model. Digests of version 0.1.0 cover some of its weights and have no prefix.
 WHOLE = "2:"
@@ -84,8 +86,10 @@ class Contract:
         other_weights: The digest of the other kind, where it is known.
         documents_for: Fingerprint of the text model for whose queries an image head makes document vectors; empty for a
             language model.
-        queries_for: Fingerprint of the document encoder for which a query table makes query vectors; empty for a language
-            model, which encodes queries and documents itself.
+        queries_for: Fingerprint of the document encoder for which a query table, or a model of fewer layers, makes query
+            vectors; empty for a language model, which encodes queries and documents itself.
+        query_side: "table" if the documents were trained for queries of a query table, which is in the folder ``query_table``
+            of the checkpoint; null if the language model encodes queries as well.
         training: Description of the training, for people to read.
         probes: Vectors of fixed texts, only in the file of a checkpoint; see ``model.probes``.
     """
@@ -110,6 +114,7 @@ class Contract:
     other_weights: str = ""
     documents_for: str = ""
     queries_for: str = ""
+    query_side: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
     probes: Sequence[dict[str, float]] = field(default=(), compare=False, repr=False)
 
@@ -125,6 +130,8 @@ class Contract:
                 object.__setattr__(self, f.name, plain(value))
         if self.fold not in (None, *get_args(Fold)):
             raise ContractError(f"fold must be null or one of {', '.join(get_args(Fold))}, found {_short(self.fold)}")
+        if self.query_side not in (None, "table"):
+            raise ContractError(f"query_side must be null or table, found {_short(self.query_side)}")
         for prefix in (self.query_prefix, self.document_prefix):
             if not _is_unicode(prefix):
                 raise ContractError(f"a prefix must be valid Unicode, found {_short(prefix)}")
@@ -141,6 +148,7 @@ class Contract:
         """Hexadecimal digest of the settings that decide whether vectors are comparable; see also :meth:`matches`."""
         # Fields that were added later enter only if they are set, so that older fingerprints stay valid.
         later = [*(["pool_special"] if self.pool_special else []), *([self.queries_for] if self.queries_for else [])]
+        later += [f"queries of a {self.query_side}"] if self.query_side else []
         later += [f"fold {self.fold}"] if self.fold else []
         later += [f"pictures for {self.documents_for}"] if self.documents_for else []
         identity = json.dumps([*(getattr(self, name) for name in IDENTITY), *later])
@@ -151,7 +159,8 @@ class Contract:
 
         Weights are compared by the digests of whole models or, where one contract has none, by the older digests.
         """
-        compared = (*(name for name in IDENTITY if name != "weights"), "pool_special", "documents_for", "queries_for", "fold")
+        later = ("pool_special", "documents_for", "queries_for", "query_side", "fold")
+        compared = (*(name for name in IDENTITY if name != "weights"), *later)
         if any(getattr(self, name) != getattr(other, name) for name in compared):
             return False
         (new, old), (other_new, other_old) = self._digests, other._digests
@@ -207,7 +216,8 @@ class Contract:
         if self.documents_for:
             return f"an image head for {name} (fingerprint {self.fingerprint[:12]}, for the texts of {self.documents_for[:12]})"
         if self.queries_for:
-            return f"a query table for {name} (fingerprint {self.fingerprint[:12]}, for documents of {self.queries_for[:12]})"
+            kind = "a model of fewer layers" if self.training.get("phase") in ("shallow", "distil-query") else "a query table"
+            return f"{kind} for {name} (fingerprint {self.fingerprint[:12]}, for documents of {self.queries_for[:12]})"
         return f"{name} ({self.variant}, fingerprint {self.fingerprint[:12]})"
 
     def __hash__(self) -> int:
@@ -220,7 +230,7 @@ class Contract:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of a contract file, without probes."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "probes"}
-        for name in ("layers", "documents_for", "queries_for", "fold"):
+        for name in ("layers", "documents_for", "queries_for", "query_side", "fold"):
             if not values[name]:  # earlier versions do not know the field
                 del values[name]
         return {"format": 1, "attention": self.attention, **values}

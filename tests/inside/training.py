@@ -10,6 +10,7 @@ from pyterrier_csplade.training import (
     distributed,
     objective,
     pooled,
+    query_distillation,
     run,
     streamed_loss,
     trainer,
@@ -25,6 +26,7 @@ from pyterrier_csplade.training.images.losses import both_ways, distillation, ga
 from pyterrier_csplade.training.images.pairs import Pairs, encode_pairs, read_pairs
 from pyterrier_csplade.training.images.start import make_head
 from pyterrier_csplade.training.images.trainer import HeadModel, head_figures
+from pyterrier_csplade.training.learned_table import LearnedTable, padded_tokens
 from pyterrier_csplade.training.lexical import LexicalLoss, TermStatistics, scaled_idf
 from pyterrier_csplade.training.losses import (
     DocumentFrequencies,
@@ -44,6 +46,7 @@ from pyterrier_csplade.training.objective import ContrastiveObjective
 from pyterrier_csplade.training.own_tokens import OwnTokenFinder, OwnTokens
 from pyterrier_csplade.training.packing import PackedDataset, PassageDataset, cut_passages, pack_corpus
 from pyterrier_csplade.training.pooled import PassageCollator, count_terms, passage_contract
+from pyterrier_csplade.training.query_distillation import vector_loss
 from pyterrier_csplade.training.readers import read_rows
 from pyterrier_csplade.training.rows import TrainingRow, passage_text
 from pyterrier_csplade.training.run import add_lora, load_tokenizer_and_model, reporters
@@ -72,7 +75,11 @@ __all__ = [
     "TemperatureSchedule",
     "distil_weights",
     "own_terms_only",
+    "LearnedTable",
     "LexicalLoss",
+    "padded_tokens",
+    "query_distillation",
+    "vector_loss",
     "TermStatistics",
     "scaled_idf",
     "OwnTokenFinder",

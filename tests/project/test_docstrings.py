@@ -25,6 +25,7 @@ from pyterrier_csplade import (
     OpenSearchIndex,
     PruneToks,
     QueryTable,
+    TableEncoder,
     exact_recall,
     plot_tradeoff,
 )
@@ -105,6 +106,7 @@ def names(
         OpenSearchIndex,
         PruneToks,
         QueryTable,
+        TableEncoder,
         exact_recall,
         plot_tradeoff,
     )

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pyterrier_csplade import CSPLADE
-from pyterrier_csplade.training import AdaptationConfig, ContrastiveConfig, TableConfig, load_config
+from pyterrier_csplade.training import AdaptationConfig, ContrastiveConfig, DistilQueryConfig, TableConfig, load_config
 from pyterrier_csplade.training.images import ImagesConfig
 from support.pages import PAGES, blocks
 from support.paths import ROOT
@@ -106,9 +106,13 @@ def test_configurations_are_valid(tmp_path: Path) -> None:
     (text,) = blocks(next(page for page in PAGES if page.stem == "images"), "yaml")
     path.write_text(text, encoding="utf-8")
     assert load_config(path, ImagesConfig).validation is not None
-    (text,) = blocks(next(page for page in PAGES if page.stem == "query-tables"), "yaml")
-    path.write_text(text, encoding="utf-8")
+    table, part, shallow = blocks(next(page for page in PAGES if page.stem == "query-tables"), "yaml")
+    path.write_text(table, encoding="utf-8")
     assert load_config(path, TableConfig).entries == 4
+    path.write_text(contrastive + part, encoding="utf-8")
+    assert load_config(path, ContrastiveConfig).learns_table
+    path.write_text(shallow, encoding="utf-8")
+    assert load_config(path, DistilQueryConfig).layers == [0, 2]
 
 
 def test_documented_names_exist() -> None:

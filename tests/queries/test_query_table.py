@@ -323,7 +323,7 @@ def test_a_tokenizer_without_a_file_is_refused(csplade: CSPLADE, monkeypatch: py
         pass
 
     monkeypatch.setattr(csplade.backbone, "tokenizer", Slow())
-    with pytest.raises(ContractError, match=r"its tokenizer \(Slow\) has no file tokenizer.json"):
+    with pytest.raises(ContractError, match=r"the tokenizer \(Slow\) of .* has no file tokenizer.json"):
         QueryTable.from_weights(csplade, np.ones(len(csplade.vocabulary)))
 
 
@@ -428,7 +428,7 @@ def test_a_table_and_folding(
 def test_a_table_makes_no_documents(csplade: CSPLADE, table: QueryTable, tmp_path: Path) -> None:
     vector = table(pd.DataFrame({"qid": ["1"], "query": ["dogs"]}))["query_toks"][0]
     impacts = ImpactVector({term: 3 for term in vector}, vector.contract)
-    with pytest.raises(ContractError, match="a table makes vectors of queries, not of documents"):
+    with pytest.raises(ContractError, match="it makes vectors of queries, not of documents"):
         ImpactIndex(tmp_path / "wrong").toks_indexer().index([{"docno": "d1", "toks": impacts}])
 
 
@@ -451,3 +451,20 @@ def test_searching_with_a_table_loads_neither_torch_nor_transformers(saved: Path
     )
     done = subprocess.run([sys.executable, "-c", code, str(saved), str(index.path)], capture_output=True, text=True, check=True)
     assert done.stdout == f"{len(DOCUMENTS)} "
+
+
+def test_the_encoder_gives_the_same_vectors_and_imports_numpy_scipy_and_tokenizers_only(saved: Path) -> None:
+    queries = ["dogs and cats", "", "an inverted index"]
+    code = (
+        "import json, sys\n"
+        "from pyterrier_csplade import TableEncoder\n"
+        "matrix = TableEncoder.load(sys.argv[1]).encode(json.loads(sys.argv[2]))\n"
+        "packages = {name.partition('.')[0] for name, module in sys.modules.items() if getattr(module, '__file__', None)}\n"
+        "print(json.dumps([matrix.toarray().tolist(), sorted(packages - sys.stdlib_module_names)]))\n"
+    )
+    command = [sys.executable, "-c", code, str(saved), json.dumps(queries)]
+    vectors, packages = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert np.array_equal(np.array(vectors, dtype=np.float32), QueryTable.load(saved).encode(queries).toarray())
+    imported = {name for name in packages if not name.startswith("_")} - {"pyterrier_csplade"}
+    # numpy.testing, which scipy.sparse loads, takes charset_normalizer or another detector where one is installed.
+    assert imported - {"charset_normalizer", "chardet"} == {"numpy", "scipy", "tokenizers"}

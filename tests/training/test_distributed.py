@@ -29,7 +29,7 @@ from inside.training import (
     run,
     trainer,
 )
-from pyterrier_csplade import ConfigError, Contract
+from pyterrier_csplade import ConfigError, Contract, QueryTable
 from pyterrier_csplade.model import Backbone
 from pyterrier_csplade.training import LoraSettings, ValidationSettings, adapt, train
 from support import models
@@ -51,6 +51,7 @@ POOLED: dict[str, Any] = {
     "prediction_weight": 0.3, "target_nnz": 100,
 }  # fmt: skip
 MIXED: dict[str, Any] = {"lexical": {"others_weight": 0.01}, "adaptation_weight": 0.5, "temperature": "auto"}
+TABLE: dict[str, Any] = {"query": {"encoder": "table"}}
 LORA: dict[str, Any] = {"rank": 2, "dropout": 0.0}
 QLORA: dict[str, Any] = {"model": "llama-64", "quantization": "nf4"}
 
@@ -84,6 +85,7 @@ def two_processes(base: Path) -> Path:
         {"name": "adapted 2x2x2", "phase": "adaptation", **PARTS, **ADAPTATION},
         {"name": "pooled 2x2x2", "phase": "adaptation", **PARTS, **POOLED},
         {"name": "mixed 2x4", **SETTINGS, **MIXED},
+        {"name": "table 2x2x2", **PARTS, **SETTINGS, **TABLE},
         {"name": "validated", **SETTINGS, **VALIDATED, "validation": validation(base)},
         {"name": "qlora 2x2x2", "lora": LORA, **PARTS, **QLORA, **SETTINGS},
     ]
@@ -181,6 +183,13 @@ def test_two_processes_mix_as_one(base: Path, two_processes: Path, tmp_path: Pat
     else:
         one = train(contrastive_config(base, tmp_path / "run", **SETTINGS, **MIXED))
     check_mixed(one, two_processes / name)
+
+
+def test_two_processes_learn_the_table_of_one(base: Path, two_processes: Path, tmp_path: Path) -> None:
+    one = train(contrastive_config(base, tmp_path / "run", **SETTINGS, **TABLE))
+    check_equal(one, two_processes / "table 2x2x2")
+    tables = [QueryTable.load(run / "query_table").weights for run in (one, two_processes / "table 2x2x2")]
+    assert tables[0] == pytest.approx(tables[1], rel=1e-4)
 
 
 def test_two_processes_adapt_as_one(one_process: Callable[[str], Path], two_processes: Path) -> None:

@@ -48,7 +48,7 @@ def test_vectors_of_a_query_table_are_queries_of_its_documents_only() -> None:
     with pytest.raises(ContractError, match=r"query q was encoded by a query table for lm-one .*, the index by lm-two"):
         OneEncoder(OTHER, "the index", queries=True).observe(table, "query q")
     for encoder in (OneEncoder(), OneEncoder(ONE, "the index")):
-        with pytest.raises(ContractError, match=r"document d was made by a query table .*: a table makes vectors of queries"):
+        with pytest.raises(ContractError, match=r"document d was made by a query table .*: it makes vectors of queries"):
             encoder.observe(table, "document d")
     queries = pd.DataFrame({"qid": ["1"], "query_toks": pd.Series([table], dtype=object)})
     check_contracts(queries, ONE, "an index")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from pyterrier_csplade._errors import ContractError
+from pyterrier_csplade.queries.table import QueryTable
+from pyterrier_csplade.storage.files import write_atomically
 from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.matrices import EncodedVectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
@@ -12,6 +16,7 @@ from pyterrier_csplade.vectors.vocabulary import Vocabulary
 from .connection import Connection
 from .indexer import OpenSearchIndexer
 from .mapping import TermNames
+from .query_tables import store, tokenizer_model
 from .remote import ClusterIndex, RemoteIndex
 from .retrievers import BM25Retriever, OpenSearchRetriever, OpenSearchScorer
 
@@ -215,6 +220,47 @@ class OpenSearchIndex(ClusterIndex):
             verbose: Whether to show a progress bar.
         """
         return OpenSearchScorer(self, batch_size=batch_size, verbose=verbose)
+
+    def put_query_table(self, table: QueryTable) -> str:
+        """Store a query table on the server, so that other programs search with texts; see :doc:`/opensearch`.
+
+        The table becomes an ingest pipeline with a Painless script, which every distribution of OpenSearch can run. Before it
+        is stored, the server encodes some texts with it, and its vectors are compared with the table's. A table of the same
+        index is replaced.
+
+        Args:
+            table: A table for the encoder of the index's documents.
+
+        Returns:
+            The name of the pipeline.
+
+        Raises:
+            ContractError: The table belongs to another encoder, or its tokenizer is none of byte-level BPE that splits texts as
+                GPT-2, SmolLM2, Llama 3 or Qwen 2 do.
+            ImpactIndexError: There is no complete index, or the server does not encode a text as the table does.
+        """
+        documents = self.remote.open().contract
+        if documents is not None and not table.contract.answers(documents):
+            raise ContractError(
+                f"{table.contract.summary} makes no queries for {self.remote}, whose documents come from {documents.summary}"
+            )
+        name = f"csplade-{self.remote.name}"
+        store(self.remote.connection, name, table, self.remote.names)
+        return name
+
+    def save_tokenizer_model(self, table: QueryTable, path: str | Path) -> None:
+        """Write a query table as a model of the plugin ml-commons, for ``neural_sparse`` queries; see :doc:`/opensearch`.
+
+        The ZIP file has the layout of OpenSearch's own sparse tokenizers, ``tokenizer.json`` and ``idf.json``. Nothing is sent.
+
+        Args:
+            table: A table without expansion (``Filling(kind="counts")``) whose tokens count once.
+            path: The ZIP file; one that exists is replaced.
+
+        Raises:
+            ContractError: Such a model cannot express the table; names what it lacks.
+        """
+        write_atomically(Path(path), tokenizer_model(table, self.remote.names))
 
     def allow_query_terms(self, terms: int = 4096) -> None:
         """Allow queries with more terms than a cluster's default limit of 1,024.

@@ -8,12 +8,15 @@ from typing import Any
 
 import ir_measures
 import numpy as np
+import torch
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade.model.backbone import Backbone
 from pyterrier_csplade.model.encoder import BatchEncoder
 from pyterrier_csplade.storage.files import write_atomically
 from pyterrier_csplade.training.batches import RowDataset
+from pyterrier_csplade.training.learned_table import LearnedTable, padded_tokens
+from pyterrier_csplade.training.own_tokens import OwnTokenFinder
 
 # File in a run's directory.
 _PARITY_FILE = "merge_parity.json"
@@ -25,8 +28,15 @@ _BATCH = 16
 class Probe:
     """Queries and passages of the training data to encode before and after merging."""
 
-    def __init__(self, dataset: RowDataset) -> None:
-        """Read the first rows of a dataset."""
+    def __init__(self, dataset: RowDataset, table: LearnedTable | None = None) -> None:
+        """Read the first rows of a dataset.
+
+        Args:
+            dataset: The rows.
+            table: Encodes the queries; None uses the model.
+        """
+        self.table = table
+        self.rows = len(dataset)
         rows = [dataset[number] for number in range(min(_ROWS, len(dataset)))]
         self.queries = [row["query"] for row in rows]
         self.passages = list(dict.fromkeys(text for row in rows for text in [row["positive"], *row["negatives"]]))
@@ -37,7 +47,14 @@ class Probe:
         training = backbone.training
         backbone.eval()
         encoder = BatchEncoder(backbone)
-        queries = encoder.encode(backbone.tokenize(self.queries, "query")[0], _BATCH, self.queries)
+        sequences = backbone.tokenize(self.queries, "query")[0]
+        if self.table is None:
+            queries = encoder.encode(sequences, _BATCH, self.queries)
+        else:
+            own = OwnTokenFinder(backbone)(sequences, "query")
+            tokens = padded_tokens(own.rows, own.columns, len(sequences)).to(self.table.own.device)
+            with torch.no_grad():
+                queries = csr_matrix(self.table(tokens).cpu().numpy())
         passages = encoder.encode(backbone.tokenize(self.passages, "document")[0], _BATCH, self.passages)
         backbone.train(training)
         return queries, passages

@@ -27,6 +27,7 @@ from pyterrier_csplade.model.backbone import Backbone, Role
 from pyterrier_csplade.training.config import ValidationSettings, parse_measure
 from pyterrier_csplade.training.own_tokens import OwnTokenFinder
 from pyterrier_csplade.training.rows import passage_text
+from pyterrier_csplade.training.training_encoder import collated
 from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.grounding import lexical_grounding
 from pyterrier_csplade.vectors.impacts import Quantizer, to_vectors
@@ -124,7 +125,7 @@ class Validation(TrainerCallback):
             filled = [row for row in order if sequences[row]]
             with torch.no_grad():
                 blocks = [
-                    self._vectors([sequences[row] for row in filled[start : start + _BATCH]])
+                    self._vectors([sequences[row] for row in filled[start : start + _BATCH]], role)
                     for start in range(0, len(filled), _BATCH)
                 ]
         finally:
@@ -132,8 +133,9 @@ class Validation(TrainerCallback):
         empty = csr_matrix((len(texts) - len(filled), len(backbone.vocabulary)), dtype=np.float32)
         return vstack([*blocks, empty], format="csr")[np.argsort(order, kind="stable")]
 
-    def _vectors(self, sequences: list[list[int]]) -> csr_matrix:
-        return csr_matrix(self.trainer.model_wrapped(**self.backbone.collate(sequences)).float().cpu().numpy())
+    def _vectors(self, sequences: list[list[int]], role: Role) -> csr_matrix:
+        part = collated(self.backbone, sequences, role)
+        return csr_matrix(self.trainer.model_wrapped(**part).float().cpu().numpy())
 
     def _exact(self, queries: csr_matrix, impacts: csr_matrix) -> pd.DataFrame:
         """Rank by dot product. Documents with equal scores keep their order."""

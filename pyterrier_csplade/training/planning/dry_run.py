@@ -11,11 +11,13 @@ from pyterrier_csplade._errors import ConfigError, CspladeError
 from pyterrier_csplade.data.sources import find_dataset
 from pyterrier_csplade.model.hub import load_tokenizer
 from pyterrier_csplade.model.terms import index_terms
+from pyterrier_csplade.queries.table import QueryTable
 from pyterrier_csplade.training.batches import part_size, part_tokens
 from pyterrier_csplade.training.checkpoints import CHECKPOINTS, last_checkpoint
 from pyterrier_csplade.training.config import (
     AdaptationConfig,
     ContrastiveConfig,
+    QuerySettings,
     TrainingConfig,
     ValidationSettings,
     check_batch,
@@ -126,6 +128,8 @@ def _check_data(config: TrainingConfig, tokenizer: Any, plan: Plan, *, sharded: 
     if isinstance(config, ContrastiveConfig):
         if config.validation:
             _check_validation(config.validation, plan)
+        if config.learns_table:
+            _check_query_table(config.query, plan)
         return _contrastive_load(config, sample_rows(config, tokenizer, plan), plan.gpus, sharded=sharded)
     if isinstance(config, AdaptationConfig):
         corpus_tokens = sample_corpus(config, tokenizer, plan)
@@ -148,12 +152,24 @@ def _check_validation(settings: ValidationSettings, plan: Plan) -> None:
         plan.problems.append(f"validation: {error}")
 
 
+def _check_query_table(settings: QuerySettings, plan: Plan) -> None:
+    begins = "all weights 1"
+    if settings.start is not None:
+        try:
+            table = QueryTable.load(settings.start)
+            begins = f"{settings.start} with {table.expansion.nnz:,} weights of expansion"
+        except (CspladeError, OSError) as error:
+            plan.problems.append(f"query: start: {error}")
+    plan.facts.append(("query encoder", f"a table, no forward pass; it begins with {begins}"))
+
+
 def _contrastive_load(config: ContrastiveConfig, sample: RowSample, gpus: int, *, sharded: bool) -> Load:
     queries = config.batch_size / gpus
     copies = 2 if config.variant == "echo" else 1
     passages = queries * (1 + sample.negatives)
     again = passages * sample.document_tokens if config.adaptation_weight else 0.0  # tokens to predict
-    read = queries * sample.query_tokens + passages * sample.document_tokens
+    of_queries = 0.0 if config.learns_table else queries * sample.query_tokens
+    read = of_queries + passages * sample.document_tokens
     tokens = read + (again if config.masks else 0.0)
     cached = sharded or config.gradient_accumulation_steps > 1  # sharded models never keep graphs
     part = part_size(passages, config.gradient_accumulation_steps, accelerator=True)
