@@ -32,7 +32,7 @@ KINDS = {"A": Kind(128_256, 512, 8, 16), "B": Kind(32_000, 256, 4, 32)}
 
 
 def language_model(kind: Kind, dtype: torch.dtype) -> LlamaForCausalLM:
-    """Make a random Llama with sparse vectors, by a direction that all states share and that the head opposes."""
+    """Make a random Llama whose vectors are sparse, because the head opposes a direction that all states share."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=kind.vocabulary, hidden_size=kind.width, intermediate_size=kind.width * 11 // 4,
@@ -164,7 +164,7 @@ def csplade(lm: Any, tokenizer: Any, batch_size: int, head: Any = None) -> Encod
 
 
 def floor(lm: Any, tokenizer: Any, batch_size: int) -> Encode:
-    """Run what no exact encoder avoids: the backbone and one product with the head, for the real tokens of sorted batches."""
+    """Run the minimum of an exact encoder: the backbone and one product with the head, for the tokens of sorted batches."""
 
     def encode(texts: list[str]) -> list[dict[str, int]]:
         sequences = sorted(tokenizer(texts)["input_ids"], key=len)

@@ -14,7 +14,7 @@ from pyterrier_csplade.engines.engine import Documents, Engine, EngineRetriever
 from pyterrier_csplade.index.search.algorithm import Hits
 
 _FILE = "index.bmp"
-# What bmp 0.2.8 numbers and stores: 16 bits a term, 8 bits an impact and a place in a block, 16 bits a score.
+# Limits of bmp 0.2.8: 16 bits for a term, 8 bits for an impact and for a place in a block, 16 bits for a score.
 _MAX_TERMS, _MAX_IMPACT, _MAX_BLOCK, _MAX_SCORE = 2**16, 2**8 - 1, 2**8, 2**16 - 1
 # bmp turns a query's weights into whole numbers from 1 to 32.
 _QUERY_LEVELS = 32
@@ -24,10 +24,11 @@ _PADDING_TERM = "padding"
 
 
 class BmpEngine(Engine):
-    """An index of BMP (Mallia, Suel, Tonellotto, SIGIR 2024), their own implementation.
+    """An index of BMP (Mallia, Suel, Tonellotto, SIGIR 2024), in the authors' implementation.
 
-    For comparison only; ``ImpactIndex.retriever(algorithm="bmp")`` is exact and this is not: bmp 0.2.8 keeps 5 bits of a
-    query's weights, so that about half of the queries have a different top 10, and may miss documents even with ``alpha=1``.
+    Use it for comparisons only. ``ImpactIndex.retriever(algorithm="bmp")`` is exact, but this engine is not: bmp 0.2.8 keeps 5
+    bits of a query's weights, so about half of the queries have a different top 10, and it may miss documents even with
+    ``alpha=1``.
     """
 
     schematic = {"label": "BmpEngine", "help_url": None}
@@ -133,7 +134,7 @@ class BmpRetriever(EngineRetriever):
             found, scores = engine.search(weights, self.num_results, self.alpha, self.beta)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # panics of Rust are no Exception
+        except BaseException as error:  # panics of Rust are not subclasses of Exception
             raise ImpactIndexError(
                 f"bmp failed at query {qid!r} ({error}), as it does where many scores tie: use "
                 'ImpactIndex.retriever(algorithm="bmp")'

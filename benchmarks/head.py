@@ -3,9 +3,10 @@
 Usage: python benchmarks/head.py [--width 2048] [--vocabulary 128256] [--texts 64] [--length 80] [--active 0.005] [--repeat 5]
 
 Times the product and the maximum over positions for one batch of random hidden states, with all implementations in turns.
-Reports medians, the ratio to PyTorch's plain product, TFLOP/s, and the largest difference from the reference. "screened" is for
-CPUs. "compiled" is the streamed head with each block compiled by torch.compile, which needs a C++ compiler on a CPU; it is not
-a value of ``head`` and shows what compiling would gain. If it does not compile, it is left out with the reason.
+Reports medians, the ratio to PyTorch's plain product, TFLOP/s, the peak memory of the first call above what was held before
+(on Linux or a GPU), and the largest difference from the reference. "screened" is for CPUs. "compiled" is the streamed head
+with each block compiled by torch.compile, which needs a C++ compiler on a CPU; it is not a value of ``head`` and shows what
+compiling would gain. If it does not compile, it is left out with the reason.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,12 +82,31 @@ def ways(states: torch.Tensor, weight: torch.Tensor, threshold: float) -> dict[s
     return found
 
 
-def warmed_up(functions: dict[str, Callable[[], Entries | None]]) -> dict[str, Entries | None]:
-    """Call each function and return its entries; one that fails to compile is removed with a message."""
+def with_peak(function: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+    """Call a function, and return its result and the peak memory above what was held before, in MiB."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        return function(), (torch.cuda.max_memory_allocated() - before) / 2**20
+    if device.type != "cpu" or not Path("/proc/self/clear_refs").exists():
+        return function(), float("nan")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what the process holds
+    before = resident_peak()
+    return function(), (resident_peak() - before) / 2**10
+
+
+def resident_peak() -> int:
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+
+def warmed_up(
+    functions: dict[str, Callable[[], Entries | None]], device: torch.device
+) -> dict[str, tuple[Entries | None, float]]:
+    """Call each function and return its entries and its peak; one that fails to compile is removed with a message."""
     results = {}
     for name, function in list(functions.items()):
         try:
-            results[name] = function()
+            results[name] = with_peak(function, device)
         except Exception as error:  # whatever a compiler may raise
             if name != "compiled":
                 raise
@@ -109,7 +130,7 @@ def main() -> None:
     with torch.inference_mode():
         states, weight, threshold = random_batch(args, device)
         functions = ways(states, weight, threshold)
-        results = warmed_up(functions)
+        results = warmed_up(functions, device)
         seconds: dict[str, list[float]] = {name: [] for name in functions}
         for _ in range(args.repeat):
             for name, function in functions.items():
@@ -118,8 +139,9 @@ def main() -> None:
     flop = 2 * states.numel() * args.vocabulary
     for name, value in medians.items():
         ratio = value / medians["product alone"]
+        entries, peak = results[name]
         row = f"{name}: {1000 * value:.2f} ms, {ratio:.2f} of the product alone, {flop / value / 1e12:.3f} TFLOP/s"
-        print(row + (difference(results["streamed"], results[name], args) if results[name] else ""))
+        print(f"{row}, {peak:.0f} MiB" + (difference(results["streamed"][0], entries, args) if entries else ""))
     best = min((name for name in medians if name not in ("product alone", "compiled")), key=lambda name: medians[name])
     print(f'fastest: CSPLADE(..., head="{best}")')
 

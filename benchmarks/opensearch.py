@@ -150,7 +150,7 @@ def print_size(cluster: Cluster, name: str, postings: int) -> None:
 
 
 def merge(cluster: Cluster, name: str) -> None:
-    """Merge segments, so that the server drops what it keeps for recovery."""
+    """Merge segments, so that the server drops its recovery copy."""
     time.sleep(100)
     cluster.request("PUT", f"/{name}/_doc/one-more?refresh=true", {"docno": "one-more"})
     cluster.request("POST", f"/{name}/_forcemerge?max_num_segments=1", timeout=600)

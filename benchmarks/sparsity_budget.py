@@ -96,7 +96,7 @@ def run(args: argparse.Namespace, variant: Any, kind: str, weights: dict[str, fl
 
 
 def tune(args: argparse.Namespace, weights: dict[str, float]) -> dict[str, Any]:
-    """Move both lambdas until the causal variant is within 10% of the target: nnz as a power of lambda, by the secant."""
+    """Adjust both lambdas by the secant method in logarithms until the causal variant is within 10% of the target."""
     elasticity = dict.fromkeys(TARGET, -1.2)  # a first guess
     before: dict[str, Any] | None = None
     trials = []
@@ -128,7 +128,7 @@ def report(row: dict[str, Any]) -> None:
 
 
 def draw(rows: list[dict[str, Any]], output: Path) -> None:
-    """Active terms in the course of training."""
+    """Plot the active terms during training."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

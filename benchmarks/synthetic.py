@@ -116,18 +116,18 @@ class SyntheticVectors:
         }
 
     def _zipf(self, uniform: np.ndarray) -> np.ndarray:
-        """Turn uniform numbers into terms whose frequency falls with their number, starting at a rank of 20."""
+        """Convert uniform numbers to terms with a Zipf distribution that starts at rank 20."""
         offset = 20
         return (offset * ((self.terms + offset) / offset) ** uniform - offset).astype(np.int64)
 
 
 class StoredVectors:
-    """Vectors that were drawn once and stand in files, a block each; implements ``EncodedVectors``."""
+    """Vectors that are drawn once and kept in files, one per block; implements ``EncodedVectors``."""
 
     contract = None
 
     def __init__(self, vectors: SyntheticVectors, directory: Path) -> None:
-        """Draw vectors, where they are not there yet."""
+        """Draw the vectors of missing files."""
         self.vocabulary, self._documents = vectors.vocabulary, len(vectors)
         self._files = [directory / f"{first}.npz" for first in range(0, len(vectors), _BLOCK)]
         if not all(file.exists() for file in self._files):
@@ -162,7 +162,7 @@ class DrawnGuide:
 
 
 def guide_of_noise(postings: Postings) -> DrawnGuide:
-    """A guide that agrees with the learned impacts: these times log-normal noise, sigma 0.3."""
+    """Return a guide that agrees with the learned impacts: the impacts times log-normal noise with sigma 0.3."""
 
     def weigh(number: int, impacts: np.ndarray) -> np.ndarray:
         return impacts * np.exp(0.3 * np.random.default_rng([4, number]).standard_normal(len(impacts)))
@@ -171,7 +171,7 @@ def guide_of_noise(postings: Postings) -> DrawnGuide:
 
 
 def guide_of_rarity(postings: Postings) -> DrawnGuide:
-    """A guide shaped like BM25: the impacts saturate (k1 = 0.82, at the mean impact) and are multiplied by the term's IDF."""
+    """Return a guide shaped like BM25: saturated impacts (k1 = 0.82, at the mean impact) times the term's IDF."""
     mean = float(postings.impacts[:1_000_000].mean())
 
     def weigh(number: int, impacts: np.ndarray) -> np.ndarray:

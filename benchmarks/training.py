@@ -59,7 +59,7 @@ def make_model(width: int, layers: int, dense: bool) -> Any:
 
 
 def make_tokenizer() -> Any:
-    """A tokenizer with as many tokens as Llama 3; the texts are given as ids, so that it only names the terms."""
+    """Make a tokenizer with as many tokens as Llama 3. It only names the terms, because the texts are given as ids."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -73,7 +73,7 @@ def make_tokenizer() -> Any:
 
 
 def make_ids(queries: int, passages: int, length: int) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids of the queries, and of the passages: all positives, then all first negatives, and so on."""
+    """Return token ids of the queries and of the passages: all positives, then all first negatives, and so on."""
     import random
 
     draw = random.Random(1)
@@ -95,7 +95,7 @@ def make_labels(count: int, passages: int) -> Any:
 
 
 def our_step(model: Any, queries: Any, passages: Any, kind: str) -> Callable[[], float]:
-    """A step of this package, or of the naive graph with this package's loss."""
+    """Take a step of this package, or of the naive graph with this package's loss."""
     import torch
     from accelerate import Accelerator
 
@@ -140,7 +140,7 @@ def our_step(model: Any, queries: Any, passages: Any, kind: str) -> Callable[[],
 
 
 def their_step(model: Any, queries: Any, passages: Any) -> Callable[[], float]:
-    """A step of sentence-transformers: its pooling and losses over this model's logits, one column of texts after the other."""
+    """Take a step of sentence-transformers, with its pooling and losses over this model's logits, one column at a time."""
     import torch
     from sentence_transformers import SparseEncoder
     from sentence_transformers.sparse_encoder import losses
@@ -148,7 +148,7 @@ def their_step(model: Any, queries: Any, passages: Any) -> Callable[[], float]:
     from torch.nn.utils.rnn import pad_sequence
 
     class Logits(torch.nn.Module):
-        """What its fill-mask transformer does for an encoder."""
+        """Returns the model's logits, as the fill-mask transformer of sentence-transformers does."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -61,7 +61,7 @@ RANK, WEIGHT = 16, 0.03
 
 
 class Size(NamedTuple):
-    """What differs between the real run and ``--tiny``."""
+    """The sizes that differ between the real run and ``--tiny``."""
 
     llama: dict[str, int]
     vocabulary: int
@@ -87,7 +87,7 @@ standard_library = functools.cache(read_python_docs)
 
 
 def clock() -> float:
-    """Seconds, after everything that was started."""
+    """Return the time in seconds after all started work has finished."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -137,7 +137,7 @@ def settings(folder: Path, method: str) -> dict[str, Any]:
 
 
 def adaptation_steps(size: Size, folder: Path, method: str, args: argparse.Namespace) -> Iterator[tuple[float, Load]]:
-    """Take steps without end; yield the loss of each and what it worked on."""
+    """Take steps without end; yield the loss of each step and its amount of work."""
     config = AdaptationConfig(corpus="-", **settings(folder, method))
     tokenizer, model = load_tokenizer_and_model(config)
     texts = (d["text"] for _, d in read_jsonl(str(args.corpus))) if args.corpus else (doc.body for doc in standard_library())
@@ -163,7 +163,7 @@ def adaptation_steps(size: Size, folder: Path, method: str, args: argparse.Names
 
 
 def contrastive_steps(size: Size, folder: Path, method: str, args: argparse.Namespace) -> Iterator[tuple[float, Load]]:
-    """As ``adaptation_steps``; the loss is InfoNCE, to which FLOPS is added."""
+    """Take steps as ``adaptation_steps`` does, with InfoNCE and FLOPS as the loss."""
     config = ContrastiveConfig(data="-", batch_size=size.queries, **settings(folder, method))
     tokenizer, model = load_tokenizer_and_model(config)
     contract = Contract(query_length=32, document_length=192, logit_scale=size.logit_scale)
@@ -202,7 +202,7 @@ def contrastive_steps(size: Size, folder: Path, method: str, args: argparse.Name
 
 
 def prepared(module: Any, learning_rate: float) -> tuple[Accelerator, Any, torch.optim.Optimizer]:
-    """A module as transformers' Trainer prepares it, and the optimizer of its adapters."""
+    """Return a module as transformers' Trainer prepares it, and the optimizer of its adapters."""
     for layer in module.modules():
         if isinstance(layer, BaseTunerLayer):  # as the trainer does during its steps
             layer.cast_input_dtype_enabled = False

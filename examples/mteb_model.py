@@ -1,4 +1,4 @@
-"""CSPLADE as a model that ``mteb.evaluate`` takes, for retrieval and re-ranking tasks (mteb 2).
+"""CSPLADE as a model for ``mteb.evaluate``, for retrieval and re-ranking tasks (mteb 2).
 
 Usage: python mteb_model.py TASK ... [--model M], with names of tasks such as SciFact or NFCorpus.
 
@@ -25,7 +25,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from pyterrier_csplade import CSPLADE
 
-# Documents that are encoded together, and queries that are scored together.
+# Number of documents to encode at once, and of queries to score at once.
 _DOCUMENTS, _QUERIES = 10_000, 64
 
 

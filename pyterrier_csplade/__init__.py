@@ -74,7 +74,7 @@ __all__ = [
     "show_pictures",
 ]
 
-# Names are imported when they are first used: torch and transformers take seconds to import, and searching needs neither.
+# Names are imported at first use: torch and transformers take seconds to import, and searching needs neither.
 _NAMES = {
     "_errors": [name for name in __all__ if name.endswith("Error")],
     "collection": ["EncodedCollection"],

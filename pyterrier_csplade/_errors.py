@@ -6,7 +6,7 @@ import signal
 
 
 class CspladeError(Exception):
-    """Base class; messages name the problem and how to solve it."""
+    """Base class; messages name the problem and its solution."""
 
 
 class CollectionError(CspladeError, RuntimeError):
@@ -34,7 +34,7 @@ class TrainingError(CspladeError, RuntimeError):
 
 
 class TrainingInterruptedError(TrainingError):
-    """A signal stopped a training run; the run is saved and can be resumed.
+    """A signal stopped a training run, which was saved and can be resumed.
 
     Attributes:
         number: Number of the signal.

@@ -6,14 +6,14 @@ import inspect
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 
 class Settings:
     """Base class of objects that are compared by the arguments of their constructor, and show changed ones in their ``repr``.
 
-    Every keyword-only argument of a subclass's constructor must be stored in an attribute of the same name. ``verbose`` is left
-    out, because it changes no result.
+    Every keyword-only argument of a subclass's constructor must be stored in an attribute of the same name. ``verbose`` is
+    ignored, because it changes no result.
 
     Example::
 
@@ -29,12 +29,15 @@ class Settings:
         repr(Cut())  # "Cut()"
     """
 
+    #: PyTerrier labels transformers with the names of their classes; they have no page in its documentation.
+    schematic: ClassVar[dict[str, Any]] = {"help_url": None}
+
     def _maker(self) -> str:
-        """Return the name of the call that makes the object, for ``repr``; by default the class."""
+        """Return the call that makes the object, for ``repr``; by default the class."""
         return type(self).__name__
 
     def _belongs_to(self) -> tuple[Any, ...]:
-        """Return hashable objects besides the settings that equality depends on, such as a model or an index."""
+        """Return the hashable objects besides the settings that determine equality, such as a model or an index."""
         return ()
 
     def _defaults(self) -> dict[str, Any]:
@@ -51,7 +54,7 @@ class Settings:
         return [f"{name}={value!r}" for name, value in self.settings().items() if value != defaults[name]]
 
     def _named(self, *parts: str) -> str:
-        """Return the class with these parts in parentheses, for ``str``: short, and fit to be the name of a file."""
+        """Return the class with these parts in parentheses, for ``str``: short, and valid as a file name."""
         return as_name(f"{type(self).__name__}({', '.join(parts)})")
 
     def __eq__(self, other: object) -> bool:
@@ -70,7 +73,7 @@ class Settings:
 
 
 def as_name(text: str) -> str:
-    """Replace what names of files must not have, so that ``pt.Experiment(save_dir=...)`` takes the text as a name."""
+    """Replace characters that file names must not contain, so that ``pt.Experiment(save_dir=...)`` can use the text."""
     return re.sub(r'[:"%/<>^|?*\\]+', "-", text)
 
 
@@ -81,7 +84,7 @@ def _signature(kind: Any) -> tuple[tuple[str, Any], ...]:
 
 
 def _frozen(value: Any) -> Any:
-    """Return a hashable stand-in for a value; equal values have equal ones."""
+    """Return a hashable equivalent of a value; equal values have equal ones."""
     if isinstance(value, Mapping):
         return frozenset((name, _frozen(item)) for name, item in value.items())
     if isinstance(value, (list, tuple)):

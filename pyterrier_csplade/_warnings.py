@@ -1,4 +1,4 @@
-"""Warnings that name the line of the user's code, in background threads, too."""
+"""Warnings that point to the line of the user's code, also from background threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from typing import Any
 
-# Packages whose frames are skipped: the user's code is behind them.
+# Packages whose frames are skipped to find the user's code.
 _PASSED = (
     "pyterrier_csplade",
     "pyterrier",
@@ -36,7 +36,7 @@ def warn(message: str) -> None:
 
 
 def for_threads(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function for background threads: its warnings name the line of the user's code that is running now."""
+    """Return a function for background threads whose warnings point to the line of the user's code that is running now."""
     context = copy_context()
     context.run(_started_by.set, _caller())
     return lambda *arguments: context.copy().run(function, *arguments)

@@ -11,6 +11,7 @@ import pandas as pd
 import pyterrier as pt
 
 from ._errors import DataError
+from .vectors.checks import check_positive
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,16 +20,15 @@ if TYPE_CHECKING:
 _COSTS = {"mrt": "mean response time (ms per query)", "MB": "index on disk (MB)"}
 # Endings that pt.Experiment adds to the name of a measure when it compares systems with a baseline.
 _COMPARISONS = (" +", " -", " p-value", " reject", " p-value corrected")
-# Relative difference below which scores are equal, since engines add up a document's score in different orders; our choice
-# (not measured).
+# Relative difference below which scores are equal, because engines sum in different orders; our choice (not measured).
 _TOLERANCE = 1e-6
 
 
 def exact_recall(exact: pd.DataFrame, k: int) -> Any:
     """Return a measure for ``pt.Experiment``: the share of the exact top ``k`` that is in a system's top ``k``.
 
-    Documents that tie with the k-th count as well, so ``exact`` should hold more than ``k`` results. The recall of a query for
-    which exact search finds nothing is 1.
+    Documents that tie with the k-th also count, so ``exact`` should contain more than ``k`` results. If exact search finds
+    nothing for a query, the recall of the query is 1.
 
     Example::
 
@@ -43,10 +43,9 @@ def exact_recall(exact: pd.DataFrame, k: int) -> Any:
         A measure of ir_measures, named ``exact_recall@k``.
 
     Raises:
-        ValueError: ``k`` is below 1.
+        ValueError: ``k`` is not a whole number of at least 1.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, found {k}")
+    check_positive(k=k)
     pt.validate.columns(exact, includes=["qid", "docno", "score"])
     wanted = {str(qid): _top(rows, k) for qid, rows in exact.groupby("qid")}
 
@@ -71,7 +70,7 @@ def plot_tradeoff(
     """Plot measures, such as nDCG@10 or recall against exact search, over latency or another cost.
 
     There is a panel for each measure and a line for each system. A system is a row of ``pt.Experiment``'s table. If the table
-    has a column ``system``, a system is all rows with one value of it, and ``label`` names its points, for example by the
+    has a column ``system``, rows with the same value form one system, and ``label`` names its points, for example by the
     settings of an algorithm. Latency has a logarithmic scale.
 
     Example::
@@ -82,7 +81,7 @@ def plot_tradeoff(
 
     Args:
         results: A row for each setting, with ``name`` or ``system``, the cost, the measures and optionally ``label``.
-        path: File to save the figure to, in the format of its suffix; None does not save it.
+        path: File for the figure, in the format of its suffix; with None, no file is written.
         measures: Columns to plot; by default all numeric columns except the cost and comparisons with a baseline.
         cost: Column of the horizontal axis: "mrt", "MB" or any other.
         title: Title of the figure.
@@ -93,7 +92,7 @@ def plot_tradeoff(
     Raises:
         DataError: There are no rows, or no system, cost or measure, or a cost on a logarithmic scale is not above 0.
     """
-    # Without pyplot, so that the backend and the open figures of a notebook do not change.
+    # pyplot is not used, because it would change a notebook's backend and open figures.
     from matplotlib.figure import Figure
 
     system = "system" if "system" in results.columns else "name"
@@ -119,7 +118,7 @@ def plot_tradeoff(
 
 
 def _top(rows: pd.DataFrame, k: int) -> tuple[frozenset[str], int]:
-    """Return the documents that score at least as high as the k-th, and how many of them a top k can hold."""
+    """Return the documents that score at least as high as the k-th, and the number of documents in a top k."""
     rows = rows.sort_values("score", ascending=False, kind="stable")
     number = min(k, len(rows))
     threshold = rows["score"].iloc[number - 1]
@@ -134,7 +133,7 @@ def _draw(axis: Any, name: str, rows: pd.DataFrame, cost: str, measure: str) -> 
 
 
 def _show_as_written(figure: Figure) -> None:
-    """Show texts as they are if matplotlib would take them for formulas, but cannot parse them, such as ``$x^$``."""
+    """Show texts as they are if matplotlib would mistake them for formulas that it cannot parse, such as ``$x^$``."""
     from matplotlib.mathtext import MathTextParser
     from matplotlib.text import Text
 
@@ -154,8 +153,8 @@ def _measures(results: pd.DataFrame, system: str, cost: str) -> list[str]:
 def _check(results: pd.DataFrame, columns: list[str], cost: str) -> None:
     missing = [column for column in columns if column not in results.columns]
     if missing or len(columns) == 2:
-        found = ", ".join(map(repr, results.columns))
-        raise DataError(f"the results need {', '.join(map(repr, missing)) or 'a measure'}, found the columns {found}")
+        columns_found = ", ".join(map(repr, results.columns))
+        raise DataError(f"the results need {', '.join(map(repr, missing)) or 'a measure'}, found the columns {columns_found}")
     if results.empty:
         raise DataError("there are no results to plot: pass the table of pt.Experiment")
     if cost == "mrt" and not (results[cost] > 0).all():

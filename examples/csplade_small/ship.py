@@ -1,11 +1,11 @@
-"""Store the trained model for the package, without what its base model has.
+"""Store the trained model for the package, without the tensors of its base model.
 
 Usage: python ship.py TRAINED DESTINATION LAYERS [ADAPTER]
 
 TRAINED is the directory of the trained model; with ADAPTER, a PEFT adapter with a contract, it is the model that the adapter
-was trained on. LAYERS are those of SmolLM2-135M-Instruct that TRAINED was made of: the number of the first ones, or indices
-joined by commas. DESTINATION is a new directory, such as ``pyterrier_csplade/small``. The script prints the sizes of its files.
-Tensors are rounded to 8 bits: measure DESTINATION, not TRAINED.
+was trained on. LAYERS are the layers of SmolLM2-135M-Instruct in TRAINED: the number of first layers, or indices joined by
+commas. DESTINATION is a new directory, such as ``pyterrier_csplade/small``. The script prints the sizes of its files. Tensors
+are rounded to 8 bits: measure DESTINATION, not TRAINED.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,16 +91,16 @@ def table(runs: list[dict[str, Any]]) -> str:
     return str(summary.reset_index().to_markdown(index=False))
 
 
-def plot(runs: list[dict[str, Any]], path: Path) -> None:
+def plot(runs: list[dict[str, Any]], path: Path, arms: Sequence[str] = tuple(ARMS)) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figures = {"rank_loss": "ranking loss", "nnz_document": "active terms of a document", "accuracy": "accuracy in the batch"}
-    fig, axes = plt.subplots(len(figures), len(ARMS), figsize=(14, 9), sharex=True, sharey="row")
+    fig, axes = plt.subplots(len(figures), len(arms), figsize=(3.5 * len(arms), 9), sharex=True, sharey="row")
     for row, (key, label) in zip(axes, figures.items()):
-        for axis, arm in zip(row, ARMS):
+        for axis, arm in zip(row, arms):
             for run in runs:
                 if run["arm"] == arm:
                     colour = "C0" if run["start"] == "adapted" else "C1"
@@ -107,7 +108,7 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
                     axis.plot(*zip(*points), color=colour, alpha=0.8, label=run["start"] if run["seed"] == SEEDS[0] else None)
             axis.grid(alpha=0.3)
         row[0].set_ylabel(label)
-    for axis, arm in zip(axes[0], ARMS):
+    for axis, arm in zip(axes[0], arms):
         axis.set_title(arm)
     for row in axes[:2]:
         row[0].set_yscale("log")

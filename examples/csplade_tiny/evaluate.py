@@ -2,6 +2,7 @@
 
 Usage: python evaluate.py MODEL COLLECTIONS OUTPUT NAME[:SPLIT] ...
 
+MODEL is a directory, "csplade-tiny" or "csplade-small".
 COLLECTIONS has a folder for each NAME with ``docs.jsonl.gz``, ``topics.tsv`` and ``qrels.txt``, or ``topics.SPLIT.tsv`` and
 ``qrels.SPLIT.txt``. Prints a Markdown table for each collection; OUTPUT gets the indexes and ``results.json``.
 """
@@ -19,23 +20,14 @@ import pandas as pd
 import pyterrier as pt
 from ir_measures import RR, R, nDCG
 
-from pyterrier_csplade import CSPLADE, ImpactIndex
+from pyterrier_csplade import CSPLADE, ImpactIndex, PruneToks, hybrid
 from pyterrier_csplade.cli.demo import directory_size
 from pyterrier_csplade.data import read_jsonl
 from pyterrier_csplade.training.rows import passage_text
 
 MEASURES = [nDCG @ 10, RR @ 10, R @ 100]
-
-
-def fuse(*systems: pt.Transformer) -> pt.Transformer:
-    """Add up the scores of systems, each divided by the best score of the query."""
-    normalised = [system >> pt.apply.generic(_divide_by_best, label="/ best score") for system in systems]
-    return sum(normalised[1:], normalised[0])
-
-
-def _divide_by_best(results: pd.DataFrame) -> pd.DataFrame:
-    best = results["score"].abs().groupby(results["qid"]).transform("max")
-    return results[["qid", "docno", "rank"]].assign(score=results["score"] / best)
+#: Largest numbers of terms of a document, besides all.
+CAPS = (100, 200)
 
 
 def documents(folder: Path) -> Iterator[dict[str, str]]:
@@ -55,43 +47,45 @@ def without_signs() -> pt.Transformer:
     return pt.apply.query(lambda row: re.sub(r"[^\w\s]", " ", row["query"]))
 
 
-def evaluate(model: CSPLADE, folder: Path, split: str, output: Path) -> dict[str, Any]:
+def evaluate(model: CSPLADE, name: str, folder: Path, split: str, output: Path) -> dict[str, Any]:
     topics, qrels = topics_and_qrels(folder, split)
-    classic, impacts = output / folder.name / "terrier", ImpactIndex(output / folder.name / "impacts")
+    classic = output / folder.name / "terrier"
+    impacts = {top: ImpactIndex(output / folder.name / f"impacts-{top or 'all'}") for top in (None, *CAPS)}
     if not classic.exists():
         pt.IterDictIndexer(str(classic), meta={"docno": 100}).index(documents(folder))
-    if not impacts.built():
-        (model.doc_encoder(verbose=True) >> impacts).index(documents(folder))
-    bm25, dph = (pt.terrier.Retriever(str(classic), wmodel=w) for w in ("BM25", "DPH"))
-    csplade = model.query_encoder() >> impacts.retriever(num_results=1000)
-    systems = {
-        "BM25": without_signs() >> bm25,
-        "DPH": without_signs() >> dph,
-        "csplade-tiny": csplade,
-        "BM25 + csplade-tiny": fuse(without_signs() >> bm25, csplade),
-    }
+    if not all(index.built() for index in impacts.values()):
+        vectors = list(model.doc_encoder(verbose=True).transform_iter(documents(folder)))
+        for top, index in impacts.items():
+            (PruneToks(top_k=top) >> index if top else index).index(vectors)
+    bm25, dph = (without_signs() >> pt.terrier.Retriever(str(classic), wmodel=w) for w in ("BM25", "DPH"))
+    whole, *capped = (model.query_encoder() >> index.retriever(num_results=1000) for index in impacts.values())
+    systems = {"BM25": bm25, "DPH": dph, name: whole}
+    systems |= {f"{name}, top {top}": system for top, system in zip(CAPS, capped)}
+    systems |= {f"RRF of BM25 and {name}": hybrid(bm25, whole)}
     table = pt.Experiment(systems, topics, qrels, MEASURES, baseline="BM25", correction="holm")
     queries = model.encode_queries(topics["query"].tolist())
-    postings = pt.IndexFactory.of(str(impacts.path)).getCollectionStatistics().getNumberOfPointers()
+    postings = pt.IndexFactory.of(str(impacts[None].path)).getCollectionStatistics().getNumberOfPointers()
+    sizes = {index.directory.name: directory_size(index.directory) for index in impacts.values()}
     return {
         "collection": folder.name,
         "split": split or "test",
-        "documents": len(impacts),
+        "documents": len(impacts[None]),
         "queries": len(topics),
         "nnz_query": queries.nnz / queries.shape[0],
-        "nnz_document": postings / len(impacts),
-        "index_mb": {"terrier": directory_size(classic), "impacts": directory_size(impacts.directory)},
+        "nnz_document": postings / len(impacts[None]),
+        "index_mb": {"terrier": directory_size(classic), **sizes},
         "results": table.to_dict("records"),
     }
 
 
 def main(model: str, collections: Path, output: Path, names: list[str]) -> None:
-    csplade = CSPLADE(model, dtype="bfloat16")
+    packaged = {"csplade-tiny": CSPLADE.tiny, "csplade-small": CSPLADE.small}
+    csplade = packaged[model](dtype="bfloat16") if model in packaged else CSPLADE(model, dtype="bfloat16")
     output.mkdir(parents=True, exist_ok=True)
     found = []
     for name in names:
         collection, _, split = name.partition(":")
-        found.append(evaluate(csplade, collections / collection, split, output))
+        found.append(evaluate(csplade, Path(model).name, collections / collection, split, output))
         (output / "results.json").write_text(json.dumps(found, indent=1, default=float) + "\n")
         result = found[-1]
         figures = pd.DataFrame(result["results"])[["name", *map(str, MEASURES)]]

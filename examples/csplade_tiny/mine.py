@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyterrier as pt
-from evaluate import documents, fuse, without_signs
+from evaluate import documents, without_signs
 from prepare import SEED, package_rows, write_jsonl
 
 from pyterrier_csplade import CSPLADE, ImpactIndex
@@ -40,6 +40,17 @@ class Collection:
     documents: list[dict[str, str]]
     topics: pd.DataFrame
     qrels: pd.DataFrame
+
+
+def fuse(*systems: pt.Transformer) -> pt.Transformer:
+    """Add up the scores of systems, each divided by the best score of the query."""
+    normalised = [system >> pt.apply.generic(_divide_by_best, label="/ best score") for system in systems]
+    return sum(normalised[1:], normalised[0])
+
+
+def _divide_by_best(results: pd.DataFrame) -> pd.DataFrame:
+    best = results["score"].abs().groupby(results["qid"]).transform("max")
+    return results[["qid", "docno", "rank"]].assign(score=results["score"] / best)
 
 
 def judged(collections: Path, name: str, files: dict[str, str], queries: Mapping[str, int] = QUERIES) -> Collection:

@@ -1,10 +1,10 @@
 """The tokenizer and the untrained model of csplade-tiny.
 
 The embeddings, which are also the LM head, start as the truncated singular value decomposition of the positive pointwise mutual
-information of neighbouring tokens (Levy and Goldberg, 2014). So related terms are near each other before the first step, which
-saves a small model most of its pre-training. One dimension is the same for all tokens; with a negative weight in the final norm
-it lowers all logits, so that a text initially activates few terms rather than the whole vocabulary. The layers are initially
-near the identity. This initialisation is our choice (not measured).
+information of neighbouring tokens (Levy and Goldberg, 2014). Related terms are therefore near each other before the first step,
+which saves a small model most of its pre-training. One dimension is the same for all tokens. With a negative weight in the
+final norm, it lowers all logits, so that a text initially activates few terms instead of the whole vocabulary. The layers are
+initially close to the identity. This initialisation is our choice (not measured).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RESIDUAL = 0.05
 
 def train_tokenizer(texts: list[str], output: Path) -> Any:
     bpe = Tokenizer(models.BPE())
-    # Case is folded and every word starts with a space, so that a word is the same index term everywhere in a text.
+    # Case is folded, and every word starts with a space, so that a word is the same index term at any place in a text.
     bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=False), pre_tokenizers.ByteLevel(add_prefix_space=True)]

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyterrier as pt
-from ir_measures import R, nDCG
+from ir_measures import R, calc_aggregate, nDCG
 
 from pyterrier_csplade import CSPLADE, FoldTerms, ImpactIndex
-from pyterrier_csplade.data import read_jsonl
+from pyterrier_csplade.data import CollectionFiles
 from pyterrier_csplade.training import (
     AdaptationConfig,
     ContrastiveConfig,
@@ -28,22 +27,28 @@ from pyterrier_csplade.training import (
 )
 
 _LOWER: dict[str, Any] = {"normalise": ["nfkc", "lowercase"]}
+_WORDS: dict[str, Any] = {"normalise": ["nfkc", "lowercase", "words"]}
 _CORPUS: dict[str, Any] = {"kind": "corpus", "min_documents": 2, **_LOWER}
 #: Settings of the vocabulary stage; None leaves the model as it is.
 ARMS: dict[str, dict[str, Any] | None] = {
     "cased": None,
     "lower": {"kind": "lower"},
+    "words": {"kind": "lower", **_WORDS},
     "cut": {"kind": "cut", "min_documents": 2},
     "lower-cut": {"kind": "cut", "min_documents": 2, **_LOWER},
+    "words-cut": {"kind": "cut", "min_documents": 2, **_WORDS},
     "corpus-8k": {**_CORPUS, "size": 8192},
     "corpus-16k": {**_CORPUS, "size": 16384},
     "corpus-32k": {**_CORPUS, "size": 32768},
     "corpus-64k": {**_CORPUS, "size": 65536},
+    "corpus-16k-words": {**_CORPUS, "size": 16384, **_WORDS},
     "corpus-16k-random": {**_CORPUS, "size": 16384, "rows": "random"},
     "corpus-16k-norms": {**_CORPUS, "size": 16384, "match_norms": False},
     "corpus-16k-neighbours": {**_CORPUS, "size": 16384, "rows": "neighbours"},
 }
 FOLDED = "cased-folded"
+#: Documents for bits per byte.
+MEASURED_DOCUMENTS = 100
 ALGORITHMS = ("terrier", "exhaustive", "maxscore", "bmp")
 
 
@@ -58,6 +63,9 @@ def main() -> None:
     parser.add_argument("--adapt-steps", type=int, default=500, help="for the tokens of the model as it is")
     parser.add_argument("--train-steps", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--negatives", type=int, default=4)
+    parser.add_argument("--length", type=int, default=256, help="tokens of a document")
+    parser.add_argument("--learning-rates", type=float, nargs=2, default=(5e-4, 1e-4), metavar=("ADAPT", "TRAIN"))
     parser.add_argument("--target-nnz", type=float, nargs=2, default=(16, 100), metavar=("QUERY", "DOCUMENT"))
     parser.add_argument("--no-bf16", action="store_true")
     arguments = parser.parse_args()
@@ -83,19 +91,28 @@ def write_corpus(collections: list[Path], path: Path) -> Path:
 
 def documents(collection: Path) -> Iterator[dict[str, str]]:
     """Yield ``docno`` and the text, with the title before texts that do not repeat it."""
-    for _, row in read_jsonl(collection / "docs.jsonl.gz"):
+    for row in CollectionFiles(collection).documents():
         title, text = row.get("title") or "", row["text"]
         yield {"docno": row["docno"], "text": text if text.startswith(title) else f"{title} {text}"}
 
 
+def vocabulary_of(arm: str, model: str, directory: Path, corpus: Path) -> Path:
+    """Run the vocabulary stage of an arm unless that has been done, and return its model."""
+    settings, output = ARMS[arm], directory / "vocabulary"
+    if settings is None:
+        return Path(model)
+    if not output.exists():
+        config = VocabularyConfig(
+            model=model, output=str(output), corpus=str(corpus), measured_documents=MEASURED_DOCUMENTS, **settings
+        )
+        make_vocabulary(config)
+    return output
+
+
 def train_arm(arm: str, directory: Path, corpus: Path, arguments: argparse.Namespace) -> None:
     """Run the steps of an arm that are not complete."""
-    settings, model = ARMS[arm], Path(arguments.model)
-    longer = 1.0
-    if settings is not None:
-        model = directory / "vocabulary"
-        if not model.exists():
-            make_vocabulary(VocabularyConfig(model=arguments.model, output=str(model), corpus=str(corpus), **settings))
+    model, longer = vocabulary_of(arm, arguments.model, directory, corpus), 1.0
+    if ARMS[arm] is not None:
         report = json.loads((model / "vocabulary_report.json").read_text())
         longer = report["after"]["tokens_per_word"] / report["before"]["tokens_per_word"]
     shared: dict[str, Any] = {"batch_size": arguments.batch_size, "seed": arguments.seed, "bf16": not arguments.no_bf16}
@@ -103,18 +120,19 @@ def train_arm(arm: str, directory: Path, corpus: Path, arguments: argparse.Names
     if not (adapted / "training_config.json").exists():
         steps = max(1, round(arguments.adapt_steps * longer))
         config = AdaptationConfig(
-            model=str(model), output=str(adapted), corpus=str(corpus), steps=steps, learning_rate=5e-4, sequence_length=128,
-            objective="mntp", visible_rate=0.2, save_steps=100, **shared,
+            model=str(model), output=str(adapted), corpus=str(corpus), steps=steps, sequence_length=128, objective="mntp",
+            learning_rate=arguments.learning_rates[0], visible_rate=0.2, save_steps=100, **shared,
         )  # fmt: skip
         adapt(config, resume=True)
     if not (trained / "csplade_config.json").exists():
         query, document = arguments.target_nnz
         train(
             ContrastiveConfig(
-                model=str(adapted), output=str(trained), data=[str(path) for path in arguments.collections], negatives=4,
-                variant="bidirectional", steps=arguments.train_steps, learning_rate=1e-4, temperature=20,
-                lambda_query=1e-3, lambda_document=1e-3, target_nnz=TargetNnz(query=query, document=document),
-                query_prefix=". ", document_prefix=". ", encoding_document_length=256, save_steps=100, **shared,
+                model=str(adapted), output=str(trained), data=[str(path) for path in arguments.collections],
+                variant="bidirectional", steps=arguments.train_steps, learning_rate=arguments.learning_rates[1],
+                negatives=arguments.negatives, temperature="auto", lambda_query=1e-3, lambda_document=1e-3,
+                target_nnz=TargetNnz(query=query, document=document), query_prefix=". ", document_prefix=". ",
+                document_length=arguments.length, save_steps=100, stop_on_collapse=False, **shared,
             ),
             resume=True,
         )  # fmt: skip
@@ -126,18 +144,25 @@ def evaluate_once(csplade: CSPLADE, collection: Path, directory: Path, *, folded
     if path.exists():
         return
     fold = FoldTerms() if folded else None
-    topics = pd.read_csv(collection / "topics.tsv", sep="\t", names=["qid", "query"], dtype=str, quoting=3)
-    qrels = pd.read_csv(collection / "qrels.txt", sep=r"\s+", names=["qid", "_", "docno", "label"], dtype={"qid": str})
-    qrels["docno"] = qrels["docno"].astype(str)
-    index, started = ImpactIndex(directory / f"index-{collection.name}"), time.monotonic()
+    files = CollectionFiles(collection)
+    started = time.monotonic()
     vectors = list(csplade.doc_encoder(verbose=True).transform_iter(documents(collection)))
     seconds = time.monotonic() - started
-    queries = csplade.query_encoder()(topics)
+    queries = csplade.query_encoder()(files.topics("test"))
     if fold is not None:
         vectors, queries = list(fold.transform_iter(vectors)), FoldTerms(on="query_toks")(queries)
+    texts = [document["text"] for document in documents(collection)]
+    ids = csplade.backbone.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    result = {"documents_per_second": len(vectors) / seconds, "tokens_of_a_document": sum(map(len, ids)) / len(texts)}
+    result |= measure(ImpactIndex(directory / f"index-{collection.name}"), vectors, queries, files.qrels("test"))
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measure(index: ImpactIndex, vectors: list[dict[str, Any]], queries: pd.DataFrame, qrels: pd.DataFrame) -> dict[str, float]:
+    """Index vectors unless that has been done, and search them with every algorithm."""
     if not index.built():
         index.index(vectors)
-    result: dict[str, Any] = {"documents_per_second": len(vectors) / seconds, **describe(vectors, queries)}
+    result = describe(vectors, queries)
     result["index_mb"] = sum(file.stat().st_size for file in index_files(index)) / 1e6
     for algorithm in ALGORITHMS:
         retriever = index.retriever(algorithm=algorithm, num_results=100)
@@ -146,9 +171,11 @@ def evaluate_once(csplade: CSPLADE, collection: Path, directory: Path, *, folded
         found = retriever(queries)
         result[f"ms_{algorithm}"] = 1000 * (time.monotonic() - started) / len(queries)
         if algorithm == "exhaustive":
-            measured = pt.Evaluate(found, qrels, metrics=[nDCG @ 10, R @ 100])
-            result |= {str(measure): float(value) for measure, value in measured.items()}
-    path.write_text(json.dumps(result, indent=1) + "\n")
+            run = found.rename(columns={"qid": "query_id", "docno": "doc_id"})
+            judged = qrels.rename(columns={"qid": "query_id", "docno": "doc_id", "label": "relevance"})
+            measured = calc_aggregate([nDCG @ 10, R @ 100], judged, run)
+            result |= {str(name): float(value) for name, value in measured.items()}
+    return result
 
 
 def index_files(index: ImpactIndex) -> list[Path]:

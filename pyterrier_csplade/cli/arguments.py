@@ -1,4 +1,4 @@
-"""What the subcommands share: checked numbers, examples at the end of help texts, and the refusal of a plan."""
+"""Parts that the subcommands share: checked numbers, examples in help texts, and the refusal of a plan."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from pyterrier_csplade._errors import ConfigError
 
 T = TypeVar("T", int, float)
 
+#: A function that prints a text for the user.
+Say = Callable[[str], None]
+
 
 def _number(read: Callable[[str], T], least: float, most: float, expected: str) -> Callable[[str], T]:
-    """Make an argument type that reads a number between two bounds and describes what it expected otherwise."""
+    """Return an argument type that reads a number between two bounds; its error message states what it expects."""
 
     def convert(text: str) -> T:
         try:
             value = read(text)
         except ValueError:
-            value = read("-1")  # below every least value
+            value = read("-1")  # below all lower bounds
         if not least <= value <= most:
             raise ArgumentTypeError(f"must be {expected}, found {text!r:.60}")
         return value
@@ -34,7 +37,7 @@ share = _number(float, 0, 1, "a number from 0 to 1")
 
 
 def refuse_problems(config: Path, problems: Sequence[str]) -> None:
-    """Raise the first problem that a dry run found, with the number of the others.
+    """Raise an error with the first problem of a dry run and the number of others.
 
     Raises:
         ConfigError: There is a problem.
@@ -46,6 +49,10 @@ def refuse_problems(config: Path, problems: Sequence[str]) -> None:
 
 
 def examples(*commands: str) -> dict[str, Any]:
-    """Return arguments of ``add_parser`` that put examples at the end of a help text, each without the program's name."""
+    """Return arguments of ``add_parser`` that put examples at the end of a help text.
+
+    Args:
+        commands: The examples, without the name of the program.
+    """
     lines = "\n".join(f"  pyterrier-csplade {command}" for command in commands)
     return {"formatter_class": RawDescriptionHelpFormatter, "epilog": f"examples:\n{lines}"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,28 +22,27 @@ from pyterrier_csplade.index.index import ImpactIndex
 from pyterrier_csplade.storage.workspace import publish, workspace
 from pyterrier_csplade.vectors.pruning import PruneToks
 
+from .arguments import Say
 from .terms import readable_terms
 
 if TYPE_CHECKING:
     from pyterrier_csplade.model.csplade import CSPLADE
 
 
-Say = Callable[[str], None]
-
 BM25 = "BM25"
 SMALL, TINY = "csplade-small", "csplade-tiny"
 MEASURES = (nDCG @ 10, RR @ 10, R @ 100)
-#: Documents that each system retrieves for a query, the largest cutoff of the measures.
+#: Number of documents to retrieve for a query, the largest cutoff of the measures.
 DEPTH = 100
-#: Numbers of heaviest terms of each document that the smaller indexes keep; our choice (not measured).
+#: Number of heaviest terms per document in the pruned indexes; our choice (not measured).
 CUTS = (16, 64)
 
-# Words of queries that are shown: of more or fewer, little can be seen; our choice (not measured).
+# Number of words of the queries to show, because shorter and longer ones show little; our choice (not measured).
 _WORDS = range(4, 11)
 
 _PLAN = """\
-This compares {name} with BM25 on the documentation of Python's standard library. Each query is the first line of a
-docstring, and the rest of the docstring is its only relevant document. It takes {minutes} minutes on two cores. The steps:
+This demonstration compares {name} with BM25 on the documentation of Python's standard library. Each query is the first line
+of a docstring, and the rest of the docstring is its only relevant document. It takes {minutes} minutes on two cores. The steps:
   1. read the docstrings
   2. index them for BM25
   3. encode them with {name} and index the vectors, which takes most of the time
@@ -52,7 +51,7 @@ docstring, and the rest of the docstring is its only relevant document. It takes
   6. plot effectiveness against the size of the index
 All files are written to {output}"""
 
-# Minutes of the whole demonstration on two cores.
+# Minutes of the demonstration on two cores.
 _MINUTES = {TINY: "2 to 3"}
 
 _NEXT = """\
@@ -67,23 +66,19 @@ To train an adapter, run pyterrier-csplade adapt CONFIG, then pyterrier-csplade 
 
 
 def available_model(say: Say) -> tuple[CSPLADE, str]:
-    """Return csplade-small if this version has it and its base model can be had, else csplade-tiny, and the model's name.
-
-    Args:
-        say: Prints why it is csplade-tiny.
-    """
+    """Return csplade-small and its name if it is available; otherwise print the reason, and return csplade-tiny."""
     from pyterrier_csplade.model.assembly import BASE_OF_SMALL
     from pyterrier_csplade.model.bases import fetch_base
     from pyterrier_csplade.model.csplade import CSPLADE
 
     try:
         small = CSPLADE.small()
-    except CspladeError:  # this version does not have it
+    except CspladeError:  # this version does not contain it
         return CSPLADE.tiny(), TINY
     try:
         fetch_base(BASE_OF_SMALL)
     except CspladeError as error:
-        say(f"{SMALL} cannot be used, so this is {TINY}: {error}\n")
+        say(f"Using {TINY}, because {SMALL} is not available: {error}\n")
         return CSPLADE.tiny(), TINY
     return small, SMALL
 
@@ -93,13 +88,13 @@ def run_demo(csplade: CSPLADE, output: Path, *, name: str, say: Say, limit: int 
 
     Args:
         csplade: The model.
-        output: Directory of the indexes, the table and the plot. Results of an earlier demonstration are replaced.
-        name: The model's name in texts and files.
-        say: Prints each text for the user.
-        limit: Number of documents, with their queries; None for all.
+        output: Directory for the indexes, the table and the plot. Results of an earlier demonstration are replaced.
+        name: Name of the model in texts and files.
+        say: Prints a text for the user.
+        limit: Number of documents and queries; None for all.
 
     Returns:
-        The table, with one row each for BM25, CSPLADE and their fusion.
+        The table, with a row each for BM25, CSPLADE and their fusion.
 
     Raises:
         CspladeError: The output cannot be written, or a step fails.
@@ -113,7 +108,7 @@ def run_demo(csplade: CSPLADE, output: Path, *, name: str, say: Say, limit: int 
     say(f"\n1. {len(documents):,} docstrings")
 
     say(f"\n2. {BM25}")
-    # A step of its own, because the retriever would take some punctuation for its query language.
+    # Tokenised first, because the retriever would interpret some punctuation as its query language.
     bm25 = pt.rewrite.tokenise() >> index_bm25(documents, output / "bm25").bm25(num_results=DEPTH)
 
     say(f"\n3. {name}")
@@ -143,11 +138,11 @@ def run_demo(csplade: CSPLADE, output: Path, *, name: str, say: Say, limit: int 
 def _compare(
     systems: dict[str, pt.Transformer], topics: pd.DataFrame, qrels: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Run the systems once.
+    """Run each system once.
 
     Returns:
-        The table of measures; and for each query (the index) and system the rank of the relevant document, from 1, NaN where it
-        is not found.
+        The table of measures; and the rank of the relevant document by query (the index) and system, counted from 1, or NaN if
+        it was not found.
     """
     with tempfile.TemporaryDirectory() as runs:
         table = pt.Experiment(systems, topics, qrels, [*MEASURES, "mrt"], verbose=True, save_dir=runs)
@@ -161,7 +156,7 @@ def _compare(
 
 
 def _wins(ranks: pd.DataFrame, name: str) -> str:
-    """Say for how many queries either system ranks the relevant document higher."""
+    """Describe for how many queries each system ranks the relevant document higher."""
     bm25, learned = ranks[BM25].fillna(math.inf), ranks[name].fillna(math.inf)
     return (
         f"{name} ranks the answer higher than {BM25} for {(learned < bm25).sum():,} queries, {BM25} for "
@@ -174,12 +169,7 @@ def _format(frame: pd.DataFrame) -> str:
 
 
 def index_bm25(documents: pd.DataFrame, path: Path) -> pt.terrier.TerrierIndex:
-    """Index texts with Terrier's defaults (Porter stemmer, stop words), replacing what is there.
-
-    Args:
-        documents: ``docno`` and ``text``.
-        path: Directory of the index.
-    """
+    """Index texts with Terrier's defaults (Porter stemmer, stop words). An existing index is replaced."""
     with workspace(path.absolute()) as directory:
         indexer = pt.IterDictIndexer(str(directory / "index"), meta={"docno": int(documents["docno"].str.len().max())})
         indexer.index(pt.tqdm(documents.to_dict("records"), desc=BM25, unit="d"))
@@ -205,7 +195,7 @@ def _index_impacts(documents: pd.DataFrame, path: Path) -> ImpactIndex:
 def _tradeoff(
     encoded: pd.DataFrame, queries: pd.DataFrame, qrels: pd.DataFrame, output: Path, table: pd.DataFrame
 ) -> pd.DataFrame:
-    """Build and measure the pruned indexes, and add the full indexes from the table."""
+    """Build and measure the pruned indexes, and add the values of the full indexes from the table."""
     measure, name = str(MEASURES[0]), table["name"].iloc[1]
     paths, systems = _cut_paths(output, name), {}
     for k, path in paths.items():
@@ -228,10 +218,12 @@ def directory_size(path: Path) -> float:
 
 
 def _shown(topics: pd.DataFrame, ranks: pd.DataFrame, name: str) -> Iterator[tuple[tuple[str, str], str]]:
-    """Choose two queries at which the model is better than BM25 by most, and one at which BM25 is; first the shortest ones.
+    """Choose two queries for which the model is better than BM25 by the largest margin, and one for which BM25 is better.
+
+    Of equal margins, short queries come first.
 
     Yields:
-        qid and query, and which system is better; "" where too few queries differ.
+        qid and query, and the name of the better system; "" if too few queries differ.
     """
     reciprocal = 1 / ranks
     margin = (reciprocal[name].fillna(0) - reciprocal[BM25].fillna(0)).reindex(topics["qid"]).to_numpy()
@@ -247,7 +239,7 @@ def _shown(topics: pd.DataFrame, ranks: pd.DataFrame, name: str) -> Iterator[tup
 def _explanation(
     csplade: CSPLADE, retriever: pt.Transformer, qid: str, query: str, documents: pd.DataFrame, why: str = ""
 ) -> str:
-    """Describe a query, its expansion, and the terms that contribute most to the score of its first hit."""
+    """Describe a query, its expansion, and the contributions of terms to the score of its first hit."""
     expansion = csplade.decode(csplade.encode_queries([query]))
     lines = [
         f"\nquery: {query}{f' ({why})' if why else ''}",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_csplade._errors import CollectionError
 
-from .arguments import count, examples, share, weight
+from .arguments import Say, count, examples, share, weight
 from .models import add_model_options, from_launcher, named_model
 
 if TYPE_CHECKING:
@@ -20,19 +20,12 @@ if TYPE_CHECKING:
     from pyterrier_csplade.model.transformers import DocEncoder
 
 
-Say = Callable[[str], None]
-
-#: How an interrupted command resumes.
+#: How to resume an interrupted command.
 RESUME = "run the same command again: finished shards are kept"
 
 
 def add_commands(commands: Any, say: Say) -> None:
-    """Add ``encode`` and ``verify`` to the command line.
-
-    Args:
-        commands: The subparsers.
-        say: Prints lines for people to read.
-    """
+    """Add ``encode`` and ``verify`` to the command line."""
     encode = commands.add_parser(
         "encode",
         help="encode a collection into sparse vectors on disk, or resume a run",
@@ -44,7 +37,7 @@ def add_commands(commands: Any, say: Say) -> None:
         help="ir_datasets id, PyTerrier dataset, or file or directory: .jsonl, .tsv, .csv, .parquet or TREC",
     )
     encode.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory of the encoded collection")
-    encode.add_argument("--estimate", action="store_true", help="only encode a sample, and estimate time and disk space")
+    encode.add_argument("--estimate", action="store_true", help="encode a sample only, and estimate time and disk space")
     encode.add_argument("--fields", nargs="+", default=["text"], metavar="F", help="fields that form the text; default: text")
     encode.add_argument("--top-k", type=count, metavar="K", help="keep the K heaviest terms of a document")
     encode.add_argument("--min-weight", type=weight, default=0.0, metavar="W", help="keep weights of at least W")
@@ -56,7 +49,7 @@ def add_commands(commands: Any, say: Say) -> None:
     verify = commands.add_parser(
         "verify",
         help="check every file and vector of an encoded collection",
-        **examples("verify docs.vectors", "verify docs.vectors && echo whole"),
+        **examples("verify docs.vectors", "verify docs.vectors && echo intact"),
     )
     verify.add_argument("directory", type=Path, metavar="DIR")
     verify.set_defaults(run=lambda arguments: _verify(arguments, say))
@@ -101,7 +94,7 @@ def _encode(arguments: argparse.Namespace, say: Say) -> None:
                 runner=runner,
             )
     if outcome.complete:
-        say(f"{outcome.documents:,} documents are encoded: {arguments.output}")
+        say(f"encoded {outcome.documents:,} documents: {arguments.output}")
     else:
         say(f"part {part} is complete; {arguments.output} will be complete when all parts are")
 
@@ -123,26 +116,26 @@ def _verify(arguments: argparse.Namespace, say: Say) -> None:
     from pyterrier_csplade.collection.opened import verify
 
     totals = verify(arguments.directory).totals
-    say(f"{arguments.directory} is whole: {totals['documents']:,} documents, {totals['postings']:,} postings")
+    say(f"{arguments.directory} is intact: {totals['documents']:,} documents, {totals['postings']:,} postings")
 
 
 def launched_part(shard: str | None, processes: int | None, environment: Mapping[str, str]) -> Part:
-    """Find out which shards this process encodes.
+    """Return the part of the shards that this process encodes.
 
     Args:
         shard: "i/n" if the user named a part.
-        processes: How many processes the user meant to start; None if unknown.
-        environment: Environment variables; torchrun and ``accelerate launch`` set RANK and WORLD_SIZE.
+        processes: Number of processes that the user expects; None if unknown.
+        environment: Environment variables. torchrun and ``accelerate launch`` set RANK and WORLD_SIZE.
 
     Raises:
-        CollectionError: Another number of processes was started, or a part was named although several were.
+        CollectionError: The number of processes differs from the expected number, or a part was named for several processes.
     """
     from pyterrier_csplade.collection.documents import Part
 
     rank, count = from_launcher("RANK", environment, "0"), from_launcher("WORLD_SIZE", environment, "1")
     if processes is not None and processes != count:
         raise CollectionError(
-            f"{count} process(es) were started, not {processes}: start them with "
+            f"the launcher started {count} process(es), not {processes}: start them with "
             f"torchrun --standalone --nproc-per-node {processes} -m pyterrier_csplade encode ..."
         )
     if shard is None:

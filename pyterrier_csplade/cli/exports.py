@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pyterrier_csplade._errors import CspladeError
 
-from .arguments import examples
+from .arguments import Say, examples
 from .models import SHIPPED, add_model_options, named_model
-
-Say = Callable[[str], None]
 
 _FORMATS = ("anserini", "ciff", "lsr-benchmark", "sentence-transformers")
 
 
 def add_command(commands: Any, say: Say) -> None:
-    """Add ``export`` to the command line.
-
-    Args:
-        commands: The subparsers.
-        say: Prints lines for people to read.
-    """
+    """Add ``export`` to the command line."""
     export = commands.add_parser(
         "export",
         help="write vectors or a model in the format of another tool",
-        description="anserini writes a JsonVectorCollection; ciff the Common Index File Format, with pyterrier-ciff; "
-        "lsr-benchmark a directory of embeddings, also of queries; sentence-transformers a model as a SparseEncoder.",
+        description="anserini: a JsonVectorCollection; ciff: the Common Index File Format, which needs pyterrier-ciff; "
+        "lsr-benchmark: a directory of embeddings of documents and queries; sentence-transformers: a model as a SparseEncoder.",
         **examples(
             "export anserini docs.vectors --output docs.jsonl",
             f"export sentence-transformers {SHIPPED} --output csplade-tiny-encoder",
@@ -51,19 +43,19 @@ def _export(arguments: argparse.Namespace, say: Say) -> None:
     if arguments.output.exists():
         raise CspladeError(f"{arguments.output} exists: choose another name, or remove it")
     if (arguments.topics is None) == (arguments.format == "lsr-benchmark"):
-        raise CspladeError("--topics belongs to lsr-benchmark, which holds documents and queries")
+        raise CspladeError("--topics is required for lsr-benchmark, and not used by other formats")
     if arguments.format == "sentence-transformers":
         _export_model(arguments)
-        say(f"the model is written: {arguments.output}")
+        say(f"exported the model: {arguments.output}")
     else:
-        say(f"{_export_vectors(arguments):,} documents are written: {arguments.output}")
+        say(f"exported {_export_vectors(arguments):,} documents: {arguments.output}")
 
 
 def _export_model(arguments: argparse.Namespace) -> None:
     from pyterrier_csplade.model.export import export_sentence_transformers
 
     if arguments.model not in (SHIPPED, arguments.source):
-        raise CspladeError(f"two models are named, {arguments.source} and --model {arguments.model}: leave out one")
+        raise CspladeError(f"SOURCE {arguments.source} and --model {arguments.model} name two models: leave one of them out")
     arguments.model = arguments.source
     export_sentence_transformers(named_model(arguments), arguments.output)
 

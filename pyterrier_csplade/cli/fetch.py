@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
-from .arguments import examples
+from .arguments import Say, examples
 
 
-def add_command(commands: Any, say: Callable[[str], None]) -> None:
-    """Add ``fetch`` to the command line.
-
-    Args:
-        commands: The subparsers.
-        say: Prints lines for people to read.
-    """
+def add_command(commands: Any, say: Say) -> None:
+    """Add ``fetch`` to the command line."""
     fetch = commands.add_parser(
         "fetch",
         help="download the base model of csplade-small, SmolLM2-135M, into the cache",
@@ -25,7 +19,7 @@ def add_command(commands: Any, say: Callable[[str], None]) -> None:
     fetch.set_defaults(run=lambda arguments: _fetch(arguments, say))
 
 
-def _fetch(_: argparse.Namespace, say: Callable[[str], None]) -> None:
+def _fetch(_: argparse.Namespace, say: Say) -> None:
     from pyterrier_csplade.model.assembly import BASE_OF_SMALL
     from pyterrier_csplade.model.bases import fetch_base
 

@@ -1,4 +1,4 @@
-"""Vectors that a user names: an encoded collection, an index, or a file of documents or queries with vectors."""
+"""Vectors in an encoded collection, an index, or a file of documents or queries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def stored_collection(name: str) -> EncodedCollection | None:
-    """Return the encoded collection in a directory; None if there is none."""
+    """Return the encoded collection in a directory; None if the directory contains none."""
     from pyterrier_csplade.collection.collection import EncodedCollection
     from pyterrier_csplade.collection.recipe import PLAN_FILE
 
@@ -27,28 +27,24 @@ def stored_collection(name: str) -> EncodedCollection | None:
 
 
 def given_vectors(source: Source, field: str) -> Iterable[Mapping[str, Any]]:
-    """Yield documents of a source with their vectors as ``toks``.
-
-    Args:
-        source: The documents.
-        field: The field that holds the vectors.
+    """Yield the documents of a source with their vectors as ``toks``.
 
     Raises:
-        DataError: A document has no vector; names it.
+        DataError: A document has no vector; the message names the document.
     """
     for document in source.read():
         if not isinstance(document.get(field), Mapping):
             raise DataError(
-                f"{source.name}, document {document.get('docno')}: the field {field!r} is no object of term to weight"
+                f"{source.name}, document {document.get('docno')}: the field {field!r} must be an object of term to weight"
             )
         yield {**document, "toks": document[field]}
 
 
 def vectors_of(name: str) -> Iterable[Mapping[str, Any]]:
-    """Return documents with ``docno`` and ``toks`` of an encoded collection, an index, or a file of vectors.
+    """Return the documents of an encoded collection, an index, or a file of vectors, with ``docno`` and ``toks``.
 
     Raises:
-        DataError: The name is none of them.
+        DataError: The name is none of these, or the file contains no vectors.
     """
     from pyterrier_csplade.data.sources import open_source
     from pyterrier_csplade.index.index import ImpactIndex
@@ -66,7 +62,7 @@ def vectors_of(name: str) -> Iterable[Mapping[str, Any]]:
 
 
 def encoded_topics(arguments: argparse.Namespace) -> pd.DataFrame:
-    """Return the queries of ``--topics`` with ``query_toks``; the model is loaded only if they have no vectors.
+    """Return the queries of ``--topics`` with ``query_toks``. The model is loaded only if they have no vectors.
 
     Raises:
         DataError: The queries cannot be read, or only some of them have vectors.

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .arguments import examples, refuse_problems
+from .arguments import Say, examples, refuse_problems
 
 
-def add_command(commands: Any, say: Callable[[str], None]) -> None:
-    """Add ``train-images`` to the command line.
-
-    Args:
-        commands: The subparsers.
-        say: Prints lines for people to read.
-    """
+def add_command(commands: Any, say: Say) -> None:
+    """Add ``train-images`` to the command line."""
     images = commands.add_parser(
         "train-images",
-        help="train an image head, which puts pictures into the index of a text model",
+        help="train an image head, which encodes pictures for the index of a text model",
         **examples("train-images images.yaml --dry-run", "train-images images.yaml --resume"),
     )
     images.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings of the run")
@@ -28,7 +22,7 @@ def add_command(commands: Any, say: Callable[[str], None]) -> None:
     images.set_defaults(run=lambda arguments: _train(arguments, say), again="run the same command with --resume")
 
 
-def _train(arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
+def _train(arguments: argparse.Namespace, say: Say) -> None:
     from pyterrier_csplade.training import load_config
     from pyterrier_csplade.training.images import ImagesConfig, plan_images, train_images
 

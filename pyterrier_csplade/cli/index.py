@@ -1,15 +1,15 @@
-"""The command ``index``: documents or their vectors, into a Terrier index."""
+"""The command ``index``, which builds a Terrier index from documents or vectors."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
 
-from .arguments import count, examples, share
+from .arguments import Say, count, examples, share
 from .given import given_vectors, stored_collection
 from .models import add_model_options, named_model
 
@@ -19,20 +19,12 @@ if TYPE_CHECKING:
     from pyterrier_csplade.index.index import ImpactIndex
 
 
-Say = Callable[[str], None]
-
-
 def add_command(commands: Any, say: Say) -> None:
-    """Add ``index`` to the command line.
-
-    Args:
-        commands: The subparsers.
-        say: Prints lines for people to read.
-    """
+    """Add ``index`` to the command line."""
     index = commands.add_parser(
         "index",
-        help="index documents, or vectors without loading a model",
-        description="Index documents, which are encoded first, or vectors, for which no model is loaded.",
+        help="encode and index documents, or index vectors without loading a model",
+        description="Encode and index documents, or index vectors without loading a model.",
         **examples(
             "index docs.jsonl --output docs.csplade --meta text", "index docs.vectors --output docs.csplade --top-k 128"
         ),
@@ -40,16 +32,16 @@ def add_command(commands: Any, say: Say) -> None:
     index.add_argument(
         "source",
         metavar="SOURCE",
-        help="directory that encode has written; or documents as encode takes them, whose vectors are read from the field toks "
-        "or vector if they have one",
+        help="directory from encode, or documents in any form that encode accepts; vectors are read from the field toks or "
+        "vector, if there is one",
     )
     index.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory of the index")
     index.add_argument(
-        "--overwrite", action="store_true", help="replace an index; it stays usable until the new one is complete"
+        "--overwrite", action="store_true", help="replace an index, which stays usable until the new one is complete"
     )
     index.add_argument("--fields", nargs="+", default=["text"], metavar="F", help="fields that form the text; default: text")
     index.add_argument(
-        "--meta", nargs="+", default=[], metavar="F", help="fields to store beside the docno, to show them later"
+        "--meta", nargs="+", default=[], metavar="F", help="fields to store with the docno, to show them in results"
     )
     index.add_argument("--top-k", type=count, metavar="K", help="keep the K heaviest terms of a document")
     index.add_argument("--max-empty", type=share, default=0.5, metavar="X", help="largest share of documents without impacts")
@@ -70,23 +62,23 @@ def _index(arguments: argparse.Namespace, say: Say) -> None:
     collection = stored_collection(arguments.source)
     if collection is not None:
         if arguments.meta:
-            raise DataError(f"{arguments.source} holds vectors, but no field {arguments.meta[0]!r}: leave out --meta")
+            raise DataError(f"{arguments.source} contains vectors, but no field {arguments.meta[0]!r}: leave --meta out")
         _from_collection(index, collection, arguments, {}, arguments.top_k)
     else:
         source = open_source(arguments.source)
         field = source.vector_field()
         if field is None:
-            start()  # a missing Java is reported before the documents are encoded
+            start()  # reports missing Java before the documents are encoded
             collection = _encode(source, arguments, say)
             _from_collection(index, collection, arguments, {name: _values(source, name) for name in arguments.meta}, None)
         else:
             _from_vectors(index, source, field, arguments)
-    say(f"{read_metadata(index.directory)['documents']:,} documents are indexed: {arguments.output}")
+    say(f"indexed {read_metadata(index.directory)['documents']:,} documents: {arguments.output}")
 
 
 def _check_free(index: ImpactIndex, arguments: argparse.Namespace) -> None:
     if index.built() and not arguments.overwrite:
-        raise ImpactIndexError(f"there is an index at {arguments.output}: --overwrite replaces it")
+        raise ImpactIndexError(f"there is an index at {arguments.output}: replace it with --overwrite")
 
 
 def _encode(source: Source, arguments: argparse.Namespace, say: Say) -> EncodedCollection:
@@ -98,7 +90,7 @@ def _encode(source: Source, arguments: argparse.Namespace, say: Say) -> EncodedC
 
     path = arguments.output.with_name(f"{arguments.output.name}.vectors")
     encoder = named_model(arguments).doc_encoder(top_k=arguments.top_k)
-    say(f"the vectors are written to {path}, from which they can be indexed again; remove it when it is not needed")
+    say(f"writing the vectors to {path}, from which they can be indexed again; remove it when it is no longer needed")
     with stopping():
         encode_collection(
             encoder,

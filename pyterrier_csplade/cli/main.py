@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from pyterrier_csplade.training.config import TrainingConfig
 
 
-# Loggers of libraries that warn while they are imported: on a machine without a GPU, and about each other.
+# Loggers of libraries that warn during import, about a missing GPU or about each other.
 _TALKATIVE = ("bitsandbytes", "torchao", "torch.utils._pytree")
 
-# Each command imports what it needs, so that --help and usage errors do not load torch.
+# Commands import their modules when they run, so that --help and usage errors do not load torch.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; by default, the arguments of the process.
 
     Returns:
-        The exit status: 0; 2 after an error, with one line on stderr; 130 after an interruption; 143 (SIGTERM) or 130 (Ctrl-C)
-        when a signal stopped a training run, which was saved. While encoding, SIGTERM raises SystemExit with 143.
+        The exit status: 0; 2 after an error, with one line on stderr; 130 after an interruption; or 143 (SIGTERM) or 130
+        (Ctrl-C) if a signal stopped a training run after a checkpoint. While encoding, SIGTERM raises SystemExit with 143.
     """
     _open_streams()
     _silence_libraries()
@@ -118,14 +118,14 @@ def _add_dry_run(phase: argparse.ArgumentParser) -> None:
 
 
 def _open_streams() -> None:
-    """Open streams that were closed when the process started, so that no file gets their descriptors and their output."""
+    """Open standard streams that were closed at the start, so that no file gets their descriptors."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _silence_libraries() -> None:
-    """Keep log lines of other libraries, which come before anything that a command says, from stderr; errors stay."""
+    """Suppress log messages of libraries during import, except errors."""
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -140,7 +140,7 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _complain(text: str) -> None:
-    with suppress(OSError):  # a closed pipe: nobody reads it
+    with suppress(OSError):  # a closed pipe
         sys.stderr.write(f"{text}\n")
 
 
@@ -149,13 +149,13 @@ def _say(text: str) -> None:
     try:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         sys.stdout.flush()
-    except OSError as error:  # the disk is full, or the reader of a pipe has ended
+    except OSError as error:  # a full disk or a closed pipe
         _discard_output()
         raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def _discard_output() -> None:
-    """Write no more to stdout, or Python would try again, and fail, when it ends."""
+    """Redirect stdout to the null device. Otherwise, Python would flush it again at exit, and fail."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
@@ -163,7 +163,7 @@ def _discard_output() -> None:
 def _demo(arguments: argparse.Namespace) -> None:
     from .demo import available_model, run_demo
 
-    arguments.output.mkdir(parents=True, exist_ok=True)  # before anything is downloaded
+    arguments.output.mkdir(parents=True, exist_ok=True)  # before a download
     csplade, name = available_model(_say)
     run_demo(csplade, arguments.output, name=name, say=_say)
 

@@ -1,43 +1,35 @@
-"""The command ``mine``: training rows with hard negatives."""
+"""The command ``mine``, which writes training rows with hard negatives."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_csplade._errors import CspladeError
 
-from .arguments import count, examples
+from .arguments import Say, count, examples
 from .models import add_model_options, named_model
 
 if TYPE_CHECKING:
     import pyterrier as pt
 
 
-Say = Callable[[str], None]
-
-
 def add_command(commands: Any, say: Say) -> None:
-    """Add ``mine`` to the command line.
-
-    Args:
-        commands: The subparsers.
-        say: Prints lines for people to read.
-    """
+    """Add ``mine`` to the command line."""
     mine = commands.add_parser(
         "mine",
         help="write training rows with negatives that a system retrieves",
-        description="Write training rows in Tevatron's format: the relevant passages of each query, and negatives that an "
-        "index or a run retrieves.",
+        description="Write training rows in Tevatron's format: the relevant passages of each query, and negatives from an "
+        "index or a run.",
         **examples(
             "mine my-collection --split train --run bm25.run --output train.jsonl.gz",
             "mine beir/scifact/train --fields title text --index scifact.csplade --output train.jsonl",
         ),
     )
-    mine.add_argument("dataset", metavar="DATASET", help="documents as encode takes them; and their queries and judgements")
-    mine.add_argument("--topics", metavar="T", help="queries as search takes them; default: those of DATASET")
+    mine.add_argument("dataset", metavar="DATASET", help="documents as for encode, with their queries and judgements")
+    mine.add_argument("--topics", metavar="T", help="queries as for search; default: those of DATASET")
     mine.add_argument("--qrels", metavar="Q", help="judgements in TREC's format, or a dataset; default: those of DATASET")
     mine.add_argument("--split", metavar="S", help="split of topics and judgements, such as train")
     mine.add_argument("--fields", nargs="+", default=["text"], metavar="F", help="fields that form the text; default: text")

@@ -1,4 +1,4 @@
-"""The model of a command: its options, and the model that they name."""
+"""The options that name a model, and the model that they name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHIPPED = "csplade-tiny"
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--model`` and how to load it."""
+    """Add ``--model`` and the options for loading it."""
     model = parser.add_argument_group("model")
     model.add_argument("--model", default=SHIPPED, metavar="M", help="directory or hub id; default: %(default)s (included)")
     model.add_argument("--adapter", help="directory or hub id of a PEFT adapter")
@@ -35,15 +35,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def named_model(arguments: argparse.Namespace, *, tried: bool = True) -> CSPLADE:
-    """Return the model that the options name; its weights are loaded when they are first needed.
+    """Return the model that the options name. Its weights are loaded when they are first needed.
 
     Args:
-        arguments: Of a command with :func:`add_model_options`.
-        tried: Whether to try ``--device``, if it is given.
+        arguments: Arguments of a command with :func:`add_model_options`.
+        tried: Whether to check that ``--device`` works.
 
     Raises:
         CspladeError: The device cannot be used, or an option contradicts the checkpoint.
-        FileNotFoundError: There is no such model.
+        FileNotFoundError: The model does not exist.
     """
     from pyterrier_csplade.model.csplade import CSPLADE
 
@@ -59,7 +59,7 @@ def named_model(arguments: argparse.Namespace, *, tried: bool = True) -> CSPLADE
 
 
 def named_query_side(arguments: argparse.Namespace) -> CSPLADE | QueryTable:
-    """Return what encodes queries: the model that the options name, or the query table whose directory ``--model`` names."""
+    """Return the model or the query table that ``--model`` names, to encode queries."""
     from pyterrier_csplade.queries.content import TABLE_FILE
     from pyterrier_csplade.queries.table import QueryTable
 
@@ -76,7 +76,7 @@ def query_encoder(side: CSPLADE | QueryTable, *, verbose: bool = False) -> Query
 
 
 def launched_device(environment: Mapping[str, str]) -> str | None:
-    """Return the GPU of this process among several on a machine; None if there is one process, or no GPU."""
+    """Return the GPU of this process if a launcher started several processes on a machine with GPUs, or else None."""
     if from_launcher("LOCAL_WORLD_SIZE", environment, environment.get("WORLD_SIZE", "1")) == 1:
         return None
     import torch
@@ -85,10 +85,10 @@ def launched_device(environment: Mapping[str, str]) -> str | None:
 
 
 def from_launcher(name: str, environment: Mapping[str, str], default: str = "") -> int:
-    """Return a number that torchrun sets.
+    """Return the number in an environment variable of torchrun.
 
     Raises:
-        CollectionError: The variable holds something else.
+        CollectionError: The variable does not contain a number.
     """
     text = environment.get(name, default)
     try:
@@ -104,6 +104,6 @@ def _check_device(device: str) -> None:
 
     try:
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # an AssertionError if torch was built without CUDA
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises an AssertionError
         reason = next(iter(str(error).splitlines()), "no reason is given")
         raise CspladeError(f"--device {device} cannot be used: {reason}") from error

@@ -1,15 +1,14 @@
-"""The command ``search``: queries to a TREC run, or one query to a table with explanations."""
+"""The command ``search``, which writes a TREC run for a file of queries, or explains the results of one query."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_csplade._errors import CspladeError, DataError
 
-from .arguments import count, examples
+from .arguments import Say, count, examples
 from .given import encoded_topics
 from .models import add_model_options, named_query_side, query_encoder
 
@@ -19,23 +18,17 @@ if TYPE_CHECKING:
     from pyterrier_csplade.index.index import ImpactIndex
 
 
-Say = Callable[[str], None]
-
-# Results of a query: of a table that a person reads, and of a run; our choice (not measured), as PyTerrier has it.
+# Default number of results in a table and in a run; our choice (not measured). PyTerrier uses 1,000 for runs.
 _SHOWN, _RUN = 10, 1000
 
 
 def add_command(commands: Any, say: Say) -> None:
-    """Add ``search`` to the command line.
-
-    Args:
-        commands: The subparsers.
-        say: Prints lines for people to read.
-    """
+    """Add ``search`` to the command line."""
     search = commands.add_parser(
         "search",
-        help="search an index: a file of queries to a TREC run, or one query to a table with explanations",
-        description="Search an index without Java. One query gives a table that explains each score.",
+        help="search an index, and write a TREC run or explain the results of one query",
+        description="Search an index without Java. For a file of queries, write a TREC run. For one query, print a table that "
+        "explains each score.",
         **examples("search docs.csplade 'inverted index'", "search docs.csplade --topics topics.tsv --output csplade.run"),
     )
     search.add_argument("index", type=Path, metavar="INDEX", help="directory of the index")
@@ -44,7 +37,7 @@ def add_command(commands: Any, say: Say) -> None:
         "--topics",
         metavar="T",
         help=".jsonl, .tsv, .csv, .parquet or TREC topics, ir_datasets id or PyTerrier dataset; queries with a vector in the "
-        "field query_toks or vector are not encoded",
+        "field query_toks or vector need no model",
     )
     search.add_argument("--split", metavar="S", help="split of a directory, or variant of a dataset's topics")
     search.add_argument("--field", metavar="F", help="field of the query text; default: query, text or title")
@@ -88,7 +81,7 @@ def _write_run(index: ImpactIndex, arguments: argparse.Namespace) -> str:
     results = retriever(topics)
     _write(results, arguments.output, arguments.tag)
     found = results["qid"].nunique()
-    nothing = f"; nothing was found for {len(topics) - found:,} of them" if found < len(topics) else ""
+    nothing = f"; {len(topics) - found:,} of them have no results" if found < len(topics) else ""
     return f"{len(results):,} results of {len(topics):,} queries: {arguments.output}{nothing}"
 
 
@@ -105,14 +98,14 @@ def _write(results: pd.DataFrame, path: Path, tag: str) -> None:
     for column in ("qid", "docno"):
         if (spaced := results[column].str.contains(r"\s")).any():
             raise DataError(f"{column} {results.loc[spaced, column].iloc[0]!r} has white space, which a TREC run cannot hold")
-    # The ending of the name, by which PyTerrier chooses a compression, stays.
+    # The temporary name keeps the extension, by which PyTerrier chooses a compression.
     temporary = path.with_name(f".csplade-{path.name}")
     with replacing(path, temporary):
         pt.io.write_results(results, str(temporary), run_name=tag)
 
 
 def _table(index: ImpactIndex, arguments: argparse.Namespace) -> str:
-    """Describe the expansion of a query, and its best documents with what each term adds to their scores."""
+    """Describe the expansion of a query, and its best documents with the contributions of terms to their scores."""
     import pandas as pd
 
     from .terms import readable_terms
@@ -126,7 +119,7 @@ def _table(index: ImpactIndex, arguments: argparse.Namespace) -> str:
     heaviest = dict(sorted(toks.items(), key=lambda item: -item[1]))
     lines = [f"query: {readable_terms(side, heaviest, query, '.2f')}"]
     if results.empty:
-        lines.append("no document has a term of the query")
+        lines.append("no document contains a term of the query")
     for row in results.to_dict("records"):
         parts = index.explain(toks, row["docno"])
         shares = {term: part / sum(parts.values()) for term, part in parts.items()}

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .arguments import examples
-
-Say = Callable[[str], None]
+from .arguments import Say, examples
 
 
 def add_command(commands: Any, say: Say) -> None:
-    """Add ``table`` to the command line.
-
-    Args:
-        commands: The subparsers.
-        say: Prints lines for people to read.
-    """
+    """Add ``table`` to the command line."""
     table = commands.add_parser(
         "table",
         help="make a query table, which encodes queries without a language model",

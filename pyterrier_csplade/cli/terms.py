@@ -1,4 +1,4 @@
-"""Terms of the vocabulary as people read them."""
+"""Readable lists of terms."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def readable_terms(csplade: CSPLADE | QueryTable, weights: Mapping[str, float], 
     """Return the first terms with their weights: ``-ing`` continues a word, ``[+term]`` is not in the query.
 
     Args:
-        csplade: The model or the query table whose terms they are.
+        csplade: The model or the query table that the terms belong to.
         weights: Term to weight, in the order to show.
-        query: The text of the query.
+        query: Text of the query.
         form: Format of a weight, such as ``.0%``.
     """
     from pyterrier_csplade.model.spelling import readable, spelled

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .arguments import examples
+from .arguments import Say, examples
 
 
-def add_command(commands: Any, say: Callable[[str], None]) -> None:
-    """Add ``vocabulary`` to the command line.
-
-    Args:
-        commands: The subparsers.
-        say: Prints lines for people to read.
-    """
+def add_command(commands: Any, say: Say) -> None:
+    """Add ``vocabulary`` to the command line."""
     vocabulary = commands.add_parser(
         "vocabulary",
-        help="fit the tokens of a language model to a corpus, before adapt",
+        help="adapt the vocabulary of a language model to a corpus, before the command adapt",
         **examples("vocabulary vocabulary.yaml", "vocabulary vocabulary.yaml && pyterrier-csplade adapt adapt.yaml"),
     )
     vocabulary.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings of the stage")
     vocabulary.set_defaults(run=lambda arguments: _vocabulary(arguments, say))
 
 
-def _vocabulary(arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
+def _vocabulary(arguments: argparse.Namespace, say: Say) -> None:
     from pyterrier_csplade.training import VocabularyConfig, load_config, make_vocabulary
 
     say(f"language model with another vocabulary: {make_vocabulary(load_config(arguments.config, VocabularyConfig))}")

@@ -1,4 +1,4 @@
-"""Encoded collections: the sparse vectors of many documents on disk, written in shards that survive whatever stops the run."""
+"""Encoded collections: the sparse vectors of many documents on disk, written in shards that survive a kill."""
 
 from __future__ import annotations
 

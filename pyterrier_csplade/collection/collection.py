@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from pyterrier_csplade.model.transformers import DocEncoder
 
 
-# Documents that are turned into dictionaries together; our choice (not measured).
+# Number of documents that are turned into dictionaries together; our choice (not measured).
 _CHUNK = 1024
 
-#: Documents of a shard; our choice (not measured). At most one shard is encoded again after a kill.
+#: Number of documents in a shard, of which a kill costs at most one; our choice (not measured).
 SHARD_SIZE = 20_000
 
 
 class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
     """The sparse vectors of a collection's documents, encoded once and used for any number of indexes.
 
-    An encoded collection feeds indexers, without a model in memory (:meth:`get_corpus_iter`, :meth:`blocks`). As a transformer,
-    it replaces ``doc_encoder()``: it adds ``toks`` to documents by their docno.
+    An encoded collection feeds indexers without a model in memory (:meth:`get_corpus_iter`, :meth:`blocks`). As a transformer,
+    it replaces ``doc_encoder()``: it adds ``toks`` to documents by their docnos.
 
     Example::
 
@@ -48,7 +48,7 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
 
     Attributes:
         path: The directory of the collection.
-        encoder: Encodes documents that are not in the collection; None refuses them.
+        encoder: Encodes documents that are not in the collection; with None, they are refused.
     """
 
     ARTIFACT_TYPE = "sparse_vectors"
@@ -61,7 +61,8 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
 
         Args:
             path: The directory of the collection.
-            encoder: Encodes documents that are not in the collection, with the same model and settings; None refuses them.
+            encoder: Encodes documents that are not in the collection, with the same model and settings; with None, they are
+                refused.
         """
         super().__init__(path)
         self.encoder = encoder
@@ -103,29 +104,27 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
         max_empty: float = 0.5,
         verbose: bool = False,
     ) -> EncodedCollection:
-        """Encode documents, or resume a call that was stopped.
+        """Encode documents, or resume a call that was stopped, and return this collection.
 
         Args:
             encoder: The encoder, from :meth:`CSPLADE.doc_encoder` or :meth:`CSPLADE.image_encoder`.
-            documents: The documents, with ``docno`` and the encoder's text field, or pictures. To resume, give the same
+            documents: The documents, with ``docno`` and the encoder's text field, or pictures. To resume, pass the same
                 documents again; pictures are compared by the content of their files.
-            shard_size: Documents of a file, which is written when all of them are encoded. Their texts are in memory together,
-                and so are pictures, unless they are given by path.
+            shard_size: Number of documents in a file, which is written when all of them are encoded. Their texts are in memory
+                together, and so are pictures, unless they are given by path.
             part: "i/n" encodes only every n-th shard, starting at shard i (from 0), so that n processes share the work.
-            max_empty: Largest share of a shard's texts without any impact. A larger share shows that the model does not work.
+            max_empty: Maximum share of a shard's texts without any impact. A larger share suggests that the model does not
+                work.
             verbose: Whether to show a progress bar.
 
-        Returns:
-            This collection.
-
         Raises:
-            CollectionError: The collection was begun with another model, other settings or documents, or another process
-                writes the same part.
+            CollectionError: The collection was begun with another model, other settings or documents, or another process is
+                writing the same part.
             DataError: A document cannot be used, or there are no documents.
             OSError: The disk is full; finished shards stay.
         """
         if self.encoder is not None:
-            raise ValueError("a collection with an encoder to fall back to is only read: encode with EncodedCollection(path)")
+            raise ValueError("a collection with a fallback encoder can only be read: encode with EncodedCollection(path)")
         encode_collection(
             encoder,
             documents,
@@ -143,7 +142,7 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
         """Check the digest of each file, and all docnos and vectors. Reads the whole collection.
 
         Raises:
-            CollectionError: There is no collection, it is not complete, or files are damaged; names them.
+            CollectionError: There is no collection, it is incomplete, or files are damaged; the message names them.
         """
         verify(self.directory)
 
@@ -177,7 +176,7 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
 
         Raises:
             ContractError: A document is not in the collection, and :attr:`encoder` has another model or other settings.
-            DataError: A document is not in the collection, and there is no encoder; names it.
+            DataError: A document is not in the collection, and there is no encoder; the message names it.
         """
         inputs = self.transform_inputs()
         pt.validate.columns(inp, includes=next((i for i in inputs if {*i} <= {*inp.columns}), inputs[0]), context=self)
@@ -191,7 +190,7 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
         return f"EncodedCollection({', '.join([repr(str(self.path)), *self._changed()])})"
 
     def _open(self) -> OpenCollection:
-        """Return the opened collection. A method calls this once, so that all it returns comes from one version."""
+        """Return the opened collection. A method calls this once, so that its results come from one version."""
         opened = self._opened
         if opened is None or opened.directory != self.directory:
             opened = self._opened = OpenCollection(self.directory)
@@ -215,11 +214,11 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
             return []
         if self.encoder is None:
             raise DataError(
-                f"document {inp['docno'].iloc[0]!r} is not in {self.path} ({len(inp):,} are not): add an encoder with "
+                f"document {inp['docno'].iloc[0]!r} is not in {self.path} ({len(inp):,} are missing): add an encoder with "
                 "EncodedCollection(path, encoder=csplade.doc_encoder())"
             )
         if differences := Recipe.of(self.encoder, recipe.shard_size).differences(recipe):
-            raise ContractError(f"{self.encoder!r} does not encode as {self.path} was encoded: {differences}")
+            raise ContractError(f"{self.encoder!r} has other settings than the encoder of {self.path}: {differences}")
         return self.encoder(inp)["toks"].tolist()
 
 

@@ -31,7 +31,7 @@ class DocumentShard:
 
     @property
     def sha256(self) -> str:
-        """Digest of docnos and texts, with their lengths, so that a character cannot move from one to the other unnoticed."""
+        """Digest of docnos and texts, with their lengths, so that moving a character from one to the other changes it."""
         texts = (text if isinstance(text, str) else text.digest for text in self.texts)
         fields = (f"{len(docno)}:{docno}{len(text)}:{text}" for docno, text in zip(self.docnos, texts))
         return hashlib.sha256("".join(fields).encode()).hexdigest()
@@ -50,7 +50,7 @@ def divide(documents: Iterable[Mapping[str, Any]], read: Reader, size: int) -> I
         size: Documents of a shard.
 
     Raises:
-        DataError: A docno or text cannot be used, or a docno appears twice; names the document.
+        DataError: A docno or text cannot be used, or a docno appears twice; the message names the document.
     """
     seen = Docnos()
     documents = iter(documents)
@@ -101,7 +101,7 @@ class Part:
         return shard % self.count == self.index
 
     def overlaps(self, other: Part) -> bool:
-        """Return whether some shard belongs to both parts (Chinese remainder theorem)."""
+        """Return whether a shard belongs to both parts (Chinese remainder theorem)."""
         return (self.index - other.index) % math.gcd(self.count, other.count) == 0
 
     def __str__(self) -> str:

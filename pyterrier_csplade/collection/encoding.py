@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     Encoder: TypeAlias = DocEncoder | ImageEncoder
 
 
-# Documents that are sorted by length together, and after which progress is shown; our choice (measured: with lengths as in
-# MS MARCO, padding adds 0.4 % to the tokens on a CPU, and 0.8 % instead of 4.1 % in the larger batches of an accelerator).
+# Number of documents that are sorted by length together, and after which progress is shown; our choice (measured: with lengths
+# as in MS MARCO, padding adds 0.4 % to the tokens on a CPU, and 0.8 % instead of 4.1 % in an accelerator's larger batches).
 _WINDOW = {"cpu": 4096}
 _WINDOW_ELSEWHERE = 20_480
 
@@ -41,7 +41,7 @@ class Runner(Protocol):
     """Where shards are encoded."""
 
     def describe(self, encoder: Encoder, shard_size: int) -> tuple[Recipe, Vocabulary]:
-        """Load the model and return recipe and index terms."""
+        """Load the model and return the recipe and the index terms."""
         ...
 
     def run(self, store: Store, pending: Pending, encode: ShardEncoder, advance: Callable[[int], Any]) -> None:
@@ -74,18 +74,18 @@ def encode_collection(
     say: Callable[[str], None] = lambda text: None,
     runner: Runner | None = None,
 ) -> Outcome:
-    """Encode documents into a directory; see :meth:`EncodedCollection.encode` for further arguments and errors.
+    """Encode documents into a directory; see :meth:`EncodedCollection.encode` for the other arguments and the errors.
 
     Args:
         encoder: The encoder.
         documents: The documents, with ``docno`` and what the encoder reads.
         directory: The directory of the collection.
-        shard_size: Documents of a shard.
+        shard_size: Number of documents in a shard.
         part: Which shards to encode.
-        max_empty: Largest share of a shard's texts without any impact.
+        max_empty: Maximum share of a shard's texts without any impact.
         total: Number of documents, for progress; None if unknown.
         verbose: Whether to show a progress bar.
-        say: Takes lines for people to read.
+        say: Receives lines for people to read.
         runner: Where to encode; in this process by default.
     """
     if shard_size < 1:
@@ -111,7 +111,7 @@ def encode_collection(
 
 
 def _announcement(store: Store, part: Part, documents: int) -> tuple[str, int]:
-    """Describe what a run will do with an input of so many documents, and count those that it encodes."""
+    """Describe what a run will do with this number of documents, and count the documents that it will encode."""
     size, present = store.recipe.shard_size, set(store.finished)
     shards = -(-documents // size)
     own = [number for number in range(shards) if number in part and number not in present]
@@ -133,11 +133,11 @@ def _warn_of_losses(totals: Mapping[str, int]) -> None:
 
 
 class Pending:
-    """The shards of an input that a part has still to encode.
+    """The shards of an input that a part has yet to encode.
 
     Attributes:
-        documents: Number of documents that were read so far.
-        shards: Number of shards that were read so far.
+        documents: Number of documents read so far.
+        shards: Number of shards read so far.
     """
 
     def __init__(self, store: Store, documents: Iterable[Mapping[str, Any]], read: Reader, part: Part) -> None:
@@ -155,16 +155,16 @@ class Pending:
 
 
 class InProcess:
-    """Encodes in this process, shard by shard: one thread prepares documents, this one runs the model, one writes."""
+    """Encodes in this process, one shard after another: one thread prepares documents, this one runs the model, one writes."""
 
     def describe(self, encoder: Encoder, shard_size: int) -> tuple[Recipe, Vocabulary]:
-        """Load the model and return recipe and index terms."""
+        """Load the model and return the recipe and the index terms."""
         return Recipe.of(encoder, shard_size), encoder.model.vocabulary
 
     def run(self, store: Store, pending: Pending, encode: ShardEncoder, advance: Callable[[int], Any]) -> None:
         """Encode pending shards and write them."""
         with Behind(store.write) as writer:
-            # No shard is completed before the previous one is on the disk: a kill costs one whole shard at most.
+            # No shard is completed before the previous one is on disk, so that a kill costs at most one whole shard.
             for shard in encode(pending, advance, before_last=writer.wait):
                 writer.put(shard)
 
@@ -176,7 +176,7 @@ class ShardEncoder:
     Attributes:
         encoder: The encoder.
         recipe: Fingerprint of the recipe.
-        max_empty: Largest share of texts without any impact.
+        max_empty: Maximum share of texts without any impact.
     """
 
     encoder: Encoder
@@ -189,7 +189,7 @@ class ShardEncoder:
         advance: Callable[[int], Any] = lambda count: None,
         before_last: Callable[[], Any] = lambda: None,
     ) -> Iterator[EncodedShard]:
-        """Encode shards, one after the other; a background thread prepares the next documents.
+        """Encode shards, one after another; a background thread prepares the next documents.
 
         Args:
             shards: The shards; besides the current one, the documents of up to three windows are in memory.
@@ -232,5 +232,5 @@ class ShardEncoder:
         if count > self.max_empty * total:
             raise DataError(
                 f"shard {shard.number}: {count:,} of {total:,} texts ({count / total:.0%}) have no impact above 0: no query "
-                "will find them. Check that the model works; max_empty=1 encodes them anyway"
+                "finds them; check the model, or encode them anyway with max_empty=1"
             )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade.data.queries import draw
 
 from .documents import divide
 from .encoding import ShardEncoder
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
     from pyterrier_csplade.model.transformers import DocEncoder
 
 
-# Documents of the sample; our choice (measured: mean lengths and numbers of terms are then known to about 3 %).
+# Number of documents in the sample; our choice (measured: mean lengths and numbers of terms are accurate to about 3 %).
 _SAMPLE = 512
 
 
 def estimate(encoder: DocEncoder, documents: Iterable[Mapping[str, Any]]) -> str:
-    """Encode a random sample of documents, count all of them, and estimate the cost of the whole collection.
+    """Encode a random sample of documents, count all of them, and return an estimate of the whole collection's cost as text.
 
     The time is for one process, without loading the model. Padding is higher than in the larger windows of a whole collection.
 
@@ -29,13 +30,10 @@ def estimate(encoder: DocEncoder, documents: Iterable[Mapping[str, Any]]) -> str
         encoder: The encoder.
         documents: All documents, with ``docno`` and the encoder's text field.
 
-    Returns:
-        The estimate as text.
-
     Raises:
         DataError: There are no documents, or a document of the sample cannot be encoded.
     """
-    count, chosen = _sample(documents)
+    count, chosen = draw(documents, _SAMPLE, random.Random(0))
     if not chosen:
         raise DataError("nothing to encode: the input has no documents")
     (shard,) = divide(chosen, encoder.contents, len(chosen))
@@ -59,18 +57,6 @@ def estimate(encoder: DocEncoder, documents: Iterable[Mapping[str, Any]]) -> str
         f"tokens    {round(tokens * scale):,} ({tokens / sample:,.0f} for each document), padding {padding:.2f}x\n"
         f"truncated {record.truncated / sample:.1%} of the documents"
     )
-
-
-def _sample(documents: Iterable[Mapping[str, Any]]) -> tuple[int, list[Mapping[str, Any]]]:
-    """Count all documents and draw some of them, each with the same probability (reservoir sampling with a fixed seed)."""
-    generator, count = random.Random(0), 0
-    chosen: list[Mapping[str, Any]] = []
-    for count, document in enumerate(documents, 1):  # noqa: B007
-        if len(chosen) < _SAMPLE:
-            chosen.append(document)
-        elif (place := generator.randrange(count)) < _SAMPLE:
-            chosen[place] = document
-    return count, chosen
 
 
 def _duration(seconds: float) -> str:

@@ -33,18 +33,14 @@ class OpenCollection:
     """
 
     def __init__(self, directory: Path, *, digests: bool | None = None) -> None:
-        """Open a collection, and compare its files with the manifest.
-
-        Args:
-            directory: The directory of the collection.
-            digests: Whether to compare digests as well as sizes; None compares them up to 256 MiB.
+        """Open a collection, and compare its files with the manifest; see :func:`.damages` for ``digests``.
 
         Raises:
-            CollectionError: There is no collection, it is not complete, files are damaged (names them), or another process
-                replaces it.
+            CollectionError: There is no collection, it is incomplete, files are damaged (the message names them), or another
+                process is replacing it.
         """
         self.directory = directory
-        self._place = directory = directory.resolve()  # once, since a link may be changed
+        self._place = directory = directory.resolve()  # only once, because a link may change
         manifest = _read_manifest(directory)
         files = manifest["files"]
         self._identities = {name: _identity(directory / name) for name in files}
@@ -73,13 +69,13 @@ class OpenCollection:
         """Open a shard.
 
         Raises:
-            CollectionError: The shard is missing, damaged, or another one than when the collection was opened.
+            CollectionError: The shard is missing, damaged, or was replaced after the collection had been opened.
         """
         if number not in self._shards:
             name = shard_name(number)
             path = self._place / name
             shard = ShardFile(path, len(self.vocabulary))
-            # A copy of the same content is the same shard. In a large collection, the digest would take too long.
+            # A copy of the same content is the same shard. In a large collection, computing digests would take too long.
             same = not self._hashed and _identity(path) == self._identities[name]
             if not same and hashlib.sha256(shard.content.data).hexdigest() != self._digests[name]:
                 raise CollectionError(f"{path} was replaced after the collection had been opened: {_REOPEN}")
@@ -115,13 +111,10 @@ def _missing(directory: Path) -> str:
 
 
 def verify(directory: Path) -> OpenCollection:
-    """Compare all files of a collection with the manifest, and check its docnos and vectors.
-
-    Returns:
-        The collection.
+    """Compare all files of a collection with the manifest, check its docnos and vectors, and return the collection.
 
     Raises:
-        CollectionError: There is no collection, it is not complete, or files are damaged; names them.
+        CollectionError: There is no collection, it is incomplete, or files are damaged; the message names them.
     """
     collection = OpenCollection(directory, digests=True)
     docnos, postings = Docnos(), 0
@@ -134,10 +127,7 @@ def verify(directory: Path) -> OpenCollection:
 
 
 def check_vectors(shard: ShardFile) -> int:
-    """Check that the vectors of a shard can be indexed.
-
-    Returns:
-        Postings of the shard.
+    """Check that the vectors of a shard can be indexed; return the number of postings.
 
     Raises:
         CollectionError: A weight is not above 0 and finite, or the terms of a document are not in ascending order.

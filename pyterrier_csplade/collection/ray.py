@@ -1,4 +1,4 @@
-"""Encoding on a Ray cluster: Ray Data keeps a pool of workers, each with the model, and replaces workers that are lost."""
+"""Encoding on a Ray cluster: Ray Data maintains a pool of workers, each with the model, and replaces lost workers."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from .encoding import Encoder
 
 
-# The first release in which a web page or a neighbour on the network cannot run code (CVE-2025-62593, CVE-2026-27482).
+# The first release in which web pages and other machines on the network cannot run code (CVE-2025-62593, CVE-2026-27482).
 _OLDEST = (2, 54)
 
 
 class OnRay:
-    """Encodes on the workers of a Ray cluster; this process alone reads documents and writes shards.
+    """Encodes on the workers of a Ray cluster; only this process reads documents and writes shards.
 
-    Every row that Ray moves is one shard with its number, so rows may come back in any order. If a worker is lost, another one
+    Every row that Ray moves is one shard with its number, so rows may return in any order. If a worker is lost, another one
     encodes its shard again.
 
     Attributes:
         workers: Number of processes that load the model and encode.
-        gpus: GPUs of each worker.
+        gpus: Number of GPUs of each worker.
     """
 
     def __init__(self, workers: int, gpus: float) -> None:
@@ -43,7 +43,7 @@ class OnRay:
         self.gpus = gpus
 
     def describe(self, encoder: Encoder, shard_size: int) -> tuple[Recipe, Vocabulary]:
-        """Load the model on a worker, whose device decides its dtype, and return recipe and index terms."""
+        """Load the model on a worker, whose device determines its dtype, and return the recipe and the index terms."""
         import ray
 
         task = ray.remote(_describe).options(num_gpus=self.gpus)
@@ -125,7 +125,7 @@ def _connect(ray: Any, address: str) -> None:
         raise CspladeError(f"there is no Ray cluster at {address!r}: {error}") from error
     if address == "local" and {node["NodeManagerAddress"] for node in ray.nodes()} != {"127.0.0.1"}:
         ray.shutdown()
-        raise CspladeError("Ray was imported before and would listen to the network: start the encoding in a new process")
+        raise CspladeError("Ray was imported before and would listen on the network: start the encoding in a new process")
 
 
 def _describe(encoder: Encoder, shard_size: int) -> tuple[Any, CspladeError | None]:
@@ -138,7 +138,7 @@ def _describe(encoder: Encoder, shard_size: int) -> tuple[Any, CspladeError | No
 def _to_table(shard: DocumentShard) -> Any:
     import pyarrow
 
-    # JSON: the strings of an Arrow column may not take more than 2 GiB.
+    # As JSON, because the strings of an Arrow column are limited to 2 GiB.
     documents = json.dumps([list(shard.docnos), list(shard.texts)]).encode()
     return pyarrow.table({"shard": [shard.number], "documents": [documents]})
 

@@ -1,4 +1,4 @@
-"""The recipe of an encoded collection: everything besides the documents that decides its content."""
+"""The recipe of an encoded collection: everything besides the documents that determines its content."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyterrier_csplade.model.transformers import DocEncoder
 
 
-#: The file of a collection that holds its recipe.
+#: The file with the recipe of a collection.
 PLAN_FILE = "plan.json"
 TERMS_FILE = "terms.json"
 META_FILE = "pt_meta.json"
@@ -35,12 +35,12 @@ class Recipe:
         model: Name of the model, for messages.
         contract: The contract of the encoder.
         tokenizer: Digest of the tokenizer.
-        dtype: The type that the model computes in.
+        dtype: The type in which the model computes.
         quantization: Quantisation of the model's weights: None, "int8" or "nf4".
         top_k: Number of heaviest terms that are kept; None for all.
-        min_weight: Smallest weight that is kept.
+        min_weight: Minimum weight of a term that is kept.
         quantizer: The quantizer that makes integer impacts; None for float weights.
-        shard_size: Documents of each shard but the last.
+        shard_size: Number of documents in each shard but the last.
     """
 
     model: str
@@ -75,15 +75,10 @@ class Recipe:
     def compared(self) -> dict[str, Any]:
         """The settings that decide whether two runs make the same vectors. Models are compared by digests, not by name."""
         names = [f.name for f in dataclasses.fields(self) if f.name not in ("model", "contract")]
-        of_contract = {
-            name: getattr(self.contract, name) for name in (*IDENTITY, "pool_special", "document_length", *self._folding)
-        }
+        # The field fold was added later: without folding, fingerprints are the same as before.
+        folding = ("fold",) if self.contract.fold else ()
+        of_contract = {name: getattr(self.contract, name) for name in (*IDENTITY, "pool_special", "document_length", *folding)}
         return {**of_contract, **{name: getattr(self, name) for name in names}}
-
-    @property
-    def _folding(self) -> tuple[str, ...]:
-        """The field of the contract that was added later: without it, fingerprints are the same as before."""
-        return ("fold",) if self.contract.fold else ()
 
     @property
     def fingerprint(self) -> str:
@@ -110,7 +105,7 @@ class Recipe:
         """Read the recipe of a collection.
 
         Raises:
-            CollectionError: The file is missing, damaged, or of a newer format.
+            CollectionError: The file is missing, damaged, or in a newer format.
         """
         path = directory / PLAN_FILE
         try:
@@ -134,7 +129,7 @@ def load_terms(directory: Path, recipe: Recipe) -> Vocabulary:
     """Read the index terms of a collection.
 
     Raises:
-        CollectionError: The file is missing or damaged, or holds another vocabulary than the contract's.
+        CollectionError: The file is missing or damaged, or contains another vocabulary than the contract's.
     """
     path = directory / TERMS_FILE
     try:

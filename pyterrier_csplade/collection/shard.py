@@ -1,4 +1,4 @@
-"""One shard of an encoded collection: a safetensors file of docnos and CSR arrays, and the record that goes with it."""
+"""One shard of an encoded collection: a safetensors file of docnos and CSR arrays, and its record."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pyterrier_csplade._errors import CollectionError
 from pyterrier_csplade.storage.arrays import are_starts
 from pyterrier_csplade.storage.files import parse_json, read_json
 
-#: The way out of a damage, for messages.
-REMEDY = "encode again with the same command: whole shards are kept, the others are encoded again"
+#: What to do about damage, in messages.
+REMEDY = "encode again with the same command, which keeps the intact shards"
 
 #: Counts that are added up over the shards of a collection.
 TOTALS = ("documents", "empty", "truncated", "postings")
@@ -40,7 +40,7 @@ class ShardRecord:
         truncated: Number of documents that were truncated to the maximum length.
         postings: Number of entries above 0 in the vectors.
         input_sha256: Digest of docnos and texts.
-        size: Bytes of the vectors' file.
+        size: Size of the vectors' file in bytes.
         sha256: Digest of the vectors' file.
         plan: Fingerprint of the recipe.
     """
@@ -61,7 +61,7 @@ class ShardRecord:
 
     @classmethod
     def load(cls, path: Path) -> ShardRecord | None:
-        """Read a record; None if it is missing or damaged, since the shard is then not finished."""
+        """Read a record; None if it is missing or damaged, because the shard is then not finished."""
         try:
             values = read_json(path)
             return cls(**{f.name: {"int": int, "str": str}[str(f.type)](values[f.name]) for f in dataclasses.fields(cls)})
@@ -94,15 +94,10 @@ def record_name(number: int) -> str:
 def pack(
     number: int, docnos: Sequence[str], matrix: csr_matrix, *, truncated: int, input_sha256: str, recipe: str
 ) -> EncodedShard:
-    """Lay out a shard: the same vectors make the same bytes.
+    """Lay out a shard; equal vectors give equal bytes.
 
-    Args:
-        number: Number of the shard.
-        docnos: The docno of each row.
-        matrix: [documents, index terms]: float32 weights, or integer impacts, which are stored as uint16 where they fit.
-        truncated: Number of documents that were truncated.
-        input_sha256: Digest of docnos and texts.
-        recipe: Fingerprint of the recipe.
+    ``matrix``, [documents, index terms], has float32 weights, or integer impacts, which are stored as uint16 if they fit.
+    ``input_sha256`` is the digest of docnos and texts, and ``recipe`` the fingerprint of the recipe.
     """
     matrix.sort_indices()
     names = [docno.encode() for docno in docnos]
@@ -141,11 +136,7 @@ class ShardFile:
     """
 
     def __init__(self, path: Path, terms: int) -> None:
-        """Open a shard.
-
-        Args:
-            path: The file.
-            terms: Number of index terms, the columns of its matrix.
+        """Open a shard, whose matrix has ``terms`` columns.
 
         Raises:
             CollectionError: The file is missing, or not a shard.
@@ -176,7 +167,7 @@ class ShardFile:
         """The docnos in the order of the rows.
 
         Raises:
-            CollectionError: One is not UTF-8.
+            CollectionError: A docno is not UTF-8.
         """
         names, offsets = self._names.tobytes(), self._offsets.tolist()
         try:
@@ -185,7 +176,7 @@ class ShardFile:
             raise CollectionError(f"{self.path} is damaged ({error}): {REMEDY}") from error
 
     def docno(self, row: int) -> str:
-        """Return one docno of those that :attr:`docnos` has read."""
+        """Return the docno of a row, after :attr:`docnos` has been read."""
         return self._names[self._offsets[row] : self._offsets[row + 1]].tobytes().decode()
 
     def rows(self, start: int, end: int) -> csr_matrix:

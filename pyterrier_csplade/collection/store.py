@@ -19,7 +19,7 @@ from .documents import DocumentShard, Part
 from .recipe import META_FILE, PLAN_FILE, TERMS_FILE, Recipe, terms_to_json
 from .shard import TOTALS, EncodedShard, ShardRecord, record_name, shard_name
 
-#: Written last: a directory that holds it is a whole collection.
+#: Written last: a directory that contains it is a complete collection.
 MANIFEST_FILE = "manifest.json"
 
 # The lock of part i of n is named ".writer-i-of-n".
@@ -29,7 +29,7 @@ _METADATA = {"type": "sparse_vectors", "format": "csplade", "package_hint": "pyt
 
 
 class Store:
-    """Writes shards, each whole or not at all, and finds out which are still to be encoded.
+    """Writes shards, each whole or not at all, and finds out which are yet to be encoded.
 
     Attributes:
         directory: The directory of the collection.
@@ -40,7 +40,7 @@ class Store:
         """Begin a collection, or resume one.
 
         Raises:
-            CollectionError: The directory holds something else, or a collection of another recipe; names what differs.
+            CollectionError: The directory contains something else, or a collection of another recipe.
             OSError: The directory cannot be written.
         """
         self.directory = directory
@@ -62,30 +62,30 @@ class Store:
         return sorted(int(name[1]) for name in names if name)
 
     def wants(self, shard: DocumentShard, part: Part) -> bool:
-        """Return whether a part has still to encode a shard.
+        """Return whether a part has yet to encode a shard.
 
         Raises:
-            CollectionError: The shard is finished, but of other documents or another recipe.
+            CollectionError: The shard is finished, but with other documents or another recipe.
         """
         record = self.record(shard.number)
         if record is None:
             return shard.number in part
         if (record.input_sha256, record.documents) != (shard.sha256, len(shard.docnos)):
             raise CollectionError(
-                f"the documents from {shard.docnos[0]!r} to {shard.docnos[-1]!r} are not the documents of shard "
-                f"{shard.number} in {self.directory}: the input has changed; encode it into another directory"
+                f"the documents from {shard.docnos[0]!r} to {shard.docnos[-1]!r} are not those of shard {shard.number} in "
+                f"{self.directory}: the input has changed; encode it into another directory"
             )
         if shard.number not in part or self._is_whole(shard.number, record):
             return False
-        warn(f"shard {shard.number} in {self.directory} is damaged: it is encoded again")
+        warn(f"shard {shard.number} in {self.directory} is damaged and will be encoded again")
         (self.directory / record_name(shard.number)).unlink()
         return True
 
     def record(self, number: int) -> ShardRecord | None:
-        """Read the record of a shard; None while it is not finished.
+        """Read the record of a shard; None while the shard is not finished.
 
         Raises:
-            CollectionError: The shard is of another recipe.
+            CollectionError: The shard has another recipe.
         """
         record = ShardRecord.load(self.directory / record_name(number))
         if record is not None and record.plan != self.recipe.fingerprint:
@@ -95,11 +95,11 @@ class Store:
         return record
 
     def records(self, numbers: Iterable[int]) -> list[ShardRecord]:
-        """Read the records of the finished shards among some."""
+        """Read the records of the finished shards among the given numbers."""
         return [record for record in map(self.record, numbers) if record is not None]
 
     def write(self, shard: EncodedShard) -> None:
-        """Bring a shard to the disk: first the vectors, then the record, which marks the shard as finished.
+        """Write a shard: first the vectors, then the record, which marks the shard as finished.
 
         Raises:
             OSError: The disk is full or cannot be written; earlier shards stay whole.
@@ -108,13 +108,7 @@ class Store:
         write_atomically(self.directory / record_name(shard.record.shard), shard.record.to_json())
 
     def finish(self, shards: int) -> bool:
-        """Write the manifest if all shards are there.
-
-        Args:
-            shards: Number of shards of the whole input.
-
-        Returns:
-            Whether the collection is complete.
+        """Write the manifest if all ``shards`` of the input are finished; return whether the collection is complete.
 
         Raises:
             CollectionError: There are shards beyond the end of the input.
@@ -136,7 +130,7 @@ class Store:
     def _check_recipe(self) -> None:
         if differences := self.recipe.differences(Recipe.load(self.directory)):
             raise CollectionError(
-                f"{self.directory} is encoded with other settings: {differences}; use the same settings, or another directory"
+                f"{self.directory} was encoded with other settings: {differences}; use the same settings, or another directory"
             )
 
     def _is_whole(self, number: int, record: ShardRecord) -> bool:
@@ -158,10 +152,10 @@ def add_up(records: Iterable[ShardRecord]) -> dict[str, int]:
 
 
 def check_place(directory: Path) -> None:
-    """Refuse a place that holds anything but an encoded collection.
+    """Refuse a path with anything but an encoded collection.
 
     Raises:
-        CollectionError: The place is a file, or a directory with other files.
+        CollectionError: The path is a file, or a directory with other files.
     """
     if not directory.exists():
         return
@@ -172,10 +166,10 @@ def check_place(directory: Path) -> None:
 
 @contextlib.contextmanager
 def writing(directory: Path, part: Part) -> Iterator[None]:
-    """Be the only process that writes a part of a collection.
+    """Prevent other processes from writing the same part of a collection.
 
     Raises:
-        CollectionError: Another process writes shards of this part; names it.
+        CollectionError: Another process is writing shards of this part; the message names it.
     """
     with contextlib.ExitStack() as lock:
         try:
@@ -184,12 +178,12 @@ def writing(directory: Path, part: Part) -> Iterator[None]:
                     _check_free(other, part)
                 lock.enter_context(locked(directory / f"{_LOCK}{part.index}-of-{part.count}", wait=False))
         except LockedError as error:
-            raise CollectionError(f"{directory} is being written by the process {error}: wait until it has ended") from error
+            raise CollectionError(f"{directory} is being written by process {error}: wait until it has ended") from error
         yield
 
 
 def _alone(directory: Path) -> contextlib.AbstractContextManager[None]:
-    """Keep all other writers of a collection out, whatever their part."""
+    """Keep out all other writers of a collection, whatever their part."""
     return locked(directory / f"{_LOCK}all")
 
 
@@ -197,5 +191,5 @@ def _check_free(path: Path, part: Part) -> None:
     numbers = re.fullmatch(r"(\d+)-of-(\d+)", path.name.removeprefix(_LOCK))
     if numbers is None or not part.overlaps(Part(int(numbers[1]), int(numbers[2]))):
         return
-    with locked(path, wait=False):  # removes what a killed process left
+    with locked(path, wait=False):  # removes the file of a killed process
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from .jsonl import read_jsonl, read_lines
 class CollectionFiles:
     """A collection in a directory.
 
-    The directory holds ``docs.jsonl`` (docno, text and optionally title), and any of these files:
+    The directory contains ``docs.jsonl`` (docno, text and optionally title), and any of these files:
 
-    - ``topics.SPLIT.tsv`` (qid TAB query) and ``qrels.SPLIT.txt`` (TREC) for splits such as train and dev; the names of the
-      test split have no ``.SPLIT``.
+    - ``topics.SPLIT.tsv`` (qid TAB query) and ``qrels.SPLIT.txt`` (TREC) for splits such as train and dev; the files of the
+      test split are ``topics.tsv`` and ``qrels.txt``.
     - ``train.triples.jsonl`` ({"qid", "pos": docnos, "neg": docnos}).
 
     JSONL files may be gzip-compressed.
@@ -29,7 +30,7 @@ class CollectionFiles:
         """Open a directory.
 
         Raises:
-            DataError: It holds no documents.
+            DataError: It contains no documents.
         """
         self.directory = Path(directory)
         self.docs = self.find("docs.jsonl")
@@ -49,7 +50,7 @@ class CollectionFiles:
         """Yield the documents.
 
         Raises:
-            DataError: A line has no docno or text; the message names it.
+            DataError: A line has no docno or text; the message names the line.
         """
         for number, document in read_jsonl(self.docs):
             field_texts(document, ("docno", "text"), f"{self.docs}, line {number}")
@@ -96,22 +97,22 @@ class CollectionFiles:
 
 
 def read_trec_qrels(path: Path) -> pd.DataFrame:
-    """Return qid, docno and label of a file of judgements in TREC's format.
+    """Return qid, docno and label from a file of judgements in TREC's format.
 
     Raises:
-        DataError: A line has another form; names it.
+        DataError: A line has another form; the message names the line.
     """
     rows = []
     for number, line in read_lines(path):
         fields = line.split()
-        if len(fields) != 4 or not fields[3].lstrip("-").isdigit():
+        if len(fields) != 4 or not re.fullmatch("-?[0-9]{1,18}", fields[3]):
             raise DataError(f"{path}, line {number}: expected qid 0 docno label, found {line.rstrip()[:60]!r}")
         rows.append((fields[0], fields[2], int(fields[3])))
     return pd.DataFrame(rows, columns=["qid", "docno", "label"])
 
 
 def field_texts(document: Mapping[str, Any], fields: Sequence[str], where: str) -> list[str]:
-    """Return the texts of fields of a document.
+    """Return the texts of a document's fields.
 
     Raises:
         DataError: A field is missing or not a string; the message begins with ``where``.

@@ -1,4 +1,4 @@
-"""Files of documents: JSONL, TSV, CSV and Parquet by the ends of their names, and TREC files of any other name."""
+"""Files of documents: JSONL, TSV, CSV and Parquet by their suffixes, and TREC files with any other name."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pyterrier_csplade._warnings import warn
 
 from .jsonl import MAX_BYTES, open_bytes, read_byte_lines, read_jsonl, read_lines
 
-#: Names of a document's identifier in common files: PyTerrier, ir_datasets, Tevatron, BEIR, Anserini.
+#: Names of a document's identifier in files of PyTerrier, ir_datasets, Tevatron, BEIR and Anserini.
 IDENTIFIERS = ("docno", "doc_id", "docid", "_id", "id")
 
 _Documents: TypeAlias = Iterator[tuple[int, dict[str, Any]]]
 
-# If the first line of a TSV file holds one of these cells, it names the columns.
+# If the first line of a TSV file has one of these cells, it names the columns.
 _HEADERS = {*IDENTIFIERS, "pid", "qid", "query_id", "text", "title", "body", "contents", "passage"}
 _FORMATS = {".jsonl": "JSONL", ".tsv": "TSV", ".csv": "CSV", ".parquet": "Parquet"}
-_READABLE = "what can be read is .jsonl, .tsv and .csv (also with .gz), .parquet, and TREC files of any other name"
+_READABLE = "supported are .jsonl, .tsv and .csv (also with .gz), .parquet, and TREC files with any other name"
 _COMPRESSIONS = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x1f\x8b": "gzip",
@@ -33,7 +33,7 @@ _COMPRESSIONS = {
     b"PK\x03\x04": "zip",
     b"\x04\x22\x4d\x18": "lz4",
 }
-# Rows of Parquet that are in memory at once; our choice (not measured).
+# Number of Parquet rows in memory at once; our choice (not measured).
 _BATCH = 1024
 _TITLE_TAGS = {"headline", "title", "h3", "h4"}  # as in the SAX parser of ir_datasets
 
@@ -41,10 +41,10 @@ _TITLE_TAGS = {"headline", "title", "h3", "h4"}  # as in the SAX parser of ir_da
 def document_files(path: Path, _above: tuple[Path, ...] = ()) -> Iterator[Path]:
     """Yield a file, or all files below a directory in the order of their names; links are followed.
 
-    Names that begin with a dot are left out.
+    Names that begin with a dot are skipped.
 
     Raises:
-        DataError: Something is neither a file nor a directory, such as a broken link, or links form a circle.
+        DataError: A path is neither a file nor a directory, such as a broken link, or links form a circle.
     """
     if path.is_dir():
         real = path.resolve()
@@ -56,16 +56,16 @@ def document_files(path: Path, _above: tuple[Path, ...] = ()) -> Iterator[Path]:
     elif path.is_file():
         yield path
     else:
-        raise DataError(f"{path} is not a regular file, so that its documents cannot be read more than once: copy it to a file")
+        raise DataError(f"{path} is not a regular file, and its documents must be read more than once: copy it to a file")
 
 
 def names_a_format(name: str) -> bool:
-    """Return whether a name ends like a file of documents."""
+    """Return whether a name has the suffix of a known file format."""
     return _suffix(Path(name)) in _FORMATS
 
 
 def read_documents(file: Path) -> _Documents:
-    """Yield (number, document): numbers of lines, or of rows in Parquet. TREC documents have ``docno``, ``title`` and ``body``.
+    """Yield (number, document); numbers count lines, or rows in Parquet. TREC documents have ``docno``, ``title`` and ``body``.
 
     Raises:
         DataError: A document cannot be parsed, or there are no documents; the message names file and line.
@@ -78,12 +78,12 @@ def read_documents(file: Path) -> _Documents:
 
 
 def read_rows(file: Path, columns: tuple[str, str], others: Callable[[Path], _Documents]) -> _Documents:
-    """Yield (number, row): numbers of lines, or of rows in Parquet.
+    """Yield (number, row); numbers count lines, or rows in Parquet.
 
     Args:
-        file: JSONL, TSV, CSV or Parquet by the end of its name.
+        file: JSONL, TSV, CSV or Parquet by its suffix.
         columns: The columns of a TSV file that does not name them in its first line.
-        others: Reads a file of any other name.
+        others: Reads a file with any other name.
 
     Raises:
         DataError: A row cannot be parsed; the message names file and line.
@@ -101,7 +101,7 @@ def count_documents(file: Path) -> int:
     """Count the documents of a file, without parsing them where possible.
 
     Raises:
-        DataError: There are no documents, or the file cannot be read; the message names it.
+        DataError: There are no documents, or the file cannot be read; the message names the file.
     """
     kind = _suffix(file)
     if kind == ".parquet":
@@ -122,7 +122,7 @@ def _suffix(file: Path) -> str:
 
 
 def _nothing_found(file: Path) -> DataError:
-    """Describe a file without documents: what it was taken for, what it looks like, and what can be read."""
+    """Describe a file without documents: how it was read, what it looks like, and which formats are supported."""
     kind = _FORMATS.get(_suffix(file))
     taken = f"as {kind}" if kind else "as TREC documents, but no line begins with <DOC>"
     return DataError(f"{file} holds no documents: it was read {taken}; {'' if kind else _appearance(file)}{_READABLE}")
@@ -145,7 +145,7 @@ def _appearance(file: Path) -> str:
 
 
 def _read_tsv(file: Path, columns: tuple[str, str]) -> _Documents:
-    """Read two columns without quotes (as MS MARCO has them); or the dialect of CSV, if the first line names the columns."""
+    """Read two columns without quotes, as in MS MARCO; or the dialect of CSV, if the first line names the columns."""
     identifier, text = columns
     for number, line in read_lines(file):
         cells = line.rstrip("\r\n").split("\t")
@@ -179,7 +179,7 @@ def _parquet(file: Path) -> Any:
     try:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise DataError(f"{file}: Parquet is read with pyarrow, which is not installed: pip install pyarrow") from error
+        raise DataError(f"{file}: reading Parquet needs pyarrow: pip install pyarrow") from error
     try:
         return ParquetFile(file)
     except (ValueError, OSError) as error:  # pyarrow's own errors are both
@@ -213,13 +213,13 @@ def _read_trec(file: Path) -> _Documents:
         has_text = has_text or bool(title or body)
         yield number, {"docno": docno, "title": title, "body": body}
     if number and not has_text:
-        raise DataError(f"{file}: no document has text in {', '.join(f'<{tag}>' for tag in CONTENT_TAGS)}, which are read")
+        raise DataError(f"{file}: no document has text in the tags {', '.join(f'<{tag}>' for tag in CONTENT_TAGS)}")
     if damaged:
         warn(f"{file}: bytes that are not UTF-8 were left out of {damaged:,} documents: convert the file")
 
 
 def _split_trec(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the line with <DOC> and the bytes of each document. What precedes <DOC> belongs to the document, too."""
+    """Yield the number of the line with <DOC> and the bytes of each document, which includes what precedes <DOC>."""
     lines: list[bytes] = []
     begin = size = 0
     for number, line in read_byte_lines(file):
@@ -231,7 +231,7 @@ def _split_trec(file: Path) -> Iterator[tuple[int, bytes]]:
         size += len(line)
         if size > MAX_BYTES:
             if begin:
-                raise DataError(f"{file}, line {begin}: the document has more than {MAX_BYTES:,} bytes, the most that is read")
+                raise DataError(f"{file}, line {begin}: the document has more than {MAX_BYTES:,} bytes, which is the limit")
             raise _nothing_found(file)
         if line.startswith(b"</DOC>"):
             if not begin:

@@ -11,7 +11,8 @@ from typing import IO, Any
 
 from pyterrier_csplade._errors import DataError
 
-#: Bytes that a line, a CSV cell or a TREC document may have; our choice (not measured): it bounds the memory of bad input.
+#: Maximum size in bytes of a line, a CSV cell or a TREC document, which bounds the memory for bad input; our choice (not
+#: measured).
 MAX_BYTES = 16 * 2**20
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -33,7 +34,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     A byte order mark is left out. Lines end at line feeds only: ``str.splitlines`` would also split at U+2028 within a text.
 
     Raises:
-        DataError: The file is missing, cannot be read to its end, or a line is not UTF-8 or longer than ``MAX_BYTES``.
+        DataError: The file is missing or cannot be read to its end, or a line is not UTF-8 or longer than ``MAX_BYTES``.
     """
     for number, line in read_byte_lines(path):
         try:
@@ -43,7 +44,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 
 def read_byte_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (line number, line) as ``read_lines`` does, but bytes of any encoding."""
+    """Yield (line number, line) as ``read_lines`` does, as bytes in any encoding."""
     path, number = Path(path), 0
     if not path.is_file():
         raise DataError(f"there is no file {path}")
@@ -52,7 +53,7 @@ def read_byte_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
             while line := file.readline(MAX_BYTES + 1):
                 number += 1
                 if len(line) > MAX_BYTES:
-                    raise DataError(f"{path}, line {number}: longer than {MAX_BYTES:,} bytes, the longest line that is read")
+                    raise DataError(f"{path}, line {number}: longer than {MAX_BYTES:,} bytes, which is the limit")
                 yield number, line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}, after line {number}: cannot be read ({error})") from error
@@ -66,7 +67,7 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
     """
     try:
         row = json.loads(line)
-    except (ValueError, RecursionError) as error:  # also integers of thousands of digits
+    except (ValueError, RecursionError) as error:  # includes integers with thousands of digits
         raise DataError(f"{where}: not valid JSON ({error})") from error
     if not isinstance(row, dict):
         raise DataError(f"{where}: expected an object, found {type(row).__name__}")

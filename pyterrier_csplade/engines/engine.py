@@ -24,30 +24,29 @@ from pyterrier_csplade.index.search.postings import index_identity
 from pyterrier_csplade.index.spool import Spool
 from pyterrier_csplade.storage.arrays import ArrayFile, ArrayWriter, PackedStrings, StringTable
 from pyterrier_csplade.storage.files import read_json
-from pyterrier_csplade.storage.manifest import check_all, check_on_opening, read_whole, write_manifest
+from pyterrier_csplade.storage.manifest import check_on_opening, read_whole, write_manifest
 from pyterrier_csplade.storage.workspace import publish, workspace
 from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.matrices import EncodedVectors
 
-# Docnos and terms of an index, and its contract, beside the files of the engine.
+# The file of docnos, terms and contract, next to the files of the engine.
 _NAMES_FILE = "csplade_engine.bin"
 # The file that makes a directory an artifact of PyTerrier.
 _META_FILE = "pt_meta.json"
 
-# Held while an index is opened: threads that use one first open it once.
+# Held while an index is opened, so that concurrent threads open it only once.
 _OPENING = threading.RLock()
 
 
 class Documents:
-    """Checked documents on their way to an engine, which sees numbers in place of docnos and terms.
+    """Checked documents for an engine, with numbers instead of docnos and terms, which engines might fold, split or cut.
 
-    A document's number is its place in the order of indexing, a term's number its place in the order of appearance. Engines
-    that fold, split or cut strings cannot harm them.
+    A document's number is its position in the order of indexing, a term's number its position in the order of appearance.
 
     Attributes:
         terms: Term to number.
-        postings: Impacts in all.
-        docnos: One for each document.
+        postings: Total number of impacts.
+        docnos: The docno of each document.
     """
 
     def __init__(self, spool: Spool) -> None:
@@ -65,7 +64,7 @@ class Documents:
         return len(self.docnos)
 
     def __iter__(self) -> Iterator[dict[int, int]]:
-        """Yield the documents in their order: number of a term to impact, by ascending number."""
+        """Yield the documents in order, as number of a term to impact, by ascending number."""
         for shard in self._spool.shards():
             shard.sort_indices()  # the numbers have the order of the columns
             numbers, impacts = self._numbers[shard.indices].tolist(), shard.data.tolist()
@@ -74,7 +73,7 @@ class Documents:
 
 
 class Engine(Settings, pt.Artifact, pt.Indexer):
-    """An index of impacts in another engine: built beside its path, moved there when complete, checked when it is opened.
+    """An index of impacts in another engine: built next to its path, moved there when complete, and checked when it is opened.
 
     Documents are checked, and their impacts rounded, as by :meth:`pyterrier_csplade.ImpactIndex.toks_indexer`. An index is a
     PyTerrier artifact: ``pt.Artifact.load(path)`` returns this object. Threads may share it and its retrievers.
@@ -83,12 +82,10 @@ class Engine(Settings, pt.Artifact, pt.Indexer):
         path: The directory of the index.
     """
 
-    #: Names of the engine, of the module that it needs, and of this package's extra that installs it.
+    #: Names of the engine, of the module that it needs, and of the extra of this package that installs the module.
     name: ClassVar[str]
     module: ClassVar[str]
     extra: ClassVar[str]
-    #: Retrievers compare indexes by it.
-    memory = False
     ARTIFACT_TYPE = "sparse_index"
     ARTIFACT_PACKAGE_HINT = "pyterrier-csplade"
     ARTIFACT_FORMAT: ClassVar[str]
@@ -105,23 +102,20 @@ class Engine(Settings, pt.Artifact, pt.Indexer):
 
     @property
     def contract(self) -> Contract | None:
-        """The contract of the documents' encoder; None if unknown."""
+        """The contract of the document encoder; None if unknown."""
         return self.open().contract
 
     def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Any) -> Engine:  # the base class's name
-        """Build the index from documents with ``docno`` and ``toks``.
+        """Build the index from documents with ``docno`` and ``toks``, and return it.
 
         Args:
             iter: The documents.
-            **kwargs: None are known.
-
-        Returns:
-            This index.
+            **kwargs: Not supported.
 
         Raises:
             ContractError: Two documents come from different encoders.
             CspladeError: The engine is not installed.
-            DataError: A document cannot be indexed, or there is no document.
+            DataError: A document cannot be indexed, or there are no documents.
             ImpactIndexError: The path exists already, or the engine failed.
         """
         if kwargs:
@@ -178,13 +172,13 @@ class Engine(Settings, pt.Artifact, pt.Indexer):
         """Compare size and SHA-256 of every file with the manifest; reads the whole index.
 
         Raises:
-            ImpactIndexError: A file is missing or has changed (names it), or there is no index.
+            ImpactIndexError: A file is missing or has changed (the message names it), or there is no index.
         """
         self.check_built()
-        check_all(self.directory)
+        check_on_opening(self.directory, digests=True)
 
     def close(self) -> None:
-        """Forget the opened index, so that the next use opens the path again."""
+        """Close the opened index, so that the next use opens the path again."""
         self._opened = None
 
     def package(self) -> Any:
@@ -219,23 +213,19 @@ class Engine(Settings, pt.Artifact, pt.Indexer):
         return [repr(str(self.path)), *super()._changed()]
 
     def check_built(self) -> None:
-        """Refuse a path without an index.
-
-        Raises:
-            ImpactIndexError: There is no index at the path.
-        """
+        """Raise ImpactIndexError if there is no index at the path."""
         if not (self.directory / _NAMES_FILE).exists():
             raise ImpactIndexError(f"no index at {self.path}: build it with (csplade.doc_encoder() >> engine).index(...)")
 
     def _write_metadata(self, path: Path) -> None:
-        # PISA writes such a file itself and reads it again, but as a PisaIndex the index would find nothing.
+        # PISA writes and reads such a file, too, but a PisaIndex would find nothing, because terms and docnos are numbers.
         values = read_json(path) if path.exists() else {}
         names = {"type": self.ARTIFACT_TYPE, "format": self.ARTIFACT_FORMAT, "package_hint": self.ARTIFACT_PACKAGE_HINT}
         path.write_text(json.dumps(values | names, indent=2) + "\n", encoding="utf-8")
 
 
 class Opened:
-    """An index that is open, one build of it: the engine's own object, and the names of its documents and terms."""
+    """One version of an index that is open: the engine's own object, and the names of its documents and terms."""
 
     def __init__(self, engine: Engine, directory: Path) -> None:
         """Check and open an index.
@@ -258,10 +248,10 @@ class Opened:
         self.engine = engine.open_in(directory)
 
     def searcher(self, settings: Hashable, make: Callable[[], Any]) -> Any:
-        """Return what an engine opens by its path to search with some settings, made at first use.
+        """Return an object that an engine opens by path to search with some settings, created at first use.
 
         Raises:
-            ImpactIndexError: The index was replaced since it was opened.
+            ImpactIndexError: The index was replaced after it was opened.
         """
         if (found := self._searchers.get(settings)) is not None:
             return found
@@ -277,16 +267,16 @@ class Opened:
     def _check_same(self) -> None:
         if index_identity(self._directory) != self._identity:
             raise ImpactIndexError(
-                f"{self._directory} was removed or built again while it was open: call close() of the engine, and search again"
+                f"{self._directory} was removed or built again while it was open: call close() of the engine and search again"
             )
 
 
 class EngineRetriever(IndexRetriever):
     """Retrieves from another engine, with the columns of :class:`pyterrier_csplade.ImpactIndex`'s retrievers.
 
-    ``docid`` is the place of a document in the order of indexing. Documents with equal scores come in that order; the engine
-    decides which of them are left out at the end of a ranking. A query without a term of the index has no rows. All answers
-    of a call come from the index that was open at its start.
+    ``docid`` is the position of a document in the order of indexing. Documents with equal scores are in this order; the engine
+    decides which of them are cut off at the end of a ranking. A query without a term of the index has no rows. All results of a
+    call come from the index that was open at its start.
     """
 
     def __init__(self, engine: Engine, *, num_results: int = 1000, threads: int = 1, verbose: bool = False) -> None:
@@ -295,7 +285,7 @@ class EngineRetriever(IndexRetriever):
         self.engine = engine
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
-        """Return none: the engine is where the results come from, not a step of a pipeline."""
+        """Return an empty dict: the engine is the source of the results, not a step of a pipeline."""
         return {}
 
     def _open(self) -> Opened:
@@ -312,7 +302,7 @@ class EngineRetriever(IndexRetriever):
 
         Args:
             index: The index; its ``engine`` is what :meth:`Engine.open_in` returned.
-            queries: qid to number of a term to weight. There may be no query; none is empty.
+            queries: qid to a non-empty dict of term number to weight; there may be no queries.
 
         Returns:
             The documents by their numbers, in any order; scores may be 0.
@@ -336,7 +326,7 @@ def require(module: str, extra: str, what: str) -> Any:
 
 
 def to_arrays(vector: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Return numbers of terms, int64, and their weights, float32."""
+    """Return term numbers, int64, and their weights, float32."""
     return np.fromiter(vector.keys(), np.int64, len(vector)), np.fromiter(vector.values(), np.float32, len(vector))
 
 
@@ -355,7 +345,7 @@ def _write_names(path: Path, engine: str, documents: Documents, contract: Contra
 
 
 def _in_order(hits: Hits, k: int) -> Hits:
-    found = hits.scores > 0
-    docids, scores = hits.docids[found], hits.scores[found]
+    positive = hits.scores > 0
+    docids, scores = hits.docids[positive], hits.scores[positive]
     order = np.lexsort((docids, -scores))[:k]
     return Hits(docids[order], scores[order])

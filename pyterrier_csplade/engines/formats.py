@@ -23,7 +23,7 @@ from .engine import require
 
 
 def export_json_vectors(documents: Iterable[Mapping[str, Any]], path: str | Path) -> int:
-    """Write impacts as Anserini's JsonVectorCollection, one JSON object per line, which Pyserini indexes, too.
+    """Write impacts as Anserini's JsonVectorCollection, one JSON object per line, which Pyserini can index, too.
 
     Index the file with ``-collection JsonVectorCollection -impact -pretokenized``.
 
@@ -35,7 +35,7 @@ def export_json_vectors(documents: Iterable[Mapping[str, Any]], path: str | Path
 
     Args:
         documents: Documents with ``docno`` and ``toks``, for example ``EncodedCollection(path).get_corpus_iter()``. Weights are
-            rounded as :meth:`pyterrier_csplade.ImpactIndex.toks_indexer` rounds them.
+            rounded as by :meth:`pyterrier_csplade.ImpactIndex.toks_indexer`.
         path: The file, which appears when it is complete.
 
     Returns:
@@ -49,12 +49,13 @@ def export_json_vectors(documents: Iterable[Mapping[str, Any]], path: str | Path
     with tempfile.TemporaryDirectory(prefix=f".{path.name[:100]}-", dir=path.parent) as directory:
         temporary = Path(directory) / "vectors"
         with temporary.open("w", encoding="utf-8") as file:
-            for docno, impacts in _impacts(documents):
+            for docno, toks in _checked(documents):
                 count += 1
+                impacts = to_impacts(toks, docno)
                 for term in impacts:
                     if len(term.split()) != 1 or term.strip() != term:
                         raise DataError(
-                            f"document {docno!r}: Anserini would split the term {term!r} at its white space: leave it out"
+                            f"document {docno!r}: Anserini would split the term {term!r} at white space: leave it out"
                         )
                 file.write(json.dumps({"id": docno, "contents": "", "vector": impacts}, ensure_ascii=False) + "\n")
         _check_any(count)
@@ -86,9 +87,9 @@ def export_ciff(documents: Iterable[Mapping[str, Any]], path: str | Path) -> int
 
     def counted() -> Iterator[dict[str, Any]]:
         nonlocal count
-        for docno, impacts in _impacts(documents):
+        for docno, toks in _checked(documents):
             count += 1
-            yield {"docno": docno, "toks": impacts}
+            yield {"docno": docno, "toks": to_impacts(toks, docno)}
         _check_any(count)
 
     with tempfile.TemporaryDirectory(prefix=f".{path.name[:100]}-", dir=path.parent) as directory:
@@ -102,8 +103,8 @@ def export_ciff(documents: Iterable[Mapping[str, Any]], path: str | Path) -> int
 def export_lsr_benchmark(documents: Iterable[Mapping[str, Any]], queries: pd.DataFrame, path: str | Path) -> int:
     """Write vectors of documents and queries as a directory of embeddings for lsr-benchmark.
 
-    ``doc/doc-embeddings.npz`` and ``query/query-embeddings.npz`` are CSR matrices over the same columns. Their rows are named
-    by ``doc/doc-ids.txt`` and ``query/query-ids.txt``, the columns by ``terms.json``.
+    ``doc/doc-embeddings.npz`` and ``query/query-embeddings.npz`` are CSR matrices over the same columns. ``doc/doc-ids.txt``
+    and ``query/query-ids.txt`` name their rows, and ``terms.json`` names the columns.
 
     Args:
         documents: Documents with ``docno`` and ``toks``; weights may be floats.
@@ -127,11 +128,6 @@ def export_lsr_benchmark(documents: Iterable[Mapping[str, Any]], queries: pd.Dat
         (built / "terms.json").write_text(json.dumps(list(terms), ensure_ascii=False) + "\n", encoding="utf-8")
         publish(built, path.absolute())
     return count
-
-
-def _impacts(documents: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, int]]]:
-    for docno, toks in _checked(documents):
-        yield docno, to_impacts(toks, docno)
 
 
 def _weights(documents: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, float]]]:

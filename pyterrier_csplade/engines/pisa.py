@@ -14,9 +14,9 @@ from pyterrier_csplade.index.search.algorithm import Hits
 
 from .engine import Documents, Engine, EngineRetriever, Opened
 
-# Documents that pyterrier-pisa inverts together; our choice (measured: its Python objects take about 10 kB a document).
+# Number of documents that pyterrier-pisa inverts together; our choice (measured: its objects take about 10 kB per document).
 _BATCH = 20_000
-# The most terms that a query may be repeated to, which PISA sorts; our choice (not measured).
+# Maximum number of repeated terms of a query, which PISA sorts; our choice (not measured).
 _MAX_REPETITIONS = 10**7
 
 
@@ -26,7 +26,6 @@ class PisaEngine(Engine):
     Terms are stored as numbers, because PISA folds the case of query terms and splits its lexicon at line breaks.
     """
 
-    schematic = {"label": "PisaEngine", "help_url": None}
     name, module, extra = "pisa", "pyterrier_pisa", "pisa"
     ARTIFACT_FORMAT = "csplade_pisa"
 
@@ -47,10 +46,11 @@ class PisaEngine(Engine):
         Args:
             query_algorithm: "maxscore", "block_max_wand", "block_max_maxscore", "wand" or "ranked_or"; the default is our
                 choice (measured: twice as fast as block_max_wand, pyterrier-pisa's default, on such vectors).
-            toks_scale: Repetitions for the weight 1; our choice (measured: pyterrier-pisa's default of 100 changes the top 10
-                of 4 to 10 % of the queries, 1000 of up to 1 %).
-            num_results: Documents for each query, at most.
-            threads: Threads to search with.
+            toks_scale: Number of repetitions for the weight 1; our choice (measured: pyterrier-pisa's default of 100 changes
+            the top
+                10 of 4 to 10 % of the queries, 1000 of up to 1 %).
+            num_results: Maximum number of documents for each query.
+            threads: Number of threads to search with.
             verbose: Whether to show a progress bar.
         """
         return PisaRetriever(
@@ -69,14 +69,12 @@ class PisaEngine(Engine):
     def _build(self, documents: Documents, directory: Path) -> None:
         index = self.open_in(directory)
         index.toks_indexer(scale=1.0).index(_records(documents))
-        # The first retriever compresses the postings: made here, so that the manifest lists these files too.
+        # The first retriever compresses the postings. It is created here, so that the manifest lists these files, too.
         index.quantized(num_results=1)
 
 
 class PisaRetriever(EngineRetriever):
     """Retrieves with PISA."""
-
-    schematic = {"label": "PisaRetriever", "help_url": None}
 
     def __init__(
         self,

@@ -14,10 +14,10 @@ from pyterrier_csplade.index.search.algorithm import Hits
 
 from .engine import Documents, Engine, EngineRetriever, Opened, to_arrays
 
-# Terms that the plain classes can number; classes with LV ("large vocabulary") use 32 bits.
+# Maximum number of terms of the plain classes; classes with LV ("large vocabulary") number terms with 32 bits.
 _MAX_TERMS = 2**16
 _FILE = "seismic"
-# Documents that are handed over together; our choice (not measured).
+# Number of documents that are passed to Seismic together; our choice (not measured).
 _BATCH = 10_000
 
 
@@ -29,7 +29,6 @@ class SeismicEngine(Engine):
     time to build grows with the number of posting lists: 20,000 documents took 39 s with 32,000 terms, 442 s with 120,000.
     """
 
-    schematic = {"label": "SeismicEngine", "help_url": None}
     name, module, extra = "seismic", "seismic", "seismic"
     ARTIFACT_FORMAT = "csplade_seismic"
 
@@ -45,11 +44,11 @@ class SeismicEngine(Engine):
         """Name an index, which need not exist yet, and set how it is built; the defaults are pyseismic-lsr's.
 
         Args:
-            path: Its directory.
-            n_postings: Postings of a term that are kept, on average.
-            centroid_fraction: Clusters of a list as a share of its postings.
+            path: The directory of the index.
+            n_postings: Average number of postings of a term that are kept.
+            centroid_fraction: Number of clusters of a list as a share of its postings.
             summary_energy: Share of the mass of a cluster's maxima that its summary keeps.
-            threads: Threads to build with.
+            threads: Number of threads to build with.
         """
         super().__init__(path)
         self.n_postings = n_postings
@@ -69,13 +68,14 @@ class SeismicEngine(Engine):
         """Return a retriever of queries with ``query_toks``.
 
         Args:
-            query_cut: Heaviest terms of a query whose lists are searched; all terms count in the scores. Our choice (measured:
-                with ``heap_factor=0.7``, 10 kept 94 to 98 % of the exact top 1000).
-            heap_factor: A cluster is left out if its summary's score times this is below the worst score of the results so
+            query_cut: Number of heaviest terms of a query whose lists are searched; all terms count in the scores. Our choice
+                (measured: with ``heap_factor=0.7``, 10 kept 94 to 98 % of the exact top 1000).
+            heap_factor: A cluster is skipped if its summary's score times this factor is below the worst score of the results
+            so
                 far; a smaller factor is faster and misses more. Our choice (measured: see ``query_cut``).
-            num_results: Documents for each query, at most.
-            threads: Threads to search with.
-            verbose: Without effect: Seismic shows no progress.
+            num_results: Maximum number of documents for each query.
+            threads: Number of threads to search with.
+            verbose: Has no effect, because Seismic shows no progress.
         """
         return SeismicRetriever(
             self, query_cut=query_cut, heap_factor=heap_factor, num_results=num_results, threads=threads, verbose=verbose
@@ -108,8 +108,6 @@ class SeismicEngine(Engine):
 class SeismicRetriever(EngineRetriever):
     """Retrieves with Seismic."""
 
-    schematic = {"label": "SeismicRetriever", "help_url": None}
-
     def __init__(
         self,
         engine: SeismicEngine,
@@ -139,7 +137,7 @@ class SeismicRetriever(EngineRetriever):
             heap_factor=self.heap_factor,
             num_threads=self.threads,
         )
-        # Rankings come in any order of the queries.
+        # The rankings are not in the order of the queries.
         qids = list(queries)
         return {qids[int(rows[0][0])]: _hits(rows) for rows in found if rows}
 

@@ -1,10 +1,9 @@
-"""The encoder of pictures as a transformer of a pipeline."""
+"""A transformer that encodes pictures in a pipeline."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from torch import nn
 from pyterrier_csplade._errors import ContractError, DataError
 from pyterrier_csplade.model.csplade import CSPLADE
 from pyterrier_csplade.model.sparse import Wanted
-from pyterrier_csplade.model.transformers import Checked, ModelTransformer
+from pyterrier_csplade.model.transformers import Checked, ModelTransformer, scaled
 from pyterrier_csplade.vectors.checks import check_field_name, check_min_weight, check_record, check_top_k
 from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.impacts import ImpactVector, Quantizer, to_vectors
@@ -28,7 +27,7 @@ from .features import Features, check_same, check_vectors, compute, features_of,
 from .head import SavedHead, last_norm
 from .pictures import open_picture, picture_digest
 
-# Largest difference of the features of the fixed picture, relative to the largest of them; our choice (not measured).
+# Largest accepted difference of a feature of the test picture, relative to the largest feature; our choice (not measured).
 _TOLERANCE = 1e-2
 
 
@@ -46,7 +45,7 @@ def _check_quantizer(quantizer: Any) -> Any:
 
 
 class ImageEncoder(ModelTransformer):
-    """Adds ``toks`` (term to impact) to pictures, in the vocabulary of a text model; :meth:`CSPLADE.image_encoder` makes it.
+    """Adds ``toks`` (term to impact) to pictures, in the vocabulary of a text model; created by :meth:`CSPLADE.image_encoder`.
 
     The query encoder of the text model finds these pictures, alone or beside texts in the same index.
 
@@ -66,7 +65,7 @@ class ImageEncoder(ModelTransformer):
 
     #: Column of the pictures: paths, bytes, pillow images or arrays.
     column = Checked(_check_column)
-    #: Column of ready image vectors, which are used where there are any.
+    #: Column of image vectors, which replace the features of a picture if present.
     vector_column = Checked(_check_column)
     #: Column of the result.
     output = Checked(_check_column)
@@ -111,7 +110,7 @@ class ImageEncoder(ModelTransformer):
 
     @property
     def features(self) -> Any:
-        """What computes image vectors; None takes the head's own."""
+        """The features of pictures; None uses the features that the head was trained with."""
         return self._features
 
     @features.setter
@@ -129,7 +128,7 @@ class ImageEncoder(ModelTransformer):
 
         Raises:
             ContractError: The head was trained for another text model, or on other features.
-            DataError: A picture or a vector cannot be used; names its docno.
+            DataError: A picture or a vector cannot be used; the message names its docno.
         """
         records = inp.to_dict("records")
         self._check_columns(list(inp.columns))
@@ -139,7 +138,7 @@ class ImageEncoder(ModelTransformer):
         return inp.assign(**{self.output: pd.Series(vectors, index=inp.index, dtype=object)})
 
     def transform_iter(self, inp: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Encode a stream of records in constant memory; otherwise as ``transform``."""
+        """Encode a stream of records in constant memory; otherwise like ``transform``."""
         records, seen = iter(inp), 0
         while chunk := list(islice(records, self.model_batch_size)):
             for position, record in enumerate(chunk, start=seen + 1):
@@ -203,7 +202,7 @@ class ImageEncoder(ModelTransformer):
         return dict(list(found.items())[: check_top_k(top_k)])
 
     def explain(self, query: str, picture: Any) -> dict[str, float]:
-        """Return how much each matching term adds to the score of a query and a picture, the largest first.
+        """Return the contribution of each matching term to the score of a query and a picture, the largest first.
 
         Args:
             query: Text of the query.
@@ -250,15 +249,15 @@ class ImageEncoder(ModelTransformer):
         return to_vectors(matrix, self.model.vocabulary, self.vector_contract())
 
     def vector_contract(self) -> Contract:
-        """Return the contract of the vectors, with the impact scale of the quantizer, 1 without; loads the model."""
+        """Return the contract of the vectors, with the quantizer's impact scale, or 1 without a quantizer; loads the model."""
         quantizer = self._to_impacts()
-        return _scaled(self.contract, 1.0 if quantizer is None else quantizer.scale)
+        return scaled(self.contract, 1.0 if quantizer is None else quantizer.scale)
 
     def _to_impacts(self) -> Any:
         return Quantizer(self.model.contract.impact_scale) if self.quantizer == "default" else self.quantizer
 
     def _image_vectors(self, records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> np.ndarray:
-        """Return image vectors, float32 [pictures, inputs of the head]: given ones, or features of the pictures."""
+        """Return image vectors, float32 [pictures, inputs of the head], from the vector column or the features of pictures."""
         opened = self._open()
         inputs = opened.saved.head.inputs
         vectors = np.zeros((len(records), inputs), dtype=np.float32)
@@ -273,7 +272,7 @@ class ImageEncoder(ModelTransformer):
         if waiting:
             if opened.features is None:
                 raise ContractError(
-                    f"{names[waiting[0]]}: the head {self._head} was trained on given image vectors or a user's function: add "
+                    f"{names[waiting[0]]}: the head {self._head} was trained on image vectors or on a user's function: add "
                     f"the column {self.vector_column!r}, or pass features=..."
                 )
             wanted = [names[row] for row in waiting]
@@ -352,8 +351,8 @@ class _Opened:
             found, expected = np.asarray(probe(features)), np.asarray(self.saved.probe)
             if found.shape != expected.shape or np.abs(found - expected).max() > _TOLERANCE * np.abs(expected).max():
                 raise ContractError(
-                    f"the features of a test picture are not what they were when {head} was trained: install the versions of "
-                    "the training, or train it again"
+                    f"the features of a test picture differ from the features when {head} was trained: install the library "
+                    "versions of the training, or train the head again"
                 )
         return features
 
@@ -364,7 +363,7 @@ class _Opened:
 
 
 def probe(features: Features) -> list[float]:
-    """Return the features of a fixed picture: three colours and a step, so that size, colours and resampling count."""
+    """Return the features of a test picture with colours and steps, so that they depend on size, colours and resampling."""
     rows, columns = np.mgrid[0:48, 0:64]
     pixels = np.stack([4 * columns, 5 * rows, 255 * ((rows // 7 + columns // 5) % 2)], axis=-1).clip(0, 255).astype(np.uint8)
     name = "the test picture"
@@ -379,8 +378,3 @@ def _as_vector(given: Any, inputs: int, name: str) -> np.ndarray:
     if vector.shape != (inputs,):
         raise DataError(f"{name}: expected an image vector of {inputs} numbers, found an array {list(vector.shape)}")
     return vector
-
-
-@lru_cache
-def _scaled(contract: Contract, impact_scale: float) -> Contract:
-    return contract if contract.impact_scale == impact_scale else contract.replace(impact_scale=impact_scale)

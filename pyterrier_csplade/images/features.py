@@ -30,11 +30,11 @@ Function = Callable[[Sequence["Image"]], Any]
 
 
 class Features(Protocol):
-    """A function of pictures whose vectors are described by settings."""
+    """A function of pictures, with settings that determine its vectors."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the vectors, as JSON values: name, weights and preprocessing."""
+        """The settings that determine the vectors, as JSON values: name, weights and preprocessing."""
         ...
 
     def __call__(self, pictures: Sequence[Image]) -> Any:
@@ -117,7 +117,7 @@ class TransformersFeatures(Settings):
         from transformers import AutoImageProcessor, AutoModel
 
         try:
-            # The processor with pillow: that with torchvision resamples otherwise.
+            # The processor that uses pillow, because the one that uses torchvision resamples differently.
             processor = AutoImageProcessor.from_pretrained(self.model, revision=self.revision, backend="pil")
             whole = AutoModel.from_pretrained(
                 self.model, revision=self.revision, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
@@ -158,7 +158,7 @@ class TransformersFeatures(Settings):
 
 
 class GivenFeatures:
-    """Features of a user's function, known by its name."""
+    """Features of a user's function, identified by its name."""
 
     def __init__(self, function: Function) -> None:
         self.function = function
@@ -176,13 +176,13 @@ class GivenFeatures:
 
 
 def make_features(given: Any) -> Features | None:
-    """Return features by what names them.
+    """Return the features for a name or a function.
 
     Args:
         given: "efficientnet-lite0", hub id or directory of a model of transformers, a function, or None.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: ``given`` is something else.
     """
     if given is None or isinstance(given, (EfficientNetLite0, TransformersFeatures, GivenFeatures)):
         return given
@@ -194,7 +194,7 @@ def make_features(given: Any) -> Features | None:
 
 
 def features_of(settings: dict[str, Any] | None) -> Features | None:
-    """Return built-in features by their settings; None for vectors that were given, and for a user's function."""
+    """Return built-in features from their settings; None for image vectors of the user, and for a user's function."""
     name = (settings or {}).get("name")
     if settings and name == LITE0:
         return EfficientNetLite0(size=settings["size"])
@@ -202,10 +202,10 @@ def features_of(settings: dict[str, Any] | None) -> Features | None:
 
 
 def check_same(features: Features, stored: dict[str, Any], head: str) -> None:
-    """Refuse features that are not those of a head.
+    """Refuse features that differ from the features of a head.
 
     Raises:
-        ContractError: A setting differs; names it.
+        ContractError: A setting differs; the message names the setting.
     """
     found = features.identity
     for key in sorted({*found, *stored} - {"source"}):
@@ -217,10 +217,10 @@ def check_same(features: Features, stored: dict[str, Any], head: str) -> None:
 
 
 def compute(features: Features, pictures: Sequence[Image], names: Sequence[str]) -> np.ndarray:
-    """Compute features, and check them; returns float32 [pictures, width].
+    """Compute and check the features of pictures, float32 [pictures, width].
 
     Raises:
-        DataError: The result has not a row of finite numbers for each picture.
+        DataError: The result does not have a row of finite numbers for each picture.
     """
     found = features(pictures)
     vectors = np.asarray(found.detach().cpu() if isinstance(found, torch.Tensor) else found, dtype=np.float32)
@@ -237,7 +237,7 @@ def check_vectors(vectors: np.ndarray, names: Sequence[str]) -> None:
     """Refuse vectors that are not finite.
 
     Raises:
-        DataError: One is not; names it.
+        DataError: A vector is not finite; the message names the picture.
     """
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):

@@ -1,4 +1,4 @@
-"""The image head: from an image vector to a state in the language model's final hidden space; its files and its contract."""
+"""The image head, which maps an image vector to a state in the language model's final hidden space; its files and contract."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pyterrier_csplade._errors import ContractError
-from pyterrier_csplade.model.backbone import Backbone
+from pyterrier_csplade.model.backbone import Backbone, without_wrapper
 from pyterrier_csplade.model.identity import digests
 from pyterrier_csplade.storage.files import read_json, write_atomically
 from pyterrier_csplade.vectors.contract import WHOLE, Contract
@@ -32,19 +32,19 @@ _LEAST_DEVIATION = 1e-4
 
 
 class ImageHead(nn.Module):
-    """A linear map of a frozen image vector and a residual MLP, which end in the language model's final hidden space.
+    """A linear map with a residual MLP from a frozen image vector to the language model's final hidden space.
 
     With x the standardised image vector, N the last norm and E the LM head of the language model, which stay frozen::
 
         h = A x + W2 GELU(W1 LayerNorm(x))
         logits = E (scale * N(h) + offset)
 
-    The offset is the hidden state of a picture without content: it decides how many logits are above 0. The design follows
+    The offset is the hidden state of a picture without content, and determines how many logits are above 0. The design follows
     Nguyen et al. (2024, arXiv 2402.17535), which trains a linear map in front of the frozen vocabulary head of an encoder.
     """
 
     def __init__(self, inputs: int, width: int, hidden: int = 512) -> None:
-        """Make a head that returns the offset alone: A and W2 are 0.
+        """Create a head that returns only the offset, because A and W2 are 0.
 
         Args:
             inputs: Numbers of an image vector.
@@ -68,7 +68,7 @@ class ImageHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def standardise_by(self, vectors: Tensor) -> None:
-        """Take mean and standard deviation of the inputs from image vectors [pictures, inputs]."""
+        """Set the mean and the standard deviation of the inputs from image vectors [pictures, inputs]."""
         self.mean.copy_(vectors.mean(dim=0))
         self.deviation.copy_(vectors.std(dim=0, correction=0).clamp(min=_LEAST_DEVIATION))
 
@@ -89,7 +89,7 @@ class ImageHead(nn.Module):
 
 def last_norm(backbone: Backbone) -> nn.Module:
     """Return a frozen copy, in float32, of a language model's last norm; the identity if it has none."""
-    lm = backbone.model.get_base_model() if hasattr(backbone.model, "get_base_model") else backbone.model
+    lm = without_wrapper(backbone.model)
     places = [lm.base_model, getattr(lm.base_model, "decoder", None)]
     found = [norm for place in places for name in _NORMS if isinstance(norm := getattr(place, name, None), nn.Module)]
     width = backbone.head.weight.shape[1]
@@ -115,7 +115,7 @@ class SavedHead:
         head: The head.
         contract: Contract of the vectors; ``documents_for`` is the fingerprint of the text model.
         features: Settings of the features; None for image vectors that come from elsewhere.
-        probe: The features of a fixed picture, with which features are compared when a head is opened.
+        probe: The features of a test picture, which are compared when a head is opened.
         training: Description of the training.
     """
 
@@ -134,15 +134,7 @@ class SavedHead:
         probe: list[float],
         training: dict[str, Any],
     ) -> SavedHead:
-        """Give a trained head its contract.
-
-        Args:
-            head: The head.
-            texts: Contract of the text model.
-            features: Settings of the features.
-            probe: Their vector of a fixed picture.
-            training: Description of the training.
-        """
+        """Combine a trained head with its contract."""
         digest = _identity(head, features)
         made_for = texts.replace(fold=None).fingerprint
         contract = texts.replace(documents_for=made_for, weights=digest, other_weights="", training={}, probes=())
@@ -171,7 +163,7 @@ class SavedHead:
         """Read a head.
 
         Raises:
-            ContractError: The directory holds no head, its files are damaged, or pictures were read otherwise in training.
+            ContractError: The directory contains no head, its files are damaged, or pictures were read differently in training.
         """
         path = directory / SETTINGS_FILE
         try:
@@ -179,7 +171,9 @@ class SavedHead:
             if values["format"] != 1 or values["kind"] != "image":
                 raise ContractError(f"{path} has a newer format: update pyterrier_csplade")
             if values["pictures"] not in (None, LOADING):
-                raise ContractError(f"{path}: pictures were read otherwise in training ({values['pictures']}): train it again")
+                raise ContractError(
+                    f"{path}: pictures were read differently in training ({values['pictures']}): train the head again"
+                )
             head = ImageHead(values["inputs"], values["width"], values["hidden"])
             head.load_state_dict(load_file(directory / WEIGHTS_FILE))
             contract = Contract.from_dict(values["contract"], source=str(path))
@@ -203,7 +197,7 @@ def _tensors(head: ImageHead) -> dict[str, Tensor]:
 
 
 def _identity(head: ImageHead, features: dict[str, Any] | None) -> str:
-    """Digest what vectors depend on besides the text model: the head's tensors, and how features are made."""
+    """Digest what determines the vectors besides the text model: the head's tensors, and the settings of the features."""
     described = None if features is None else {key: value for key, value in features.items() if key != "source"}
     parts = [sorted(digests(sorted(_tensors(head).items()), "the image head").items()), described, described and LOADING]
     return WHOLE + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Measures of pictures in a vocabulary: retrieval, cost, and the two failures that expansion control is made against."""
+"""Measures of pictures in a vocabulary: retrieval, cost, and the two failures that expansion control prevents."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csr_matrix
 
-# Strongest terms of a picture that semantic deviation looks at.
+# Number of strongest terms of a picture in the semantic deviation.
 _STRONGEST = 10
-# Queries whose scores are in memory together; our choice (not measured).
+# Number of queries whose scores are in memory at the same time; our choice (not measured).
 _BLOCK = 256
 
 
 def co_activation(vectors: csr_matrix) -> float:
     """Compute dimension co-activation, ``sum of df^2 / (N * sum of df)`` over the terms; 0 without any posting.
 
-    It is the mean share of the collection that is in the posting list of a posting: 1 if every vector has the same terms.
+    For an average posting, this is the share of the collection in its posting list; 1 if all vectors have the same terms.
     """
     frequencies = _frequencies(vectors)
     return float(np.square(frequencies).sum() / (vectors.shape[0] * frequencies.sum())) if vectors.nnz else 0.0
 
 
 def longest_list(vectors: csr_matrix) -> float:
-    """Compute the share of the vectors that have the most frequent term."""
+    """Compute the share of vectors that contain the most frequent term."""
     return float(_frequencies(vectors).max(initial=0.0) / max(1, vectors.shape[0]))
 
 
@@ -36,26 +36,26 @@ def flops(queries: csr_matrix, vectors: csr_matrix) -> float:
 def semantic_deviation(vectors: csr_matrix, captions: csr_matrix) -> float:
     """Compute the share of a picture's ten strongest terms that the text model does not have in the vector of its caption.
 
-    The mean over pictures with a term: 0 if all of them say something about the picture, 1 if none does. A picture with
-    fewer than ten terms counts with those that it has.
+    Averaged over pictures with a term: 0 if all terms describe the picture, 1 if none does. Of a picture with fewer than ten
+    terms, all terms count.
 
     Args:
         vectors: Vectors of the pictures, [pictures, terms].
         captions: The text model's vectors of the captions, in the same order.
     """
-    strangers = []
+    unknown_shares = []
     for row in range(vectors.shape[0]):
         strongest = _strongest(vectors, row)
         if len(strongest):
             known = captions.indices[captions.indptr[row] : captions.indptr[row + 1]]
-            strangers.append(1 - np.isin(strongest, known).mean())
-    return float(np.mean(strangers)) if strangers else 0.0
+            unknown_shares.append(1 - np.isin(strongest, known).mean())
+    return float(np.mean(unknown_shares)) if unknown_shares else 0.0
 
 
 def exact_ratio(queries: csr_matrix, vectors: csr_matrix, own: csr_matrix, relevant: Sequence[int] | np.ndarray) -> float:
-    """Compute the share of the scores of queries and their relevant pictures that is due to the queries' own words.
+    """Compute the share of the scores between queries and their relevant pictures that comes from the queries' own words.
 
-    The rest is due to expansion: the semantic ratio. Queries with a score of 0 are left out.
+    The rest comes from expansion (the semantic ratio). Queries with a score of 0 are left out.
 
     Args:
         queries: Vectors of the queries.
@@ -73,12 +73,7 @@ def exact_ratio(queries: csr_matrix, vectors: csr_matrix, own: csr_matrix, relev
 def relevant_ranks(queries: csr_matrix, vectors: csr_matrix, relevant: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return the rank of each query's relevant picture, counted from 1; infinity if its score is 0.
 
-    Of equal scores, the first picture ranks first, as in an index.
-
-    Args:
-        queries: Vectors of the queries.
-        vectors: Vectors of the pictures, weights or impacts.
-        relevant: The relevant picture of each query.
+    Of equal scores, the first picture ranks first, as in a search of an index.
     """
     places, transposed = np.asarray(relevant), vectors.T.tocsr()
     blocks = [
@@ -95,10 +90,10 @@ def retrieval_measures(ranks: np.ndarray) -> dict[str, float]:
 
 
 def _ranks(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-    mine = scores[np.arange(len(scores)), relevant][:, None]
+    relevant_scores = scores[np.arange(len(scores)), relevant][:, None]
     earlier = np.arange(scores.shape[1]) < relevant[:, None]
-    ranks = 1.0 + (scores > mine).sum(axis=1) + ((scores == mine) & earlier).sum(axis=1)
-    return np.where(mine[:, 0] > 0, ranks, np.inf)
+    ranks = 1.0 + (scores > relevant_scores).sum(axis=1) + ((scores == relevant_scores) & earlier).sum(axis=1)
+    return np.where(relevant_scores[:, 0] > 0, ranks, np.inf)
 
 
 def _frequencies(vectors: csr_matrix) -> np.ndarray:

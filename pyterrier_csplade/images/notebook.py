@@ -17,10 +17,10 @@ _SIDE, _TERMS = 96, 10
 
 
 class PictureTable:
-    """A table that notebooks show with pictures.
+    """A table with pictures for notebooks.
 
     Attributes:
-        html: The table as HTML; pictures are inside.
+        html: The table as HTML, including the pictures.
     """
 
     def __init__(self, markup: str) -> None:
@@ -38,7 +38,7 @@ def show_pictures(frame: pd.DataFrame, column: str = "image") -> PictureTable:
         column: The column of the pictures: paths, bytes, pillow images or arrays.
 
     Raises:
-        DataError: A picture cannot be read; names its docno.
+        DataError: A picture cannot be read; the message names its docno.
     """
     names = frame["docno"].tolist() if "docno" in frame.columns else list(range(len(frame)))
     cells = {

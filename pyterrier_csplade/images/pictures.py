@@ -1,4 +1,4 @@
-"""Pictures in RGB from paths, bytes, pillow images and arrays. A picture that cannot be used is an error that names it."""
+"""Reading of pictures in RGB from paths, bytes, pillow images and arrays."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from pyterrier_csplade.storage.files import sha256
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: Pixels that are decoded at most, which bounds the memory of a picture to some 200 MB; our choice (not measured).
+#: Maximum number of pixels to decode, which limits the memory of a picture to about 200 MB; our choice (not measured).
 MOST_PIXELS = 50_000_000
-#: Pixels of the longer side of a picture that features see at most; our choice (not measured): common encoders read fewer.
+#: Maximum pixels of the longer side of a picture, because common encoders use fewer; our choice (not measured).
 LONGEST_SIDE = 1024
-#: What is done with every picture before features are computed; part of the identity of a head.
+#: Processing of every picture before features are computed. It is part of the identity of a head.
 LOADING = {"mode": "RGB", "background": "white", "orientation": "EXIF", "longest_side": LONGEST_SIDE, "shrinking": "lanczos"}
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
-# What pillow raises at files that are damaged or of no known kind.
+# Errors that pillow raises for files that are damaged or of an unknown kind.
 _UNREADABLE = (OSError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, EOFError, struct.error, OverflowError)
 _CHANNELS = (1, 3, 4)
 
@@ -35,8 +35,8 @@ _CHANNELS = (1, 3, 4)
 def open_picture(picture: object, name: str) -> Image:
     """Return a picture in RGB.
 
-    The first frame of an animation is taken, EXIF orientation is applied, and transparent parts become white. A picture whose
-    longer side has more than 1,024 pixels is shrunk to them.
+    Of an animation, the first frame is used. EXIF orientation is applied, and transparent parts become white. If the longer
+    side of a picture has more than 1,024 pixels, the picture is shrunk to 1,024.
 
     Args:
         picture: Path, bytes of a file, pillow image, or array of uint8: [height, width] or [height, width, 1, 3 or 4 channels].
@@ -44,15 +44,15 @@ def open_picture(picture: object, name: str) -> Image:
 
     Raises:
         CspladeError: pillow is not installed.
-        DataError: The picture is missing, a directory, a URL, damaged, too large, or has no pixels; names it.
+        DataError: The picture is missing, a directory, a URL, damaged, too large, or has no pixels; the message names it.
     """
     opened = _opened(picture, name)
     if 0 in opened.size:
         raise DataError(f"{name}: the picture has no pixels ({opened.size[0]} x {opened.size[1]}): leave the document out")
     if (pixels := opened.size[0] * opened.size[1]) > MOST_PIXELS:
         raise DataError(
-            f"{name}: the picture has {pixels:,} pixels, at most {MOST_PIXELS:,} are decoded: shrink it, or store it as JPEG, "
-            "which is decoded at a reduced size"
+            f"{name}: the picture has {pixels:,} pixels, but at most {MOST_PIXELS:,} can be decoded: shrink it, or store it as "
+            "JPEG, which is decoded at a reduced size"
         )
     try:
         return _shrunk(_in_rgb(_oriented(opened)))
@@ -114,7 +114,7 @@ def _pillow() -> Any:
 def _checked_path(picture: str | os.PathLike[Any], name: str) -> Path:
     text = os.fsdecode(os.fspath(picture))
     if isinstance(picture, str) and _URL.match(text):
-        raise DataError(f"{name}: {text:.80} is a URL; pictures are not downloaded: save it, and give the path")
+        raise DataError(f"{name}: {text:.80} is a URL, and pictures are not downloaded: save it, and pass its path")
     path = Path(text)
     if path.is_dir():
         raise DataError(f"{name}: {text} is a directory, not a picture")

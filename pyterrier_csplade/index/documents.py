@@ -1,4 +1,4 @@
-"""Checks documents, and turns their weights into the impacts that Terrier can index without loss."""
+"""Checks documents, and turns their weights into impacts that Terrier can index without loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pyterrier_csplade.vectors.vocabulary import MAX_TERM_BYTES, is_index_term
 
 from .spool import Spool
 
-# Postings of dictionaries that are checked together; our choice (not measured).
+# Number of weights and documents that are checked together; our choice (not measured).
 _BATCH = 2**16
 
 
@@ -28,7 +28,7 @@ def take_documents(documents: Iterable[Mapping[str, Any]], spool: Spool) -> None
 
     Raises:
         ContractError: Two documents come from different encoders.
-        DataError: A document cannot be indexed exactly; names it.
+        DataError: A document cannot be indexed exactly; the message names it.
         OSError: The spool cannot be written.
     """
     batch = _Batch(spool)
@@ -45,17 +45,13 @@ def take_documents(documents: Iterable[Mapping[str, Any]], spool: Spool) -> None
 
 
 def take_vectors(encoded: EncodedVectors, fields: Mapping[str, Iterable[str]], spool: Spool, *, verbose: bool = False) -> None:
-    """Check encoded documents, and put them into a spool.
+    """Check encoded documents, and put them into a spool; duplicate entries are summed, as in scipy.
 
-    Args:
-        encoded: The documents. Repeated entries are added up, as in scipy.
-        fields: Metadata field to its values, one for each document.
-        spool: Takes the documents.
-        verbose: Whether to show a progress bar.
+    ``fields`` are metadata fields and their values, one for each document.
 
     Raises:
-        DataError: A document cannot be indexed exactly (names it), there are more or fewer documents or values than
-            promised, or a term appears twice in the vocabulary.
+        DataError: A document cannot be indexed exactly (the message names it), the number of documents or values is wrong, or a
+            term appears twice in the vocabulary.
         OSError: The spool cannot be written.
     """
     check_encoded(encoded)
@@ -67,10 +63,10 @@ def take_vectors(encoded: EncodedVectors, fields: Mapping[str, Iterable[str]], s
     with pt.tqdm(total=len(encoded), desc="ImpactIndexer", unit="d", disable=not verbose) as bar:
         for docnos, matrix in checked_pieces(encoded):
             accepted = []
-            for row, given in enumerate(docnos):
+            for row, raw_docno in enumerate(docnos):
                 position += 1
                 document = {name: next(texts, None) for name, texts in values.items()}
-                docno = check_docno({"docno": given}, position)
+                docno = check_docno({"docno": raw_docno}, position)
                 if spool.accept(docno, position):
                     checked = {name: check_field(document, name, docno) for name in document}
                     spool.put_fields({"docno": docno, **checked}, docno)
@@ -85,37 +81,27 @@ def take_vectors(encoded: EncodedVectors, fields: Mapping[str, Iterable[str]], s
 
 
 def check_order(terms: Iterable[str]) -> None:
-    """Refuse terms that hide each other: Terrier sorts lexicons by UTF-16 when it merges indexes, and searches them by UTF-8.
-
-    Args:
-        terms: The terms of an index.
+    """Refuse terms that hide each other in an index: Terrier sorts merged lexicons by UTF-16, but looks terms up by UTF-8.
 
     Raises:
-        DataError: The two orders differ; names two terms.
+        DataError: The two orders differ; the message names two terms.
     """
     by_utf8 = sorted(term for term in terms if max(term) >= "\ue000")  # the two orders agree on all others
     for one, other in zip(by_utf8, sorted(by_utf8, key=lambda term: term.encode("utf-16-be"))):
         if one != other:
             raise DataError(
-                f"Terrier cannot find {one!r} and {other!r} in one index, because UTF-8 and UTF-16 sort them differently: "
+                f"Terrier cannot find both {one!r} and {other!r} in one index, because UTF-8 and UTF-16 sort them differently: "
                 "leave one out"
             )
 
 
 def to_impacts(toks: object, docno: str) -> dict[str, int]:
-    """Turn the ``toks`` of a document into impacts.
+    """Turn the ``toks`` of a document into impacts from 1 to 2**31 - 1, in the same order.
 
-    Weights are rounded half up; those that become 0 or less are left out.
-
-    Args:
-        toks: Term to weight.
-        docno: The document, for error messages.
-
-    Returns:
-        Term to impact, from 1 to 2**31 - 1, in the order given.
+    Weights are rounded half up; weights that become 0 or less are left out.
 
     Raises:
-        DataError: ``toks`` is not a dict, Terrier's lexicon cannot hold a term, a weight is not a finite number, or an impact
+        DataError: ``toks`` is not a dict, Terrier's lexicon cannot store a term, a weight is not a finite number, or an impact
             or the sum of the impacts is above 2**31 - 1.
     """
     impacts = {}
@@ -135,7 +121,7 @@ def to_impact_array(weights: np.ndarray, counts: np.ndarray) -> np.ndarray | Non
     """Do the work of :func:`to_impacts` for many valid documents at once.
 
     Args:
-        weights: The weights of the documents, one document after the other.
+        weights: The weights of all documents, one document after another.
         counts: Number of weights of each document.
 
     Returns:
@@ -163,13 +149,13 @@ def _take(document: object, position: int, spool: Spool, batch: _Batch) -> None:
 
 
 class _Batch:
-    """Documents that wait to be checked together."""
+    """Documents that are waiting to be checked together."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._start()
+        self._clear()
 
-    def _start(self) -> None:
+    def _clear(self) -> None:
         self._docnos: list[str] = []
         self._counts: list[int] = []
         self._columns: list[int] = []
@@ -189,13 +175,13 @@ class _Batch:
     def put(self) -> None:
         counts, columns = np.array(self._counts, dtype=np.int64), np.array(self._columns, dtype=np.int32)
         _put(self._docnos, counts, columns, self._weights, self._spool)
-        self._start()
+        self._clear()
 
 
 def _number_columns(
     matrix: csr_matrix, docnos: Sequence[str], vocabulary: Sequence[str], numbers: np.ndarray, spool: Spool
 ) -> None:
-    """Give the columns of a matrix numbers of the spool's terms, where they have none yet (-1)."""
+    """Assign numbers of the spool's terms to the columns of a matrix that have none yet (-1)."""
     used = np.zeros(len(numbers), dtype=bool)
     used[matrix.indices] = True
     for column in np.flatnonzero(used & (numbers < 0)).tolist():
@@ -210,12 +196,7 @@ def _number_columns(
 def _put(docnos: Sequence[str], counts: np.ndarray, columns: np.ndarray, weights: Sequence[Any], spool: Spool) -> None:
     """Round the weights of documents, and put the positive impacts into a spool.
 
-    Args:
-        docnos: The documents.
-        counts: int64: number of weights of each document.
-        columns: The number of each weight's term in the spool.
-        weights: List or array.
-        spool: Takes the impacts.
+    ``counts`` (int64) is the number of weights of each document, and ``columns`` the number of each weight's term in the spool.
     """
     array = _as_array(weights)
     impacts = to_impact_array(array, counts)
@@ -231,7 +212,7 @@ def _put(docnos: Sequence[str], counts: np.ndarray, columns: np.ndarray, weights
 
 
 def _as_array(weights: Sequence[Any]) -> np.ndarray:
-    """Return an array of weights; of one None if they are not plain numbers."""
+    """Return an array of weights; an array of None if they are not plain numbers."""
     try:
         array = np.asarray(weights) if len(weights) else np.zeros(0, dtype=np.int64)
     except (ValueError, OverflowError, TypeError):  # lists of different lengths
@@ -240,7 +221,7 @@ def _as_array(weights: Sequence[Any]) -> np.ndarray:
 
 
 def _one_by_one(docnos: Sequence[str], counts: np.ndarray, terms: Sequence[str], weights: Sequence[Any]) -> np.ndarray:
-    """Round weights that numpy cannot, or raise the error that names the first invalid one."""
+    """Round weights that numpy cannot round, or raise the error that names the first invalid one."""
     impacts, start = [], 0
     for docno, count in zip(docnos, counts.tolist()):
         document = dict(zip(terms[start : start + count], weights[start : start + count]))

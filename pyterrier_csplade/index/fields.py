@@ -1,4 +1,4 @@
-"""Metadata fields of an index, added to results."""
+"""Adds metadata fields of an index to results."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
-from pyterrier_csplade._settings import Settings
 from pyterrier_csplade.vectors.checks import as_names
 
 from .opened import OpenIndex
-from .stored import StoredIndex
+from .stored import MadeByIndex, StoredIndex
 
 
-class FieldLoader(Settings, pt.Transformer):
-    """Adds metadata fields of an index to results, as PyTerrier's text loader does, but from one version of the index."""
+class FieldLoader(MadeByIndex):
+    """Adds metadata fields of an index to results, like PyTerrier's text loader, but from a single version of the index."""
 
-    schematic = {"label": "FieldLoader", "help_url": None}
+    _method = "text_loader"
 
     def __init__(self, impact_index: StoredIndex, *, fields: list[str] | str = "*", verbose: bool = False) -> None:
         """Create a loader; :meth:`ImpactIndex.text_loader` explains the arguments."""
-        self.impact_index = impact_index
+        super().__init__(impact_index)
         self.fields = fields
         self.verbose = verbose
 
@@ -35,7 +34,7 @@ class FieldLoader(Settings, pt.Transformer):
 
         Raises:
             DataError: A document is not in the index.
-            ImpactIndexError: There is no such field, or the ``docid`` are of another index or version.
+            ImpactIndexError: There is no such field, or the ``docid`` belong to another index or version.
         """
         with pt.validate.any(inp, context=self) as columns:
             columns.columns(includes=["docno"])
@@ -47,7 +46,7 @@ class FieldLoader(Settings, pt.Transformer):
         return inp.drop(columns=fields, errors="ignore").reset_index(drop=True).assign(**values)
 
     def fuse_rank_cutoff(self, k: int) -> pt.Transformer:
-        """Cut a ranking before its fields are read."""
+        """Cut the ranking before its fields are read."""
         return pt.RankCutoff(k) >> self
 
     def _docids(self, opened: OpenIndex, inp: pd.DataFrame) -> np.ndarray:
@@ -59,27 +58,18 @@ class FieldLoader(Settings, pt.Transformer):
             raise DataError(f"docid {docids[outside][0]} is not in {self.impact_index.path}: leave the document out")
         if "docno" in inp and (opened.read_field("docno", docids) != inp["docno"].to_numpy()).any():
             raise ImpactIndexError(
-                f"docid and docno of some results do not belong together in {self.impact_index.path}: they are from another "
-                "index, or it was built again; leave out docid, or search again"
+                f"docid and docno of some results do not match in {self.impact_index.path}: they come from another index, or "
+                "this index was built again; leave out docid, or search again"
             )
         return docids
 
     def _look_up(self, opened: OpenIndex, docnos: list[Any]) -> np.ndarray:
         terrier = opened.terrier()
-        found = []
+        docids = []
         with terrier.lock:
             meta = terrier.index.getMetaIndex()
             for docno in docnos:
-                found.append(meta.getDocument("docno", docno))
-                if found[-1] < 0:
+                docids.append(meta.getDocument("docno", str(docno)))
+                if docids[-1] < 0:
                     raise DataError(f"document {docno!r} is not in {self.impact_index.path}: leave it out")
-        return np.array(found, dtype=np.int64)
-
-    def __str__(self) -> str:
-        return self._named(self.impact_index.directory.name, *self._changed())
-
-    def _maker(self) -> str:
-        return f"{self.impact_index!r}.text_loader"
-
-    def _belongs_to(self) -> tuple[Any, ...]:
-        return (self.impact_index,)
+        return np.array(docids, dtype=np.int64)

@@ -27,9 +27,9 @@ from .terrier_retriever import ImpactRetriever
 class ImpactIndex(StoredIndex):
     """A Terrier index of impacts, built safely and searched exactly.
 
-    On disk it is a plain Terrier index, which ``pt.Artifact.load`` opens without this package. Its ``pt_meta.json`` also holds
-    the contract of the document encoder, and ``csplade_manifest.json`` the size and SHA-256 of every file. Opening the index
-    compares the sizes, and up to 256 MiB the digests too; :meth:`verify` always compares both.
+    On disk it is a plain Terrier index, which ``pt.Artifact.load`` opens without this package. Its ``pt_meta.json`` also
+    contains the contract of the document encoder, and ``csplade_manifest.json`` the size and SHA-256 of every file. Opening the
+    index compares the sizes, and up to 256 MiB the digests, too; :meth:`verify` always compares both.
 
     Example::
 
@@ -38,17 +38,12 @@ class ImpactIndex(StoredIndex):
         pipeline = csplade.query_encoder() >> index.retriever()
     """
 
-    schematic = {"label": "ImpactIndex", "help_url": None}
-
     def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Any) -> ImpactIndex:
-        """Build the index from documents with ``docno`` and ``toks``; see :meth:`toks_indexer` for the rules and options.
+        """Build the index from documents with ``docno`` and ``toks``, and return it; :meth:`toks_indexer` explains the rules.
 
         Args:
             iter: The documents.
             **kwargs: Not supported; :meth:`toks_indexer` takes options.
-
-        Returns:
-            This index.
         """
         return self.toks_indexer().index(iter, **kwargs)
 
@@ -67,21 +62,18 @@ class ImpactIndex(StoredIndex):
     ) -> ImpactIndexer:
         """Return an indexer of documents with ``docno`` and ``toks`` (term to impact).
 
-        Weights are rounded half up; those that become 0 or less are left out. The indexer refuses what Terrier would change
-        silently, with a message that names the document: a docno or term that Terrier cannot store exactly (terms have 1 to 60
-        bytes of UTF-8), a repeated docno, a weight that is not finite, an impact above 2**31 - 1.
+        Weights are rounded half up; weights that become 0 or less are left out. The indexer refuses whatever Terrier would
+        change silently, with a message that names the document: a docno or term that Terrier cannot store exactly (terms have 1
+        to 60 bytes of UTF-8), a repeated docno, a weight that is not finite, an impact above 2**31 - 1.
 
         Args:
-            meta: Metadata fields to store; documents must have them as str. The indexer measures their lengths and ignores the
+            meta: Metadata fields to store, which documents must have as str. The indexer measures their lengths and ignores the
                 lengths in a dict, which :class:`pyterrier.terrier.TerrierIndex` needs.
             overwrite: Whether to replace an existing index. The old index stays usable until the new one is complete.
             on_duplicate: "refuse" a repeated docno, "skip" the later document, or keep the "last" one.
-            max_empty: Largest share of documents without any impact. They are indexed with a warning. A larger share is an
+            max_empty: Maximum share of documents without any impact. They are indexed with a warning. A larger share is an
                 error, because it suggests that the encoder does not work. The default is our choice (not measured).
             verbose: Whether to show a progress bar.
-
-        Returns:
-            The indexer.
         """
         return ImpactIndexer(
             self, meta=meta, overwrite=overwrite, on_duplicate=on_duplicate, max_empty=max_empty, verbose=verbose
@@ -97,23 +89,20 @@ class ImpactIndex(StoredIndex):
         max_empty: float = 0.5,
         verbose: bool = False,
     ) -> ImpactIndex:
-        """Build the index from matrices of weights or impacts, without a dictionary for each document.
+        """Build the index from matrices of weights or impacts, without a dictionary for each document, and return it.
 
         The result and the rules are the same as with :meth:`toks_indexer`.
 
         Args:
             encoded: The documents, for example an encoded collection or :class:`MatrixVectors`.
-            meta: Metadata fields to store beside the docno: name to values, one for each document.
+            meta: Metadata fields to store besides the docno: name to values, one for each document.
             overwrite: Whether to replace an existing index.
             on_duplicate: "refuse" a repeated docno, "skip" the later document, or keep the "last" one.
-            max_empty: Largest share of documents without any impact.
+            max_empty: Maximum share of documents without any impact.
             verbose: Whether to show progress bars.
 
-        Returns:
-            This index.
-
         Raises:
-            DataError: A document cannot be indexed exactly (names it), or there is nothing to index.
+            DataError: A document cannot be indexed exactly (the message names it), or there is nothing to index.
             ImpactIndexError: The index exists already, or another process is writing it.
             OSError: The disk is full.
         """
@@ -124,7 +113,7 @@ class ImpactIndex(StoredIndex):
         return indexer.index_vectors(encoded, fields)
 
     def indexer(self, **kwargs: Any) -> ImpactIndexer:
-        """Return :meth:`toks_indexer`: an impact index has no text to tokenise."""
+        """Return :meth:`toks_indexer`, because an impact index has no text to tokenise."""
         return self.toks_indexer(**kwargs)
 
     def retriever(  # type: ignore[override]
@@ -143,23 +132,21 @@ class ImpactIndex(StoredIndex):
         """Return a retriever of queries with ``query_toks`` (term to weight) by dot product.
 
         Args:
-            model: None or "Tf", which is the dot product with Terrier's own scores. Terrier's other models are refused: they
-                would take impacts for counts of words.
+            model: None or "Tf", the dot product with Terrier's own scores. Terrier's other models are refused, because they
+            would
+                interpret impacts as counts of words.
             model_args: Must be None; "Tf" has no arguments.
-            algorithm: "terrier", or an algorithm that searches arrays of postings without Java: "exhaustive"; with numba
-                "maxscore" and "bmp", which are exact too, and "guided", which is not. The arrays are built beside Terrier's
-                files at first use.
-            num_results: Largest number of documents for each query.
+            algorithm: "terrier", or an algorithm that searches arrays of postings without Java: "exhaustive"; with numba also
+                "maxscore" and "bmp", which are exact, and "guided", which is not. The arrays are built next to Terrier's files
+                at first use.
+            num_results: Maximum number of documents for each query.
             exact_scores: Whether scores are the dot product; Terrier's own scores are divided by the query's largest weight.
-            include_fields: Metadata fields to return beside the docno. Reading them needs Java.
+            include_fields: Metadata fields to return besides the docno. Reading them needs Java.
             threads: Number of threads to search with.
             verbose: Whether to show a progress bar.
             **options: For algorithms other than "terrier": ``max_terms``, the number of heaviest query terms to keep;
-                ``max_postings`` and ``max_ms``, the postings and milliseconds after which a search is cut, which a column
-                ``query_cut`` then marks; and the options of the algorithm.
-
-        Returns:
-            The retriever.
+                ``max_postings`` and ``max_ms``, the postings and milliseconds after which a search is cut, as the column
+                ``query_cut`` then shows; and the options of the algorithm.
         """
         common: dict[str, Any] = {
             "num_results": num_results, "include_fields": include_fields, "threads": threads, "verbose": verbose
@@ -182,12 +169,12 @@ class ImpactIndex(StoredIndex):
 
         Args:
             fields: The fields; "*" for all.
-            verbose: Without effect.
+            verbose: Has no effect.
         """
         return FieldLoader(self, fields=fields, verbose=verbose)
 
     def reorder(self, docnos: Iterable[str] | None = None, *, verbose: bool = False) -> ImpactIndex:
-        """Put similar documents side by side for ``algorithm="bmp"``; docids, docnos and the order of equal scores stay.
+        """Place similar documents side by side for ``algorithm="bmp"``; docids, docnos and the order of equal scores are kept.
 
         Args:
             docnos: All docnos, ordered by subject; None computes an order by recursive graph bisection, which needs numba.
@@ -213,10 +200,11 @@ class ImpactIndex(StoredIndex):
         """Add a guide for ``retriever(algorithm="guided", guide=name)``, or replace the guide of that name.
 
         Args:
-            source: One of three. Documents with ``docno`` and ``toks_tf`` (from ``csplade.doc_encoder(counts=True)``) give BM25
+            source: One of three. Documents with ``docno`` and ``toks_tf`` (from ``csplade.doc_encoder(counts=True)``) provide
+            BM25
                 over the language model's tokens, where tokens that differ only in case or a leading space are the same. A
-                Terrier index of text gives its BM25 for words that are single tokens. Another ImpactIndex with the same terms
-                gives its impacts. Both kinds of index are matched by docno.
+                Terrier index of text provides its BM25 for words that are single tokens. Another ImpactIndex with the same
+                terms provides its impacts. Both kinds of index are matched by docno.
             name: Letters, digits, - and _.
             k1: BM25's k1; the defaults of ``k1`` and ``b`` are from Mallia et al. (SIGIR 2022).
             b: BM25's b.
@@ -276,13 +264,13 @@ def _refuse(name: str) -> None:
         raise _no_text(self, f"{name}()")
 
     method.__name__ = name
-    method.__doc__ = "Refuse: an index of impacts has no counts of words."
+    method.__doc__ = "Raise ImpactIndexError, because an index of impacts has no counts of words."
     setattr(ImpactIndex, name, method)
 
 
 def _no_text(index: ImpactIndex, call: str) -> ImpactIndexError:
     return ImpactIndexError(
-        f"{index.path} holds impacts of a language model's tokens, not counts of words, which {call} needs: search it with "
+        f"{index.path} contains impacts of a language model's tokens, but {call} needs counts of words: search the index with "
         f"csplade.query_encoder() >> index.retriever(), and build a TerrierIndex of the texts for {call}"
     )
 

@@ -14,32 +14,33 @@ from scipy.sparse import csr_matrix
 from pyterrier_csplade._errors import DataError, ImpactIndexError
 from pyterrier_csplade._settings import Settings
 from pyterrier_csplade._warnings import warn
+from pyterrier_csplade.index.terrier.inverted import Transposition, write_direct, write_inverted
 from pyterrier_csplade.index.terrier.java import check_reachable, start, summary
+from pyterrier_csplade.index.terrier.lexicon import write_lexicon
+from pyterrier_csplade.index.terrier.meta import write_meta
+from pyterrier_csplade.index.terrier.properties import write_properties
 from pyterrier_csplade.storage.manifest import write_manifest
 from pyterrier_csplade.storage.workspace import publish, workspace
-from pyterrier_csplade.vectors.checks import as_names
+from pyterrier_csplade.vectors.checks import as_names, check_one_of, check_share
 from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 from .documents import check_order, take_documents, take_vectors
 from .metadata import write_metadata
 from .spool import OnDuplicate, Spool
 from .stored import StoredIndex
-from .terrier import Transposition, write_direct, write_inverted, write_lexicon, write_meta, write_properties
 
-# Documents that Terrier reads back, spread over the collection; our choice (not measured).
+# Number of documents that Terrier reads back, spread over the collection; our choice (not measured).
 _SAMPLE = 5
 
 
 class ImpactIndexer(Settings, pt.Indexer):
     """Builds an :class:`ImpactIndex` from documents with ``toks``.
 
-    The index appears at its path only when it is complete. Documents are checked and spooled to a temporary directory beside
-    the path, Terrier's files are written there in bulk, Terrier reads some documents back, and the manifest is written. Only
-    then is the directory moved to its place. An error before that raises an exception and leaves the path as it was. The disk
-    must have room for about twice the size of the index.
+    The index appears at its path only when it is complete. Documents are checked and spooled to a temporary directory next to
+    the path. Terrier's files are written there in bulk, Terrier reads some documents back, and the manifest is written. Only
+    then is the directory moved to its path. An earlier error raises an exception and leaves the path unchanged. The disk needs
+    space for about twice the size of the index.
     """
-
-    schematic = {"label": "ImpactIndexer", "help_url": None}
 
     def __init__(
         self,
@@ -53,10 +54,8 @@ class ImpactIndexer(Settings, pt.Indexer):
     ) -> None:
         """Create an indexer; :meth:`ImpactIndex.toks_indexer` explains the arguments."""
         super().__init__()
-        if on_duplicate not in get_args(OnDuplicate):
-            raise ValueError(f"on_duplicate must be one of {', '.join(get_args(OnDuplicate))}, found {on_duplicate!r}")
-        if not 0 <= max_empty <= 1:
-            raise ValueError(f"max_empty must be a share from 0 to 1, found {max_empty}")
+        check_one_of("on_duplicate", on_duplicate, get_args(OnDuplicate))
+        check_share(max_empty=max_empty)
         self.impact_index = impact_index
         self.meta = tuple(as_names(meta) or ())
         for name in self.meta:
@@ -78,14 +77,11 @@ class ImpactIndexer(Settings, pt.Indexer):
         return (self.impact_index,)
 
     def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Any) -> StoredIndex:  # the base class's name
-        """Build the index.
+        """Build the index from documents with ``docno`` and ``toks``, and return it.
 
         Args:
-            iter: Documents with ``docno`` and ``toks``.
+            iter: The documents.
             **kwargs: Not supported.
-
-        Returns:
-            The index.
 
         Raises:
             ContractError: Two documents come from different encoders.
@@ -106,7 +102,7 @@ class ImpactIndexer(Settings, pt.Indexer):
         target = self.impact_index.directory
         with workspace(target) as directory:
             self._check_target(target)
-            start()  # before the documents are encoded, so that a missing Java is reported at once
+            start()  # before the documents are encoded, so that a missing Java is reported early
             check_reachable(directory)
             built = directory / "index"
             try:
@@ -114,7 +110,10 @@ class ImpactIndexer(Settings, pt.Indexer):
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
-                raise _no_space(target) from error
+                message = (
+                    "no space left for the index and its spooled documents: free some space and run the same command again"
+                )
+                raise OSError(errno.ENOSPC, message, str(target)) from error
             publish(built, target)
         self.impact_index.close()
         return self.impact_index
@@ -150,16 +149,11 @@ class ImpactIndexer(Settings, pt.Indexer):
         if empty:
             warn(message)
         if spool.fractional:
-            warn("weights were rounded to whole impacts: scale them first with the encoder's quantizer")
-
-
-def _no_space(target: Path) -> OSError:
-    message = "no space left for the index and its spooled documents; free some space and run the same again"
-    return OSError(errno.ENOSPC, message, str(target))
+            warn("weights were rounded to integer impacts: scale them first with the encoder's quantizer")
 
 
 def _write_terrier_index(spool: Spool, directory: Path, advance: Callable[[int], object]) -> None:
-    """Write Terrier's files into an empty directory; ``advance`` is called with numbers of postings, twice for each posting."""
+    """Write Terrier's files into an empty directory; each posting is reported to ``advance`` twice."""
     terms, numbers = _number_terms(spool)
     transposition = Transposition(directory.parent / "transposed", len(terms))
     write_direct(_renumbered(spool, numbers, len(terms)), directory, transposition, advance)
@@ -179,7 +173,7 @@ def _write_terrier_index(spool: Spool, directory: Path, advance: Callable[[int],
 
 
 def _number_terms(spool: Spool) -> tuple[list[str], np.ndarray]:
-    """Return the terms of the documents, in the order of the lexicon, and each spool column's place in that order."""
+    """Return the terms of the documents in the order of the lexicon, and the position of each spool column in that order."""
     used = np.zeros(len(spool.terms), dtype=bool)
     for shard in spool.shards():
         used[shard.indices] = True
@@ -197,7 +191,7 @@ def _renumbered(spool: Spool, numbers: np.ndarray, terms: int) -> Iterator[csr_m
 
 
 def _read_back(directory: Path, spool: Spool) -> None:
-    """Compare some documents as Terrier reads them with the spool; this detects versions of Terrier with another file format.
+    """Let Terrier read some documents and compare them with the spool, to detect versions of Terrier with another file format.
 
     Raises:
         ImpactIndexError: Terrier cannot read the index, or reads something else.
@@ -213,9 +207,9 @@ def _read_back(directory: Path, spool: Spool) -> None:
             expected += docnos[docid], docid, int(counts[docid]), True
         index.close()
     except Exception as error:
-        raise ImpactIndexError(f"Terrier cannot read the index that was built: {summary(error)}; report this") from error
+        raise ImpactIndexError(f"Terrier cannot read the new index: {summary(error)}; please report this") from error
     if found != expected:
-        raise ImpactIndexError(f"Terrier reads {found} from the index that was built, not {expected}: report this")
+        raise ImpactIndexError(f"Terrier reads {found} from the new index instead of {expected}: please report this")
 
 
 def _document(index: Any, docid: int, docno: str) -> tuple[str, int, int, bool]:

@@ -1,4 +1,4 @@
-"""``pt_meta.json``: the file that tells PyTerrier the type of an index, and what this package adds to it."""
+"""``pt_meta.json``, from which PyTerrier knows the type of an index, and this package's part of it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,7 @@ _FILE = "pt_meta.json"
 
 
 def write_metadata(directory: Path, *, documents: int, empty: int, postings: int, contract: Contract | None) -> None:
-    """Write ``pt_meta.json``, from which PyTerrier knows the type of an index.
-
-    Args:
-        directory: The directory of the index.
-        documents: Number of documents.
-        empty: Number of documents without any impact.
-        postings: Number of postings.
-        contract: The contract of the document encoder; None if unknown.
-    """
+    """Write ``pt_meta.json``; ``empty`` is the number of documents without any impact."""
     metadata = {
         "type": "sparse_index",
         "format": "terrier",
@@ -40,7 +32,7 @@ def write_metadata(directory: Path, *, documents: int, empty: int, postings: int
 
 
 def read_metadata(directory: Path) -> dict[str, Any]:
-    """Return what this package adds to ``pt_meta.json``; empty if another package built the index.
+    """Return this package's part of ``pt_meta.json``; empty if another package built the index.
 
     Raises:
         ImpactIndexError: The file is damaged.

@@ -21,30 +21,24 @@ from .metadata import read_contract, read_metadata
 
 T = TypeVar("T")
 
-# Prepared searches that are kept; our choice (not measured). A guided one takes a byte for each posting.
+# Maximum number of cached searchers, of which a guided one takes a byte for each posting; our choice (not measured).
 _SEARCHERS = 8
 
 
 class OpenIndex:
     """One version of an index, which threads may share.
 
-    Its parts are opened at their first use. They are all of the version whose part was opened first: when another version has
-    taken its place, opening a further part is an error, and open parts stay as they are. What is derived from the parts is kept
-    here, under the parameters that it depends on, so that retrievers keep nothing.
+    Its parts are opened at their first use, all from the version whose part was opened first: after the index was replaced,
+    opening a further part is an error, and open parts stay as they are. Everything derived from the parts is cached here, under
+    the parameters that it depends on, so that retrievers have no cache.
 
     Attributes:
         contract: The contract of the document encoder; None if unknown, and before the first part is opened.
-        identity: What distinguishes the version from others; None before the first part is opened.
+        identity: Identifies the version; None before the first part is opened.
     """
 
     def __init__(self, directory: Path, name: Path, *, memory: bool) -> None:
-        """Name an index; its parts are opened later.
-
-        Args:
-            directory: Its directory.
-            name: Its name in error messages.
-            memory: Whether to load it into memory.
-        """
+        """Name an index, whose parts are opened later; ``name`` is its name in error messages."""
         self.contract: Contract | None = None
         self.identity: str | None = None
         self._directory = directory
@@ -57,7 +51,7 @@ class OpenIndex:
         self._terriers: dict[bool, OpenTerrier] = {}
 
     def terrier(self, *, concurrent: bool = False) -> OpenTerrier:
-        """Return the index as Terrier has it open, for one thread or, opened again, for several at the same time."""
+        """Return the index as opened by Terrier, for one thread or, opened once more, for concurrent threads."""
         found = self._terriers.get(concurrent)
         if found is None:
             with self._lock:
@@ -67,7 +61,7 @@ class OpenIndex:
         return found
 
     def postings(self, *, verbose: bool = False) -> Postings:
-        """Return the postings as arrays, which are built if they are missing."""
+        """Return the postings as arrays, built first if they are missing."""
         if self._postings is None:
             with self._lock:
                 if self._postings is None:
@@ -75,7 +69,7 @@ class OpenIndex:
         return self._postings
 
     def searcher(self, algorithm: Algorithm) -> Searcher:
-        """Return a search of the postings."""
+        """Return a searcher of the postings."""
         found = self._searchers.get(algorithm)
         if found is None:
             postings = self.postings()
@@ -95,14 +89,7 @@ class OpenIndex:
         return self._numbers
 
     def read_field(self, field: str, docids: np.ndarray) -> np.ndarray:
-        """Read a metadata field of documents. Needs Java.
-
-        Args:
-            field: Its name.
-            docids: Numbers of documents; they may repeat.
-
-        Returns:
-            An object array of str.
+        """Return a metadata field of documents, whose numbers may repeat, as an object array of str. Needs Java.
 
         Raises:
             ImpactIndexError: There is no such field, or the index was replaced before its fields were opened.
@@ -113,24 +100,20 @@ class OpenIndex:
         return terrier.read_field(field, docids)
 
     def corpus(self, *, return_toks: bool) -> Iterator[dict[str, Any]]:
-        """Yield the documents with their docno and impacts, or with their metadata fields."""
-        # An object of its own, because the streams are not safe for threads.
+        """Yield the documents with their docnos and impacts, or with their metadata fields."""
+        # Opened separately, because the streams are not safe for threads.
         terrier = self._whole(self._open_terrier)
 
         def start() -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
             rows = terrier.index.get_corpus_iter(return_toks=return_toks)
-            return rows, next(rows)  # opens the streams; no index is without documents
+            return rows, next(rows)  # next() opens the streams; every index has documents
 
         rows, first = self._whole(start)
         yield first
         yield from rows
 
     def change(self, write: Callable[[], None], postings: Postings) -> None:
-        """Write a file that searches depend on; searches from now on use it.
-
-        Args:
-            write: Writes the file.
-            postings: The postings that the file belongs to.
+        """Call ``write`` to write a file that belongs to ``postings``, and let all later searches use it.
 
         Raises:
             ImpactIndexError: The index was replaced.
@@ -148,7 +131,7 @@ class OpenIndex:
             terrier.release()
 
     def _whole(self, read: Callable[[], T]) -> T:
-        """Open a part, whole and of this version."""
+        """Open a part, complete and of this version."""
 
         def part() -> tuple[str, Contract | None, T]:
             identity, found = self._check(), read()
@@ -158,7 +141,7 @@ class OpenIndex:
         return found
 
     def _check(self) -> str:
-        """Return the identity of the index at the path; raise ImpactIndexError if it is of another version."""
+        """Return the identity of the index at the path; raise ImpactIndexError if it is another version."""
         found = index_identity(self._directory)
         if self.identity not in (None, found):
             raise self._replaced()
@@ -179,7 +162,7 @@ class OpenIndex:
         return OpenTerrier(self._directory, self._name, memory=self._memory, concurrent=concurrent)
 
     def _open_postings(self, verbose: bool) -> Postings:
-        self._check_files(digests=False)  # postings have digests of their own
+        self._check_files(digests=False)  # postings have their own digests
         contract = read_contract(self._directory)
         return open_postings(self._directory, contract, memory=self._memory, verbose=verbose)
 

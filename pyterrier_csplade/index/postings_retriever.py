@@ -12,7 +12,6 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade._settings import Settings
 from pyterrier_csplade.index.search.algorithm import Algorithm, Budget, Hits, Searcher
 from pyterrier_csplade.index.search.algorithm import algorithm as make_algorithm
 from pyterrier_csplade.index.search.postings import Postings
@@ -20,18 +19,16 @@ from pyterrier_csplade.vectors.checks import check_columns, check_contracts, che
 
 from .opened import OpenIndex
 from .retrieval import IndexRetriever
-from .stored import StoredIndex
+from .stored import MadeByIndex, StoredIndex
 
 
 class PostingsRetriever(IndexRetriever):
     """Retrieves from arrays of postings by the dot product of query weights and impacts, in double precision.
 
-    Documents with equal scores come in the order of indexing. A query without a term of the index (empty, None, weights of 0,
-    unknown terms only) has no rows in the result. With a budget, the result has a column ``query_cut``: whether the budget
+    Documents with equal scores are in the order of indexing. A query without a term of the index (empty, None, weights of 0,
+    unknown terms only) has no rows in the result. With a budget, the column ``query_cut`` of the result says whether the budget
     ended the search of the query.
     """
-
-    schematic = {"label": "PostingsRetriever", "help_url": None}
 
     def __init__(
         self,
@@ -61,7 +58,7 @@ class PostingsRetriever(IndexRetriever):
         return getattr(self.algorithm, name) if name in self.algorithm.options() else super().get_parameter(name)
 
     def set_parameter(self, name: str, value: Any) -> None:
-        """Set an argument of the constructor, or an option of the algorithm; the next search obeys it.
+        """Set an argument of the constructor, or an option of the algorithm, for the next search.
 
         Raises:
             ValueError: There is no such argument or option, or its value is not valid.
@@ -112,18 +109,18 @@ class PostingsRetriever(IndexRetriever):
         return frame
 
 
-class PostingsScorer(Settings, pt.Transformer):
+class PostingsScorer(MadeByIndex):
     """Scores given documents by the dot product of query weights and their impacts in an index.
 
     Scores equal the retrievers' scores to the last bit; a document without a term of the query has the score 0. Rows keep their
-    order; of equal scores, the first ranks first.
+    order; among equal scores, the first row ranks first.
     """
 
-    schematic = {"label": "PostingsScorer", "help_url": None}
+    _method = "scorer"
 
     def __init__(self, impact_index: StoredIndex, *, verbose: bool = False) -> None:
         """Create a scorer; :meth:`ImpactIndex.scorer` explains the arguments."""
-        self.impact_index = impact_index
+        super().__init__(impact_index)
         self.verbose = verbose
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
@@ -155,25 +152,16 @@ class PostingsScorer(Settings, pt.Transformer):
         """Return the columns that results need."""
         return [["qid", "docno", "query_toks"]]
 
-    def __str__(self) -> str:
-        return self._named(self.impact_index.directory.name, *self._changed())
-
-    def _maker(self) -> str:
-        return f"{self.impact_index!r}.scorer"
-
-    def _belongs_to(self) -> tuple[Any, ...]:
-        return (self.impact_index,)
-
     def _docids(self, numbers: dict[str, int], docnos: pd.Series) -> np.ndarray:
         missing = [docno for docno in docnos if docno not in numbers]
         if missing:
             raise DataError(
-                f"document {missing[0]!r} is not in {self.impact_index.path} ({len(missing):,} are missing): leave it out"
+                f"document {missing[0]!r} is not in {self.impact_index.path} ({len(missing):,} rows are missing): leave it out"
             )
         return np.array([numbers[docno] for docno in docnos], dtype=np.int64)
 
     def _queries(self, inp: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-        """Return a frame of the queries, and the places of each query's rows."""
+        """Return a frame of the queries, and the positions of each query's rows."""
         frame = pd.DataFrame({"qid": text_qids(inp).to_numpy(), "query_toks": inp["query_toks"].to_numpy()})
         queries = frame.drop_duplicates("qid")
         first = dict(zip(queries["qid"], queries["query_toks"]))
@@ -184,13 +172,13 @@ class PostingsScorer(Settings, pt.Transformer):
 
 
 def contributions(opened: OpenIndex, query_toks: object, docno: str, index: str) -> dict[str, float]:
-    """Return what each term of a query adds to the score of a document; :meth:`ImpactIndex.explain` explains the rest."""
-    postings, found = opened.postings(), opened.numbers().get(docno)
-    if found is None:
+    """Return how much each term of a query adds to the score of a document; see :meth:`ImpactIndex.explain`."""
+    postings, docid = opened.postings(), opened.numbers().get(docno)
+    if docid is None:
         raise DataError(f"document {docno!r} is not in {index}")
     check_contracts(pd.DataFrame({"qid": ["explained"], "query_toks": [query_toks]}), opened.contract, index)
     weights = check_weights(query_toks, "explained")
-    parts = {term: float(_scores(postings, {term: weight}, np.array([found]))[0]) for term, weight in weights.items()}
+    parts = {term: float(_scores(postings, {term: weight}, np.array([docid]))[0]) for term, weight in weights.items()}
     return dict(sorted(((term, part) for term, part in parts.items() if part), key=lambda item: (-item[1], item[0])))
 
 
@@ -199,8 +187,8 @@ def _scores(postings: Postings, weights: dict[str, float], docids: np.ndarray) -
     query = postings.query(weights)
     postings.check(query.terms)
     for term, weight in zip(query.terms.tolist(), query.weights.tolist()):
-        found, impacts = postings.list_of(term)
-        places = np.minimum(np.searchsorted(found, docids), len(found) - 1)
-        both = found[places] == docids
-        scores[both] += weight * impacts[places[both]]
+        containing, impacts = postings.list_of(term)
+        places = np.minimum(np.searchsorted(containing, docids), len(containing) - 1)
+        matches = containing[places] == docids
+        scores[matches] += weight * impacts[places[matches]]
     return scores

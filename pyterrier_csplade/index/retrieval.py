@@ -1,4 +1,4 @@
-"""What all retrievers of an impact index share: everything except the search."""
+"""Base class of all retrievers of an impact index: everything except the search."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_csplade._settings import Settings
 from pyterrier_csplade.index.search.algorithm import Hits
 from pyterrier_csplade.vectors.checks import as_names, check_columns, check_contracts, check_positive, check_weights, query_ids
 from pyterrier_csplade.vectors.impacts import ImpactVector
 
-from .stored import StoredIndex
+from .stored import MadeByIndex, StoredIndex
 
 
-class IndexRetriever(Settings, pt.Transformer):
+class IndexRetriever(MadeByIndex):
     """Retrieves by the dot product of query weights and impacts.
 
-    Documents with equal scores come in the order of indexing. A query without a term of the index (empty, None, weights of 0,
+    Documents with equal scores are in the order of indexing. A query without a term of the index (empty, None, weights of 0,
     unknown terms only) has no rows in the result.
     """
+
+    _method = "retriever"
 
     def __init__(
         self,
@@ -36,27 +37,27 @@ class IndexRetriever(Settings, pt.Transformer):
         verbose: bool = False,
     ) -> None:
         """Create a retriever; :meth:`ImpactIndex.retriever` explains the arguments."""
+        super().__init__(impact_index)
         check_positive(num_results=num_results, threads=threads)
-        self.impact_index = impact_index
         self.num_results = num_results
         self.include_fields = as_names(include_fields)
         self.threads = threads
         self.verbose = verbose
 
     def _open(self) -> Any:
-        """Return what is searched: an object with the ``contract`` of the documents, which stays as it is during a search."""
+        """Return what is searched: an object with the ``contract`` of the documents, which does not change during a search."""
         raise NotImplementedError
 
     def _search(self, opened: Any, queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
-        """Search with queries: qid to at least one weight above 0. The index may lack some of their terms."""
+        """Search with queries (qid to at least one weight above 0), some of whose terms may be missing from the index."""
         raise NotImplementedError
 
     def _read(self, opened: Any, field: str, docids: np.ndarray) -> Any:
-        """Return a metadata field of documents, which may repeat: array or list of str."""
+        """Return a metadata field of documents, whose numbers may repeat: array or list of str."""
         raise NotImplementedError
 
     def set_parameter(self, name: str, value: Any) -> None:
-        """Set an argument of the constructor, which checks it; the next search obeys it.
+        """Set an argument of the constructor, which checks it, for the next search.
 
         Raises:
             ValueError: There is no such argument, or its value is not valid.
@@ -103,17 +104,8 @@ class IndexRetriever(Settings, pt.Transformer):
         return [column for column in input_columns if column not in self._new_columns] + self._new_columns
 
     def fuse_rank_cutoff(self, k: int) -> pt.Transformer | None:
-        """Push a rank cutoff into the search; never relaxes a stricter one."""
+        """Apply a rank cutoff in the search, unless the search has a stricter one."""
         return self if k >= self.num_results else pt.inspect.transformer_apply_attributes(self, num_results=k)
-
-    def __str__(self) -> str:
-        return self._named(self.impact_index.directory.name, *self._changed())
-
-    def _maker(self) -> str:
-        return f"{self.impact_index!r}.retriever"
-
-    def _belongs_to(self) -> tuple[Any, ...]:
-        return self.impact_index.directory, self.impact_index.memory
 
     @property
     def _fields(self) -> list[str]:
@@ -127,7 +119,7 @@ class IndexRetriever(Settings, pt.Transformer):
         check_columns(columns, ["qid", "query_toks"], self, without=["docno"])
 
     def _in_threads(self, search: Callable[[dict[str, float]], Hits], queries: dict[str, dict[str, float]]) -> dict[str, Hits]:
-        """Search with each query, in threads if there are several."""
+        """Search with each query, in several threads if ``threads`` is above 1."""
         with nullcontext() if self.threads == 1 else ThreadPoolExecutor(self.threads) as executor:
             run = map if executor is None else executor.map
             hits: Iterable[Hits] = run(search, queries.values())
@@ -137,10 +129,10 @@ class IndexRetriever(Settings, pt.Transformer):
 
     def _frame(self, opened: Any, queries: pd.DataFrame, hits: list[Hits]) -> pd.DataFrame:
         """Return a row for each hit: the query's columns and the new ones."""
-        hits = [*hits, Hits.none()]  # gives the arrays their types even without queries
+        hits = [*hits, Hits.none()]  # determines the types of the arrays even without queries
         counts = [len(found.docids) for found in hits]
         docids = np.concatenate([found.docids for found in hits])
-        # Column by column: each step of a chain of frames would take as long as a search of a small collection.
+        # The frame is built once: each step of a chain of frames would take as long as searching a small collection.
         rows = np.repeat(np.arange(len(queries)), counts[:-1])
         # PyTerrier drops repeated queries of a result, for example in pt.text.mean_passage(), and a dict has no hash.
         vectors = [ImpactVector(toks) if type(toks) is dict else toks for toks in queries["query_toks"]]

@@ -1,4 +1,4 @@
-"""Checked documents on disk, on their way from a pipeline to the writers of the index."""
+"""Temporary files of checked documents, between a pipeline and the writers of the index."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pyterrier_csplade._errors import DataError
 from pyterrier_csplade.vectors.checks import OneEncoder, text_length
 from pyterrier_csplade.vectors.vocabulary import is_index_term
 
-from .terrier import FieldLength
+from .terrier.meta import FieldLength
 
 #: What to do with a repeated docno.
 OnDuplicate = Literal["refuse", "skip", "last"]
 
-# Postings of a shard, which is written and read at once; our choice (not measured).
+# Number of postings of a shard, which is written and read at once; our choice (not measured).
 _SHARD = 2**22
 
 
@@ -37,31 +37,25 @@ class Spool:
     """Documents that passed all checks, in temporary files: impacts in shards, metadata fields as JSON.
 
     The lexicon and the longest docno must be known before the first document is written to an index, and an invalid document
-    must leave no index behind. So all documents wait here until the last one has been checked. A posting takes 8 bytes on disk.
-    Memory holds docnos and terms (about 200 bytes each) and two shards of 4 million postings.
+    must leave no index behind. All documents therefore wait here until the last one has been checked. A posting takes 8 bytes
+    on disk. In memory are the docnos and terms (about 200 bytes each) and two shards of 4 million postings.
 
     Attributes:
         terms: Term to its number, which is its column in :meth:`shards`.
-        lengths: Metadata field to the length that holds its longest value.
+        lengths: Metadata field to the length that fits its longest value.
         encoder: The encoder of the documents.
         fractional: Whether a weight was rounded.
     """
 
     def __init__(self, directory: Path, *, fields: Iterable[str] = (), on_duplicate: OnDuplicate = "refuse") -> None:
-        """Create an empty spool.
-
-        Args:
-            directory: An existing directory for its files.
-            fields: Metadata fields to keep beside the docno.
-            on_duplicate: "refuse" a repeated docno, "skip" the later document, or keep the "last" one.
-        """
+        """Create an empty spool in an existing directory; ``fields`` are the metadata fields to store besides the docno."""
         self.terms = TermNumbers()
         self.lengths = {name: FieldLength() for name in dict.fromkeys(("docno", *fields))}
         self.encoder = OneEncoder()
         self.fractional = False
         self._on_duplicate = on_duplicate
         self._impacts_path, self._fields_path = directory / "impacts", directory / "fields.lz4"
-        # Docno to the row of its document, in the order of the index; rows of replaced documents are not in it.
+        # Docno to the row of its document, in the order of the index, without rows of replaced documents.
         self._rows: dict[str, int] = {}
         self._next_row = 0
         self._counts: list[np.ndarray] = []  # for each shard on disk, postings of each row
@@ -80,7 +74,7 @@ class Spool:
         return counts if len(self._rows) == len(counts) else counts[self._kept()]
 
     def accept(self, docno: str, position: int) -> bool:
-        """Whether to index the document with this docno; if so, its impacts must be put next.
+        """Return whether to index the document with this docno; if so, its impacts must be put next.
 
         Raises:
             DataError: The docno is repeated, and ``on_duplicate`` is "refuse".
@@ -99,7 +93,7 @@ class Spool:
         return True
 
     def put_fields(self, values: Mapping[str, str], docno: str) -> None:
-        """Take the metadata fields of an accepted document, including the docno."""
+        """Put the metadata fields of an accepted document, including the docno."""
         for name, value in values.items():
             what = f"document {docno!r}: field {name!r}"
             self.lengths[name].observe(text_length(value, what), len(value.encode()))
@@ -107,7 +101,7 @@ class Spool:
             self._records.append(json.dumps(list(values.values())) + "\n")
 
     def put_impacts(self, counts: np.ndarray, columns: np.ndarray, impacts: np.ndarray) -> None:
-        """Take the impacts of the accepted documents.
+        """Put the impacts of the accepted documents.
 
         Args:
             counts: Number of impacts of each document.
@@ -119,7 +113,7 @@ class Spool:
             self.flush()
 
     def flush(self) -> None:
-        """Write everything that is still in memory. Call it after the last document."""
+        """Write everything that is still in memory. Call this after the last document."""
         if self._waiting:
             counts, columns, impacts = (np.concatenate(arrays) for arrays in zip(*self._waiting))
             with self._impacts_path.open("ab") as file:

@@ -13,7 +13,7 @@ import pyterrier as pt
 from pyterrier_csplade._errors import ImpactIndexError
 from pyterrier_csplade._settings import Settings
 from pyterrier_csplade.index.search.postings import POSTINGS_FILE, Postings
-from pyterrier_csplade.storage.manifest import check_all, read_whole
+from pyterrier_csplade.storage.manifest import check_on_opening, read_whole
 from pyterrier_csplade.vectors.contract import Contract
 
 from .metadata import read_contract, read_metadata
@@ -53,8 +53,31 @@ index = ImpactIndex("my.index")
 """
 
 
+class MadeByIndex(Settings, pt.Transformer):
+    """Base class of transformers that a method of an index makes.
+
+    Attributes:
+        impact_index: The index.
+    """
+
+    _method: str
+
+    def __init__(self, impact_index: StoredIndex) -> None:
+        super().__init__()
+        self.impact_index = impact_index
+
+    def __str__(self) -> str:
+        return self._named(self.impact_index.directory.name, *self._changed())
+
+    def _maker(self) -> str:
+        return f"{self.impact_index!r}.{self._method}"
+
+    def _belongs_to(self) -> tuple[Any, ...]:
+        return (self.impact_index,)
+
+
 class StoredIndex(Settings, pt.terrier.TerrierIndex):
-    """An impact index on disk: what can be read from it. :class:`ImpactIndex` adds building and searching."""
+    """An impact index on disk, with all reading methods. :class:`ImpactIndex` adds building and searching."""
 
     def __init__(self, path: str | Path, *, memory: bool = False) -> None:
         """Name an index, which need not exist yet.
@@ -69,7 +92,7 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
 
     @classmethod
     def coerce(cls, index_like: object) -> StoredIndex:
-        """Return an index that is given as its path, as itself, or as a :class:`pyterrier.terrier.TerrierIndex` with a path.
+        """Return an index given as its path, as itself, or as a :class:`pyterrier.terrier.TerrierIndex` with a path.
 
         Raises:
             TypeError: It is another object.
@@ -105,7 +128,7 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
             return self._opened
 
     def index_obj(self) -> Any:
-        """Return the Java index object, opened at first use. It must not be used after :meth:`close`, nor by several threads.
+        """Return the Java index object, opened at first use. Do not use it after :meth:`close`, nor from several threads.
 
         Raises:
             ImpactIndexError: There is no index, or its files do not match its manifest.
@@ -127,7 +150,8 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
             verbose: Whether to show a progress bar while the arrays are built.
 
         Raises:
-            ImpactIndexError: There is no index, it or its postings are damaged, or the postings cannot be written beside it.
+            ImpactIndexError: There is no index, it or its postings are damaged, or the postings cannot be written into its
+            directory.
         """
         return self.open().postings(verbose=verbose)
 
@@ -135,15 +159,15 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
         """Compare size and SHA-256 of every file with the manifest, and check the postings; reads the whole index.
 
         Raises:
-            ImpactIndexError: A file is missing or has changed (names it), or the index or its manifest does not exist.
+            ImpactIndexError: A file is missing or has changed (the message names it), or there is no index or no manifest.
         """
         self._check_built()
-        read_whole(self.directory, lambda: check_all(self.directory))
+        read_whole(self.directory, lambda: check_on_opening(self.directory, digests=True))
         if (self.directory / POSTINGS_FILE).exists():
             Postings(self.directory / POSTINGS_FILE).file.verify()
 
     def close(self) -> None:
-        """Close the index when running searches have ended; the next use opens the index that is at the path then."""
+        """Close the index after running searches have ended; the next use opens the index that is then at the path."""
         with self._lock:
             opened, self._opened, self._index_ref = self._opened, None, None
         if opened is not None:
@@ -170,7 +194,7 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
             raise ImpactIndexError(f"no index at {self.path}: build it with (csplade.doc_encoder() >> index).index(...)")
 
     def _hf_readme(self, *, repo: str, branch: str | None = "main", **kwargs: Any) -> str:
-        """Fill PyTerrier's card; only the parts around its content are kept."""
+        """Fill in PyTerrier's card, and replace its content."""
         card: str = super()._hf_readme(repo=repo, branch=branch, **kwargs)
         head, tail = card.partition("## Description")[0], card.rpartition("## Metadata")[2]
         name = repo if branch in (None, "main") else f"{repo}@{branch}"

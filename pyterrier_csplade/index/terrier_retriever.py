@@ -24,14 +24,13 @@ from .stored import StoredIndex
 # Too long for Terrier's lexicon, so never a term of an index.
 _NO_TERM = "\u00e9" * 31
 
-# Terrier reads weights with six decimals, which is exact for whole numbers, as all doubles from 2**53 are. Weights are scaled
-# to lie between 2**53 and 2**1000, so they may differ by a factor of up to 1e285.
+# Terrier reads weights with six decimals, which is exact for whole numbers, and all doubles from 2**53 are whole. Weights are
+# scaled to lie between 2**53 and 2**1000, so they may differ by a factor of up to 1e285.
 _WHOLE = 53
 _LARGEST = 1000
 
-# Only Terrier's matching language, and no look-up of metadata, which are read for all documents together.
+# Only Terrier's matching language is parsed. Metadata are not looked up, because they are read for all documents together.
 _CONTROLS = {"terrierql": "off", "parsecontrols": "off", "parseql": "off", "matchopql": "on", "decorate": "off"}
-
 
 # Held for calls whose receivers differ between threads: pyjnius keeps a receiver in an object that all threads share.
 _CALLS = threading.Lock()
@@ -40,11 +39,9 @@ _CALLS = threading.Lock()
 class ImpactRetriever(IndexRetriever):
     """Retrieves with Terrier by the dot product of query weights and impacts, in double precision.
 
-    Documents with equal scores come in the order of indexing. A query without a term of the index (empty, None, weights of 0,
+    Documents with equal scores are in the order of indexing. A query without a term of the index (empty, None, weights of 0,
     unknown terms only) has no rows in the result.
     """
-
-    schematic = {"label": "ImpactRetriever", "help_url": None}
 
     def __init__(
         self,
@@ -90,7 +87,7 @@ class ImpactRetriever(IndexRetriever):
                 request.setControl(control, value)
             request.setOriginalQuery(text)
         manager.runSearchRequest(request)
-        # The public view of results is a list of objects, and reading each takes several calls into Java.
+        # The public view of results is a list of objects, each of which takes several calls into Java to read.
         with _CALLS:
             request = pt.java.cast("org.terrier.querying.Request", request)
             results = request.getResultSet()
@@ -108,7 +105,7 @@ def _locked(function: Any, terrier: OpenTerrier, *args: Any) -> Any:
 
 
 def _detached(function: Any, *args: Any) -> Any:
-    """Call a function, and then detach the thread from Java, which would keep it otherwise."""
+    """Call a function, and then detach the thread from Java, which would otherwise keep it."""
     from jnius import detach
 
     try:
@@ -121,7 +118,7 @@ def _scale(query: dict[str, float]) -> tuple[dict[str, float], float]:
     """Scale a query so that Terrier computes with its exact weights.
 
     Terrier prints weights with six decimals and divides them by the largest. Powers of two make both steps exact: all weights
-    are multiplied by a power of two, and a term that no document has gets the next power above the largest weight.
+    are multiplied by a power of two, and a term that no document has gets the next power of two above the largest weight.
 
     Returns:
         The weights for Terrier, and the factor that turns its scores into the dot product.
@@ -133,7 +130,7 @@ def _scale(query: dict[str, float]) -> tuple[dict[str, float], float]:
 
 
 def _to_terrier(query: dict[str, float]) -> str:
-    """Return a query in Terrier's matching language; terms that could be mistaken for syntax are encoded."""
+    """Return a query in Terrier's matching language; terms that could be parsed as syntax are encoded."""
     plain = re.compile("[A-Za-z0-9]+")
     terms = {
         term if plain.fullmatch(term) else f"#base64({base64.b64encode(term.encode()).decode()})": weight

@@ -1,6 +1,6 @@
-"""The language model as an encoder of sparse vectors; torch is loaded with the first name that needs it.
+"""The language model as an encoder of sparse vectors. Names are imported when they are first used, because most need torch.
 
-``CSPLADE`` is what users make. The rest is for training and bulk encoding, which need parts of it.
+``CSPLADE`` is the class for users. Training and bulk encoding use the other names.
 """
 
 from __future__ import annotations

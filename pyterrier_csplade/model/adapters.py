@@ -1,4 +1,4 @@
-"""PEFT adapters: read from safetensors, put on a model, merged into it."""
+"""PEFT adapters: reading from safetensors, applying to a model, and merging."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .identity import digests
 _CONFIG_FILE = "adapter_config.json"
 _WEIGHTS_FILE = "adapter_model.safetensors"
 _NUMBER, _NAMES = (int, float), (str, list, type(None))
-# Types of the settings of LoRA that change vectors.
+# Types of LoRA's settings that change vectors.
 _TYPES: dict[str, tuple[type, ...]] = {
     "peft_type": (str,), "r": (int,), "lora_alpha": _NUMBER, "use_rslora": (bool,), "use_dora": (bool,),
     "fan_in_fan_out": (bool,), "rank_pattern": (dict,), "alpha_pattern": (dict,), "target_modules": _NAMES,
@@ -30,14 +30,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter that was read.
+    """The settings and tensors of an adapter.
 
     Attributes:
         name: Hub id or directory.
-        config: Its settings (PEFT).
-        digests: Digest of each of its tensors.
-        base: Hub id or directory of the model that it was trained on, as far as it says; PEFT overwrites the setting.
-        shapes: Shape of each of its tensors.
+        config: The settings (PEFT).
+        digests: Digest of each tensor.
+        base: Hub id or directory of the base model, empty if the settings do not name it. Kept here because PEFT overwrites it.
+        shapes: Shape of each tensor.
     """
 
     name: str
@@ -48,14 +48,15 @@ class Adapter:
 
     @property
     def identity(self) -> tuple[Any, Mapping[str, str]]:
-        """What the digest of a model covers of it."""
+        """The parts of the adapter that the digest of a model covers."""
         return self.config, self.digests
 
     def check_vocabulary(self, lm: Any, tokenizer: Any) -> None:
-        """Refuse an adapter that was made for another vocabulary, as before ``pyterrier-csplade vocabulary``.
+        """Refuse an adapter for another vocabulary, for example from before ``pyterrier-csplade vocabulary``.
 
         Raises:
-            ContractError: It changes embeddings or head of another number of tokens, or its tokenizer has more than the model.
+            ContractError: The adapter changes embeddings or a head with another number of tokens, or its tokenizer has more
+                tokens than the model.
         """
         ends = (lm.get_input_embeddings(), lm.get_output_embeddings())
         rows = len(ends[0].weight)
@@ -71,14 +72,14 @@ class Adapter:
             )
 
     def put_on(self, lm: Any) -> Any:
-        """Wrap a model.
+        """Wrap a model with the adapter.
 
         Raises:
             ContractError: The adapter does not fit the model.
         """
         from peft import get_peft_model
 
-        with own_errors(f"{self.name} does not fit the model"):  # shapes: another rank, or a base model of another width
+        with own_errors(f"{self.name} does not fit the model"):  # another rank, or a base model of another width
             wrapped: Any = get_peft_model(lm, self.config)
             result = wrapped.load_adapter(self.name, adapter_name="default", is_trainable=False)
         missing = [key for key in result.missing_keys if "lora_" in key]
@@ -91,23 +92,21 @@ class Adapter:
 
 
 def read_adapter(name: str) -> Adapter:
-    """Read an adapter's settings and tensors, never from pickles.
-
-    Args:
-        name: Hub id or directory.
+    """Read the settings and tensors of an adapter, never from pickles.
 
     Raises:
         FileNotFoundError: The hub has no such adapter.
-        ContractError: A file is missing or damaged, a setting has the wrong type, or a value is not finite; names it.
+        ContractError: A file is missing or damaged, a setting has the wrong type, or a value is not finite; the message names
+            it.
     """
     from peft import PeftConfig
     from peft.utils import load_peft_weights
 
     check_published(name, _CONFIG_FILE)
-    # Where this file is, PEFT reads it and no pickle.
+    # If this file exists, PEFT reads it instead of a pickle.
     if optional_file(name, _WEIGHTS_FILE) is None:
         raise ContractError(
-            f"{name} has no {_WEIGHTS_FILE}; weights in pickles are never read, save_pretrained writes safetensors"
+            f"{name} has no {_WEIGHTS_FILE}, and weights in pickles are never read: save it again with save_pretrained"
         )
     for key, value in read_json(str(optional_file(name, _CONFIG_FILE))).items():
         types = _TYPES.get(key, (object,))
@@ -124,11 +123,11 @@ def read_adapter(name: str) -> Adapter:
 
 
 def _rows_of(key: str, shape: tuple[int, ...], tables: set[str]) -> int | None:
-    """Return for how many tokens a tensor of an adapter is; None if it does not depend on their number.
+    """Return the number of tokens that a tensor of an adapter belongs to; None if its shape does not depend on the vocabulary.
 
     Args:
-        key: Its name, such as ``base_model.model.lm_head.lora_B.weight``.
-        shape: Its shape.
+        key: Name of the tensor, such as ``base_model.model.lm_head.lora_B.weight``.
+        shape: Shape of the tensor.
         tables: Names of the modules of input embeddings and head.
     """
     module, _, name = key.rpartition(".")
@@ -143,10 +142,10 @@ def _rows_of(key: str, shape: tuple[int, ...], tables: set[str]) -> int | None:
 
 
 def base_and_adapter(name: str) -> tuple[str, str | None]:
-    """Return the base model and the adapter that a name stands for; a model's name is its own, without an adapter.
+    """Return the base model and the adapter of a name; the name itself and None if it is not an adapter.
 
     Raises:
-        ContractError: It is an adapter that names no base model, or one that is not there.
+        ContractError: It is an adapter that names no base model, or the base model is not found.
     """
     if is_gguf(name) or _file(name, "config.json") is not None or (config := _file(name, _CONFIG_FILE)) is None:
         return name, None
@@ -159,16 +158,16 @@ def base_and_adapter(name: str) -> tuple[str, str | None]:
 
 
 def _file(name: str, file: str) -> str | None:
-    """Find a file of a hub model or a directory; None if one of them is not there."""
+    """Find a file of a hub model or a directory; None if the model or the file does not exist."""
     with contextlib.suppress(OSError):
         return optional_file(name, file)
     return None
 
 
 def merge_adapter(lm: Any) -> Any:
-    """Merge an adapter into its model; each end of tied weights gets its own part.
+    """Merge an adapter into its model. Tied weights are separated first.
 
-    An adapter on one end only would otherwise change the other end, too.
+    Otherwise, an adapter on the embeddings or the head alone would change both.
     """
     base = lm.get_base_model()
     first, last = (_inner(module) for module in (base.get_input_embeddings(), base.get_output_embeddings()))
@@ -178,7 +177,7 @@ def merge_adapter(lm: Any) -> Any:
     with own_errors("the adapter cannot be merged"):
         merged = lm.merge_and_unload()
     first, last = merged.get_input_embeddings(), merged.get_output_embeddings()
-    last.out_features, last.in_features = last.weight.shape  # PEFT's copy of embeddings has them the other way round
+    last.out_features, last.in_features = last.weight.shape  # PEFT's copy of embeddings swaps them
     if was_tied:
         stays_tied = torch.equal(first.weight, last.weight)
         if stays_tied:
@@ -189,7 +188,7 @@ def merge_adapter(lm: Any) -> Any:
 
 
 def _inner(module: Any) -> Any:
-    """Return the layer of the base model inside of what PEFT put around it."""
+    """Return the layer of the base model inside PEFT's wrappers."""
     while hasattr(module, "base_layer") or hasattr(module, "original_module"):
         module = module.base_layer if hasattr(module, "base_layer") else module.original_module
     return module

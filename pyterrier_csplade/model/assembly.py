@@ -1,15 +1,16 @@
-"""Models of which only what was trained is stored: they are assembled with their base model once, in the user's cache.
+"""Models that are stored without their base model, and assembled with it once, in the user's cache.
 
-The directory of such a model holds:
+The directory of such a model contains:
 
-- ``assembly.json``: ``{"format": 1, "base": ..., "layers": ...}``. The base is a name in ``bases.BASES``, or a directory;
-  ``layers`` are its kept layers, as ``CSPLADE`` takes them, or null.
-- ``config.json``, and the files of a tokenizer: of the assembled model.
-- ``rows.npy``, integers: for each row of the assembled model's embeddings and head, the base's row; without it, all rows.
-- ``weights.safetensors``: tensors that replace the base's, as ``int8_rows`` describes; their layers are numbered as in the
-  assembled model. It may be missing.
-- ``adapter_config.json`` and ``adapter_model.safetensors``: a PEFT adapter of the assembled model. They may be missing.
-- ``csplade_config.json``: the contract, which has the digest of the assembled model with its adapter.
+- ``assembly.json``: ``{"format": 1, "base": ..., "layers": ...}``. The base is a name in ``bases.BASES`` or a directory.
+  ``layers`` are the kept layers, in the form of the argument of ``CSPLADE``, or null.
+- ``config.json`` and the files of the tokenizer of the assembled model.
+- ``rows.npy``: for each row of the assembled model's embeddings and head, the number of the base model's row. Without this
+  file, all rows are kept.
+- ``weights.safetensors`` (optional): tensors that replace those of the base model, in the format of ``int8_rows``. Layers have
+  their numbers in the assembled model.
+- ``adapter_config.json`` and ``adapter_model.safetensors`` (optional): a PEFT adapter for the assembled model.
+- ``csplade_config.json``: the contract, with the digest of the assembled model and its adapter.
 """
 
 from __future__ import annotations
@@ -43,16 +44,16 @@ BASE_OF_SMALL = "smollm2-135m-instruct"
 ASSEMBLY_FILE = "assembly.json"
 WEIGHTS_FILE = "weights.safetensors"
 ROWS_FILE = "rows.npy"
-# Files of the stored model that the assembled one has as well; an adapter is put on it whenever it is loaded.
+# Files that are copied into the assembled model. An adapter is not: it is applied whenever the model is loaded.
 _COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def model_and_adapter(model: str, adapter: str | None) -> tuple[str, str | None]:
-    """Return from which files a model is loaded: the assembled model, or the base model that an adapter names.
+    """Return the model and the adapter to load for a name: an assembled model, or the base model of an adapter.
 
     Args:
         model: Hub id, directory or GGUF file.
-        adapter: Hub id or directory of an adapter for it; None if ``model`` may hold one.
+        adapter: Hub id or directory of an adapter for the model; None if ``model`` may contain one.
 
     Raises:
         CspladeError: A base model cannot be fetched, or a stored model cannot be assembled.
@@ -64,10 +65,10 @@ def model_and_adapter(model: str, adapter: str | None) -> tuple[str, str | None]
 
 
 def base_of(directory: Path) -> tuple[str, Layers | None]:
-    """Return the base model's name or directory, and which of its layers are kept.
+    """Return the base model's name or directory, and its kept layers.
 
     Raises:
-        ContractError: The description is damaged.
+        ContractError: ``assembly.json`` is damaged.
     """
     path = directory / ASSEMBLY_FILE
     values = read_json(path)
@@ -80,10 +81,10 @@ def base_of(directory: Path) -> tuple[str, Layers | None]:
 
 
 def assemble(directory: Path) -> Path:
-    """Return the assembled model of a directory: make it, and fetch its base, if the cache does not have it.
+    """Return the directory of the assembled model. If it is not in the cache, fetch the base model and assemble it.
 
     Raises:
-        CspladeError: The base cannot be fetched, or the files do not fit together.
+        CspladeError: The base model cannot be fetched, or the files do not fit together.
     """
     base, layers = base_of(directory)
     files = [
@@ -100,7 +101,7 @@ def _digest_of(base: str) -> str:
 
 
 def _assemble(directory: Path, base: str, layers: Layers | None, target: Path) -> None:
-    with own_errors(f"{directory}: the model cannot be assembled: are its files and those of its base model whole?"):
+    with own_errors(f"{directory}: the model cannot be assembled: check that its files and its base model are complete"):
         tensors = base_tensors(base, layers, directory / ROWS_FILE)
         if (directory / WEIGHTS_FILE).is_file():
             tensors |= unpack(load_file(directory / WEIGHTS_FILE))
@@ -113,15 +114,15 @@ def _assemble(directory: Path, base: str, layers: Layers | None, target: Path) -
 
 
 def base_tensors(base: str, layers: Layers | None, rows: Path) -> dict[str, Tensor]:
-    """Return the tensors of some layers of a base model, as bfloat16, with some rows of its embeddings and its head.
+    """Return the tensors of a base model as bfloat16, reduced to some layers, and some rows of the embeddings and the head.
 
     Args:
         base: A name in ``BASES``, or a directory.
         layers: The kept layers.
-        rows: A file with the kept rows; all rows are kept where it does not exist.
+        rows: A file with the numbers of the kept rows. If it does not exist, all rows are kept.
 
     Raises:
-        ContractError: The base model has no such row.
+        ContractError: The file names a row that the base model does not have.
     """
     lm, _ = Checkpoint(str(fetch_base(base)) if base in BASES else base, None, layers).load(dtype=torch.bfloat16)
     tensors = saved_tensors(lm)
@@ -132,6 +133,6 @@ def base_tensors(base: str, layers: Layers | None, rows: Path) -> dict[str, Tens
     for name, tensor in tensors.items():
         if any(tensor is end for end in ends):
             if len(kept) and not 0 <= int(kept.min()) <= int(kept.max()) < len(tensor):
-                raise ContractError(f"{rows}: the base model has {len(tensor):,} rows, numbered from 0")
+                raise ContractError(f"{rows}: the base model has only the rows 0 to {len(tensor) - 1:,}: copy the file again")
             tensors[name] = tensor.detach()[kept]
     return tensors

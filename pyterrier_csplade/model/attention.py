@@ -1,7 +1,7 @@
-"""Attention within each text of a row of texts, by PyTorch's flash kernel for CUDA.
+"""Attention within each text of a packed row, with PyTorch's flash kernel for CUDA.
 
-transformers packs texts for the package flash-attn only; this does the same for ``sdpa``. It needs ``varlen_attn`` of PyTorch
-2.11; without it, texts are padded.
+transformers packs texts only for the package flash-attn. This module does the same for ``sdpa``. It needs ``varlen_attn`` of
+PyTorch 2.11; without it, texts are padded.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ try:
 except ImportError:  # PyTorch below 2.10
     varlen_attn = None  # type: ignore[assignment]
 
-#: Its name in transformers.
+#: Name of the implementation in transformers.
 NAME = "csplade_varlen"
 
 
 def is_available(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernel takes tensors of this kind."""
+    """Return whether the kernel supports a device and a dtype."""
     half = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
     return half and varlen_attn is not None and "window_size" in _parameters(varlen_attn)
 
 
 @cache
 def _parameters(kernel: Callable[..., Any]) -> frozenset[str]:
-    """Names of a kernel's parameters, which PyTorch has added to; looked up once, because every layer asks."""
+    """Return the names of a kernel's parameters, which differ between releases of PyTorch. Cached, because every layer asks."""
     return frozenset(inspect.signature(kernel).parameters)
 
 
 def text_bounds(attention_mask: Tensor) -> dict[str, Any]:
-    """Return where each text begins in the row of all tokens that a mask [texts, length] marks, in transformers' arguments."""
+    """Return the bounds of the texts in a packed row, from their mask [texts, length], as transformers' arguments."""
     lengths = attention_mask.sum(dim=1, dtype=torch.int32)
     starts = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
     longest = int(lengths.max())
@@ -50,7 +50,7 @@ def text_bounds(attention_mask: Tensor) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def used_by(lm: Any) -> Iterator[None]:
-    """Let a model that uses PyTorch's attention attend this way; implementations that pack by themselves are kept."""
+    """Make a model with PyTorch's attention use this implementation; models that pack by themselves stay as they are."""
     before = attention_of(lm.config)
     if before != "sdpa":
         yield
@@ -73,18 +73,18 @@ def attend(
     sliding_window: int | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within texts; called by transformers' models.
+    """Attend within texts. Models of transformers call this function.
 
     Args:
-        module: The layer, which knows whether its mask is causal.
+        module: The layer; ``is_causal`` is its default mask.
         query: [1, heads, tokens, width].
         key: [1, heads of keys, tokens, width].
         value: As ``key``.
-        attention_mask: None.
+        attention_mask: Not used.
         scaling: Factor of the scores.
         is_causal: Overrides the layer's setting.
-        sliding_window: Tokens that a token sees, itself and those before it; None for all.
-        settings: The result of ``text_bounds``, and arguments of other implementations.
+        sliding_window: Number of tokens that a token attends to, including itself; None for all.
+        settings: The result of ``text_bounds``, and arguments for other implementations.
 
     Returns:
         [1, tokens, heads, width], and no weights.
@@ -107,7 +107,7 @@ def attend(
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """Make no mask: the bounds of the texts replace it."""
+    """Return no mask, because the bounds of the texts replace it."""
 
 
 AttentionInterface.register(NAME, attend)

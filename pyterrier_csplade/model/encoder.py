@@ -1,4 +1,4 @@
-"""Encoding of many texts in batches of similar length, which become smaller when memory runs out."""
+"""Encoding of many texts in batches of similar length. Batches become smaller when memory runs out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Head = Literal["streamed", "screened"]
 
 
 class _Users:
-    """The encoders of one language model, which may have different contracts."""
+    """The encoders that share one language model and may have different contracts."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -34,31 +34,32 @@ class _Users:
 
 _USERS: WeakKeyDictionary[Any, _Users] = WeakKeyDictionary()
 
-# From the error messages of the allocators of CUDA, ROCm, XPU, MPS, XLA and CPUs (Linux, Windows).
+# Parts of the error messages of the allocators of CUDA, ROCm, XPU, MPS, XLA and CPUs (Linux, Windows).
 _OUT_OF_MEMORY = (
     "out of memory", "OUT_OF_MEMORY", "STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory", "MemoryAllocation",
     "OUT_OF_DEVICE_MEMORY", "OUT_OF_HOST_MEMORY", "RESOURCE_EXHAUSTED", "Failed to allocate",
 )  # fmt: skip
 
-# Tokens, with padding, that go through a CPU together; our choice (measured: larger products are no faster, and smaller batches
-# have less padding). It does not depend on the number of threads, so that a run that resumes elsewhere has the same batches.
+# Tokens of a batch on a CPU, including padding; our choice (measured: larger products are no faster, and smaller batches have
+# less padding). It does not depend on the number of threads, so that a run that resumes elsewhere has the same batches.
 _TOKENS_ON_CPU = 1024
-# Lengths of batches on a CPU are multiples of the first number, from the second on (short texts have few lengths, and would get
-# much padding), because oneDNN keeps a compiled product for each shape; our choice (measured: half of the memory for 1 % more
-# tokens).
+# On a CPU, the lengths of batches are multiples of the first number if they are at least the second, because oneDNN keeps a
+# compiled product for each shape. Short texts have few lengths, and would get much padding. Our choice (measured: half of the
+# memory for 1 % more tokens).
 _LENGTHS_ON_CPU, _LONG_ON_CPU = 4, 32
-# Short texts that go through an accelerator together, as a multiple of the batch size: bounds the matrix [texts, vocabulary].
-# Our choice (not measured).
+# Largest number of short texts in a batch on an accelerator, as a multiple of the batch size, which bounds the matrix [texts,
+# vocabulary]; our choice (not measured).
 _SHORT_TEXTS_ON_ACCELERATOR = 8
 
 
 def plan(lengths: Sequence[int], tokens: int, texts: int) -> Iterator[slice]:
-    """Divide sequences into batches of at most ``texts`` sequences and ``tokens`` tokens with padding.
+    """Divide sequences into batches of at most ``texts`` sequences and ``tokens`` tokens, including padding.
 
     Args:
-        lengths: Lengths of the sequences, the longest first. A sequence of more than ``tokens`` tokens gets a batch of its own.
-        tokens: Largest number of tokens in a batch, padding included.
-        texts: Largest number of sequences in a batch.
+        lengths: Lengths of the sequences, in descending order. A sequence of more than ``tokens`` tokens gets a batch of its
+            own.
+        tokens: Maximum number of tokens in a batch, including padding.
+        texts: Maximum number of sequences in a batch.
     """
     start = 0
     while start < len(lengths):
@@ -68,23 +69,23 @@ def plan(lengths: Sequence[int], tokens: int, texts: int) -> Iterator[slice]:
 
 
 class BatchEncoder:
-    """Runs token sequences through a backbone.
+    """Encodes token sequences with a backbone.
 
     Attributes:
         backbone: The loaded model.
-        head: Which logits are computed: "streamed" all, "screened" those that an int8 product does not rule out (CPU only).
-        token_limit: Tokens that are tried together after memory has run out; None while it has not.
+        head: "streamed" computes all logits, "screened" only those that an int8 product does not rule out (CPU only).
+        token_limit: Maximum tokens of a batch since memory has run out; None before that.
     """
 
     def __init__(self, backbone: Backbone, head: Head | None = None) -> None:
-        """Take a model.
+        """Create an encoder.
 
         Args:
-            backbone: The model.
-            head: None takes "screened" on a CPU that multiplies int8 numbers fast (AVX-512 VNNI), "streamed" elsewhere.
+            backbone: The loaded model.
+            head: None chooses "screened" on a CPU with fast int8 products (AVX-512 VNNI), and "streamed" elsewhere.
 
         Raises:
-            ValueError: There is no such head, or it does not run on the model's device.
+            ValueError: ``head`` is unknown or does not run on the model's device.
         """
         on_cpu = backbone.device.type == "cpu"
         if head == "screened" and not on_cpu:
@@ -109,20 +110,21 @@ class BatchEncoder:
         """Encode token sequences.
 
         Args:
-            sequences: Token ids of each text; an empty sequence has an empty vector.
-            batch_size: Sequences of the contract's document length that go through the model together; on an accelerator more,
-                where they are shorter, on a CPU fewer, where they are long.
+            sequences: Token ids of each text. An empty sequence has an empty vector.
+            batch_size: Sequences of the contract's document length in a batch. Batches hold more short sequences on an
+                accelerator, and fewer long ones on a CPU.
             names: Names of the sequences in error messages.
-            wanted: What is kept of each text, and whether as weights or as impacts; all weights by default.
-            advance: Called with the number of texts done since the last call.
+            wanted: The weights to keep, and whether to return weights or impacts; all weights by default.
+            advance: Function that is called with the number of texts completed since the last call.
 
         Returns:
             float32 weights above 0 or int32 impacts, [sequences, index terms], rows in the order of the sequences.
 
         Raises:
-            DataError: There is not enough memory for one sequence alone, or a weight has no impact; names the sequence.
+            DataError: There is not enough memory for a single sequence, or a weight cannot become an impact; the message names
+                the sequence.
         """
-        # Longest first: texts of similar length share a batch, and a batch that does not fit is noticed at once.
+        # Longest first, so that texts of similar length share a batch, and too large batches are noticed at the start.
         filled = sorted((row for row, ids in enumerate(sequences) if ids), key=lambda row: -len(sequences[row]))
         advance(len(sequences) - len(filled))
         blocks = []
@@ -132,7 +134,7 @@ class BatchEncoder:
         return in_order(blocks, wanted.nothing(len(sequences), len(self.backbone.vocabulary)))
 
     def batches(self, lengths: Sequence[int], batch_size: int) -> Iterator[slice]:
-        """Divide sequences into batches, while there is enough memory; ``lengths`` are theirs, the longest first."""
+        """Divide sequences into batches, given their lengths in descending order."""
         device, tokens = self.backbone.device.type, batch_size * self.backbone.contract.document_length
         padded = [self.padded(length) for length in lengths]
         if device == "cpu":
@@ -140,7 +142,7 @@ class BatchEncoder:
         return plan(padded, tokens, batch_size * _SHORT_TEXTS_ON_ACCELERATOR)
 
     def padded(self, length: int) -> int:
-        """Return the length of a batch whose longest text has ``length`` tokens; no more than a document may have."""
+        """Return the padded length of a batch whose longest text has ``length`` tokens, at most the maximum of a document."""
         if self.backbone.device.type != "cpu" or length < _LONG_ON_CPU:
             return length
         rounded = -(-length // _LENGTHS_ON_CPU) * _LENGTHS_ON_CPU
@@ -164,7 +166,7 @@ class BatchEncoder:
                 size = len(sequences[rows[0]])
                 message = f"{names[rows[0]]}: not enough memory for one text of {size} tokens ({error})"
                 raise DataError(message) from error
-        # Outside of the handler, because the error's traceback holds the tensors of the failed batch.
+        # Outside the handler, because the error's traceback keeps the tensors of the failed batch alive.
         if self.backbone.device.type == "cuda":
             torch.cuda.empty_cache()
         self.token_limit = tokens // 2
@@ -173,43 +175,42 @@ class BatchEncoder:
     @torch.inference_mode()
     def _encode_batch(self, sequences: Sequence[Sequence[int]], names: Sequence[str], wanted: Wanted) -> csr_matrix:
         batch = self.backbone.collate(sequences, tokens=self.padded(max(map(len, sequences))))
-        # A packed row, a contract with another mask, and LongRoPE's tables change the language model while it runs.
+        # Packing, another contract's mask and LongRoPE's tables change the language model during a forward pass.
         alone = self._users.number == 1 and not self.backbone.packs and not self.backbone.rotates_by_length
         with nullcontext() if alone else self._users.turn:
             hidden = self.backbone.hidden_states(batch["input_ids"], batch["attention_mask"])
         texts, states = pooled_states(hidden, batch["pool_mask"], self.padded)
-        shape = len(sequences), len(self.backbone.vocabulary)
-        if not len(texts):
-            return wanted.nothing(*shape)
-        found = self._entries(states, wanted.threshold)
-        found = found._replace(rows=texts[found.rows])
-        folded = self.backbone.contract.fold is not None
-        return sparse_vectors(found, self.backbone.column_of_token, wanted, shape, names, folded=folded)
+        return self._vectors(states, texts, names, wanted)
 
     @torch.inference_mode()
     def encode_states(self, states: torch.Tensor, names: Sequence[str], wanted: Wanted) -> csr_matrix:
-        """Make vectors of states that stand for the last hidden states of the language model.
+        """Compute vectors from states that replace the last hidden states of the language model.
 
         Args:
             states: [texts, positions, width], on the model's device.
             names: Names of the texts in error messages.
-            wanted: What is kept of each text, and whether as weights or as impacts.
+            wanted: The weights to keep, and whether to return weights or impacts.
 
         Returns:
             [texts, terms], as ``CSPLADE.encode_docs`` returns it.
         """
-        shape = len(states), len(self.backbone.vocabulary)
-        if not len(states):
+        return self._vectors(states, torch.arange(len(states), device=states.device), names, wanted)
+
+    def _vectors(self, states: torch.Tensor, texts: torch.Tensor, names: Sequence[str], wanted: Wanted) -> csr_matrix:
+        """Compute the vectors of all named texts, of which only ``texts`` have states."""
+        shape = len(names), len(self.backbone.vocabulary)
+        if not len(texts):
             return wanted.nothing(*shape)
-        found = self._entries(states, wanted.threshold)
+        entries = self._entries(states, wanted.threshold)
+        entries = entries._replace(rows=texts[entries.rows])
         folded = self.backbone.contract.fold is not None
-        return sparse_vectors(found, self.backbone.column_of_token, wanted, shape, names, folded=folded)
+        return sparse_vectors(entries, self.backbone.column_of_token, wanted, shape, names, folded=folded)
 
     def _entries(self, states: torch.Tensor, threshold: float) -> Entries:
         weight, finish = self.backbone.head.weight, self.backbone.finish_logits
         if self.head != "screened":
             return streamed_entries(states, weight, threshold, finish)
-        # The model may be in training still: another state of the weights needs another screen.
+        # The model may still be in training. Changed weights need a new screen.
         state = (weight.data_ptr(), weight.dtype, state_of(weight))
         if self._screen is None or self._screen[0] != state:
             self._screen = state, Screen(weight)

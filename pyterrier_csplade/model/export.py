@@ -4,74 +4,50 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import ContractError
-from pyterrier_csplade.vectors.contract import Contract
 
 from .backbone import Backbone
 from .hub import remove_traces
 
 if TYPE_CHECKING:
+    from pyterrier_csplade import QueryTable
+
     from .csplade import CSPLADE
 
 
-# Words that show how a tokenizer spells the first word of a query.
+# A query that shows how a tokenizer treats the first word.
 _WORDS = "the query of a user"
 # Settings of architectures that change the logits after the LM head; see ``backbone.finish_logits``.
 _FINISHING = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
 
-class QueryWeights(Protocol):
-    """What the export needs of a query table; :class:`~pyterrier_csplade.QueryTable` has it."""
+def export_sentence_transformers(model: CSPLADE, path: str | Path, *, queries: QueryTable | None = None) -> None:
+    """Save a model as a ``SparseEncoder`` that consists of modules of sentence-transformers.
 
-    @property
-    def contract(self) -> Contract:
-        """The contract of the table."""
-        ...
+    The modules are the model without its head; a ``Dense`` layer with the head's weights, times the contract's logit scale, for
+    every token; and ``SpladePooling``. The vectors equal those of CSPLADE over all rows of the head: column ``token_ids[c]`` is
+    column ``c`` of CSPLADE. ``encode_query`` and ``encode_document`` add the prefixes.
 
-    @property
-    def weights(self) -> np.ndarray:
-        """Weight of each index term."""
-        ...
+    If queries and documents have different maximum lengths, a ``Router`` has a side for each, and the directory contains the
+    model without its head twice. The causal and the bidirectional variant can be exported. The echo variant and special tokens
+    that are not pooled cannot.
 
-    @property
-    def counts(self) -> bool:
-        """Whether repeated tokens count."""
-        ...
-
-    @property
-    def expansion(self) -> csr_matrix:
-        """Weights that each term adds to terms."""
-        ...
-
-
-def export_sentence_transformers(model: CSPLADE, path: str | Path, *, queries: QueryWeights | None = None) -> None:
-    """Save a model as a ``SparseEncoder`` of sentence-transformers, made of its own modules.
-
-    They are the model without its head, a ``Dense`` layer with the head's weights (times the contract's logit scale) on every
-    token, and ``SpladePooling``. The vectors equal CSPLADE's over all rows of the head: column ``token_ids[c]`` is
-    column ``c`` of CSPLADE. Query and document are encoded by ``encode_query`` and ``encode_document``, which add the prefixes.
-
-    Where queries and documents have different maximum lengths, a ``Router`` has a side for each, and the directory holds the
-    model without its head twice. The causal and the bidirectional variant can be expressed; echo, and special tokens that are
-    not pooled, cannot.
-
-    With a query table, the ``Router`` has ``SparseStaticEmbedding`` with the table's weights on the side of the queries. Where
-    the space at the end of a prefix is a token of its own, its weight is 0.
+    With a query table, the ``Router`` has a ``SparseStaticEmbedding`` with the table's weights as the side of the queries. If
+    the space at the end of a prefix is a token of its own, that token has the weight 0.
 
     Args:
-        model: A model whose adapter, if it has one, is merged.
+        model: A model without an unmerged adapter.
         path: A directory, which ``SparseEncoder(path)`` loads.
-        queries: A query table for this model, without expansion (``Filling(kind="counts")``), whose tokens count once.
+        queries: A query table for this model, without expansion (``Filling(kind="counts")``) and without counting repeated
+            tokens.
 
     Raises:
-        ContractError: sentence-transformers' modules cannot express the contract, the model or the table, names what they lack;
-            or the table belongs to another model.
+        ContractError: The modules of sentence-transformers cannot express the contract, the model or the table, and the message
+            names what they lack; or the table belongs to another model.
     """
     backbone, path = model.backbone, Path(path)
     _check_expressible(backbone)
@@ -107,14 +83,15 @@ def export_sentence_transformers(model: CSPLADE, path: str | Path, *, queries: Q
     remove_traces(path)
 
 
-def _static(backbone: Backbone, queries: QueryWeights, prompts: dict[str, str]) -> Any:
-    """Make the module of a table's weights, and set the prompt of queries to what makes the same tokens without the prefix."""
+def _static(backbone: Backbone, queries: QueryTable, prompts: dict[str, str]) -> Any:
+    """Return the module with a table's weights, and set the query prompt so that it gives the tokens of the prefixed query."""
     from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 
     contract, tokenizer = backbone.contract, copy.deepcopy(backbone.tokenizer)
     if not queries.contract.answers(contract):
         raise ContractError(
-            f"the table was made for documents of {queries.contract.queries_for[:12]}, not of {contract.summary}"
+            f"the query table was made for the documents of {queries.contract.queries_for[:12]}, not of {contract.summary}: "
+            "make a table for this model"
         )
 
     def read(text: str) -> list[int]:
@@ -148,7 +125,7 @@ def _check_expressible(backbone: Backbone) -> None:
             (contract.add_bos or contract.add_eos) and not contract.pool_special,
         ),
         (
-            "what this architecture does after its LM head (soft-capping, scaling)",
+            "the soft-capping or scaling of this architecture after its LM head",
             any(getattr(config, name, None) for name in _FINISHING),
         ),
         ("an adapter that is not merged: merge it first", hasattr(backbone.model, "merge_and_unload")),
@@ -163,7 +140,7 @@ def _refuse(reasons: list[tuple[str, bool]]) -> None:
 
 
 def _tokenizer(backbone: Backbone) -> Any:
-    """A copy that adds the special tokens of the contract, and no others, by itself."""
+    """Return a copy of the tokenizer that adds the special tokens of the contract and no others."""
     from tokenizers.processors import TemplateProcessing
 
     tokenizer, contract = copy.deepcopy(backbone.tokenizer), backbone.contract

@@ -1,4 +1,4 @@
-"""The LM head: maxima over positions of its logits, with a gradient in training, and those above a threshold at inference."""
+"""The LM head: maxima of its logits over positions, with gradients for training, and sparse for inference."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-# Logits in flight; our choice (measured: on a CPU 2**18 to 2**21 are equally fast, because they stay in the caches; elsewhere,
-# where each block costs launches, 128 MiB of bfloat16 are as fast as more).
+# Logits in memory at the same time; our choice (measured: on a CPU, 2**18 to 2**21 are equally fast because they stay in the
+# caches; elsewhere, where each block costs kernel launches, 128 MiB of bfloat16 are as fast as more).
 _LOGITS_IN_FLIGHT = {"cpu": 2**20}
 _LOGITS_IN_FLIGHT_ELSEWHERE = 2**26
-# Rows of the head in a block are a multiple of this; our choice (measured: products of an odd number take 6 % longer on a CPU,
-# four times as long on an H200).
+# A block has a multiple of this number of rows of the head; our choice (measured: products with an odd number of rows take 6 %
+# longer on a CPU, and four times as long on an H200).
 _ALIGNED = {"cpu": 16}
 _ALIGNED_ELSEWHERE = 256
 
-#: An architecture's function of the logits of some terms (bias, scale, cap), non-decreasing in the logit.
+#: The function that an architecture applies to the logits of some terms (bias, scale, cap), non-decreasing in the logit.
 Finish = Callable[[Tensor, "slice | Tensor"], Tensor]
 
 
 class Entries(NamedTuple):
-    """Entries of a matrix [texts, tokens]: three tensors of the same length, by row and, within it, by token."""
+    """Entries of a matrix [texts, tokens] as three tensors of the same length, sorted by row and then by token."""
 
     rows: Tensor
     tokens: Tensor
@@ -32,14 +32,14 @@ class Entries(NamedTuple):
 
 
 def rows_in_block(positions: int, device: str) -> int:
-    """Return how many rows of the head are multiplied together with ``positions`` hidden states on a type of device."""
+    """Return the number of rows of the head in a block, for ``positions`` hidden states on a type of device."""
     aligned = _ALIGNED.get(device, _ALIGNED_ELSEWHERE)
     rows = _LOGITS_IN_FLIGHT.get(device, _LOGITS_IN_FLIGHT_ELSEWHERE) // positions
     return max(aligned, rows // aligned * aligned)
 
 
 def blocks(tokens: int, states: Tensor) -> Iterator[slice]:
-    """Split a vocabulary of ``tokens`` so that the logits of all ``states`` [texts, positions, width] for a part fit caches."""
+    """Divide a vocabulary into blocks whose logits for ``states`` [texts, positions, width] fit into the caches."""
     size = rows_in_block(states.shape[0] * states.shape[1], states.device.type)
     for start in range(0, tokens, size):
         yield slice(start, min(start + size, tokens))
@@ -61,17 +61,17 @@ def max_logits(states: Tensor, weight: Tensor) -> Tensor:
 def max_pool_logits(hidden: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
     """Compute ``max over positions of (hidden @ weight.T)``, the inner part of the paper's Eq. 1.
 
-    The vocabulary is worked through in blocks, so that memory is O(batch x vocabulary), not O(batch x length x vocabulary).
-    The gradient equals the naive graph's: it flows only through the position of each maximum, and takes time in proportion to
-    the entries of the incoming gradient that are not 0.
+    The product is computed in blocks of the vocabulary, so memory is O(batch x vocabulary), not O(batch x length x vocabulary).
+    The gradient equals that of the naive computation: it flows only through the position of each maximum. Its time is
+    proportional to the number of non-zero entries of the incoming gradient.
 
     Args:
         hidden: Last hidden states, [batch, length, width].
         weight: The LM head, [vocabulary, width].
-        mask: Bool [batch, length], true where a position takes part.
+        mask: Bool [batch, length], true for pooled positions.
 
     Returns:
-        float32 [batch, vocabulary]; minus infinity in rows without a position.
+        float32 [batch, vocabulary]; minus infinity in rows without a pooled position.
     """
     if not mask.any():
         return hidden.new_full((len(hidden), len(weight)), float("-inf"), dtype=torch.float32)
@@ -80,12 +80,12 @@ def max_pool_logits(hidden: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
 
 
 def activate(pooled: Tensor) -> Tensor:
-    """Compute the weights ``log(1 + ReLU(pooled))`` of Eq. 1, exact near 0 (log1p)."""
+    """Compute the weights ``log(1 + ReLU(pooled))`` of Eq. 1, accurately near 0 (log1p)."""
     return torch.log1p(torch.relu(pooled))
 
 
 def winning_positions(hidden: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
-    """Find the position of each maximum of ``max_pool_logits``, int64 [batch, vocabulary]; 0 in rows without a position."""
+    """Find the positions of the maxima of ``max_pool_logits``, int64 [batch, vocabulary]; 0 in rows without a position."""
     positions = _pooled_positions(mask)
     _, winners = _maxima(_gather(hidden, positions), weight, with_winners=True)
     assert winners is not None
@@ -97,12 +97,12 @@ def pooled_states(hidden: Tensor, mask: Tensor, padded: Callable[[int], int] = i
 
     Args:
         hidden: Last hidden states, [batch, length, width].
-        mask: Bool [batch, length], true where a position takes part.
-        padded: Takes the largest number of pooled positions; returns how many positions to return, at most ``length``.
+        mask: Bool [batch, length], true for pooled positions.
+        padded: Function from the largest number of pooled positions to the number of positions to return, at most ``length``.
 
     Returns:
-        Rows of the batch that have such a position, int64 [texts]; and their states [texts, positions, width], where a text
-        with fewer positions than others repeats its first, which changes no maximum.
+        Rows of the batch that have a pooled position, int64 [texts]; and their states [texts, positions, width]. A text with
+        fewer positions than others repeats its first, which changes no maximum.
     """
     rows = mask.any(dim=1).nonzero()[:, 0]
     if mask.all():
@@ -111,13 +111,13 @@ def pooled_states(hidden: Tensor, mask: Tensor, padded: Callable[[int], int] = i
 
 
 def streamed_entries(states: Tensor, weight: Tensor, threshold: float, finish: Finish) -> Entries:
-    """Find the logits above ``threshold`` by computing all logits, one block of the vocabulary after the other.
+    """Find the logits above ``threshold`` by computing all logits, block by block of the vocabulary.
 
     Args:
         states: Hidden states of each text's pooled positions, [texts, positions, width].
         weight: The LM head, [tokens, width].
-        threshold: Of finished logits. NaN counts as above it, so that it is not lost.
-        finish: Applied to the product.
+        threshold: Threshold of finished logits. NaN counts as above it, so that it is not lost.
+        finish: Function that is applied to the product.
     """
     return entries_above(threshold, finish(max_logits(states, weight), slice(None)))
 
@@ -129,12 +129,9 @@ def entries_above(threshold: float, logits: Tensor) -> Entries:
 
 
 def heaviest(rows: Tensor, weights: Tensor, k: int) -> Tensor:
-    """Find the ``k`` largest weights of each row, of equal ones the first; NaN counts as the largest.
+    """Find the ``k`` largest weights of each row, given the ascending ``rows`` of all weights.
 
-    Args:
-        rows: Rows of the entries, ascending.
-        weights: Weights of the entries.
-        k: How many to keep.
+    Of equal weights, the first are kept; NaN counts as the largest.
 
     Returns:
         Positions of the entries to keep, ascending.
@@ -147,7 +144,7 @@ def heaviest(rows: Tensor, weights: Tensor, k: int) -> Tensor:
 
 
 def _maxima(states: Tensor, weight: Tensor, *, with_winners: bool) -> tuple[Tensor, Tensor | None]:
-    """Compute maxima over positions, float32 [texts, tokens], and on request the position of each, int32 [texts, tokens]."""
+    """Compute maxima over positions, float32 [texts, tokens], and optionally the position of each, int32 [texts, tokens]."""
     batch, length, width = states.shape
     flat, over_neighbours = states.reshape(batch * length, width), _over_neighbours(states, with_winners)
     pooled = torch.empty(batch, len(weight), dtype=torch.float32, device=states.device)
@@ -164,17 +161,20 @@ def _maxima(states: Tensor, weight: Tensor, *, with_winners: bool) -> tuple[Tens
             largest, places = logits.max(dim)
             winners[:, part] = places.T if over_neighbours else places
         pooled[:, part] = largest.T if over_neighbours else largest
-        del logits  # or the next block would be computed beside this one
+        del logits  # before the next block is computed
     return pooled, winners
 
 
 def _over_neighbours(states: Tensor, with_winners: bool) -> bool:
-    """Whether maxima run over neighbours in memory: faster on a CPU, but for bfloat16 without winners (measured)."""
+    """Return whether maxima run over neighbours in memory.
+
+    Our choice (measured: faster on a CPU, except for bfloat16 without winners).
+    """
     return states.device.type == "cpu" and (states.dtype == torch.float32 or with_winners)
 
 
 def _pooled_positions(mask: Tensor, padded: Callable[[int], int] = int) -> Tensor:
-    """Indices [batch, padded largest count] of each row's true positions; after them its first again, so maxima stay."""
+    """Return the true positions of each row [batch, padded largest count]; rows with fewer repeat their first."""
     counts = mask.sum(dim=1, keepdim=True)
     order = mask.int().argsort(dim=1, descending=True, stable=True)[:, : padded(max(1, int(counts.max())))]
     filled = torch.arange(order.shape[1], device=mask.device) < counts
@@ -187,7 +187,7 @@ def _gather(hidden: Tensor, positions: Tensor) -> Tensor:
 
 
 class _MaxPool(torch.autograd.Function):
-    """The blocked product and maximum, with a backward pass through the arg-max positions only."""
+    """The product and maximum in blocks, with a backward pass through the arg-max positions only."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, positions: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ class _MaxPool(torch.autograd.Function):
         row, term = gradient.nonzero(as_tuple=True)
         state = row * length + positions[row, winners[row, term].long()]
         terms, compact = torch.unique(term, return_inverse=True)
-        # A sparse matrix [states, active terms] holds the gradient of the few logits that won and are active.
+        # A sparse matrix [states, active terms] with the gradient of the few logits that are maxima and active.
         sparse = torch.sparse_coo_tensor(
             torch.stack([state, compact]), gradient[row, term].float(), (batch * length, len(terms)), check_invariants=False
         )

@@ -1,4 +1,4 @@
-"""Models and tokenizers by name: on the hub, in its cache, or in a directory."""
+"""Models and tokenizers by name, from the hub, its cache, or a directory."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from transformers.utils.hub import cached_file
 from pyterrier_csplade._errors import ContractError, CspladeError
 from pyterrier_csplade.storage.files import read_json as read_any_json
 
-# Characters of another library's message that an error repeats.
+# Characters of another library's message that an error quotes.
 _LONGEST = 240
-# Arguments that only matter while a model is loaded.
+# Arguments that have an effect only while a model is loaded.
 _LOADING = ("adapter", "revision", "layers", "quantization", "dtype", "device", "attn_implementation")
 _TOKENIZER_CONFIG = "tokenizer_config.json"
-# transformers writes into that file how it loaded the tokenizer, and a copy would be loaded in the same way.
+# Entries with which transformers records how it loaded the tokenizer. A copy with them would be loaded in the same way.
 _TRACES = ("is_local", "local_files_only")
 
 
 def check_published(name: str, file: str, revision: str | None = None) -> None:
-    """Refuse a name under which the hub, or its cache where the hub cannot be reached, has no such file.
+    """Refuse a name if the hub (or its cache, if the hub cannot be reached) does not have a file.
 
     Args:
-        name: Hub id; directories and GGUF files that exist are not looked at.
-        file: What a model or an adapter must have.
+        name: Hub id. Existing directories and GGUF files are not checked.
+        file: File that a model or an adapter must have.
         revision: Branch, tag or commit; the default branch by default.
 
     Raises:
-        FileNotFoundError: There is no such repository, revision or file, it is gated, or it is neither in reach nor cached;
-            or there is no such GGUF file.
+        FileNotFoundError: The repository, revision or file does not exist, is gated, or is neither reachable nor cached; or a
+            GGUF file does not exist.
     """
     if is_gguf(name) and not Path(name).is_file():
         raise FileNotFoundError(f"there is no file {name}")
@@ -49,17 +49,17 @@ def check_published(name: str, file: str, revision: str | None = None) -> None:
     except OSError as error:
         at = f" at revision {revision!r}" if revision else ""
         raise FileNotFoundError(
-            f"{name!r} is not a directory, and the hub has no {file} under this name{at}. Check the name; a gated "
-            f"model needs `hf auth login`, a machine without network needs the model in its cache. "
-            f"The hub's client: {_short(error)}"
+            f"{name!r} is not a directory, and the hub has no {file} under this name{at}. Check the name. A gated "
+            f"model needs `hf auth login`; a machine without a network needs the model in its cache. "
+            f"The hub's client reports: {_short(error)}"
         ) from error
 
 
 def optional_file(name: str, file: str, revision: str | None = None) -> str | None:
-    """Find a file of a hub model or a directory; None where it has no such file, and for a GGUF file, which is alone.
+    """Find a file of a hub model or a directory; None if there is no such file, and for a GGUF file.
 
     Raises:
-        OSError: The hub has no such repository or revision, or it is gated.
+        OSError: The hub has no such repository or revision, or the repository is gated.
     """
     if is_gguf(name):
         return None
@@ -73,12 +73,12 @@ def optional_file(name: str, file: str, revision: str | None = None) -> str | No
 
 
 def is_gguf(name: str) -> bool:
-    """Whether a name is the name of a GGUF file."""
+    """Return whether a name is the name of a GGUF file."""
     return Path(name).suffix.lower() == ".gguf"
 
 
 def source(name: str) -> tuple[str, dict[str, str]]:
-    """Return the arguments, one and others with names, by which ``from_pretrained`` finds a model or a GGUF file.
+    """Return the positional and keyword arguments with which ``from_pretrained`` finds a model or a GGUF file.
 
     Raises:
         ContractError: The package that reads GGUF files is not installed.
@@ -86,7 +86,7 @@ def source(name: str) -> tuple[str, dict[str, str]]:
     if not is_gguf(name):
         return name, {}
     if importlib.util.find_spec("gguf") is None:
-        raise ContractError(f'{name}: GGUF files are read with another package: pip install "pyterrier-csplade[gguf]"')
+        raise ContractError(f'{name}: reading GGUF files needs the package gguf: pip install "pyterrier-csplade[gguf]"')
     return str(Path(name).parent), {"gguf_file": Path(name).name}
 
 
@@ -94,10 +94,10 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """Load the tokenizer of a model.
 
     Raises:
-        ContractError: The model comes without one, or it needs a package that is not installed; names it.
+        ContractError: The model has no tokenizer, or the tokenizer needs a package that is not installed; the message names it.
     """
     try:
-        with own_errors(f"{name}: its tokenizer cannot be loaded: are tokenizer.json and tokenizer_config.json there?"):
+        with own_errors(f"{name}: its tokenizer cannot be loaded: check tokenizer.json and tokenizer_config.json"):
             place, settings = source(name)
             tokenizer = AutoTokenizer.from_pretrained(place, **settings, revision=revision, trust_remote_code=False)
             tokenizer.get_vocab(), tokenizer.added_tokens_decoder, tokenizer("a", add_special_tokens=False)
@@ -107,7 +107,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
 
 
 def _of_file(tokenizer: Any) -> Any:
-    """Remove the tokens that a GGUF file does not have: transformers adds GPT-2's end-of-text token to every byte-level one."""
+    """Remove tokens that a GGUF file does not have, such as GPT-2's end-of-text token, which transformers always adds."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     added = [token for token in state["added_tokens"] if token["id"] < len(state["model"]["vocab"])]
     if len(added) == len(state["added_tokens"]):
@@ -122,20 +122,20 @@ def _of_file(tokenizer: Any) -> Any:
 
 @contextlib.contextmanager
 def own_errors(what: str) -> Iterator[None]:
-    """Raise whatever libraries raise about a user's files as this package's error.
+    """Raise the errors of libraries about a user's files as errors of this package.
 
     Args:
-        what: What failed and how to solve it; the beginning of the message.
+        what: Beginning of the message: what failed, and what to do.
 
     Raises:
-        ContractError: The body raised an error; not if it is this package's, a lack of memory or of a package.
+        ContractError: The body raised an error other than an error of this package, a lack of memory, or a missing package.
     """
     try:
         yield
     except (CspladeError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
     except BaseException as error:
-        # Panics of libraries in Rust are no Exceptions.
+        # Panics of Rust libraries are not subclasses of Exception.
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             if "trust_remote_code" in str(error):
                 what = f"{what.partition(':')[0]} needs code of its own (trust_remote_code), which is never run"
@@ -144,10 +144,10 @@ def own_errors(what: str) -> Iterator[None]:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Read an object from a file of JSON.
+    """Read an object from a JSON file.
 
     Raises:
-        ContractError: The file holds something else.
+        ContractError: The file contains something else.
     """
     with own_errors(f"{path} cannot be read as JSON: copy it again"):
         values = read_any_json(Path(path))
@@ -160,15 +160,15 @@ def weight_files(name: str, revision: str | None = None) -> list[Path]:
     """Return the safetensors files of a model, from the hub's cache or its directory.
 
     Raises:
-        FileNotFoundError: It has none.
-        ContractError: The list of its files is damaged.
+        FileNotFoundError: The model has no such file.
+        ContractError: The index of its files is damaged.
     """
     if single := optional_file(name, SAFE_WEIGHTS_NAME, revision):
         return [Path(single)]
     index = optional_file(name, SAFE_WEIGHTS_INDEX_NAME, revision)
     if index is None:
         raise FileNotFoundError(
-            f"{name} has no {SAFE_WEIGHTS_NAME}; weights in pickles are never read, save_pretrained writes safetensors"
+            f"{name} has no {SAFE_WEIGHTS_NAME}, and weights in pickles are never read: save it again with save_pretrained"
         )
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(file, str) and Path(file).name == file for file in names.values()):
@@ -180,16 +180,16 @@ def weight_files(name: str, revision: str | None = None) -> list[Path]:
 
 
 def check_source(model: Any, changed: Mapping[str, Any]) -> None:
-    """Refuse what names no model, before anything is looked for on a hub.
+    """Refuse arguments that name no model, before a hub is asked.
 
     Args:
-        model: Hub id, directory, GGUF file, or a pair.
-        changed: The other arguments that are not their defaults; ``adapter`` is a hub id or directory.
+        model: Hub id, directory, GGUF file, or a pair (language model, tokenizer).
+        changed: The other arguments that differ from their defaults. ``adapter`` is a hub id or directory.
 
     Raises:
-        FileNotFoundError: A directory or file is missing, or a directory holds no checkpoint.
+        FileNotFoundError: A directory or file is missing, or a directory contains no checkpoint.
         TypeError: ``model`` is neither a name nor a pair of a model and a tokenizer.
-        ValueError: An argument for loading a model comes with a pair.
+        ValueError: A pair was given, together with an argument for loading a model.
     """
     if not isinstance(model, str):
         parts = model if isinstance(model, tuple) else (model,)
@@ -200,7 +200,7 @@ def check_source(model: Any, changed: Mapping[str, Any]) -> None:
             )
         for name in _LOADING:
             if name in changed:
-                raise ValueError(f"{name}={changed[name]!r} says how to load a model, but this one is loaded: leave it out")
+                raise ValueError(f"{name}={changed[name]!r} is for loading, but this model is loaded already: leave it out")
         return
     adapters = [(changed["adapter"], "adapter_config.json")] if "adapter" in changed else []
     if is_gguf(model) and not Path(model).is_file():
@@ -210,21 +210,21 @@ def check_source(model: Any, changed: Mapping[str, Any]) -> None:
         if path.is_dir() and not (path / file).is_file():
             is_adapter = file == "config.json" and (path / "adapter_config.json").is_file()
             if is_adapter and not adapters:
-                continue  # it names its base model
-            remedy = ": it is an adapter, CSPLADE(base model, adapter=...) takes it" if is_adapter else ""
+                continue  # an adapter that names its base model
+            remedy = ": it is an adapter: load it with CSPLADE(base model, adapter=...)" if is_adapter else ""
             raise FileNotFoundError(f"{name} holds no {file}{remedy}")
         if not path.exists() and (path.is_absolute() or name.startswith(("./", "../", "~"))):
             raise FileNotFoundError(f"there is no directory {name}")
 
 
 def save_tokenizer(tokenizer: Any, directory: str | Path) -> None:
-    """Write a tokenizer's files into a directory, without traces of how the tokenizer was loaded."""
+    """Write a tokenizer's files into a directory, without the entries that record how it was loaded."""
     tokenizer.save_pretrained(directory)
     remove_traces(directory)
 
 
 def remove_traces(directory: str | Path) -> None:
-    """Remove how tokenizers were loaded from their files in a directory and those below it."""
+    """Remove the entries that record how a tokenizer was loaded from all tokenizer files below a directory."""
     for path in Path(directory).rglob(_TOKENIZER_CONFIG):
         settings = read_json(path)
         kept = {key: value for key, value in settings.items() if key not in _TRACES}

@@ -1,10 +1,11 @@
-"""Identity of an encoder: one digest of all that its vectors depend on besides the contract.
+"""The identity of an encoder: one digest of everything that its vectors depend on except the contract.
 
-It covers the values of all tensors, the configuration, the tokenizer, and an adapter's settings and tensors. Left out is what
-changes no vector: names, paths, versions, dropout, how tensors are divided into files, and the type in which they are stored.
-A tensor whose values all fit into bfloat16 is digested as bfloat16, any other of 16 or 32 bits as float32. A model that was
-loaded as float32 (or in the type of its files) therefore has the digest of its directory, and a directory that is saved from
-a pair of model and tokenizer has the pair's. A model that was rounded or quantised before it came here has another one.
+The digest covers the values of all tensors, the configuration, the tokenizer, and the settings and tensors of an adapter. It
+does not cover what changes no vector: names, paths, versions, dropout, the division of tensors into files, and the dtype in
+which they are stored. A tensor of 16 or 32 bits is digested as bfloat16 if all of its values fit, and as float32 otherwise. A
+model that was loaded as float32 (or in the dtype of its files) therefore has the digest of its directory, and a directory that
+was saved from a pair of model and tokenizer has the digest of the pair. A model that was rounded or quantised before has a
+different digest.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from pyterrier_csplade.vectors.contract import WHOLE, Contract
 
 from .transformers_internals import as_saved
 
-# Values that are digested together; our choice (not measured).
+# Number of values that are digested at once; our choice (not measured).
 _PIECE = 2**22
-# Bytes of a checkpoint from which its digests are kept in a file; our choice (measured: fewer take half a second).
+# Size in bytes from which the digests of a checkpoint are kept in a file; our choice (measured: smaller ones take half a
+# second).
 _KEPT_FROM = 2**28
 _DIGESTS_FILE = ".csplade_digests.json"
-# Settings of configurations that change no vector. ``is_causal`` follows from the contract.
+# Settings that change no vector. ``is_causal`` follows from the contract.
 _NO_EFFECT = frozenset({
     "_name_or_path", "architectures", "attn_implementation", "_attn_implementation", "auto_map", "bos_token_id",
     "chunk_size_feed_forward", "decoder_start_token_id", "dtype", "eos_token_id", "id2label", "initializer_range", "is_causal",
@@ -45,9 +47,9 @@ _NO_EFFECT = frozenset({
     "loftq_config", "megatron_config", "megatron_core", "peft_version", "revision", "runtime_config", "task_type",
 })  # fmt: skip
 _NO_EFFECT_ENDINGS = ("dropout", "pdrop", "layerdrop")
-# Parts of a fast tokenizer's file that determine tokens.
+# Parts of tokenizer.json that determine tokens.
 _TOKENIZER_PARTS = ("normalizer", "pre_tokenizer", "model", "added_tokens")
-# Values of each parameter that the digest of version 0.1.0 reads.
+# Number of values of each parameter that the digest of version 0.1.0 covers.
 _SAMPLE = 256
 
 
@@ -60,7 +62,7 @@ def identity(
         tensors: Digest of each tensor by name.
         config: The model's configuration.
         tokenizer: The model's tokenizer.
-        contract: Which special tokens are added to texts.
+        contract: The contract; only its special tokens are used.
         adapter: Settings of an adapter (PEFT), and digests of its tensors.
     """
     parts = [
@@ -75,7 +77,7 @@ def identity(
 
 
 def identity_of_pair(lm: Any, tokenizer: Any, contract: Contract, name: str) -> str:
-    """Digest a model in memory; a PEFT model that is not merged has the settings of its adapters in it."""
+    """Digest a model in memory, including the settings of unmerged PEFT adapters."""
     adapters = getattr(lm, "peft_config", None)
     settings = {key: _settings(config) for key, config in (adapters or {}).items()}
     adapter: tuple[Any, Mapping[str, str]] | None = (settings, {}) if settings else None
@@ -83,27 +85,21 @@ def identity_of_pair(lm: Any, tokenizer: Any, contract: Contract, name: str) -> 
 
 
 def tensors_of_checkpoint(lm: Any, files: Sequence[Path], name: str) -> dict[str, str]:
-    """Digest the tensors of a checkpoint's files that a model uses.
-
-    Args:
-        lm: The model, loaded from them.
-        files: Files of safetensors.
-        name: The model's name in error messages.
-    """
+    """Digest those tensors of a checkpoint's files that a model uses."""
     return used_tensors(lm, digests_of_files(files, name))
 
 
 def used_tensors(lm: Any, found: Mapping[str, str]) -> dict[str, str]:
-    """Return the digests of those tensors of a checkpoint that a model uses."""
+    """Select the digests of those tensors of a checkpoint that a model uses."""
     wanted = {key for key, _ in lm.named_parameters()}
-    if wanted <= found.keys():  # the rest are copies of tied weights, and buffers that no model reads any more
+    if wanted <= found.keys():  # the others are copies of tied weights, and obsolete buffers
         stored = {key for key, _ in lm.named_buffers()}
         return {key: digest for key, digest in found.items() if key in wanted or key in stored}
-    return dict(found)  # transformers renames or joins tensors of this architecture
+    return dict(found)  # transformers renames or joins the tensors of this architecture
 
 
 def digests(tensors: Iterable[tuple[str, Tensor]], name: str) -> dict[str, str]:
-    """Digest tensors, several of them at the same time.
+    """Digest tensors, several in parallel.
 
     Raises:
         ContractError: A value is not finite.
@@ -114,7 +110,7 @@ def digests(tensors: Iterable[tuple[str, Tensor]], name: str) -> dict[str, str]:
 
 
 def tokens_digest(tokenizer: Any) -> str:
-    """Digest what determines the tokens of a text: normalisation, pre-tokenisation, vocabulary, merges, added tokens."""
+    """Digest what determines the tokens of a text: normalisation, pre-tokenisation, vocabulary, merges, and added tokens."""
     digest = hashlib.sha256()
     settings: list[Any]
     if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
@@ -124,7 +120,7 @@ def tokens_digest(tokenizer: Any) -> str:
         vocabulary = model.pop("vocab", [])
         if isinstance(vocabulary, dict):
             vocabulary = sorted(vocabulary, key=vocabulary.__getitem__), sorted(vocabulary.values())
-        # Older versions of tokenizers write each as one string.
+        # Older versions of the library tokenizers write a merge as one string.
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
         digest.update(json.dumps([vocabulary, merges]).encode())
         settings = [state[part] for part in _TOKENIZER_PARTS]
@@ -143,8 +139,8 @@ def tokens_digest(tokenizer: Any) -> str:
 def sampled_digest(lm: Any) -> str:
     """Digest a model's weights as version 0.1.0 did.
 
-    It covers names, shapes and evenly spaced values of all floating-point parameters, as bfloat16, and is the same for float32
-    and bfloat16 loads of one checkpoint.
+    The digest covers the names, shapes and evenly spaced values of all floating-point parameters, as bfloat16. It is the same
+    whether a checkpoint is loaded as float32 or as bfloat16.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(lm.named_parameters()):
@@ -156,7 +152,7 @@ def sampled_digest(lm: Any) -> str:
 
 
 def saved_tensors(lm: Any) -> dict[str, Tensor]:
-    """Return a model's tensors by the names under which it saves them, tied ones once."""
+    """Return a model's tensors by the names under which it saves them, and tied tensors once."""
     first: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in lm.state_dict(keep_vars=True).items():
         if isinstance(tensor, Tensor):
@@ -172,7 +168,7 @@ def _digest(key: str, tensor: Tensor, name: str) -> str:
     digest = hashlib.sha256(f"{dtype}{tuple(tensor.shape)}".encode())
     for piece in torch.split(values, _PIECE) if len(values) else ():
         piece = piece.to("cpu", dtype).contiguous()
-        # A sum is fast, and not finite if a value is not; it may also overflow.
+        # A sum is fast, and not finite if a value is not. It may also overflow.
         if dtype in (torch.bfloat16, torch.float32) and not piece.sum(dtype=torch.float32).isfinite():
             if not piece.isfinite().all():
                 raise ContractError(f"{name}: the tensor {key} holds values that are not finite: copy the checkpoint again")
@@ -185,7 +181,7 @@ def _fits_bfloat16(piece: Tensor) -> bool:
 
 
 def digests_of_files(files: Sequence[Path], name: str) -> dict[str, str]:
-    """Digest the tensors of files; large files are read again only if their size or time of change is another."""
+    """Digest the tensors of files. Large files are read again only if their size or modification time has changed."""
     states = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
     places = [] if sum(size for size, _ in states.values()) < _KEPT_FROM else _places(files[0].parent)
     for place in places:
@@ -209,7 +205,7 @@ def digests_of_files(files: Sequence[Path], name: str) -> dict[str, str]:
 
 
 def _places(directory: Path) -> list[Path]:
-    """Return where digests of a directory's files may be: beside them, and in the user's cache."""
+    """Return the possible places of the digests of a directory's files: beside them, and in the user's cache."""
     return [
         directory / _DIGESTS_FILE,
         cache_directory() / f"{hashlib.sha256(str(directory.resolve()).encode()).hexdigest()}.json",
@@ -217,12 +213,12 @@ def _places(directory: Path) -> list[Path]:
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """Return the settings of a configuration that may change vectors and are not the architecture's defaults."""
+    """Return the settings that may change vectors and differ from the architecture's defaults."""
     if isinstance(config, dict):
         return config
     try:
         defaults = type(config)().to_dict()
-    except Exception:  # an architecture whose configuration has no defaults
+    except Exception:  # no defaults in this architecture
         defaults = {}
     return _kept(config.to_dict(), defaults)
 
@@ -240,7 +236,7 @@ def _kept(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, A
 
 
 def _without_nothing(value: Any) -> Any:
-    """Remove entries that are false or empty, which newer versions of tokenizers add."""
+    """Remove entries that are false or empty, because newer versions of the library tokenizers add some."""
     if isinstance(value, dict):
         return {key: _without_nothing(part) for key, part in value.items() if part or part == 0 and part is not False}
     return [_without_nothing(part) for part in value] if isinstance(value, (list, tuple)) else value

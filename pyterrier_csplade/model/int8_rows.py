@@ -1,10 +1,10 @@
-"""Tensors of 8 bits with one scale for each row: the form in which this package ships trained layers.
+"""Matrices in 8 bits with one scale per row: the format in which this package ships trained layers.
 
-A file in this form is a safetensors file. A matrix ``name`` of [rows, columns] is stored as ``name``, int8 [rows, columns], and
-``name.scale``, float32 [rows]. The values of row i are ``scale[i] * int8[i]``, rounded to bfloat16; a scale is the largest
-absolute value of its row, divided by 127. Tensors of another number of dimensions are stored as bfloat16.
+The files are safetensors files. A matrix ``name`` [rows, columns] is stored as ``name``, int8 [rows, columns], and
+``name.scale``, float32 [rows]. Row i is ``scale[i] * int8[i]``, rounded to bfloat16. The scale is the largest absolute value of
+the row, divided by 127. Tensors that are not matrices are stored as bfloat16.
 
-The products are of two float32 numbers, and are rounded once, so that they are the same on every machine.
+Each product multiplies two float32 numbers and is rounded once, so every machine computes the same values.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _LARGEST = 127
 
 
 def pack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Round matrices to 8 bits, and other tensors to bfloat16.
+    """Round matrices to 8 bits and other tensors to bfloat16.
 
     Raises:
-        ContractError: A value is not finite; names the tensor.
+        ContractError: A value is not finite; the message names the tensor.
     """
     packed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -42,17 +42,17 @@ def pack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors, as bfloat16.
+    """Return the tensors as bfloat16.
 
     Raises:
-        ContractError: A tensor of 8 bits has no scales, or their number is not that of its rows; names it.
+        ContractError: An 8-bit tensor does not have one scale per row; the message names the tensor.
     """
     tensors: dict[str, Tensor] = {}
     for name, values in packed.items():
         if values.dtype == torch.int8:
             scale = packed.get(f"{name}{_SCALE}")
             if scale is None or scale.shape != values.shape[:1]:
-                raise ContractError(f"the tensor {name} of 8 bits must have one scale for each of its {len(values)} rows")
+                raise ContractError(f"the 8-bit tensor {name} must have one scale for each of its {len(values)} rows")
             tensors[name] = (values.float() * scale.float()[:, None]).to(torch.bfloat16)
         elif not (name.endswith(_SCALE) and name.removesuffix(_SCALE) in packed):
             tensors[name] = values.to(torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Models with fewer layers: their configuration, and the names of their tensors."""
+"""The configuration and the tensor names of models with fewer layers."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from transformers import AutoModelForCausalLM
 from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade.vectors.contract import Layers
 
-# Settings of configurations that are lists with one entry for each layer.
+# Settings that are lists with one entry per layer.
 _PER_LAYER = ("layer_types", "mlp_layer_types", "layers_block_type", "no_rope_layers")
 
 
 def kept_layers(config: Any, layers: Layers, name: str) -> list[int]:
-    """Return the indices of the layers that are kept.
+    """Return the indices of the kept layers.
 
     Args:
         config: The configuration of the whole model.
-        layers: Number of the first layers to keep, or indices, ascending.
+        layers: Number of first layers to keep, or ascending indices of layers.
         name: The model's name in error messages.
 
     Raises:
-        ContractError: The model does not have a layer; names it.
+        ContractError: The model does not have a layer; the message names the layer.
     """
     kept = list(range(layers)) if isinstance(layers, int) else layers
     count = config.get_text_config().num_hidden_layers
@@ -39,7 +39,7 @@ def kept_layers(config: Any, layers: Layers, name: str) -> list[int]:
 
 
 def cut_config(config: Any, layers: Layers, name: str) -> Any:
-    """Return the configuration of a model with fewer layers; arguments and errors as for :func:`kept_layers`."""
+    """Return the configuration of a model with fewer layers; arguments and errors are the same as for :func:`kept_layers`."""
     kept = kept_layers(config, layers, name)
     cut = copy.deepcopy(config)
     text = cut.get_text_config()
@@ -52,12 +52,13 @@ def cut_config(config: Any, layers: Layers, name: str) -> Any:
 
 
 def new_names(config: Any, layers: Layers, name: str) -> Callable[[str], str | None]:
-    """Return a function from a tensor's name in the whole model to its name in the cut one, None for a layer that is dropped.
+    """Return a function that maps a tensor's name in the whole model to its name in the cut model, None for dropped layers.
 
-    Arguments and errors as for :func:`kept_layers`; also a ContractError if the model has no list of layers.
+    Arguments and errors are the same as for :func:`kept_layers`. Raises a ContractError also if the model has no list of
+    layers.
     """
     places = {old: new for new, old in enumerate(kept_layers(config, layers, name))}
-    # Checkpoints may leave out the beginning of a path, so that only the name of the list of layers is looked for.
+    # Checkpoints may leave out the beginning of a path, so the pattern contains only the name of the list of layers.
     pattern = re.compile(rf"(^|\.){_list_of_layers(config, name)}\.(\d+)\.")
 
     def new_name(tensor: str) -> str | None:
@@ -71,17 +72,17 @@ def new_names(config: Any, layers: Layers, name: str) -> Callable[[str], str | N
 
 
 def _list_of_layers(config: Any, name: str) -> str:
-    """Return under which name a model has its layers, such as "layers" or "h"."""
+    """Return the name of a model's list of layers, such as "layers" or "h"."""
     count = config.get_text_config().num_hidden_layers
     paths = [path for path, module in empty_model(config).named_modules()
              if isinstance(module, nn.ModuleList) and len(module) == count]  # fmt: skip
     if not paths:
-        raise ContractError(f"layers: {name} has no list of {count} layers, so that they cannot be chosen: leave layers out")
+        raise ContractError(f"layers: {name} has no list of {count} layers to choose from: leave layers out")
     return re.escape(min(paths, key=lambda path: path.count(".")).rpartition(".")[2])
 
 
 def empty_model(config: Any) -> Any:
-    """Build the model of a configuration without memory for its weights."""
+    """Build the model of a configuration without allocating its weights."""
     logger = logging.getLogger("transformers.modeling_utils")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Loading of checkpoints: transformers, PEFT adapters, bitsandbytes, torchao, and the contract that comes with them."""
+"""Loading of checkpoints and their contracts, with transformers, PEFT, bitsandbytes and torchao."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from .selftest import self_test
 
 Quantization = Literal["int8", "nf4", "int8-weight-only"]
 
-# Rows that bitsandbytes packs together.
+# Number of rows that bitsandbytes packs together.
 _PACKED_ROWS = 32
 
 
 def read_contract(model: str, revision: str | None) -> Contract | None:
-    """Read the contract of a hub model or of a directory; None if it has none."""
+    """Read the contract of a hub model or a directory; None if there is no contract."""
     found = optional_file(model, CONTRACT_FILE, revision)
     return Contract.load(Path(found)) if found else None
 
@@ -39,10 +39,10 @@ def read_contract(model: str, revision: str | None) -> Contract | None:
 def agree_on_contract(
     stored: Contract | None, variant: Variant | None, layers: Layers | None, given: Contract | None, source: str
 ) -> Contract | None:
-    """Choose the contract: the stored one, if there is one, and nothing may contradict it.
+    """Return the stored contract, or else the given one, after a check that the arguments do not contradict it.
 
     Raises:
-        ContractError: An argument contradicts the stored contract; names both values.
+        ContractError: An argument contradicts the contract; the message names both values.
     """
     if given is not None and variant not in (None, given.variant):
         raise ContractError(f"variant={variant!r} contradicts the given contract's variant {given.variant!r}")
@@ -82,20 +82,20 @@ def load_backbone(
     attn_implementation: str | None,
     verbose: bool = False,
 ) -> Backbone:
-    """Load a checkpoint from safetensors files, never from pickles, and prove that it keeps its contract.
+    """Load a checkpoint from safetensors files, never from pickles, and test that it encodes as its contract says.
 
     Raises:
         ContractError: A tensor of the checkpoint or the adapter is missing, unexpected or not finite; there is no tokenizer;
-            vocabulary or weights differ from the contract's; or the self-test fails.
-        FileNotFoundError: The hub has no such model, revision or adapter, or it cannot be reached.
-        ValueError: There is no such ``dtype``.
-        ImportError: torchao is asked for and not installed.
+            the vocabulary or the weights differ from the contract; or the self-test fails.
+        FileNotFoundError: The hub has no such model, revision or adapter, or cannot be reached.
+        ValueError: ``dtype`` is unknown.
+        ImportError: ``quantization`` needs torchao, which is not installed.
     """
     device = device or _default_device()
     dtype = to_dtype(dtype, device)
     checkpoint = Checkpoint(model, revision, contract.layers)
     added, tokenizer = _read_files(model, revision, adapter)
-    # Downloads take long, so that progress is always shown.
+    # Progress is always shown for downloads, because they take long.
     with (
         _progress(shown=verbose or not Path(model).exists()),
         own_errors(f"{model}: the model cannot be loaded: are its configuration and its weights there and whole?"),
@@ -113,7 +113,7 @@ def load_backbone(
         lm = added.put_on(lm)
     if quantization == "nf4":
         _pack_whole_blocks_only(lm)
-    exact = quantization in (None, "int8-weight-only")  # the checkpoint's own weights were loaded
+    exact = quantization in (None, "int8-weight-only")  # the weights were loaded without rounding
     sampled = sampled_digest(lm) if exact and dtype != torch.float16 else ""
     if added is not None and exact:
         lm = merge_adapter(lm)
@@ -127,7 +127,7 @@ def load_backbone(
 
 
 def _read_files(model: str, revision: str | None, adapter: str | None) -> tuple[Adapter | None, Any]:
-    """Return the adapter and the tokenizer, which an adapter may have of its own; check that the model has weights."""
+    """Return the adapter and the tokenizer, which may come with the adapter, after a check that the model has weights."""
     check_published(model, "config.json", revision)
     if optional_file(model, "adapter_config.json", revision) is not None:
         raise ContractError(f"{model} holds an adapter: CSPLADE(base model, adapter={model!r}) loads it")
@@ -158,21 +158,21 @@ def prepare_backbone(
     sampled: str | None = None,
     quantized: bool = False,
 ) -> Backbone:
-    """Combine a model and its contract, fill in the digests or compare them, and test the result.
+    """Combine a model with its contract, set or compare the digests, and test the result.
 
     Args:
         lm: The model.
-        tokenizer: Its tokenizer.
-        contract: How texts are encoded.
-        digest: Digest of all of the model; computed from what is in memory by default.
+        tokenizer: The tokenizer.
+        contract: The contract of the model.
+        digest: Digest of the whole model; by default computed from the model in memory.
         name: The model's name in error messages.
-        sampled: Its digest as version 0.1.0 made it, empty if the weights in memory are not the checkpoint's own; computed by
+        sampled: Digest of the model in the form of version 0.1.0, empty if the weights in memory are rounded; computed by
             default.
-        quantized: Whether linear layers have weights of 4 or 8 bits.
+        quantized: Whether linear layers have weights in 4 or 8 bits.
 
     Raises:
-        ContractError: Vocabulary, digest or stored vectors differ from the contract's; the tokenizer cannot keep the contract;
-            or the self-test fails.
+        ContractError: The vocabulary, the digest or the vectors of the probes differ from the contract; the tokenizer does not
+            support the contract; or the self-test fails.
     """
     with own_errors(f"{name}: model and tokenizer do not fit together"):
         backbone = Backbone(lm, tokenizer, contract).eval()
@@ -204,14 +204,10 @@ def _agreed(key: str, found: str, stored: str, name: str) -> str:
 
 
 def _agreed_digests(contract: Contract, digest: str, sampled: str, name: str, *, rounded: bool) -> dict[str, str]:
-    """Compare the digests of a model with its contract's.
+    """Compare the digests of a model with the digests in its contract, and return both kinds.
 
-    Args:
-        contract: The contract, whose kind of digest stays in ``weights``.
-        digest: Digest of all of the model.
-        sampled: Its digest as version 0.1.0 made it; empty if unknown.
-        name: The model's name in error messages.
-        rounded: Whether ``digest`` is of weights that may have been rounded since they were saved.
+    ``sampled`` is the digest in the form of version 0.1.0, empty if unknown. With ``rounded``, the weights may have been
+    rounded since they were saved. The field ``weights`` keeps the contract's kind of digest.
     """
     older = contract.other_weights
     if contract.weights and not contract.weights.startswith(WHOLE):
@@ -227,8 +223,8 @@ def _warn_of_another_base(adapter: Adapter, model: str) -> None:
     named = adapter.base
     if named and Path(model).resolve().name.lower() not in (Path(named).name.lower(), Path(named).resolve().name.lower()):
         warn(
-            f"{adapter.name} names {named!r} as its base model, and goes onto {model!r}: with another base its vectors are "
-            "wrong. adapter_config.json has the name (base_model_name_or_path)"
+            f"{adapter.name} names {named!r} as its base model, but is loaded with {model!r}. Its vectors are wrong "
+            "unless both are the same model. If they are, correct base_model_name_or_path in adapter_config.json"
         )
 
 
@@ -236,7 +232,7 @@ def save_backbone(backbone: Backbone, path: Path) -> None:
     """Write model, tokenizer and contract into a directory.
 
     Raises:
-        ContractError: The model is a PEFT model, which saves only its adapter.
+        ContractError: The model is a PEFT model, which would save only its adapter.
     """
     if hasattr(backbone.model, "merge_and_unload"):
         raise ContractError("a PEFT model saves its adapter only: merge it first, model.merge_and_unload()")
@@ -246,19 +242,19 @@ def save_backbone(backbone: Backbone, path: Path) -> None:
 
 
 def save_contract(backbone: Backbone, path: Path) -> None:
-    """Write the contract of a model into the directory in which it was saved, with the digest of its files and its probes."""
+    """Write a model's contract, with the digest of its files and its probes, into the directory in which it was saved."""
     lm, contract = backbone.model, backbone.contract
-    # As they will be loaded. An adapter may have been merged, too: the contract has the digest of base and adapter then.
+    # Read from the files, because the model in memory may differ: an adapter may have been merged.
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     tensors = tensors_of_checkpoint(lm, weight_files(str(path)), str(path))
     digest = identity(tensors, config, load_tokenizer(str(path)), contract, None)
     digests = {"weights": digest, "other_weights": sampled_digest(lm)}
-    contract.replace(**digests, layers=None, probes=probe_vectors(backbone)).save(path)  # the files have only its layers
+    contract.replace(**digests, layers=None, probes=probe_vectors(backbone)).save(path)  # the files have only these layers
 
 
 @contextlib.contextmanager
 def _progress(*, shown: bool) -> Iterator[None]:
-    """Hide the progress bars of transformers unless they are to be shown."""
+    """Hide transformers' progress bars unless ``shown`` is true."""
     if shown or not transformers_logging.is_progress_bar_enabled():
         yield
         return
@@ -274,10 +270,10 @@ def _default_device() -> str:
 
 
 def to_dtype(dtype: str | torch.dtype, device: str) -> torch.dtype | Literal["auto"]:
-    """Return a torch dtype; "auto" is float32 on a CPU, and stays "auto" elsewhere.
+    """Return a torch dtype. "auto" becomes float32 on a CPU, and stays "auto" elsewhere.
 
     Raises:
-        ValueError: There is no such floating-point type.
+        ValueError: ``dtype`` is not a floating-point type.
     """
     if dtype == "auto":
         return torch.float32 if device == "cpu" else "auto"
@@ -291,7 +287,7 @@ def _quantization_config(quantization: Quantization | None, dtype: torch.dtype |
     if quantization in (None, "int8-weight-only"):
         return None
     if quantization == "int8":
-        # Its autograd functions warn at every product of every layer that the input is cast to float16.
+        # bitsandbytes warns at every product that the input is cast to float16.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     if quantization == "nf4":
@@ -302,7 +298,7 @@ def _quantization_config(quantization: Quantization | None, dtype: torch.dtype |
 
 
 def _pack_whole_blocks_only(lm: Any) -> None:
-    """Keep bitsandbytes from packing 4-bit weights for a CPU's own kernel where it cannot: rows must be whole blocks."""
+    """Stop bitsandbytes from packing 4-bit weights for its CPU kernel if their shape does not consist of whole blocks."""
     for module in lm.modules():
         if getattr(module, "support_avx512bf16_for_cpu", False):
             state = module.weight.quant_state
@@ -310,7 +306,7 @@ def _pack_whole_blocks_only(lm: Any) -> None:
 
 
 def _round_linear_layers(lm: Any) -> None:
-    """Round the weights of all linear layers but the LM head to int8, one scale for each row; inputs stay as they are."""
+    """Round the weights of all linear layers except the LM head to int8, with one scale per row. Inputs are not rounded."""
     try:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Products of float32 matrices on a CPU by oneDNN: PyTorch leaves them to MKL, which is slow on CPUs of other makers."""
+"""Products of float32 matrices with oneDNN on CPUs. PyTorch uses MKL, which is slow on CPUs of other makers than Intel."""
 
 from __future__ import annotations
 
@@ -14,26 +14,23 @@ from torch.overrides import TorchFunctionMode
 
 from .torch_internals import HAS_ONEDNN_LINEAR, linear_by_onednn
 
-# Tokens of the smallest batch that gains; our choice (measured: intercepting the calls of a small model costs a millisecond).
+# Tokens of the smallest batch that uses oneDNN; our choice (measured: intercepting the calls of a small model takes a
+# millisecond).
 _FEWEST_TOKENS = 64
 
 
 def fast_products(device: torch.device, tokens: int) -> AbstractContextManager[Any]:
-    """Let ``torch.nn.functional.linear`` use oneDNN for a batch where that is faster; for inference only.
+    """Make ``torch.nn.functional.linear`` use oneDNN if that is faster for a batch; for inference only.
 
-    Measured on one thread of an AMD EPYC with AVX-512: 245 GFLOP/s by oneDNN, 105 by MKL. The rule is fixed, not measured at
-    run time, because sums of another order would make a run that resumes differ from an undisturbed one.
-
-    Args:
-        device: Of the model.
-        tokens: In the batch.
+    Measured on one thread of an AMD EPYC with AVX-512: 245 GFLOP/s with oneDNN, 105 with MKL. The rule is fixed, not measured
+    at run time: oneDNN adds in another order, so a resumed run could otherwise differ from an uninterrupted one.
     """
-    pays = HAS_ONEDNN_LINEAR and device.type == "cpu" and tokens >= _FEWEST_TOKENS
-    return _OneDNN() if pays else nullcontext()
+    faster = HAS_ONEDNN_LINEAR and device.type == "cpu" and tokens >= _FEWEST_TOKENS
+    return _OneDNN() if faster else nullcontext()
 
 
 class _OneDNN(TorchFunctionMode):
-    """Sends plain float32 matrices through oneDNN."""
+    """Computes products of plain float32 matrices with oneDNN."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -44,5 +41,5 @@ class _OneDNN(TorchFunctionMode):
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether it is an ordinary float32 matrix with entries, not a quantised one."""
+    """Return whether a tensor is an ordinary float32 matrix with entries, not a quantised one."""
     return tensor.dtype == torch.float32 and type(tensor) in (Tensor, Parameter) and tensor.numel() > 0

@@ -1,4 +1,4 @@
-"""Stages of work that overlap, each in its own background thread."""
+"""Overlapping stages of work, each in its own background thread."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from typing import Any
 
 from pyterrier_csplade._warnings import for_threads
 
-# Items that are under way besides the one that the caller has: one for each of two stages.
+# Items in progress besides the caller's: one for each of two stages.
 _AHEAD = 2
 
 
 def pipelined(items: Iterable[Any], *stages: Callable[[Any], Any]) -> Iterator[Any]:
-    """Pass items through stages in order; while the caller works on one result, the next ones are computed.
+    """Pass items through stages in order, and compute the next results while the caller works on one.
 
-    Items are read in the caller's thread. An error in reading or in a stage is raised here, after the results before it. If
-    the caller stops early or is interrupted, this waits for the stages that are running.
+    Items are read in the caller's thread. If reading or a stage fails, the error is raised after the results before it. If the
+    caller stops early or is interrupted, this function waits for the running stages.
 
     Args:
-        items: Any number of items; few are held in memory. A single item is processed in the caller's thread.
-        stages: Functions of one item; each takes the result of the one before.
+        items: Any number of items, of which few are in memory. A single item is processed in the caller's thread.
+        stages: Functions of one item; each receives the result of the previous one.
     """
     futures = _read(iter(items))
-    head = list(islice(futures, 2))
-    if len(head) < 2:
-        yield from (reduce(lambda value, stage: stage(value), stages, future.result()) for future in head)
+    first = list(islice(futures, 2))
+    if len(first) < 2:
+        yield from (reduce(lambda value, stage: stage(value), stages, future.result()) for future in first)
         return
     stages = tuple(map(for_threads, stages))
     workers = [ThreadPoolExecutor(1, thread_name_prefix=f"csplade-stage-{number}") for number in range(len(stages))]
-    under_way: deque[Future[Any]] = deque()
+    pending: deque[Future[Any]] = deque()
     try:
-        for future in chain(head, futures):
+        for future in chain(first, futures):
             for stage, worker in zip(stages, workers):
                 future = worker.submit(_after, future, stage)
-            under_way.append(future)
-            if len(under_way) > _AHEAD:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
+            pending.append(future)
+            if len(pending) > _AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         for worker in workers:
             worker.shutdown(wait=True, cancel_futures=True)
 
 
 class Behind:
-    """Processes an item in a background thread while the next one is made; a context manager."""
+    """A context manager that processes an item in a background thread while the caller makes the next one."""
 
     def __init__(self, work: Callable[[Any], Any]) -> None:
-        """Take the function that is called with each item."""
+        """Set the function that is called with each item."""
         self._work = for_threads(work)
         self._last: Future[Any] | None = None
 
@@ -65,18 +65,18 @@ class Behind:
             self.wait()
 
     def put(self, item: Any) -> None:
-        """Start with an item after the one before it is done; raises the error of that one."""
+        """Wait for the previous item, then start with this one; raise the error of the previous item."""
         self.wait()
         self._last = self._worker.submit(self._work, item)
 
     def wait(self) -> None:
-        """Wait until the last item is done; raises its error."""
+        """Wait until the last item is done; raise its error."""
         if self._last is not None:
             self._last.result()
 
 
 def _read(items: Iterator[Any]) -> Iterator[Future[Any]]:
-    """Read items as completed futures; an error while reading is the last. Interruptions are raised at once."""
+    """Yield items as completed futures. An error while reading is the last future; interruptions are raised immediately."""
     while True:
         future: Future[Any] = Future()
         try:

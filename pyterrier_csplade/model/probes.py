@@ -18,21 +18,21 @@ _TEXTS: tuple[tuple[Role, str], ...] = (
     ("query", "what causes high blood pressure"),
     ("query", "Best running shoes under $100?"),
 )
-# Tokens of a text that are read, so that the contract's lengths make no difference; our choice (not measured).
+# Maximum tokens of a probe, so that the contract's lengths make no difference; our choice (not measured).
 _LENGTH = 48
-# Terms of a vector that are stored, and digits of their weights; our choice (not measured).
+# Number of stored terms of a vector, and decimal digits of their weights; our choice (not measured).
 _TERMS, _DIGITS = 48, 3
-# Norm of a vector's difference, relative to the vector, that other hardware and types may make; our choice (measured for random
-# models and csplade-tiny: 0.02 in bfloat16).
+# Largest accepted norm of the difference between two vectors, relative to the stored one, for other hardware and dtypes; our
+# choice (measured: 0.02 in bfloat16, for random models and csplade-tiny).
 _TOLERANCE = 0.1
-# The same for weights of 4 and 8 bits; our choice (measured: 0.3 for a random model in 4 bits).
+# The same for models in 4 and 8 bits; our choice (measured: 0.3 for a random model in 4 bits).
 _TOLERANCE_QUANTIZED = 0.6
-# Vectors are not taken to be shorter than this: below, rounding is all there is. Our choice (not measured).
+# Smallest norm by which a difference is divided, because shorter vectors consist of rounding errors; our choice (not measured).
 _SHORTEST = 0.5
 
 
 def probe_vectors(backbone: Backbone) -> list[dict[str, float]]:
-    """Encode the fixed texts; return the weights of the heaviest terms of each by token id."""
+    """Encode the fixed texts, and return the weights of the heaviest terms of each by token id."""
     probes = []
     for vector in _encode(backbone):
         weights, columns = vector.topk(min(_TERMS, len(vector)))
@@ -42,10 +42,10 @@ def probe_vectors(backbone: Backbone) -> list[dict[str, float]]:
 
 
 def compare_probes(backbone: Backbone, name: str, *, quantized: bool) -> None:
-    """Compare the fixed texts' vectors with those in the contract; nothing happens where it has none.
+    """Compare the vectors of the fixed texts with the vectors in the contract, if it has any.
 
     Raises:
-        ContractError: They differ by more than hardware, types or quantisation explain.
+        ContractError: They differ by more than hardware, dtype or quantisation explain.
     """
     probes = backbone.contract.probes
     if not probes:
@@ -54,7 +54,7 @@ def compare_probes(backbone: Backbone, name: str, *, quantized: bool) -> None:
     tolerance = _TOLERANCE_QUANTIZED if quantized else _TOLERANCE
     for (role, text), stored, vector in zip(_TEXTS, probes, _encode(backbone)):
         if not stored.keys() <= column_of.keys():
-            raise ContractError(f"{name}: the probes in {CONTRACT_FILE} hold tokens that are no index terms: copy it again")
+            raise ContractError(f"{name}: the probes in {CONTRACT_FILE} contain tokens that are not index terms: copy it again")
         expected = torch.zeros_like(vector)
         expected[[column_of[token] for token in stored]] = torch.tensor([float(weight) for weight in stored.values()])
         least = min(stored.values(), default=0.0) if len(stored) == _TERMS else 0.0
@@ -64,12 +64,12 @@ def compare_probes(backbone: Backbone, name: str, *, quantized: bool) -> None:
             raise ContractError(
                 f"{name}: the vector of the {role} {text!r} is not the one in {CONTRACT_FILE} (difference "
                 f"{float(difference):.0%}): a setting in {CONTRACT_FILE} was changed, or a library computes this model "
-                "in another way. Undo the change, or try the versions with which it was saved"
+                "differently. Undo the change, or install the versions with which the model was saved"
             )
 
 
 def _encode(backbone: Backbone) -> Any:
-    """Encode the fixed texts, float32 [texts, terms] on the CPU."""
+    """Return the vectors of the fixed texts, float32 [texts, terms] on the CPU."""
     contract = backbone.contract.replace(query_length=backbone.longest(_LENGTH), document_length=backbone.longest(_LENGTH))
     sequences = [backbone.tokenize([text], role, contract)[0][0] for role, text in _TEXTS]
     training = backbone.training

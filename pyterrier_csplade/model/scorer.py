@@ -1,4 +1,4 @@
-"""Scoring without an index."""
+"""A transformer that scores documents without an index."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .transformers import DocEncoder, ModelTransformer, QueryEncoder, ReadsDocum
 
 
 class Scorer(ReadsDocuments, ModelTransformer):
-    """Scores documents for queries by the dot product of their vectors; :meth:`CSPLADE.scorer` makes it.
+    """Scores documents for queries by the dot product of their vectors; created by :meth:`CSPLADE.scorer`.
 
-    Columns ``query_toks`` and ``toks`` are used as they are if the contract in their vectors shows that this model made all of
-    them, or a query table for this model. Otherwise ``query`` and text are encoded, each distinct one once, and not quantised.
-    Rows keep their order; of equal scores the first ranks first.
+    The columns ``query_toks`` and ``toks`` are used if the contracts of all their vectors show that this model made them, or a
+    query table for this model. Otherwise, ``query`` and text are encoded, each distinct one once, and not quantised. Rows keep
+    their order. Of equal scores, the first row ranks first.
 
     Example::
 
@@ -45,8 +45,8 @@ class Scorer(ReadsDocuments, ModelTransformer):
             inp: Results with ``qid``, ``docno``, ``query`` or ``query_toks``, and the text or ``toks``.
 
         Raises:
-            ContractError: A vector is not known to come from this model, and there is no text to encode instead.
-            DataError: A text or a vector cannot be used; names its qid or docno.
+            ContractError: It is not known that this model made a vector, and there is no text to encode instead.
+            DataError: A text or a vector cannot be used; the message names its qid or docno.
         """
         with pt.validate.any(inp, context=self) as frame:
             for document in (self.text_field, "toks"):
@@ -56,10 +56,10 @@ class Scorer(ReadsDocuments, ModelTransformer):
         return pt.model.add_ranks(inp.assign(score=scores))
 
     def transform_iter(self, inp: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Score records. All are read before the first is returned, because ranks need all scores."""
+        """Score records. All records are read before the first is returned, because ranks need all scores."""
         records = list(inp)
         if records:
-            self._check_strings(records)  # here, because a frame of pandas 3 with pyarrow refuses some without naming them
+            self._check_strings(records)  # pandas 3 with pyarrow would refuse some without naming them
             yield from self.transform(pd.DataFrame(records)).to_dict(orient="records")  # type: ignore[misc]
 
     def _check_strings(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -84,7 +84,7 @@ class Scorer(ReadsDocuments, ModelTransformer):
         return encoded["query_toks"].tolist()  # type: ignore[no-any-return]
 
     def _document_vectors(self, inp: pd.DataFrame) -> Iterator[tuple[Any, list[int]]]:
-        """Yield each document's vector and its rows."""
+        """Yield the vector of each distinct document and its rows."""
         given = self._given(inp, "toks", self.text_field, "docno")
         if given is not None:
             yield from ((toks, [row]) for row, toks in enumerate(given))
@@ -100,7 +100,7 @@ class Scorer(ReadsDocuments, ModelTransformer):
         yield from ((document["toks"], at) for document, at in zip(encoder.transform_iter(documents), rows.values()))
 
     def _given(self, inp: pd.DataFrame, column: str, text: str, key: str) -> list[Any] | None:
-        """Return the vectors of a column; None if the text must be encoded in their place."""
+        """Return the vectors of a column; None if the text must be encoded instead."""
         if column not in inp.columns:
             return None
         vectors = inp[column].tolist()
@@ -113,7 +113,7 @@ class Scorer(ReadsDocuments, ModelTransformer):
         origin = "of unknown origin" if contract is None else f"of {contract.summary}"
         raise ContractError(
             f"{key} {inp[key].iloc[row]!r}: {column} holds a vector {origin}, not of {self.model}: add the column {text!r}, "
-            f"which is encoded then, or make {column} with this model"
+            f"which is then encoded, or compute {column} with this model"
         )
 
 

@@ -1,4 +1,4 @@
-"""Proofs that a loaded model attends and scores according to its contract."""
+"""Tests that a loaded model attends and scores as its contract says."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from pyterrier_csplade._errors import ContractError
 from .attention import is_available
 from .backbone import Backbone
 
-# Tokens of the probe; our choice (not measured).
+# Number of tokens of the probe; our choice (not measured).
 _LENGTH = 8
-# Tolerances relative to the largest absolute value. Position 0 sees another one if its state changes by more than this; our
-# choice (not measured: a causal mask leaves it equal to the last bit).
+# Change of a state, relative to its largest absolute value, above which position 0 counts as attending to a changed token; our
+# choice (not measured). A causal mask leaves the state equal to the last bit.
 _SEES = 1e-5
-# Our choice (measured: the logits of two routes differ by rounding, in bfloat16 by up to about 1 %).
+# Largest accepted difference between the streamed and the model's own logits, relative to the largest logit; our choice
+# (measured: rounding in bfloat16 makes up to about 1 %).
 _SAME_LOGITS = 0.05
-# Norm of the difference of states between two implementations of attention; our choice (measured: 0.52 with another mask for
-# csplade-tiny, up to 0.05 from rounding alone for a random model of 32 layers in bfloat16).
+# Largest accepted norm of the difference between the states of packed and padded texts, relative to the states; our choice
+# (measured: 0.52 with another mask for csplade-tiny, up to 0.05 from rounding alone for a random model of 32 layers in
+# bfloat16).
 _SAME_STATES = 0.1
 
 
 def self_test(backbone: Backbone) -> None:
-    """Prove the attention mask and the head of a loaded model, and find out whether it takes texts without padding.
+    """Test the attention mask and the head of a loaded model, and set whether it can pack texts without padding.
 
     Raises:
-        ContractError: Position 0 sees the last token though it must not, or does not though it must, with or without padding;
-            a state or logit is not finite; or the streamed maximum of the logits is not the maximum of the model's own logits.
+        ContractError: The attention mask is not the contract's, with or without padding; a state or logit is not finite; or the
+            streamed maximum of the logits differs from the maximum of the model's own logits.
     """
     training = backbone.training
     backbone.eval()
@@ -43,7 +45,7 @@ def self_test(backbone: Backbone) -> None:
 
 @contextlib.contextmanager
 def _without_outliers(model: Any) -> Iterator[None]:
-    """Keep bitsandbytes' int8 products from treating columns apart that it finds by a look at all positions."""
+    """Switch off the separate treatment of outlier columns in bitsandbytes' int8 products, which depends on all positions."""
     states = [m.state for m in model.modules() if hasattr(getattr(m, "state", None), "threshold")]
     thresholds = [state.threshold for state in states]
     try:
@@ -64,7 +66,7 @@ def _test_attention(backbone: Backbone) -> None:
     first = _probe(backbone)
     expected = backbone.contract.attention == "bidirectional"
     second = [*first[:-1], first[0]]
-    # A padded batch takes another path through the attention implementation than texts of one length.
+    # Attention implementations treat padded batches differently from texts of one length.
     for padding in (False, True):
         batch = backbone.collate([first, second, first * 2] if padding else [first, second])
         before, after = backbone.hidden_states(batch["input_ids"], batch["attention_mask"])[:2, 0].float()
@@ -93,14 +95,14 @@ def _may_pack(backbone: Backbone) -> bool:
 
 
 def _keeps_packed_texts_apart(backbone: Backbone) -> bool:
-    """Whether packed texts have the states of padded ones, which do not change with a text's neighbours."""
+    """Return whether packed texts have the states of padded texts, whatever their neighbours are."""
     text = _probe(backbone)
-    # A long text beside short ones: PyTorch takes another kernel from 129 tokens on.
+    # A long text beside short ones, because PyTorch uses another kernel from 129 tokens on.
     left, right = text[2:], (text * 20)[: backbone.contract.document_length]
     batches = [backbone.collate(texts) for texts in ([left, text, right], [left[::-1], text, right[::-1]])]
     try:
         first, second = (backbone.packed_states(batch["input_ids"], batch["attention_mask"]).float() for batch in batches)
-    except (TypeError, ValueError, RuntimeError):  # an architecture without position_ids, heads that a kernel does not take
+    except (TypeError, ValueError, RuntimeError):  # no position_ids, or heads of another size
         return False
     padded = backbone.hidden_states(batches[0]["input_ids"], batches[0]["attention_mask"]).float()
     real = batches[0]["attention_mask"].bool()
@@ -122,6 +124,6 @@ def _test_head(backbone: Backbone) -> None:
         )
     if not same:
         raise ContractError(
-            f"{type(backbone.model).__name__} does more after its LM head than CSPLADE knows: its logits differ from the "
-            f"streamed ones by up to {float((found - expected).abs().max()):g}"
+            f"{type(backbone.model).__name__} changes logits after its LM head in a way that CSPLADE does not know: its logits "
+            f"differ from the streamed ones by up to {float((found - expected).abs().max()):g}. Choose another architecture"
         )

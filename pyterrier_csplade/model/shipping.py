@@ -1,4 +1,4 @@
-"""Storing of a trained model without what its base model has; ``assembly`` describes the directory."""
+"""Storing a trained model without the tensors of its base model. The module ``assembly`` describes the directory."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from .probes import probe_vectors
 def store_without_base(
     trained: Path, destination: Path, *, base: str, layers: Layers | None = None, adapter: Path | None = None
 ) -> Contract:
-    """Write a directory that ``CSPLADE(destination)`` assembles with its base model.
+    """Write a directory from which ``CSPLADE(destination)`` assembles the model with its base model.
 
-    Rows of embeddings and head that are the base's are stored as their numbers. If one of them is not, all are stored in 8
-    bits, like every other tensor that training has changed. The stored model therefore differs from the trained one: measure
-    the stored one.
+    If all rows of the embeddings and the head equal rows of the base model, only the numbers of these rows are stored.
+    Otherwise, the embeddings and the head are stored in 8 bits, as is every other tensor that training changed. The stored
+    model can therefore differ from the trained one: measure the stored model.
 
     Args:
-        trained: Directory of the trained model; with an adapter, of the model that the adapter was trained on.
+        trained: Directory of the trained model, or of the model that ``adapter`` was trained on.
         destination: A new directory.
         base: A name in ``bases.BASES``, or the directory of the model from which the trained one was made.
-        layers: Which layers of the base model it was made of.
-        adapter: Directory of a PEFT adapter for ``trained``, with its contract.
+        layers: The layers of the base model that the trained model consists of.
+        adapter: Directory of a PEFT adapter for ``trained``, with a contract.
 
     Returns:
         The contract of the stored model.
 
     Raises:
-        ContractError: The trained model, or the adapter, has no contract, or the stored model fails its self-test.
+        ContractError: The trained model or the adapter has no contract, or the stored model fails its self-test.
     """
     contract = read_contract(str(adapter or trained), None)
     if contract is None:
-        raise ContractError(f"{adapter or trained} has no contract, so that nothing says how its texts are encoded")
+        raise ContractError(f"{adapter or trained} has no contract, so it is not known how to encode its texts")
     destination.mkdir(parents=True)
     (destination / ASSEMBLY_FILE).write_text(json.dumps({"format": 1, "base": base, "layers": layers}) + "\n", encoding="utf-8")
     AutoConfig.from_pretrained(trained, trust_remote_code=False).to_json_file(destination / "config.json")
@@ -57,7 +57,7 @@ def store_without_base(
     _store_tensors(trained, destination, base, layers)
     if adapter is not None:
         shutil.copyfile(adapter / "adapter_model.safetensors", destination / "adapter_model.safetensors")
-        settings = read_json(adapter / "adapter_config.json") | {"base_model_name_or_path": None}  # it is in assembly.json
+        settings = read_json(adapter / "adapter_config.json") | {"base_model_name_or_path": None}  # assembly.json names it
         (destination / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return _seal(destination, contract)
 
@@ -65,7 +65,7 @@ def store_without_base(
 def _store_tensors(trained: Path, destination: Path, base: str, layers: Layers | None) -> None:
     lm, _ = Checkpoint(str(trained)).load(dtype=torch.float32)
     tensors, ends = saved_tensors(lm), [lm.get_input_embeddings().weight, lm.get_output_embeddings().weight]
-    original = base_tensors(base, layers, destination / ROWS_FILE)  # which is not there yet: all rows
+    original = base_tensors(base, layers, destination / ROWS_FILE)  # the file does not exist yet: all rows
     changed: dict[str, Tensor] = {}
     rows: list[np.ndarray | None] = []
     for name, tensor in tensors.items():
@@ -84,7 +84,7 @@ def _store_tensors(trained: Path, destination: Path, base: str, layers: Layers |
 
 
 def _rows(values: Tensor, original: Tensor) -> np.ndarray | None:
-    """Return for each row the first row of the base model with the same values; None if a row has none."""
+    """Return the number of the first equal row of the base model for each row; None if a row has no equal."""
     numbers: dict[bytes, int] = {}
     for number, row in enumerate(original.view(torch.int16).numpy()):
         numbers.setdefault(row.tobytes(), number)
@@ -93,7 +93,7 @@ def _rows(values: Tensor, original: Tensor) -> np.ndarray | None:
 
 
 def _seal(directory: Path, contract: Contract) -> Contract:
-    """Load the stored model, and write the contract with its digest and its probes."""
+    """Load the stored model and write its contract, with the digest and the probes."""
     model, adapter = model_and_adapter(str(directory), None)
     backbone = load_backbone(
         model,

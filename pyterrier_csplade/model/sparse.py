@@ -1,4 +1,4 @@
-"""From logits to sparse vectors, on the device that computed them: activation, limits and impacts; compressed rows leave it."""
+"""From logits to sparse vectors: activation, limits and impacts are computed on the model's device."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pyterrier_csplade.vectors.impacts import MAX_IMPACT, Quantizer
 
 from .head import Entries, activate, heaviest
 
-# No weight is larger: it is below the logarithm of the largest float32.
+# No float32 weight reaches this value, because a weight is log(1 + x).
 _LARGEST_WEIGHT = 80.0
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which weights of a text are kept, and in which form.
+    """The weights of a text to keep, and their form.
 
     Attributes:
-        min_weight: Weights below it are left out.
-        top_k: Heaviest weights that are kept, of equal ones those in the first columns; None keeps all.
-        quantizer: Makes int32 impacts; None leaves float32 weights.
+        min_weight: Smallest weight to keep.
+        top_k: Number of heaviest weights to keep; ties are broken by the column. None keeps all.
+        quantizer: Converts weights to int32 impacts; None keeps float32 weights.
     """
 
     min_weight: float = 0.0
@@ -40,16 +40,16 @@ class Wanted:
 
     @property
     def least(self) -> float:
-        """The weight below which nothing is kept."""
+        """The smallest weight that is kept."""
         return max(0.0, self.min_weight, self.quantizer.smallest_weight if self.quantizer else 0.0)
 
     @property
     def threshold(self) -> float:
-        """A logit slightly below the logits of all wanted weights, so that rounding in the activation loses no weight."""
+        """A logit slightly below the logits of all weights to keep, so that rounding in the activation loses none."""
         return math.expm1(min(self.least, _LARGEST_WEIGHT) * (1 - 1e-6))
 
     def nothing(self, texts: int, terms: int) -> csr_matrix:
-        """The vectors [texts, terms] of texts that have no term."""
+        """Return a matrix [texts, terms] without entries."""
         return csr_matrix((texts, terms), dtype=np.float32 if self.quantizer is None else np.int32)
 
 
@@ -58,7 +58,7 @@ ALL = Wanted()
 
 
 def sparse_vectors(
-    found: Entries,
+    entries: Entries,
     column_of_token: Tensor,
     wanted: Wanted,
     shape: tuple[int, int],
@@ -66,25 +66,25 @@ def sparse_vectors(
     *,
     folded: bool = False,
 ) -> csr_matrix:
-    """Turn logits into vectors; only the vectors leave the device.
+    """Convert logits to vectors. Only the vectors are copied from the device.
 
     Args:
-        found: All finished logits above ``wanted.threshold``, and maybe others.
-        column_of_token: Column of each token, int64, ascending unless columns are folded; -1 where it has none.
-        wanted: Which weights are kept.
-        shape: Texts and columns.
+        entries: All finished logits above ``wanted.threshold``, and possibly others.
+        column_of_token: Column of each token, int64, ascending unless columns are folded; -1 if the token has none.
+        wanted: The weights to keep.
+        shape: Number of texts and of columns.
         names: Names of the texts in error messages.
-        folded: Whether several tokens may have the same column, which gets their largest weight.
+        folded: Whether several tokens may share a column, which gets their largest weight.
 
     Returns:
-        int32 impacts as the quantizer makes them of float32 weights, without zeros; or these weights.
+        The quantizer's int32 impacts without zeros, or float32 weights without quantizer.
 
     Raises:
-        DataError: A weight is not finite, or its impact too large, where impacts are wanted; names the text.
+        DataError: With a quantizer, a weight is not finite or its impact is too large; the message names the text.
     """
-    columns, weights = column_of_token[found.tokens], activate(found.logits)
+    columns, weights = column_of_token[entries.tokens], activate(entries.logits)
     kept = (columns >= 0) & ~(weights < wanted.least)
-    rows, columns, weights = found.rows[kept], columns[kept], weights[kept]
+    rows, columns, weights = entries.rows[kept], columns[kept], weights[kept]
     if folded:
         rows, columns, weights = _largest(rows, columns, weights, shape[1])
     columns = columns.int()
@@ -97,23 +97,23 @@ def sparse_vectors(
     if impacts is None:
         matrix = _compress(rows, columns, weights, shape)
         check_finite(matrix, names)
-        return wanted.quantizer(matrix, names)  # raises, too
+        return wanted.quantizer(matrix, names)  # also raises an error
     kept = impacts > 0
     return _compress(rows[kept], columns[kept], impacts[kept], shape)
 
 
 def _largest(rows: Tensor, columns: Tensor, weights: Tensor, terms: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Keep the largest weight of each place, by row and, within it, by column; NaN counts as the largest."""
+    """Keep the largest weight of each row and column, in this order; NaN counts as the largest."""
     places, entry = torch.unique(rows * terms + columns, return_inverse=True)
     largest = weights.new_zeros(len(places)).scatter_reduce(0, entry, weights, "amax", include_self=False)
     return places // terms, places % terms, largest
 
 
 def to_impacts(weights: Tensor, quantizer: Quantizer) -> Tensor | None:
-    """Compute the impacts that ``quantizer`` makes of float32 weights from 0, to the bit.
+    """Compute the impacts of float32 weights that are not negative, exactly as ``quantizer`` does.
 
     Returns:
-        int32 of the same shape; None if it refuses a weight.
+        int32 of the same shape; None if the quantizer would refuse a weight.
     """
     exact = (weights.cpu() if weights.device.type == "mps" else weights).double()  # Metal has no float64
     impacts = exact.mul_(quantizer.scale).add_(0.5).floor_()
@@ -121,11 +121,11 @@ def to_impacts(weights: Tensor, quantizer: Quantizer) -> Tensor | None:
 
 
 def in_order(blocks: Sequence[tuple[Sequence[int], csr_matrix]], like: csr_matrix) -> csr_matrix:
-    """Combine the rows of matrices with one copy of their entries.
+    """Combine the rows of matrices, copying each entry once.
 
     Args:
-        blocks: Pairs of rows of the result and a matrix that holds them, with the columns of ``like``.
-        like: A matrix of the result's shape and type; the rows that no block has stay empty.
+        blocks: Pairs of row numbers of the result and a matrix of these rows, with the columns of ``like``.
+        like: A matrix with the shape and dtype of the result. Rows without a block stay empty.
     """
     counts = np.zeros(like.shape[0] + 1, dtype=np.int64)
     for rows, block in blocks:
@@ -139,6 +139,6 @@ def in_order(blocks: Sequence[tuple[Sequence[int], csr_matrix]], like: csr_matri
 
 
 def _compress(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> csr_matrix:
-    """Copy entries, sorted by row, to the host as compressed rows."""
+    """Copy entries that are sorted by row to the host, as a CSR matrix."""
     starts = torch.searchsorted(rows, torch.arange(shape[0] + 1, device=rows.device), out_int32=True)
     return csr_matrix(tuple(tensor.cpu().numpy() for tensor in (values, columns, starts)), shape=shape)

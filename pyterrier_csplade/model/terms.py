@@ -1,4 +1,4 @@
-"""Which tokens of a language model are index terms."""
+"""The tokens of a language model that are index terms."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from typing import Any
 
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
-#: A setting in tokenizer_config.json: with the value ``NORMALISED``, tokens that no normalised text has are no index terms. The
-#: vocabulary stage writes it; without it, all tokens but special ones are terms, as in checkpoints from before.
+#: A setting in tokenizer_config.json, which the vocabulary stage writes. With the value ``NORMALISED``, tokens that normalised
+#: texts cannot contain are not index terms. Without the setting, all tokens except special ones are index terms.
 TERMS_SETTING = "csplade_index_terms"
 NORMALISED = "normalised"
 
-# Put before a token, so that the start of the text, which normalisation may treat in its own way, is elsewhere. Digits neither
-# change nor compose with what follows.
+# Put before a token, because normalisation may treat the start of a text differently. Digits neither change nor combine with
+# the next character.
 _START = "1"
 
 
 def index_terms(tokenizer: Any, size: int, stored_sha256: str = "") -> tuple[set[int], Vocabulary]:
-    """Return the ids of special tokens and the index terms, to which added tokens belong that are not special.
+    """Return the ids of special tokens, and the index terms. Added tokens that are not special are index terms.
 
     Args:
-        tokenizer: The tokenizer of transformers.
+        tokenizer: A tokenizer of transformers.
         size: Number of rows of the LM head.
         stored_sha256: Digest of the index terms in the contract; empty if there is none.
     """
@@ -31,7 +31,7 @@ def index_terms(tokenizer: Any, size: int, stored_sha256: str = "") -> tuple[set
     if getattr(tokenizer, "init_kwargs", {}).get(TERMS_SETTING) == NORMALISED:
         unused = never_produced(tokenizer.backend_tokenizer)
     vocabulary = Vocabulary.from_tokens(tokens, special_ids=special | unused, size=size)
-    if stored_sha256 and stored_sha256 != vocabulary.sha256:  # version 0.1.0 took all added tokens to be special
+    if stored_sha256 and stored_sha256 != vocabulary.sha256:  # version 0.1.0 treated all added tokens as special
         older = Vocabulary.from_tokens(tokens, special_ids=special | set(added), size=size)
         if older.sha256 == stored_sha256:
             return special | set(added), older
@@ -39,12 +39,9 @@ def index_terms(tokenizer: Any, size: int, stored_sha256: str = "") -> tuple[set
 
 
 def never_produced(backend: Any) -> set[int]:
-    """Return the ids of tokens with characters that the tokenizer's normalisation replaces, so that no text has them.
+    """Return the ids of tokens that no text can contain, because normalisation replaces some of their characters.
 
-    Tokens that are parts of a character, and added tokens, are not among them.
-
-    Args:
-        backend: A tokenizer of the library ``tokenizers``.
+    Added tokens and tokens that are only part of a character are not included.
     """
     if backend.normalizer is None:
         return set()
@@ -52,7 +49,7 @@ def never_produced(backend: Any) -> set[int]:
     start = backend.normalizer.normalize_str(_START)
     found = set()
     for token, token_id in backend.get_vocab(with_added_tokens=True).items():
-        # Spelled as the decoder spells it, and as the normaliser does.
+        # Compared in the spelling of the decoder and in the spelling of the normaliser.
         text = "" if token in added else backend.decoder.decode([_START, token])[len(_START) :]
         if text and "�" not in text:
             normal = backend.normalizer.normalize_str(_START + text)

@@ -1,4 +1,4 @@
-"""Private interfaces of PyTorch, tried when this is imported, and what is used where one of them is missing."""
+"""Private interfaces of PyTorch. Importing this module tests them; each has a fallback."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def linear_by_onednn(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute ``linear`` of float32 matrices by the operator that torch.compile uses for them on CPUs."""
+    """Compute ``linear`` of float32 matrices with the operator that torch.compile uses on CPUs."""
     return torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")  # type: ignore[no-any-return]
 
 
 def int8_product(left: Tensor, right: Tensor, out: Tensor) -> None:
-    """Multiply int8 matrices on a CPU into an int32 matrix."""
+    """Multiply int8 matrices on a CPU, and write the int32 product into ``out``."""
     if HAS_INT8_PRODUCT:
         torch._int_mm(left, right, out=out)
     else:
@@ -23,13 +23,13 @@ def int8_product(left: Tensor, right: Tensor, out: Tensor) -> None:
 
 
 def multiplies_int8_fast() -> bool:
-    """Whether the CPU has AVX-512 VNNI and PyTorch uses it for ``int8_product``; False if PyTorch does not tell."""
+    """Return whether PyTorch uses AVX-512 VNNI for ``int8_product`` on this CPU; False if PyTorch does not say."""
     supported = getattr(torch.cpu, "_is_vnni_supported", None) or getattr(torch.cpu, "_is_avx512_vnni_supported", None)
     return HAS_INT8_PRODUCT and bool(supported and supported())
 
 
 def state_of(tensor: Tensor) -> Any:
-    """Return what compares as unequal once the tensor's values have been changed in place."""
+    """Return a value that compares unequal to later ones once the tensor has been changed in place."""
     if tensor.is_inference():
         return None
     return tensor._version if hasattr(tensor, "_version") else object()

@@ -1,4 +1,4 @@
-"""The encoders of documents and queries as transformers of a pipeline."""
+"""Transformers that encode documents and queries in a pipeline."""
 
 from __future__ import annotations
 
@@ -35,18 +35,20 @@ from .encoder import BatchEncoder
 from .pipelining import pipelined
 from .sparse import Wanted
 
-# Batches in a window, whose texts are sorted by length together; our choice (measured: with lengths as in MS MARCO, log-normal
-# with a mean of 73 tokens, padding adds 1.5 % to the tokens on a CPU, and 11 % in PyTerrier's default chunks of 100 documents).
+# Batches in a window. The texts of a window are sorted by length together; our choice (measured: with lengths as in MS MARCO,
+# log-normal with a mean of 73 tokens, padding adds 1.5 % to the tokens on a CPU, and 11 % in PyTerrier's default chunks of 100
+# documents).
 _BATCHES = 32
-# A window on an accelerator is larger by this factor, because batches of short texts are larger there; our choice (measured:
-# padding adds 4 %, and 17 % without the factor).
+# Factor of the window on an accelerator, where batches of short texts are larger; our choice (measured: padding adds 4 %, and
+# 17 % without the factor).
 _ON_ACCELERATOR = 4
-# Windows in what an indexing pipeline hands over; our choice (not measured). The first of them overlaps with nothing.
+# Windows that an indexing pipeline passes at once; our choice (not measured). The encoding of the first window overlaps with
+# nothing.
 _WINDOWS = 8
 
 
 class TextModel(Protocol):
-    """What the transformers need of a model; :class:`CSPLADE` has it."""
+    """The interface of a model that the transformers use; :class:`CSPLADE` implements it."""
 
     batch_size: int
     text_field: str
@@ -54,7 +56,7 @@ class TextModel(Protocol):
 
     @property
     def contract(self) -> Contract:
-        """How the model's texts are encoded."""
+        """The contract, which says how texts are encoded."""
         ...
 
     @property
@@ -84,7 +86,7 @@ class TextModel(Protocol):
 
 
 class Checked:
-    """An attribute whose value is checked, and made a plain Python one, by the constructor and by ``set_parameter``."""
+    """An attribute that checks and converts its values, in the constructor and in ``set_parameter``."""
 
     def __init__(self, check: Callable[[Any], Any]) -> None:
         self._check = check
@@ -100,9 +102,9 @@ class Checked:
 
 
 class ModelTransformer(Settings, pt.Transformer):
-    """A transformer that a :class:`CSPLADE` made: equal, and of equal hash, to one that was made with the same arguments."""
+    """Base class of the transformers of a :class:`CSPLADE`. Transformers with the same arguments are equal."""
 
-    # The method of CSPLADE that makes it, for repr.
+    # The method of CSPLADE that creates the transformer, for repr.
     _factory: str
 
     def __init__(self, model: TextModel, batch_size: int | None, verbose: bool | None) -> None:
@@ -113,7 +115,7 @@ class ModelTransformer(Settings, pt.Transformer):
 
     @property
     def batch_size(self) -> int | None:
-        """Texts that go through the model together; None takes the model's ``batch_size``."""
+        """Number of texts in a batch; None uses the model's ``batch_size``."""
         return self._batch_size
 
     @batch_size.setter
@@ -128,7 +130,7 @@ class ModelTransformer(Settings, pt.Transformer):
 
     @property
     def model_batch_size(self) -> int:
-        """Texts that go through the model together: ``batch_size``, or the model's."""
+        """The batch size in effect: this transformer's, or else the model's."""
         return self._batch_size or self.model.batch_size
 
     def __str__(self) -> str:
@@ -146,14 +148,14 @@ class ModelTransformer(Settings, pt.Transformer):
 
 
 class ReadsDocuments:
-    """A transformer with a column of document texts."""
+    """Mixin for transformers that read the texts of documents."""
 
     model: TextModel
     _text_field: str | None
 
     @property
     def text_field(self) -> str:
-        """Column of the text; None sets the model's."""
+        """Column of the text; set it to None for the model's ``text_field``."""
         return self._text_field or self.model.text_field
 
     @text_field.setter
@@ -163,9 +165,9 @@ class ReadsDocuments:
 
 
 class TextEncoder(ModelTransformer):
-    """Adds a column of sparse vectors of texts; rows, order, index and other columns stay."""
+    """Adds a column with the sparse vectors of texts. Rows, their order, the index and other columns do not change."""
 
-    # Column of the vectors, and what the texts are.
+    # Column of the vectors, and role of the texts.
     _output: str
     _role: Role
 
@@ -194,31 +196,31 @@ class TextEncoder(ModelTransformer):
 
     @property
     def _inputs(self) -> tuple[str, str]:
-        """Columns of docno or qid and of the text."""
+        """Columns of the identifier (docno or qid) and of the text."""
         raise NotImplementedError
 
     def _matrix(self, batch: TokenizedBatch, texts: list[str]) -> csr_matrix:
-        """Encode the batch that ``_tokenize`` made of texts, one row for each text."""
+        """Encode the batch that ``_tokenize`` returned for ``texts``; return one row per text."""
         raise NotImplementedError
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Encode a frame.
 
         Raises:
-            DataError: A text is None, NaN, a number, bytes or no valid Unicode; names its docno or qid.
+            DataError: A text is not a string or not valid Unicode; the message names its docno or qid.
         """
         pt.validate.columns(inp, includes=list(self._inputs), context=self)
         identifiers, texts = (inp[name].tolist() for name in self._inputs)
         vectors: list[ImpactVector] = []
-        if texts:  # where there are none, nothing is loaded
+        if texts:  # do not load the model for an empty frame
             vectors = list(self._vectors(self._matrix(self._tokenize(texts, identifiers), texts)))
         return inp.assign(**{self._output: pd.Series(vectors, index=inp.index, dtype=object)})
 
     def transform_iter(self, inp: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Encode a stream of records in constant memory; otherwise as ``transform``.
+        """Encode a stream of records in constant memory; otherwise like ``transform``.
 
-        While the caller uses the vectors of one window of texts (``model_batch_size`` times 32), the next window is encoded and
-        the texts after them tokenised, in background threads.
+        While the caller uses the vectors of one window of texts (``model_batch_size`` times 32), background threads encode the
+        next window and tokenise the one after it.
         """
         for window, matrix in pipelined(self._windows(iter(inp)), self._tokenized, self._encoded):
             for record, vector in zip(window, self._vectors(matrix)):
@@ -249,7 +251,7 @@ class TextEncoder(ModelTransformer):
 
     def _vectors(self, matrix: csr_matrix) -> Iterator[ImpactVector]:
         contract = self.vector_contract()
-        # One after the other: as dictionaries, all vectors of a chunk would take ten times the memory of the matrix.
+        # One at a time, because dictionaries of all vectors would take ten times the memory of the matrix.
         for row in range(matrix.shape[0]):
             yield from to_vectors(matrix[row], self.model.vocabulary, contract)
 
@@ -265,9 +267,9 @@ def _check_quantizer(quantizer: Any) -> Any:
 
 
 class DocEncoder(ReadsDocuments, TextEncoder):
-    """Adds ``toks`` (term to impact) to documents, for indexing; :meth:`CSPLADE.doc_encoder` makes it.
+    """Adds ``toks`` (term to impact) to documents, for indexing; created by :meth:`CSPLADE.doc_encoder`.
 
-    A document without any text has an empty vector.
+    A document without text has an empty vector.
 
     Example::
 
@@ -277,7 +279,7 @@ class DocEncoder(ReadsDocuments, TextEncoder):
     schematic = {"label": "CSPLADE documents", "help_url": None}
     _factory, _output, _role = "doc_encoder", "toks", "document"
 
-    #: A Quantizer, "default" for one of the contract's scale, or None for float weights.
+    #: A Quantizer, "default" for a Quantizer with the contract's scale, or None for float weights.
     quantizer = Checked(_check_quantizer)
 
     def __init__(
@@ -300,10 +302,10 @@ class DocEncoder(ReadsDocuments, TextEncoder):
 
     @property
     def batch_size(self) -> int:
-        """Documents that PyTerrier's indexing pipelines, which read this attribute, hand over together: several windows.
+        """Number of documents that PyTerrier's indexing pipelines, which read this attribute, pass at once: several windows.
 
-        The texts of a window are sorted by length, so that little is padded; one window is indexed while the next is encoded.
-        Setting it sets the argument ``batch_size``, which ``get_parameter`` returns.
+        The texts of a window are sorted by length to reduce padding, and one window is indexed while the next is encoded.
+        Setting this attribute sets the argument ``batch_size``, which ``get_parameter`` returns.
         """
         return _WINDOWS * _BATCHES * self.model_batch_size
 
@@ -320,10 +322,10 @@ class DocEncoder(ReadsDocuments, TextEncoder):
         return {**super().settings(), "batch_size": self._batch_size}
 
     def vector_contract(self) -> Contract:
-        """Return the contract of the vectors, with the impact scale of the quantizer, 1 without; loads the model."""
+        """Return the contract of the vectors, with the quantizer's impact scale, or 1 without a quantizer; loads the model."""
         quantizer = self._to_impacts()
         scale = 1.0 if quantizer is None else getattr(quantizer, "scale", self.model.contract.impact_scale)
-        return _scaled(self.model.contract, float(scale))
+        return scaled(self.model.contract, float(scale))
 
     def _to_impacts(self) -> Any:
         return Quantizer(self.model.contract.impact_scale) if self.quantizer == "default" else self.quantizer
@@ -336,14 +338,16 @@ class DocEncoder(ReadsDocuments, TextEncoder):
         """Encode texts into a matrix instead of dictionaries.
 
         Args:
-            texts: Any number of them.
-            names: Their names in error messages.
+            texts: Any number of texts.
+            names: Names of the texts in error messages.
 
         Returns:
-            [texts, terms of the model's vocabulary] without stored zeros: int32 impacts, or float32 weights without quantizer.
+            [texts, terms of the model's vocabulary] without stored zeros: int32 impacts, or float32 weights without a
+            quantizer.
 
         Raises:
-            DataError: A text is no string or no valid Unicode, or its weights are not finite or too large; names it.
+            DataError: A text is not a string or not valid Unicode, or a weight is not finite or too large; the message names
+                the text.
         """
         return self.prepared_impacts(self.prepared(texts, names))
 
@@ -369,9 +373,9 @@ class DocEncoder(ReadsDocuments, TextEncoder):
         return self.model.tokenize(texts, "document", names)
 
     def prepared_impacts(self, batch: TokenizedBatch) -> csr_matrix:
-        """Encode texts that were tokenised; otherwise as ``impacts``."""
+        """Encode texts that were tokenised; otherwise like ``impacts``."""
         quantizer = self._to_impacts()
-        if type(quantizer) is Quantizer:  # a subclass may do something else
+        if type(quantizer) is Quantizer:  # a subclass may compute something else
             return self._encode(batch, quantizer)
         matrix = self._encode(batch)
         check_finite(matrix, batch.names)
@@ -396,9 +400,9 @@ class DocEncoder(ReadsDocuments, TextEncoder):
 
 
 class QueryEncoder(TextEncoder):
-    """Adds ``query_toks`` (term to float weight) to queries; :meth:`CSPLADE.query_encoder` makes it.
+    """Adds ``query_toks`` (term to float weight) to queries; created by :meth:`CSPLADE.query_encoder`.
 
-    Queries of the same text are encoded once. A query without any text has an empty vector.
+    Queries with the same text are encoded once. A query without text has an empty vector.
 
     Example::
 
@@ -423,14 +427,10 @@ class QueryEncoder(TextEncoder):
 
 
 def token_counts(model: TextModel, texts: Sequence[str]) -> list[ImpactVector]:
-    """Count the tokens of texts that are index terms, within the contract's document length, without prefix and special tokens.
-
-    Args:
-        model: Whose tokenizer and contract.
-        texts: Any number of texts.
+    """Count the index terms among the tokens of texts, up to the contract's document length, without prefix and special tokens.
 
     Returns:
-        Token to count, for each text.
+        A dictionary from token to count for each text.
     """
     if not texts:  # tokenizers refuse an empty list
         return []
@@ -445,17 +445,17 @@ def token_counts(model: TextModel, texts: Sequence[str]) -> list[ImpactVector]:
 
 
 @lru_cache
-def _scaled(contract: Contract, impact_scale: float) -> Contract:
-    """Return the same object each time, so that a comparison of vectors' contracts is one of identities."""
+def scaled(contract: Contract, impact_scale: float) -> Contract:
+    """Return a contract with an impact scale, always as the same object, so that contracts can be compared by identity."""
     return contract if contract.impact_scale == impact_scale else contract.replace(impact_scale=impact_scale)
 
 
 def _warn_if_empty(matrix: csr_matrix, texts: Sequence[str]) -> None:
-    """Warn when most texts have no term, the mark of a model that has collapsed."""
+    """Warn if most texts have no term, which indicates that the model has collapsed."""
     with_text = np.array([bool(text.strip()) for text in texts])
     empty, total = int(np.sum((np.diff(matrix.indptr) == 0) & with_text)), int(with_text.sum())
     if 2 * empty > total:
         warn(
-            f"{empty:,} of {total:,} texts ({empty / total:.0%}) have no impact above 0: no query will find them. "
-            "Does the model work, and is the quantizer's scale large enough?"
+            f"{empty:,} of {total:,} texts ({empty / total:.0%}) have no impact above 0, so no query can find them: "
+            "check the model and the quantizer's scale"
         )

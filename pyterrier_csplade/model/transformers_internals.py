@@ -1,4 +1,4 @@
-"""Private interfaces of transformers, and what holds where one of them is missing."""
+"""Private interfaces of transformers, each with a fallback."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ _ATTENTION = "_attn_implementation"
 
 
 def attention_of(config: Any) -> str:
-    """Return the attention implementation of a model's configuration, "unknown" where it has no such setting."""
+    """Return the attention implementation in a configuration, or "unknown" if it has no such setting."""
     return str(getattr(config, _ATTENTION, "unknown"))
 
 
 def set_attention(config: Any, implementation: str) -> None:
-    """Let a model use another attention implementation; nothing happens where the configuration has no such setting."""
+    """Set the attention implementation in a configuration; do nothing if it has no such setting."""
     if hasattr(config, _ATTENTION):
         setattr(config, _ATTENTION, implementation)
 
 
 def as_saved(lm: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-    """Return a model's tensors by the names under which its checkpoint has them; as they are where that is not known."""
+    """Rename a model's tensors as its checkpoint names them; return them unchanged if those names are not known."""
     if revert_weight_conversion is not None:
-        with contextlib.suppress(Exception):  # a model that is not of transformers
+        with contextlib.suppress(Exception):  # the model's class is not from transformers
             return dict(revert_weight_conversion(lm, dict(tensors)))
     return tensors
 
 
 def dequantised(directory: str, file: dict[str, str], config: Any) -> Any:
-    """Load a GGUF file into the CPU's memory, its weights as float32.
+    """Load a GGUF file into CPU memory and dequantise its weights to float32.
 
     Args:
-        directory: Its directory.
-        file: Its name, as ``from_pretrained`` takes it.
-        config: The configuration of the model, which may have fewer layers.
+        directory: Directory of the file.
+        file: The argument of ``from_pretrained`` that names the file.
+        config: Configuration of the model, which may have fewer layers than the file.
     """
     settings = {"quantization_config": GgufConfig(dequantize=True)} if GgufConfig is not None else {}
     return AutoModelForCausalLM.from_pretrained(

@@ -1,6 +1,6 @@
 """Queries without a language model: tables that turn a query's tokens into a sparse vector.
 
-Nothing here loads torch or transformers.
+This folder loads neither torch nor transformers.
 """
 
 from __future__ import annotations

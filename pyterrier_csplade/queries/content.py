@@ -1,4 +1,4 @@
-"""What a query table consists of, and its files."""
+"""The content of a query table, and its files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .tokens import QueryTokens
 
-#: The file of a table that holds its contract and the digests of the other two.
+#: The file with a table's contract and the digests of the other two files.
 TABLE_FILE = "csplade_table.json"
 
 _WEIGHTS_FILE, _TOKENIZER_FILE = "table.npz", "tokenizer.json"
@@ -32,16 +32,16 @@ _REMEDY = "copy the table again, or make it again"
 
 @dataclass(frozen=True)
 class TableContent:
-    """What a query table consists of; it does not change.
+    """The immutable content of a query table.
 
     Attributes:
-        contract: The table's contract; its ``queries_for`` names the document encoder.
+        contract: The table's contract; its ``queries_for`` identifies the document encoder.
         vocabulary: The index terms of the documents.
         token_ids: The tokens that are index terms, int64; more than terms if the contract folds terms.
-        tokenizer: The tokenizer of the language model, as its file ``tokenizer.json``.
+        tokenizer: The tokenizer of the language model, as the content of its file ``tokenizer.json``.
         weights: float32 [terms], the weight that each term of a query has in its vector.
-        expansion: float32 [terms, terms]; row x has the weights that the term x of a query adds to terms.
-        counts: Whether a term that a query repeats counts as often as it occurs, and not once.
+        expansion: float32 [terms, terms]; row x has the weights that the query term x adds to terms.
+        counts: Whether a repeated term counts as often as it occurs instead of once.
         split_special_tokens: Whether the names of special tokens in a query are read as text.
     """
 
@@ -65,15 +65,9 @@ class TableContent:
         counts: bool = False,
         training: dict[str, Any] | None = None,
     ) -> TableContent:
-        """Make the content of a table for documents.
+        """Make the content of a table for documents, from the tokenizer and index terms of their encoder.
 
-        Args:
-            documents: The contract of the documents' encoder.
-            tokens: Its tokenizer and index terms.
-            weights: As in the class.
-            expansion: As in the class; none by default.
-            counts: As in the class.
-            training: Description of how the table was made, for people to read.
+        The class describes the arguments; ``expansion`` is empty by default, and ``training`` describes how the table was made.
 
         Raises:
             ContractError: A weight is negative or not finite, or the shapes differ from the vocabulary.
@@ -108,7 +102,7 @@ class TableContent:
 
     @property
     def _digest(self) -> str:
-        """Digest of all that the vectors depend on besides the contract."""
+        """Digest of everything besides the contract that determines the vectors."""
         digest = hashlib.sha256(json.dumps([self.counts, self.split_special_tokens]).encode())
         digest.update(hashlib.sha256(self.tokenizer.encode()).digest())
         for array in self._arrays().values():
@@ -128,7 +122,7 @@ class TableContent:
         size = len(self.vocabulary)
         if self.weights.shape != (size,) or self.expansion.shape != (size, size):
             raise ContractError(
-                f"{name}: expected {size:,} weights, one for each index term, and as many rows and columns of the expansion, "
+                f"{name}: expected one weight for each of {size:,} index terms, and as many rows and columns of the expansion, "
                 f"found {self.weights.shape} and {self.expansion.shape}"
             )
         for values in (self.weights, self.expansion.data):
@@ -136,7 +130,7 @@ class TableContent:
                 raise ContractError(f"{name}: a weight is negative or not finite: {_REMEDY}")
 
     def save(self, directory: Path) -> None:
-        """Write the files of a table; the contract comes last, so that an interrupted copy is no table."""
+        """Write the files of a table; the contract comes last, so that an interrupted copy is not a table."""
         directory.mkdir(parents=True, exist_ok=True)
         packed = io.BytesIO()
         np.savez_compressed(packed, **self._arrays())  # type: ignore[arg-type]
@@ -153,7 +147,7 @@ class TableContent:
 
         Raises:
             FileNotFoundError: There is no table.
-            ContractError: A file is missing, damaged, or of a newer format; names it.
+            ContractError: A file is missing, damaged, or in a newer format; the message names it.
         """
         path = directory / TABLE_FILE
         try:

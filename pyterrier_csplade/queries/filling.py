@@ -1,4 +1,4 @@
-"""How a query table is filled: from queries, and the vectors that a teacher makes of them."""
+"""Fills a query table from queries and a teacher's vectors of them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pyterrier_csplade.vectors.impacts import top_k
 
 Kind = Literal["ridge", "counts"]
 
-# Terms that are fitted between two steps of the progress bar, and whose candidates are in memory at once; our choice (not
+# Number of terms that are fitted between two steps of the progress bar, whose candidates are in memory at once; our choice (not
 # measured).
 _BLOCK = 512
-# Passes over the candidates of a term, at most; our choice (measured: 3 to 8 are enough on medquad and openstax).
+# Maximum number of passes over the candidates of a term; our choice (measured: 3 to 8 are enough on medquad and openstax).
 _PASSES = 50
-# Change of a weight, as a share of the term's mean weight, below which the fit of a term ends; our choice (not measured).
+# The fit of a term ends when weights change by less than this share of the term's mean weight; our choice (not measured).
 _TOLERANCE = 0.005
 
 
@@ -33,12 +33,12 @@ class Filling:
 
     Attributes:
         kind: "ridge" fits rows with expansion: non-negative ridge regression from the tokens of queries to the teacher's
-            vectors. "counts" sets only the weight of each token itself: the mean of the teacher's weights for it.
-        entries: Terms that a token's row holds at most besides the token itself; only for "ridge".
-        threshold: Smallest weight in a row, as a share of the mean weight in the teacher's vectors; only for "ridge".
+            vectors. "counts" sets only the weight of each token itself, to the mean of the teacher's weights for it.
+        entries: Maximum number of terms in a token's row besides the token itself; only for "ridge".
+        threshold: Minimum weight in a row, as a share of the mean weight in the teacher's vectors; only for "ridge".
         ridge: Strength of the pull towards the prior, a table without expansion, as a number of queries: a token that occurs
             in fewer queries keeps most of the prior.
-        counts: Whether a token that a query repeats counts as often as it occurs, and not once.
+        counts: Whether a repeated token counts as often as it occurs instead of once.
     """
 
     kind: Kind = "ridge"
@@ -57,7 +57,7 @@ class Filling:
                 raise ConfigError(f"{name} must be a finite number of at least {least:g}, found {value!r:.60}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings that make a difference for the kind."""
+        """Return the settings that have an effect on this kind."""
         names = ["kind", "ridge", "counts"] if self.kind == "counts" else list(asdict(self))
         return {name: getattr(self, name) for name in names}
 
@@ -72,15 +72,15 @@ def fill(
 ) -> tuple[np.ndarray, csr_matrix]:
     """Fill a table.
 
-    A token that is in no query has the mean weight of a query's own tokens. If it has a twin, its common spelling, a table with
-    expansion adds the twin with the same weight.
+    A token that is in no query gets the mean weight of a query's own tokens. If it has a twin, its common spelling, a table
+    with expansion adds the twin with the same weight.
 
     Args:
         tokens: The tokens of queries, [queries, terms], 1 or a count for each.
         vectors: The teacher's vectors of the same queries, [queries, terms].
-        filling: How.
+        filling: The settings.
         twins: Terms, and the common spelling of each.
-        verbose: Whether progress is shown.
+        verbose: Whether to show a progress bar.
 
     Returns:
         The weight of each token itself, float32 [terms], and the expansion, float32 [terms, terms].
@@ -102,16 +102,16 @@ def fill(
 
 
 def own_weight(tokens: csr_matrix, vectors: csr_matrix) -> float:
-    """Return the mean weight of a query's own tokens in the teacher's vectors, where it is above 0; 1 if it never is."""
+    """Return the mean of the positive weights of queries' own tokens in the teacher's vectors; 1 if there are none."""
     shared = vectors.multiply(tokens > 0).tocsr()
     shared.eliminate_zeros()
     return float(shared.data.mean()) if shared.nnz else 1.0
 
 
 def mean_weights(tokens: csr_matrix, vectors: csr_matrix, prior: float, strength: float) -> np.ndarray:
-    """Return each token's mean weight over the queries that contain it, and over ``strength`` more with the prior weight.
+    """Return each token's mean weight over the queries that contain it and ``strength`` more queries with the prior weight.
 
-    This is the minimum of the squared error over tables without expansion, up to the prior.
+    Up to the prior, this minimises the squared error over tables without expansion.
     """
     sums = np.asarray(vectors.multiply(tokens > 0).sum(axis=0), dtype=np.float64).ravel()
     queries = np.diff(tokens.tocsc().indptr)
@@ -121,20 +121,20 @@ def mean_weights(tokens: csr_matrix, vectors: csr_matrix, prior: float, strength
 def nonnegative_ridge(
     tokens: csr_matrix, vectors: csr_matrix, prior: float, strength: float, smallest: float, *, verbose: bool = False
 ) -> csr_matrix:
-    """Fit a table by ridge regression with weights of at least 0, one column, a term of the vectors, after the other.
+    """Fit a table by ridge regression with weights of at least 0, one column (a term of the vectors) after another.
 
     With B the tokens, P the vectors and D the prior on the diagonal, T minimises ``|BT - P|^2 + strength |T - D|^2``. At the
-    minimum, an entry is at most ``(B^T P + strength D) / (diag(B^T B) + strength)``, because the others only take from what
-    is left of P. Entries whose bound is below ``smallest`` are therefore left out from the beginning, which leaves few: the
-    rest is fitted by coordinate descent. Memory is needed for the input, the result, and the candidates of some hundred terms.
+    minimum, an entry is at most ``(B^T P + strength D) / (diag(B^T B) + strength)``, because the other entries only reduce what
+    is left of P. Entries whose bound is below ``smallest`` are therefore left out from the start. The few remaining ones are
+    fitted by coordinate descent. Memory is needed for the input, the result, and the candidates of some hundred terms.
 
     Args:
         tokens: B, [queries, terms].
-        vectors: P, [queries, terms], not negative.
+        vectors: P, [queries, terms], non-negative.
         prior: Weight on the diagonal of D.
         strength: As above.
-        smallest: Smallest entry of the result.
-        verbose: Whether progress is shown.
+        smallest: Minimum entry of the result.
+        verbose: Whether to show a progress bar.
 
     Returns:
         T without entries below ``smallest``, float32 [terms, terms].
@@ -161,7 +161,7 @@ def nonnegative_ridge(
 
 
 class _Columns:
-    """The columns of B, with what the fit of each term needs of them."""
+    """The columns of B, and what the fit of each term needs from them."""
 
     def __init__(self, tokens: csr_matrix, strength: float) -> None:
         self._tokens = tokens.tocsc()
@@ -178,7 +178,7 @@ class _Columns:
         return (self._tokens.T @ vectors).tocsc()
 
     def candidates(self, products: csc_matrix, term: int, prior: float, smallest: float) -> np.ndarray:
-        """Return the tokens whose weight for a term may reach ``smallest``; the term itself is the first, if it is one."""
+        """Return the tokens whose weight for a term may reach ``smallest``; if the term is one of them, it comes first."""
         found, sums = products.indices, products.data.astype(np.float64)
         itself = found == term
         own = (float(sums[itself].sum()) + self._strength * prior) / self._scale[term]
@@ -195,11 +195,10 @@ class _Columns:
         priors = [prior if token == term else 0.0 for token in candidates.tolist()]
         weights = [0.0] * len(candidates)
         smallest_change = _TOLERANCE * (float(target.data.mean()) if target.nnz else prior)
-        everyone = range(len(candidates))
-        moving: Sequence[int] = everyone
+        active: Sequence[int] = range(len(candidates))
         for _ in range(_PASSES):
             largest = 0.0
-            for at in moving:
+            for at in active:
                 queries, values = columns[at]
                 errors = error[queries]
                 gradient = float(values @ errors) + self._strength * (weights[at] - priors[at])
@@ -209,11 +208,11 @@ class _Columns:
                     weights[at] += change
                     largest = max(largest, abs(change))
             if largest > smallest_change:  # most weights that are 0 now stay 0
-                moving = [at for at in moving if weights[at] > 0]
-            elif len(moving) == len(everyone):
+                active = [at for at in active if weights[at] > 0]
+            elif len(active) == len(candidates):
                 break
             else:
-                moving = everyone
+                active = range(len(candidates))
         return np.array(weights, dtype=np.float64)
 
     def _column(self, token: int) -> tuple[np.ndarray, np.ndarray]:

@@ -25,7 +25,7 @@ from .tokens import QueryTokens, twins, without_state
 
 
 class Teacher(Protocol):
-    """What a table needs of the model whose queries it imitates; :class:`~pyterrier_csplade.CSPLADE` has it."""
+    """The part of a model that a table imitates and uses; :class:`~pyterrier_csplade.CSPLADE` implements it."""
 
     @property
     def contract(self) -> Contract:
@@ -48,11 +48,12 @@ class Teacher(Protocol):
 
 
 class QueryTable(Settings, pt.Transformer):
-    """Adds ``query_toks`` to queries by a table, without a language model: for documents that one has encoded.
+    """Adds ``query_toks`` to queries with a table instead of a language model, for documents that a language model has encoded.
 
-    The vector of a query is the sum of the table's rows of its different tokens. A row holds a weight of the token itself and a
-    few weights of other terms, its expansion. The query encoder of the documents' model is the teacher: :meth:`fit` chooses the
-    rows so that the sums come close to its vectors. An index whose documents the model encoded accepts the vectors.
+    The vector of a query is the sum of the table's rows for its distinct tokens. A row contains a weight of the token itself
+    and a few weights of other terms, its expansion. The query encoder of the documents' model is the teacher: :meth:`fit`
+    chooses the rows so that the sums approximate the teacher's vectors. An index of documents that the model encoded accepts
+    the vectors.
 
     Only numpy, scipy, tokenizers and PyTerrier are imported.
 
@@ -66,11 +67,11 @@ class QueryTable(Settings, pt.Transformer):
     schematic = {"label": "Query table", "help_url": None}
 
     def __init__(self, content: TableContent, path: str | None = None) -> None:
-        """Make a transformer; :meth:`fit`, :meth:`load` and :meth:`from_weights` call it.
+        """Make a transformer; :meth:`fit`, :meth:`load` and :meth:`from_weights` call this.
 
         Args:
-            content: The table.
-            path: The directory that it was read from.
+            content: The content of the table.
+            path: The directory from which it was read.
         """
         self._content = content
         self._path = path
@@ -81,12 +82,14 @@ class QueryTable(Settings, pt.Transformer):
 
         Args:
             model: The :class:`~pyterrier_csplade.CSPLADE` that encoded the documents.
-            queries: Queries like those to come; without any, titles or first sentences of documents. A few thousand are enough.
-            filling: How the table is filled; :class:`Filling`'s defaults by default.
-            verbose: Whether progress is shown.
+            queries: Queries like future ones; if you have none, titles or first sentences of documents. A few thousand are
+                enough.
+            filling: How to fill the table; the defaults of :class:`Filling` by default.
+            verbose: Whether to show progress bars.
 
         Raises:
-            DataError: A query is no string; or the model gives most queries no terms, so that there is nothing to imitate.
+            DataError: A query is not a string, or most queries get no terms from the model, so that there is nothing to
+                imitate.
         """
         filling = filling or Filling()
         tokens, vectors = teach(model, queries, counts=filling.counts, verbose=verbose)
@@ -105,13 +108,13 @@ class QueryTable(Settings, pt.Transformer):
         counts: bool = False,
         training: dict[str, Any] | None = None,
     ) -> QueryTable:
-        """Make a table of given weights, such as ones (binary queries) or inverse document frequencies.
+        """Make a table from given weights, such as ones (binary queries) or inverse document frequencies.
 
         Args:
             model: The :class:`~pyterrier_csplade.CSPLADE` that encoded the documents.
             weights: [terms of ``model.vocabulary``], the weight of each term in the vectors of queries that contain it.
-            expansion: [terms, terms]; row x has the weights that the term x adds to terms. None by default.
-            counts: Whether a term that a query repeats counts as often as it occurs, and not once.
+            expansion: [terms, terms]; row x has the weights that the term x adds to terms. Empty by default.
+            counts: Whether a repeated term counts as often as it occurs instead of once.
             training: Description of how the table was made, for people to read.
 
         Raises:
@@ -125,13 +128,13 @@ class QueryTable(Settings, pt.Transformer):
         """Read a table from its directory.
 
         Raises:
-            FileNotFoundError: The directory holds no table.
-            ContractError: A file is missing, damaged, or of a newer format; names it.
+            FileNotFoundError: The directory contains no table.
+            ContractError: A file is missing, damaged, or in a newer format; the message names it.
         """
         return cls(TableContent.load(Path(path)), str(path))
 
     def save(self, path: str | Path) -> None:
-        """Write the table into a directory that :meth:`load` reads; a table there is replaced.
+        """Write the table into a directory that :meth:`load` reads; an existing table is replaced.
 
         The files are ``csplade_table.json`` (the contract, and digests of the other files), ``table.npz`` (arrays ``token_ids``
         and ``weights`` by term, and ``data``, ``indices`` and ``indptr`` of the expansion as a CSR matrix) and
@@ -141,7 +144,7 @@ class QueryTable(Settings, pt.Transformer):
 
     @property
     def contract(self) -> Contract:
-        """The contract of the table; ``queries_for`` is the fingerprint of the documents' encoder."""
+        """The contract of the table; ``queries_for`` is the fingerprint of the document encoder."""
         return self._content.contract
 
     @property
@@ -156,7 +159,7 @@ class QueryTable(Settings, pt.Transformer):
 
     @property
     def counts(self) -> bool:
-        """Whether a term that a query repeats counts as often as it occurs, and not once."""
+        """Whether a repeated term counts as often as it occurs instead of once."""
         return self._content.counts
 
     @property
@@ -176,14 +179,14 @@ class QueryTable(Settings, pt.Transformer):
         """Encode queries.
 
         Args:
-            texts: Any number of queries; a blank one has an empty vector.
+            texts: The queries; a blank query has an empty vector.
             names: Names of the queries in error messages; "text 0", "text 1" ... by default.
 
         Returns:
             float32 weights above 0, [texts, terms of ``vocabulary``].
 
         Raises:
-            DataError: A query is no string or no valid Unicode; names it.
+            DataError: A query is not a string or not valid Unicode; the message names it.
         """
         checked = check_plain_queries(texts, names or [f"text {position}" for position in range(len(texts))])
         vectors = csr_matrix(self._tokens(checked, counts=self._content.counts) @ self._rows)
@@ -206,7 +209,7 @@ class QueryTable(Settings, pt.Transformer):
         """Add ``query_toks``; rows, order, index and other columns stay.
 
         Raises:
-            DataError: A query is None, NaN, a number, bytes or no valid Unicode; names its qid.
+            DataError: A query is None, NaN, a number, bytes or not valid Unicode; the message names its qid.
         """
         pt.validate.columns(inp, includes=["qid", "query"], context=self)
         texts = inp["query"].tolist()
@@ -228,7 +231,7 @@ class QueryTable(Settings, pt.Transformer):
         return self._named(name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle and copy a table that was read from a directory by its name, and any other by its content."""
+        """Pickle and copy a table that was read from a directory by its path, and any other table by its content."""
         return (QueryTable, (self._content,)) if self._path is None else (QueryTable.load, (self._path,))
 
 
@@ -236,7 +239,7 @@ def teach(model: Teacher, queries: Sequence[str], *, counts: bool, verbose: bool
     """Return the tokens of the distinct queries, and the model's vectors of them, each [queries, terms].
 
     Raises:
-        DataError: A query is no string; or the model gives most queries no terms, so that there is nothing to imitate.
+        DataError: A query is not a string, or most queries get no terms from the model, so that there is nothing to imitate.
     """
     distinct = list(dict.fromkeys(check_plain_queries(list(queries), [f"query {i}" for i in range(len(queries))])))
     tokens, vectors = tokens_of(model), model.encode_queries(distinct, verbose=verbose)
@@ -248,14 +251,14 @@ def tokens_of(model: Teacher) -> QueryTokens:
     """Return the tokenizer of a model.
 
     Raises:
-        ContractError: The tokenizer is not one of the library tokenizers, so that it cannot be used without transformers.
+        ContractError: The tokenizer is not of the library tokenizers, and cannot be used without transformers.
     """
     tokenizer = model.backbone.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ContractError(
-            f"{model}: its tokenizer ({type(tokenizer).__name__}) has no file tokenizer.json, which a query table needs: load "
-            "the model with a fast tokenizer"
+            f"{model}: its tokenizer ({type(tokenizer).__name__}) has no file tokenizer.json, which a query table needs: use a "
+            "model with a fast tokenizer"
         )
     split = bool(getattr(tokenizer, "split_special_tokens", False))
     token_ids = np.flatnonzero(model.backbone.column_of_token.cpu().numpy() >= 0)
@@ -268,6 +271,6 @@ def _check_teacher(vectors: csr_matrix) -> None:
         raise DataError("there are no queries to make the table from")
     if 2 * empty > total:
         raise DataError(
-            f"the model gives {empty:,} of {total:,} queries no terms, so that there is nothing to imitate: does the model "
-            "encode queries as it should?"
+            f"{empty:,} of {total:,} queries get no terms from the model, so that there is nothing to imitate: check that the "
+            "model encodes queries correctly"
         )

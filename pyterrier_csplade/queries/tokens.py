@@ -1,4 +1,4 @@
-"""The index terms of a query, as the language model of the documents reads it."""
+"""The index terms of a query, as tokenised by the documents' language model."""
 
 from __future__ import annotations
 
@@ -14,34 +14,28 @@ from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.folding import fold_vocabulary
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
-# How tokenizers spell the space before a word: byte-level ones, and those of SentencePiece.
+# How byte-level and SentencePiece tokenizers spell the space before a word.
 _SPACES = ("Ġ", "▁")
 
 
 class QueryTokens:
     """Finds the index terms of queries with the tokenizer of a language model.
 
-    A query is tokenised as the model does it, after the contract's prefix and up to its length. The tokens of the prefix are
-    left out by their place in the text: a byte-level tokenizer spells the first word ``heart`` at the beginning of a text, but
+    A query is tokenised as by the model, after the contract's prefix and up to its length. The tokens of the prefix are removed
+    by their position in the text: a byte-level tokenizer spells the first word ``heart`` at the beginning of a text, but
     ``Ġheart`` after the prefix ``query: ``.
 
     Attributes:
-        tokenizer: The tokenizer as its file ``tokenizer.json``.
+        tokenizer: The content of the tokenizer's file ``tokenizer.json``.
         token_ids: The tokens that are index terms, before folding, int64, ascending.
-        vocabulary: The index terms, folded if the contract says so: several tokens are then one term.
+        vocabulary: The index terms; if the contract folds them, several tokens are one term.
         split_special_tokens: Whether the names of special tokens in a query are read as text.
     """
 
     def __init__(
         self, tokenizer: str, contract: Contract, token_ids: np.ndarray, *, split_special_tokens: bool = False
     ) -> None:
-        """Load a tokenizer.
-
-        Args:
-            tokenizer: The content of its file ``tokenizer.json``.
-            contract: How the documents' encoder reads queries: prefix, special tokens, maximum length, folding.
-            token_ids: As in the class.
-            split_special_tokens: As in the class.
+        """Load a tokenizer; ``contract`` says how the document encoder reads queries.
 
         Raises:
             ValueError: The tokenizer cannot be read, or has no such token.
@@ -69,7 +63,7 @@ class QueryTokens:
 
     @property
     def starts_bare(self) -> bool:
-        """Whether the first word of a query is spelled otherwise than after a space, as in documents: ``heart``, ``Ġheart``."""
+        """Whether the first word of a query is spelled differently than words after a space: ``heart``, ``Ġheart``."""
         first, later = (self._backend.encode(self._prefix + text, add_special_tokens=False).ids for text in ("the", "the the"))
         return first[-1] != later[-1]
 
@@ -77,7 +71,7 @@ class QueryTokens:
         """Find the index terms of queries.
 
         Args:
-            texts: Any number of queries; a blank one has no terms.
+            texts: The queries; a blank query has no terms.
             counts: Whether to count how often each term occurs.
 
         Returns:
@@ -96,14 +90,15 @@ class QueryTokens:
             columns.append(found[found >= 0])
             starts.append(starts[-1] + len(columns[-1]))
         if cut:
-            noun = "query was" if cut == 1 else "queries were"
-            warn(f"{cut:,} {noun} longer than {self._length} tokens: what comes later was left out")
-        every = np.concatenate(columns)
-        found = csr_matrix((np.ones(len(every), dtype=np.float32), every, starts), shape=(len(texts), len(self.vocabulary)))
-        found.sum_duplicates()
+            queries, were = ("query", "was") if cut == 1 else ("queries", "were")
+            warn(f"{cut:,} {queries} {were} longer than {self._length} tokens and {were} truncated")
+        indices = np.concatenate(columns)
+        ones = np.ones(len(indices), dtype=np.float32)
+        terms = csr_matrix((ones, indices, starts), shape=(len(texts), len(self.vocabulary)))
+        terms.sum_duplicates()
         if not counts:
-            found.data[:] = 1
-        return found
+            terms.data[:] = 1
+        return terms
 
     def text_of(self, term: str) -> str:
         """Return the text that a term spells; the term itself if the tokenizer has no decoder."""
@@ -111,7 +106,7 @@ class QueryTokens:
         return term if decoder is None else str(decoder.decode([term]))
 
     def _readable(self, longest_text: int) -> int:
-        """Return how many characters of a query can affect the tokens that are read, as the model does."""
+        """Return how many characters of a query can affect the tokens that are read; the model uses the same limit."""
         if longest_text <= self._room:
             return longest_text
         self._longest = self._longest or max(map(len, self._backend.get_vocab()))
@@ -119,7 +114,7 @@ class QueryTokens:
 
 
 def twins(vocabulary: Vocabulary, *, bare: bool) -> dict[int, int]:
-    """Return the columns of terms and of their common spelling, which documents have more often.
+    """Return the columns of terms and of their common spelling, which is more frequent in documents.
 
     Args:
         vocabulary: The index terms.
@@ -138,7 +133,7 @@ def twins(vocabulary: Vocabulary, *, bare: bool) -> dict[int, int]:
 
 
 def without_state(tokenizer: str) -> str:
-    """Return a tokenizer without what its last use left in it: truncation and padding."""
+    """Return a tokenizer without the truncation and padding that its last use has set."""
     backend = Tokenizer.from_str(tokenizer)
     backend.no_truncation()
     backend.no_padding()

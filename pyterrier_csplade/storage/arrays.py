@@ -1,4 +1,4 @@
-"""Files of named arrays that are mapped into memory, with checksums; an incomplete file does not open."""
+"""Files of named arrays with checksums, mapped into memory; an incomplete file cannot be opened."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _REMEDY = "remove it and open the index again, which builds it"
 
 
 class ArrayWriter:
-    """Writes arrays one after another, then a footer that describes them; a file without its footer does not open.
+    """Writes arrays one after another, then a footer that describes them; a file without its footer cannot be opened.
 
-    Arrays are filled in place, so they may be larger than the memory. Write to a temporary name, and rename the file when
+    Arrays are filled in place, so they may be larger than the memory. Write to a temporary name, and rename the file after
     :meth:`finish` has returned.
     """
 
@@ -39,28 +39,21 @@ class ArrayWriter:
         """Create an empty file.
 
         Raises:
-            FileExistsError: There is something at the path, if only a link.
+            FileExistsError: The path exists, even as a link.
         """
         self.path = path
         self._arrays: dict[str, tuple[np.ndarray, int, bool]] = {}
         self._size = 0
-        # One handle for everything: if the directory is replaced meanwhile, the path would name a new file.
+        # One handle for all writes: if the directory were replaced meanwhile, the path would name another file.
         self._file = path.open("x+b")
 
     def allocate(
         self, name: str, shape: int | tuple[int, ...], dtype: np.typing.DTypeLike, *, digest: bool = True
     ) -> np.ndarray:
-        """Append an array of zeros.
+        """Append an array of zeros, and return it to be filled before :meth:`finish`.
 
-        Args:
-            name: The name of the array.
-            shape: The shape of the array.
-            dtype: The type of its elements.
-            digest: Whether opening the file compares the array's SHA-256. If not, the reader of the array must check what it
-                reads; only :meth:`ArrayFile.verify` reads the array whole.
-
-        Returns:
-            The array, to be filled before :meth:`finish`.
+        Without ``digest``, opening the file does not compare the array's SHA-256, and only :meth:`ArrayFile.verify` reads the
+        whole array: the reader must check what it reads.
 
         Raises:
             OSError: The disk is full.
@@ -83,11 +76,7 @@ class ArrayWriter:
         self.allocate(name, values.shape, values.dtype)[...] = values
 
     def finish(self, metadata: dict[str, Any]) -> None:
-        """Write the footer and bring the file to the disk.
-
-        Args:
-            metadata: Further values for the footer, which JSON can hold.
-        """
+        """Write the footer with metadata that JSON can represent, and flush the file to the disk."""
         entries = {}
         for name, (values, start, digest) in self._arrays.items():
             if isinstance(values, np.memmap):
@@ -111,30 +100,26 @@ class ArrayWriter:
 class ArrayFile:
     """A file that :class:`ArrayWriter` wrote, open for reading.
 
-    The arrays are read-only. They stay valid if another file is put at the path later. The digests may have been made by
-    the author of a crafted file: check shapes, types and values before using them, with :meth:`array` and :meth:`require`.
+    The arrays are read-only. They stay valid if another file replaces this one. The author of a crafted file may have computed
+    the digests, too: check shapes, types and values with :meth:`array` and :meth:`require` before using them.
 
     Attributes:
-        path: The path at which the file was opened.
+        path: The path from which the file was opened.
         metadata: The metadata from the footer.
     """
 
     def __init__(self, path: Path, *, memory: bool = False) -> None:
-        """Open a file, and compare the digests of the arrays that were written with ``digest=True``.
-
-        Args:
-            path: The file.
-            memory: Whether to read it into memory instead of mapping it.
+        """Map a file, or read it into memory, and compare the digests of the arrays that were written with ``digest=True``.
 
         Raises:
             FileNotFoundError: There is no file.
-            ImpactIndexError: The file is cut off, has changed, or is of another version.
+            ImpactIndexError: The file is truncated, has changed, or is from another version.
         """
         self.path = path
         with path.open("rb") as file:
             footer, size = _read_footer(file, path)
             file.seek(0)
-            # Never of length 0, which mmap refuses, because of the footer.
+            # The footer makes sure that the length is not 0, which mmap refuses.
             self._buffer: Any = file.read() if memory else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         try:
             self.metadata: dict[str, Any] = dict(footer["metadata"])
@@ -148,12 +133,7 @@ class ArrayFile:
         return self._arrays[name]
 
     def array(self, name: str, dtype: np.typing.DTypeLike, *shape: int | None) -> np.ndarray:
-        """Return an array.
-
-        Args:
-            name: The name of the array.
-            dtype: Its type, or ``np.unsignedinteger`` for any of these types.
-            *shape: Its shape; None for any length.
+        """Return an array of a type, or of any unsigned type for ``np.unsignedinteger``; None in a shape stands for any length.
 
         Raises:
             ImpactIndexError: There is no such array, or it has another type or shape.
@@ -165,9 +145,9 @@ class ArrayFile:
         self.require(fits, name)
         return array
 
-    def require(self, holds: object, what: str) -> None:
-        """Raise the error for a part of the file that has changed, unless something holds."""
-        if not holds:
+    def require(self, condition: object, what: str) -> None:
+        """Raise the error for a changed part of the file unless a condition holds."""
+        if not condition:
             raise self.changed(what)
 
     def __contains__(self, name: str) -> bool:
@@ -182,7 +162,7 @@ class ArrayFile:
         self._check(self._entries)
 
     def changed(self, what: str) -> ImpactIndexError:
-        """Return the error for a part of the file that has changed."""
+        """Return the error for a changed part of the file."""
         return ImpactIndexError(f"{self.path} has changed since it was written ({what}): {_REMEDY}")
 
     def _view(self, name: str, entry: dict[str, Any], size: int) -> np.ndarray:
@@ -228,11 +208,11 @@ def _sha256(array: np.ndarray) -> str:
 class StringTable(Sequence[str]):
     """Strings of an :class:`ArrayFile`, stored as their UTF-8 bytes and the offset of each.
 
-    Strings that were taken are kept in memory, since the same documents are found again and again.
+    Strings that were read stay in memory, because searches return the same documents again and again.
     """
 
     def __init__(self, file: ArrayFile, name: str) -> None:
-        """Open the table that :class:`PackedStrings` wrote under a name.
+        """Open a table that :class:`PackedStrings` wrote.
 
         Raises:
             ImpactIndexError: There is no such table, or its offsets are wrong.
@@ -240,8 +220,8 @@ class StringTable(Sequence[str]):
         self._file, self._name = file, name
         self._text, self._starts = file.array(f"{name}.text", np.uint8, None), file.array(f"{name}.starts", np.int64, None)
         file.require(are_starts(self._starts, len(self._text)), name)
-        self._taken = np.empty(len(self), dtype=object)
-        self._is_taken = np.zeros(len(self), dtype=bool)
+        self._kept = np.empty(len(self), dtype=object)
+        self._is_kept = np.zeros(len(self), dtype=bool)
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -253,14 +233,14 @@ class StringTable(Sequence[str]):
         return self._read(np.arange(len(self)))
 
     def take(self, ids: np.ndarray) -> np.ndarray:
-        """Return the strings with some numbers, in an array of objects."""
-        missing = ids[~self._is_taken[ids]]
+        """Return the strings with the given numbers, as an array of objects."""
+        missing = ids[~self._is_kept[ids]]
         if len(missing):
             missing = np.unique(missing)
-            self._taken[missing] = list(self._read(missing))
-            self._is_taken[missing] = True  # last: other threads may read
-        taken: np.ndarray = self._taken[ids]
-        return taken
+            self._kept[missing] = list(self._read(missing))
+            self._is_kept[missing] = True  # last, because other threads may read
+        strings: np.ndarray = self._kept[ids]
+        return strings
 
     def _read(self, ids: np.ndarray) -> Iterator[str]:
         text = self._text.data
@@ -272,12 +252,12 @@ class StringTable(Sequence[str]):
 
 
 def are_starts(starts: np.ndarray, total: int) -> bool:
-    """Whether an array holds the start of each run of ``total`` elements, and their number at its end."""
+    """Whether an array contains the start of each run of ``total`` elements, followed by ``total``."""
     return bool(len(starts) and starts[0] == 0 and starts[-1] == total and (starts[1:] >= starts[:-1]).all())
 
 
 class PackedStrings:
-    """Many strings on their way to a file; each takes its bytes and 8 more."""
+    """Strings to be written to a file; each takes its UTF-8 bytes and 8 more."""
 
     def __init__(self, strings: Iterable[str] = ()) -> None:
         """Pack strings."""

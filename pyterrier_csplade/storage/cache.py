@@ -1,4 +1,4 @@
-"""The user's cache: directories that are made once, whole or not at all, and can be made again."""
+"""The user's cache: directories that are created once, whole or not at all, and can be recreated."""
 
 from __future__ import annotations
 
@@ -14,23 +14,19 @@ from .files import locked, sync
 
 
 def cache_directory() -> Path:
-    """Return where the cache is: ``PYTERRIER_CSPLADE_HOME``, by default ``pyterrier_csplade`` in the user's cache directory."""
+    """Return ``PYTERRIER_CSPLADE_HOME``, or by default ``pyterrier_csplade`` in the user's cache directory."""
     if home := os.environ.get("PYTERRIER_CSPLADE_HOME"):
         return Path(home).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyterrier_csplade"
 
 
 def cached(name: str, make: Callable[[Path], None]) -> Path:
-    """Return a directory of the cache; make it first if it is not there.
+    """Return the directory of the cache with a name; if it is missing, ``make`` fills an empty directory, which is moved there.
 
-    One process makes it, and others wait until it has ended. Leftovers of killed processes are removed.
-
-    Args:
-        name: Name of the directory.
-        make: Fills an empty directory, which is then moved to its place.
+    One process creates it while others wait. Leftovers of killed processes are removed.
 
     Raises:
-        CspladeError: The cache cannot be written; names it.
+        CspladeError: The cache cannot be written.
     """
     home = cache_directory()
     target = home / name

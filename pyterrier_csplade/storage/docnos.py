@@ -9,15 +9,15 @@ import numpy as np
 
 from pyterrier_csplade._errors import DataError
 
-# Docnos that wait in a set, which takes ten times the memory, until they are sorted; our choice (not measured).
+# Maximum number of unsorted docnos, in a set that takes ten times the memory of a sorted array; our choice (not measured).
 _WAITING = 2**16
 
-# Least ratio of the lengths of neighbouring runs: adding searches every run. Our choice (not measured).
+# Minimum ratio of the lengths of neighbouring runs, each of which is searched for new docnos; our choice (not measured).
 _RATIO = 16
 
 
 class Docnos:
-    """The docnos seen so far, in 16 bytes each: a 128-bit digest. Docnos with equal digests count as equal."""
+    """The docnos seen so far, each as a 128-bit digest. Docnos with equal digests count as equal."""
 
     def __init__(self) -> None:
         self._waiting: set[bytes] = set()
@@ -28,7 +28,7 @@ class Docnos:
         return sum(map(len, self._runs)) + len(self._waiting)
 
     def add(self, docnos: Sequence[str]) -> None:
-        """Add docnos, in the order of the input.
+        """Add docnos in the order of the input.
 
         Raises:
             DataError: A docno was added before; the message names it and its position in the input.

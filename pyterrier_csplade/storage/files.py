@@ -1,4 +1,4 @@
-"""Files that are whole or absent, their digests, and locks."""
+"""Files that are written whole or not at all, digests, and locks."""
 
 from __future__ import annotations
 
@@ -20,13 +20,9 @@ _ZEROS = 2**20
 
 @contextlib.contextmanager
 def replacing(path: Path, temporary: Path) -> Iterator[None]:
-    """Rename a temporary file to its final name when the body has written it, and flush both to the disk.
+    """Rename a temporary file in the same directory to its final name after the body has written it, and flush both to disk.
 
-    On an error, the temporary file is removed and nothing is replaced. A body that writes nothing replaces nothing.
-
-    Args:
-        path: The final name.
-        temporary: The temporary name, in the same directory.
+    On an error, the temporary file is removed and nothing is replaced. If the body writes nothing, nothing is replaced.
     """
     try:
         yield
@@ -44,16 +40,16 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all.
 
     Raises:
-        OSError: The file cannot be written. If the disk is full, the message states how much the file needs.
+        OSError: The file cannot be written. If the disk is full, the message says how much space the file needs.
     """
-    # A name that nobody can guess, and exclusive creation: a link that was put there is not followed.
+    # With a random name and exclusive creation, no link that somebody else has created is followed.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     with needing(len(content), path), replacing(path, temporary), temporary.open("xb") as file:
         file.write(content)
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that somebody else may have written.
+    """Read a JSON file from an untrusted source.
 
     Raises:
         FileNotFoundError: There is no file.
@@ -68,7 +64,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(content: bytes) -> Any:
-    """Parse JSON that somebody else may have written.
+    """Parse JSON from an untrusted source.
 
     Raises:
         ValueError: The content is not JSON in UTF-8, or it is nested too deeply.
@@ -80,15 +76,10 @@ def parse_json(content: bytes) -> Any:
 
 
 def reserve(file: BinaryIO, path: Path, size: int) -> None:
-    """Extend a file that is mapped into memory: if the disk were full when the memory is written, the process would end.
-
-    Args:
-        file: The file, open for writing.
-        path: Its path, for messages.
-        size: The number of bytes that it shall have.
+    """Extend a file to ``size`` bytes before it is mapped: on a full disk, writing to the mapping would kill the process.
 
     Raises:
-        OSError: The disk is full; the message states how much the file needs.
+        OSError: The disk is full; the message says how much space the file needs.
     """
     start = file.seek(0, os.SEEK_END)
     with needing(size, path):
@@ -97,7 +88,7 @@ def reserve(file: BinaryIO, path: Path, size: int) -> None:
                 os.posix_fallocate(file.fileno(), start, size - start)
                 return
             except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # some file systems cannot
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not on all file systems
                     raise
         for place in range(start, size, _ZEROS):
             file.write(bytes(min(_ZEROS, size - place)))
@@ -106,20 +97,20 @@ def reserve(file: BinaryIO, path: Path, size: int) -> None:
 
 @contextlib.contextmanager
 def needing(size: int, path: Path) -> Iterator[None]:
-    """State in the error of a full disk how much a file needs."""
+    """Add to the error of a full disk how much space a file needs."""
     try:
         yield
     except OSError as error:
         if error.errno not in _DISK_FULL:
             raise
-        message = f"no space left, {size:,} bytes are needed for this file: free some and run the same again"
+        message = f"no space left, {size:,} bytes are needed for this file: free some space and run the same command again"
         raise OSError(error.errno, message, str(path)) from error
 
 
 def sync(path: Path) -> None:
     """Flush a file or directory to the disk, where the platform can."""
     if path.is_dir() and os.name == "nt":
-        return  # Windows has no descriptors of directories
+        return  # Windows has no file descriptors of directories
     # Windows syncs only files that are open for writing.
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
@@ -138,18 +129,18 @@ def sha256(path: Path) -> str:
 
 
 class LockedError(Exception):
-    """Another writer holds a lock; the text names its process."""
+    """Another writer holds a lock; the text is its process id."""
 
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold a lock on this machine. The lock belongs to the process and ends with it, however the process ends.
+    """Hold a lock on this machine, which the operating system releases when the process ends or is killed.
 
-    The lock is the one of the directory that is at ``path.parent`` when it is taken, even if the directory was replaced while
-    this process waited.
+    The lock belongs to the directory that is at ``path.parent`` when the lock is acquired, even if another process replaced the
+    directory while this one waited.
 
     Args:
-        path: The file of the lock. It is removed at the end.
+        path: The lock file, which is removed at the end.
         wait: Whether to wait until the lock is free.
 
     Raises:
@@ -163,19 +154,19 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
                 try:
                     lock.acquire()
                 except Timeout as error:
-                    if path.exists():  # else its holder has just removed it
+                    if path.exists():  # otherwise its holder has just removed it
                         raise LockedError(_owner(path)) from error
             try:
-                # If the directory was replaced meanwhile, the lock may be the old one's.
+                # If the directory was replaced meanwhile, the lock may belong to the old one.
                 if folder is None or os.path.samestat(os.fstat(folder), path.parent.stat()):
                     try:
-                        with contextlib.suppress(OSError):  # only for messages; Windows locks the content, too
+                        with contextlib.suppress(OSError):  # needed for messages only; Windows locks the content, too
                             _write_owner(path, folder)
                         yield
                         return
                     finally:
-                        # Removed while it is held: a writer that opened the file before sees that it has no name any more, and
-                        # tries again. If the directory is replaced now, the new one has a lock of another process.
+                        # The file is removed while the lock is held: a writer that has opened it sees that it has no name any
+                        # more, and tries again. If the directory is replaced now, the lock of the new one is kept.
                         with contextlib.suppress(OSError):
                             os.unlink(path if folder is None else path.name, dir_fd=folder)
             finally:
@@ -184,7 +175,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opened(directory: Path) -> Iterator[int | None]:
-    """Open a directory, which keeps its descriptor when another one is put at its path; None where the system cannot."""
+    """Open a directory; the descriptor stays valid if another directory takes its path. Yield None on systems without this."""
     if os.unlink not in os.supports_dir_fd:
         yield None
         return

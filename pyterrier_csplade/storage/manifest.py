@@ -1,4 +1,4 @@
-"""Manifests: the size and SHA-256 of each file of a directory, written last."""
+"""Manifests: the size and SHA-256 of each file in a directory. A manifest is the last file to be written."""
 
 from __future__ import annotations
 
@@ -16,20 +16,17 @@ T = TypeVar("T")
 #: The manifest of an index.
 MANIFEST_FILE = "csplade_manifest.json"
 
-#: Bytes of a directory up to which opening it compares digests, above only sizes; our choice (measured: half a second).
+#: Maximum size of a directory in bytes for which opening compares digests, and not only sizes; our choice (measured: half a
+#: second).
 HASHED_ON_OPENING = 256 * 2**20
 
 Files = Mapping[str, Mapping[str, Any]]
 
 
 def write_manifest(directory: Path, name: str = MANIFEST_FILE, *, files: Files | None = None, **values: object) -> None:
-    """Write the manifest of a directory.
+    """Write the manifest of a directory, with ``values`` as further content.
 
-    Args:
-        directory: The directory.
-        name: The name of the manifest.
-        files: Size ("bytes") and "sha256" of each file, by its name; None brings all files to the disk and describes them.
-        **values: What else the manifest shall hold.
+    ``files`` are the size ("bytes") and "sha256" of each file by name; None flushes all files to the disk and describes them.
     """
     if files is None:
         paths = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / name)
@@ -41,17 +38,12 @@ def write_manifest(directory: Path, name: str = MANIFEST_FILE, *, files: Files |
 
 
 def describe(path: Path, digest: str | None = None) -> dict[str, Any]:
-    """Return the entry of a file; the digest is computed if it is not given."""
+    """Return the entry of a file; the digest is computed unless it is given."""
     return {"bytes": path.stat().st_size, "sha256": digest or sha256(path)}
 
 
 def read_manifest(path: Path, error: type[CspladeError], remedy: str) -> dict[str, Any]:
-    """Read a manifest.
-
-    Args:
-        path: The manifest.
-        error: The exception for a manifest that cannot be used.
-        remedy: The way out of a damage, for its message.
+    """Read a manifest; if it is unusable, raise ``error`` with a message that ends in ``remedy``.
 
     Raises:
         FileNotFoundError: There is no manifest.
@@ -70,15 +62,9 @@ def read_manifest(path: Path, error: type[CspladeError], remedy: str) -> dict[st
 
 
 def damages(directory: Path, files: Files, *, digests: bool | None = None) -> Iterator[str]:
-    """Compare the files of a directory with its manifest.
+    """Yield the name of each file that differs from its entry in the manifest, and what is wrong with it.
 
-    Args:
-        directory: The directory.
-        files: The entries of the manifest.
-        digests: Whether to compare digests as well as sizes; None compares them up to ``HASHED_ON_OPENING``.
-
-    Yields:
-        For each file that differs, its name and what is wrong with it.
+    Digests are compared as well as sizes if ``digests`` is true, or None and the directory not above ``HASHED_ON_OPENING``.
     """
     if digests is None:
         digests = sum(entry["bytes"] for entry in files.values()) <= HASHED_ON_OPENING
@@ -96,19 +82,15 @@ def damages(directory: Path, files: Files, *, digests: bool | None = None) -> It
 
 
 def has_manifest(directory: Path) -> bool:
-    """Return whether a directory holds the manifest of an index."""
+    """Return whether a directory contains the manifest of an index."""
     return (directory / MANIFEST_FILE).exists()
 
 
 def check_on_opening(directory: Path, *, digests: bool | None = None) -> None:
-    """Compare an index with its manifest, in little time: the sizes of its files, and the digests of small indexes.
-
-    Args:
-        directory: The directory of the index.
-        digests: Whether to compare digests; None compares them in small indexes.
+    """Compare an index with its manifest: the sizes of its files and, as ``digests`` says, their digests; see :func:`damages`.
 
     Raises:
-        ImpactIndexError: A file is missing or differs; names it.
+        ImpactIndexError: A file is missing or differs; the message names it.
     """
     path = directory / MANIFEST_FILE
     try:
@@ -119,17 +101,8 @@ def check_on_opening(directory: Path, *, digests: bool | None = None) -> None:
         raise ImpactIndexError(f"{directory}: {damage}: build or copy the index again")
 
 
-def check_all(directory: Path) -> None:
-    """Compare sizes and digests of all files of an index with its manifest.
-
-    Raises:
-        ImpactIndexError: A file is missing or differs; names it.
-    """
-    check_on_opening(directory, digests=True)
-
-
 def read_whole(directory: Path, read: Callable[[], T]) -> T:
-    """Read files that all belong to one index; read them again if another process has replaced the index meanwhile."""
+    """Read files of one version of an index; read them again if another process replaces the index meanwhile."""
     while True:
         before = _identity(directory)
         try:
@@ -143,7 +116,7 @@ def read_whole(directory: Path, read: Callable[[], T]) -> T:
 
 
 def _identity(directory: Path) -> tuple[int, int, int] | None:
-    """Identify the file of the manifest, not its content: an index that is built again from the same documents has the same."""
+    """Identify the manifest file, not its content: an index that is rebuilt from the same documents has an equal manifest."""
     try:
         status = (directory / MANIFEST_FILE).stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Stopping a run within seconds of SIGTERM or SIGINT, whatever it is doing."""
+"""Stopping a run within seconds of SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Seconds that a run has to stop by itself, less than the ten after which batch systems kill; our choice (not measured).
+# Seconds that a run has to stop by itself; batch systems kill it after ten. Our choice (not measured).
 _PATIENCE = 8.0
-# Seconds within which two SIGINT count as one: torchrun passes on the Ctrl-C that its processes received from the terminal; our
-# choice (not measured).
+# Seconds within which two SIGINT count as one: torchrun passes on a Ctrl-C that its processes have already received from the
+# terminal; our choice (not measured).
 _ONE_PRESS = 1.0
 
 
 @contextlib.contextmanager
 def stopping() -> Iterator[None]:
-    """Raise SystemExit(143) at SIGTERM and KeyboardInterrupt at SIGINT; end the process if it has not stopped in time.
+    """Raise SystemExit(143) on SIGTERM and KeyboardInterrupt on SIGINT; kill the process if it does not stop in time.
 
-    Python runs signal handlers between two bytecode instructions, so a long computation would delay them. Ending the process is
-    safe if files are written under temporary names. It never happens after the run, or at a SIGINT that the host program
-    handles itself. Only for the main thread.
+    Python runs signal handlers between two bytecode instructions, so a long computation would delay them. Killing the process
+    is safe if files are written under temporary names. It never happens after the run, or on a SIGINT that the host program
+    handles itself. Call this in the main thread only.
     """
     interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     watched = {signal.SIGTERM, signal.SIGINT} if interrupts else {signal.SIGTERM}
@@ -53,13 +53,13 @@ def _watch(descriptor: int, watched: Container[int], stopped: threading.Event, d
     with os.fdopen(descriptor, "rb", buffering=0) as pipe:
         while content := pipe.read(1):
             if content[0] in watched and not stopped.wait(_PATIENCE):
-                with deciding:  # the run may just have stopped
+                with deciding:  # the run may have stopped at this moment
                     if not stopped.is_set():
                         os._exit(128 + content[0])
 
 
 class StopRequest:
-    """Notes that the process was asked to end, so that the run can be saved first.
+    """Records that the process was asked to stop, so that the run can be saved first.
 
     Attributes:
         number: Number of the first signal; 0 before a signal.
@@ -76,17 +76,15 @@ class StopRequest:
             raise KeyboardInterrupt
         if not self.number:
             self.number, self._noted = number, now
-            with contextlib.suppress(OSError, RuntimeError):  # the signal may have come while stderr was written
+            with contextlib.suppress(OSError, RuntimeError):  # the signal may have interrupted a write to stderr
                 sys.stderr.write(self._notice)
 
     @contextmanager
     def listening(self, notice: str = "") -> Iterator[None]:
-        """Note SIGTERM and SIGINT instead of ending at once; a second SIGINT raises KeyboardInterrupt.
+        """Record SIGTERM and SIGINT instead of stopping at once; a second SIGINT raises KeyboardInterrupt.
 
-        Only in the main thread: Python allows handlers in no other. SIGINT is left to a host program that handles it itself.
-
-        Args:
-            notice: Written to stderr at the first signal.
+        Outside the main thread, where Python allows no handlers, this does nothing. If the host program handles SIGINT itself,
+        only SIGTERM is recorded. ``notice`` is written to stderr on the first signal.
         """
         if threading.current_thread() is not threading.main_thread():
             yield

@@ -1,4 +1,4 @@
-"""Building a directory or file beside its target: one writer at a time, and a target that is always whole."""
+"""Building a directory or file next to its target: one writer at a time, and a target that is always complete."""
 
 from __future__ import annotations
 
@@ -18,28 +18,22 @@ from .files import LockedError, locked, replacing, sync
 # Linux: renameat2(AT_FDCWD, ..., AT_FDCWD, ..., RENAME_EXCHANGE).
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-# Beginning of the names of files of postings that are being written.
+# Prefix of files of postings that are being written.
 _UNFINISHED = ".csplade_postings-"
-# Name of the old target during a publication in two steps.
+# Name of the old target while publish() replaces it in two steps.
 _ASIDE = "replaced"
 
 
 @contextlib.contextmanager
 def workspace(target: Path) -> Iterator[Path]:
-    """Open a temporary directory beside a target, the only one for it on this machine.
+    """Yield an empty temporary directory next to a target, the only one for this target on this machine.
 
-    Leftovers of killed processes are removed.
-
-    Args:
-        target: The directory that will be published; need not exist.
-
-    Yields:
-        An empty directory on the target's file system.
+    The target need not exist. Leftovers of killed processes are removed.
 
     Raises:
-        ImpactIndexError: Another writer is at work, or the place cannot be written.
+        ImpactIndexError: Another writer is active, or the location is not writable.
     """
-    # Hashed, because the target's name may already be as long as the file system allows.
+    # The name is hashed, because it may already be as long as the file system allows.
     prefix = f".csplade-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}"
     with contextlib.ExitStack() as lock:
         try:
@@ -49,7 +43,7 @@ def workspace(target: Path) -> Iterator[Path]:
             _clear(target, prefix)
             directory = Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir=target.parent))
         except LockedError as error:
-            raise ImpactIndexError(f"{target} is being written by the process {error}: wait until it has ended") from error
+            raise ImpactIndexError(f"{target} is being written by process {error}: wait until it has ended") from error
         except OSError as error:
             raise ImpactIndexError(f"cannot write an index at {target}: {error}") from error
         try:
@@ -59,10 +53,10 @@ def workspace(target: Path) -> Iterator[Path]:
 
 
 def publish(source: Path, target: Path) -> None:
-    """Put a finished directory in the place of the target, in one step where the operating system has one.
+    """Move a finished directory to the target's path, in one step if the operating system supports it.
 
-    Without such a step (outside Linux), there is no target for an instant. If the process is killed then, the next writer
-    puts the old target back.
+    Otherwise (outside Linux), there is no target for an instant. If the process is killed at that moment, the next writer
+    restores the old target.
     """
     if not target.exists():
         source.rename(target)
@@ -74,16 +68,9 @@ def publish(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def publishing(directory: Path, name: str) -> Iterator[Path]:
-    """Write a file of the postings of an index under a temporary name, and rename it when it is complete.
+    """Yield a temporary name for a file of an index's postings, and rename the file when it is complete.
 
-    One process writes at a time; others wait until it has ended.
-
-    Args:
-        directory: The directory of the index.
-        name: The name of the file.
-
-    Yields:
-        The temporary name. If nothing is written, nothing is renamed.
+    One process writes at a time while others wait. If the body writes nothing, nothing is renamed.
 
     Raises:
         ImpactIndexError: The directory cannot be written.
@@ -93,14 +80,14 @@ def publishing(directory: Path, name: str) -> Iterator[Path]:
         try:
             lock.enter_context(_alone_in(directory))
         except OSError as error:
-            raise ImpactIndexError(f"cannot write the postings of {directory} beside it: {error}") from error
+            raise ImpactIndexError(f"cannot write the postings of {directory} into it: {error}") from error
         with replacing(directory / name, temporary):
             yield temporary
 
 
 @contextlib.contextmanager
 def _alone_in(directory: Path) -> Iterator[None]:
-    """Hold the lock of the directory at a path, without files that killed processes left there.
+    """Hold the lock of the directory at a path, after removing files that killed processes left there.
 
     Another process may replace the directory at any time. The lock of the old directory gives no right to remove files from the
     new one.
@@ -114,7 +101,7 @@ def _alone_in(directory: Path) -> Iterator[None]:
 
 
 def _removed_unfinished(directory: Path, place: os.stat_result) -> bool:
-    """Remove unfinished files from a directory; return False if another directory is at its path now."""
+    """Remove unfinished files from a directory; return False if another directory has taken its path."""
     if os.unlink not in os.supports_dir_fd:  # Windows, where no directory with an open file can be replaced
         for leftover in directory.glob(f"{_UNFINISHED}*"):
             leftover.unlink()
@@ -132,14 +119,14 @@ def _removed_unfinished(directory: Path, place: os.stat_result) -> bool:
 
 
 def _check_name(target: Path) -> None:
-    """Raise the OSError of a name that cannot exist before the work, not after."""
+    """Raise the OSError of a name that cannot exist before the work instead of after it."""
     with contextlib.suppress(FileNotFoundError):
         target.lstat()
 
 
 def _clear(target: Path, prefix: str) -> None:
     for leftover in target.parent.glob(f"{prefix}-*"):
-        if leftover.is_symlink():  # put there by somebody else
+        if leftover.is_symlink():  # created by somebody else
             leftover.unlink()
             continue
         aside = leftover / _ASIDE

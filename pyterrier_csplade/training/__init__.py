@@ -1,4 +1,4 @@
-"""Training of CSPLADE models: adaptation, then contrastive training."""
+"""Training of CSPLADE models: the vocabulary stage, adaptation, and contrastive training."""
 
 from __future__ import annotations
 

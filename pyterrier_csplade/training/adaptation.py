@@ -1,4 +1,4 @@
-"""The adaptation phase, which prevents the ReLU from collapsing when contrastive training starts."""
+"""The adaptation phase, which prevents a collapse of the ReLU at the start of contrastive training."""
 
 from __future__ import annotations
 
@@ -12,21 +12,13 @@ from torch import Tensor, nn
 
 from pyterrier_csplade._errors import DataError
 from pyterrier_csplade.data.sources import read_corpus
-from pyterrier_csplade.model.backbone import choose_attention, finish_logits
+from pyterrier_csplade.model.backbone import choose_attention, finish_logits, without_wrapper
 
 from .config import AdaptationConfig
-from .distributed import barrier, is_first_process, on_one_process_first, reads_weights_of
+from .distributed import on_one_process_first, reads_weights_of
 from .packing import PackedDataset, pack_corpus
 from .pooled import adapt_pooled
-from .run import (
-    alone_in_its_output,
-    check_model,
-    load_tokenizer_and_model,
-    open_output,
-    save_run,
-    training_arguments,
-    whole_model,
-)
+from .run import alone_in_its_output, check_model, load_tokenizer_and_model, open_output, save_adapted, training_arguments
 from .streamed_loss import streamed_prediction_loss
 from .trainer import CurvesTrainer
 
@@ -41,7 +33,7 @@ class AdaptationTrainer(CurvesTrainer):
         self.mask_id = mask_id
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
-        """Return the loss of a batch of token ids, for the Trainer."""
+        """Return the loss of a batch of token ids; called by the Trainer."""
         tokens = inputs["input_ids"]
         visible, predicted = tokens, torch.arange(1, tokens.shape[1])
         if self.mask_id is not None:
@@ -54,7 +46,7 @@ class AdaptationTrainer(CurvesTrainer):
 
 
 class Predictor(nn.Module):
-    """A language model whose forward pass ends in L_Adapt, so that logits need not be kept.
+    """A language model whose forward pass returns L_Adapt, so that logits need not be stored.
 
     Attributes:
         model: The transformers model, or a PEFT model around it.
@@ -64,13 +56,8 @@ class Predictor(nn.Module):
     def __init__(self, model: Any, relu_weight: float) -> None:
         super().__init__()
         self.model, self.relu_weight = model, relu_weight
-        self._no_split_modules = model._no_split_modules  # what FSDP wraps
-        reads_weights_of(self, self._lm.get_output_embeddings())
-
-    @property
-    def _lm(self) -> Any:
-        """The transformers model, without the PEFT wrapper: its layers hold the adapters."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        self._no_split_modules = model._no_split_modules  # the modules that FSDP wraps
+        reads_weights_of(self, without_wrapper(model).get_output_embeddings())
 
     def forward(self, input_ids: Tensor, positions: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss.
@@ -81,26 +68,22 @@ class Predictor(nn.Module):
             targets: The tokens to predict, [batch, positions].
 
         Returns:
-            The loss and figures of ``streamed_prediction_loss``.
+            The loss and the figures of ``streamed_prediction_loss``.
         """
-        lm = self._lm
+        lm = without_wrapper(self.model)
         hidden = lm.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[:, positions].flatten(0, 1)
-        head = lm.get_output_embeddings()
-        finish = partial(finish_logits, lm.config)
-        plain = finish(probe := torch.ones(1)) is probe
-        return streamed_prediction_loss(
-            hidden, head.weight, targets.flatten(), self.relu_weight, head.bias, None if plain else finish
-        )
+        head, finish = lm.get_output_embeddings(), partial(finish_logits, lm.config)
+        return streamed_prediction_loss(hidden, head.weight, targets.flatten(), self.relu_weight, head.bias, finish)
 
 
 def draw_positions(length: int, mask_rate: float, visible_rate: float) -> tuple[Tensor, Tensor]:
-    """Draw the positions of masked next-token prediction, from torch's generator, whose state checkpoints keep.
+    """Draw the positions of masked next-token prediction from torch's generator, whose state checkpoints contain.
 
-    All sequences of a batch share them, so that the LM head works on these positions only; our choice (not measured). The first
+    All sequences of a batch share the positions, so that the LM head computes only these; our choice (not measured). The first
     token is never drawn, because no position before it could predict it.
 
     Args:
-        length: Tokens of a sequence.
+        length: Number of tokens in a sequence.
         mask_rate: Share of the tokens that are masked.
         visible_rate: Share of the tokens that are predicted although they are not masked.
 
@@ -121,7 +104,7 @@ def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
         resume: Resume from the last checkpoint in ``config.output``, if there is one.
 
     Returns:
-        The directory of the adapted model, ``config.output``: a plain language model to start contrastive training from.
+        The directory of the adapted model, ``config.output``: a plain language model from which contrastive training can start.
 
     Raises:
         ConfigError: ``config.output`` holds checkpoints of another run, another process is training into it, or the vocabulary
@@ -134,7 +117,7 @@ def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
     output = open_output(config, resume)
     arguments, tokens = training_arguments(config, pieces=config.gradient_accumulation_steps), output / "tokens.int32"
     check_model(config)
-    if next(read_corpus(config.corpus, config.text_fields), None) is None:  # checked before a large model is loaded
+    if next(read_corpus(config.corpus, config.text_fields), None) is None:  # before a large model is loaded
         raise DataError(f"{config.corpus}: the corpus is empty")
     tokenizer, model = load_tokenizer_and_model(config)
     choose_attention(model, causal=config.objective == "clm")
@@ -144,9 +127,5 @@ def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
     predictor = Predictor(model, config.relu_weight)
     trainer = AdaptationTrainer(config, mask_id, model=predictor, args=arguments, train_dataset=dataset)
     trainer.run(resume)
-    weights = trainer.trained_weights()
-    if is_first_process():
-        rebuilt = trainer.sharded or config.quantization
-        save_run(whole_model(config, weights) if rebuilt else model, tokenizer, config)
-    barrier()
+    save_adapted(trainer, model, tokenizer, config)
     return output

@@ -1,4 +1,4 @@
-"""Training rows on disk, drawn reproducibly, and their batches."""
+"""Training rows on disk, reproducible draws of their passages, and batches."""
 
 from __future__ import annotations
 
@@ -26,30 +26,24 @@ from .distributed import gather
 from .own_tokens import OwnTokenFinder
 from .rows import TrainingRow
 
-# Texts that go through the model together. They are sorted by length, so that small parts hold little padding; our choice
-# (measured: on a CPU, 8 and 16 are no faster, 128 is slower).
+# Texts in a part of a batch. They are sorted by length, so that small parts have little padding; our choice (measured: on a
+# CPU, 8 and 16 are no faster, and 128 is slower).
 _CHUNK = 32
-# An accelerator waits between kernels if parts are small, so a part may hold more short texts, up to the tokens of _CHUNK texts
-# of full length and up to this many times _CHUNK, which bounds the memory of the vectors; our choice (measured: on an H200, an
-# 8B model takes 1.5 times as long for texts of 64 tokens in parts of 32 as in parts of 96).
+# On an accelerator, which idles between kernels if parts are small, a part may contain up to this many times _CHUNK short
+# texts, but not more tokens than _CHUNK texts of full length. The factor bounds the memory of the vectors; our choice
+# (measured: on an H200, an 8B model takes 1.5 times as long for texts of 64 tokens in parts of 32 as in parts of 96).
 _SHORT_TEXTS = 4
 
 
 class RowDataset(Dataset[dict[str, Any]]):
     """Training rows with one positive and some hard negatives each.
 
-    The rows stay in a file and only their offsets are in memory, so that the data may be larger than the memory. Draws depend
-    only on seed, epoch and row, and are thus the same after resuming and in any number of processes.
+    The rows stay in a file, and only their offsets are in memory, so that the data can be larger than the memory. Draws depend
+    only on seed, epoch and row, so they are the same after resuming and for any number of processes.
     """
 
     def __init__(self, path: Path, *, negatives: int, seed: int) -> None:
-        """Open a file that ``write_rows`` made.
-
-        Args:
-            path: The file.
-            negatives: Hard negatives to draw; all of a row that has fewer.
-            seed: Seed of the draws.
-        """
+        """Open a file from ``write_rows``, to draw ``negatives`` hard negatives, or all of a row that has fewer."""
         self.path, self.negatives, self.seed, self.epoch = path, negatives, seed, 0
         self._places = [0]
         with path.open("rb") as lines:
@@ -81,12 +75,7 @@ class RowDataset(Dataset[dict[str, Any]]):
 
 
 def write_rows(rows: Iterable[TrainingRow], path: Path, *, scored: bool) -> None:
-    """Write training rows to a file, which appears when it is whole.
-
-    Args:
-        rows: The rows.
-        path: The file.
-        scored: Whether the losses need scores of a teacher.
+    """Write training rows to a file, which appears when it is complete.
 
     Raises:
         DataError: There are no rows, a row lacks scores, or the run in this directory began with other rows.
@@ -96,8 +85,8 @@ def write_rows(rows: Iterable[TrainingRow], path: Path, *, scored: bool) -> None
         for number, row in enumerate(rows, 1):
             if scored and row.scores is None:
                 raise DataError(
-                    f"row {number}, {row.query[:60]!r}: the passages have no scores of a teacher, which kl_weight and "
-                    "margin_mse_weight require"
+                    f"row {number}, {row.query[:60]!r}: the passages have no teacher's scores, which kl_weight and "
+                    "margin_mse_weight require: mine them with mine_negatives(..., teacher=...)"
                 )
             out.write(json.dumps(asdict(row)).encode() + b"\n")
         if not number:
@@ -105,14 +94,14 @@ def write_rows(rows: Iterable[TrainingRow], path: Path, *, scored: bool) -> None
 
 
 class Collator:
-    """Makes a batch: the queries and all their passages, cut into parts."""
+    """Makes a batch of queries and all their passages, divided into parts."""
 
     def __init__(self, backbone: Backbone, pieces: int = 1) -> None:
-        """Name the model.
+        """Create a collator.
 
         Args:
-            backbone: Tokenises and pads.
-            pieces: Minimum number of parts into which the passages are cut; parts of queries have the same maximum size.
+            backbone: The model, which tokenises and pads.
+            pieces: Minimum number of parts of the passages. Parts of queries have the same maximum size.
         """
         self.backbone, self.pieces, self.find = backbone, pieces, OwnTokenFinder(backbone)
 
@@ -143,24 +132,24 @@ class Collator:
 def cut_parts(
     backbone: Backbone, sequences: Sequence[Sequence[int]], lengths: Sequence[int], tokens: int, size: int
 ) -> list[dict[str, Any]]:
-    """Cut sequences into padded parts of at most ``tokens`` tokens and ``size`` texts; lengths must not increase."""
+    """Divide sequences into padded parts of at most ``tokens`` tokens and ``size`` texts; lengths must not increase."""
     return [backbone.collate(sequences[part]) for part in plan([max(1, n) for n in lengths], tokens, size)]
 
 
 def part_limits(backbone: Backbone, texts: int, pieces: int) -> tuple[int, int]:
-    """Return the maximum numbers of tokens and of texts of a part, if ``texts`` are cut into at least ``pieces`` parts."""
+    """Return the maximum numbers of tokens and of texts in a part, for ``texts`` in at least ``pieces`` parts."""
     accelerator = backbone.device.type != "cpu"
     tokens = part_tokens(backbone.contract.document_length) if accelerator else sys.maxsize
     return tokens, part_size(texts, pieces, accelerator=accelerator)
 
 
 def part_size(texts: float, pieces: int, *, accelerator: bool) -> int:
-    """Return the maximum number of texts of a part, if ``texts`` are cut into at least ``pieces`` parts."""
+    """Return the maximum number of texts in a part, for ``texts`` in at least ``pieces`` parts."""
     return min(_SHORT_TEXTS * _CHUNK if accelerator else _CHUNK, math.ceil(texts / pieces))
 
 
 def part_tokens(document_length: int) -> int:
-    """Return the maximum number of tokens of a part on an accelerator; echo counts one copy."""
+    """Return the maximum number of tokens in a part on an accelerator; echo counts one copy."""
     return _CHUNK * document_length
 
 
@@ -169,12 +158,12 @@ class Labels:
     """Relevance within a batch of queries and passages, and a teacher's scores.
 
     Attributes:
-        targets: The passage that is each query's positive, int64 [queries].
+        targets: The positive passage of each query, int64 [queries].
         owners: The query for which each passage was drawn, int64 [passages].
         texts: Digest of each passage's text, int64 [passages].
-        relevant_queries: Queries of all pairs of a query and a text relevant to it, int64 [pairs].
+        relevant_queries: The queries of all pairs of a query and a relevant text, int64 [pairs].
         relevant_texts: Digests of the texts of these pairs, int64 [pairs].
-        teacher: A teacher's score of each passage for its owner, float32 [passages]; NaN without a teacher.
+        teacher: Score of each passage for its owner by a teacher, float32 [passages]; NaN without a teacher.
     """
 
     targets: Tensor
@@ -186,9 +175,9 @@ class Labels:
 
     @property
     def excluded(self) -> Tensor:
-        """Passages that are no negatives of a query, because their text is another of its positives, bool [queries, passages].
+        """Passages with the text of another positive of a query, bool [queries, passages].
 
-        Excluding them is our choice (not measured).
+        They are excluded from the negatives of the query; our choice (not measured).
         """
         matches = self.relevant_texts[:, None] == self.texts[None, :]
         relevant = torch.zeros(len(self.targets), len(self.texts), dtype=torch.int32, device=matches.device)
@@ -204,8 +193,7 @@ class Labels:
 
     def gathered(self) -> Labels:
         """Return the labels of the batches of all processes, concatenated in the order of the ranks."""
-        names = ("targets", "owners", "texts", "relevant_queries", "relevant_texts", "teacher")
-        parts = dict(zip(names, gather([getattr(self, name) for name in names])))
+        parts = dict(zip(vars(self), gather(list(vars(self).values()))))
         first_query = [0, *accumulate(map(len, parts["targets"]))]
         first_passage = [0, *accumulate(map(len, parts["texts"]))]
         for name, offsets in (("targets", first_passage), ("owners", first_query), ("relevant_queries", first_query)):
@@ -218,9 +206,9 @@ def _make_labels(rows: Sequence[dict[str, Any]], texts: Sequence[str], owners: S
 
     Args:
         rows: Rows from ``RowDataset``.
-        texts: The passages; the first ones are the positives of the rows.
+        texts: The passages, beginning with the positives of the rows.
         owners: The row of each passage.
-        order: The passages in their order in the batch.
+        order: Indices of the passages in the order of the batch.
     """
     place = {passage: rank for rank, passage in enumerate(order)}
     pairs = [(own, _text_id(text)) for own, row in enumerate(rows) for text in row["positives"]]
@@ -241,5 +229,5 @@ def _make_labels(rows: Sequence[dict[str, Any]], texts: Sequence[str], owners: S
 
 
 def _text_id(text: str) -> int:
-    """Return a 64-bit digest of a text, the same in every process."""
+    """Return a 64-bit digest of a text that is the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)

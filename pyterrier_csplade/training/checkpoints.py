@@ -1,4 +1,4 @@
-"""Files of a run that are whole or absent: the prepared training data, and checkpoints sealed with digests."""
+"""Files of a run that are either complete or absent: the prepared training data, and checkpoints with digests."""
 
 from __future__ import annotations
 
@@ -21,26 +21,21 @@ from pyterrier_csplade.storage.manifest import damages, read_manifest, write_man
 
 from .distributed import rank
 
-#: The checkpoints, in a run's directory.
+#: Name of the folder of checkpoints in a run's directory.
 CHECKPOINTS = "checkpoints"
 _MANIFEST = "manifest.json"
 _UNFINISHED = ".unfinished"
-_REMEDY = "earlier checkpoints are whole: free space, and resume with resume=True or --resume"
+_REMEDY = "earlier checkpoints are complete: free space, and resume with resume=True or --resume"
 
 
 def unfinished(directory: Path) -> Path:
-    """Return where a checkpoint is written before it moves to ``directory``."""
+    """Return the folder in which a checkpoint is written before it moves to ``directory``."""
     return directory / _UNFINISHED
 
 
 def publish(written: Path, processes: int) -> None:
-    """Seal a checkpoint, and move it to its place if it was written in ``unfinished(directory)``.
-
-    Args:
-        written: The checkpoint.
-        processes: Number of processes of the run.
-    """
-    (written / _MANIFEST).unlink(missing_ok=True)  # of an earlier checkpoint in the same place
+    """Write the manifest of a checkpoint, and move the checkpoint out of ``unfinished(directory)`` if it is there."""
+    (written / _MANIFEST).unlink(missing_ok=True)  # from an earlier checkpoint in the same place
     write_manifest(written, _MANIFEST, processes=processes)
     if written.parent.name != _UNFINISHED:
         return
@@ -51,7 +46,7 @@ def publish(written: Path, processes: int) -> None:
 
 
 def last_checkpoint(directory: Path) -> Path | None:
-    """Return the newest whole checkpoint; warn of newer ones that are damaged."""
+    """Return the newest complete checkpoint, and warn about newer ones that are damaged."""
     for checkpoint in sorted(directory.glob("checkpoint-*"), key=step_of, reverse=True):
         damage = damage_of(checkpoint)
         if damage is None:
@@ -61,15 +56,15 @@ def last_checkpoint(directory: Path) -> Path | None:
 
 
 def damage_of(checkpoint: Path) -> str | None:
-    """Describe what is wrong with a checkpoint; None if it is as it was written."""
+    """Describe the damage of a checkpoint; None if it is intact."""
     try:
         manifest = read_manifest(checkpoint / _MANIFEST, TrainingError, "it cannot be resumed from")
         processes = manifest.get("processes")
         if type(processes) is not int or processes < 1:
-            return f"{_MANIFEST} names no number of processes"
+            return f"{_MANIFEST} does not contain the number of processes"
         return next(damages(checkpoint, manifest["files"], digests=True), None)
     except FileNotFoundError:
-        return f"it has no {_MANIFEST}, so writing it did not finish"
+        return f"it has no {_MANIFEST}, so it was not written completely"
     except (TrainingError, OSError) as error:
         return str(error)
 
@@ -80,12 +75,12 @@ def processes_of(checkpoint: Path) -> int:
 
 
 def remove_old(directory: Path, kept: int, best: int | None) -> None:
-    """Remove all checkpoints but the newest and the best one.
+    """Remove all checkpoints except the newest ones and the best one.
 
     Args:
-        directory: Where they are.
-        kept: Number of the newest checkpoints to keep.
-        best: Step of the best checkpoint, which is kept as well; None if it is not known.
+        directory: Folder of the checkpoints.
+        kept: Number of newest checkpoints to keep.
+        best: Step of the best checkpoint, which is kept as well; None if unknown.
     """
     for checkpoint in sorted(directory.glob("checkpoint-*"), key=step_of)[:-kept]:
         if step_of(checkpoint) != best:
@@ -93,7 +88,7 @@ def remove_old(directory: Path, kept: int, best: int | None) -> None:
 
 
 def remove(directory: Path) -> None:
-    """Remove a directory if there is one; of a link, only the link."""
+    """Remove a directory if it exists; of a symbolic link, remove only the link."""
     if directory.is_symlink():
         directory.unlink()
     elif directory.exists():
@@ -102,19 +97,19 @@ def remove(directory: Path) -> None:
 
 @contextmanager
 def writing(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
-    """Turn what torch and safetensors raise at a full disk into an OSError.
+    """Convert the errors of torch and safetensors on a full disk to an OSError.
 
     Args:
-        path: What is written, for the message.
-        remedy: The way out, for the message.
+        path: File or directory that is written, for the message.
+        remedy: What to do, for the message.
 
     Raises:
-        OSError: A file cannot be written; names it.
+        OSError: A file cannot be written; the message names it.
     """
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # the file in which torch writes
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's name for the file that it writes
             raise
         cause = getattr(error, "strerror", None) or str(error).splitlines()[0]
         number, name = getattr(error, "errno", None) or errno.EIO, getattr(error, "filename", None) or path
@@ -123,7 +118,7 @@ def writing(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
 
 @contextmanager
 def reading(checkpoint: Path) -> Iterator[None]:
-    """Turn what parsers raise at the files of a checkpoint into a TrainingError."""
+    """Convert the errors of parsers about the files of a checkpoint to a TrainingError."""
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
@@ -134,7 +129,7 @@ def reading(checkpoint: Path) -> Iterator[None]:
 
 
 def without_links(path: str, flags: int) -> int:
-    """Open a file, as the ``opener`` of ``open``, unless a symbolic link has its name."""
+    """Open a file unless it is a symbolic link; an ``opener`` for ``open``."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
@@ -146,17 +141,17 @@ def step_of(checkpoint: Path) -> int:
 
 @contextmanager
 def prepared(path: Path) -> Iterator[BinaryIO]:
-    """Open a file of training data for writing; it appears as ``path`` when it is whole.
+    """Open a file of training data for writing. It appears as ``path`` when it is complete.
 
-    The first process of every machine writes it, so that machines may share the directory or not.
+    The first process of every machine writes it, so machines need not share the directory.
 
     Raises:
-        DataError: The directory holds checkpoints and the file would change, so the run could not continue as it began.
+        DataError: The directory contains checkpoints and the file would change, so the run could not continue as it began.
     """
     partial = path.with_name(f"{path.name}.{rank()}.partial")
-    partial.unlink(missing_ok=True)  # of a run that was killed
+    partial.unlink(missing_ok=True)  # from a run that was killed
     try:
-        with writing(partial, "free space, or name another output"), partial.open("xb") as out:  # follows no link
+        with writing(partial, "free space, or name another output"), partial.open("xb") as out:  # "x" follows no link
             yield out
         begun = path.exists() and any((path.parent / CHECKPOINTS).glob("checkpoint-*"))
         if begun and not filecmp.cmp(partial, path, shallow=False):

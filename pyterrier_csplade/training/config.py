@@ -1,4 +1,4 @@
-"""Configuration of the two training phases: one YAML or JSON file per run."""
+"""Settings of the adaptation phase and the contrastive phase."""
 
 from __future__ import annotations
 
@@ -9,22 +9,17 @@ from typing import Any, Literal
 from pyterrier_csplade._errors import ConfigError
 from pyterrier_csplade.vectors.contract import LAYERS, Variant, are_layers
 
-from .fields import Checked, SettingError, must, shown
+from .fields import BE_AT_LEAST_1, BE_POSITIVE, NOT_BE_EMPTY, NOT_BE_NEGATIVE, Checked, SettingError, must, shown
 
-#: A penalty on weights that are not needed; see losses.py for the formulas.
+#: A regulariser; see losses.py for the formulas.
 Regularizer = Literal["flops", "l1", "df_flops"]
 
-#: Bytes of a posting in an index of impacts at scale 100, everything included: 18.8 to 20.9 for csplade-tiny over the six
-#: collections of its card. Terrier stores an impact of n in n bits, by term and by document.
+#: Bytes per posting of a whole index at impact scale 100; our choice (measured: 18.8 to 20.9 for csplade-tiny on the six
+#: collections of its model card). Terrier stores an impact of n in n bits, in the inverted and in the direct index.
 POSTING_BYTES = 19.0
 
-# Characters of a measure's name: ir_measures parses names as Python expressions, which thousands of brackets break.
+# Maximum characters of a measure's name. ir_measures parses names as Python expressions, which fails for thousands of brackets.
 _LONGEST_MEASURE = 100
-
-_BE_POSITIVE = must("be positive", lambda value: value > 0)
-_NOT_BE_NEGATIVE = must("not be negative", lambda value: value >= 0)
-_BE_AT_LEAST_1 = must("be at least 1", lambda value: value >= 1)
-_NOT_BE_EMPTY = must("not be empty", bool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,74 +27,77 @@ class LoraSettings(Checked):
     """Low-rank adaptation of the backbone's linear layers.
 
     Attributes:
-        rank: 16 for 8B and 64 for 1B (paper, table 3).
-        alpha: Scale; None: twice the rank (not in the paper; LACONIC).
-        dropout: Not in the paper; LACONIC.
+        rank: Rank of the adapters (paper, table 3: 16 for 8B and 64 for 1B).
+        alpha: Scale of the adapters; None is twice the rank (not in the paper; LACONIC).
+        dropout: Dropout of the adapters (not in the paper; LACONIC).
         target_modules: Names of the adapted layers (not in the paper; LACONIC: all seven projections of Llama).
-        embeddings: Whether input embeddings and LM head are trained as well, whole, as the rows of a new vocabulary need; tied
-            ones stay tied.
+        embeddings: Whether the input embeddings and the LM head are also trained, without adapters, as the rows of a new
+            vocabulary require. Tied ones stay tied.
     """
 
-    rank: int = field(default=16, metadata=_BE_POSITIVE)
-    alpha: int | None = field(default=None, metadata=_BE_POSITIVE)
+    rank: int = field(default=16, metadata=BE_POSITIVE)
+    alpha: int | None = field(default=None, metadata=BE_POSITIVE)
     dropout: float = field(default=0.1, metadata=must("be at least 0 and below 1", lambda value: 0 <= value < 1))
     target_modules: list[str] = field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        metadata=_NOT_BE_EMPTY,
+        metadata=NOT_BE_EMPTY,
     )
     embeddings: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Checked):
-    """Settings of both phases.
+    """Settings that all phases share.
 
     Attributes:
-        model: Hub id, directory or GGUF file of the model to start from.
+        model: Hub id, directory or GGUF file of the base model.
         revision: Revision of a hub model.
-        layers: Number of its first layers to start from, or indices of layers, ascending; None takes all. The trained model has
-            only these.
-        output: Directory of the run: the trained model, checkpoints, the log and the training curves.
-        learning_rate: Peak learning rate; the schedule is a cosine with linear warm-up (paper, table 3).
-        batch_size: Rows per optimizer step, over all processes: the result does not depend on the number of processes.
+        layers: Number of first layers of the base model to use, or ascending indices of layers; None uses all. The trained
+            model has only these layers.
+        output: Directory of the run, for the trained model, checkpoints, the log and the training curves.
+        learning_rate: Peak learning rate. The schedule is a cosine with linear warm-up (paper, table 3).
+        batch_size: Rows per optimizer step over all processes, so that the result does not depend on their number.
         gradient_accumulation_steps: Parts into which each process divides its share of a batch to save memory.
-        steps: Optimizer steps.
-        warmup_steps: Optimizer steps of linear warm-up; a value below 1 is a share of all steps.
+        steps: Number of optimizer steps.
+        warmup_steps: Optimizer steps of linear warm-up. A value below 1 is a share of all steps.
+        flops_warmup_steps: Optimizer steps in which the weights of the regularisers grow as the square of the step. A value
+            below 1 is a share of all steps (not in the paper; a third, as in SPLADE and sentence-transformers).
         weight_decay: Decoupled weight decay of AdamW (not in the paper; transformers' default).
-        lora: None trains all parameters.
-        freeze_embeddings: Whether input embeddings and LM head keep their weights, so that the terms keep their meaning;
-            LoRA trains them with ``embeddings`` only.
-        quantization: "nf4" holds the weights that LoRA freezes in 4 bits (QLoRA, arXiv 2305.14314). The saved model is merged
-            with the weights as they were before, in bfloat16 in a bfloat16 run.
-        bf16: Mixed precision with bfloat16.
-        gradient_checkpointing: Recompute activations in the backward pass.
+        lora: Settings of LoRA; None trains all parameters.
+        freeze_embeddings: Whether to freeze the input embeddings and the LM head, so that the terms keep their meaning. LoRA
+            trains them only with ``embeddings``.
+        quantization: "nf4" stores the weights that LoRA freezes in 4 bits (QLoRA, arXiv 2305.14314). The adapter is merged with
+            the original weights, which are bfloat16 in a bfloat16 run.
+        bf16: Whether to use mixed precision with bfloat16.
+        gradient_checkpointing: Whether to recompute activations in the backward pass.
         seed: Seed of initialisation, data order and dropout.
         logging_steps: Optimizer steps between two points of the training curves.
         save_steps: Optimizer steps between two checkpoints.
-        keep_checkpoints: Number of the newest checkpoints to keep, besides the best one.
-        report_to: Names of transformers' integrations that receive the curves as well, for example [wandb]; None:
-            TensorBoard if it is installed.
+        keep_checkpoints: Number of newest checkpoints to keep, in addition to the best one.
+        report_to: Names of transformers' integrations that also receive the curves, for example [wandb]. None uses TensorBoard
+            if it is installed.
     """
 
-    model: str = field(metadata=_NOT_BE_EMPTY)
-    output: str = field(metadata=_NOT_BE_EMPTY)
-    learning_rate: float = field(metadata=_BE_POSITIVE)
-    steps: int = field(metadata=_BE_POSITIVE)
+    model: str = field(metadata=NOT_BE_EMPTY)
+    output: str = field(metadata=NOT_BE_EMPTY)
+    learning_rate: float = field(metadata=BE_POSITIVE)
+    steps: int = field(metadata=BE_POSITIVE)
     revision: str | None = None
     layers: int | list[int] | None = field(default=None, metadata=must(f"be {LAYERS}", are_layers))
-    batch_size: int = field(default=32, metadata=_BE_POSITIVE)
-    gradient_accumulation_steps: int = field(default=1, metadata=_BE_POSITIVE)
-    warmup_steps: float = field(default=0.05, metadata=_NOT_BE_NEGATIVE)
-    weight_decay: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
+    batch_size: int = field(default=32, metadata=BE_POSITIVE)
+    gradient_accumulation_steps: int = field(default=1, metadata=BE_POSITIVE)
+    warmup_steps: float = field(default=0.05, metadata=NOT_BE_NEGATIVE)
+    flops_warmup_steps: float = field(default=1 / 3, metadata=NOT_BE_NEGATIVE)
+    weight_decay: float = field(default=0.0, metadata=NOT_BE_NEGATIVE)
     lora: LoraSettings | None = None
     freeze_embeddings: bool = False
     quantization: Literal["nf4"] | None = None
     bf16: bool = True
     gradient_checkpointing: bool = False
     seed: int = field(default=42, metadata=must("be from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32))
-    logging_steps: int = field(default=10, metadata=_BE_POSITIVE)
-    save_steps: int = field(default=500, metadata=_BE_POSITIVE)
-    keep_checkpoints: int = field(default=2, metadata=_BE_POSITIVE)
+    logging_steps: int = field(default=10, metadata=BE_POSITIVE)
+    save_steps: int = field(default=500, metadata=BE_POSITIVE)
+    keep_checkpoints: int = field(default=2, metadata=BE_POSITIVE)
     report_to: list[str] | None = None
 
     def __post_init__(self) -> None:
@@ -114,62 +112,66 @@ class TrainingConfig(Checked):
                 ("gradient_accumulation_steps",),
             )
 
+    @property
+    def flops_ramp(self) -> float:
+        """Number of optimizer steps in ``flops_warmup_steps``."""
+        return self.flops_warmup_steps * self.steps if self.flops_warmup_steps < 1 else self.flops_warmup_steps
+
 
 @dataclass(frozen=True, kw_only=True)
 class LexicalSettings(Checked):
-    """The lexical loss of a text's pooled vector: a bag of words as the target (not in the paper).
+    """Settings of the lexical loss, which fits the pooled vector of a text to a bag of words (not in the paper).
 
-    The form of the loss is in ``LexicalLoss``; all values are our choice (measured: see there, for "idf"; k1 and b are
-    PyTerrier's).
+    ``LexicalLoss`` describes the loss and the measurement of its defaults; k1 and b are PyTerrier's.
 
     Attributes:
-        weight: Weight of the loss among others.
-        target: "idf" is the same target for every own token of a text; "bm25" also counts how often the text has it, with the
-            saturation and the length normalisation of BM25.
-        scale: Target of a token with the largest idf of the corpus.
-        revive_weight: Weight of the term that brings dead own tokens back.
+        weight: Weight of the loss.
+        target: "idf" ignores how often a text contains a token. "bm25" applies the saturation and the length normalisation of
+            BM25.
+        scale: Target of a token with the largest idf in the corpus.
+        revive_weight: Weight of the term that revives dead own tokens.
         revive_below: Logit below which an own token counts as dead.
-        others_weight: Weight of the squares of all weights that are not on own tokens. 0 leaves expansion free.
-        k1: Saturation of "bm25".
-        b: Length normalisation of "bm25", from 0 to 1.
+        others_weight: Weight of the squared weights of all terms that are not own tokens. 0 does not restrict expansion.
+        k1: Saturation, for "bm25".
+        b: Length normalisation from 0 to 1, for "bm25".
     """
 
-    weight: float = field(default=1.0, metadata=_BE_POSITIVE)
+    weight: float = field(default=1.0, metadata=BE_POSITIVE)
     target: Literal["idf", "bm25"] = "idf"
-    scale: float = field(default=2.0, metadata=_BE_POSITIVE)
-    revive_weight: float = field(default=0.1, metadata=_NOT_BE_NEGATIVE)
-    revive_below: float = field(default=0.1, metadata=_NOT_BE_NEGATIVE)
-    others_weight: float = field(default=0.002, metadata=_NOT_BE_NEGATIVE)
-    k1: float = field(default=1.2, metadata=_NOT_BE_NEGATIVE)
+    scale: float = field(default=2.0, metadata=BE_POSITIVE)
+    revive_weight: float = field(default=0.1, metadata=NOT_BE_NEGATIVE)
+    revive_below: float = field(default=0.1, metadata=NOT_BE_NEGATIVE)
+    others_weight: float = field(default=0.002, metadata=NOT_BE_NEGATIVE)
+    k1: float = field(default=1.2, metadata=NOT_BE_NEGATIVE)
     b: float = field(default=0.75, metadata=must("be from 0 to 1", lambda value: 0 <= value <= 1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PassageSettings(Checked):
-    """Passages that the objective "pooled" cuts from the documents of the corpus, and how they are encoded.
+    """The passages that the objective "pooled" cuts from the documents of the corpus, and their encoder.
 
     The settings of the encoder should be the same as in the contrastive phase.
 
     Attributes:
-        shortest: Minimum tokens of a passage, without prefix and special tokens; our choice (measured: see ``LexicalLoss``).
-        longest: Maximum tokens of a passage. Lengths are drawn uniformly, and a document is cut until fewer than ``shortest``
-            tokens are left.
+        shortest: Minimum tokens of a passage, without prefix and special tokens; our choice (not measured).
+        longest: Maximum tokens of a passage; our choice (not measured). Lengths are drawn uniformly. A document is cut until
+            fewer than ``shortest`` tokens are left.
         variant: "causal", "echo" or "bidirectional".
-        document_prefix: Put before every passage.
+        document_prefix: Prefix of every passage.
         add_bos: Whether texts begin with the beginning-of-text token.
         add_eos: Whether texts end with the end-of-text token.
-        pool_special: Whether the positions of special tokens take part in the maximum.
+        pool_special: Whether to pool the positions of special tokens.
         logit_scale: Factor of the logits before pooling.
     """
 
-    shortest: int = field(default=16, metadata=_BE_POSITIVE)
-    longest: int = field(default=128, metadata=_BE_POSITIVE)
+    shortest: int = field(default=16, metadata=BE_POSITIVE)
+    longest: int = field(default=128, metadata=BE_POSITIVE)
     variant: Variant = "causal"
     document_prefix: str = ""
     add_bos: bool = False
     add_eos: bool = False
     pool_special: bool = False
-    logit_scale: float = field(default=1.0, metadata=_BE_POSITIVE)
+    logit_scale: float = field(default=1.0, metadata=BE_POSITIVE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -179,19 +181,19 @@ class PassageSettings(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionSettings(Checked):
-    """What the adaptation loss predicts, where it is one loss among others.
+    """Settings of the adaptation loss when it is combined with other losses.
 
     Attributes:
         relu_weight: lambda_ReLU of Eq. 2 (paper: 1).
-        mask_rate: Share of the tokens that are masked; bidirectional models only, which then read the texts a second time.
-        mask_token: Token that replaces them.
-        visible_rate: Share of the tokens that are predicted although they are not masked; bidirectional models only.
+        mask_rate: Share of the tokens to mask. Only for bidirectional models, which read the texts a second time for this loss.
+        mask_token: Token that replaces masked tokens.
+        visible_rate: Share of the tokens to predict without masking them; only for bidirectional models.
     """
 
-    relu_weight: float = field(default=1.0, metadata=_NOT_BE_NEGATIVE)
-    mask_rate: float = field(default=0.2, metadata=_BE_POSITIVE)
+    relu_weight: float = field(default=1.0, metadata=NOT_BE_NEGATIVE)
+    mask_rate: float = field(default=0.2, metadata=BE_POSITIVE)
     mask_token: str = "_"
-    visible_rate: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
+    visible_rate: float = field(default=0.0, metadata=NOT_BE_NEGATIVE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -199,10 +201,10 @@ class PredictionSettings(Checked):
 
 
 def check_rates(mask_rate: float, visible_rate: float) -> None:
-    """Check that masked and visible tokens are not more than all tokens.
+    """Check that the shares of masked and visible tokens do not exceed 1.
 
     Raises:
-        ConfigError: They are.
+        ConfigError: Their sum exceeds 1.
     """
     if mask_rate + visible_rate > 1:
         raise SettingError(f"the sum of mask_rate and visible_rate exceeds 1: {mask_rate} and {visible_rate}", ("mask_rate",))
@@ -210,76 +212,73 @@ def check_rates(mask_rate: float, visible_rate: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpansionSettings(Checked):
-    """Expansion control in contrastive training: at first, texts meet on their own tokens (arXiv 2402.17535).
+    """Expansion control in contrastive training: at first, texts are scored by their own tokens only (arXiv 2402.17535).
 
     Attributes:
-        start: Probability at the first step that a text's vector is scored without terms that are not its own. It falls
-            linearly.
-        until: Optimizer steps until it is 0; a value up to 1 is a share of all steps (the code of that paper: 0.95).
+        start: Probability of this restriction at the first step. It falls linearly.
+        until: Optimizer steps until the probability is 0. A value up to 1 is a share of all steps (the code of that paper:
+            0.95).
     """
 
     start: float = field(default=1.0, metadata=must("be above 0 and at most 1", lambda value: 0 < value <= 1))
-    until: float = field(default=0.95, metadata=_BE_POSITIVE)
+    until: float = field(default=0.95, metadata=BE_POSITIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetNnz(Checked):
-    """Active terms of an average vector when training ends; None leaves a side to its lambda.
+    """Target of the mean number of active terms at the end of training; None keeps the lambda of a side fixed.
 
     Attributes:
         query: Active terms of a query.
         document: Active terms of a passage.
     """
 
-    query: float | None = field(default=None, metadata=_BE_AT_LEAST_1)
-    document: float | None = field(default=None, metadata=_BE_AT_LEAST_1)
+    query: float | None = field(default=None, metadata=BE_AT_LEAST_1)
+    document: float | None = field(default=None, metadata=BE_AT_LEAST_1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationConfig(TrainingConfig):
     """The adaptation phase (paper, section 3.1): next-token prediction on H and on log(1 + ReLU(H)).
 
-    The objective "pooled" is a second adaptation, between this and the contrastive phase: losses on the pooled vectors of
-    unlabelled passages, as the contrastive phase will pool them. By default it is the lexical warm start.
+    The objective "pooled" is a second adaptation between this one and the contrastive phase. It computes losses on the pooled
+    vectors of unlabelled passages, by default those of the lexical warm start.
 
     Attributes:
-        corpus: Source of the text: a JSONL file (optionally gzip-compressed) or the name of a PyTerrier dataset, ``irds:`` ids
-            included.
+        corpus: Source of the text: a JSONL file (optionally gzip-compressed) or the name of a PyTerrier dataset (including
+            ``irds:`` ids).
         text_fields: Fields of a document, joined by a space.
         sequence_length: Tokens of a packed sequence (paper: 2,048).
         relu_weight: lambda_ReLU of Eq. 2 (paper: 1). 0 is plain language-model training.
-        objective: "clm" is next-token prediction (paper). "mntp" is masked next-token prediction without the causal mask, the
-            start of bidirectional models in LLM2Vec and Lion-SP: some tokens are masked, and each is predicted at the
-            position before it. "pooled" computes the losses of ``lexical``, ``prediction_weight`` and ``target_nnz`` or
+        objective: "clm" is next-token prediction (paper). "mntp" is masked next-token prediction without the causal mask, as
+            for bidirectional models in LLM2Vec and Lion-SP: some tokens are masked, and each is predicted at the position
+            before it. "pooled" computes the losses of ``lexical``, ``prediction_weight`` and ``target_nnz`` or
             ``lambda_document`` on passages.
-        mask_rate: Share of the tokens that mntp masks (Lion-SP: 0.2).
-        mask_token: Token that replaces them (Lion-SP: "_").
-        visible_rate: Share of the tokens that mntp predicts although it does not mask them (LLM2Vec and Lion-SP: 0). Above 0,
-            the model also learns to copy, which keeps the words of a text among the terms of its vector; our choice (not
-            measured).
-        passages: Passages of "pooled", and how they are encoded.
-        lexical: The lexical loss of "pooled"; None computes none.
-        prediction_weight: Weight of Eq. 2 in "pooled": next-token prediction, or mntp for a bidirectional variant. Above 0, the
-            model keeps what it needs for expansion.
-        lambda_document: Weight of the FLOPS regulariser of the passages in "pooled".
-        target_nnz: Active terms of a passage to end with in "pooled": a controller moves ``lambda_document``.
-        flops_warmup_steps: As in the contrastive phase.
+        mask_rate: Share of the tokens to mask, for "mntp" (Lion-SP: 0.2).
+        mask_token: Token that replaces masked tokens (Lion-SP: "_").
+        visible_rate: Share of the tokens to predict without masking them, for "mntp" (LLM2Vec and Lion-SP: 0). Above 0, the
+            model also learns to copy, which keeps the words of a text among the terms of its vector; our choice (not measured).
+        passages: Passages of "pooled", and their encoder.
+        lexical: The lexical loss of "pooled"; None leaves it out.
+        prediction_weight: Weight of Eq. 2 in "pooled": next-token prediction, or mntp for a bidirectional variant. It keeps the
+            abilities of the language model that expansion needs.
+        lambda_document: Weight of the FLOPS regulariser of passages in "pooled".
+        target_nnz: Target of the active terms of a passage in "pooled". A controller adjusts ``lambda_document``.
     """
 
-    corpus: str = field(metadata=_NOT_BE_EMPTY)
-    text_fields: list[str] = field(default_factory=lambda: ["text"], metadata=_NOT_BE_EMPTY)
+    corpus: str = field(metadata=NOT_BE_EMPTY)
+    text_fields: list[str] = field(default_factory=lambda: ["text"], metadata=NOT_BE_EMPTY)
     sequence_length: int = field(default=2048, metadata=must("be at least 2", lambda value: value >= 2))
-    relu_weight: float = field(default=1.0, metadata=_NOT_BE_NEGATIVE)
+    relu_weight: float = field(default=1.0, metadata=NOT_BE_NEGATIVE)
     objective: Literal["clm", "mntp", "pooled"] = "clm"
-    mask_rate: float = field(default=0.2, metadata=_BE_POSITIVE)
+    mask_rate: float = field(default=0.2, metadata=BE_POSITIVE)
     mask_token: str = "_"
-    visible_rate: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
+    visible_rate: float = field(default=0.0, metadata=NOT_BE_NEGATIVE)
     passages: PassageSettings = field(default_factory=PassageSettings)
     lexical: LexicalSettings | None = field(default_factory=LexicalSettings)
-    prediction_weight: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
-    lambda_document: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
-    target_nnz: float | None = field(default=None, metadata=_BE_AT_LEAST_1)
-    flops_warmup_steps: float = field(default=1 / 3, metadata=_NOT_BE_NEGATIVE)
+    prediction_weight: float = field(default=0.0, metadata=NOT_BE_NEGATIVE)
+    lambda_document: float = field(default=0.0, metadata=NOT_BE_NEGATIVE)
+    target_nnz: float | None = field(default=None, metadata=BE_AT_LEAST_1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -292,7 +291,7 @@ class AdaptationConfig(TrainingConfig):
 
     @property
     def pooled(self) -> bool:
-        """Whether the run trains on pooled vectors of passages, not on packed sequences."""
+        """Whether the run trains on pooled vectors of passages instead of packed sequences."""
         return self.objective == "pooled"
 
     @property
@@ -303,7 +302,7 @@ class AdaptationConfig(TrainingConfig):
 
     @property
     def prediction(self) -> PredictionSettings | None:
-        """What "pooled" predicts; None if nothing."""
+        """Settings of the adaptation loss of "pooled"; None if its weight is 0."""
         if not self.prediction_weight:
             return None
         return PredictionSettings(
@@ -313,38 +312,33 @@ class AdaptationConfig(TrainingConfig):
             visible_rate=self.visible_rate,
         )
 
-    @property
-    def flops_ramp(self) -> float:
-        """Length of the FLOPS ramp in optimizer steps."""
-        return self.flops_warmup_steps * self.steps if self.flops_warmup_steps < 1 else self.flops_warmup_steps
-
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationSettings(Checked):
-    """Retrieval over a slice of a collection at regular steps.
+    """Validation by retrieval over a slice of a collection.
 
-    The slice holds every document that is judged for its queries, and others up to ``documents``.
+    The slice contains every document that is judged for its queries, and others up to ``documents``.
 
     Attributes:
         collection: A directory with docs.jsonl.gz, topics.SPLIT.tsv and qrels.SPLIT.txt, or the name of a PyTerrier dataset
-            (``irds:`` ids included).
-        split: Split of a directory's files; "test" means the files without a split in their names.
+            (including ``irds:`` ids).
+        split: Split of a directory's files. "test" means the files without a split in their names.
         steps: Optimizer steps between two validations.
-        documents: Maximum number of documents of the slice, unless more are judged.
-        queries: Maximum number of queries of the slice.
-        measures: Names of ir_measures. The first one decides which checkpoint is the best.
-        patience: Validations without a better value after which the run stops; 0 never stops it.
-        terrier: Whether a Terrier index is built and searched, which needs Java. Without it, the same impacts are searched
-            exactly in memory, and the index size is estimated from the postings.
+        documents: Maximum number of documents in the slice, unless more are judged.
+        queries: Maximum number of queries in the slice.
+        measures: Names of measures of ir_measures. The first one determines the best checkpoint.
+        patience: Number of validations without improvement after which the run stops; 0 never stops it.
+        terrier: Whether to build and search a Terrier index, which needs Java. Otherwise, the same impacts are searched exactly
+            in memory, and the index size is estimated from the postings.
     """
 
-    collection: str = field(metadata=_NOT_BE_EMPTY)
+    collection: str = field(metadata=NOT_BE_EMPTY)
     split: str = "dev"
-    steps: int = field(default=500, metadata=_BE_POSITIVE)
-    documents: int = field(default=10_000, metadata=_BE_POSITIVE)
-    queries: int = field(default=500, metadata=_BE_POSITIVE)
-    measures: list[str] = field(default_factory=lambda: ["nDCG@10", "RR@10", "R@100"], metadata=_NOT_BE_EMPTY)
-    patience: int = field(default=0, metadata=_NOT_BE_NEGATIVE)
+    steps: int = field(default=500, metadata=BE_POSITIVE)
+    documents: int = field(default=10_000, metadata=BE_POSITIVE)
+    queries: int = field(default=500, metadata=BE_POSITIVE)
+    measures: list[str] = field(default_factory=lambda: ["nDCG@10", "RR@10", "R@100"], metadata=NOT_BE_EMPTY)
+    patience: int = field(default=0, metadata=NOT_BE_NEGATIVE)
     terrier: bool = False
 
     def __post_init__(self) -> None:
@@ -357,103 +351,101 @@ class ValidationSettings(Checked):
 class ContrastiveConfig(TrainingConfig):
     """The contrastive phase (paper, section 3.2): InfoNCE over hard and in-batch negatives, and FLOPS regularisers.
 
-    A batch holds ``batch_size`` queries, whatever the number of processes and of gradient accumulation steps: the negatives of
-    a query are all other passages of the batch, and the FLOPS terms are computed over the batch. With gradient accumulation,
-    the gradients of the vectors are cached (GradCache, arXiv 2101.06983), at the price of a second forward pass.
+    A batch contains ``batch_size`` queries, for any number of processes and gradient accumulation steps. The negatives of a
+    query are all other passages of the batch, and the FLOPS terms are computed over the batch. With gradient accumulation, the
+    gradients of the vectors are cached (GradCache, arXiv 2101.06983), which needs a second forward pass.
 
     Attributes:
-        data: JSONL files in Tevatron's form (optionally gzip-compressed), ``{"query": ..., "positive_passages": [{"text": ...,
-            "title": ...}], "negative_passages": [...]}``, or the name of a PyTerrier dataset (``irds:`` ids included).
-        max_bad_rows: Number of unusable training rows that are tolerated: they are left out, with a warning that names and
-            counts them.
-        negatives: Hard negatives of each query in a batch, drawn again in each epoch (paper: 15). A row that has fewer brings
-            all it has; a row without any has only the other passages of the batch.
+        data: JSONL files in Tevatron's format (optionally gzip-compressed), ``{"query": ..., "positive_passages": [{"text":
+            ..., "title": ...}], "negative_passages": [...]}``, or the name of a PyTerrier dataset (including ``irds:`` ids).
+        max_bad_rows: Number of unusable training rows to tolerate. They are left out, with a warning that counts them and names
+            some.
+        negatives: Hard negatives of each query in a batch, drawn again in each epoch (paper: 15). A row with fewer uses all of
+            them. A row without any has only the other passages of the batch.
         variant: "causal", "echo" or "bidirectional".
-        query_prefix: Put before every query (not in the paper; LACONIC: "query: ").
-        document_prefix: Put before every passage (not in the paper; LACONIC: "passage: ").
+        query_prefix: Prefix of every query (not in the paper; LACONIC: "query: ").
+        document_prefix: Prefix of every passage (not in the paper; LACONIC: "passage: ").
         query_length: Maximum tokens of a query in training (not in the paper; Tevatron's 32).
         document_length: Maximum tokens of a passage in training (not in the paper; LACONIC's 192).
-        encoding_query_length: Maximum tokens of a query in the trained model's contract; None: as in training.
-        encoding_document_length: Maximum tokens of a document in the trained model's contract; None: as in training.
+        encoding_query_length: Maximum tokens of a query in the trained model's contract; None uses ``query_length``.
+        encoding_document_length: Maximum tokens of a document in the trained model's contract; None uses ``document_length``.
         add_bos: Whether texts begin with the beginning-of-text token (not in the paper; LACONIC: no).
         add_eos: Whether texts end with the end-of-text token (not in the paper; LACONIC: no).
-        pool_special: Whether the positions of special tokens take part in the maximum (Lion-SP: yes).
+        pool_special: Whether to pool the positions of special tokens (Lion-SP: yes).
         logit_scale: Factor of the logits before pooling (paper: 1).
-        temperature: Divides the scores in the losses (not in the paper; LACONIC: 1). "auto" begins with the temperature at
-            which the scores of a query spread by 3 (standard deviation over the passages of a batch, over the temperature),
-            follows the scores, and anneals to ``final_temperature``, so that training does not collapse where the first scores
-            are thousands apart; our choice (not measured).
-        final_temperature: Temperature to end with, for "auto" only.
+        temperature: Divisor of the scores in the losses (not in the paper; LACONIC: 1). "auto" starts with the temperature at
+            which the standard deviation of a query's scores over the passages of a batch is 3 temperatures, follows the scores,
+            and anneals to ``final_temperature``. This avoids a collapse when the first scores differ by thousands; our choice
+            (not measured).
+        final_temperature: Temperature at the end; only for "auto".
         infonce_weight: Weight of InfoNCE, L_rank of the paper.
-        kl_weight: Weight of the Kullback-Leibler divergence from a teacher, over a query's own passages (not in the paper; with
-            InfoNCE, Lion-SP takes half of each). The rows need scores of a teacher.
-        margin_mse_weight: Weight of the squared error of the margins to a teacher's (not in the paper; SPLADE-v3: 0.05).
-        teacher_temperature: Divides the teacher's scores.
+        kl_weight: Weight of the Kullback-Leibler divergence from a teacher, over a query's own passages (not in the paper;
+            Lion-SP: 0.5, together with 0.5 of InfoNCE). The rows need a teacher's scores.
+        margin_mse_weight: Weight of the squared difference between the margins and a teacher's margins (not in the paper;
+            SPLADE-v3: 0.05).
+        teacher_temperature: Divisor of the teacher's scores.
         lambda_query: Weight of the regulariser of queries (paper, table 3: 0.003 for 1B and 0.03 for 8B).
-        lambda_document: Weight of the regulariser of passages; as for queries.
+        lambda_document: Weight of the regulariser of passages; paper values as for queries.
         query_regularizer: "flops" (paper), "l1" (SPLADE++) or "df_flops".
-        document_regularizer: As for queries; "df_flops" (arXiv 2505.15070) spares rare terms and penalises those that many
-            passages contain.
-        query_l0_threshold: Queries of at most this many terms are not regularised (arXiv 2504.14839; 0: all are).
+        document_regularizer: As for queries. "df_flops" (arXiv 2505.15070) spares rare terms and penalises frequent ones.
+        query_l0_threshold: Number of terms up to which a query is not regularised (arXiv 2504.14839); 0 regularises all.
         document_l0_threshold: As for queries.
-        df_cutoff: alpha of DF-FLOPS, the document frequency at which a term has half its penalty (its paper: 0.1).
+        df_cutoff: alpha of DF-FLOPS, the document frequency at which the penalty of a term is halved (its paper: 0.1).
         df_steepness: beta of DF-FLOPS (its paper: 10).
         df_steps: Optimizer steps between two estimates of the document frequencies (its paper: 100).
-        anti_zero_weight: Weight of 1 / (sum of queries)^2 + 1 / (sum of passages)^2 against all-zero vectors (SPLADE's code).
-        flops_warmup_steps: Optimizer steps in which both weights grow as the square of the step; a value below 1 is a share of
-            all steps (not in the paper; a third, as in SPLADE and sentence-transformers).
-        target_nnz: Sparsity to end with (not in the paper): a controller moves lambda_query and lambda_document, which are its
+        anti_zero_weight: Weight of 1 / (sum of queries)^2 + 1 / (sum of passages)^2, which prevents all-zero vectors (SPLADE's
+            code).
+        target_nnz: Target of the sparsity (not in the paper). A controller adjusts lambda_query and lambda_document from their
             initial values.
-        target_index_mb: Size of a Terrier index to end with, in 10^6 bytes, instead of ``target_nnz.document``: a posting
-            counts as 19 bytes, as measured for csplade-tiny at impact scale 100.
-        target_index_documents: Number of documents of that index.
-        lexical: The lexical loss of the objective "pooled" of the adaptation phase, kept in the mix for the passages; None
-            computes none. The term statistics come from the training passages.
-        adaptation_weight: Weight of Eq. 2 on the batch's passages. A causal variant needs no second forward pass for it.
-        prediction: What Eq. 2 predicts.
-        expansion: Expansion control; None lets all texts expand from the start.
-        stop_on_collapse: Whether a run whose vectors are all empty, or all full and blind, is saved and stopped.
-        validation: Retrieval in the course of training; the trained model is then the best one, not the last one.
+        target_index_mb: Target of the size of a Terrier index in 10^6 bytes, in place of ``target_nnz.document``. A posting
+            counts as 19 bytes.
+        target_index_documents: Number of documents in that index.
+        lexical: The lexical loss of passages, as in the objective "pooled" of the adaptation phase; None leaves it out. The
+            term statistics come from the training passages.
+        adaptation_weight: Weight of Eq. 2 for the passages of the batch. Only bidirectional models need a second forward pass.
+        prediction: Settings of Eq. 2.
+        expansion: Expansion control; None does not restrict expansion.
+        stop_on_collapse: Whether to save and stop a run whose vectors are all empty, or all dense with an accuracy near chance.
+        validation: Validation by retrieval. If set, the trained model is the best one instead of the last one.
     """
 
-    data: str | list[str] = field(metadata=_NOT_BE_EMPTY)
-    max_bad_rows: int = field(default=0, metadata=_NOT_BE_NEGATIVE)
-    negatives: int = field(default=15, metadata=_NOT_BE_NEGATIVE)
+    data: str | list[str] = field(metadata=NOT_BE_EMPTY)
+    max_bad_rows: int = field(default=0, metadata=NOT_BE_NEGATIVE)
+    negatives: int = field(default=15, metadata=NOT_BE_NEGATIVE)
     variant: Variant = "causal"
     query_prefix: str = ""
     document_prefix: str = ""
-    query_length: int = field(default=32, metadata=_BE_POSITIVE)
-    document_length: int = field(default=192, metadata=_BE_POSITIVE)
-    encoding_query_length: int | None = field(default=None, metadata=_BE_POSITIVE)
-    encoding_document_length: int | None = field(default=None, metadata=_BE_POSITIVE)
+    query_length: int = field(default=32, metadata=BE_POSITIVE)
+    document_length: int = field(default=192, metadata=BE_POSITIVE)
+    encoding_query_length: int | None = field(default=None, metadata=BE_POSITIVE)
+    encoding_document_length: int | None = field(default=None, metadata=BE_POSITIVE)
     add_bos: bool = False
     add_eos: bool = False
     pool_special: bool = False
-    logit_scale: float = field(default=1.0, metadata=_BE_POSITIVE)
+    logit_scale: float = field(default=1.0, metadata=BE_POSITIVE)
     temperature: float | Literal["auto"] = field(
         default=1.0, metadata=must("be positive, or auto", lambda value: value == "auto" or value > 0)
     )
-    final_temperature: float = field(default=1.0, metadata=_BE_POSITIVE)
-    infonce_weight: float = field(default=1.0, metadata=_NOT_BE_NEGATIVE)
-    kl_weight: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
-    margin_mse_weight: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
-    teacher_temperature: float = field(default=1.0, metadata=_BE_POSITIVE)
-    lambda_query: float = field(default=0.003, metadata=_NOT_BE_NEGATIVE)
-    lambda_document: float = field(default=0.003, metadata=_NOT_BE_NEGATIVE)
+    final_temperature: float = field(default=1.0, metadata=BE_POSITIVE)
+    infonce_weight: float = field(default=1.0, metadata=NOT_BE_NEGATIVE)
+    kl_weight: float = field(default=0.0, metadata=NOT_BE_NEGATIVE)
+    margin_mse_weight: float = field(default=0.0, metadata=NOT_BE_NEGATIVE)
+    teacher_temperature: float = field(default=1.0, metadata=BE_POSITIVE)
+    lambda_query: float = field(default=0.003, metadata=NOT_BE_NEGATIVE)
+    lambda_document: float = field(default=0.003, metadata=NOT_BE_NEGATIVE)
     query_regularizer: Regularizer = "flops"
     document_regularizer: Regularizer = "flops"
-    query_l0_threshold: int = field(default=0, metadata=_NOT_BE_NEGATIVE)
-    document_l0_threshold: int = field(default=0, metadata=_NOT_BE_NEGATIVE)
+    query_l0_threshold: int = field(default=0, metadata=NOT_BE_NEGATIVE)
+    document_l0_threshold: int = field(default=0, metadata=NOT_BE_NEGATIVE)
     df_cutoff: float = field(default=0.1, metadata=must("be above 0 and below 1", lambda value: 0 < value < 1))
-    df_steepness: float = field(default=10.0, metadata=_BE_POSITIVE)
-    df_steps: int = field(default=100, metadata=_BE_POSITIVE)
-    anti_zero_weight: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
-    flops_warmup_steps: float = field(default=1 / 3, metadata=_NOT_BE_NEGATIVE)
+    df_steepness: float = field(default=10.0, metadata=BE_POSITIVE)
+    df_steps: int = field(default=100, metadata=BE_POSITIVE)
+    anti_zero_weight: float = field(default=0.0, metadata=NOT_BE_NEGATIVE)
     target_nnz: TargetNnz | None = None
-    target_index_mb: float | None = field(default=None, metadata=_BE_POSITIVE)
-    target_index_documents: int | None = field(default=None, metadata=_BE_POSITIVE)
+    target_index_mb: float | None = field(default=None, metadata=BE_POSITIVE)
+    target_index_documents: int | None = field(default=None, metadata=BE_POSITIVE)
     lexical: LexicalSettings | None = None
-    adaptation_weight: float = field(default=0.0, metadata=_NOT_BE_NEGATIVE)
+    adaptation_weight: float = field(default=0.0, metadata=NOT_BE_NEGATIVE)
     prediction: PredictionSettings = field(default_factory=PredictionSettings)
     expansion: ExpansionSettings | None = None
     stop_on_collapse: bool = True
@@ -474,7 +466,7 @@ class ContrastiveConfig(TrainingConfig):
 
     @property
     def targets(self) -> dict[str, float | None]:
-        """Active terms to end with, of "query" and "document"; None without a target."""
+        """Target of the active terms of "query" and "document"; None without a target."""
         asked = self.target_nnz or TargetNnz()
         document = asked.document
         if self.target_index_mb is not None and self.target_index_documents is not None:
@@ -482,13 +474,8 @@ class ContrastiveConfig(TrainingConfig):
         return {"query": asked.query, "document": document}
 
     @property
-    def flops_ramp(self) -> float:
-        """Length of the FLOPS ramp in optimizer steps."""
-        return self.flops_warmup_steps * self.steps if self.flops_warmup_steps < 1 else self.flops_warmup_steps
-
-    @property
     def last_temperature(self) -> float:
-        """The temperature that training ends with."""
+        """The temperature at the end of training."""
         return self.final_temperature if self.temperature == "auto" else self.temperature
 
     @property
@@ -498,12 +485,12 @@ class ContrastiveConfig(TrainingConfig):
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether the rows must have scores of a teacher."""
+        """Whether the rows must have a teacher's scores."""
         return self.kl_weight > 0 or self.margin_mse_weight > 0
 
 
 def parse_measure(name: str) -> Any:
-    """Return a measure of ir_measures by its name.
+    """Return the measure of ir_measures with a name.
 
     Raises:
         ConfigError: There is no measure of this name.
@@ -523,15 +510,15 @@ def check_batch(config: TrainingConfig, processes: int, pieces: int) -> None:
     """Check that a batch can be divided among the processes.
 
     Args:
-        config: Settings of a run.
-        processes: Processes that share the batch.
-        pieces: Parts of a process's share that are taken from the data one by one.
+        config: The run's settings.
+        processes: Number of processes that share the batch.
+        pieces: Number of parts of a process's share that are read from the data one by one.
 
     Raises:
         ConfigError: The batch cannot be divided.
     """
     if config.batch_size % (processes * pieces):
         raise ConfigError(
-            f"batch_size {config.batch_size}, which counts all processes, cannot be divided by {processes} processes"
+            f"batch_size {config.batch_size}, the total over all processes, cannot be divided by {processes} processes"
             + (f" and {pieces} gradient accumulation steps" if pieces > 1 else "")
         )

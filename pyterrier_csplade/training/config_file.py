@@ -1,4 +1,4 @@
-"""Configuration files, read strictly: unknown keys and wrong types are errors that name file, line and setting."""
+"""Strict reading of configuration files: errors in keys and types name the file, the line and the setting."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .fields import SettingError, config_from_dict, shown
 
 T = TypeVar("T")
 
-# Bytes of a file that is read as a configuration; our choice (not measured).
+# Maximum size of a configuration file in bytes; our choice (not measured).
 _LARGEST = 2**18
-# Characters of a parser's message that an error repeats.
+# Characters of a parser's message that an error quotes.
 _LONGEST = 300
 
-# Lines of the settings in a file, by the names of the setting and of the mappings around it.
+# The line of each setting in a file. A key consists of the names of the enclosing mappings and of the setting.
 _Lines = dict[tuple[Any, ...], int]
 
 
@@ -31,10 +31,10 @@ def load_config(path: str | Path, config_class: type[T]) -> T:
 
     Args:
         path: A YAML or JSON file with the fields of ``config_class``.
-        config_class: ``AdaptationConfig`` or ``ContrastiveConfig``.
+        config_class: Class of the settings, such as ``ContrastiveConfig``.
 
     Raises:
-        ConfigError: The file is missing or not a mapping, or holds an unknown key or a value of a wrong type.
+        ConfigError: The file is missing or not a mapping, or contains an unknown key or a value of the wrong type.
     """
     path = Path(path)
     try:
@@ -42,7 +42,7 @@ def load_config(path: str | Path, config_class: type[T]) -> T:
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     except RecursionError as error:
-        raise ConfigError(f"{path} is not valid: it is nested too deeply; settings are nested once at most") from error
+        raise ConfigError(f"{path} is not valid: it is nested too deeply; settings are nested at most once") from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path} is not valid: {' '.join(str(error).split())[:_LONGEST]}") from error
     try:
@@ -62,7 +62,7 @@ def _read(path: Path) -> str:
 
 def _read_json(text: str) -> tuple[Any, _Lines]:
     values = json.loads(text, object_pairs_hook=_unique, parse_int=_integer_or_text)
-    try:  # JSON is YAML but for tabs
+    try:  # JSON is YAML, except for tabs
         return values, _check_nodes(yaml.SafeLoader(text.replace("\t", " ")).get_single_node())
     except yaml.YAMLError:
         return values, {}
@@ -90,7 +90,7 @@ def _read_yaml(text: str) -> tuple[Any, _Lines]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a scalar that looks like a number or a date but is none, such as 2024-02-30, is text."""
+    """A YAML loader that reads a scalar with the form of a number or date but no valid value, such as 2024-02-30, as text."""
 
 
 def _or_text(construct: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -109,7 +109,7 @@ for _tag in ("int", "float", "bool", "timestamp"):
 
 
 def _check_nodes(root: yaml.Node | None) -> _Lines:
-    """Check that keys are names that appear once, and return their lines. Aliases are followed once."""
+    """Check that keys are names that appear once, and return their lines. Aliases are followed once only."""
     lines: _Lines = {}
     seen: set[int] = set()
     waiting: list[tuple[Any, tuple[Any, ...]]] = [(root, ())]
@@ -127,7 +127,7 @@ def _check_nodes(root: yaml.Node | None) -> _Lines:
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.YAMLError(f"line {line}: a key is a mapping or a list: write the name of a setting")
             if key.tag == "tag:yaml.org,2002:merge":
-                raise yaml.YAMLError(f"line {line}: merge keys (<<) are not read: write the settings out")
+                raise yaml.YAMLError(f"line {line}: merge keys (<<) are not supported: write the settings out")
             if key.value in names:
                 raise yaml.YAMLError(f"the key {shown(key.value)} appears twice, the second time on line {line}")
             names.add(key.value)
@@ -138,17 +138,17 @@ def _check_nodes(root: yaml.Node | None) -> _Lines:
 
 _FILE = "settings.json"
 
-# Settings that change no result, and the data, which is compared by its content.
+# Settings that change no result, and the data, whose content is compared elsewhere.
 _WITHOUT_EFFECT = frozenset({"output", "data", "corpus", "logging_steps", "save_steps", "keep_checkpoints", "report_to"})
 
 
 def save_settings(checkpoint: Path, config: TrainingConfig) -> None:
-    """Write the settings of a run into its checkpoint."""
+    """Write the settings of a run into a checkpoint."""
     (checkpoint / _FILE).write_text(json.dumps(asdict(config), indent=1) + "\n", encoding="utf-8")
 
 
 def changed_settings(checkpoint: Path, config: TrainingConfig) -> str:
-    """Describe the settings that have changed since a checkpoint, with both values; empty if there are none."""
+    """Describe the settings that have changed since a checkpoint, with both values; empty if none has changed."""
     path = checkpoint / _FILE
     if not path.is_file():
         return ""

@@ -33,6 +33,7 @@ from .own_tokens import OwnTokenFinder, OwnTokens
 from .readers import read_rows
 from .run import (
     alone_in_its_output,
+    attention_for_short_texts,
     check_model,
     load_tokenizer_and_model,
     open_output,
@@ -40,17 +41,17 @@ from .run import (
     training_arguments,
     whole_model,
 )
+from .scheduled_trainer import VectorTrainer
 from .schedules import make_schedule
 from .sources import texts_digest
 from .trainer import WEIGHTS_FILE
 from .training_encoder import TrainingEncoder, prediction_shares
-from .vector_trainer import VectorTrainer
 
-# Queries of the batch that pre-flight and cockpit look at, and negatives of each; our choice (measured: a second or two for an
-# 8B model).
+# Queries of the batch for pre-flight and cockpit, and negatives of each; our choice (measured: takes a second or two for an 8B
+# model).
 _PROBE = 16
 _PROBE_NEGATIVES = 3
-# Rows whose passages give the term statistics of the lexical loss; our choice (not measured).
+# Number of rows whose passages provide the term statistics of the lexical loss; our choice (not measured).
 _COUNTED = 4000
 
 
@@ -59,9 +60,9 @@ class ContrastiveTrainer(VectorTrainer):
 
     Attributes:
         objective: Computes the loss.
-        diagnostics: Functions of the batch's query and passage vectors whose figures are recorded at every step.
-        lexical: The lexical loss of the passages, if the configuration asks for it.
-        expansion: Expansion control, if the configuration asks for it.
+        diagnostics: Functions of the batch's query and passage vectors that return figures to record at every step.
+        lexical: The lexical loss of the passages, or None.
+        expansion: Expansion control, or None.
     """
 
     config: ContrastiveConfig
@@ -76,7 +77,7 @@ class ContrastiveTrainer(VectorTrainer):
         self.expansion = ExpansionControl(config.expansion, config.steps, config.seed) if config.expansion else None
 
     def batch_parts(self, inputs: dict[str, Any]) -> Sequence[Part]:
-        """Return the parts of the queries, then the parts of the passages, with the arguments of their forward passes."""
+        """Return the parts of the queries and then of the passages, as arguments of forward passes."""
         passages = inputs["passages"]
         if self.config.adaptation_weight:
             shares = prediction_shares(passages, self.config.adaptation_weight, self.config.variant)
@@ -89,7 +90,7 @@ class ContrastiveTrainer(VectorTrainer):
         count, step = sum(len(part["input_ids"]) for part in inputs["queries"]), self.state.global_step
         weights = vectors if self.lexical is None else activate(vectors)
         sides = {"query": weights[:count], "document": weights[count:]}
-        own = {"query": OwnTokens.of(inputs["own_queries"]), "document": OwnTokens.of(inputs["own_passages"])}
+        own = {"query": OwnTokens(**inputs["own_queries"]), "document": OwnTokens(**inputs["own_passages"])}
         queries, passages = map(torch.cat, gather(list(sides.values())))
         scored = None
         if self.expansion is not None:
@@ -139,8 +140,7 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
     found = read_rows(config.data, max_bad_rows=config.max_bad_rows)
     on_one_process_first(lambda: write_rows(found, rows, scored=config.needs_teacher))
     dataset = RowDataset(rows, negatives=config.negatives, seed=config.seed)
-    # On a CPU, the backward pass of torch's fused attention takes several times as long as plain products for short texts.
-    tokenizer, model = load_tokenizer_and_model(config, None if torch.cuda.is_available() else "eager")
+    tokenizer, model = load_tokenizer_and_model(config, attention_for_short_texts())
     contract = _contract(config)
     lengths = {"query_length": config.query_length, "document_length": config.document_length}
     prediction = config.prediction if config.adaptation_weight else None
@@ -168,7 +168,7 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
 
 
 def _lexical_loss(config: ContrastiveConfig, backbone: Backbone, dataset: RowDataset) -> LexicalLoss | None:
-    """Return the lexical loss of a run, with term statistics of passages from all over the data."""
+    """Return the lexical loss of a run, with term statistics of passages from the whole data."""
     if config.lexical is None:
         return None
     rows = (dataset[place] for place in range(0, len(dataset), max(1, len(dataset) // _COUNTED)))
@@ -177,7 +177,7 @@ def _lexical_loss(config: ContrastiveConfig, backbone: Backbone, dataset: RowDat
 
 
 def _contract(config: ContrastiveConfig) -> Contract:
-    """Return the contract of the trained model, whose lengths may differ from those in training."""
+    """Return the contract of the trained model. Its lengths can differ from the lengths in training."""
     return Contract(
         variant=config.variant,
         query_prefix=config.query_prefix,
@@ -195,7 +195,7 @@ def _contract(config: ContrastiveConfig) -> Contract:
 
 
 def _watch(trainer: ContrastiveTrainer, backbone: Backbone, contract: Contract) -> None:
-    """Attach the cockpit, and validation if the configuration asks for it."""
+    """Attach the cockpit and, if configured, validation."""
     config = trainer.config
     cockpit = Cockpit(trainer, backbone, _probe(trainer), config)
     trainer.diagnostics.append(cockpit.diagnose)
@@ -209,7 +209,7 @@ def _watch(trainer: ContrastiveTrainer, backbone: Backbone, contract: Contract) 
 
 
 def _probe(trainer: Any) -> dict[str, Any]:
-    """Return a batch of rows from all over the data, with few negatives."""
+    """Return a batch of rows from the whole data, with few negatives."""
     dataset = trainer.train_dataset
     rows = [dataset[place] for place in range(0, len(dataset), max(1, len(dataset) // _PROBE))[:_PROBE]]
     for row in rows:
@@ -221,7 +221,7 @@ def _probe(trainer: Any) -> dict[str, Any]:
 def best_weights(trainer: Any, checkpoints: Path) -> dict[str, Tensor] | None:
     """Return the trained parameters of the best validated checkpoint; None if the run was not validated."""
     best = trainer.state.best_global_step
-    if best is None:  # a run that had ended already was loaded without its state
+    if best is None:  # the run had already ended, and its state was not loaded
         newest = max(checkpoints.glob("checkpoint-*/trainer_state.json"), key=lambda path: step_of(path.parent), default=None)
         best = None if newest is None else json.loads(newest.read_text(encoding="utf-8"))["best_global_step"]
     file = checkpoints / f"checkpoint-{best}" / WEIGHTS_FILE
@@ -232,7 +232,7 @@ def best_weights(trainer: Any, checkpoints: Path) -> dict[str, Tensor] | None:
 def _save_trained(
     backbone: Backbone, weights: dict[str, Tensor], config: ContrastiveConfig, contract: Contract, dataset: RowDataset
 ) -> None:
-    """Save the trained model with its adapter merged, its contract, and a report on what merging changed."""
+    """Save the trained model with its adapter merged, its contract, and a report on the effect of merging."""
     output = Path(config.output)
     probe = Probe(dataset)
     before = probe.encode(backbone) if config.lora else None

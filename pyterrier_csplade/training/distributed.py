@@ -1,4 +1,4 @@
-"""Processes of a run: how they start, wait for each other and exchange tensors; and the uses of DeepSpeed.
+"""The processes of a run: starting, waiting, and exchanging tensors; and all uses of DeepSpeed.
 
 This is the only file that uses private interfaces of DeepSpeed.
 """
@@ -29,7 +29,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Return the number of this process, from 0."""
+    """Return the number of this process, counted from 0."""
     return dist.get_rank() if _together() else 0
 
 
@@ -39,7 +39,7 @@ def is_first_process() -> bool:
 
 
 def on_one_process_first(write: Callable[[], object]) -> None:
-    """Write a file that all processes read: one process of each machine writes it while the others wait."""
+    """Write a file that all processes read. One process of each machine writes it while the others wait."""
     if PartialState().is_local_main_process:
         write()
     barrier()
@@ -73,12 +73,12 @@ def gather(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     """Collect tensors whose first dimensions may differ between processes.
 
     Args:
-        tensors: Tensors of this process. Their number, types and other dimensions are the same in all processes.
+        tensors: Tensors of this process. Their number, dtypes and other dimensions must be the same in all processes.
 
     Returns:
-        For each tensor, a list of the tensors of all processes in the order of the ranks. Gradients flow to the given tensors
-        only: if every process computes the same loss from all of them, each gets the exact gradient of its own part, and the
-        sum over the processes is the gradient of one process with all the data.
+        For each tensor, a list of the tensors of all processes in the order of the ranks. Gradients flow only to the tensors of
+        this process. If every process computes the same loss from all tensors, each gets the exact gradient of its own part,
+        and the sum over the processes is the gradient of a single process with all data.
     """
     if not _together():
         return [[tensor] for tensor in tensors]
@@ -103,27 +103,24 @@ def _together() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-# How long processes wait for each other: one of them reads and writes the training data, which takes longer than NCCL's ten
-# minutes for large collections. A launcher ends the others at once when one dies. Our choice (not measured).
+# Maximum time that processes wait for each other; our choice (not measured). One process prepares the training data, which
+# takes longer than NCCL's ten minutes for large collections. If a process dies, the launcher ends the others at once.
 _PATIENCE = timedelta(hours=6)
 # Set by accelerate's launcher.
 _PRECISION = "ACCELERATE_MIXED_PRECISION"
 
 
 def start_processes(*, use_cpu: bool) -> int:
-    """Connect this process to the others that a launcher started.
-
-    Args:
-        use_cpu: Whether there is no accelerator.
+    """Connect this process to the other processes of a launcher.
 
     Returns:
         The number of processes.
 
     Raises:
-        ConfigError: A launcher was asked for several processes but started only one, or some are missing.
+        ConfigError: The launcher started fewer processes than requested.
     """
     asked = int(os.environ.get("WORLD_SIZE", 1))
-    # accelerate sets MASTER_ADDR when it was asked for several processes; if it cannot start them, it runs one without a word.
+    # accelerate sets MASTER_ADDR if several processes are requested. If it cannot start them, it silently runs one.
     if _PRECISION in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
         raise ConfigError(
             "accelerate was asked for several processes but started this one alone (it starts several on CPUs with MPI only): "
@@ -141,20 +138,20 @@ def launched_with_deepspeed() -> bool:
 
 
 def choose_precision(*, bf16: bool) -> None:
-    """Let the run's configuration decide on mixed precision, whatever the launcher's setting.
+    """Make the run's configuration decide on mixed precision.
 
-    In a run without ``bf16``, transformers would follow the launcher: a float32 run would use bfloat16.
+    Otherwise, transformers would follow the launcher's setting in a run without ``bf16``.
     """
     if _PRECISION in os.environ:
         os.environ[_PRECISION] = "bf16" if bf16 else "no"
 
 
 def reads_weights_of(module: nn.Module, other: nn.Module) -> None:
-    """Let ZeRO-3 gather the weights of a module for the passes of another one that reads them without calling it.
+    """Make ZeRO-3 gather the weights of a module for another module that reads them without calling it.
 
     Args:
         module: The module whose forward pass reads the weights.
-        other: The module that has the weights, for example the LM head.
+        other: The module with the weights, for example the LM head.
     """
     if deepspeed.is_deepspeed_zero3_enabled():
         from deepspeed.runtime.zero import register_external_parameter
@@ -165,8 +162,8 @@ def reads_weights_of(module: nn.Module, other: nn.Module) -> None:
 
 @contextmanager
 def values_only() -> Iterator[None]:
-    """Let DeepSpeed load tensors, numbers and its own settings only; by itself, it runs any code in a checkpoint's pickles."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch reads it at every load
+    """Restrict DeepSpeed to loading tensors, numbers and its settings; by default, it runs any code in pickles."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch reads this variable at every load
     before = os.environ.get(name)
     os.environ[name] = "1"
     try:
@@ -178,7 +175,7 @@ def values_only() -> Iterator[None]:
             os.environ[name] = before
 
 
-# Classes in DeepSpeed's checkpoints, by module; they are not its public interface.
+# Classes in DeepSpeed's checkpoints, by module. They are private.
 _SETTINGS = {
     "deepspeed.runtime.fp16.loss_scaler": "LossScaler",
     "deepspeed.runtime.zero.config": "ZeroStageEnum",
@@ -187,7 +184,7 @@ _SETTINGS = {
 
 
 def _deepspeed_settings() -> list[Any]:
-    """Return the classes that this DeepSpeed has. A checkpoint with others is refused, and the message names them."""
+    """Return those of these classes that the installed DeepSpeed has. A checkpoint with other classes is refused."""
     found = []
     for module, name in _SETTINGS.items():
         with suppress(ImportError, AttributeError):

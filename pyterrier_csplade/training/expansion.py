@@ -1,4 +1,4 @@
-"""Expansion control: vectors that may use own terms only at first, and any term later."""
+"""Expansion control: at first, vectors may use own terms only."""
 
 from __future__ import annotations
 
@@ -12,22 +12,16 @@ _SIDES = {"query": 0, "document": 1, "image": 2}
 
 
 class ExpansionControl:
-    """Draws for each text whether its vector may have terms besides its own (Nguyen et al., 2024, arXiv 2402.17535).
+    """Draws for each text whether its vector is restricted to its own terms (Nguyen et al., 2024, arXiv 2402.17535).
 
-    The probability of a restriction falls linearly with the steps, so that texts meet on their own words first, and terms keep
-    their meaning when expansion is learnt. Draws are made text by text, as in the paper (its code draws once for a whole
-    batch), and depend on seed, step and process alone, so that a resumed run repeats them. Vectors are restricted in training
-    only, never when a model is validated or used.
+    The probability of a restriction falls linearly with the steps. Texts are first matched by their own words, so terms keep
+    their meaning when the model learns to expand. Draws are made for each text, as in the paper (its code draws once per
+    batch). They depend only on seed, step and process, so a resumed run repeats them. Vectors are restricted in training only,
+    not in validation.
     """
 
     def __init__(self, settings: ExpansionSettings, steps: int, seed: int) -> None:
-        """Set the schedule.
-
-        Args:
-            settings: First probability, and when it is 0.
-            steps: Optimizer steps of the run.
-            seed: Seed of the draws.
-        """
+        """Set the schedule for a run of ``steps`` optimizer steps."""
         self.start, self.seed = settings.start, seed
         self.end = settings.until * steps if settings.until <= 1 else settings.until
 
@@ -36,12 +30,12 @@ class ExpansionControl:
         return self.start * max(0.0, 1.0 - step / self.end)
 
     def draw(self, count: int, step: int, side: str, process: int = 0) -> Tensor:
-        """Draw the restricted vectors of a batch.
+        """Draw the vectors of a batch to restrict.
 
         Args:
             count: Number of vectors.
-            step: Optimizer steps done.
-            side: "query", "document" or "image"; each has draws of its own.
+            step: Number of completed optimizer steps.
+            side: "query", "document" or "image", which have separate draws.
             process: Number of the process.
 
         Returns:
@@ -52,11 +46,11 @@ class ExpansionControl:
 
 
 def own_terms_only(weights: Tensor, own: Tensor, restricted: Tensor) -> Tensor:
-    """Set the weights of restricted vectors to 0, except those of own terms.
+    """Set the weights of restricted vectors to 0, except on own terms.
 
     Args:
         weights: [vectors, terms].
-        own: Terms that a vector may always have, such as the tokens of a text or of a picture's caption, bool [vectors, terms].
-        restricted: Vectors that may have no other terms, bool [vectors].
+        own: Own terms, such as the tokens of a text or of a picture's caption, bool [vectors, terms].
+        restricted: Vectors to restrict, bool [vectors].
     """
     return weights.masked_fill(restricted.to(weights.device)[:, None] & ~own, 0.0)

@@ -1,4 +1,4 @@
-"""Settings that are checked wherever they come from: the types and the conditions of a dataclass's fields."""
+"""Checked settings: dataclasses that convert and check the values of their fields."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pyterrier_csplade._errors import ConfigError
 
 T = TypeVar("T")
 
-# Similarity of an unknown key to a suggested one, such as that between "doc" and "document"; our choice (not measured).
+# Smallest similarity of an unknown key to a suggestion, such as between "doc" and "document"; our choice (not measured).
 _ALIKE = 0.5
-# Integers are smaller, as numpy and torch store them.
+# Integers must be smaller, so that numpy and torch can store them.
 _INTEGERS_END = 2**63
-# Settings that identify a configuration for the other command.
+# Settings that show that a configuration belongs to the other command.
 _PHASES = {
     "corpus": "the adaptation phase: pyterrier-csplade adapt",
     "data": "the contrastive phase: pyterrier-csplade train",
@@ -32,7 +32,7 @@ class SettingError(ConfigError):
     """A setting is not valid.
 
     Attributes:
-        keys: Names of the setting and of the mappings around it, from the outermost to the innermost.
+        keys: Names of the enclosing mappings and of the setting, from the outermost to the innermost.
     """
 
     def __init__(self, message: str, keys: tuple[Any, ...] = ()) -> None:
@@ -41,12 +41,18 @@ class SettingError(ConfigError):
 
 
 def must(words: str, holds: Callable[[Any], bool]) -> dict[str, Any]:
-    """Make the metadata of a field whose value, unless it is None, must meet a condition."""
+    """Return the metadata of a field whose value, unless it is None, must meet a condition."""
     return {"must": (words, holds)}
 
 
+BE_POSITIVE = must("be positive", lambda value: value > 0)
+NOT_BE_NEGATIVE = must("not be negative", lambda value: value >= 0)
+BE_AT_LEAST_1 = must("be at least 1", lambda value: value >= 1)
+NOT_BE_EMPTY = must("not be empty", bool)
+
+
 class Checked:
-    """A dataclass that converts its fields to their types, and checks the conditions in their metadata."""
+    """Base class of dataclasses that convert their fields to their types and check the conditions in the metadata."""
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
@@ -63,7 +69,7 @@ class Checked:
 
 
 def config_from_dict(values: Any, config_class: type[T]) -> T:
-    """Make a configuration from a mapping.
+    """Create a configuration from a mapping.
 
     Raises:
         ConfigError: A key is unknown or missing, or a value is not valid.
@@ -81,7 +87,7 @@ def config_from_dict(values: Any, config_class: type[T]) -> T:
 
 
 def shown(value: Any) -> str:
-    """Return the representation of any value, cut to a line."""
+    """Return the representation of any value, shortened to a line."""
     return _SHORT.repr(value)
 
 
@@ -91,7 +97,7 @@ class _ShortRepr(Repr):
         self.maxlevel, self.maxstring, self.maxother = 2, 60, 60
 
     def repr_int(self, value: int, level: int) -> str:
-        """Python refuses to write integers of more than 4,300 digits."""
+        """Describe large integers, because Python refuses to write more than 4,300 digits."""
         return repr(value) if abs(value) < _INTEGERS_END else f"an integer of {value.bit_length()} bits"
 
 
@@ -106,7 +112,7 @@ def _hint(key: Any, known: list[str]) -> str:
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    """Convert a value to the type of its field. YAML 1.1 reads ``1e-4`` as a string: numbers are parsed here."""
+    """Convert a value to the type of its field. Numbers are parsed here, because YAML 1.1 reads ``1e-4`` as a string."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
@@ -129,7 +135,7 @@ def _convert(value: Any, hint: Any) -> Any:
 
 
 def _looks_like(value: Any, hint: Any) -> bool:
-    """Whether a value is meant for one type of several."""
+    """Return whether a value looks like one of several types."""
     return isinstance(value, (list, tuple)) if typing.get_origin(hint) is list else isinstance(value, str)
 
 
@@ -142,7 +148,7 @@ def _text(value: Any) -> str:
     except UnicodeEncodeError as error:
         raise SettingError(f"not valid Unicode (a lone surrogate at character {error.start})") from error
     if "\0" in text:
-        raise SettingError(f"holds a NUL character: {shown(text)}")
+        raise SettingError(f"contains a NUL character: {shown(text)}")
     return text
 
 
@@ -153,8 +159,8 @@ def _boolean(value: Any) -> bool:
 
 
 def _integer(value: Any) -> int:
-    whole = isinstance(value, numbers.Real) and not isinstance(value, bool)  # Python's booleans are integers
-    # Infinity and NaN are neither below the limit nor equal to a whole number.
+    whole = isinstance(value, numbers.Real) and not isinstance(value, bool)  # booleans are integers in Python
+    # Infinity and NaN fail these comparisons.
     if not (whole and abs(value) < _INTEGERS_END and value == int(value)):
         raise SettingError(f"expected int, found {shown(value)}: write a whole number below 2^63")
     return int(value)

@@ -1,4 +1,4 @@
-"""Large batches in little memory: GradCache (Gao et al., 2021, arXiv 2101.06983)."""
+"""Gradients of large batches in little memory: GradCache (Gao et al., 2021, arXiv 2101.06983)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Part = dict[str, Any]
 
 
 class GradientCache:
-    """Encodes the parts of a batch, and later takes the gradient of a loss on all vectors back through the model.
+    """Encodes the parts of a batch, and propagates the gradient of a loss on all vectors back through the model.
 
-    With graphs, this is plain back-propagation. Without them, activations exist for one part only: the vectors are computed
-    without a graph, and again, with the same dropout, part by part in the backward pass.
+    With graphs, this is plain back-propagation. Without graphs, activations exist for one part at a time: the vectors are
+    computed without a graph first, and again with the same dropout in the backward pass.
 
-    The model may return a loss of its own besides the vectors of a part, and figures: (vectors, loss, figures).
+    For each part, the model returns vectors, or (vectors, loss, figures) with a loss of its own.
 
     Attributes:
         loss: After ``backward``, the sum of the losses that the model returned.
@@ -30,14 +30,7 @@ class GradientCache:
     """
 
     def __init__(self, accelerator: Any, model: Any, *, keep_graphs: bool) -> None:
-        """Name the model.
-
-        Args:
-            accelerator: The trainer's accelerator.
-            model: The model, as prepared by the accelerator.
-            keep_graphs: Whether all activations stay in memory. It is ignored for sharded models (FSDP, ZeRO), whose weights
-                are gathered for every pass.
-        """
+        """Create a cache. Sharded models (FSDP, ZeRO) never keep graphs, because each pass gathers their weights."""
         self.accelerator, self.model = accelerator, model
         self.sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         self.keep_graphs = keep_graphs and not self.sharded
@@ -49,9 +42,9 @@ class GradientCache:
         self.figures: dict[str, Tensor] = {}
 
     def encode(self, parts: Sequence[Part]) -> Tensor:
-        """Return the vectors of this process's parts, [texts, terms], as a leaf that accumulates their gradient."""
+        """Return the vectors of this process's parts [texts, terms], as a leaf tensor that requires a gradient."""
         self._parts, self._count = list(parts), len(parts)
-        if self.sharded:  # every process must call the model the same number of times
+        if self.sharded:  # every process must call the model equally often
             self._parts += self._parts[-1:] * (largest(len(parts), parts[0]["input_ids"].device) - len(parts))
         self._outputs, self._random = [], []
         for part in self._parts:
@@ -61,12 +54,12 @@ class GradientCache:
         return torch.cat([output.vectors for output in self._outputs[: len(parts)]]).detach().requires_grad_()
 
     def backward(self, gradient: Tensor) -> None:
-        """Add the gradient of the model's parameters, averaged over the processes as the optimizer expects it.
+        """Add the gradient to the model's parameters, averaged over the processes as the optimizer expects.
 
         Args:
             gradient: Gradient of the loss with respect to the vectors from ``encode``.
         """
-        # The processes' gradients are averaged, but the loss is computed over all of them, so that its gradient is their sum.
+        # The loss covers all processes, so its gradient is the sum over them, but they are averaged.
         if (processes := world_size()) > 1:
             gradient = gradient * processes
         sizes = [len(output.vectors) for output in self._outputs]
@@ -81,7 +74,7 @@ class GradientCache:
             for number, (part, state, share) in enumerate(zip(self._parts, self._random, shares), 1):
                 with self._synchronised(number == len(self._parts)), _replayed(state, part):
                     output = _encoded(self.model(**part))
-                    if number > self._count:  # a repetition
+                    if number > self._count:  # a repeated part
                         output = output._replace(loss=output.loss * 0.0)
                     self.accelerator.backward(_surrogate([output], [share]))
                     done.append((output.loss.detach(), output.figures))
@@ -95,8 +88,8 @@ class GradientCache:
 
     @contextlib.contextmanager
     def _synchronised(self, last: bool) -> Iterator[None]:
-        self.accelerator.sync_gradients = last  # DeepSpeed does its optimizer step after the last part
-        # Sharded models average after every part: keeping whole gradients would need the memory that sharding saves.
+        self.accelerator.sync_gradients = last  # DeepSpeed makes its optimizer step after the last part
+        # Sharded models average after every part, because keeping whole gradients would need the memory that sharding saves.
         wait = not last and not self.sharded
         context: AbstractContextManager[Any] = self.accelerator.no_sync(self.model) if wait else contextlib.nullcontext()
         with context:
@@ -119,7 +112,7 @@ def _encoded(output: Any) -> _Encoded:
 
 
 def _surrogate(outputs: Sequence[_Encoded], gradients: Sequence[Tensor]) -> Tensor:
-    """Return a scalar that has the given gradient with respect to the vectors, and the gradient of the model's own losses."""
+    """Return a scalar with the given gradient with respect to the vectors, plus the gradient of the model's own losses."""
     terms = [(output.vectors * gradient).sum() + output.loss for output, gradient in zip(outputs, gradients)]
     return torch.stack(terms).sum()
 
@@ -132,7 +125,7 @@ def _random_state(part: Part) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _replayed(state: dict[str, Any], part: Part) -> Iterator[None]:
-    """Replay the random numbers of an earlier pass, without changing the numbers of later steps."""
+    """Repeat the random numbers of an earlier pass, without changing those of later steps."""
     device = part["input_ids"].device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.set_rng_state(state["cpu"])

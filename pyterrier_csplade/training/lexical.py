@@ -1,4 +1,4 @@
-"""The lexical loss: a text's vector is regressed on the weights that a bag of words would give its own tokens."""
+"""The lexical loss, which fits a text's vector to the weights of a bag of words on its own tokens."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .own_tokens import OwnTokenFinder, OwnTokens
 
 @dataclass(frozen=True)
 class TermStatistics:
-    """What a bag of words needs to know about a corpus.
+    """Statistics of a corpus for a bag of words.
 
     Attributes:
-        frequencies: Number of the texts that have each index term, int64 [terms].
-        texts: Number of the texts.
-        tokens: Number of their tokens that are index terms, repetitions included.
+        frequencies: Number of texts that contain each index term, int64 [terms].
+        texts: Number of texts.
+        tokens: Number of tokens that are index terms, including repetitions.
     """
 
     frequencies: np.ndarray
@@ -32,12 +32,7 @@ class TermStatistics:
 
 
 def count_own_tokens(blocks: Iterable[Sequence[Sequence[int]]], find: OwnTokenFinder) -> TermStatistics:
-    """Count the own tokens of texts.
-
-    Args:
-        blocks: Token ids of the texts, some texts at a time.
-        find: Finds their own tokens.
-    """
+    """Count the own tokens of texts."""
     frequencies, texts, tokens = np.zeros(find.terms, dtype=np.int64), 0, 0
     for block in blocks:
         own = find(block, "document")
@@ -55,27 +50,23 @@ class LexicalLoss:
         L = mean over T of (w - t)^2 + revive_weight * mean over T of ReLU(revive_below - h)
             + others_weight * sum over all other terms of w^2
 
-    and the mean over the texts. The second term has a gradient where the activation has none, so that dead own tokens come
-    back. The target of a token is ``scale`` times its idf, divided by the largest idf of the corpus; "bm25" multiplies it by
-    the saturation and length normalisation of BM25, which is 1 for a token that a text of mean length has once.
+    averaged over the texts. The second term has a gradient where the activation has none, so it revives dead own tokens. The
+    target of a token is ``scale`` times its idf divided by the largest idf in the corpus. "bm25" multiplies it by the
+    saturation and length normalisation of BM25, which is 1 for a token that occurs once in a text of mean length.
 
-    The loss is our choice (measured: SmolLM2's first 10 layers, adapted, 190 steps of 16 passages: from 32,000 to 113 active
-    terms with .865 of the own tokens live, and no collapse of contrastive training at temperature 1 afterwards).
+    The loss and the defaults of its settings are our choice (measured: for the first 10 layers of SmolLM2, adapted, 190 steps
+    of 16 passages with target "idf" reduced 32,000 active terms to 113, with .865 of the own tokens live, and contrastive
+    training at temperature 1 did not collapse afterwards).
     """
 
     def __init__(self, statistics: TermStatistics, settings: LexicalSettings) -> None:
-        """Prepare the targets.
-
-        Args:
-            statistics: Of the texts, or of a sample of them.
-            settings: Kind and scale of the target, and the weights of the terms.
-        """
+        """Prepare the targets."""
         self.settings = settings
         self.idf = torch.from_numpy(scaled_idf(statistics)).float()
         self.mean_length = max(1.0, statistics.tokens / max(1, statistics.texts))
 
     def targets(self, own: OwnTokens, texts: int) -> Tensor:
-        """Return the targets of the own tokens of ``texts`` texts, float32 [tokens]."""
+        """Return the targets of own tokens of ``texts`` texts, float32 [tokens]."""
         settings = self.settings
         self.idf = self.idf.to(own.columns.device)
         targets = settings.scale * self.idf[own.columns]
@@ -91,31 +82,32 @@ class LexicalLoss:
         Args:
             logits: Pooled logits before the activation, [texts of this process, terms].
             own: The own tokens of these texts.
-            texts: Number of the texts of all processes, by which the sum over the texts is divided.
+            texts: Number of texts of all processes, by which the sum over the texts is divided.
 
         Returns:
-            The loss, with the gradient of this process's share in it; and figures: ``lexical``, ``lexical_error`` and
-            ``lexical_others``, the loss and its terms, and ``own_live``, the share of own tokens whose logit is above 0. The
-            mean of each over the processes is the mean over all texts.
+            The loss, with the gradient of this process's share of it; and the figures ``lexical``, ``lexical_error`` and
+            ``lexical_others`` (the loss and its terms), and ``own_live`` (the share of own tokens with a logit above 0). The
+            mean of a figure over the processes is its mean over all texts.
         """
         settings, count, processes = self.settings, len(logits), world_size()
         weights = activate(logits)
-        mine = logits[own.rows, own.columns]
-        each = 1 / own.per_text(count).clamp(min=1)[own.rows]  # for the mean over a text's own tokens
-        error = ((activate(mine) - self.targets(own, count)).square() * each).sum()
-        dead = ((settings.revive_below - mine).relu() * each).sum()
+        own_logits = logits[own.rows, own.columns]
+        share_of_mean = 1 / own.per_text(count).clamp(min=1)[own.rows]  # for the mean over a text's own tokens
+        error = ((activate(own_logits) - self.targets(own, count)).square() * share_of_mean).sum()
+        dead = ((settings.revive_below - own_logits).relu() * share_of_mean).sum()
         others = weights.index_put((own.rows, own.columns), weights.new_zeros(())).square().sum()
         loss = error + settings.revive_weight * dead + settings.others_weight * others
-        figures = {"lexical": loss, "lexical_error": error, "lexical_others": others, "own_live": ((mine > 0) * each).sum()}
+        live = ((own_logits > 0) * share_of_mean).sum()
+        figures = {"lexical": loss, "lexical_error": error, "lexical_others": others, "own_live": live}
         share = loss / texts
         value = share + ((processes - 1) * share).detach()
         return value, {name: figure.detach() * processes / texts for name, figure in figures.items()}
 
 
 def scaled_idf(statistics: TermStatistics) -> np.ndarray:
-    """Compute the idf of BM25, ln(1 + (N - n + 0.5) / (n + 0.5)), divided by the largest idf of a term of the corpus.
+    """Compute the idf of BM25, ln(1 + (N - n + 0.5) / (n + 0.5)), divided by the largest idf of a term in the corpus.
 
-    Terms that the corpus does not have get 1, the idf of the rarest.
+    Terms that do not occur in the corpus get 1, like the rarest terms.
     """
     texts, frequencies = statistics.texts, statistics.frequencies.astype(np.float64)
     idf = np.log1p((texts - frequencies + 0.5) / (frequencies + 0.5))

@@ -10,31 +10,31 @@ from torch.nn.functional import cross_entropy
 
 
 def ranking_loss(scores: Tensor, targets: Tensor, excluded: Tensor, temperature: float = 1.0) -> Tensor:
-    """InfoNCE, L_rank of the paper: mean cross-entropy of each query's positive among all passages of the batch.
+    """Compute InfoNCE, L_rank of the paper: the mean cross-entropy of each query's positive among all passages of the batch.
 
     Args:
         scores: Inner products, [queries, passages].
-        targets: The passage that is each query's positive, int64 [queries].
-        excluded: Passages that are no negatives of a query, bool [queries, passages].
-        temperature: Divides the scores (not in the paper).
+        targets: The positive passage of each query, int64 [queries].
+        excluded: Passages to exclude from the negatives of a query, bool [queries, passages].
+        temperature: Divisor of the scores (not in the paper).
     """
     return cross_entropy((scores / temperature).masked_fill(excluded, float("-inf")), targets)
 
 
 def accuracy(scores: Tensor, targets: Tensor, excluded: Tensor) -> Tensor:
-    """Compute the share of the queries whose positive has the highest score; arguments as in ``ranking_loss``."""
+    """Compute the share of queries whose positive has the highest score; arguments as for ``ranking_loss``."""
     return (scores.masked_fill(excluded, float("-inf")).argmax(dim=1) == targets).float().mean()
 
 
 def kl_loss(scores: Tensor, teacher: Tensor, own: Tensor, temperature: float = 1.0, teacher_temperature: float = 1.0) -> Tensor:
-    """Compute the mean Kullback-Leibler divergence of a teacher's softmax over each query's own passages from the model's.
+    """Compute the mean Kullback-Leibler divergence between a teacher's and the model's softmax over each query's own passages.
 
     Args:
         scores: Inner products, [queries, passages].
-        teacher: A teacher's score of each passage for its query, [passages].
+        teacher: Score of each passage for its query by a teacher, [passages].
         own: The passages that were drawn for a query, bool [queries, passages].
-        temperature: Divides the scores. Unlike in some implementations, its square does not multiply the loss.
-        teacher_temperature: Divides the teacher's scores.
+        temperature: Divisor of the scores. Unlike in some implementations, the loss is not multiplied by its square.
+        teacher_temperature: Divisor of the teacher's scores.
     """
     minus_infinity = torch.finfo(scores.dtype).min
     student = torch.log_softmax((scores / temperature).masked_fill(~own, minus_infinity), dim=1)
@@ -51,9 +51,9 @@ def margin_mse_loss(
     temperature: float = 1.0,
     teacher_temperature: float = 1.0,
 ) -> Tensor:
-    """Compute the mean squared difference of margins, positive minus negative, to a teacher's margins (arXiv 2010.02666).
+    """Compute the mean squared difference between margins (positive minus negative) and a teacher's margins (arXiv 2010.02666).
 
-    The mean runs over all pairs of a query and one of its own hard negatives; arguments as in ``kl_loss`` and ``ranking_loss``.
+    The mean is over all pairs of a query and one of its own hard negatives; arguments as for ``kl_loss`` and ``ranking_loss``.
     """
     rows = torch.arange(len(scores), device=scores.device)
     student = scores / temperature
@@ -65,22 +65,18 @@ def margin_mse_loss(
 
 
 def ramped(weight: float, step: int, ramp: float) -> float:
-    """Ramp a regulariser's weight quadratically, ``weight * (step / ramp) ** 2``, then ``weight`` (Formal et al., 2021).
+    """Return a regulariser's weight: ``weight * (step / ramp) ** 2`` during the ramp, then ``weight`` (Formal et al., 2021).
 
     Args:
         weight: The final weight.
-        step: Optimizer steps done; counting these makes the ramp independent of gradient accumulation and of resuming.
-        ramp: Optimizer steps of growth; 0: none.
+        step: Number of completed optimizer steps.
+        ramp: Optimizer steps of the ramp; 0 for no ramp.
     """
     return weight * min(1.0, step / ramp) ** 2 if ramp else weight
 
 
 def flops(weights: Tensor) -> Tensor:
-    """Compute the FLOPS regulariser: sum over terms of the squared mean weight in the batch (Paria et al., 2020).
-
-    Args:
-        weights: Not negative, [texts, terms].
-    """
+    """Compute the FLOPS regulariser of weights [texts, terms]: the sum over terms of the squared mean (Paria et al., 2020)."""
     return weights.mean(dim=0).square().sum()
 
 
@@ -88,56 +84,48 @@ def df_flops(weights: Tensor, shares: Tensor, cutoff: float = 0.1, steepness: fl
     """Compute DF-FLOPS (arXiv 2505.15070): FLOPS with mean weights multiplied by a sigmoid of the document frequency.
 
     Args:
-        weights: Not negative, [texts, terms].
+        weights: Non-negative weights, [texts, terms].
         shares: Share of the documents in which each term is active, [terms].
-        cutoff: alpha; the share at which the factor is one half.
+        cutoff: alpha, the share at which the factor is one half.
         steepness: beta.
     """
     return (weights.mean(dim=0) * df_factor(shares, cutoff, steepness)).square().sum()
 
 
 def df_factor(shares: Tensor, cutoff: float = 0.1, steepness: float = 10.0) -> Tensor:
-    """The sigmoid of DF-FLOPS, ``1 / (1 + (x ** log_cutoff(2) - 1) ** steepness)``: 0 at 0, 1/2 at the cutoff, 1 at 1."""
+    """Return the sigmoid of DF-FLOPS, ``1 / (1 + (x ** log_cutoff(2) - 1) ** steepness)``: 0 at 0, 1/2 at the cutoff."""
     exponent = math.log(2) / math.log(cutoff)  # below 0: x ** exponent falls from infinity to 1
     return 1 / (1 + (shares.clamp(0, 1).double() ** exponent - 1) ** steepness).to(shares.dtype)
 
 
 def l1(weights: Tensor) -> Tensor:
-    """Compute the mean over texts of the sum of their weights, as SPLADE++ does for queries.
-
-    Args:
-        weights: Not negative, [texts, terms].
-    """
+    """Compute the mean over texts of the sum of weights [texts, terms], as SPLADE++ does for queries."""
     return weights.sum(dim=1).mean()
 
 
 def l0_mask(weights: Tensor, threshold: int) -> Tensor:
-    """Set the weights of texts of at most ``threshold`` terms to 0, so that they are not regularised (arXiv 2504.14839)."""
+    """Set the weights of texts with at most ``threshold`` terms to 0, so that they are not regularised (arXiv 2504.14839)."""
     return weights * ((weights > 0).sum(dim=1, keepdim=True) > threshold)
 
 
 def anti_zero(queries: Tensor, passages: Tensor) -> Tensor:
     """Compute ``1 / (sum of all query weights)^2 + 1 / (sum of all passage weights)^2``, as in the code of SPLADE.
 
-    A sum of 0 counts as 1e-6, so that the term stays finite, without a gradient; our choice (not measured).
+    A sum of 0 counts as 1e-6, so that the result is finite; our choice (not measured). It has no gradient then.
     """
     return sum((1 / weights.sum().clamp(min=1e-6).square() for weights in (queries, passages)), torch.zeros(()).to(queries))
 
 
 class DocumentFrequencies:
-    """Shares of the passages in which each term is active, estimated from the training batches.
+    """Estimates the share of passages in which each term is active, from the training batches.
 
-    The paper of DF-FLOPS estimates them on a validation set every 100 steps. Counting the training passages of the last
-    stretch of steps instead is our choice (not measured). Until the first stretch is over, every share is 1, which makes
-    DF-FLOPS the same as FLOPS.
+    The paper of DF-FLOPS estimates the shares on a validation set every 100 steps. Counting the training passages of the last
+    interval instead is our choice (not measured). During the first interval, every share is 1, which makes DF-FLOPS equal to
+    FLOPS.
     """
 
     def __init__(self, steps: int) -> None:
-        """Set the length of a stretch.
-
-        Args:
-            steps: Optimizer steps between two estimates.
-        """
+        """Set the length of an interval."""
         self.steps = steps
         self._state: dict[str, Tensor] = {}
 
@@ -148,7 +136,7 @@ class DocumentFrequencies:
         return self._state["shares"].to(weights.device)
 
     def add(self, weights: Tensor) -> None:
-        """Count the passages of an optimizer step, [texts, terms]."""
+        """Count the active terms of the passages of an optimizer step, [texts, terms]."""
         if "counts" not in self._state:
             self._state |= {"counts": torch.zeros(weights.shape[1]), "seen": torch.zeros(2)}
         self._state["counts"] += (weights > 0).sum(dim=0).cpu()
@@ -158,7 +146,7 @@ class DocumentFrequencies:
             self._state = {"shares": self._state["counts"] / texts}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return counts and estimate."""
+        """Return the counts and the estimate."""
         return self._state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Mining of hard negatives and teacher scores with PyTerrier pipelines."""
+"""Mining of hard negatives and a teacher's scores with PyTerrier pipelines."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from pyterrier_csplade.storage.files import sha256, write_atomically
 from .checkpoints import without_links
 from .rows import checked_row, passage_text
 
-#: Results of queries: a pipeline that retrieves them, a frame with qid, docno and score, or the path of a TREC run.
+#: Results: a pipeline that retrieves them, a frame with qid, docno and score, or the path of a TREC run.
 Results: TypeAlias = "pt.Transformer | pd.DataFrame | str | Path"
-#: Documents with docno and text, or a transformer that adds ``text`` to rows with a docno.
+#: Source of texts: documents with docno and text, or a transformer that adds ``text`` to rows with a docno.
 Corpus: TypeAlias = "pt.Transformer | Iterable[Mapping[str, Any]]"
 
 
@@ -46,23 +46,24 @@ def mine_negatives(
 ) -> Path:
     """Write training rows with retrieved negatives, optionally scored by a teacher.
 
-    A row has all relevant passages of a query, and ``negatives`` drawn from the first ``depth`` results, without the results
-    that are judged relevant. The output is in Tevatron's format, which ``ContrastiveConfig.data`` reads. The file appears when
-    it is complete; after an interruption, the same call resumes after the last query that was written.
+    A row contains all relevant passages of a query, and negatives drawn from the first ``depth`` results that are not judged
+    relevant. The output is in Tevatron's format, which ``ContrastiveConfig.data`` reads. The file appears when it is complete.
+    After an interruption, the same call resumes after the last written query.
 
     Args:
         pipeline: A PyTerrier pipeline, a frame with qid, docno and score, or the path of a TREC run.
         topics: Frame with qid and query.
         qrels: Frame with qid, docno and label.
-        depth: Results from which negatives are drawn; 200 as in Tevatron's msmarco-passage-aug.
+        depth: Number of results from which negatives are drawn; 200 as in Tevatron's msmarco-passage-aug.
         output: Path of the file, ``.jsonl`` or ``.jsonl.gz``.
-        corpus: Source of texts: documents with docno, text and perhaps title, or a transformer that adds ``text``, such as
+        corpus: Documents with docno, text and optionally title, or a transformer that adds ``text``, such as
             ``pt.text.get_text(dataset)``. Not needed if the pipeline returns ``text`` and retrieves all relevant passages.
-        teacher: Scores of every passage of a row: a PyTerrier re-ranker of qid, query, docno and text, a frame or a TREC run.
-        negatives: Largest number of negatives of a row.
+        teacher: Source of a score for every passage of a row: a PyTerrier re-ranker of qid, query, docno and text, a frame or a
+            TREC run.
+        negatives: Maximum number of negatives in a row.
         min_label: Smallest label of a relevant passage.
-        batch_size: Queries of a batch; an interruption loses at most one batch.
-        seed: Seed of the draws. A query's draw depends on the seed and its qid alone.
+        batch_size: Number of queries in a batch. An interruption loses at most one batch.
+        seed: Seed of the draws. The draw of a query depends only on the seed and its qid.
         verbose: Whether to show progress.
 
     Returns:
@@ -70,7 +71,7 @@ def mine_negatives(
 
     Raises:
         DataError: A text or a teacher's score is missing, a qid appears twice, no query has a relevant passage, or the
-            pipeline's index was replaced meanwhile.
+            pipeline's index was replaced during mining.
         ConfigError: The unfinished output was mined with other settings.
     """
     if depth < 1 or negatives < 0 or batch_size < 1:
@@ -86,7 +87,7 @@ def mine_negatives(
     }  # fmt: skip
     _write(miner, asked, Path(output), settings, batch_size, verbose)
     if miner.without:
-        warn(f"{miner.without} of {len(asked)} queries have no negative among {depth} results")
+        warn(f"{miner.without} of {len(asked)} queries have no negatives among their first {depth} results")
     return Path(output)
 
 
@@ -121,11 +122,11 @@ class _Miner:
         pipeline: A transformer or a frame of results.
         teacher: A transformer, a frame of results, or None.
         relevant: Docnos of the relevant passages of each query.
-        texts: A transformer that adds ``text``, or texts by docno; if empty, the results have them.
-        depth: Results from which negatives are drawn.
-        negatives: Largest number of negatives of a row.
+        texts: A transformer that adds ``text``, or texts by docno. If empty, the results contain the texts.
+        depth: Number of results from which negatives are drawn.
+        negatives: Maximum number of negatives in a row.
         seed: Seed of the draws.
-        without: Number of queries without a negative so far.
+        without: Number of queries without negatives so far.
     """
 
     pipeline: Any
@@ -139,11 +140,11 @@ class _Miner:
 
     @property
     def known_texts(self) -> Any:
-        """The texts, if they are known without a transformer."""
+        """The texts by docno; None with a transformer."""
         return None if isinstance(self.texts, pt.Transformer) else self.texts
 
     def first_results(self, topics: pd.DataFrame) -> str:
-        """Return a digest of the docnos that the pipeline retrieves, which tells whether its index was replaced."""
+        """Return a digest of the docnos that the pipeline retrieves, which shows whether its index was replaced."""
         return _digest(_results(self.pipeline, topics, "the pipeline")["docno"].tolist()[: self.depth])
 
     def rows(self, topics: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -181,8 +182,8 @@ class _Miner:
         for qid, docno in zip(passages["qid"], passages["docno"]):
             if docno not in texts:
                 raise DataError(
-                    f"query {qid}, document {docno}: no text was found; give corpus= documents, or a transformer such as "
-                    "pt.text.get_text(dataset)"
+                    f"query {qid}, document {docno}: no text was found: pass documents, or a transformer such as "
+                    "pt.text.get_text(dataset), as corpus"
                 )
         return [texts[docno] for docno in passages["docno"]]
 
@@ -194,8 +195,8 @@ class _Miner:
         missing = [pair for pair in pairs if pair not in scores]
         if missing:
             raise DataError(
-                f"query {missing[0][0]}, document {missing[0][1]}: the teacher gives no score, nor for {len(missing) - 1} more "
-                "pairs; a re-ranker scores every pair, a run only what it retrieved"
+                f"query {missing[0][0]}, document {missing[0][1]}: the teacher has no score for this pair, nor for "
+                f"{len(missing) - 1} more. A run has scores for retrieved documents only: use a re-ranker as teacher"
             )
         return [scores[pair] for pair in pairs]
 
@@ -222,22 +223,22 @@ def _as_texts(corpus: Corpus | None) -> pt.Transformer | dict[str, str]:
 
 
 def _results(source: Any, topics: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return the results of some queries, best first."""
+    """Return the results of queries, best first."""
     if isinstance(source, pd.DataFrame):
         found = source[source["qid"].astype(str).isin(set(topics["qid"]))]
     else:
         found = source.transform(topics)
     for column in ("qid", "docno", "score"):
         if column not in found.columns:
-            raise DataError(f"{name} returns no {column!r}; it returns {', '.join(found.columns)}")
+            raise DataError(f"{name} must return a column {column!r}, found {', '.join(found.columns)}")
     found = found.assign(qid=found["qid"].astype(str), docno=found["docno"].astype(str))
     return found.sort_values(["qid", "score"], ascending=[True, False], kind="stable")
 
 
 def _asked(topics: pd.DataFrame, qrels: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """Return the queries that have a relevant passage, and docnos by qid; warns of other queries."""
+    """Return the queries that have a relevant passage, and their docnos by qid; warn about other queries."""
     if missing := [name for name in ("qid", "query") if name not in topics.columns]:
-        raise DataError(f"the topics have no {missing[0]!r}; they have {', '.join(map(str, topics.columns))}")
+        raise DataError(f"the topics must have a column {missing[0]!r}, found {', '.join(map(str, topics.columns))}")
     topics = topics.assign(qid=topics["qid"].astype(str))[["qid", "query"]]
     twice = topics["qid"][topics["qid"].duplicated()]
     if len(twice):
@@ -247,23 +248,23 @@ def _asked(topics: pd.DataFrame, qrels: pd.DataFrame) -> tuple[pd.DataFrame, dic
     has_relevant = topics["qid"].isin(set(relevant))
     asked, left = topics[has_relevant].reset_index(drop=True), topics["qid"][~has_relevant]
     if not len(asked):
-        raise DataError(f"none of {len(topics)} queries has a relevant document: nothing can be mined")
+        raise DataError(f"none of {len(topics)} queries has a relevant document: check that topics and qrels belong together")
     if len(left):
-        warn(f"{len(left)} of {len(topics)} queries have no relevant document, the first {left.iloc[0]!r}")
+        warn(f"{len(left)} of {len(topics)} queries have no relevant document and are left out, such as {left.iloc[0]!r}")
     if unknown := [qid for qid in relevant if qid not in set(topics["qid"])]:
-        warn(f"{len(unknown)} judged queries are not among the topics, the first {unknown[0]!r}")
+        warn(f"{len(unknown)} judged queries are not among the topics, such as {unknown[0]!r}")
     return asked, relevant
 
 
 def _name(results: Results | None) -> str:
-    """Name results in the record of an unfinished output: a path, or the representation without addresses in memory."""
+    """Name results in the record of an unfinished output, by path or by representation without memory addresses."""
     if isinstance(results, pd.DataFrame):
         return f"frame of {len(results)} results"
     return re.sub(r" at 0x[0-9a-f]+", "", str(results) if isinstance(results, Path) else repr(results))
 
 
 def _content(results: Results | None) -> Any:
-    """Return what a frame or a run holds; None for a transformer."""
+    """Return the content of a frame or a run; None for a transformer."""
     if isinstance(results, pd.DataFrame):
         return results[[name for name in ("qid", "docno", "score") if name in results.columns]].to_csv(index=False)
     return sha256(Path(results)) if isinstance(results, (str, Path)) else None
@@ -274,22 +275,22 @@ def _digest(values: Any) -> str:
 
 
 def _resume(unfinished: Path, settings: Mapping[str, Any], qids: list[str]) -> int:
-    """Return the number of queries that are done; truncates an incomplete last line."""
+    """Return the number of completed queries, and truncate an incomplete last line."""
     record = unfinished.with_name(f"{unfinished.name}.json")
     if not (unfinished.exists() and record.exists()):
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         unfinished.unlink(missing_ok=True)
         write_atomically(record, json.dumps(settings, indent=2).encode())
-        unfinished.touch(exist_ok=False)  # last: if it exists, the record is complete
+        unfinished.touch(exist_ok=False)  # last, so that the record is complete if this file exists
         return 0
     try:
         earlier = dict(json.loads(record.read_text(encoding="utf-8")))
     except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{record} is damaged ({error}): remove it and {unfinished}") from error
     for name, value in settings.items():
-        if earlier.get(name, value) != value:  # the version before recorded less
+        if earlier.get(name, value) != value:  # earlier versions recorded fewer settings
             raise ConfigError(
-                f"{unfinished} was begun with {name}={earlier.get(name)!r}, not {value!r}: resume with those settings, "
+                f"{unfinished} was begun with {name}={earlier.get(name)!r}, not {value!r}: resume with the earlier setting, "
                 "or remove the file"
             )
     size = done = 0
@@ -303,7 +304,7 @@ def _resume(unfinished: Path, settings: Mapping[str, Any], qids: list[str]) -> i
 
 
 def _begin(qid: str) -> bytes:
-    """Return how the row of a query begins."""
+    """Return the beginning of the row of a query."""
     return json.dumps({"query_id": qid}, ensure_ascii=False)[:-1].encode()
 
 

@@ -1,4 +1,4 @@
-"""The loss of contrastive training, from the vectors of a whole batch."""
+"""The loss of contrastive training, computed from the vectors of a whole batch."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ Figures = dict[str, Tensor | float]
 
 
 class ContrastiveObjective:
-    """Computes L = L_rank + lambda_Q * R(Q) + lambda_D * R(D) (paper, section 3.2) and the configuration's other terms.
+    """Computes L = L_rank + lambda_Q * R(Q) + lambda_D * R(D) (paper, section 3.2), and the other configured terms.
 
-    It takes the vectors of the whole batch, over all processes, so that every process computes the same loss.
+    The vectors of all processes form one batch, so every process computes the same loss.
     """
 
     def __init__(self, config: ContrastiveConfig) -> None:
@@ -50,12 +50,12 @@ class ContrastiveObjective:
         """Compute the loss.
 
         Args:
-            queries: [queries, terms].
-            passages: [passages, terms].
+            queries: Vectors of the queries, [queries, terms].
+            passages: Vectors of the passages, [passages, terms].
             labels: Relevance of the passages to the queries.
             weights: lambda of queries and of passages.
-            step: Optimizer steps done.
-            scored: Queries and passages as expansion control leaves them for ranking; the regularisers always see all terms.
+            step: Number of completed optimizer steps.
+            scored: Vectors of queries and passages after expansion control, for ranking. The regularisers always see all terms.
 
         Returns:
             The loss, and figures for the training curves.
@@ -109,7 +109,7 @@ class ContrastiveObjective:
         return penalty
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return document frequencies and the state of the temperature, for a checkpoint."""
+        """Return the document frequencies and the state of the temperature, for a checkpoint."""
         return {f"{part}.{name}": t for part, kept in self._parts.items() for name, t in kept.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

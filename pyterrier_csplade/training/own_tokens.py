@@ -1,8 +1,8 @@
-"""The tokens of texts as index terms: what lexical losses, lexical grounding and expansion control look at."""
+"""The own tokens of texts, for lexical losses, lexical grounding and expansion control."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyterrier_csplade.model.backbone import Backbone, Role
 
-# Texts whose first tokens are not all the same.
+# Texts with different first tokens.
 _DIFFERENT = ("a", "b", "1", "the")
 
 
@@ -23,29 +23,24 @@ class OwnTokens:
 
     Attributes:
         rows: The text of each own token, ascending, int64 [tokens].
-        columns: Its index term, ascending within a text, int64 [tokens].
-        counts: How often the text has it, float32 [tokens].
+        columns: The index term of each own token, ascending within a text, int64 [tokens].
+        counts: Number of occurrences of each own token in its text, float32 [tokens].
     """
 
     rows: Tensor
     columns: Tensor
     counts: Tensor
 
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> OwnTokens:
-        """Restore what ``vars`` returned."""
-        return cls(**tensors)
-
     def per_text(self, texts: int) -> Tensor:
         """Return the number of own tokens of each text, int64 [texts]."""
         return torch.bincount(self.rows, minlength=texts)
 
     def lengths(self, texts: int) -> Tensor:
-        """Return how many tokens of each text are index terms, repetitions included, float32 [texts]."""
+        """Return the number of index terms among the tokens of each text, including repetitions, float32 [texts]."""
         return self.counts.new_zeros(texts).index_add_(0, self.rows, self.counts)
 
     def mask(self, texts: int, terms: int) -> Tensor:
-        """Return a bool matrix [texts, terms]."""
+        """Return the own tokens as a bool matrix [texts, terms]."""
         mask = torch.zeros(texts, terms, dtype=torch.bool, device=self.rows.device)
         mask[self.rows, self.columns] = True
         return mask
@@ -60,7 +55,7 @@ class OwnTokenFinder:
     """Finds the own tokens of token sequences."""
 
     def __init__(self, backbone: Backbone) -> None:
-        """Take index terms, prefixes and the beginning-of-text token from a model."""
+        """Read the index terms, the prefixes and the beginning-of-text token of a model."""
         contract, tokenizer = backbone.contract, backbone.tokenizer
         self.column_of_token = backbone.column_of_token.cpu().numpy()
         self.terms = len(backbone.vocabulary)
@@ -71,8 +66,8 @@ class OwnTokenFinder:
         """Find the own tokens of texts.
 
         Args:
-            sequences: Token ids of each text as ``Backbone.tokenize`` returns them, one copy for echo.
-            role: What the texts are, which decides the prefix that is left out.
+            sequences: Token ids of each text from ``Backbone.tokenize``.
+            role: "query" or "document", which determines the prefix to leave out.
         """
         texts = [ids[_common(ids, self.before[role]) :] for ids in sequences]
         rows = np.repeat(np.arange(len(texts)), [len(ids) for ids in texts])
@@ -88,8 +83,8 @@ class OwnTokenFinder:
 def prefix_ids(tokenizer: Any, prefix: str, *, add_bos: bool) -> list[int]:
     """Return the token ids that a contract puts before every text.
 
-    A prefix's last token may be joined with a text's first ("passage: " and "text" to "Ġtext"), so that only the tokens count
-    with which all texts begin.
+    A tokenizer may join the last token of a prefix with the first token of a text ("passage: " and "text" to "Ġtext"). Only the
+    tokens with which all texts begin are returned.
     """
     before = [tokenizer.bos_token_id] if add_bos else []
     if not prefix:
@@ -99,5 +94,5 @@ def prefix_ids(tokenizer: Any, prefix: str, *, add_bos: bool) -> list[int]:
 
 
 def _common(ids: Sequence[int], before: Sequence[int]) -> int:
-    """Count the first tokens that two sequences share."""
+    """Return the length of the common beginning of two sequences."""
     return next((place for place, (a, b) in enumerate(zip(ids, before)) if a != b), min(len(ids), len(before)))

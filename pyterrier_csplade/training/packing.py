@@ -1,4 +1,4 @@
-"""Token sequences of equal length, cut from running text and kept on disk."""
+"""Token sequences on disk: packed sequences of equal length, and passages."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from pyterrier_csplade._warnings import warn
 
 from .checkpoints import prepared
 
-# Files of the passages in a run's directory: token ids, and where each passage ends.
+# Files in a run's directory: the token ids of the passages, and the end of each passage.
 _PASSAGES, _ENDS = "passages.int32", "passages.ends.int64"
 
 
 class PackedDataset(Dataset[dict[str, torch.Tensor]]):
     """Sequences of ``sequence_length`` token ids, cut from one long stream of documents.
 
-    The stream is a memory-mapped file: the data may be larger than the memory, and shuffling and resuming cost nothing.
+    The stream is a memory-mapped file, so the data can be larger than the memory, and shuffling and resuming are free.
     """
 
     def __init__(self, tokens: np.ndarray, sequence_length: int) -> None:
         self.tokens = tokens[: len(tokens) // sequence_length * sequence_length].reshape(-1, sequence_length)
         if not len(self.tokens):
-            raise DataError(f"the corpus has {len(tokens):,} tokens: fewer than one sequence of {sequence_length:,}")
+            raise DataError(
+                f"the corpus has {len(tokens):,} tokens, fewer than one sequence of {sequence_length:,}: lower sequence_length"
+            )
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -41,8 +43,8 @@ class PackedDataset(Dataset[dict[str, torch.Tensor]]):
 def pack_corpus(texts: Iterable[str], tokenizer: Any, path: Path, *, batch_size: int = 1000) -> np.ndarray:
     """Tokenise texts into one stream, each followed by the end-of-text token if there is one.
 
-    The file ``path`` appears when it is whole. The paper packs documents without giving a separator; the end-of-text token is
-    our choice (not measured).
+    The file ``path`` appears when it is complete. The paper does not name a separator of packed documents; the end-of-text
+    token is our choice (not measured).
 
     Returns:
         The memory-mapped stream, int32.
@@ -62,7 +64,7 @@ def pack_corpus(texts: Iterable[str], tokenizer: Any, path: Path, *, batch_size:
 
 
 class PassageDataset(Dataset[list[int]]):
-    """Passages of different lengths, memory-mapped, as ``cut_passages`` wrote them."""
+    """The memory-mapped passages that ``cut_passages`` wrote."""
 
     def __init__(self, directory: Path) -> None:
         """Open the files in a run's directory."""
@@ -79,7 +81,7 @@ class PassageDataset(Dataset[list[int]]):
 
     @property
     def mean_length(self) -> float:
-        """Mean tokens of a passage."""
+        """Mean number of tokens of a passage."""
         return len(self.tokens) / len(self)
 
     def blocks(self, size: int) -> Iterator[list[list[int]]]:
@@ -91,18 +93,18 @@ class PassageDataset(Dataset[list[int]]):
 def cut_passages(
     texts: Iterable[str], tokenizer: Any, directory: Path, *, shortest: int, longest: int, seed: int, batch_size: int = 1000
 ) -> None:
-    """Tokenise texts and cut each into passages, whose lengths are drawn uniformly.
+    """Tokenise texts, and cut each into passages whose lengths are drawn uniformly.
 
-    What is left of a text when fewer than ``shortest`` tokens remain is left out.
+    The rest of a text is left out when fewer than ``shortest`` tokens remain.
 
     Args:
         texts: The documents.
-        tokenizer: Its special tokens are not added.
-        directory: A run's directory; its files appear when they are whole.
+        tokenizer: The tokenizer, which adds no special tokens here.
+        directory: A run's directory. The files appear when they are complete.
         shortest: Minimum tokens of a passage.
         longest: Maximum tokens of a passage.
         seed: Seed of the draws.
-        batch_size: Texts that are tokenised together.
+        batch_size: Number of texts to tokenise at once.
 
     Raises:
         DataError: No text has ``shortest`` tokens.

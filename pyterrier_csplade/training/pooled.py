@@ -21,23 +21,30 @@ from pyterrier_csplade.vectors.contract import Contract
 from .batches import cut_parts, part_limits
 from .checkpoints import prepared
 from .config import AdaptationConfig, PassageSettings
-from .distributed import barrier, gather, is_first_process, on_one_process_first, reads_weights_of
+from .distributed import gather, on_one_process_first, reads_weights_of
 from .gradient_cache import Part
 from .lexical import LexicalLoss, TermStatistics, count_own_tokens
 from .losses import flops
 from .objective import Figures, sparsity
 from .own_tokens import OwnTokenFinder, OwnTokens, prefix_ids
 from .packing import PassageDataset, cut_passages
-from .run import check_model, load_tokenizer_and_model, open_output, save_run, training_arguments, whole_model
+from .run import (
+    attention_for_short_texts,
+    check_model,
+    load_tokenizer_and_model,
+    open_output,
+    save_adapted,
+    training_arguments,
+)
+from .scheduled_trainer import VectorTrainer
 from .schedules import WeightSchedule
 from .training_encoder import TrainingEncoder, prediction_shares
-from .vector_trainer import VectorTrainer
 
-# A file in a run's directory.
+# File in a run's directory.
 _STATISTICS = "term_statistics.json"
-# Where the controller of a target starts without lambda_document: the paper's value for 1B (table 3).
+# Initial lambda of a target without lambda_document: the paper's value for 1B (table 3).
 _FIRST_LAMBDA = 0.003
-# Passages whose terms are counted together; our choice (not measured).
+# Number of passages whose terms are counted at once; our choice (not measured).
 _BLOCK = 4096
 
 
@@ -58,42 +65,42 @@ class PooledTrainer(VectorTrainer):
         )
 
     def batch_parts(self, inputs: dict[str, Any]) -> Sequence[Part]:
-        """Return the parts of the passages, with their shares of the adaptation loss."""
+        """Return the parts of the passages with their shares of the adaptation loss."""
         parts = inputs["passages"]
         shares = prediction_shares(parts, self.config.prediction_weight, self.config.passages.variant)
         return [{**part, "raw": True, "share": share} for part, share in zip(parts, shares)]
 
     def batch_loss(self, logits: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Figures]:
         """Compute the lexical loss and the FLOPS regulariser over the batch of all processes."""
-        everything = torch.cat(gather([logits])[0])
-        own, weights = OwnTokens.of(inputs["own"]), activate(everything)
+        all_logits = torch.cat(gather([logits])[0])
+        own, weights = OwnTokens(**inputs["own"]), activate(all_logits)
         _, weight = self.schedule.weights(self.state.global_step)
         figures: Figures = {"lambda_document": weight, **sparsity(weights, "document")}
         loss = weight * flops(weights)
         if self.lexical is not None:
-            lexical, found = self.lexical(logits, own, len(everything))
+            lexical, lexical_figures = self.lexical(logits, own, len(all_logits))
             loss = loss + self.lexical.settings.weight * lexical
-            figures |= found
+            figures |= lexical_figures
         if (self.state.global_step + 1) % self.config.logging_steps == 0:
             figures |= batch_grounding(activate(logits), own, "document")
         return loss, figures
 
 
 class PassageCollator:
-    """Makes a batch of passages, cut into parts, with their own tokens."""
+    """Makes a batch of passages with their own tokens, divided into parts."""
 
     def __init__(self, encoder: TrainingEncoder, pieces: int) -> None:
-        """Name the model, and the minimum number of parts."""
+        """Set the model and the minimum number of parts."""
         contract, tokenizer = encoder.contract, encoder.tokenizer
         self.encoder, self.pieces, self.find = encoder, pieces, OwnTokenFinder(encoder)
         self.before = prefix_ids(tokenizer, contract.document_prefix, add_bos=contract.add_bos)
         self.after = [tokenizer.eos_token_id] if contract.add_eos else []
 
     def __call__(self, passages: Sequence[list[int]]) -> dict[str, Any]:
-        """Add prefix and special tokens, sort by length, pad.
+        """Add prefix and special tokens, sort by length, and pad.
 
         Returns:
-            ``passages``, a list of parts; and ``own``, the fields of ``OwnTokens``, whose rows follow the parts.
+            ``passages``, a list of parts; and ``own``, the fields of ``OwnTokens``, in the order of the parts.
         """
         sequences = sorted(([*self.before, *ids, *self.after] for ids in passages), key=len, reverse=True)
         limits = part_limits(self.encoder, len(sequences), self.pieces)
@@ -105,13 +112,13 @@ class PassageCollator:
 
 
 def count_terms(dataset: PassageDataset, find: OwnTokenFinder) -> TermStatistics:
-    """Count in how many passages each index term is."""
+    """Count the passages that contain each index term."""
     count = -(-len(dataset) // _BLOCK)
     return count_own_tokens(pt.tqdm(dataset.blocks(_BLOCK), desc="counting terms", total=count, leave=False), find)
 
 
 def read_statistics(path: Path) -> TermStatistics:
-    """Read the statistics of a run."""
+    """Read the term statistics of a run."""
     values = json.loads(path.read_text(encoding="utf-8"))
     return TermStatistics(np.array(values["frequencies"], dtype=np.int64), values["texts"], values["tokens"])
 
@@ -124,7 +131,7 @@ def _write_statistics(path: Path, dataset: PassageDataset, find: OwnTokenFinder)
 
 
 def passage_contract(settings: PassageSettings, tokenizer: Any) -> Contract:
-    """Return the contract of the encoder that pools the passages."""
+    """Return the contract of the encoder of passages."""
     around = prefix_ids(tokenizer, settings.document_prefix, add_bos=settings.add_bos)
     return Contract(
         variant=settings.variant,
@@ -142,10 +149,9 @@ def adapt_pooled(config: AdaptationConfig, *, resume: bool) -> Path:
     output = open_output(config, resume)
     arguments, settings = training_arguments(config, pieces=1), config.passages
     check_model(config)
-    if next(read_corpus(config.corpus, config.text_fields), None) is None:  # checked before a large model is loaded
+    if next(read_corpus(config.corpus, config.text_fields), None) is None:  # before a large model is loaded
         raise DataError(f"{config.corpus}: the corpus is empty")
-    # On a CPU, the backward pass of torch's fused attention takes several times as long as plain products for short texts.
-    tokenizer, model = load_tokenizer_and_model(config, None if torch.cuda.is_available() else "eager")
+    tokenizer, model = load_tokenizer_and_model(config, attention_for_short_texts())
     encoder = TrainingEncoder(model, tokenizer, passage_contract(settings, tokenizer), config.prediction)
     reads_weights_of(encoder, encoder.head)
     lengths = {"shortest": settings.shortest, "longest": settings.longest}
@@ -159,9 +165,5 @@ def adapt_pooled(config: AdaptationConfig, *, resume: bool) -> Path:
     collator = PassageCollator(encoder, config.gradient_accumulation_steps)
     trainer = PooledTrainer(config, lexical, model=encoder, args=arguments, train_dataset=dataset, data_collator=collator)
     trainer.run(resume)
-    weights = trainer.trained_weights()
-    if is_first_process():
-        rebuilt = trainer.sharded or config.quantization
-        save_run(whole_model(config, weights) if rebuilt else encoder.model, tokenizer, config)
-    barrier()
+    save_adapted(trainer, encoder.model, tokenizer, config)
     return output

@@ -1,4 +1,4 @@
-"""Training rows from JSONL files, directories of a collection, and datasets of PyTerrier and ir_datasets."""
+"""Reading of training rows from JSONL files, directories of a collection, and datasets of PyTerrier and ir_datasets."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from pyterrier_csplade.data.sources import find_dataset
 from .fields import shown
 from .rows import RowErrors, TrainingRow, checked_row, passage_text
 
-# Negatives kept per query, so that the hundreds of millions of pairs of msmarco-passage/train fit in memory; our choice (not
-# measured).
+# Maximum negatives kept per query, so that the hundreds of millions of pairs of msmarco-passage/train fit into memory; our
+# choice (not measured).
 _MOST_NEGATIVES = 100
-# Scores are stored as float32.
+# Largest magnitude of a score, which is stored as float32.
 _LARGEST_SCORE = 2.0**127
 
 _Makers = Iterator[Callable[[], TrainingRow]]  # functions that make a row, or raise a DataError if it cannot be used
@@ -33,10 +33,10 @@ def read_rows(data: str | list[str], *, max_bad_rows: int = 0) -> Iterator[Train
     Args:
         data: ``.jsonl`` or ``.jsonl.gz`` files, directories of a collection with ``train.triples.jsonl``, or the name of a
             PyTerrier dataset (``irds:`` ids included).
-        max_bad_rows: Number of unusable rows that are tolerated: they are left out, with a warning that names and counts them.
+        max_bad_rows: Number of unusable rows to tolerate. They are left out, with a warning that counts them and names some.
 
     Raises:
-        DataError: More rows than allowed cannot be used (the message counts them and names file and line, or the query), or a
+        DataError: More rows than allowed are unusable (the message counts them and names file and line, or the query), or a
             source has no rows.
     """
     errors, empty = RowErrors(max_bad_rows), []
@@ -62,7 +62,7 @@ def _read_source(source: str) -> _Makers:
     return _irds_rows(dataset.irds_ref(), source) if hasattr(dataset, "irds_ref") else _dataset_rows(dataset, source)
 
 
-# ---------------------------------------------------------------------- JSONL files in Tevatron's form
+# ---------------------------------------------------------------------- JSONL files in Tevatron's format
 
 
 def _parsed_row(line: str, where: str) -> TrainingRow:
@@ -88,15 +88,15 @@ def _passages(values: Any, where: str) -> list[dict[str, Any]]:
 
 
 def _scores(passages: list[dict[str, Any]], where: str) -> list[float] | None:
-    """Return a teacher's scores; None if no passage has one."""
+    """Return the teacher's scores; None if no passage has one."""
     scores = [passage["score"] for passage in passages if passage.get("score") is not None]
     if not scores:
         return None
     if len(scores) < len(passages):
-        raise DataError(f"{where}: {len(scores)} of {len(passages)} passages have a score; give all of them one, or none")
+        raise DataError(f"{where}: {len(scores)} of {len(passages)} passages have a score: give all of them a score, or none")
     for score in scores:
         number = isinstance(score, (int, float)) and not isinstance(score, bool)
-        if not (number and -_LARGEST_SCORE < score < _LARGEST_SCORE):  # NaN is not, either
+        if not (number and -_LARGEST_SCORE < score < _LARGEST_SCORE):  # also false for NaN
             raise DataError(f"{where}: expected a score to be a finite number, found {shown(score)}")
     return [float(score) for score in scores]
 
@@ -105,7 +105,7 @@ def _scores(passages: list[dict[str, Any]], where: str) -> list[float] | None:
 
 
 def _directory_rows(files: CollectionFiles) -> _Makers:
-    """Yield a row for each line of ``train.triples.jsonl``; only the texts that the triples name are kept in memory."""
+    """Yield a row for each line of ``train.triples.jsonl``. Only the texts in the triples are kept in memory."""
     path = files.find("train.triples.jsonl")
     needed: set[str] = set()
     for _, triple in read_jsonl(path):
@@ -126,7 +126,7 @@ def _directory_row(triple: dict[str, Any], queries: dict[str, str], texts: dict[
         if not isinstance(docno, str):
             raise DataError(f"{where}: expected docnos in pos and neg, found {shown(docno)}")
     if qid not in queries:
-        raise DataError(f"{where}: the query {shown(qid)} is in no topics file")
+        raise DataError(f"{where}: no topics file contains the query {shown(qid)}")
     return _row_by_ids(queries[qid], positives, negatives, texts, where)
 
 
@@ -154,7 +154,7 @@ def _row_by_ids(query: str, positives: Iterable[str], negatives: Iterable[str], 
 
 
 def _dataset_rows(dataset: Any, name: str) -> _Makers:
-    """Yield a row for each query with a relevant document (label above 0); there are no hard negatives."""
+    """Yield a row without hard negatives for each query with a relevant document (label above 0)."""
     positives: _Ids = defaultdict(dict)
     for judgement in dataset.get_qrels().itertuples():
         if judgement.label > 0:
@@ -168,8 +168,8 @@ def _dataset_rows(dataset: Any, name: str) -> _Makers:
 def _irds_rows(dataset: Any, name: str) -> _Makers:
     """Yield a row for each query with a relevant document.
 
-    Negatives come from ``docpairs``, or else from ``scoreddocs``, without the positives. Positives come from the judgements
-    (label above 0), or else from ``docpairs``.
+    Positives come from the judgements (label above 0), or else from ``docpairs``. Negatives come from ``docpairs``, or else
+    from ``scoreddocs``, without the positives.
     """
     positives: _Ids = defaultdict(dict)
     negatives: _Ids = defaultdict(dict)
@@ -187,7 +187,7 @@ def _irds_rows(dataset: Any, name: str) -> _Makers:
 
 
 def _pairs(dataset: Any) -> Iterator[tuple[str, str | None, str]]:
-    """Yield a query, a positive if only the pairs tell it, and a negative."""
+    """Yield a query, a positive if there are no judgements, and a negative."""
     if dataset.has_docpairs():
         judged = dataset.has_qrels()
         yield from ((pair.query_id, None if judged else pair.doc_id_a, pair.doc_id_b) for pair in dataset.docpairs_iter())
@@ -217,6 +217,6 @@ def _judged_rows(queries: Iterable[tuple[str, str]], positives: _Ids, negatives:
         else:
             without += 1
     if without:
-        warn(f"{name}: {without:,} queries have no relevant document and make no row")
+        warn(f"{name}: {without:,} queries have no relevant document and are left out")
     if unknown := [query for query in positives if query not in used]:
-        warn(f"{name}: {len(unknown):,} judged queries are not among the topics and make no row, such as {unknown[0]!r}")
+        warn(f"{name}: {len(unknown):,} judged queries are not among the topics and are left out, such as {unknown[0]!r}")

@@ -12,21 +12,21 @@ from pyterrier_csplade.vectors.checks import check_texts
 
 from .fields import shown
 
-# Bad rows that a message names, and the number after which reading stops because the whole file must be of another form; our
-# choice (not measured).
+# Number of bad rows that a message names, and number after which reading stops, because the whole file seems to have another
+# format; our choice (not measured).
 _NAMED = 3
 _MOST = 1000
 
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """A query with passages.
+    """A query and its passages.
 
     Attributes:
         query: Text of the query.
         positives: Texts of relevant passages, at least one.
         negatives: Texts of hard negatives, any number.
-        scores: A teacher's scores of the positives, then of the negatives; None without a teacher.
+        scores: Teacher's scores of the positives and then of the negatives; None without a teacher.
     """
 
     query: str
@@ -44,10 +44,11 @@ def passage_text(passage: dict[str, Any]) -> str:
 def checked_row(
     query: Any, positives: list[Any], negatives: list[Any], where: str, scores: list[float] | None = None
 ) -> TrainingRow:
-    """Make a row.
+    """Return a row after checking its texts.
 
     Raises:
-        DataError: There is no positive, or a text is not a string, blank or invalid Unicode; the message begins with ``where``.
+        DataError: There is no positive, or a text is blank, not a string, or not valid Unicode; the message begins with
+            ``where``.
     """
     if not positives:
         raise DataError(f"{where}: the query has no positive passage")
@@ -64,12 +65,12 @@ def checked_row(
 
 
 class RowErrors:
-    """Collects the errors of single rows for one message.
+    """Collects the errors of rows for one message.
 
     Attributes:
-        allowed: Number of bad rows that may be left out, with a warning.
-        good: Number of rows that were read.
-        bad: Number of rows that could not be used.
+        allowed: Number of bad rows that may be left out with a warning.
+        good: Number of good rows so far.
+        bad: Number of bad rows so far.
     """
 
     def __init__(self, allowed: int = 0) -> None:
@@ -79,10 +80,10 @@ class RowErrors:
         self._messages: list[str] = []
 
     def attempt(self, make: Callable[[], TrainingRow]) -> TrainingRow | None:
-        """Make a row; after an error, note it and return None.
+        """Make a row; record an error and return None.
 
         Raises:
-            DataError: There were too many errors to continue.
+            DataError: There are too many errors to continue.
         """
         try:
             row = make()

@@ -1,4 +1,4 @@
-"""Steps of every training run: its directory, arguments, loading, LoRA, saving."""
+"""The steps that training runs share: output directory, arguments, loading, LoRA, and saving."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from pyterrier_csplade.storage.files import LockedError, locked, write_atomicall
 
 from .checkpoints import CHECKPOINTS, step_of, writing
 from .config import AdaptationConfig, ContrastiveConfig, LoraSettings, PassageSettings, TrainingConfig, check_batch
-from .distributed import choose_precision, launched_with_deepspeed, start_processes
-from .trainer import in_one_piece
+from .distributed import barrier, choose_precision, is_first_process, launched_with_deepspeed, start_processes
+from .trainer import CurvesTrainer, unsharded
 
 _Phase = TypeVar("_Phase", bound=Callable[..., Path])
 _LOCK = ".training.lock"
 
 
 def alone_in_its_output(phase: _Phase) -> _Phase:
-    """Decorate a phase so that one run at a time writes into an output directory.
+    """Decorate a phase so that only one run at a time writes into an output directory.
 
-    The directory's lock holds on this machine. The first process of a run takes it for all of them.
+    The lock works between the processes of one machine. The first process of a run holds it for all of them.
     """
 
     @wraps(phase)
@@ -50,7 +50,7 @@ def alone_in_its_output(phase: _Phase) -> _Phase:
                 lock.enter_context(locked(output / _LOCK, wait=False))
             except LockedError as error:
                 raise ConfigError(
-                    f"process {error} is training into {output}: wait until it has ended, or name another output"
+                    f"process {error} is training into {output}: wait until it ends, or name another output"
                 ) from error
             return phase(config, resume=resume)
 
@@ -58,16 +58,16 @@ def alone_in_its_output(phase: _Phase) -> _Phase:
 
 
 def open_output(config: TrainingConfig, resume: bool) -> Path:
-    """Make the directory of a run.
+    """Create the directory of a run.
 
     Raises:
-        ConfigError: The directory cannot be made, or holds checkpoints of another run.
+        ConfigError: The directory cannot be created, or contains checkpoints of another run.
     """
     output = Path(config.output)
     reached = max(map(step_of, (output / CHECKPOINTS).glob("checkpoint-*")), default=None)
     if reached is not None and not resume:
         raise ConfigError(
-            f"{output} holds checkpoints of an earlier run, which reached step {reached} of {config.steps}: resume that run "
+            f"{output} contains checkpoints of an earlier run, which reached step {reached} of {config.steps}: resume that run "
             f"(resume=True, --resume), remove {output / CHECKPOINTS}, or name another output"
         )
     return _make_directory(config)
@@ -78,26 +78,26 @@ def _make_directory(config: TrainingConfig) -> Path:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"output: cannot make the directory {output} ({error.strerror}): name another one") from error
+        raise ConfigError(f"output: cannot create the directory {output} ({error.strerror}): name another one") from error
     return output
 
 
 def training_arguments(config: TrainingConfig, *, pieces: int) -> TrainingArguments:
-    """Translate a configuration into transformers' arguments, and start the processes' communication.
+    """Convert a configuration to transformers' arguments, and connect the processes.
 
     Args:
         config: The run's settings.
-        pieces: Parts of a process's share of the batch that transformers takes from the data one by one.
+        pieces: Number of parts of a process's share of the batch that transformers reads from the data one by one.
 
     Raises:
         ConfigError: The batch cannot be divided among the processes, there are fewer processes than requested, or DeepSpeed
-            would have to divide 4-bit weights.
+            would have to shard 4-bit weights.
     """
     use_cpu = not torch.cuda.is_available()
     if config.quantization and launched_with_deepspeed():
         raise ConfigError(
-            "quantization: DeepSpeed cannot divide weights of 4 bits: launch with FSDP "
-            "(examples/configs/accelerate/fsdp-8x40gb.yaml), or with torchrun, a whole quantised model on every GPU"
+            "quantization: DeepSpeed cannot shard 4-bit weights: launch with FSDP "
+            "(examples/configs/accelerate/fsdp-8x40gb.yaml), or with torchrun, which puts a whole quantised model on every GPU"
         )
     processes = start_processes(use_cpu=use_cpu)
     choose_precision(bf16=config.bf16)
@@ -120,14 +120,14 @@ def training_arguments(config: TrainingConfig, *, pieces: int) -> TrainingArgume
         remove_unused_columns=False,
         dataloader_drop_last=True,
         dataloader_pin_memory=False,  # batches are made on the model's device
-        ddp_broadcast_buffers=False,  # a step runs the model more than once: buffers must not change between
+        ddp_broadcast_buffers=False,  # a step runs the model more than once, and buffers must not change in between
         ddp_find_unused_parameters=False,
         use_cpu=use_cpu,
     )
 
 
 class _Arguments(TrainingArguments):
-    """Arguments of a process that uses one device: with several, transformers would multiply the batch (DataParallel)."""
+    """Arguments for a process with one device. With several, transformers would multiply the batch (DataParallel)."""
 
     @property
     def n_gpu(self) -> int:
@@ -135,10 +135,10 @@ class _Arguments(TrainingArguments):
 
 
 def check_model(config: TrainingConfig) -> None:
-    """Check, before data is prepared and weights are loaded, that a run can use its model and tokenizer.
+    """Check that a run can use its model and tokenizer, before data is prepared and weights are loaded.
 
     Raises:
-        ConfigError: The model is an adapter, needs code that comes with it, or its tokenizer does not fit it or the settings.
+        ConfigError: The model is an adapter or needs code of its own, or its tokenizer fits neither the model nor the settings.
     """
     check_published(config.model, "config.json", config.revision)
     with _named(config):
@@ -150,28 +150,22 @@ def check_model(config: TrainingConfig) -> None:
 
 
 def checkpoint_of(config: TrainingConfig) -> Checkpoint:
-    """Return the model that a run starts from."""
+    """Return the base model of a run."""
     return Checkpoint(config.model, config.revision, config.layers)
 
 
 def tokenizer_problems(config: TrainingConfig, tokenizer: Any, rows: int) -> Iterator[str]:
-    """Describe why a tokenizer fits neither the model nor the settings of a run.
-
-    Args:
-        config: The run's settings.
-        tokenizer: The tokenizer.
-        rows: Rows of the model's LM head.
-    """
+    """Yield the reasons why a tokenizer does not fit the model or the settings of a run."""
     tokens = tokenizer.get_vocab()
     if (largest := max(tokens.values(), default=-1)) >= rows:
         yield (
             f"the tokenizer does not fit the model: its ids go up to {largest:,}, the LM head has {rows:,} rows: resize the "
-            "model (resize_token_embeddings) and save it, or take another tokenizer"
+            "model (resize_token_embeddings) and save it, or use another tokenizer"
         )
     if isinstance(config, (AdaptationConfig, ContrastiveConfig)):
         mask = config.mask_token if isinstance(config, AdaptationConfig) else config.prediction.mask_token
         if config.masks and mask not in tokens:
-            yield f"mask_token {mask!r} is not a token of {config.model}: name one that is"
+            yield f"mask_token {mask!r} is not a token of {config.model}: name another token"
     if isinstance(config, AdaptationConfig) and config.pooled:
         yield from _missing_ends(config.passages, tokenizer)
     if isinstance(config, ContrastiveConfig):
@@ -181,7 +175,7 @@ def tokenizer_problems(config: TrainingConfig, tokenizer: Any, rows: int) -> Ite
             for name in (f"{side}_length", f"encoding_{side}_length"):
                 length = getattr(config, name)
                 if length is not None and length <= taken:
-                    yield f"{name} is {length}, but prefix, BOS and EOS take {taken} tokens: no token of a text would be left"
+                    yield f"{name} is {length}, but prefix, BOS and EOS take {taken} tokens: leave room for tokens of a text"
 
 
 def _missing_ends(settings: ContrastiveConfig | PassageSettings, tokenizer: Any) -> Iterator[str]:
@@ -190,13 +184,13 @@ def _missing_ends(settings: ContrastiveConfig | PassageSettings, tokenizer: Any)
             yield f"{flag} is set, but the tokenizer has no {token}"
 
 
-# What transformers raises at configurations and weights that it cannot use.
+# Errors that transformers raises for configurations and weights that it cannot use.
 _UNUSABLE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError)
 
 
 @contextlib.contextmanager
 def _named(config: TrainingConfig) -> Iterator[None]:
-    """Turn what transformers raises at a model that it cannot load into a ConfigError."""
+    """Convert transformers' errors about a model that it cannot load to a ConfigError."""
     try:
         yield
     except _UNUSABLE as error:
@@ -208,10 +202,10 @@ def _named(config: TrainingConfig) -> Iterator[None]:
 def load_tokenizer_and_model(
     config: TrainingConfig, attn_implementation: str | None = None, *, quantized: bool = True
 ) -> tuple[Any, Any]:
-    """Load the tokenizer and the model of a run, with a fresh adapter if the configuration asks for one.
+    """Load the tokenizer and the model of a run, with a new adapter if one is configured.
 
-    Trained weights are float32. Weights that LoRA freezes are bfloat16 in a bfloat16 run, which halves their memory, or take 4
-    bits each if the configuration asks for it and ``quantized`` is true.
+    Trained weights are float32. Weights that LoRA freezes are bfloat16 in a bfloat16 run, which halves their memory, or 4 bits
+    with ``config.quantization``, unless ``quantized`` is false.
     """
     set_seed(config.seed)
     frozen_bf16 = config.lora is not None and config.bf16
@@ -231,16 +225,24 @@ def load_tokenizer_and_model(
         for module in (model.get_input_embeddings(), model.get_output_embeddings()):
             module.requires_grad_(False)
     if config.gradient_checkpointing:
-        # transformers 5.23 renamed the method; the old name warns. Non-reentrant, it works with frozen embeddings, too.
+        # transformers 5.23 renamed the method, and the old name warns. Non-reentrant checkpointing supports frozen embeddings.
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)({"use_reentrant": False})
     return tokenizer, add_lora(model, config.lora) if config.lora else model
 
 
-def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Quantise frozen weights to 4 bits, and their scales as well, as in QLoRA (arXiv 2305.14314).
+def attention_for_short_texts() -> str | None:
+    """Return the attention implementation for training on short texts; None lets transformers choose.
 
-    FSDP divides floating-point tensors only, so every process holds all of these bytes. Stored as bfloat16 they would be
-    divided, but FSDP2 changes byte patterns that are NaN (bitsandbytes issue 1945).
+    On a CPU, the backward pass of torch's fused attention takes several times as long as plain products.
+    """
+    return None if torch.cuda.is_available() else "eager"
+
+
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Return the settings that quantise frozen weights to 4 bits, including their scales, as in QLoRA (arXiv 2305.14314).
+
+    FSDP shards floating-point tensors only, so every process holds all of these bytes. If they were stored as bfloat16, FSDP2
+    would shard them, but change byte patterns that are NaN (bitsandbytes issue 1945).
     """
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
@@ -248,21 +250,21 @@ def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def _keep_differentiable(model: Any) -> None:
-    """Stop bitsandbytes from repacking 4-bit weights at the first evaluation on a CPU, after which no gradient passes them."""
+    """Stop bitsandbytes from repacking 4-bit weights on a CPU at the first evaluation, which would block gradients."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
 
 def whole_model(config: TrainingConfig, weights: dict[str, Tensor], *, quantized: bool = False) -> Any:
-    """Load the model of a run again, in one piece, with the weights that were trained.
+    """Load the model of a run again, unsharded, with the trained weights.
 
     Args:
         config: The run's settings.
-        weights: Weights from ``CurvesTrainer.trained_weights``; their names begin with the name of a module around the model.
-        quantized: Whether the frozen weights are quantised if they were in training.
+        weights: Weights from ``CurvesTrainer.trained_weights``. Their names begin with the name of a module around the model.
+        quantized: Whether to quantise frozen weights that were quantised in training.
     """
-    with in_one_piece():
+    with unsharded():
         model = load_tokenizer_and_model(config, quantized=quantized)[1]
     unexpected = model.load_state_dict({name.partition(".")[2]: w.cpu() for name, w in weights.items()}, strict=False)
     if unexpected.unexpected_keys or not weights:
@@ -271,7 +273,7 @@ def whole_model(config: TrainingConfig, weights: dict[str, Tensor], *, quantized
 
 
 def add_lora(model: Any, settings: LoraSettings) -> Any:
-    """Wrap a model with a fresh adapter; all other weights are frozen, including the LM head unless the settings train it.
+    """Wrap a model with a new adapter, and freeze all other weights except embeddings and head that the settings train.
 
     Raises:
         ConfigError: A target module does not exist.
@@ -288,7 +290,7 @@ def add_lora(model: Any, settings: LoraSettings) -> Any:
         ),
     )
     if settings.embeddings:
-        # Not by modules_to_save, which copies both tables, so that tied ones would come apart.
+        # Not with modules_to_save, which copies both tables and so separates tied ones.
         for module in (model.get_input_embeddings(), model.get_output_embeddings()):
             module.weight.data = module.weight.data.float()
             module.requires_grad_(True)
@@ -296,21 +298,28 @@ def add_lora(model: Any, settings: LoraSettings) -> Any:
 
 
 def save_run(model: Any, tokenizer: Any, config: TrainingConfig) -> Any:
-    """Save the model with its adapter merged, the tokenizer and the configuration; return the merged model."""
+    """Save the model with its adapter merged, the tokenizer and the configuration. Return the merged model."""
     output = Path(config.output)
     if config.lora:
         model = model.merge_and_unload()
-    with writing(
-        output, "the run has ended and is in its last checkpoint: free space, and resume with resume=True or --resume"
-    ):
+    with writing(output, "the last checkpoint contains the whole run: free space, and resume with resume=True or --resume"):
         model.save_pretrained(output)
         save_tokenizer(tokenizer, output)
         write_atomically(output / "training_config.json", (json.dumps(asdict(config), indent=2) + "\n").encode())
     return model
 
 
+def save_adapted(trainer: CurvesTrainer, model: Any, tokenizer: Any, config: TrainingConfig) -> None:
+    """Save the language model of a run in the first process, while the others wait."""
+    weights = trainer.trained_weights()
+    if is_first_process():
+        reloaded = trainer.sharded or config.quantization
+        save_run(whole_model(config, weights) if reloaded else model, tokenizer, config)
+    barrier()
+
+
 def linear_layers(model: Any) -> dict[str, Any]:
-    """Return a model's linear layers by path, without the LM head."""
+    """Return the linear layers of a model by path, without the LM head."""
     head = model.get_output_embeddings()
     return {path: layer for path, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer is not head}
 
@@ -323,7 +332,7 @@ def check_target_modules(linear: Iterable[str], target_modules: Iterable[str]) -
         target_modules: Names of the adapted layers.
 
     Raises:
-        ConfigError: The model has no layer of a name; the message lists the layers.
+        ConfigError: The model has no layer with a name; the message lists the layers.
     """
     found = {path.rpartition(".")[2] for path in linear}
     for name in target_modules:
@@ -332,7 +341,7 @@ def check_target_modules(linear: Iterable[str], target_modules: Iterable[str]) -
 
 
 def reporters(report_to: list[str] | None) -> list[str]:
-    """Return the names of transformers' integrations to use: the configured ones, or else TensorBoard if it is installed.
+    """Return the names of transformers' integrations to use: the configured ones, or TensorBoard if it is installed.
 
     Raises:
         ConfigError: An integration is unknown or not installed.

@@ -1,4 +1,4 @@
-"""What a run reads besides its settings and training data, so that a resumed run can prove that it reads the same."""
+"""Records of what a run reads besides its settings and training data, to check that a resumed run reads the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyterrier_csplade.model.hub import is_gguf, optional_file
 from pyterrier_csplade.storage.files import sha256
 
 _FILE = "sources.json"
-# The files of a model that determine its vectors: weights, configuration, and every kind of tokenizer.
+# Files that determine a model's vectors: weights, configuration, and all kinds of tokenizers.
 _PATTERNS = (
     "config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json", "*.model", "special_tokens_map.json",
     "added_tokens.json", "vocab*", "merges.txt",
@@ -22,7 +22,7 @@ Sources = Mapping[str, Mapping[str, Any]]
 
 
 def base_files(model: str, revision: str | None) -> dict[str, dict[str, Any]]:
-    """Describe the files of the model to start from: size and modification time, or the commit of a hub model.
+    """Describe the files of the base model by size and modification time, or a hub model by its commit.
 
     Digests are added when a checkpoint is written.
     """
@@ -38,7 +38,7 @@ def base_files(model: str, revision: str | None) -> dict[str, dict[str, Any]]:
 
 
 def texts_digest(texts: Iterable[str]) -> dict[str, Any]:
-    """Describe texts by their digest."""
+    """Describe texts by a digest."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(json.dumps(text).encode())
@@ -46,7 +46,7 @@ def texts_digest(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def save_sources(checkpoint: Path, sources: dict[str, dict[str, Any]]) -> None:
-    """Write the sources of a run into its checkpoint; digests of files are computed at the first one."""
+    """Write the sources of a run into a checkpoint. The first call computes the digests of files."""
     for entry in sources.values():
         if "path" in entry and "sha256" not in entry:
             entry["sha256"] = sha256(Path(entry["path"]))
@@ -54,7 +54,7 @@ def save_sources(checkpoint: Path, sources: dict[str, dict[str, Any]]) -> None:
 
 
 def changed_sources(checkpoint: Path, sources: Sources) -> list[str]:
-    """Return the names of sources that differ from the checkpoint's; empty for a checkpoint of an earlier version."""
+    """Return the names of sources that differ from those of a checkpoint; empty for a checkpoint of an earlier version."""
     path = checkpoint / _FILE
     if not path.is_file():
         return []

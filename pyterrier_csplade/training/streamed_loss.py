@@ -1,4 +1,4 @@
-"""The loss of the adaptation phase, L_CLM and L_ReLU, computed without the logits of all positions in memory."""
+"""The loss of the adaptation phase, L_CLM and L_ReLU, computed without storing the logits of all positions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-#: Logits of a block: 32 MiB of float32, about the size of caches, and 256 MiB on an accelerator, where reading the head for few
-# positions takes longer than the product; our choice (not measured).
+#: Number of logits in a block: 32 MiB of float32, about the size of caches, and 256 MiB on an accelerator, where reading the
+#: head for few positions takes longer than the product; our choice (not measured).
 LOGITS_IN_FLIGHT = {"cpu": 2**23, "accelerator": 2**26}
 
 Finish = Callable[[Tensor], Tensor]
@@ -26,14 +26,13 @@ def streamed_prediction_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute L_Adapt and its gradient from hidden states, block by block.
 
-    L_Adapt = L_CLM(H) + lambda_ReLU * L_ReLU, where L_CLM is the mean cross-entropy of every token given those before it, and
-    L_ReLU the same on log(1 + ReLU(H)) (paper, Eq. 2 and 3). L_ReLU starts near ln |V| and has a high floor, since
-    log(1 + ReLU(H)) grows slowly.
+    L_Adapt is L_CLM(H) + lambda_ReLU * L_ReLU, where L_CLM is the mean cross-entropy of every token given the tokens before it,
+    and L_ReLU is the same on log(1 + ReLU(H)) (paper, Eq. 2 and 3). L_ReLU starts near ln |V| and stays high, since log(1 +
+    ReLU(H)) grows slowly.
 
-    Memory is O(positions x width), not O(positions x vocabulary). The gradient is computed along with the loss, so that every
-    logit is computed once, as in the naive graph. With H the logits of a position, y its target and S the sum of 1 + ReLU(H),
-    L_ReLU is log S - log(1 + ReLU(H_y)), because exp(log(1 + x)) = 1 + x; its gradient is 1 / S where H > 0, less
-    1 / (1 + H_y) at the target.
+    Memory is O(positions x width), not O(positions x vocabulary). The gradient is computed together with the loss, so every
+    logit is computed once. With H the logits of a position, y its target and S the sum of 1 + ReLU(H), L_ReLU is log S - log(1
+    + ReLU(H_y)), because exp(log(1 + x)) = 1 + x; its gradient is 1 / S where H > 0, less 1 / (1 + H_y) at the target.
 
     Args:
         hidden: Last hidden states, [positions, width].
@@ -44,15 +43,17 @@ def streamed_prediction_loss(
         finish: Function that the architecture applies to the logits.
 
     Returns:
-        The loss; and figures: its terms ``clm`` and ``relu``, ``positive_logits``, the share of logits above 0, and
-        ``live_targets``, the share of targets with such a logit.
+        The loss; and the figures ``clm`` and ``relu`` (its terms), ``positive_logits`` (share of logits above 0), and
+        ``live_targets`` (share of targets with a logit above 0).
     """
+    if finish is not None and finish(probe := torch.ones(1)) is probe:
+        finish = None  # the architecture leaves logits as they are
     loss, figures = _StreamedLoss.apply(hidden, weight, bias, targets, relu_weight, finish)
     return loss, dict(zip(("clm", "relu", "positive_logits", "live_targets"), figures.unbind()))
 
 
 class _StreamedLoss(torch.autograd.Function):
-    """Loss and gradient in one pass over the positions."""
+    """The loss and its gradient in one pass over the positions."""
 
     @staticmethod
     def forward(
@@ -102,7 +103,7 @@ def _finished(raw: Tensor, finish: Finish) -> Tensor:
 
 
 def _add_terms(logits: Tensor, labels: Tensor, relu_weight: float, sums: Tensor) -> Tensor:
-    """Add the terms and counts of some positions to ``sums``; return the gradient of their loss by their logits."""
+    """Add the terms and counts of some positions to ``sums``; return the gradient of the loss with respect to their logits."""
     target = logits.gather(1, labels)
     normaliser = logits.logsumexp(dim=1, keepdim=True)
     positive = logits > 0

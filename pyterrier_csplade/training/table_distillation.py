@@ -14,8 +14,8 @@ from torch.nn.functional import cosine_similarity, softplus
 from pyterrier_csplade.model.csplade import CSPLADE
 from pyterrier_csplade.queries.table import QueryTable, teach
 
-# Queries of a batch, learning rate of Adam, and weight of the squared offsets; our choice (not measured). The first two are
-# those of the static table of smol-splade.
+# Queries in a batch, learning rate of Adam, and weight of the squared offsets; our choice (not measured). The first two are the
+# values of smol-splade's static table.
 _BATCH, _RATE, _DECAY = 32, 1e-3, 1e-3
 
 
@@ -52,9 +52,9 @@ def distil_weights(
         tokens: Tokens of queries, [queries, terms].
         vectors: The model's vectors of the same queries, [queries, terms].
         embeddings: E, [terms, width].
-        steps: As there.
-        seed: As there.
-        verbose: As there.
+        steps: Optimizer steps.
+        seed: Seed of the batches.
+        verbose: Whether to show progress.
 
     Returns:
         float32 [terms], scaled so that the squared error of the queries' vectors is smallest, which changes no ranking.

@@ -1,6 +1,6 @@
-"""transformers' Trainer with curves of any figure, whole checkpoints, exact resuming, and stops that give their reason.
+"""transformers' Trainer with curves of any figure, complete checkpoints, exact resuming, and stops that state their reason.
 
-This is the only file that uses private interfaces of transformers. Where one is missing, a public one takes its place.
+In this folder, only this file uses private interfaces of transformers. Each has a public fallback.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _STATE = "trainer_state.json"
 _FIGURES = "figures.json"
 _LOSS = "loss.json"
 
-# Private interfaces of transformers, and what happens without them: checkpoints are written in their place and sealed there;
-# the norm of a gradient is checked when it is logged; the first loss after resuming is a mean over fewer steps; a model that
-# was loaded whole at the end of a ZeRO-3 run leaves the setting off.
+# Private interfaces of transformers. Without them, checkpoints are written and sealed in their final place; the norm of a
+# gradient is checked when it is logged; the first loss after resuming is a mean over fewer steps; and the ZeRO-3 setting stays
+# off after a whole model was loaded at the end of a run.
 _WRITES_ASIDE = hasattr(Trainer, "_save_checkpoint") and hasattr(Trainer, "_get_output_dir")
 _CHECKS_NORM = hasattr(Trainer, "_get_grad_norm")
 _LOSS_SUM, _LOSS_START = "_tr_loss", "_globalstep_last_logged"
@@ -58,10 +58,10 @@ class CurvesTrainer(Trainer):
 
     Args:
         config: The run's settings.
-        **kwargs: As transformers has them.
+        **kwargs: Arguments of transformers' Trainer.
 
     Attributes:
-        sources: Digests of what the run reads besides the training data, by name; a resumed run must read the same.
+        sources: Descriptions of what the run reads besides the training data, by name. A resumed run must read the same.
     """
 
     def __init__(self, config: TrainingConfig, **kwargs: Any) -> None:
@@ -79,7 +79,7 @@ class CurvesTrainer(Trainer):
             self._keep_float32()
 
     def _keep_float32(self) -> None:
-        """Let FSDP2 return vectors and losses in float32, as they were computed; accelerate would round them to bfloat16."""
+        """Make FSDP2 return vectors and losses in float32. accelerate's default would round them to bfloat16."""
         plugin = self.accelerator.state.fsdp_plugin
         policy = plugin.mixed_precision_policy
         if isinstance(policy, MixedPrecisionPolicy):
@@ -90,28 +90,28 @@ class CurvesTrainer(Trainer):
         return Path(self.args.output_dir)
 
     def run(self, resume: bool) -> None:
-        """Train, from the last whole checkpoint if ``resume`` is true and there is one.
+        """Train, from the last complete checkpoint if ``resume`` is true and there is one.
 
         Raises:
-            DataError: There is less data than one batch.
-            TrainingError: A loss or gradient is not finite, or the checkpoint holds code.
-            TrainingInterruptedError: A process of the run received SIGTERM or SIGINT (Ctrl-C); a checkpoint has been written.
-            KeyboardInterrupt: A second SIGINT was received before that.
+            DataError: The data is smaller than one batch.
+            TrainingError: A loss or gradient is not finite, or the checkpoint contains code.
+            TrainingInterruptedError: A process of the run received SIGTERM or SIGINT (Ctrl-C). A checkpoint was written.
+            KeyboardInterrupt: A second SIGINT was received before the checkpoint was written.
         """
         rows: int = len(self.train_dataset)  # type: ignore[arg-type]
         batch = self.args.train_batch_size * world_size()
         if rows < batch:
-            raise DataError(f"the data has {rows:,} rows, a batch {batch:,}: lower batch_size")
+            raise DataError(f"the data has {rows:,} rows, fewer than a batch of {batch:,}: lower batch_size")
         checkpoint = self._resumed = self._agreed_checkpoint() if resume else None
-        if checkpoint and step_of(checkpoint) >= self.args.max_steps:  # transformers would do one step more
+        if checkpoint and step_of(checkpoint) >= self.args.max_steps:  # transformers would make one more step
             self._ended = checkpoint
             if not self.sharded:
                 self._load_from_checkpoint(str(checkpoint))
             return
         if checkpoint is None and is_first_process() and (log := self._checkpoints.parent / LOG_FILE).is_file():
             warn(
-                f"{log} is of an earlier run that left no checkpoint to resume from (save_steps is {self.config.save_steps}): "
-                "this run starts at step 1 and replaces its files"
+                f"{log} belongs to an earlier run without a checkpoint to resume from (save_steps is "
+                f"{self.config.save_steps}): this run starts at step 1 and replaces its files"
             )
         with self._stop.listening(_NOTICE if is_first_process() else ""):
             try:
@@ -119,19 +119,19 @@ class CurvesTrainer(Trainer):
                     self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             except UnpicklingError as error:
                 raise TrainingError(
-                    f"{checkpoint} holds more than tensors and numbers and is not loaded, because it could run any code: "
+                    f"{checkpoint} is not loaded, because it contains more than tensors and numbers, which could run any code: "
                     f"{_unsupported(error)}"
                 ) from error
         if self.state.global_step < self.args.max_steps and self._stopped_by:
             interrupted = TrainingInterruptedError(
-                f"stopped by signal {self._stopped_by} after step {self.state.global_step}; a checkpoint is in "
+                f"stopped by signal {self._stopped_by} after step {self.state.global_step}, with a checkpoint in "
                 f"{self._checkpoints}: resume with resume=True or --resume"
             )
             interrupted.number = self._stopped_by
             raise interrupted
 
     def _agreed_checkpoint(self) -> Path | None:
-        """Return the checkpoint that the first process found whole."""
+        """Return the newest checkpoint that is complete for the first process."""
         found = last_checkpoint(self._checkpoints) if is_first_process() else None
         step = largest(step_of(found) if found else -1, self.args.device)
         if step < 0:
@@ -139,8 +139,8 @@ class CurvesTrainer(Trainer):
         checkpoint = self._checkpoints / f"checkpoint-{step}"
         if (before := processes_of(checkpoint)) != world_size():
             warn(
-                f"{checkpoint} was written by {before} processes, this run has {world_size()}: dropout draws other numbers, "
-                "everything else is the same"
+                f"{checkpoint} was written by {before} processes, but this run has {world_size()}. Dropout draws other "
+                "numbers; everything else is the same"
             )
         with reading(checkpoint):
             changes = changed_settings(checkpoint, self.config)
@@ -150,19 +150,19 @@ class CurvesTrainer(Trainer):
                 raise ValueError(f"its {_STATE} is of step {reached}")
         if changed:
             raise TrainingError(
-                f"{', '.join(changed)} changed after {checkpoint} was written: restore what the run began with, or begin "
-                "another run in another output"
+                f"{', '.join(changed)} changed after {checkpoint} was written: restore the earlier state, or start a new run "
+                "with another output"
             )
         if changes:
             warn(f"{checkpoint} was written with other settings: {changes}. The run continues with the new ones")
         return checkpoint
 
     def record(self, **figures: Tensor | float) -> None:
-        """Add figures of one forward pass to the next point of the training curves."""
+        """Add figures of a forward pass to the next point of the training curves."""
         self._figures.record(figures)
 
     def end_step(self) -> None:
-        """Pass the figures of the optimizer step to ``step_done``, and stop if any process received a signal."""
+        """Pass the figures of the optimizer step to ``step_done``, and stop the run if any process received a signal."""
         self.step_done(self._figures.end_step())
         self._stopped_by = largest(self._stop.number, self.args.device)
         if self._stopped_by:
@@ -172,7 +172,7 @@ class CurvesTrainer(Trainer):
         """Receive the figures of an optimizer step, averaged over its parts and all processes."""
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log, with the means of the figures recorded since the last time, and write the curves to ``LOG_FILE``."""
+        """Log with the means of the figures recorded since the last point, and write the curves to ``LOG_FILE``."""
         if not _CHECKS_NORM and "grad_norm" in logs:
             self.check_finite(torch.as_tensor(logs["grad_norm"]), "norm of the gradient")
         super().log(logs | self._figures.end_point(), *args, **kwargs)
@@ -183,12 +183,12 @@ class CurvesTrainer(Trainer):
                 write_atomically(log, curves.encode())
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Do a step; stop before a loss that is not finite changes the weights.
+        """Make a step, but stop before a loss that is not finite changes the weights.
 
         Raises:
             TrainingError: The loss is not finite.
         """
-        # PEFT would convert all inputs of adapters to float32, which autocast converts back to bfloat16. DeepSpeed's own
+        # PEFT would convert the inputs of adapters to float32, and autocast would convert them back to bfloat16. DeepSpeed's
         # products do not use autocast.
         needless = self.config.bf16 and self.config.lora is not None and not self.is_deepspeed_enabled
         with disable_input_dtype_casting(self.model, active=needless):
@@ -207,7 +207,7 @@ class CurvesTrainer(Trainer):
         return norm
 
     def check_finite(self, value: Tensor, name: str) -> None:
-        """Check that a figure of the step in progress is finite.
+        """Check that a figure of the current step is finite.
 
         Raises:
             TrainingError: The figure is not finite.
@@ -221,11 +221,11 @@ class CurvesTrainer(Trainer):
 
     @property
     def sharded(self) -> bool:
-        """Whether each process holds only a part of the weights (FSDP, DeepSpeed)."""
+        """Whether the weights are sharded among the processes (FSDP, DeepSpeed)."""
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def trained_weights(self) -> dict[str, Tensor]:
-        """Return the trained parameters by name, whole, in the first process; all processes must call this."""
+        """Return the trained parameters by name, unsharded, in the first process. All processes must call this method."""
         if self._ended:
             return dict(load_file(self._ended / WEIGHTS_FILE))
         state = self.accelerator.get_state_dict(self.model_wrapped) if self.sharded else dict(self.model.named_parameters())
@@ -233,13 +233,13 @@ class CurvesTrainer(Trainer):
         return {name: values.detach() for name, values in (state or {}).items() if name in trained}
 
     def save_state(self, directory: Path) -> None:
-        """Save the state of a phase besides the weights; called in the first process only."""
+        """Save the state of a phase besides the weights. Only the first process calls this method."""
 
     def load_state(self, directory: Path) -> None:
         """Load what ``save_state`` wrote."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Save the trained parameters, each once even if the head shares them with the embeddings."""
+        """Save the trained parameters. Tied ones are saved once."""
         if not self.args.should_save:
             return
         state = state_dict or self.model.state_dict()
@@ -257,7 +257,7 @@ class CurvesTrainer(Trainer):
             if not (others or self.sharded):
                 others = [name for name, shape in trained.items() if weights[name].shape != shape]
             if others:
-                raise ValueError(f"the run trains other weights, such as {others[0]}: were model or lora changed?")
+                raise ValueError(f"the run trains other weights, such as {others[0]}: model or lora was changed")
         if self.is_fsdp_enabled and model is not None:
             options = StateDictOptions(full_state_dict=True, strict=False)
             set_model_state_dict(model, weights, options=options)
@@ -268,7 +268,7 @@ class CurvesTrainer(Trainer):
         return str(self._target or self._checkpoints)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint beside its place, and move it there when it is whole."""
+        """Write a checkpoint in a temporary folder, and move it to its place when it is complete."""
         if not _WRITES_ASIDE:
             super()._save_checkpoint(model, trial)
             return
@@ -286,7 +286,7 @@ class CurvesTrainer(Trainer):
             raise
 
     def seal(self) -> None:
-        """Complete and publish the checkpoint that transformers has written, then remove old ones."""
+        """Complete and publish the checkpoint that transformers has written, then remove old checkpoints."""
         written = (self._target or self._checkpoints) / f"checkpoint-{self.state.global_step}"
         self._target = None
         loss = getattr(self, _LOSS_SUM, None)
@@ -303,7 +303,7 @@ class CurvesTrainer(Trainer):
         barrier()
 
     def restore(self) -> None:
-        """Load the state of a phase from the checkpoint, and the figures of the point of the curves that was begun."""
+        """Load the state of a phase, and the figures of the unfinished point of the curves, from the checkpoint."""
         if self._resumed is None:
             return
         with reading(self._resumed):
@@ -317,8 +317,8 @@ class CurvesTrainer(Trainer):
 
 
 @contextmanager
-def in_one_piece() -> Iterator[None]:
-    """Let transformers load whole models, which it would divide among the processes with ZeRO-3."""
+def unsharded() -> Iterator[None]:
+    """Make transformers load whole models instead of sharding them with ZeRO-3."""
     reference = getattr(deepspeed, _ZERO_SETTING, None)
     deepspeed.unset_hf_deepspeed_config()
     try:
@@ -329,13 +329,13 @@ def in_one_piece() -> Iterator[None]:
 
 
 def _unsupported(error: UnpicklingError) -> str:
-    """Return what torch refused to load, without its advice to load it anyway."""
+    """Return the name of what torch refused to load, without torch's advice to load it anyway."""
     found = re.search(r"GLOBAL (\S+)", str(error))
     return found[1] if found else str(error).splitlines()[0]
 
 
 class _Progress(TrainerCallback):
-    """Tells the trainer about steps and checkpoints, and the data about epochs."""
+    """Notifies the trainer of steps and checkpoints, and the dataset of epochs."""
 
     def __init__(self, trainer: CurvesTrainer) -> None:
         self.trainer = trainer
@@ -344,7 +344,7 @@ class _Progress(TrainerCallback):
         self.trainer.restore()
 
     def on_epoch_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-        # accelerate does it only in runs of one process; with several, each epoch would draw the same passages.
+        # accelerate does this in runs of one process only. With several, each epoch would draw the same passages.
         if hasattr(self.trainer.train_dataset, "set_epoch"):
             self.trainer.train_dataset.set_epoch(int(state.epoch))
 
@@ -357,7 +357,7 @@ class _Progress(TrainerCallback):
 
 
 class Figures:
-    """Collects figures, and averages them over an optimizer step and since the last point of the curves."""
+    """Averages figures over an optimizer step, and over the steps since the last point of the curves."""
 
     def __init__(self) -> None:
         self._of_step: dict[str, list[Tensor]] = defaultdict(list)
@@ -381,7 +381,7 @@ class Figures:
         return _means(ended)
 
     def save(self, path: Path) -> None:
-        """Write what the next point of the curves needs."""
+        """Write the figures of the next point of the curves."""
         values = {name: [float(value) for value in recorded] for name, recorded in self._since_log.items()}
         path.write_text(json.dumps(values), encoding="utf-8")
 
@@ -395,7 +395,7 @@ def _means(recorded: dict[str, list[Tensor]]) -> dict[str, float]:
     if not recorded:
         return {}
     values = [value for kept in recorded.values() for value in kept]
-    # Processes exchange tensors of the accelerator; some figures are computed on the host.
+    # Processes exchange tensors on the accelerator, but some figures are computed on the host.
     device = next((value.device for value in values if value.device.type != "cpu"), values[0].device)
     means = torch.stack([torch.stack([value.to(device) for value in kept]).mean() for kept in recorded.values()])
     return dict(zip(recorded, mean_over_processes(means).tolist()))

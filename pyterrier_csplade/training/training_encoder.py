@@ -1,4 +1,4 @@
-"""The encoder as training uses it: pooled logits before the activation, and L_Adapt from the same hidden states."""
+"""The encoder in training: pooled logits before the activation, and L_Adapt from the same hidden states."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from .distributed import mean_over_processes
 from .gradient_cache import Part
 from .streamed_loss import streamed_prediction_loss
 
-# What streamed_prediction_loss reports.
+# The figures of streamed_prediction_loss.
 _FIGURES = ("clm", "relu", "positive_logits", "live_targets")
 
-#: The pooled vectors of a part of a batch; with a share, also the part's share of the adaptation loss, and its figures.
+#: The vectors of a part of a batch; with a share, also the part's share of the adaptation loss, and its figures.
 Output = Tensor | tuple[Tensor, Tensor, dict[str, Tensor]]
 
 
 class TrainingEncoder(Backbone):
-    """A ``Backbone`` whose forward pass can return more than vectors, so that sharded models are entered once.
+    """A ``Backbone`` whose forward pass also computes the adaptation loss, so that sharded models are called once.
 
     Attributes:
-        prediction: How tokens are predicted; None never predicts any.
+        prediction: Settings of the adaptation loss; None computes none.
     """
 
     def __init__(self, model: Any, tokenizer: Any, contract: Contract, prediction: PredictionSettings | None = None) -> None:
-        """Combine a model, its tokenizer, a contract and what is predicted."""
+        """Combine a model, its tokenizer, a contract and the settings of the adaptation loss."""
         super().__init__(model, tokenizer, contract)
         self.prediction = prediction
         self._mask = tokenizer.convert_tokens_to_ids(prediction.mask_token) if prediction else None
@@ -47,9 +47,9 @@ class TrainingEncoder(Backbone):
             input_ids: [batch, length].
             attention_mask: [batch, length].
             pool_mask: [batch, length].
-            raw: Whether to return the pooled logits of index terms, as the activation takes them; -1 in texts without a
-                position. Otherwise weights.
-            share: Factor of the adaptation loss; with 0, or without gradients, there is none.
+            raw: Whether to return pooled logits, before the activation, instead of weights; -1 in texts without a pooled
+                position.
+            share: Factor of the adaptation loss. With 0, or without gradients, the loss is not computed.
 
         Returns:
             float32 [batch, index terms]; with ``share``, also the loss times ``share``, and its figures.
@@ -67,8 +67,8 @@ class TrainingEncoder(Backbone):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute L_Adapt of a batch.
 
-        A causal model predicts every token of a text from ``hidden``; echo those of its first copy. A bidirectional one sees
-        what it should predict, so it reads the texts a second time, with some tokens masked.
+        A causal model predicts every token of a text from ``hidden``, and echo every token of the first copy. A bidirectional
+        model would see the tokens to predict, so it reads the texts again with some tokens masked.
         """
         predicted = predictable(attention_mask, copies=2 if self.contract.variant == "echo" else 1)
         if self.contract.attention != "causal":
@@ -78,26 +78,23 @@ class TrainingEncoder(Backbone):
         if not len(targets):
             return hidden.sum() * 0.0, dict.fromkeys(_FIGURES, hidden.new_zeros(()))
         finish = partial(finish_logits, self._lm.config.get_text_config())
-        plain = finish(probe := torch.ones(1)) is probe
-        return streamed_prediction_loss(
-            states, self.head.weight, targets, settings.relu_weight, self.head.bias, None if plain else finish
-        )
+        return streamed_prediction_loss(states, self.head.weight, targets, settings.relu_weight, self.head.bias, finish)
 
 
 def predictable(attention_mask: Tensor, *, copies: int) -> Tensor:
-    """Mark the tokens that have a token before them, of echo in the first copy, bool [batch, length]."""
+    """Mark the tokens that follow another token (for echo, in the first copy), bool [batch, length]."""
     lengths = attention_mask.sum(dim=1, keepdim=True) // copies
     places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     return (places > 0) & (places < lengths)
 
 
 def draw_tokens(eligible: Tensor, mask_rate: float, visible_rate: float) -> tuple[Tensor, Tensor]:
-    """Draw the tokens of masked next-token prediction, each on its own, from torch's generator.
+    """Draw the tokens of masked next-token prediction independently, from torch's generator.
 
     Args:
         eligible: Tokens that may be drawn, bool [batch, length].
-        mask_rate: Share of them that are masked; at least one is.
-        visible_rate: Share of them that are predicted although they are not masked.
+        mask_rate: Share of these tokens to mask. At least one is masked.
+        visible_rate: Share of these tokens to predict without masking them.
 
     Returns:
         The masked tokens, and the predicted tokens, which include them; bool [batch, length].
@@ -108,11 +105,11 @@ def draw_tokens(eligible: Tensor, mask_rate: float, visible_rate: float) -> tupl
 
 
 def prediction_shares(parts: Sequence[Part], weight: float, variant: str) -> list[float]:
-    """Divide the weight of the adaptation loss, a mean over the tokens of all processes, among the parts of this one.
+    """Divide the weight of the adaptation loss, a mean over the tokens of all processes, among the parts of this process.
 
     Args:
-        parts: Parts made by ``Backbone.collate``.
-        weight: Weight of the loss; all shares are 0 without one.
+        parts: Parts from ``Backbone.collate``.
+        weight: Weight of the loss. With 0, all shares are 0.
         variant: The variant of the model.
     """
     copies = 2 if variant == "echo" else 1

@@ -1,4 +1,4 @@
-"""Checks of what users give: records, docnos, texts, arguments, vectors, and the encoder that vectors come from."""
+"""Checks of user input: records, docnos, texts, arguments and vectors, and which encoder made the vectors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from pyterrier_csplade._warnings import warn
 
 from .contract import Contract
 
-#: UTF-16 units that a docno may have; our choice (not measured): Terrier reserves three bytes for each in every document.
+#: Maximum length of a docno in UTF-16 units, for each of which Terrier reserves three bytes in every document; our choice (not
+#: measured).
 MAX_DOCNO_LENGTH = 4096
-# The heaviest weight of a query; our choice (not measured): scores then stay below the largest double, 2**1024.
+# The largest weight of a query, with which scores stay below the largest double, 2**1024; our choice (not measured).
 _MAX_WEIGHT = 2.0**512
-# Terrier's query language, as its rewriting writes it: "applypipeline:off term^0.2", "#combine:0=0.85(...)", "#1(two words)".
+# Terrier's query language as query rewriters write it: "applypipeline:off term^0.2", "#combine:0=0.85(...)", "#1(two words)".
 _CONTROLS = re.compile(r"\s*applypipeline:")
 _OPERATORS = re.compile(
     r"(?<!\S)#(?:(?:combine|band|syn|prefix|fuzzy|tag|base64|dismax)(?::\S*?)?\(|(?:uw)?\d+(?::\S*?)?\(\S+\s+\S.*\))"
@@ -31,14 +32,10 @@ _WEIGHTED = re.compile(r"(?<!\S)[^\W\d_]\w+\^\d*\.\d+(?:[eE]-?\d+)?(?!\S)")
 
 
 def check_record(record: object, what: str) -> Mapping[str, Any]:
-    """Return a record of a stream.
-
-    Args:
-        record: A document or a query.
-        what: Its name in error messages.
+    """Return a record of a stream; ``what`` names it in the error.
 
     Raises:
-        DataError: It is not a dict; iterating over a DataFrame, for example, yields the names of its columns.
+        DataError: The record is not a dict; iterating over a DataFrame, for example, yields the names of its columns.
     """
     if not isinstance(record, Mapping):
         raise DataError(f"{what} must be a dict, found {record!r:.60}; convert a DataFrame with frame.to_dict('records')")
@@ -46,11 +43,7 @@ def check_record(record: object, what: str) -> Mapping[str, Any]:
 
 
 def check_docno(document: Mapping[str, Any], position: int) -> str:
-    """Return the docno of a document if Terrier gives it back exactly.
-
-    Args:
-        document: The document.
-        position: Its place in the input, counted from 1, for error messages.
+    """Return the docno of a document if Terrier returns it unchanged; ``position`` counts from 1 and is used in messages.
 
     Raises:
         DataError: The docno is missing, is not a str, or would be changed by Terrier.
@@ -73,7 +66,7 @@ def check_docno(document: Mapping[str, Any], position: int) -> str:
 
 
 def check_field(document: Mapping[str, Any], name: str, docno: str) -> str:
-    """Return a metadata field of a document if Terrier gives it back exactly.
+    """Return a metadata field of a document if Terrier returns it unchanged.
 
     Raises:
         DataError: The field is missing, is not a str, or would be changed by Terrier.
@@ -90,12 +83,12 @@ def check_field(document: Mapping[str, Any], name: str, docno: str) -> str:
 
 
 def _is_stripped(value: str) -> bool:
-    """Return whether Terrier changes metadata: it strips as Java's String.trim() does, and drops a byte order mark."""
+    """Return whether Terrier changes a value: it strips as Java's String.trim() does, and drops a byte order mark."""
     return bool(value) and (value[0] <= " " or value[-1] <= " " or value[0] == "\ufeff")
 
 
 def text_length(text: str, what: str) -> int:
-    """Return the length of a text in UTF-16 units, which Terrier counts.
+    """Return the length of a text in UTF-16 units, in which Terrier measures lengths.
 
     Raises:
         DataError: UTF-8 cannot encode the text.
@@ -113,11 +106,11 @@ def check_texts(texts: Sequence[object], names: Iterable[object]) -> list[str]:
 
     Args:
         texts: The texts; they may be empty strings.
-        names: Name of each text in error messages, for example ``document d7``; more names than texts are allowed.
+        names: Name of each text in error messages, for example ``document d7``; surplus names are ignored.
 
     Raises:
         ValueError: There are fewer names than texts.
-        DataError: A text is None, NaN, a number or bytes, or holds a lone surrogate; the message names it.
+        DataError: A text is None, NaN, a number or bytes, or contains a lone surrogate; the message names it.
     """
     if isinstance(texts, (str, bytes)):
         raise DataError(f"expected a list of texts, found one text, {texts[:40]!r}: put it in a list")
@@ -139,17 +132,17 @@ def check_texts(texts: Sequence[object], names: Iterable[object]) -> list[str]:
 
 
 def check_plain_queries(queries: Sequence[object], names: Sequence[str]) -> list[str]:
-    """Return queries as ``check_texts`` does, after checking that none is written in Terrier's query language.
+    """Return queries as ``check_texts`` does, and refuse queries in Terrier's query language.
 
     Raises:
-        DataError: ``check_texts`` raises it, or a query is output of a rewriting transformer such as RM3; names it.
+        DataError: ``check_texts`` raises it, or a query is the output of a rewriting transformer such as RM3.
     """
     checked = check_texts(queries, names)
     for query, name in zip(checked, names):
         if _is_query_language(query):
             raise DataError(
-                f"{name}: {query[:60]!r} is Terrier's query language, as pt.rewrite writes it, and not text: put "
-                "pt.rewrite.reset() before the encoder, which brings the text back"
+                f"{name}: {query[:60]!r} is in Terrier's query language, which pt.rewrite writes, and not text: put "
+                "pt.rewrite.reset() before the encoder to restore the text"
             )
     return checked
 
@@ -157,33 +150,25 @@ def check_plain_queries(queries: Sequence[object], names: Sequence[str]) -> list
 def _is_query_language(query: str) -> bool:
     if _CONTROLS.match(query) or _OPERATORS.search(query):
         return True
-    # Of a text, few words have a decimal weight, as in "O(n log^1.5 n)".
+    # In a text, few words have a decimal weight, as in "O(n log^1.5 n)".
     return "^" in query and 2 * len(_WEIGHTED.findall(query)) >= len(query.split())
 
 
 def check_field_name(name: object) -> None:
-    """Refuse a name of a column that is neither a string nor None.
-
-    Raises:
-        ValueError: It is not, or it is empty.
-    """
+    """Raise ValueError if the name of a text column is neither None nor a non-empty string."""
     if name is not None and not (isinstance(name, str) and name):
         raise ValueError(f"text_field must be the name of a column, found {name!r}")
 
 
 def check_positive(**arguments: object) -> None:
-    """Refuse arguments that are not whole numbers above 0.
-
-    Raises:
-        ValueError: An argument is not; the message names it.
-    """
+    """Raise ValueError, naming the argument, if an argument is not a whole number of at least 1."""
     for name, value in arguments.items():
         if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, found {value!r}")
 
 
 def check_top_k(top_k: Any) -> int | None:
-    """Return a number of terms as a plain int; None, for all terms, stays.
+    """Return a number of terms as a plain int, or None for all terms.
 
     Raises:
         ValueError: It is not a whole number of at least 1.
@@ -196,7 +181,7 @@ def check_top_k(top_k: Any) -> int | None:
 
 
 def check_min_weight(min_weight: Any) -> float:
-    """Return the smallest weight that is kept as a plain float.
+    """Return a minimum weight as a plain float.
 
     Raises:
         ValueError: It is negative or not finite.
@@ -207,25 +192,36 @@ def check_min_weight(min_weight: Any) -> float:
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Refuse a value that is not one of the choices or None.
-
-    Raises:
-        ContractError: It is neither; the message names the argument.
-    """
+    """Raise ContractError, naming the argument, if a value is neither None nor one of the choices."""
     *first, last = map(repr, choices)
     if value is not None and repr(value) not in (*first, last):
         raise ContractError(f"{name} must be None, {', '.join(first)} or {last}, found {value!r}")
 
 
+def check_one_of(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raise ValueError if a value is not one of the choices."""
+    choices = tuple(choices)
+    if not (isinstance(value, str) and value in choices):
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r:.80}")
+
+
+def check_share(*, above_zero: bool = False, **arguments: object) -> None:
+    """Raise ValueError if an argument is not a number from 0 to 1; with ``above_zero``, 0 is refused, too."""
+    for name, value in arguments.items():
+        if not (isinstance(value, Real) and 0 <= float(value) <= 1) or (above_zero and not value):
+            least = "above 0 and at most 1" if above_zero else "from 0 to 1"
+            raise ValueError(f"{name} must be a number {least}, found {value!r:.80}")
+
+
 def check_matrix(matrix: csr_matrix, names: Sequence[str] | None = None) -> None:
-    """Refuse a matrix that holds columns which it does not have, or rows that overlap; scipy checks neither.
+    """Refuse a matrix [texts, terms] with columns out of range or overlapping rows; scipy checks neither.
 
     Args:
-        matrix: Vectors [texts, terms].
+        matrix: The vectors.
         names: Name of each row in error messages; "row 0", "row 1" ... by default.
 
     Raises:
-        DataError: An entry has no valid column; the message names its row.
+        DataError: The row pointers are not valid, or a column is out of range; the message names its row.
     """
     starts, columns = matrix.indptr, matrix.indices
     if starts[0] != 0 or (np.diff(starts) < 0).any() or starts[-1] > len(columns):
@@ -241,32 +237,28 @@ def check_matrix(matrix: csr_matrix, names: Sequence[str] | None = None) -> None
 
 
 def as_names(names: Iterable[str] | str | None) -> list[str] | None:
-    """Return names of fields as a list; a single string is one name."""
+    """Return field names as a list; a single string is one name."""
     return None if names is None else [names] if isinstance(names, str) else list(names)
 
 
 def check_columns(columns: Sequence[str], needed: Sequence[str], user: pt.Transformer, without: Sequence[str] = ()) -> None:
-    """Refuse a frame that lacks columns that queries or results for a search with vectors have.
+    """Refuse a frame whose columns do not fit a search with vectors: it lacks a needed one, or has one of ``without``.
 
-    Args:
-        columns: The columns of the frame.
-        needed: Those that it must have.
-        user: The transformer, for the message.
-        without: Columns that it must not have.
+    ``user`` is the transformer, for the message.
 
     Raises:
-        InputValidationError: A column is missing, or there is one too many; states what to do.
+        InputValidationError: The columns do not fit; the message says what to do.
     """
     try:
         pt.validate.columns(list(columns), includes=list(needed), excludes=list(without))
     except pt.validate.InputValidationError as error:
         hint = ""
         if set(without) & set(columns):
-            hint = ": the frame holds documents; to score given documents, use scorer() in place of retriever()"
+            hint = ": the frame contains documents; to score them, use scorer() in place of retriever()"
         elif "docno" in needed and "docno" not in columns:
-            hint = ": the frame holds no documents; to find some, use retriever() in place of scorer()"
+            hint = ": the frame contains no documents; to retrieve documents, use retriever() in place of scorer()"
         elif "query_toks" not in columns:
-            hint = ": the queries have no vectors; put csplade.query_encoder() before it"
+            hint = ": the queries have no vectors; put csplade.query_encoder() before this transformer"
         message = f"The input of {user!r} does not have the right columns{hint}."
         raise pt.validate.InputValidationError(message, error.modes) from None
 
@@ -296,11 +288,7 @@ def query_ids(queries: pd.DataFrame) -> pd.Series:
 
 
 def check_encoded(encoded: object) -> None:
-    """Refuse anything but a collection of encoded documents, such as a matrix alone.
-
-    Raises:
-        TypeError: It has no ``blocks``.
-    """
+    """Raise TypeError for an object that is not a collection of encoded documents, such as a matrix alone."""
     if not hasattr(encoded, "blocks"):
         raise TypeError(
             f"expected encoded documents, such as MatrixVectors(docnos, matrix, csplade.vocabulary, csplade.contract), found "
@@ -309,16 +297,9 @@ def check_encoded(encoded: object) -> None:
 
 
 def check_entries(matrix: csr_matrix, good: np.ndarray, names: Sequence[str] | None, advice: str) -> None:
-    """Refuse a matrix with a weight that cannot be used.
+    """Raise DataError, naming the row, if a weight of a matrix [texts, terms] is not ``good``; ``advice`` ends the message.
 
-    Args:
-        matrix: Weights [texts, terms].
-        good: bool array: whether each stored weight can be used.
-        names: Name of each row in error messages; "row 0", "row 1" ... by default.
-        advice: End of the message.
-
-    Raises:
-        DataError: A weight cannot be used; the message names its row.
+    Rows are called "row 0", "row 1" ... by default.
     """
     bad = np.flatnonzero(~good)
     if len(bad):
@@ -327,11 +308,7 @@ def check_entries(matrix: csr_matrix, good: np.ndarray, names: Sequence[str] | N
 
 
 def check_finite(matrix: csr_matrix, names: Sequence[str]) -> None:
-    """Refuse weights of a model that are not finite.
-
-    Raises:
-        DataError: A weight is not finite; the message names its row.
-    """
+    """Raise DataError, naming the row, if a model has produced a weight that is not finite."""
     advice = "load the model with another dtype, such as 'bfloat16' or 'float32'"
     check_entries(matrix, np.isfinite(matrix.data), names, advice)
 
@@ -342,7 +319,7 @@ def check_vector(vector: object, name: str) -> Mapping[str, Any]:
     Terms whose weight is None are left out: a table of vectors, such as a Parquet file, gives every vector all terms.
 
     Raises:
-        DataError: It is not a dict.
+        DataError: The vector is not a dict.
     """
     if isinstance(vector, Mapping):
         return present(vector)
@@ -362,7 +339,7 @@ def check_finite_vector(vector: object, name: str) -> Mapping[str, Any]:
     """Return a vector as ``check_vector`` does.
 
     Raises:
-        DataError: It is not a dict, or a weight is negative or not finite.
+        DataError: The vector is not a dict, or a weight is negative or not finite.
     """
     checked = check_vector(vector, name)
     for term, weight in checked.items():
@@ -380,10 +357,10 @@ def check_weights(toks: object, qid: str) -> dict[str, float]:
     checked = check_vector(toks, f"query {qid!r}: query_toks")
     for term, weight in checked.items():
         if type(term) is str and type(weight) is float and 0 <= weight <= _MAX_WEIGHT:
-            continue  # a shortcut: isinstance with abstract types takes as long as searching a small collection
+            continue  # a shortcut: isinstance with abstract types would take as long as searching a small collection
         if not isinstance(term, str):
             raise DataError(f"query {qid!r}: terms must be str, found {term!r}")
-        # Compared as a Python number: numpy would round the limit to float32, which makes it infinity.
+        # Compared as a Python number: numpy would round the limit to float32, in which it is infinite.
         value = int(weight) if isinstance(weight, Integral) else float(weight) if isinstance(weight, Real) else math.nan
         if not 0 <= value <= _MAX_WEIGHT:
             raise DataError(f"query {qid!r}: the weight of {term!r} must be a number from 0 to 1e154, found {weight!r}")
@@ -391,9 +368,9 @@ def check_weights(toks: object, qid: str) -> dict[str, float]:
 
 
 class OneEncoder:
-    """Refuses vectors of another encoder than the first; vectors of unknown origin pass.
+    """Refuses vectors of a different encoder than the first; vectors of unknown origin are accepted.
 
-    Texts and pictures can be together, if the pictures come from one image head that was trained for the model of the texts.
+    Vectors of texts and of pictures may be mixed if the pictures come from one image head that was trained for the text model.
 
     Attributes:
         contract: The contract of the first encoder, or of the image head; None until it is known.
@@ -402,13 +379,13 @@ class OneEncoder:
     def __init__(
         self, contract: Contract | None = None, name: str = "", *, any_scale: bool = False, queries: bool = False
     ) -> None:
-        """Start with the encoder of some vectors, or with none.
+        """Start with the encoder of known vectors, or without one.
 
         Args:
-            contract: Its contract.
-            name: Name of these vectors in error messages; by default the name of the first vector observed.
-            any_scale: Whether vectors may have another impact scale than the first.
-            queries: Whether the vectors observed are of queries, which a query table may have made, and the first of documents.
+            contract: The contract of that encoder.
+            name: Name of its vectors in error messages; by default the name of the first vector observed.
+            any_scale: Whether vectors may have a different impact scale than the first.
+            queries: Whether the observed vectors are queries, which a query table may have made, and the first are documents.
         """
         self.contract = self._accepted = contract
         self._name = name
@@ -416,11 +393,7 @@ class OneEncoder:
         self._queries = queries
 
     def observe(self, vector: object, name: str) -> None:
-        """Check which encoder a vector comes from.
-
-        Args:
-            vector: The vector, or encoded documents; its attribute ``contract`` is missing or None if the encoder is unknown.
-            name: Name of the vector in error messages.
+        """Check which encoder made a vector, or encoded documents; without a contract, the encoder is unknown.
 
         Raises:
             ContractError: The vector comes from another encoder, or has another impact scale; the message names both.
@@ -449,32 +422,25 @@ class OneEncoder:
 def first_of_another_encoder(
     vectors: Sequence[object], contract: Callable[[], Contract], *, queries: bool = False
 ) -> int | None:
-    """Return the position of the first vector that an encoder is not known to have made; None if it made all.
+    """Return the position of the first vector that is not known to come from an encoder; None if all come from it.
 
-    Args:
-        vectors: Vectors; those without an attribute ``contract`` are of unknown origin.
-        contract: Returns the encoder's contract; called if any vector has one.
-        queries: Whether the vectors are of queries: those of a query table for the encoder count as its own.
+    ``contract`` returns the encoder's contract, and is called only if a vector has a contract. If the vectors are ``queries``,
+    those of a query table for the encoder are accepted, too.
     """
     contracts = [getattr(vector, "contract", None) for vector in vectors]
-    distinct = {id(found): found for found in contracts if found is not None}
-    proved = {
-        i
-        for i, found in distinct.items()
-        if (queries and found.queries_for and found.answers(contract()))
-        or found.fingerprint == contract().fingerprint
-        or found.made_for(contract())
+    distinct = {id(other): other for other in contracts if other is not None}
+    accepted = {
+        identity
+        for identity, other in distinct.items()
+        if (queries and other.queries_for and other.answers(contract()))
+        or other.fingerprint == contract().fingerprint
+        or other.made_for(contract())
     }
-    return next((position for position, found in enumerate(contracts) if id(found) not in proved), None)
+    return next((position for position, other in enumerate(contracts) if id(other) not in accepted), None)
 
 
 def check_contracts(queries: pd.DataFrame, indexed: Contract | None, index: str) -> None:
-    """Refuse queries that another encoder than the documents' made; warn if the impact scale differs.
-
-    Args:
-        queries: Queries with ``qid`` and ``query_toks``.
-        indexed: The contract of the documents; None if unknown.
-        index: Name of the index in messages.
+    """Refuse queries from another encoder than the documents of an index (``indexed``); warn if the impact scale differs.
 
     Raises:
         ContractError: A query was encoded by another encoder; the message names both.
@@ -489,5 +455,5 @@ def check_contracts(queries: pd.DataFrame, indexed: Contract | None, index: str)
             scales.add(contract.impact_scale)
             warn(
                 f"the impacts of {index} have scale {indexed.impact_scale:g}, the model of the queries has scale "
-                f"{contract.impact_scale:g}: rankings are the same, but scores and sums of scores with other systems differ"
+                f"{contract.impact_scale:g}: rankings stay the same, but scores and sums with other systems' scores change"
             )

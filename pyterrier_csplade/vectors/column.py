@@ -1,4 +1,4 @@
-"""What transformers of finished vectors share: they change one column, of a frame or of a stream of records."""
+"""Base class of transformers that change the vectors in one column of a frame or of a stream of records."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pyterrier_csplade._settings import Settings
 
 Column = Literal["toks", "query_toks"]
 
-# By column: the column of the identifiers, and what messages call one of them.
+# For each column, the column of the identifiers and the noun in messages.
 _NAMES = {"toks": ("docno", "document"), "query_toks": ("qid", "query")}
-# Records of a stream that are changed together; our choice (not measured).
+# Records of a stream that are processed together; our choice (not measured).
 _CHUNK = 1000
 
 
 class ColumnTransformer(Settings, pt.Transformer):
-    """Changes the vectors of a column; a subclass says how, and checks its settings at each use.
+    """Changes the vectors of one column.
 
     Attributes:
         on: The column: "toks" of documents or "query_toks" of queries.
@@ -32,12 +32,7 @@ class ColumnTransformer(Settings, pt.Transformer):
         raise NotImplementedError
 
     def _changed_vectors(self, names: Sequence[str], vectors: Sequence[Any]) -> list[Any]:
-        """Return the changed vectors.
-
-        Args:
-            names: What error messages call each vector.
-            vectors: The vectors; missing ones are left as they are.
-        """
+        """Return the changed vectors; missing ones stay as they are. ``names`` are the vectors' names in error messages."""
         raise NotImplementedError
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Contracts of encoders: the settings besides the weights that determine the vectors, and presets of published models."""
+"""Contracts of encoders, the settings besides the weights that determine the vectors, and presets of published models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade._warnings import warn
 
 Variant = Literal["causal", "echo", "bidirectional"]
-#: Which spellings of a word are one term: those that differ in case or in the space before it.
+#: Which spellings of a word become one term: those that differ in case or in the space before it.
 Fold = Literal["case+space"]
 #: Number of the first layers of a model, or indices of some of its layers, ascending.
 Layers = int | list[int]
@@ -28,12 +28,12 @@ CONTRACT_FILE = "csplade_config.json"
 #: Prefix of digests that cover a whole model. Digests of version 0.1.0 cover some of its weights and have no prefix.
 WHOLE = "2:"
 
-#: What a choice of layers must be, for messages.
+#: What a choice of layers must be, in messages.
 LAYERS = "a positive number of layers, or indices of layers, ascending, from 0"
 
-# Tokens of a text, so that products of it with other numbers stay within 64 bits; our choice (not measured).
+# Maximum number of tokens of a text, whose products with other numbers stay within 64 bits; our choice (not measured).
 _LONGEST = 2**31 - 1
-# Levels of objects and lists in the description of a training; our choice (not measured).
+# Maximum nesting of objects and lists in the description of a training; our choice (not measured).
 _DEEPEST = 50
 
 #: Two encoders make comparable vectors if their contracts agree in these fields. Maximum lengths and the impact scale are left
@@ -61,31 +61,31 @@ class Contract:
         variant: "causal", "echo" (the text is repeated and the second copy pooled) or "bidirectional" (no causal mask).
         query_prefix: Text put before every query.
         document_prefix: Text put before every document.
-        add_bos: Whether to put the beginning-of-text token first. A wrong one lowered the nDCG@10 of a published model from
-            0.752 to 0.022.
+        add_bos: Whether to put the beginning-of-text token first. The wrong setting lowered the nDCG@10 of a published model
+            from 0.752 to 0.022.
         add_eos: Whether to put the end-of-text token last.
         pool_special: Whether pooling includes the positions of special tokens, as Lion-SP does; the paper has no special
             tokens.
-        fold: "case+space" if spellings of a word that differ in case, or in the space before it, are one term with the largest
-            of their weights; None if each token is a term. The digests are those of the model without folding.
-        query_length: Maximum number of tokens of a query, prefix included; for echo, of one copy.
-        document_length: Maximum number of tokens of a document, prefix included; for echo, of one copy.
+        fold: "case+space" to merge spellings of a word that differ in case, or in the space before it, into one term with the
+            largest of their weights; None if each token is a term. The digests are those of the model without folding.
+        query_length: Maximum number of tokens of a query, including the prefix; for echo, of one copy.
+        document_length: Maximum number of tokens of a document, including the prefix; for echo, of one copy.
         logit_scale: Factor of the logits before pooling (1 in the paper; hidden size ** -0.25 in Lion-SP).
         temperature: Temperature of the training loss.
         impact_scale: Impact of the weight 1 in an index.
-        layers: Layers of the base model that are kept: the number of the first ones, or their indices, ascending; None keeps
-            all. The contract beside an adapter has it. The files of a whole model have its layers only, and need no setting.
-            It is not part of the identity: the digest in ``weights`` covers the kept layers.
+        layers: Layers of the base model that are kept: a number of first layers, or ascending indices; None keeps all. Only
+            the contract of an adapter sets it, because the files of a whole model contain its layers only. It is not part of
+            the identity: the digest in ``weights`` covers the kept layers.
         base_model: Hub id or name of the model that was trained.
         base_revision: Revision of the base model.
         vocabulary_sha256: Digest of the index vocabulary.
-        weights: Digest of all that the model's vectors depend on: weights, configuration, tokenizer and adapter. It begins
-            with "2:"; without, it is the digest of some of the weights that version 0.1.0 stored.
+        weights: Digest of everything that determines the model's vectors: weights, configuration, tokenizer and adapter. It
+            begins with "2:". A digest without this prefix is from version 0.1.0 and covers some of the weights.
         other_weights: The digest of the other kind, where it is known.
-        documents_for: Fingerprint of the text model for whose queries an image head makes vectors of documents; empty for a
+        documents_for: Fingerprint of the text model for whose queries an image head makes document vectors; empty for a
             language model.
-        queries_for: Fingerprint of the document encoder for which a query table makes vectors of queries; empty for a language
-            model, whose queries and documents are of one encoder.
+        queries_for: Fingerprint of the document encoder for which a query table makes query vectors; empty for a language
+            model, which encodes queries and documents itself.
         training: Description of the training, for people to read.
         probes: Vectors of fixed texts, only in the file of a checkpoint; see ``model.probes``.
     """
@@ -138,8 +138,8 @@ class Contract:
 
     @property
     def fingerprint(self) -> str:
-        """Digest in hexadecimal of what decides whether vectors are comparable; :meth:`matches` compares two contracts."""
-        # Fields that were added later: without them, fingerprints are the same as before.
+        """Hexadecimal digest of the settings that decide whether vectors are comparable; see also :meth:`matches`."""
+        # Fields that were added later enter only if they are set, so that older fingerprints stay valid.
         later = [*(["pool_special"] if self.pool_special else []), *([self.queries_for] if self.queries_for else [])]
         later += [f"fold {self.fold}"] if self.fold else []
         later += [f"pictures for {self.documents_for}"] if self.documents_for else []
@@ -158,18 +158,18 @@ class Contract:
         return new == other_new if new and other_new or not (old or other_old) else old == other_old
 
     def joins(self, other: Contract) -> bool:
-        """Whether vectors of two encoders can be in one index: of the same encoder, or of pictures and of the text model."""
+        """Whether vectors of two encoders can share an index: from one encoder, or from an image head and its text model."""
         return self.matches(other) or self.made_for(other) or other.made_for(self)
 
     def made_for(self, texts: Contract) -> bool:
-        """Whether this is the contract of an image head that was trained for a text model; both are folded, or neither is."""
+        """Whether this is the contract of an image head for a text model, and both or neither fold terms."""
         if not self.documents_for or self.fold != texts.fold:
             return False
         known = {texts.weights, *texts._digests}
         return self.documents_for in {texts.replace(weights=weights, fold=None).fingerprint for weights in known}
 
     def answers(self, documents: Contract) -> bool:
-        """Whether vectors of queries can be scored against documents: of the same encoder, or of a table made for it.
+        """Whether query vectors can be scored against documents: the query encoder is the documents', or a query table for it.
 
         Documents of an image head are scored like those of the text model for which it was trained.
         """
@@ -181,21 +181,17 @@ class Contract:
 
     @property
     def _digests(self) -> tuple[str, str]:
-        """The digest of all of the model, and the older one; empty where it is not known."""
+        """The digest of the whole model, and the older digest; an unknown one is empty."""
         known = (self.weights, self.other_weights)
         new = next((digest for digest in known if digest.startswith(WHOLE)), "")
         return new, next((digest for digest in known if digest and not digest.startswith(WHOLE)), "")
 
     def warn_if_older(self, source: str) -> None:
-        """Warn if the contract carries the digest of version 0.1.0.
-
-        Args:
-            source: Name of its file in the warning.
-        """
+        """Warn if the contract has a digest of version 0.1.0; ``source`` names its file."""
         if re.fullmatch("[0-9a-f]{64}", self.weights):
             warn(
-                f"{source} was written by version 0.1.0: its digest is the older, weaker one, of some weights. "
-                "CSPLADE(...).save(directory) writes a checkpoint with a digest of all, and indexes made with it have it"
+                f"{source} was written by version 0.1.0: its digest covers only some of the weights. "
+                "CSPLADE(...).save(directory) writes a checkpoint with a digest of all weights, which new indexes then store"
             )
 
     @property
@@ -225,14 +221,14 @@ class Contract:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = CONTRACT_FILE) -> Contract:
-        """Read the content of a contract file, or a contract in another file; warn if it is of version 0.1.0.
+        """Read the content of a contract file, or a contract inside another file; warn if it is from version 0.1.0.
 
         Args:
-            values: The fields, as :meth:`to_dict` returns them; missing ones have their defaults.
+            values: The fields, as :meth:`to_dict` returns them; missing fields have their defaults.
             source: Name of the file in error messages.
 
         Raises:
-            ContractError: A field is unknown or has an invalid value; names it and the file.
+            ContractError: A field is unknown or has an invalid value; the message names the field and the file.
         """
         contract = cls._from_dict(values, source)
         contract.warn_if_older(source)
@@ -276,7 +272,7 @@ class Contract:
         """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError, OSError) as error:  # also integers of too many digits, and directories
+        except (ValueError, RecursionError, OSError) as error:  # includes integers with too many digits, and directories
             raise ContractError(f"{path} cannot be read as JSON: {error}; copy it again") from error
         return cls._from_dict(values, source=str(path))
 
@@ -293,7 +289,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_scale(value: Any) -> bool:
-    """Whether a value is positive and finite; integers of any size are compared without conversion."""
+    """Whether a value is positive and finite; large integers are compared without conversion."""
     return _is_number(value) and 0 < value <= 1e300 and math.isfinite(value)
 
 
@@ -310,7 +306,7 @@ def are_layers(value: Any) -> bool:
 
 
 def _plain_layers(value: Any) -> Layers:
-    """Return Python's own integers; indices of the first layers become their number."""
+    """Return plain integers; the indices of the first layers become their number."""
     if not isinstance(value, (list, tuple)):
         return int(value)
     indices = [int(index) for index in value]
@@ -381,13 +377,13 @@ def contract_preset(name: str, **changes: Any) -> Contract:
       beginning-of-text token, nDCG@10 on SciFact falls from 0.752 to 0.022.
     - "lion-sp-1b", "lion-sp-8b" (arXiv 2502.15526; hzeng/Lion-SP-1B- and -8B-llama3-marco-mntp): bidirectional, the
       beginning-of-text token first and included in pooling, logits times hidden size ** -0.25. The published adapters name
-      their base model by a local path of the authors, so pass it yourself: ``CSPLADE(base, adapter=..., contract=...)``.
+      their base model by a local path of the authors, so pass the base model: ``CSPLADE(base, adapter=..., contract=...)``.
 
     Both papers evaluate BEIR with longer texts: ``contract_preset("lion-sp-8b", query_length=512, document_length=512)``.
 
     Args:
         name: One of the names above.
-        **changes: Fields of the contract that differ.
+        **changes: Fields of the contract to change.
 
     Raises:
         ContractError: There is no such preset.

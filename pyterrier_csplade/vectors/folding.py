@@ -1,24 +1,23 @@
-"""Folding: one term for the spellings of a word (``heart``, ``Ġheart``, ``Heart``), with the largest of their weights.
+"""Folding: the spellings of a word (``heart``, ``Ġheart``, ``Heart``) become one term with the largest of their weights.
 
 The activation and the maximum over positions are non-decreasing. The largest weight of several terms is therefore the weight
-that the maximum of their logits has: folding vectors equals folding the columns of the LM head.
+of the maximum of their logits: folding vectors gives the same result as folding the columns of the LM head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from .checks import check_choice, check_finite_vector, check_matrix
+from .checks import check_finite_vector, check_one_of
 from .column import Column, ColumnTransformer
 from .contract import Contract, Fold
 from .impacts import ImpactVector
-from .matrices import EncodedVectors
+from .matrices import ChangedVectors, EncodedVectors
 from .vocabulary import Vocabulary, is_index_term
 
 #: How tokens spell characters: "byte-level" as in Llama 3, Qwen and GPT-2 (``Ġ`` is a space), "sentencepiece" as in Llama 2,
@@ -28,19 +27,15 @@ Spelling = Literal["byte-level", "sentencepiece"]
 _FOLD: Fold = "case+space"
 _SHOWN = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
 _OTHERS = [byte for byte in range(256) if byte not in _SHOWN]
-# Characters that stand for bytes in byte-level spelling (GPT-2).
+# The character for each byte in byte-level spelling (GPT-2).
 _CHARACTERS = [chr(byte if byte in _SHOWN else 256 + _OTHERS.index(byte)) for byte in range(256)]
 _BYTES = {character: byte for byte, character in enumerate(_CHARACTERS)}
 
 
 def fold_term(term: str, spelling: Spelling) -> str:
-    """Return the term that stands for all spellings of a word: lower case, without the space before it.
+    """Return the term for all spellings of a word: in lower case, without the space before it.
 
-    Terms that are white space, a part of a character, or no valid index term in lower case stay as they are.
-
-    Args:
-        term: A token as the vocabulary spells it.
-        spelling: How it spells characters.
+    Terms that are white space, a part of a character, or not a valid index term in lower case stay as they are.
     """
     if spelling == "sentencepiece":
         folded = term.lower().lstrip("▁") if not term.startswith("<0x") else term
@@ -54,13 +49,10 @@ def fold_term(term: str, spelling: Spelling) -> str:
 
 
 def fold_vocabulary(vocabulary: Vocabulary) -> tuple[Vocabulary, np.ndarray]:
-    """Fold the terms of a vocabulary.
-
-    Args:
-        vocabulary: The terms; their spelling is byte-level if one of them begins with ``Ġ``.
+    """Fold the terms of a vocabulary, which is byte-level if a term begins with ``Ġ``.
 
     Returns:
-        The folded terms, each with the first token id of those that it stands for; and the new column of each old one, int64.
+        The folded terms, each with the first token id of its spellings, and the new column of each old column, int64.
     """
     spelling: Spelling = "byte-level" if any(term.startswith("Ġ") for term in vocabulary) else "sentencepiece"
     columns: dict[str, int] = {}
@@ -70,19 +62,17 @@ def fold_vocabulary(vocabulary: Vocabulary) -> tuple[Vocabulary, np.ndarray]:
 
 
 class FoldTerms(ColumnTransformer):
-    """Folds finished vectors: spellings of a word that differ in case, or in the space before it, become one term.
+    """Folds vectors: spellings of a word that differ in case, or in the space before it, become one term.
 
-    Documents and queries must both be folded. ``CSPLADE(..., fold="case+space")`` does so while it encodes, and its vectors can
-    be searched together with those of this transformer. Limits such as ``top_k`` act before this transformer, but after the
-    folding of an encoder. Missing vectors (None, NaN) are left as they are.
+    Fold both documents and queries. ``CSPLADE(..., fold="case+space")`` folds while it encodes; its vectors can be searched
+    together with the vectors of this transformer. An encoder applies limits such as ``top_k`` after its own folding, but before
+    this transformer. Missing vectors (None, NaN) are left as they are.
 
     Example::
 
         (csplade.doc_encoder() >> FoldTerms() >> index).index(corpus)
         pipeline = csplade.query_encoder() >> FoldTerms(on="query_toks") >> index.retriever()
     """
-
-    schematic = {"label": "FoldTerms", "help_url": None}
 
     def __init__(self, *, on: Column = "toks", spelling: Spelling = "byte-level") -> None:
         """Choose the vectors.
@@ -93,7 +83,7 @@ class FoldTerms(ColumnTransformer):
                 Mistral, Gemma).
 
         Raises:
-            ValueError: An argument has another value.
+            ValueError: An argument is not one of these values.
         """
         super().__init__()
         self.on = on
@@ -101,11 +91,11 @@ class FoldTerms(ColumnTransformer):
         self._check()
 
     def _check(self) -> None:
-        check_choice("on", self.on, get_args(Column))
-        check_choice("spelling", self.spelling, get_args(Spelling))
+        check_one_of("on", self.on, get_args(Column))
+        check_one_of("spelling", self.spelling, get_args(Spelling))
 
     def vectors(self, encoded: EncodedVectors) -> EncodedVectors:
-        """Return encoded documents that are folded block by block when they are read.
+        """Return encoded documents that are folded block by block as they are read.
 
         Args:
             encoded: Documents of a bulk encoder, or other documents in matrices.
@@ -113,40 +103,34 @@ class FoldTerms(ColumnTransformer):
         self._check()
         columns: dict[str, int] = {}
         new = [columns.setdefault(fold_term(term, self.spelling), len(columns)) for term in encoded.vocabulary]
-        return _FoldedVectors(encoded, list(columns), np.asarray(new, dtype=np.int64))
+        fold = partial(fold_matrix, columns=np.asarray(new, dtype=np.int64), terms=len(columns))
+        return ChangedVectors(encoded, fold, list(columns), encoded.contract and _with_fold(encoded.contract))
 
     def _changed_vectors(self, names: Sequence[str], vectors: Sequence[Any]) -> list[Any]:
-        known: dict[str, str] = {}
-        found = []
+        folded: dict[str, str] = {}
+        changed = []
         for name, vector in zip(names, vectors):
             if not isinstance(vector, Mapping):
-                found.append(vector)
+                changed.append(vector)
                 continue
             weights: dict[str, float] = {}
             for term, weight in check_finite_vector(vector, name).items():
-                if term not in known:
-                    known[term] = fold_term(term, self.spelling)
-                folded = known[term]
-                weights[folded] = max(weight, weights.get(folded, weight))
+                if term not in folded:
+                    folded[term] = fold_term(term, self.spelling)
+                weights[folded[term]] = max(weight, weights.get(folded[term], weight))
             contract = getattr(vector, "contract", None)
-            found.append(ImpactVector(weights, contract and _with_fold(contract)))
-        return found
+            changed.append(ImpactVector(weights, contract and _with_fold(contract)))
+        return changed
 
 
 @lru_cache(maxsize=8)
 def _with_fold(contract: Contract) -> Contract:
-    """Return the same object each time, so that a comparison of vectors' contracts is one of identities."""
+    """Return the folded contract, the same object each time, so that contracts of vectors can be compared by identity."""
     return contract.replace(fold=_FOLD)
 
 
 def fold_matrix(matrix: csr_matrix, columns: np.ndarray, terms: int) -> csr_matrix:
-    """Fold the columns of vectors, with the largest value where several columns become one.
-
-    Args:
-        matrix: [texts, old columns].
-        columns: The new column of each old one.
-        terms: Number of new columns.
-    """
+    """Fold the columns of vectors [texts, old columns] into the new ``columns``; the largest value is kept."""
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     keys = rows.astype(np.int64) * terms + columns[matrix.indices]
     order = np.argsort(keys, kind="stable")
@@ -156,22 +140,3 @@ def fold_matrix(matrix: csr_matrix, columns: np.ndarray, terms: int) -> csr_matr
     kept = keys[starts]
     indptr = np.searchsorted(kept // terms, np.arange(matrix.shape[0] + 1))
     return csr_matrix((largest, kept % terms, indptr), shape=(matrix.shape[0], terms))
-
-
-@dataclass(frozen=True)
-class _FoldedVectors:
-    encoded: EncodedVectors
-    vocabulary: Sequence[str]
-    columns: np.ndarray
-
-    @property
-    def contract(self) -> Contract | None:
-        return self.encoded.contract and _with_fold(self.encoded.contract)
-
-    def __len__(self) -> int:
-        return len(self.encoded)
-
-    def blocks(self) -> Iterator[tuple[Sequence[str], csr_matrix]]:
-        for docnos, matrix in self.encoded.blocks():
-            check_matrix(matrix, docnos)
-            yield docnos, fold_matrix(matrix, self.columns, len(self.vocabulary))

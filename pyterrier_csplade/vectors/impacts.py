@@ -16,12 +16,12 @@ from .contract import Contract
 #: The largest impact that Terrier can store (a Java int).
 MAX_IMPACT = 2**31 - 1
 
-# Terms that notebooks show of a vector.
+# Number of a vector's terms that notebooks show.
 _SHOWN = 20
 
 
 class ImpactVector(dict[str, float]):
-    """A dict of term to impact (``toks``) or to query weight (``query_toks``) that knows which encoder made it.
+    """A dict of term to impact (``toks``) or query weight (``query_toks``) that records which encoder made it.
 
     Attributes:
         contract: The encoder's contract, so that an index can refuse vectors of another model; None if unknown.
@@ -37,7 +37,7 @@ class ImpactVector(dict[str, float]):
         return hash(frozenset(self.items()))
 
     def _repr_html_(self) -> str:
-        """Return bars of the heaviest terms, which notebooks show in place of the dict."""
+        """Return a table of the heaviest terms with bars, which notebooks show in place of the dict."""
         items = sorted(self.items(), key=lambda item: -item[1])
         longest = items[0][1] if items else 1.0
         rows = [
@@ -55,7 +55,7 @@ class ImpactVector(dict[str, float]):
 
 @dataclass(frozen=True)
 class Quantizer:
-    """Turns weights into integer impacts, ``floor(weight * scale + 0.5)``, and drops those that are 0.
+    """Turns weights into integer impacts, ``floor(weight * scale + 0.5)``, and drops impacts of 0.
 
     Attributes:
         scale: Impact of the weight 1. 100 is the convention of SPLADE and LACONIC; the paper gives no scale.
@@ -95,7 +95,7 @@ class Quantizer:
 
 
 def top_k(matrix: csr_matrix, k: int) -> csr_matrix:
-    """Keep the ``k`` largest entries of each row; among equal ones, those in the first columns."""
+    """Keep the ``k`` largest entries of each row; equal entries are ranked by column."""
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     # Converted to float, because negating unsigned integers wraps around.
     order = np.lexsort((matrix.indices, -matrix.data.astype(np.float64), rows))
@@ -109,10 +109,9 @@ def minimum_weight(matrix: csr_matrix, weight: float) -> csr_matrix:
 
 
 def heaviest_mass(matrix: csr_matrix, mass: float) -> csr_matrix:
-    """Keep the fewest heaviest entries of each row that hold the share ``mass`` of its sum; stored zeros are dropped.
+    """Keep the fewest heaviest entries of each row that make up the share ``mass`` of its sum; stored zeros are dropped.
 
-    Among equal entries, those in the first columns are kept. Rows are summed one by one, so the result for a row does not
-    depend on the others.
+    Equal entries are ranked by column. Rows are summed one by one, so the result for a row does not depend on the others.
     """
     kept = [np.empty(0, dtype=np.int64)]
     for start, end in zip(matrix.indptr[:-1].tolist(), matrix.indptr[1:].tolist()):
@@ -124,10 +123,10 @@ def heaviest_mass(matrix: csr_matrix, mass: float) -> csr_matrix:
 
 
 def to_vectors(matrix: csr_matrix, vocabulary: Sequence[str], contract: Contract | None = None) -> list[ImpactVector]:
-    """Turn each row into a dict, the heaviest term first; integers stay integers.
+    """Turn each row into a dict with the heaviest term first; integers stay integers.
 
     Raises:
-        DataError: An entry of the matrix has no valid column.
+        DataError: A column of the matrix is out of range.
     """
     check_matrix(matrix)
     vectors = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -15,7 +15,7 @@ from pyterrier_csplade._errors import DataError
 from .checks import check_matrix
 from .contract import Contract
 
-# Postings in a piece; our choice (not measured).
+# Maximum number of postings in a piece; our choice (not measured).
 _PIECE = 2**20
 
 
@@ -71,12 +71,38 @@ class MatrixVectors:
         yield self.docnos, self.matrix
 
 
+@dataclass(frozen=True)
+class ChangedVectors:
+    """Encoded documents whose matrices are changed block by block as they are read.
+
+    Attributes:
+        encoded: The documents.
+        change: Returns the changed matrix of a block.
+        vocabulary: The index terms after the change.
+        contract: The contract after the change; None if unknown.
+    """
+
+    encoded: EncodedVectors
+    change: Callable[[csr_matrix], csr_matrix]
+    vocabulary: Sequence[str]
+    contract: Contract | None
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def blocks(self) -> Iterator[tuple[Sequence[str], csr_matrix]]:
+        """Yield docnos and changed vectors."""
+        for docnos, matrix in self.encoded.blocks():
+            check_matrix(matrix, docnos)
+            yield docnos, self.change(matrix)
+
+
 def checked_pieces(encoded: EncodedVectors) -> Iterator[tuple[list[str], csr_matrix]]:
-    """Yield docnos and vectors in pieces of about a million postings; duplicate entries are summed, as scipy does.
+    """Yield docnos and vectors in pieces of about a million postings; duplicate entries are summed, as in scipy.
 
     Raises:
-        DataError: A term appears twice in the vocabulary, the shape of a block differs from its docnos and the vocabulary, an
-            entry has no valid column, or the number of documents differs from ``len(encoded)``.
+        DataError: A term appears twice in the vocabulary, the shape of a block does not match its docnos and the vocabulary, a
+            column is out of range, or the number of documents is not ``len(encoded)``.
     """
     terms = encoded.vocabulary
     if len(set(terms)) < len(terms):
@@ -100,7 +126,7 @@ def checked_pieces(encoded: EncodedVectors) -> Iterator[tuple[list[str], csr_mat
 
 
 def row_pieces(indptr: np.ndarray, postings: int) -> Iterator[slice]:
-    """Yield ranges of rows of a CSR matrix, each of one row or of at most ``postings`` postings."""
+    """Yield ranges of rows of a CSR matrix, each with one row or at most ``postings`` postings."""
     row, rows = 0, len(indptr) - 1
     while row < rows:
         end = int(np.searchsorted(indptr, indptr[row] + postings, side="right")) - 1

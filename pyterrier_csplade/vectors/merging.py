@@ -1,11 +1,11 @@
-"""Merging of two sparse vectors of a document, such as those of a picture and of its text."""
+"""Merging two sparse vectors of a document, for example of its picture and its text."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import pyterrier as pt
@@ -13,18 +13,18 @@ import pyterrier as pt
 from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade._settings import Settings
 
-from .checks import OneEncoder, check_finite_vector
+from .checks import OneEncoder, check_finite_vector, check_one_of
 from .impacts import ImpactVector
 
 Method = Literal["max", "sum"]
 
 
 class MergeToks(Settings, pt.Transformer):
-    """Merges the vectors of another column into ``toks``, term by term, so that one document holds a text and its picture.
+    """Merges the vectors of another column into ``toks``, term by term, so that one document contains a text and its picture.
 
-    The maximum keeps what either says about a term. The sum adds the other weight times ``weight``; choose it on development
-    queries. Missing vectors (None, NaN) count as empty. Integer impacts stay integers: a sum is rounded half up, and terms that
-    round to 0 are left out.
+    "max" keeps the larger of a term's two weights. "sum" adds the other column's weights times ``weight``; tune this factor on
+    development queries. Missing vectors (None, NaN) count as empty. Integer impacts stay integers: a sum is rounded half up,
+    and terms that round to 0 are left out.
 
     Examples:
         Index texts with their pictures::
@@ -32,8 +32,6 @@ class MergeToks(Settings, pt.Transformer):
             encoder = csplade.doc_encoder() >> csplade.image_encoder("runs/head", output="image_toks")
             (encoder >> MergeToks(method="sum", weight=0.2) >> index).index(figures)
     """
-
-    schematic = {"label": "MergeToks", "help_url": None}
 
     def __init__(self, *, other: str = "image_toks", method: Method = "max", weight: float = 1.0) -> None:
         """Choose how to merge.
@@ -44,7 +42,7 @@ class MergeToks(Settings, pt.Transformer):
             weight: Factor of the other column's weights, at least 0 and finite.
 
         Raises:
-            ValueError: ``method`` is another, or ``weight`` is out of range.
+            ValueError: ``method`` is neither, or ``weight`` is out of range.
         """
         super().__init__()
         self.other = other
@@ -53,8 +51,7 @@ class MergeToks(Settings, pt.Transformer):
         self._check()
 
     def _check(self) -> None:
-        if self.method not in ("max", "sum"):
-            raise ValueError(f"method must be 'max' or 'sum', found {self.method!r}")
+        check_one_of("method", self.method, get_args(Method))
         if not (isinstance(self.weight, Real) and 0 <= float(self.weight) < math.inf):
             raise ValueError(f"weight must be a number, finite and not negative, found {self.weight!r}")
 
@@ -85,13 +82,9 @@ class MergeToks(Settings, pt.Transformer):
             encoder.observe(vector, f"document {docno!r}: {column}")
         first = check_finite_vector(text, f"document {docno!r}: toks")
         second = check_finite_vector(picture, f"document {docno!r}: {self.other}")
-        whole = all(isinstance(weight, Integral) for vector in (first, second) for weight in vector.values())
-        if (
-            bool(first)
-            and bool(second)
-            and not whole
-            and any(isinstance(w, Integral) for w in [*first.values(), *second.values()])
-        ):
+        are_impacts = [isinstance(weight, Integral) for vector in (first, second) for weight in vector.values()]
+        whole = all(are_impacts)
+        if first and second and not whole and any(are_impacts):
             raise ContractError(
                 f"document {docno!r}: toks and {self.other} mix impacts and float weights: make both with one quantizer"
             )

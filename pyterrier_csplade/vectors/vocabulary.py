@@ -8,7 +8,7 @@ from typing import overload
 
 import numpy as np
 
-#: Bytes of UTF-8 that a term may have. Terrier's lexicon keeps 20 characters of up to 3 bytes each (its property
+#: Maximum length of a term in bytes of UTF-8. Terrier's lexicon stores 20 characters of up to 3 bytes each (its property
 #: max.term.length), and longer terms damage it silently.
 MAX_TERM_BYTES = 60
 
@@ -44,10 +44,10 @@ class Vocabulary(Sequence[str]):
     def from_tokens(cls, tokens: Mapping[str, int], *, special_ids: Collection[int], size: int) -> Vocabulary:
         """Choose the index terms from the tokens of a tokenizer.
 
-        Special tokens are left out, and so are ids without a row in the LM head and tokens that Terrier's lexicon cannot hold
-        (see ``is_index_term``; 200 of Llama 3's 128,000). Terrier sorts terms by UTF-16 but searches them by UTF-8. The two
-        orders differ if a vocabulary has both characters from U+E000 to U+FFFF and characters above; tokens with characters
-        above U+FFFF (mostly emoji) are then left out, too.
+        Special tokens are left out, as are ids without a row in the LM head and tokens that Terrier's lexicon cannot store (200
+        of Llama 3's 128,000). Terrier sorts terms by UTF-16 but searches them by UTF-8. The two orders differ if a vocabulary
+        has both characters from U+E000 to U+FFFF and characters above U+FFFF; tokens with the latter (mostly emoji) are then
+        left out, too.
 
         Args:
             tokens: Token string to id (``tokenizer.get_vocab()``).

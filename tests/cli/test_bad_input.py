@@ -93,7 +93,7 @@ DATA: dict[str, tuple[bytes | None, str]] = {
     "torn.jsonl": (rows_with('{"query": '), "torn.jsonl, line 9: not valid JSON"),
     "latin.jsonl": (rows_with('{"query": "é"}'.encode("latin-1")), "latin.jsonl, line 9: not valid UTF-8"),
     "plain.jsonl.gz": (ROWS.encode(), "plain.jsonl.gz, after line 0: cannot be read (Not a gzipped file"),
-    "table.csv": (b"a,b\n", "table.csv: neither a .jsonl or .jsonl.gz file, nor a directory with docs.jsonl.gz"),
+    "table.csv": (b"a,b\n", "table.csv is neither a .jsonl or .jsonl.gz file, nor a directory with docs.jsonl.gz"),
 }
 
 
@@ -119,7 +119,7 @@ CORPORA: dict[str, tuple[str | None, str]] = {
     "missing.jsonl": (None, "there is no file "),
     "empty.jsonl": ("", "empty.jsonl holds no documents: it was read as JSONL"),
     "field.jsonl": ('{"txt": "a"}\n', "field.jsonl, document 1: the field 'text' is missing or not a string"),
-    "short.jsonl": ('{"text": "a"}\n', "fewer than one"),
+    "short.jsonl": ('{"text": "a"}\n', "fewer than"),
 }
 
 
@@ -170,4 +170,4 @@ def test_reports_without_input(commands: Commands) -> None:
     assert main(["plot", str(commands.folder / "never")]) == 2
     assert main(["plot", commands.file("file", "")]) == 2
     status, said = commands.run("--dry-run", "--gpu", "h1000")
-    assert status == 2 and "unknown GPU 'h1000'; known are a100-40gb" in said
+    assert status == 2 and "unknown GPU 'h1000': choose one of a100-40gb" in said

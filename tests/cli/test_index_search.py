@@ -136,13 +136,13 @@ def test_an_interrupted_command_resumes(
     assert not (tmp_path / "index").exists()
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "1 already in" in said and "0 to encode" in said and f"8 documents are indexed: {tmp_path}/index" in said
+    assert "1 already in" in said and "0 to encode" in said and f"indexed 8 documents: {tmp_path}/index" in said
 
 
 def test_an_index_is_replaced_only_on_demand(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["index", str(place / "index.vectors"), "--output", str(tmp_path / "index")]
     assert main(command) == 0 and main(command) == 2
-    assert capsys.readouterr().err.endswith(f"there is an index at {tmp_path}/index: --overwrite replaces it\n")
+    assert capsys.readouterr().err.endswith(f"there is an index at {tmp_path}/index: replace it with --overwrite\n")
     assert main([*command, "--overwrite", "--top-k", "2"]) == 0
     assert all(len(document["toks"]) == 2 for document in ImpactIndex(tmp_path / "index").get_corpus_iter())
 
@@ -157,8 +157,8 @@ REFUSED = {
     "search INDEX --topics TOPICS --output x.run --tag a\tb": "--tag must be one word, found 'a\\tb'",
     "search INDEX --topics half.jsonl --output x.run": "half.jsonl: the query '2' has no vector, but others have one",
     "search INDEX dogs --model csplade-tiny": "was encoded by",
-    "index INDEX.vectors --output x --meta text": "holds vectors, but no field 'text': leave out --meta",
-    "index half.jsonl --output x": "half.jsonl, document 2: the field 'vector' is no object of term to weight",
+    "index INDEX.vectors --output x --meta text": "contains vectors, but no field 'text': leave --meta out",
+    "index half.jsonl --output x": "half.jsonl, document 2: the field 'vector' must be an object of term to weight",
     "index DOCS --output x --meta url": "the field 'url' is missing or not a string; its texts are: text, title",
     "index nothing --output x": "there is no file, ir_datasets id or PyTerrier dataset 'nothing'",
     "index DOCS --output DOCS": "exists and is not an index",

@@ -80,18 +80,18 @@ def test_vectors_for_other_tools(place: Path, tmp_path: Path, capsys: pytest.Cap
         lines = [json.loads(line) for line in (tmp_path / f"{name}.vectors.jsonl").read_text().splitlines()]
         assert {line["id"]: line["vector"] for line in lines} == {d: {"dog": n + 1} for n, d in enumerate(DOCUMENTS)}
         assert (tmp_path / f"{name}.lsr" / "query" / "query-ids.txt").read_text() == "q\n"
-    assert f"8 documents are written: {tmp_path}/index.lsr\n" in capsys.readouterr().out
+    assert f"exported 8 documents: {tmp_path}/index.lsr\n" in capsys.readouterr().out
     assert ImpactIndex(tmp_path / "index").contract is None
 
 
 REFUSED = {
     "export anserini PLACE/c/docs.jsonl --output x": "holds texts, not vectors: encode them with pyterrier-csplade encode",
     "export anserini PLACE/v.jsonl --output PLACE/v.jsonl": "v.jsonl exists: choose another name, or remove it",
-    "export lsr-benchmark PLACE/v.jsonl --output x": "--topics belongs to lsr-benchmark",
-    "export anserini PLACE/v.jsonl --topics PLACE/c/topics.train.tsv --output x": "--topics belongs to lsr-benchmark",
+    "export lsr-benchmark PLACE/v.jsonl --output x": "--topics is required for lsr-benchmark",
+    "export anserini PLACE/v.jsonl --topics PLACE/c/topics.train.tsv --output x": "--topics is required for lsr-benchmark",
     "export ciff PLACE/v.jsonl --output x": "the name of a CIFF file ends in .ciff",
     "export sentence-transformers nothing/there --output x": "'nothing/there' is not a directory",
-    "export sentence-transformers one --model two --output x": "two models are named, one and --model two",
+    "export sentence-transformers one --model two --output x": "SOURCE one and --model two name two models",
     "mine PLACE/c --run PLACE/none.run --output x": "there is no run",
     "mine PLACE/c --run PLACE/bm25.run --output x": "holds no topics.tsv; it has topics.train.tsv",
     "mine PLACE/c --split train --index nothing --output x": "no index at nothing",

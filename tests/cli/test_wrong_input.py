@@ -45,7 +45,7 @@ COMMANDS: dict[str, str] = {
     f"{ENCODE} --shard a": "expected a part such as 0/4",
     f"{ENCODE} --shard 1/0": "a collection has at least 1 part",
     f"{ENCODE} --shard 0/{'9' * 5000}": "expected a part such as 0/4",
-    f"{ENCODE} --processes 3": "1 process(es) were started, not 3",
+    f"{ENCODE} --processes 3": "the launcher started 1 process(es), not 3",
     f"{ENCODE} --device bogus": "--device bogus cannot be used: ",
     f"{ENCODE} --device meta": "--device meta cannot be used: ",
     f"{ENCODE} --adapter folder": "adapter",
@@ -148,4 +148,4 @@ def test_names_that_stdout_cannot_encode(stored: Path) -> None:
     link = stored.parent / "ü"
     link.symlink_to(stored)
     status, said, error = shell('$RUN verify "$C"', link, PYTHONIOENCODING="ascii")
-    assert (status, error) == (0, "") and "\\xfc is whole" in said
+    assert (status, error) == (0, "") and "\\xfc is intact" in said

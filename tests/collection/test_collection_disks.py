@@ -1,4 +1,4 @@
-"""Full disks, other writers and strange places: nothing is lost, and the final bytes are the same."""
+"""Full disks, other writers and unusual paths: nothing is lost, and the final bytes are the same."""
 
 from __future__ import annotations
 
@@ -88,9 +88,7 @@ def test_the_second_writer_is_refused_at_once(csplade: CSPLADE, whole: dict[str,
     directory.mkdir()
     with writing(directory, Part(1, 3)):
         for part in ("0/1", "1/3", "0/2"):
-            with pytest.raises(
-                CollectionError, match=f"c is being written by the process {os.getpid()}: wait until it has ended"
-            ):
+            with pytest.raises(CollectionError, match=f"c is being written by process {os.getpid()}: wait until it has ended"):
                 encode(directory, csplade, part=part)
         encode(directory, csplade, part="0/3")
     encode(directory, csplade)
@@ -123,20 +121,20 @@ def test_nothing_is_a_pickle(whole: dict[str, bytes]) -> None:
 
 
 def _write_often(directory: Path, number: int) -> tuple[int, int]:
-    """Become the writer of a part 25 times; return how often that worked, and how often another process was it."""
+    """Try to become the writer of a part 25 times; return the numbers of successes and of refusals."""
     written = refused = 0
     for _ in range(25):
         try:
             with writing(directory, Part(number % 2, 2)):
                 written += 1
         except CollectionError as error:
-            assert "is being written by the process" in str(error)
+            assert "is being written by process" in str(error)
             refused += 1
     return written, refused
 
 
 def test_writers_that_end_while_others_begin(tmp_path: Path) -> None:
-    """No other error than that of two writers of one part."""
+    """The only error is the one for two writers of one part."""
     with multiprocessing.get_context("fork" if os.name == "posix" else "spawn").Pool(4) as pool:
         results = pool.starmap(_write_often, [(tmp_path, number) for number in range(4)], chunksize=1)
     assert [sum(result) for result in results] == [25] * 4 and sum(written for written, _ in results) > 0

@@ -82,7 +82,7 @@ def test_a_local_cluster_listens_to_this_machine_alone(ray: Any) -> None:
         assert ray.calls[0][2]["include_dashboard"] is False
         assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
     ray.addresses, ray.calls = ["10.0.0.7"], []
-    with pytest.raises(CspladeError, match="would listen to the network: start the encoding in a new process"):
+    with pytest.raises(CspladeError, match="would listen on the network: start the encoding in a new process"):
         cluster("local", 1).__enter__()
     assert ray.calls[-1] == ("shutdown",)
     with cluster("10.0.0.7:6379", 1):  # allowed, because its address was given

@@ -144,7 +144,7 @@ def test_windows_that_end_within_or_with_a_shard_change_nothing(
 
 def test_arguments_and_progress(csplade: CSPLADE, pristine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     complete = EncodedCollection(tmp_path / "c", encoder=csplade.doc_encoder())
-    with pytest.raises(ValueError, match=r"only read: encode with EncodedCollection\(path\)"):
+    with pytest.raises(ValueError, match=r"can only be read: encode with EncodedCollection\(path\)"):
         complete.encode(csplade.doc_encoder(), documents())
     with pytest.raises(ValueError, match="shard_size must be positive, found 0"):
         encode(tmp_path / "c", csplade, shard_size=0)

@@ -70,7 +70,7 @@ def test_a_damaged_shard_is_encoded_again(
     if name.endswith(".json"):
         encode(tmp_path / "whole", csplade)
     else:
-        with pytest.warns(UserWarning, match="shard 2 in .* is damaged: it is encoded again"):
+        with pytest.warns(UserWarning, match="shard 2 in .* is damaged and will be encoded again"):
             encode(tmp_path / "whole", csplade)
     assert [texts for _, texts in encoded] == [[d["text"] for d in documents()[10:15]]]
     assert content(tmp_path / "whole") == whole
@@ -135,7 +135,7 @@ def test_other_settings_are_refused(
 ) -> None:
     (tmp_path / "whole" / "shard-000003.json").unlink()
     before = content(tmp_path / "whole")
-    with pytest.raises(CollectionError, match=f"whole is encoded with other settings: {message}; use the same settings"):
+    with pytest.raises(CollectionError, match=f"whole was encoded with other settings: {message}; use the same settings"):
         encode(tmp_path / "whole", csplade, **settings)
     assert content(tmp_path / "whole") == before
 
@@ -179,13 +179,13 @@ def test_another_batch_size_resumes(csplade: CSPLADE, whole: dict[str, bytes], t
     [
         (
             [*documents(7), {"docno": "d7", "text": "other"}, *documents(15, 8)],
-            "from 'd5' to 'd9' are not the documents of shard 1",
+            "from 'd5' to 'd9' are not those of shard 1",
         ),
         (
             [*documents(7), {"docno": "other", "text": documents()[7]["text"]}, *documents(15, 8)],
-            "not the documents of shard 1",
+            "not those of shard 1",
         ),
-        (documents(24), "from 'd20' to 'd23' are not the documents of shard 4"),
+        (documents(24), "from 'd20' to 'd23' are not those of shard 4"),
         (documents(20), "holds shard 4, but the input has only 4"),
     ],
 )
@@ -267,7 +267,7 @@ def test_empty_and_truncated_documents_are_reported(csplade: CSPLADE, tmp_path: 
 
 
 def test_a_model_that_gives_nothing_is_refused(csplade: CSPLADE, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"shard 0: 5 of 5 texts \(100%\) have no impact above 0.*Check that the model works"):
+    with pytest.raises(DataError, match=r"shard 0: 5 of 5 texts \(100%\) have no impact above 0.*check the model"):
         encode(tmp_path / "c", csplade, min_weight=1e6)
     with pytest.warns(UserWarning, match="23 of 23 documents"):
         EncodedCollection(tmp_path / "d").encode(csplade.doc_encoder(min_weight=1e6), documents(), max_empty=1)

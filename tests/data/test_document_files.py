@@ -1,4 +1,4 @@
-"""Files of documents: what is read, and what is refused by name instead of being passed over."""
+"""Files of documents: which are read, and which are refused by name instead of being skipped."""
 
 from __future__ import annotations
 
@@ -53,22 +53,22 @@ def test_files_that_are_read(tmp_path: Path, name: str) -> None:
 NOTHING = r"b.* holds no documents: it was read as TREC documents, but no line begins with <DOC>; "
 
 REFUSED: dict[str, tuple[bytes, str]] = {
-    # files that were passed over without a word
+    # files that were skipped silently
     "b.zst": (b"\x28\xb5\x2f\xfd" + bytes(range(256)), NOTHING + "it is compressed with zstd: .* end its name in .gz"),
     "b.jsonl.zst": (b"\x28\xb5\x2f\xfd", NOTHING + "it is compressed with zstd"),
     "b.bz2": (bz2.compress(TREC), NOTHING + "it is compressed with bzip2"),
     "b.0z": (b"\x1f\x9d\x90", NOTHING + "it is compressed with compress"),
     "b": (gzip.compress(TREC), NOTHING + "it is compressed with gzip"),
     "b.json": (JSON, NOTHING + "it looks like JSON: write one object per line and end its name in .jsonl"),
-    "b.txt": (b"plain text\n", NOTHING + "what can be read is .jsonl, .tsv and .csv"),
+    "b.txt": (b"plain text\n", NOTHING + "supported are .jsonl, .tsv and .csv"),
     "b.gz": (gzip.compress(JSON), NOTHING + "it looks like JSON"),
     "b.parq": (b"PAR1", NOTHING + "it looks like Parquet"),
     "b.trec": (b"", NOTHING + "it is empty"),
-    "b.jsonl": (b"", "b.jsonl holds no documents: it was read as JSONL; what can be read"),
+    "b.jsonl": (b"", "b.jsonl holds no documents: it was read as JSONL; supported are"),
     "b.csv": (b"docno,text\n", "b.csv holds no documents: it was read as CSV"),
     "utf16": ("<DOC>\n</DOC>\n".encode("utf-16"), "utf16 holds no documents: .*it is UTF-16: convert it to UTF-8"),
-    "tags": (TREC.replace(b"TEXT", b"BODY"), "tags: no document has text in <TEXT>, <HEADLINE>"),
-    # files that hold other things than expected
+    "tags": (TREC.replace(b"TEXT", b"BODY"), "tags: no document has text in the tags <TEXT>, <HEADLINE>"),
+    # files with unexpected content
     "begun": (TREC + b"<DOC>\n" + TREC, "begun, line 7: the document that begins here has no line </DOC>"),
     "ended": (TREC + TREC.replace(b"<DOC>", b"<DOK>"), "ended, line 12: </DOC> without a line that begins with <DOC>"),
     "unnamed": (TREC.replace(b"DOCNO", b"NO"), "unnamed, line 1: the document that begins here has no <DOCNO>"),
@@ -83,7 +83,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "deep.jsonl": (b"[" * 100_000, "deep.jsonl, line 1: not valid JSON"),
     "nul.jsonl": (b"\0\n", "nul.jsonl, line 1: not valid JSON"),
     "utf16.jsonl": (JSON.decode().encode("utf-16"), "utf16.jsonl, line 1: not valid UTF-8"),
-    "line.jsonl": (b" " * (2**24 + 1), "line.jsonl, line 1: longer than 16,777,216 bytes, the longest line that is read"),
+    "line.jsonl": (b" " * (2**24 + 1), "line.jsonl, line 1: longer than 16,777,216 bytes, which is the limit"),
     "line.csv": (b"id,text\n1," + b"x" * 2**24, "line.csv, line 2: longer than 16,777,216 bytes"),
     "document": (b"<DOC>\n" + (b"x" * 1023 + b"\n") * 2**14, "document, line 1: the document has more than 16,777,216 bytes"),
 }
@@ -177,7 +177,7 @@ def test_parquet(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a.parquet, document 2: the field 'text' is missing or not a string"):
         list(read_corpus(path, ["text"]))
     pd.DataFrame({"docno": []}).to_parquet(path)
-    with pytest.raises(DataError, match="a.parquet holds no documents: it was read as Parquet; what"):
+    with pytest.raises(DataError, match="a.parquet holds no documents: it was read as Parquet; supported"):
         open_source(path).count()
     Path(path).write_bytes(Path(path).read_bytes()[:-9])
     with pytest.raises(DataError, match=r"a.parquet: cannot be read as Parquet \("):
@@ -188,9 +188,7 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     source = open_source(str(write(tmp_path / "a.parquet", b"PAR1")))
     for read in (source.count, lambda: list(source.read())):
-        with pytest.raises(
-            DataError, match="a.parquet: Parquet is read with pyarrow, which is not installed: pip install pyarrow"
-        ):
+        with pytest.raises(DataError, match="a.parquet: reading Parquet needs pyarrow: pip install pyarrow"):
             read()
 
 

@@ -1,4 +1,4 @@
-"""Queries that documents suggest."""
+"""Queries derived from documents."""
 
 from __future__ import annotations
 

@@ -139,7 +139,12 @@ def test_queries_that_cannot_be_read(name: str, content: str, message: str, tmp_
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("1 0 d\n", "line 1: expected qid 0 docno label, found '1 0 d'"), ("", "qrels holds no judgements")],
+    [
+        ("1 0 d\n", "line 1: expected qid 0 docno label, found '1 0 d'"),
+        ("1 0 d 1\n1 0 d --1\n", "line 2: expected qid 0 docno label"),
+        ("1 0 d ²\n", "line 1: expected qid 0 docno label"),
+        ("", "qrels holds no judgements"),
+    ],
 )
 def test_judgements_that_cannot_be_read(content: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):

@@ -46,7 +46,7 @@ if {status}:
 
 @pytest.fixture
 def java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Writes a program that stands in for Java, and for the packages around it."""
+    """Writes a program that replaces Java and the packages around it."""
     monkeypatch.setattr(pt.java, "started", lambda: False)
     monkeypatch.setitem(sys.modules, "pyterrier_anserini", ModuleType("pyterrier_anserini"))
     pyserini = ModuleType("pyserini")
@@ -100,7 +100,7 @@ class Lucene:
         if self.error:
             raise self.error
         lines = (Path(path) / "documents").read_text(encoding="ascii").splitlines()
-        # Lucene numbers documents in an order of its own.
+        # Lucene numbers documents in its own order.
         return SimpleNamespace(getContext=lambda: [json.loads(line) for line in reversed(lines)])
 
 
@@ -198,7 +198,7 @@ def test_an_index_that_lucene_cannot_open_is_named(java: Any, lucene: Lucene, tm
 
 
 def test_one_thread(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="searched with one thread here, found threads=2"):
+    with pytest.raises(ValueError, match="searches with one thread, found threads=2"):
         AnseriniEngine(tmp_path / "index").retriever(threads=2)
 
 
@@ -212,7 +212,7 @@ def test_one_thread(tmp_path: Path) -> None:
 )
 def test_an_unsuitable_java_is_refused(java: Any, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     java(**settings)
-    with pytest.raises(CspladeError, match=f"Anserini needs a whole JDK of version 21 or newer, {message}"):
+    with pytest.raises(CspladeError, match=f"Anserini needs a complete JDK of version 21 or newer, {message}"):
         AnseriniEngine(tmp_path / "index").index(DOCUMENTS)
     assert not (tmp_path / "index").exists()
 

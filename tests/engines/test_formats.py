@@ -113,7 +113,7 @@ def test_documents_that_cannot_be_written(
 
 
 def test_what_a_format_cannot_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match="document 'a': Anserini would split the term 'new york' at its white space"):
+    with pytest.raises(DataError, match="document 'a': Anserini would split the term 'new york' at white space"):
         to_json([{"docno": "a", "toks": {"new york": 1}}], tmp_path)
     with pytest.raises(DataError, match="appears twice: give each query its own qid"):
         export_lsr_benchmark(DOCUMENTS, pd.concat([QUERIES, QUERIES]), tmp_path / "lsr")

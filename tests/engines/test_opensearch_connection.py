@@ -1,4 +1,4 @@
-"""Clusters that do not answer, hold other indexes or are not OpenSearch; and passwords, which nothing shows."""
+"""Clusters that do not answer, contain other indexes or are not OpenSearch; and passwords, which are never shown."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_other_objects_than_clusters_are_refused_at_once(server: Any) -> None:
 def test_credentials_are_given_once() -> None:
     with pytest.raises(ValueError, match="give them once"):
         OpenSearchIndex("https://me:x@h", "docs", auth=("me", "x"))
-    with pytest.raises(ValueError, match="a client brings its own"):
+    with pytest.raises(ValueError, match="a client has its own"):
         OpenSearchIndex(FakeCluster().client(), "docs", auth=("me", "x"))
 
 
@@ -302,7 +302,7 @@ def test_missing_client_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None
         ({"contract": Contract(weights="v").to_dict()}, "differ in contract"),
         ({"scale": 0.5}, "differ in scale"),
         ({"fields": ["url"]}, "differ in fields"),
-        ({"complete": False}, "load of 'two' .* broke off"),
+        ({"complete": False}, "load of 'two' .* was interrupted"),
         ({"terms": "token ids"}, "vocabulary"),
     ],
 )

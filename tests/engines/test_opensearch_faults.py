@@ -60,7 +60,9 @@ def test_items_that_stay_refused_end_the_load_with_their_document_and_reason(
         return found
 
     cluster.faults += [*BEFORE_BULK, *[on_bulk(cluster, full)] * 10_000]
-    with pytest.raises(ImpactIndexError, match="did not take 1 documents, the first 'd3': 429 busy: queue full; run the same"):
+    with pytest.raises(
+        ImpactIndexError, match="did not accept 1 documents, starting with 'd3': 429 busy: queue full; run the same"
+    ):
         index.index(documents(10))
     assert not index.built()
     cluster.faults.clear()
@@ -108,7 +110,7 @@ def test_a_refused_creation_gives_its_reason(cluster: FakeCluster, index: OpenSe
 @pytest.mark.parametrize(
     ("code", "kind", "message"),
     [
-        (403, "security", "security: does auth=.* name a user who may do this"),
+        (403, "security", "security: does auth=.* name a user with this permission"),
         (403, "cluster_block", "cluster_block: is a disk of the cluster nearly full"),
         (405, "method_not_allowed", "method_not_allowed$"),
     ],

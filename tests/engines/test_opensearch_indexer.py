@@ -92,7 +92,7 @@ def test_index_that_another_process_created_meanwhile_is_not_mixed_with(cluster:
             small_requests(OpenSearchIndex(cluster.client(), "docs")).index(failing(documents(contract=other)))
 
     cluster.faults += [*BEFORE_BULK[:3], another]
-    with pytest.raises(ContractError, match="was begun with documents of lm-two.* these come from lm-one"):
+    with pytest.raises(ContractError, match="was begun with documents of lm-two.* but these come from lm-one"):
         OpenSearchIndex(cluster.client(), "docs").index(documents())
 
 
@@ -110,7 +110,7 @@ def test_document_that_the_server_refuses_is_named_and_the_index_stays_incomplet
     with pytest.raises(DataError, match="document 'd6' was refused.*400 number_format_exception: For input string"):
         index.index(documents(10))
     assert not index.built()
-    with pytest.raises(ImpactIndexError, match="load of 'docs'.*broke off: run the same indexing again"):
+    with pytest.raises(ImpactIndexError, match="load of 'docs'.*was interrupted: run the same indexing again"):
         index.retriever()([{"qid": "1", "query_toks": {"a": 1.0}}])
     index.index(documents(10))
     assert index.built() and impacts(cluster) == expected(10)
@@ -178,7 +178,7 @@ def test_documents_of_another_input_are_noticed(cluster: FakeCluster) -> None:
     index = OpenSearchIndex(cluster.client(), "docs")
     with pytest.raises(ImpactIndexError):
         small_requests(index, parallel=1).index(documents())
-    with pytest.raises(ImpactIndexError, match=r"holds [1-9]\d* documents, 2 were sent.*another input"):
+    with pytest.raises(ImpactIndexError, match=r"holds [1-9]\d* documents, but 2 were sent.*another input"):
         index.index(documents(2))
     assert not index.built()
 

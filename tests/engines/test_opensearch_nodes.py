@@ -44,7 +44,7 @@ def test_ties_come_in_the_order_of_docnos(cluster: Any) -> None:
 
 
 def test_kill_of_all_nodes_in_the_middle_of_a_load_loses_and_doubles_nothing(cluster: Any) -> None:
-    """The load lives through it, or gives up and is made again."""
+    """The load survives, or fails and is repeated."""
     vectors, wanted = collection(2000), queries()[:30]
     index = OpenSearchIndex(cluster.urls[2], "killed")
     failures = load_and_kill(cluster, index, vectors, 900, restart=True)

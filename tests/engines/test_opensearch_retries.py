@@ -101,7 +101,7 @@ def test_items_and_requests_that_are_refused_share_one_patience(cluster: FakeClu
         return [{"index": {**item["index"], "status": 429, "error": {"type": "busy"}}} for item in found]
 
     cluster.faults += [*BEFORE_BULK, *[status(503), items(cluster, busy)] * 100]
-    with pytest.raises(ImpactIndexError, match="503|did not take 4 documents"):
+    with pytest.raises(ImpactIndexError, match="503|did not accept 4 documents"):
         OpenSearchIndex(cluster.client(), "docs").index(documents(4))
     assert cluster.requests.count(("POST", "/docs/_bulk")) == 6
 

@@ -190,8 +190,8 @@ def test_filter_is_added_to_the_query_and_does_not_score(cluster: FakeCluster, i
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ({"responses": []}, "only a part"),
-        ({"responses": [{"timed_out": True, "hits": {"hits": []}}]}, "only a part"),
+        ({"responses": []}, "only some of the queries"),
+        ({"responses": [{"timed_out": True, "hits": {"hits": []}}]}, "only some of the queries"),
         (
             {"responses": [{"status": 500, "error": {"type": "shard_exception", "reason": "lost"}}]},
             "query 'q0': shard_exception: lost",

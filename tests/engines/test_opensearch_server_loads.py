@@ -57,7 +57,7 @@ def test_settings_are_restored_after_the_load(cluster: Any) -> None:
 
 @pytest.mark.parametrize(("moment", "restart"), [(1000, True), (600, False)])
 def test_kill_in_the_middle_of_a_load_loses_and_doubles_nothing(cluster: Any, moment: int, restart: bool) -> None:
-    """The load that lives through it, and the one that gives up and is made again, both end exact."""
+    """A load that survives and a load that fails and is repeated both end exact."""
     index = OpenSearchIndex(cluster.url, f"killed-{moment}")
     vectors = MatrixVectors(collection().docnos[:2000], collection().matrix[:2000], VOCABULARY, CONTRACT)
     failures = load_and_kill(cluster, index, vectors, moment, restart=restart)

@@ -1,4 +1,4 @@
-"""Weights on their way into OpenSearch and back, against exact fractions: impacts, changes by rounding, scores."""
+"""Weights sent to OpenSearch and back, against exact fractions: impacts, changes by rounding, scores."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_boosts_are_normal_numbers_of_single_precision_or_refused(exponent: int,
     """2 to the 96 leaves room for any sum; below 2 to the -126 digits would be lost."""
     weights = {"x": math.ldexp(weight, exponent), "y": math.ldexp(weight, exponent - spread)}
     if spread > 221:
-        with pytest.raises(DataError, match="query 'q': OpenSearch cannot add weights as far apart"):
+        with pytest.raises(DataError, match="query 'q': OpenSearch cannot add weights that differ"):
             impact_query(weights, "q")
         return
     query, factor = impact_query(weights, "q")

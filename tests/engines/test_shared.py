@@ -35,7 +35,7 @@ QUERIES = pd.DataFrame({"qid": [f"q{i}" for i in range(8)], "query_toks": [{t: 1
 
 
 def documents(build: str, name: str | None = None) -> list[dict[str, Any]]:
-    """Documents whose scores, and docnos unless they have a name, tell which build they are from."""
+    """Documents whose scores, and docnos unless they have a name, show which build they come from."""
     size = {"old": 10, "new": 100}[build]
     return [{"docno": f"{name or build}{i}", "toks": {"all": size, TERMS[i]: size + i}} for i in range(12)]
 
@@ -201,7 +201,7 @@ def test_an_answer_comes_from_one_build_of_an_index_on_a_cluster(
     during(cluster, replace, search=2)
     answer = found(search(frame))
     cluster.faults = []
-    assert answer == found(search(frame)) != old  # wholly from the new build
+    assert answer == found(search(frame)) != old  # entirely from the new build
     during(cluster, rebuilt, search=1, times=10**6)
     cluster.aliases["docs"] = ["one"]
     with pytest.raises(ImpactIndexError, match="'docs' at cluster:9200 was replaced 3 times while it was searched"):

@@ -106,7 +106,7 @@ def test_package_from_a_url_is_the_same_index(tmp_path: Path, monkeypatch: pytes
 
 
 def test_an_archive_of_a_stranger_writes_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Members with "..", absolute ones, links and devices are left out; what follows a link does not follow it."""
+    """Members with "..", absolute paths, links and devices are skipped; later members do not follow a skipped link."""
     index, victim, home = build(tmp_path / "i", CONTRACT), tmp_path / "victim", tmp_path / "home"
     victim.mkdir()
     monkeypatch.setattr(pt.io, "pyterrier_home", lambda: str(home))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,8 +189,11 @@ def test_a_budget_keeps_the_most_promising_blocks(postings: Postings, monkeypatc
         assert found[0].scores.tolist() == (DENSE[found[0].docids][:, columns] @ [*query.values()]).tolist()
 
 
-@pytest.mark.parametrize("option", [{"block_size": 0}, {"block_size": 257}, {"alpha": 0}, {"alpha": 1.1}, {"beta": 0}])
-def test_options_outside_their_range_are_refused(option: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "option",
+    [{"block_size": 0}, {"block_size": 257}, {"block_size": "4"}, {"alpha": 0}, {"alpha": 1.1}, {"alpha": "1"}, {"beta": 0}],
+)
+def test_options_outside_their_range_are_refused(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(option))):
         algorithm("bmp", option)
 

@@ -91,7 +91,7 @@ def test_crafted_arrays(directory: Path, case: str) -> None:
         search(directory, algorithm)
     if name == POSTINGS:
         (directory / name).unlink()
-        assert len(search(directory, algorithm)) > 0  # the way out that the message names
+        assert len(search(directory, algorithm)) > 0  # the solution that the message names
 
 
 def test_crafted_numbers_of_blocks(tmp_path: Path) -> None:

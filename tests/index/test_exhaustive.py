@@ -1,4 +1,4 @@
-"""Exhaustive search skips scores early that are not among the best: collections that make this hard."""
+"""Exhaustive search skips low scores early; these collections make this hard."""
 
 from __future__ import annotations
 

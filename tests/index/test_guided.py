@@ -109,8 +109,9 @@ def test_filling(postings: Postings, guide: csr_matrix) -> None:
     assert np.array_equal(one[missing], np.ones(missing.sum())) and np.array_equal(one[~missing], zero[~missing])
     ratio = zero[~missing].mean() / postings.impacts[~missing].mean()
     assert np.array_equal(scaled[missing], np.clip(np.rint(postings.impacts[missing] * ratio), 1, 255))
-    with pytest.raises(ValueError, match="fill"):
-        algorithm("guided", {"fill": "mean"})
+    for fill in ("mean", None):
+        with pytest.raises(ValueError, match="fill must be one of zero, one, scaled"):
+            algorithm("guided", {"fill": fill})
 
 
 @pytest.mark.parametrize("k", [1, 10, 500])
@@ -239,7 +240,7 @@ def test_no_changed_byte_of_a_guide_becomes_a_ranking(tmp_path: Path) -> None:
             found = ImpactIndex(index.path).retriever(algorithm="guided", guide="self").transform(query)
         except ImpactIndexError:
             refused += 1
-        else:  # a byte that fills up a place
+        else:  # a padding byte
             pd.testing.assert_frame_equal(found, expected)
     assert refused > len(written) / 14
 

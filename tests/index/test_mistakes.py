@@ -1,4 +1,4 @@
-"""Common mistakes raise one exception, at once, that names the mistake and the way out."""
+"""Common mistakes raise one exception early, which names the mistake and its solution."""
 
 from __future__ import annotations
 
@@ -112,9 +112,9 @@ def test_the_name_of_one_field_is_not_taken_apart(tmp_path: Path) -> None:
     assert index.retriever(num_results=1, include_fields=["a b"])(queries())["a b"].tolist() == ["é", "é"]
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
-def test_a_share_is_from_0_to_1(index: ImpactIndex, share: float) -> None:
-    with pytest.raises(ValueError, match="max_empty must be a share from 0 to 1"):
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan"), "0.5", None])
+def test_a_share_is_from_0_to_1(index: ImpactIndex, share: Any) -> None:
+    with pytest.raises(ValueError, match="max_empty must be a number from 0 to 1"):
         index.toks_indexer(max_empty=share)
 
 
@@ -182,7 +182,7 @@ def test_a_directory_without_a_checkpoint_is_refused_at_once(tmp_path: Path) -> 
     with pytest.raises(FileNotFoundError, match="holds no adapter_config.json"):
         CSPLADE("some/model", adapter=tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match=r"it is an adapter, CSPLADE\(base model, adapter=...\)"):
+    with pytest.raises(FileNotFoundError, match=r"it is an adapter: load it with CSPLADE\(base model, adapter=...\)"):
         CSPLADE(tmp_path, adapter=tmp_path)
 
 
@@ -228,7 +228,7 @@ def test_a_model_of_another_scale_than_the_index_is_said(tmp_path: Path, csplade
     index = ImpactIndex(tmp_path / "i")
     (other.doc_encoder() >> index).index(FRAME.to_dict("records"))
     retriever = index.retriever(algorithm=algorithm)
-    with pytest.warns(UserWarning, match="scale 7, the model of the queries has scale 100: rankings are the same, but scores"):
+    with pytest.warns(UserWarning, match="scale 7, the model of the queries has scale 100: rankings stay the same, but scores"):
         found = (csplade.query_encoder() >> retriever).search("dogs")
     assert found["docno"].tolist() == (other.query_encoder() >> retriever).search("dogs")["docno"].tolist()
 
@@ -287,7 +287,7 @@ def test_a_signal_ends_indexing_soon_and_leaves_what_was_there(tmp_path: Path, n
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert time.monotonic() - start < 10 and process.returncode in codes
-    if number == signal.SIGINT:  # as in a notebook, whose process goes on
+    if number == signal.SIGINT:  # as in a notebook, whose process keeps running
         assert output == "interrupted\n" and list(tmp_path.iterdir()) == [tmp_path / "i"]
     again = ImpactIndex(index.path)
     again.verify()

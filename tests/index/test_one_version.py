@@ -1,4 +1,4 @@
-"""An open index is one version of it, which closes its files and stays behind when objects are copied."""
+"""An open index is one version, which closes its files and is not copied with its objects."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
@@ -191,11 +192,13 @@ def test_fields_are_loaded_by_docid_or_docno(tmp_path: Path) -> None:
         index.text_loader("title")(results)
     with pytest.raises(DataError, match="document 'other' is not in"):
         index.text_loader()(pd.DataFrame({"docno": ["other"]}))
+    docno = pd.Series([np.str_("d3")], dtype=object)  # Java does not accept strings of numpy
+    assert index.text_loader()(pd.DataFrame({"docno": docno}))["text"].tolist() == ["old text 3"]
     with pytest.raises(DataError, match="docid 10 is not in"):
         index.text_loader()(pd.DataFrame({"docid": [1, 10]}))
     build(tmp_path / "i", "new")
     index.close()
-    with pytest.raises(ImpactIndexError, match="docid and docno .* do not belong together"):
+    with pytest.raises(ImpactIndexError, match="docid and docno .* do not match"):
         index.text_loader()(results)
 
 

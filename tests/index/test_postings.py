@@ -140,7 +140,7 @@ def test_opened_once_and_built_again_with_the_index(tmp_path: Path) -> None:
     assert (index.directory / POSTINGS_FILE).stat().st_ino == inode
     index.toks_indexer(overwrite=True).index(documents(20))
     assert len(index.postings()) == 20 and index.postings().contract is None
-    assert lists(first)["a"][0] == list(range(10))  # who has opened the old ones still reads them
+    assert lists(first)["a"][0] == list(range(10))  # a reader that opened the old file still reads it
 
 
 def test_every_cut_is_found(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Postings beside an index: built once, whichever process comes first, and never from damaged or outdated files."""
+"""Postings next to an index: built once, by whichever process comes first, and never from damaged or outdated files."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def test_second_writer_is_refused_at_once_and_the_first_goes_on(path: Path) -> N
             ImpactIndex(path).toks_indexer(overwrite=True).index(documents(3))
         process = start(WRITER, path, 3, 1)
         _, errors = process.communicate()
-        assert process.returncode == 1 and f"is being written by the process {os.getpid()}" in errors
+        assert process.returncode == 1 and f"is being written by process {os.getpid()}" in errors
         yield {"docno": "o10", "toks": {"all": 1}}
 
     ImpactIndex(path).toks_indexer(overwrite=True).index(stream())

@@ -48,7 +48,7 @@ def test_a_disk_that_is_full_while_postings_are_written(tmp_path: Path) -> None:
 def test_directory_that_cannot_be_written_is_refused_and_read_all_the_same(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         place = tmp_path / "place"
-        if os.geteuid() == 0:  # may write everywhere but on what is mounted to be read
+        if os.geteuid() == 0:  # root may write everywhere except on read-only mounts
             stack.enter_context(small_disk(place, "700k"))
         else:
             place.mkdir()

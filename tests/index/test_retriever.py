@@ -272,17 +272,17 @@ def test_term_frequency_is_the_only_model_of_terrier(index: ImpactIndex) -> None
         assert raw["docno"].tolist() == plain["docno"].tolist()
         assert raw["score"].to_numpy() == pytest.approx(plain["score"].to_numpy(), rel=1e-6)
     for name in ("bm25", "dph", "pl2", "dirichlet_lm", "hiemstra_lm", "tf_idf", "rm3", "bo1", "kl", "sdm"):
-        with pytest.raises(ImpactIndexError, match=rf"not counts of words, which {name}\(\) needs: .*query_encoder"):
+        with pytest.raises(ImpactIndexError, match=rf"but {name}\(\) needs counts of words: .*query_encoder"):
             getattr(index, name)()
     for model in ("BM25", pt.terrier.TerrierModel.dph):
-        with pytest.raises(ImpactIndexError, match=r"not counts of words, which retriever\("):
+        with pytest.raises(ImpactIndexError, match=r"but retriever\(.*needs counts of words"):
             index.retriever(model)
 
 
 @pytest.mark.parametrize(
     ("columns", "hint"),
     [
-        (["qid", "query"], "the queries have no vectors; put csplade.query_encoder() before it"),
+        (["qid", "query"], "the queries have no vectors; put csplade.query_encoder() before this transformer"),
         (["qid", "query_toks", "docno"], "use scorer() in place of retriever()"),
         (["qid", "query", "docno"], "use scorer() in place of retriever()"),
     ],
@@ -297,7 +297,7 @@ def test_a_frame_of_another_kind_is_refused_with_the_way_out(
 def test_the_scorer_refuses_queries_with_the_way_out(index: ImpactIndex) -> None:
     with pytest.raises(pt.validate.InputValidationError, match=r"use retriever\(\) in place of scorer\(\)"):
         index.scorer()(frame({"z": 1.0}))
-    with pytest.raises(pt.validate.InputValidationError, match=r"put csplade.query_encoder\(\) before it"):
+    with pytest.raises(pt.validate.InputValidationError, match=r"put csplade.query_encoder\(\) before this transformer"):
         index.scorer()(pd.DataFrame([{"qid": "1", "docno": "doc 1", "query": "text"}]))
 
 

@@ -1,4 +1,4 @@
-"""Searches use working memory again: nothing is carried over between queries or threads."""
+"""Searches reuse working memory, but nothing is carried over between queries or threads."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def open_postings(directory: Path, docnos: tuple[str, ...] = ("d0", "d1", "d2"))
 
 
 def test_a_file_that_lost_bytes_in_its_middle_names_the_array(tmp_path: Path) -> None:
-    """The end of the file, from which it is identified, is whole."""
+    """The end of the file, which identifies it, is intact."""
     writer = ArrayWriter(tmp_path / "file")
     writer.add("first", np.arange(100))
     writer.add("last", np.arange(100))
@@ -64,7 +64,7 @@ def test_postings_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     with pytest.raises(ImpactIndexError, match="is of another format: remove it and open the index again"):
         ImpactIndex(index.path).postings()
-    (index.directory / POSTINGS_FILE).unlink()  # the way out that it names
+    (index.directory / POSTINGS_FILE).unlink()  # the solution that the message names
     assert len(ImpactIndex(index.path).postings()) == 10
 
 

@@ -1,4 +1,4 @@
-"""Bounds are rounded sums too: no document may be lost where they fall below the scores that they bound."""
+"""Bounds are rounded sums, too: no document may be lost if a bound falls below a score that it bounds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def postings_of(directory: Path, matrix: np.ndarray, terms: list[str]) -> Postin
 
 
 def test_blocks_whose_bounds_round_down(tmp_path: Path) -> None:
-    """In single precision 0.7 is less than in double precision, and so is each block's bound than its document's score."""
+    """0.7 is smaller in single than in double precision, so each block's bound is below its document's score."""
     documents, number = 3000, 200
     generator = np.random.default_rng(0)
     matrix = np.zeros((documents, number + 1), np.int64)

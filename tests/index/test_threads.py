@@ -1,4 +1,4 @@
-"""One retriever that several threads share, also while the index is built again: no answer is of two versions, none is lost."""
+"""One retriever shared by several threads, also while the index is rebuilt: no answer mixes versions, and none is lost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def matrix(version: int) -> np.ndarray:
 
 
 def documents(version: int) -> list[dict[str, Any]]:
-    """Of an even version, docnos begin with a, of an odd one with b."""
+    """Docnos of even versions begin with a, docnos of odd versions with b."""
     return [
         {"docno": f"{'ab'[version % 2]}{version}-{i}", "toks": {t: int(w) for t, w in zip(TERMS, row) if w}}
         for i, row in enumerate(matrix(version))
@@ -125,7 +125,7 @@ def test_no_answer_mixes_two_versions_of_an_index(tmp_path: Path, algorithm: str
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_retriever_reads_an_index_that_another_process_replaced(tmp_path: Path, threads: int) -> None:
-    """It answers from the version that it opened, or refuses; after close() from the new one."""
+    """It answers from the version that it opened, or refuses; after close(), it answers from the new version."""
     index = ImpactIndex(tmp_path / "index").index(documents(0))
     retriever = index.retriever(num_results=10, threads=threads, include_fields=["docno"])
     query = queries()[3]

@@ -53,6 +53,8 @@ from pyterrier_csplade.training.table_distillation import distil_weights
 from pyterrier_csplade.training.trainer import CurvesTrainer
 from pyterrier_csplade.training.training_encoder import TrainingEncoder, draw_tokens, predictable
 from pyterrier_csplade.training.vocabulary.bpe import BytePairs
+from pyterrier_csplade.training.vocabulary.checks import changed_documents, check_kept, check_tokenizer, largest_difference
+from pyterrier_csplade.training.vocabulary.counts import checksum
 from pyterrier_csplade.training.vocabulary.neighbours import sparsemax
 from pyterrier_csplade.training.vocabulary.shards import read_tensors, rewrite
 
@@ -100,6 +102,11 @@ __all__ = [
     "adaptation",
     "add_lora",
     "anti_zero",
+    "changed_documents",
+    "check_kept",
+    "check_tokenizer",
+    "checksum",
+    "largest_difference",
     "batches",
     "checkpoints",
     "config_from_dict",

@@ -74,7 +74,7 @@ def test_pickled_adapters_are_never_read(checkpoint: Path, adapter: Path, monkey
     (adapter / "adapter_model.safetensors").unlink()
     torch.save({}, adapter / "adapter_model.bin")
     monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("a pickle was read"))
-    with pytest.raises(ContractError, match="has no adapter_model.safetensors; weights in pickles are never read"):
+    with pytest.raises(ContractError, match="has no adapter_model.safetensors, and weights in pickles are never read"):
         CSPLADE(plain(checkpoint), adapter=adapter).encode_docs(["a"])
 
 

@@ -137,7 +137,7 @@ def test_layers_beside_a_contract_or_a_loaded_model(tmp_path: Path) -> None:
     CSPLADE((language_model(num_hidden_layers=4), tokenizer())).save(tmp_path)
     with pytest.raises(ContractError, match=r"layers=2 contradicts .*, which was trained with all of its layers"):
         CSPLADE(tmp_path, layers=2)
-    with pytest.raises(ValueError, match="layers=2 says how to load a model"):
+    with pytest.raises(ValueError, match="layers=2 is for loading"):
         CSPLADE((language_model(), tokenizer()), layers=2)
     (tmp_path / CONTRACT_FILE).unlink()
     with pytest.raises(ContractError, match=r"layers=2 contradicts the given contract, which has \[0, 3\]"):

@@ -267,7 +267,7 @@ def test_equality_follows_the_arguments() -> None:
 
 @pytest.mark.parametrize("argument", [{"adapter": "x"}, {"dtype": "bfloat16"}, {"quantization": "int8"}, {"device": "cpu"}])
 def test_how_to_load_a_model_is_no_argument_for_a_loaded_one(argument: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(argument))}='.*says how to load a model, but this one is loaded"):
+    with pytest.raises(ValueError, match=f"{next(iter(argument))}='.*is for loading, but this model is loaded already"):
         CSPLADE((language_model(), tokenizer()), **argument)
 
 

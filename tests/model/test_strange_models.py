@@ -60,7 +60,7 @@ def test_tokens_without_a_row_are_named_and_padding_needs_none() -> None:
     csplade = CSPLADE((language_model(), tokens))
     expected = dense(CSPLADE((language_model(), tokenizer())).encode_docs(TEXTS))
     np.testing.assert_allclose(dense(csplade.encode_docs(TEXTS)), expected, rtol=1e-5, atol=1e-5)
-    with pytest.raises(DataError, match=r"document d7 holds the token '\[PAD\]', .*no row in the model"):
+    with pytest.raises(DataError, match=r"document d7 contains the token '\[PAD\]', .*no row in the model"):
         csplade.encode_docs(["good", "a [PAD] b"], names=["document d6", "document d7"])
 
 

@@ -67,3 +67,12 @@ def test_rewriting_of_a_large_model(
     assert re.fullmatch(
         rf"{kind}: 0.00 GB in 4 files, [\d.]+ s, peak [\d.]+ GB \(libraries alone [\d.]+ GB\)\n", capsys.readouterr().out
     )
+
+
+def test_share_of_the_head(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    shape = ["--width", "32", "--intermediate", "48", "--heads", "2", "--groups", "1", "--layers", "2", "--length", "8"]
+    run(monkeypatch, "head_share.py", *shape, "--vocabularies", "600", "300", "--repeat", "1", "--device", "cpu")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("2 layers: ") and said[0].endswith(" ms for 32 tokens")
+    assert re.fullmatch(r"600 tokens: head [\d.]+ ms, [\d.]+ % of the time, encoding takes 1.000 of the first", said[1])
+    assert said[2].startswith("300 tokens: ") and len(said) == 3

@@ -1,4 +1,4 @@
-"""Every transformer of the package obeys its parameters after use, as pt.GridScan needs, and can be copied and pickled then.
+"""Every transformer of the package obeys its parameters after use, as pt.GridScan needs, and can then be copied and pickled.
 
 Transformers are found by looking through the package: a new one fails the first test until it has a case here.
 """

@@ -82,6 +82,16 @@ def test_ranx_agrees(method: Any, norm: str | None, fusion: str) -> None:
     assert found == {qid: pytest.approx(values) for qid, values in expected.items()}
 
 
+def test_qids_may_be_numbers() -> None:
+    """Some systems return them as text, others as they are."""
+    topics = TOPICS.assign(qid=[2, 1])
+    numbers = pt.apply.generic(lambda inp: inp.assign(docno="a", score=1.0, qid=inp["qid"].astype(int)))
+    found = hybrid(Fixed(WORDS), numbers)(topics)
+    assert found["qid"].tolist() == ["2", "2", "1", "1", "1"] and scores(found)["1"]["a"] == pytest.approx(2 / 61)
+    with pytest.raises(DataError, match="row 1 has no qid"):
+        hybrid(Fixed(WORDS), numbers)(TOPICS.assign(qid=["2", None]))
+
+
 def test_results_cut_and_columns_of_documents() -> None:
     fused = hybrid(Fixed(WORDS, text=str.upper), Fixed(LEARNED), num_results=2)
     found = fused(TOPICS)
@@ -100,7 +110,7 @@ def test_nothing_found_and_no_queries() -> None:
 
 
 def test_what_pyterrier_alpha_does_with_rewritten_queries() -> None:
-    """The reason for a class of our own: its fusion merges by query, so that a document appears once for each rewriting."""
+    """pyterrier-alpha's fusion merges by query: a document appears once for each rewriting, which ``hybrid`` avoids."""
     fusion = pytest.importorskip("pyterrier_alpha.fusion")
     same = fusion.RRFusion(Fixed(WORDS), Fixed(WORDS), k=61)(TOPICS.iloc[1:])
     assert scores(same)["1"] == pytest.approx(scores(hybrid(Fixed(WORDS), Fixed(WORDS))(TOPICS.iloc[1:]))["1"])
@@ -128,7 +138,8 @@ def test_it_compares_copies_and_names_itself() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"method": "sum"}, ValueError, "method"),
+        ({"method": "sum"}, ValueError, "method must be one of rrf, minmax, zscore, found 'sum'"),
+        ({"method": None}, ValueError, "method must be one of"),
         ({"weights": (1.0,)}, ValueError, "weights must have one number for each of 2 systems"),
         ({"weights": (1.0, -1)}, ValueError, "weights must be finite, at least 0 and not all 0"),
         ({"weights": (0, 0)}, ValueError, "weights must be finite, at least 0 and not all 0"),

@@ -23,7 +23,7 @@ EXPECTED = json.loads((TESTS / "fixtures" / "landed" / "expected.json").read_tex
 
 @pytest.fixture(scope="module")
 def landed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy, because missing files of an index are written beside it."""
+    """A copy, because missing files of an index are written into its directory."""
     path: Path = shutil.copytree(TESTS / "fixtures" / "landed", tmp_path_factory.mktemp("landed") / "files")
     return path
 

@@ -49,7 +49,7 @@ def test_recall_is_a_column_of_an_experiment() -> None:
     system = pt.Transformer.from_df(EXACT)
     table = pt.Experiment({"exact": system}, TOPICS, QRELS, [RR, exact_recall(EXACT, 10), "mrt"])
     assert table["exact_recall@10"].tolist() == [1.0]
-    with pytest.raises(ValueError, match="k must be at least 1"):
+    with pytest.raises(ValueError, match="k must be a whole number of at least 1"):
         exact_recall(EXACT, 0)
 
 

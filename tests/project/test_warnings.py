@@ -1,4 +1,4 @@
-"""Warnings name the line of the user's code, whatever lies between it and this package."""
+"""Warnings point to the line of the user's code, whatever calls lie between it and this package."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ QRELS = pd.DataFrame({"qid": ["1", "3"], "docno": ["d", "d"], "label": [1, 1]})
 USES: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "no impact": ("1 of 2 documents", lambda folder: ImpactIndex(folder / "index").index(ROWS)),
     "rounded": ("weights were rounded", lambda folder: ImpactIndex(folder / "index").index(ROWS)),
-    "OpenSearch": ("rounding to whole impacts", lambda folder: OpenSearchIndex(FakeCluster().client(), "docs").index(ROWS)),
+    "OpenSearch": ("rounding to integer impacts", lambda folder: OpenSearchIndex(FakeCluster().client(), "docs").index(ROWS)),
     "files": ("is read, but not the other files", lambda folder: next(read_corpus(str(collection(folder)), ("text",)))),
     "mining": ("have no relevant document", lambda folder: mine(folder, QRELS)),
     "training": ("pre-flight: ", lambda folder: train(contrastive_config(make_base(folder), folder / "run", steps=1))),

@@ -47,7 +47,7 @@ def test_what_cannot_be_expressed(tmp_path: Path) -> None:
     for queries, message in (
         (table(csplade, expansion=identity(size, format="csr")), "cannot express the expansion of a query table"),
         (table(csplade, counts=True), "cannot express a query table that counts repeated tokens"),
-        (table(model(seed=3)), "the table was made for documents of .*, not of "),
+        (table(model(seed=3)), "the query table was made for the documents of .*, not of "),
     ):
         with pytest.raises(ContractError, match=message):
             export_sentence_transformers(csplade, tmp_path / "export", queries=queries)

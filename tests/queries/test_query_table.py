@@ -107,7 +107,7 @@ def test_transform_keeps_rows_and_columns(table: QueryTable) -> None:
 def test_bad_queries_are_named(table: QueryTable) -> None:
     with pytest.raises(DataError, match="query q7: expected text, found None"):
         table.transform(pd.DataFrame({"qid": ["q7"], "query": [None]}))
-    with pytest.raises(DataError, match="query q7: .* is Terrier's query language"):
+    with pytest.raises(DataError, match="query q7: .* is in Terrier's query language"):
         table.transform(pd.DataFrame({"qid": ["q7"], "query": ["applypipeline:off dogs^0.2"]}))
     with pytest.raises(DataError, match="text 1: expected text, found 3"):
         table.encode(["a", 3])  # type: ignore[list-item]
@@ -201,7 +201,7 @@ def test_what_is_no_table_is_named(tmp_path: Path, table: QueryTable, csplade: C
 
 def test_weights_that_are_wrong(csplade: CSPLADE) -> None:
     size = len(csplade.vocabulary)
-    with pytest.raises(ContractError, match="the table: expected .* weights, one for each index term"):
+    with pytest.raises(ContractError, match="the table: expected one weight for each of .* index terms"):
         QueryTable.from_weights(csplade, np.ones(3))
     for bad in (-1.0, np.nan, np.inf):
         with pytest.raises(ContractError, match="a weight is negative or not finite"):
@@ -223,7 +223,7 @@ class Teacher:
 
 def test_a_teacher_without_vectors_is_refused(csplade: CSPLADE) -> None:
     empty = csr_matrix((3, len(csplade.vocabulary)), dtype=np.float32)
-    with pytest.raises(DataError, match="the model gives 2 of 2 queries no terms, so that there is nothing to imitate"):
+    with pytest.raises(DataError, match="2 of 2 queries get no terms from the model, so that there is nothing to imitate"):
         QueryTable.fit(Teacher(csplade, empty), ["a", "b"], verbose=False)
     with pytest.raises(DataError, match="there are no queries"):
         QueryTable.fit(Teacher(csplade, empty), [], verbose=False)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, manifests and locks."""
+"""Files that are written whole or not at all, manifests and locks."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _critical_sections(directory: Path, number: int) -> tuple[int, int]:
 
 
 def test_holders_of_a_lock_never_overlap(tmp_path: Path) -> None:
-    """The file is removed while it is held: who waits for the removed file must notice that."""
+    """The file is removed while the lock is held: a process that waits for the removed file must notice this."""
     with multiprocessing.get_context("fork" if os.name == "posix" else "spawn").Pool(8) as pool:
         results = pool.starmap(_critical_sections, [(tmp_path, number) for number in range(8)], chunksize=1)
     assert [overlaps for _, overlaps in results] == [0] * 8
@@ -96,7 +96,7 @@ def test_holders_of_a_lock_never_overlap(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="a directory with an open file is not replaced")
 def test_the_lock_in_a_directory_that_replaced_another_is_left_alone(tmp_path: Path) -> None:
-    """It was taken by another process: without its file, a third one could take it, too."""
+    """Another process holds the lock: without its file, a third process could acquire it, too."""
     place = tmp_path / "place"
     place.mkdir()
     with locked(place / "lock"):

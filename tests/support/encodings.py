@@ -6,7 +6,7 @@ import json
 from functools import cache
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 #: Texts with upper and lower case, digits, leading spaces, line breaks, and characters of several bytes.
@@ -20,7 +20,11 @@ SENTENCES = [
 ]
 _SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
-KINDS = ("gpt2", "llama3", "digits", "llama2", "gemma")
+_QWEN_SPLIT = _SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+
+KINDS = ("gpt2", "llama3", "digits", "qwen3", "llama2", "gemma", "gemma3")
+#: Those with ``▁`` for a space.
+SENTENCE_PIECE = ("llama2", "gemma", "gemma3")
 
 
 @cache
@@ -29,11 +33,13 @@ def encoding(kind: str, size: int = 600) -> Any:
 
     Args:
         kind: "gpt2" (byte-level; GPT-2, NeoX), "llama3" (byte-level with its own division into words, which skips merges for
-            words that are tokens; Qwen divides in this way, too), "digits" (byte-level after single digits; SmolLM2), "llama2"
-            (SentencePiece with a space before texts; Mistral) or "gemma" (SentencePiece without).
+            words that are tokens), "digits" (byte-level after single digits; SmolLM2), "qwen3" (byte-level after NFC and a
+            division like Llama 3's, with added tokens after all others, and without a beginning-of-text token), "llama2"
+            (SentencePiece with a space before texts; Mistral), "gemma" (SentencePiece without) or "gemma3" (also with a
+            division that divides nothing, and with runs of line breaks and spaces as added tokens).
         size: Number of tokens.
     """
-    sentence_piece = kind in ("llama2", "gemma")
+    sentence_piece = kind in SENTENCE_PIECE
     bytes_of_pieces = [f"<0x{byte:02X}>" for byte in range(256)] if sentence_piece else []
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True) if sentence_piece else models.BPE())
     if sentence_piece:
@@ -49,7 +55,13 @@ def encoding(kind: str, size: int = 600) -> Any:
             "gpt2": [plain],
             "llama3": [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)],
             "digits": [pre_tokenizers.Digits(individual_digits=True), plain],
+            "qwen3": [
+                pre_tokenizers.Split(Regex(_QWEN_SPLIT), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ],
         }
+        if kind == "qwen3":
+            tokenizer.normalizer = normalizers.NFC()
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(divisions[kind])
         tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -67,11 +79,25 @@ def _published(tokenizer: Tokenizer, kind: str) -> Tokenizer:
     """Finish a trained tokenizer as published ones are."""
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if not token["content"].startswith("<0x")]
-    if kind in ("llama2", "gemma"):
+    if kind in SENTENCE_PIECE:
         state["pre_tokenizer"] = None
+    if kind == "gemma3":
+        state["pre_tokenizer"] = {
+            "type": "Split",
+            "pattern": {"String": " "},
+            "behavior": "MergedWithPrevious",
+            "invert": False,
+        }
     if kind == "llama3":
         state["model"]["ignore_merges"] = True
     finished = Tokenizer.from_str(json.dumps(state))
+    if kind == "gemma3":
+        finished.add_tokens([AddedToken(run, normalized=False) for run in ("\n\n", "\n\n\n", "▁▁", "▁▁▁", "<unused0>")])
+    if kind == "qwen3":
+        finished.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+        finished.add_tokens([AddedToken("<think>", normalized=False)])
+        finished.post_processor = processors.ByteLevel(trim_offsets=False)
+        return finished
     start = finished.token_to_id("<s>")
     finished.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", start)])
     return finished

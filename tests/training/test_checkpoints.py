@@ -67,7 +67,7 @@ DAMAGES: dict[str, Any] = {
     "model.safetensors has changed since it was written": lambda path: flip(path / "model.safetensors"),
     "model.safetensors has 100 bytes, not 200": lambda path: (path / "model.safetensors").write_bytes(bytes(100)),
     "parts/optimizer.pt is missing": lambda path: (path / "parts/optimizer.pt").unlink(),
-    "it has no manifest.json, so writing it did not finish": lambda path: (path / "manifest.json").unlink(),
+    "it has no manifest.json, so it was not written completely": lambda path: (path / "manifest.json").unlink(),
     "manifest.json is damaged": lambda path: (path / "manifest.json").write_text('{"files": [1]}'),
 }
 
@@ -180,7 +180,7 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
     with signals(last, number):
         assert main(["train", str(config)]) == 128 + number
     said = capsys.readouterr().err
-    assert f"stopped by signal {number} after step {last}; a checkpoint is in" in said
+    assert f"stopped by signal {number} after step {last}, with a checkpoint in" in said
     assert "The run stops after this step and saves a checkpoint. Ctrl-C again stops it at once" in said
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
@@ -203,7 +203,7 @@ def test_a_second_ctrl_c_stops_at_once(base: Path, whole: Path, tmp_path: Path, 
     capsys.readouterr()
     with signals(1, signal.SIGTERM):
         assert main(["train", str(config)]) == 143
-    assert "training_log.json is of an earlier run that left no checkpoint to resume from" in capsys.readouterr().err
+    assert "training_log.json belongs to an earlier run without a checkpoint to resume from" in capsys.readouterr().err
 
 
 def test_a_host_program_keeps_its_own_handling_of_ctrl_c(base: Path, tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_another_number_of_processes_is_said(base: Path, tmp_path: Path) -> None
     train(config)
     manifest = tmp_path / "run/checkpoints/checkpoint-2/manifest.json"
     manifest.write_text(manifest.read_text().replace('"processes": 1', '"processes": 4'))
-    with pytest.warns(UserWarning, match="checkpoint-2 was written by 4 processes, this run has 1"):
+    with pytest.warns(UserWarning, match="checkpoint-2 was written by 4 processes, but this run has 1"):
         train(config, resume=True)
 
 
@@ -362,5 +362,5 @@ def test_a_checkpoint_cannot_run_code(
     publish(written, processes=1)
     assert last_checkpoint(run / "checkpoints") == run / "checkpoints/checkpoint-4"
     assert main(["train", str(write_config(base, run)), "--resume"]) == 2
-    assert re.search("checkpoint-4 holds more than tensors and numbers and .*mkdir", capsys.readouterr().err)
+    assert re.search("checkpoint-4 is not loaded, because it contains more than tensors .*mkdir", capsys.readouterr().err)
     assert not trace.exists()

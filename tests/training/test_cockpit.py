@@ -71,8 +71,8 @@ def figures(**changes: float) -> dict[str, float]:
         ({"score_spread": 300.0}, "collapse", "Scores differ by 300 temperatures.*raise temperature to about 1e.02"),
         ({"similarity": 0.99}, "collapse", "Passages hardly differ .*0.990.*add_bos"),
         ({"nnz_document": 9000.0}, "risk", "9,000 of 10,000 terms are active.*adaptation.*target_nnz"),
-        ({"top_position_share": 0.8}, "risk", "One position wins 80% of the maxima.*add_bos: false"),
-        ({"grounding_document": 0.03}, "risk", "Of the heaviest terms of a document, only 3% are tokens.*objective: pooled"),
+        ({"top_position_share": 0.8}, "risk", "A single position has 80% of the maxima.*add_bos: false"),
+        ({"grounding_document": 0.03}, "risk", "Only 3% of the heaviest terms of a document are tokens.*objective: pooled"),
         ({"penalty_ratio": 500.0}, "risk", "regularisers are 500 times the ranking loss.*flops_warmup_steps"),
     ],
 )

@@ -78,7 +78,7 @@ def test_json_and_lists_and_nested_settings(tmp_path: Path) -> None:
         (TRAIN + "lora: &a {rank: *a}\n", r"line 6: lora: rank: expected int, found {'rank': "),
         (TRAIN + "? [a]\n: b\n", r"line 6: a key is a mapping or a list: write the name of a setting"),
         (TRAIN + "{a: 1}: 2\n", r"line 6: a key is a mapping or a list"),
-        (TRAIN + "<<: {seed: 1}\n", r"line 6: merge keys \(<<\) are not read: write the settings out"),
+        (TRAIN + "<<: {seed: 1}\n", r"line 6: merge keys \(<<\) are not supported: write the settings out"),
         (TRAIN + "seed: !!python/name:os.system\n", r"is not valid: could not determine a constructor .* line 6"),
         (TRAIN + "corpus: c\n", r"line 6: unknown setting 'corpus', which is one of the adaptation phase"),
         (TRAIN + "quantization: nf4\n", r"line 6: quantization freezes"),

@@ -104,8 +104,8 @@ def test_scores_of_a_teacher(base: Path, tmp_path: Path) -> None:
     sample_rows(rows_config(base, data), None, unused)
     # Spreads 8 and 4, over a temperature of 2.
     assert facts_of(used, "teacher scores") == ["50% of the rows, spread 3 over temperature"]
-    assert used.problems == [p for p in used.problems if p.startswith("50% of the rows have no scores of a teacher")] != []
-    assert unused.warnings[-1] == "the rows have scores of a teacher, but kl_weight and margin_mse_weight are 0"
+    assert used.problems == [p for p in used.problems if p.startswith("50% of the rows have no teacher's scores")] != []
+    assert unused.warnings[-1] == "the rows have a teacher's scores, but kl_weight and margin_mse_weight are 0"
 
 
 def test_lengths_without_a_tokenizer_are_those_of_english(base: Path, plan: Plan, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_corpus_in_a_directory(base: Path, plan: Plan, tmp_path: Path) -> None
     config = adaptation_config(base, base / "run", sequence_length=512)
     sample_corpus(type(config)(**{**vars(config), "corpus": directory}), None, plan)
     assert facts_of(plan, "corpus")[0].startswith(f"{directory}: about ")
-    assert "fewer than one batch" in plan.problems[0]
+    assert "fewer than a batch" in plan.problems[0]
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_two_processes_validate_as_one(base: Path, two_processes: Path, tmp_path
 
 def test_a_batch_that_cannot_be_divided_is_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "start_processes", lambda **_: 2)
-    with pytest.raises(ConfigError, match="batch_size 7, which counts all processes, cannot be divided by 2 processes"):
+    with pytest.raises(ConfigError, match="batch_size 7, the total over all processes, cannot be divided by 2 processes"):
         train(contrastive_config(base, tmp_path / "run", batch_size=7))
 
 
@@ -258,7 +258,7 @@ def test_whole_models_are_loaded_without_zero3(monkeypatch: pytest.MonkeyPatch, 
     assert is_deepspeed_zero3_enabled()
     if not known:
         monkeypatch.setattr(trainer, "_ZERO_SETTING", "_none")
-    with trainer.in_one_piece():
+    with trainer.unsharded():
         assert not is_deepspeed_zero3_enabled()
     assert is_deepspeed_zero3_enabled() == known
     unset_hf_deepspeed_config()

@@ -93,8 +93,8 @@ def test_graphs_that_are_not_kept(base: Path, tmp_path: Path, steps: int, fsdp: 
     ("settings", "problem"),
     [
         ({"model": "missing"}, r"missing: there is no directory .*config.json"),
-        ({"batch_size": 32}, r"about 24 rows are fewer than one batch of 32"),
-        ({"kl_weight": 1.0}, r"100% of the rows have no scores of a teacher"),
+        ({"batch_size": 32}, r"about 24 rows are fewer than a batch of 32"),
+        ({"kl_weight": 1.0}, r"100% of the rows have no teacher's scores"),
         ({"lora": LoraSettings(target_modules=["wq"])}, r"target_modules: the model has no 'wq'"),
         ({"report_to": ["tensorbord"]}, r"report_to: tensorbord is not supported"),
     ],
@@ -117,7 +117,7 @@ def test_longer_than_the_positions(base: Path, tmp_path: Path, settings: dict[st
         ("none.jsonl", "there is no file .*none.jsonl"),
         ("empty.jsonl", "empty.jsonl has no rows"),
         ("bad.jsonl", "bad.jsonl, line 1: the query has no positive passage"),
-        ("irds:no/such", "irds:no/such: ir_datasets has no such dataset"),
+        ("irds:no/such", "irds:no/such: ir_datasets has no dataset of this name"),
     ],
 )
 def test_data_that_cannot_be_used(base: Path, tmp_path: Path, data: str, problem: str) -> None:
@@ -183,7 +183,7 @@ def test_adaptation(base: Path, tmp_path: Path) -> None:
     assert plan.tokens == 3 * 4 * 16
     assert plan.memory["head"] < 2e9 and plan.memory["representations"] == 0
     plan = dry_run(adaptation_config(base, tmp_path / "run", batch_size=512))
-    assert "fewer than one batch" in plan.problems[0]
+    assert "fewer than a batch" in plan.problems[0]
 
 
 def test_a_run_that_does_not_fit_is_reported(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,10 +198,10 @@ def test_a_run_that_does_not_fit_is_reported(base: Path, tmp_path: Path, monkeyp
     )
     assert any("there is no" in text for text in plan.warnings) and not plan.problems
     free.free = 5 * 10**9
-    assert any("GB, 5.0 GB are free" in text for text in dry_run(config, like="meta-llama/Llama-3.1-8B").problems)
-    with pytest.raises(ConfigError, match="unknown GPU 'h1000'; known are a100-40gb, .*h200"):
+    assert any("GB, but 5.0 GB are free" in text for text in dry_run(config, like="meta-llama/Llama-3.1-8B").problems)
+    with pytest.raises(ConfigError, match="unknown GPU 'h1000': choose one of a100-40gb, .*h200"):
         dry_run(config, gpu="h1000")
-    with pytest.raises(ConfigError, match="batch_size 24, which counts all processes, cannot be divided by 5 proc"):
+    with pytest.raises(ConfigError, match="batch_size 24, the total over all processes, cannot be divided by 5 proc"):
         dry_run(config, gpus=5)
     with pytest.raises(ConfigError, match="gpus must be positive, found 0"):
         dry_run(config, gpus=0)
@@ -219,6 +219,6 @@ def test_the_command(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     path.write_text(text + "batch_size: 4\nnegatives: 1\nkl_weight: 1\n")
     assert main(["train", str(path), "--dry-run"]) == 2
     output = capsys.readouterr()
-    assert "PROBLEM          100% of the rows have no scores of a teacher" in output.out
-    assert output.err.startswith(f"pyterrier-csplade: {path}: 100% of the rows have no scores of a teacher")
+    assert "PROBLEM          100% of the rows have no teacher's scores" in output.out
+    assert output.err.startswith(f"pyterrier-csplade: {path}: 100% of the rows have no teacher's scores")
     assert not (tmp_path / "run").exists()

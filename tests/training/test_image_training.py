@@ -243,7 +243,7 @@ def test_a_resumed_run_ends_with_the_same_head(base: Path, tmp_path: Path) -> No
     resumed = train_images(config(base, tmp_path / "killed", **settings), resume=True)
     for name in ("image_head.safetensors", "image_report.json"):
         assert (whole / name).read_bytes() == (resumed / name).read_bytes()
-    with pytest.raises(ConfigError, match="holds checkpoints of an earlier run"):
+    with pytest.raises(ConfigError, match="contains checkpoints of an earlier run"):
         train_images(config(base, tmp_path / "whole"))
 
 

@@ -134,7 +134,7 @@ def test_sentence_transformers_gives_the_same_vectors(tmp_path: Path, name: str)
     [
         (Contract(variant="echo", **SAME), "llama", "echo: no module reads a text twice"),
         (Contract(add_bos=True, **SAME), "llama", "special tokens outside of the maximum"),
-        (Contract(**SAME), "gemma2", "what this architecture does after its LM head"),
+        (Contract(**SAME), "gemma2", "the soft-capping or scaling of this architecture after its LM head"),
     ],
 )
 def test_what_sentence_transformers_cannot_express(tmp_path: Path, contract: Contract, model: str, reason: str) -> None:

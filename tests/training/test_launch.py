@@ -73,7 +73,7 @@ def test_qlora_under_deepspeed_is_refused_before_anything_is_loaded(
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", flag)
     monkeypatch.setattr(contrastive, "load_tokenizer_and_model", lambda *args: pytest.fail("loaded"))
     config = contrastive_config(base, tmp_path / "run", lora=LoraSettings(**LORA), quantization="nf4")
-    with pytest.raises(ConfigError, match="DeepSpeed cannot divide weights of 4 bits: launch with FSDP"):
+    with pytest.raises(ConfigError, match="DeepSpeed cannot shard 4-bit weights: launch with FSDP"):
         train(config)
 
 
@@ -153,7 +153,7 @@ def sharded(request: pytest.FixtureRequest, base: Path) -> Path:
 
 def skip_without_4_bits(sharded: Path) -> None:
     if sharded.name == "deepspeed":
-        pytest.skip("DeepSpeed cannot divide weights of 4 bits")
+        pytest.skip("DeepSpeed cannot shard 4-bit weights")
 
 
 @pytest.mark.slow

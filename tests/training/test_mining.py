@@ -76,7 +76,7 @@ def test_draws_depend_on_seed_and_query_alone(tmp_path: Path) -> None:
     assert all(len(row["negative_passages"]) == 3 for row in first)
     assert mine(tmp_path / "b", depth=10, negatives=3, batch_size=1) == first
     topics = TOPICS.iloc[[4, 2]]
-    with pytest.warns(UserWarning, match="4 judged queries are not among the topics, the first 'q0'"):
+    with pytest.warns(UserWarning, match="4 judged queries are not among the topics, such as 'q0'"):
         assert mine(tmp_path / "c", topics=topics, depth=10, negatives=3) == [first[4], first[2]]
     assert mine(tmp_path / "d", depth=10, negatives=3, seed=1) != first
 
@@ -86,7 +86,7 @@ def test_labels(tmp_path: Path, min_label: int) -> None:
     if min_label == 1:
         assert len(mine(tmp_path)) == 6
         return
-    with pytest.warns(UserWarning, match="5 of 6 queries have no relevant document, the first 'q1'"):
+    with pytest.warns(UserWarning, match="5 of 6 queries have no relevant document and are left out, such as 'q1'"):
         rows = mine(tmp_path, min_label=2)
     assert [p["docid"] for p in rows[0]["positive_passages"]] == ["d9"]
     assert [p["docid"] for p in rows[0]["negative_passages"]] == ["d0", "d1", "d2", "d3", "d4"]
@@ -114,7 +114,7 @@ def test_runs_as_pipeline_and_teacher(tmp_path: Path, kind: str) -> None:
     rows = mine(tmp_path / "c", run, teacher=pd.concat([results, extra]))
     assert [p["score"] for p in rows[0]["positive_passages"]] == [100.0, -1.0] or kind == "path"
     if kind == "path":
-        with pytest.raises(DataError, match=r"document d10: no text|the teacher gives no score"):
+        with pytest.raises(DataError, match=r"document d10: no text|the teacher has no score"):
             mine(tmp_path / "d", run, teacher=results[results["docno"] != "d2"])
 
 
@@ -125,7 +125,7 @@ def test_texts_from_a_transformer_and_from_the_results(tmp_path: Path) -> None:
     rows = mine(tmp_path / "b", corpus=lookup)
     assert [[p["docid"] for p in row["negative_passages"]] for row in rows] == expected
     assert rows[5]["positive_passages"] == [{"docid": "d5", "text": "text 5"}]
-    with pytest.raises(DataError, match="query q0, document d0: no text was found; give corpus="):
+    with pytest.raises(DataError, match="query q0, document d0: no text was found: pass documents"):
         mine(tmp_path / "c", corpus=None)
     with_text = Ranker() >> lookup
     rows = mine(tmp_path / "d", with_text, corpus=None, depth=10)
@@ -148,7 +148,7 @@ def test_mining_resumes_where_it_was_interrupted(tmp_path: Path, torn: bytes) ->
         {"qrels": QRELS.iloc[:-2]},
         {"pipeline": Ranker(skip=1)},
     ):
-        with pytest.raises(ConfigError, match="was begun with (digest|results) of .*: resume with those settings"):
+        with pytest.raises(ConfigError, match="was begun with (digest|results) of .*: resume with the earlier setting"):
             mine(tmp_path / "parts", batch_size=2, **changed)
     ranker = Ranker()
     with pytest.warns(UserWarning, match="resuming after 4 of 6 queries, which .*rows.jsonl.partial holds"):
@@ -213,17 +213,17 @@ def test_compressed_output(tmp_path: Path) -> None:
 def test_input_that_cannot_be_mined(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of 6 queries has a relevant document"):
         mine(tmp_path, min_label=3)
-    with pytest.raises(DataError, match="the topics have no 'query'; they have qid"):
+    with pytest.raises(DataError, match="the topics must have a column 'query', found qid"):
         mine_negatives(Ranker(), TOPICS[["qid"]], QRELS, output=tmp_path / "x", corpus=DOCS)
-    with pytest.warns(UserWarning, match="1 judged queries are not among the topics, the first 'q5'"):
+    with pytest.warns(UserWarning, match="1 judged queries are not among the topics, such as 'q5'"):
         mine_negatives(Ranker(), TOPICS[:5], QRELS, 5, output=tmp_path / "y", corpus=DOCS, verbose=False)
     with pytest.raises(DataError, match="the query 'q0' appears twice in the topics"):
         mine_negatives(Ranker(), pd.concat([TOPICS, TOPICS]), QRELS, output=tmp_path / "x", corpus=DOCS)
-    with pytest.raises(DataError, match="the pipeline returns no 'docno'; it returns qid, query"):
+    with pytest.raises(DataError, match="the pipeline must return a column 'docno', found qid, query"):
         mine(tmp_path / "b", pt.Transformer.identity())
     with pytest.raises(ConfigError, match="depth and batch_size must be positive, found 0"):
         mine(tmp_path / "c", depth=0)
     with pytest.raises(DataError, match="query q3: a passage is empty"):
         mine(tmp_path / "d", corpus=[{"docno": d["docno"], "text": "" if d["docno"] == "d3" else "x"} for d in DOCS], depth=1)
-    with pytest.warns(UserWarning, match="6 of 6 queries have no negative among 1 results"):
+    with pytest.warns(UserWarning, match="6 of 6 queries have no negatives among their first 1 results"):
         mine(tmp_path / "e", depth=1)

@@ -60,7 +60,7 @@ def test_packing_keeps_the_stream_with_separators(tmp_path: Path) -> None:
 def test_packing_too_little_text(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the corpus is empty"):
         pack_corpus([], models.tokenizer(), tmp_path / "tokens")
-    with pytest.raises(DataError, match="the corpus has 4 tokens: fewer than one sequence of 8"):
+    with pytest.raises(DataError, match="the corpus has 4 tokens, fewer than one sequence of 8"):
         PackedDataset(np.arange(4, dtype=np.int32), 8)
 
 
@@ -298,7 +298,7 @@ def test_scores_of_a_teacher_follow_their_passages(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("score", "message"),
     [
-        (None, "rows.jsonl, line 2: 1 of 2 passages have a score; give all of them one, or none"),
+        (None, "rows.jsonl, line 2: 1 of 2 passages have a score: give all of them a score, or none"),
         ("3", "line 2: expected a score to be a finite number, found '3'"),
         (10**400, "line 2: expected a score to be a finite number, found an integer of 1329 bits"),
         (1e300, r"line 2: expected a score to be a finite number, found 1e\+300"),
@@ -315,6 +315,6 @@ def test_bad_scores(tmp_path: Path, score: Any, message: str) -> None:
 
 
 def test_distillation_needs_scores(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="row 1, 'dogs': the passages have no scores of a teacher"):
+    with pytest.raises(DataError, match="row 1, 'dogs': the passages have no teacher.s scores"):
         write_rows(ROWS, tmp_path / "rows.jsonl", scored=True)
     assert not (tmp_path / "rows.jsonl").exists()

@@ -31,7 +31,7 @@ def test_rows_of_a_directory(tmp_path: Path, compressed: bool) -> None:
     ("triple", "message"),
     [
         ({"qid": "1", "pos": [], "neg": ["d1"]}, "line 2: the query has no positive passage"),
-        ({"qid": "7", "pos": ["d1"], "neg": []}, "line 2: the query '7' is in no topics file"),
+        ({"qid": "7", "pos": ["d1"], "neg": []}, "line 2: no topics file contains the query '7'"),
         ({"qid": "1", "pos": ["d9"], "neg": []}, "line 2: the document 'd9' is not in the collection"),
         ({"qid": "1", "pos": ["d1"], "neg": ["d8"]}, "line 2: the document 'd8' is not in the collection"),
         ({"qid": 1, "pos": ["d1"]}, "line 2: expected qid, pos and neg, found qid, pos"),
@@ -65,7 +65,7 @@ def test_directories_that_lack_something(tmp_path: Path) -> None:
 
 def test_a_source_that_does_not_exist() -> None:
     for source in ("no/such/place", "no-such-dataset"):
-        with pytest.raises(DataError, match=f"{source}: neither a .jsonl or .jsonl.gz file, nor a directory"):
+        with pytest.raises(DataError, match=f"{source} is neither a .jsonl or .jsonl.gz file, nor a directory"):
             list(read_rows(source))
         with pytest.raises(DataError, match=f"{source}: neither"):
             list(read_corpus(source, ["text"]))

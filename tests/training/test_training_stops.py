@@ -125,7 +125,8 @@ def test_checkpoints_of_another_run_are_not_mixed(base: Path, tmp_path: Path) ->
     config = contrastive_config(base, tmp_path / "run")
     train(config)
     with pytest.raises(
-        ConfigError, match=r"run holds checkpoints of an earlier run, which reached step 2 of 2: resume that run \(resume=True"
+        ConfigError,
+        match=r"run contains checkpoints of an earlier run, which reached step 2 of 2: resume that run",
     ):
         train(config)
 
@@ -136,7 +137,7 @@ def test_a_directory_has_one_run_at_a_time(base: Path, tmp_path: Path, monkeypat
 
     def second(self: CurvesTrainer) -> None:
         for go, make in others:
-            with pytest.raises(ConfigError, match=f"process {os.getpid()} is training into .*run: wait until it has ended"):
+            with pytest.raises(ConfigError, match=f"process {os.getpid()} is training into .*run: wait until it ends"):
                 go(make(base, tmp_path / "run"), resume=True)
             refused.append(go)
         end_step(self)
@@ -150,7 +151,7 @@ def test_a_directory_has_one_run_at_a_time(base: Path, tmp_path: Path, monkeypat
 
 
 def test_less_data_than_a_batch(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the data has 24 rows, a batch 32: lower batch_size"):
+    with pytest.raises(DataError, match="the data has 24 rows, fewer than a batch of 32: lower batch_size"):
         train(contrastive_config(base, tmp_path / "run", batch_size=32))
     with pytest.raises(DataError, match="a batch 512: lower batch_size"):
         adapt(adaptation_config(base, tmp_path / "run", batch_size=512))

@@ -17,7 +17,7 @@ import pyterrier_csplade.cli as command
 from inside.training import BytePairs
 from pyterrier_csplade import CSPLADE
 from pyterrier_csplade.training import VocabularyConfig, load_config, make_vocabulary
-from support.encodings import KINDS, SENTENCES, encoding
+from support.encodings import KINDS, SENTENCE_PIECE, SENTENCES, encoding
 from support.models import language_model
 from support.vocabularies import save_corpus, save_model
 
@@ -64,11 +64,49 @@ def test_lower_cased_texts_begin_with_a_space(tmp_path: Path, kind: str) -> None
     assert tokens_of(after, "Heart") == tokens_of(after, " heart")
     assert AutoConfig.from_pretrained(new).vocab_size == len(before) == len(after)
     terms = set(CSPLADE(str(new), device="cpu").vocabulary)
-    spelled = "▁" if kind in ("llama2", "gemma") else "Ġ"
+    spelled = "▁" if kind in SENTENCE_PIECE else "Ġ"
     upper = [term for term in terms if term != term.lower() and term.isascii() and not term.startswith("<0x")]
     assert f"{spelled}the" in terms and not upper
     old, changed = load_file(model / "model.safetensors"), load_file(new / "model.safetensors")
     assert old.keys() == changed.keys() and all(np.array_equal(old[key], changed[key]) for key in old)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_after_punctuation_are_those_after_a_space(tmp_path: Path, kind: str) -> None:
+    model = save_model(tmp_path / "base", kind)
+    new = stage(tmp_path, model, kind="lower", normalise=["words", "lowercase"])
+    before, after = AutoTokenizer.from_pretrained(model), AutoTokenizer.from_pretrained(new)
+    start = "" if kind == "llama2" else " "
+    # By hand: a space before a letter after punctuation, a symbol or an underscore; digits, spaces and other letters stay.
+    for text, normal in (
+        ("`Heart` (heart", "` heart` ( heart"),
+        ("get_heart __Heart__", "get_ heart __ heart__"),
+        ("us.heart's rate-heart🙂heart", "us. heart' s rate- heart🙂 heart"),
+        ("_1 (2024 3.5 heart2heart ( heart", "_1 (2024 3.5 heart2heart ( heart"),
+        ("«Ängste» e\u0301a", "« ängste» e\u0301a"),
+        ("", ""),
+    ):
+        assert tokens_of(after, text) == tokens_of(before, start + normal if normal else "")
+    word = "▁heart" if kind in SENTENCE_PIECE else "Ġheart"
+    for text in ("heart", "(heart", "`heart", "get_heart", '"heart', "a/heart", "- heart"):
+        assert tokens_of(after, text)[-1] == word
+    assert tokens_of(after, "2heart")[-1] != word
+
+
+def test_tokens_with_a_letter_after_punctuation_are_no_terms(tmp_path: Path) -> None:
+    texts = ["get get_text (text) 'text' text_text text"] * 3
+    corpus = str(save_corpus(tmp_path / "texts.jsonl", texts))
+    tokenizer = encoding("llama3").train_new_from_iterator(texts, 300)
+    language_model("llama-tied", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    assert {"_text", "text", "Ġtext"} <= tokenizer.get_vocab().keys()
+    new = stage(tmp_path, tmp_path / "base", corpus=corpus, normalise=["words"], measured_documents=2)
+    after = AutoTokenizer.from_pretrained(new)
+    assert set(tokens_of(after, texts[0])) == {"Ġtext", "Ġget", "_", "Ġ(", ")", "Ġ'", "'"}
+    assert "_text" not in after.get_vocab() and "_text" not in CSPLADE(str(new), device="cpu").vocabulary
+    lower = stage(tmp_path, tmp_path / "base", kind="lower", corpus=corpus, output=str(tmp_path / "all"), normalise=["words"])
+    terms = set(CSPLADE(str(lower), device="cpu").vocabulary)
+    assert "_text" not in terms and {"Ġtext", "text", "_"} <= terms
 
 
 def test_a_cut_after_lower_casing_leaves_no_upper_case_but_bytes(tmp_path: Path) -> None:

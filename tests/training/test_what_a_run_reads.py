@@ -81,9 +81,7 @@ def test_a_resumed_run_reads_what_it_began_with(own: Path, name: str) -> None:
     train(config, resume=True)
     shutil.rmtree(own / "run/checkpoints/checkpoint-2")
     CHANGES[name](own)
-    with pytest.raises(
-        TrainingError, match=f"{name} changed after .*checkpoint-1 was written: restore what the run began with"
-    ):
+    with pytest.raises(TrainingError, match=f"{name} changed after .*checkpoint-1 was written: restore the earlier state"):
         train(config, resume=True)
     (own / "run/checkpoints/checkpoint-1/sources.json").unlink()  # as in the version before
     publish(own / "run/checkpoints/checkpoint-1", processes=1)
@@ -202,7 +200,7 @@ def test_planted_links_are_not_followed(base: Path, tmp_path: Path) -> None:
     (run / "top_terms.jsonl").unlink()
     shutil.rmtree(run / "checkpoints")
     (run / "top_terms.jsonl").symlink_to(victim / "new")
-    with pytest.warns(UserWarning, match="left no checkpoint"), pytest.raises(OSError, match="symbolic link"):
+    with pytest.warns(UserWarning, match="without a checkpoint"), pytest.raises(OSError, match="symbolic link"):
         train(contrastive_config(base, run))
     assert not (victim / "new").exists()
 

@@ -134,7 +134,7 @@ def test_numbers_of_numpy_become_those_of_json() -> None:
 
 def test_a_contract_of_version_0_1_0_matches_by_its_digest_with_a_warning_when_it_is_read() -> None:
     new = Contract(weights="2:new", other_weights="a" * 64)
-    with pytest.warns(UserWarning, match=r"pt_meta\.json .* older, weaker"):
+    with pytest.warns(UserWarning, match=r"pt_meta\.json .* covers only some of the weights"):
         old = Contract.from_dict({"weights": "a" * 64}, source="pt_meta.json")
     assert new.matches(old) and old.matches(new) and old.matches(old)
     assert not new.matches(Contract(weights="2:other", other_weights="a" * 64))

@@ -62,7 +62,15 @@ def test_matrices_are_folded_as_dicts_are() -> None:
     assert fold_matrix(csr_matrix((2, 3)), np.zeros(3, np.int64), 1).nnz == 0
 
 
-@pytest.mark.parametrize(("settings", "message"), [({"on": "text"}, "on must be"), ({"spelling": "utf-8"}, "spelling must be")])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"on": "text"}, "on must be one of toks, query_toks, found 'text'"),
+        ({"on": None}, "on must be .* found None"),
+        ({"spelling": "utf-8"}, "spelling must be one of byte-level, sentencepiece, found 'utf-8'"),
+        ({"spelling": None}, "spelling must be"),
+    ],
+)
 def test_other_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FoldTerms(**settings)

@@ -125,7 +125,8 @@ def test_unusable_vectors_are_refused_with_their_qid() -> None:
     "arguments",
     [
         {}, {"mass": 0.5, "top_k": 3}, {"mass": 0}, {"mass": 1.1}, {"top_k": 0}, {"top_k": 1.5}, {"min_weight": 0},
-        {"min_weight": math.nan}, {"mass": 0.5, "on": "text"},
+        {"min_weight": math.nan}, {"mass": 0.5, "on": "text"}, {"mass": 0.5, "on": None}, {"mass": "0.5"}, {"top_k": "3"},
+        {"min_weight": "1"},
     ],
 )  # fmt: skip
 def test_unusable_arguments_are_refused(arguments: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ LIMITS += [{"mass": share / 64} for share in (1, 16, 32, 33, 48, 63, 64)]
 
 
 def kept(weights: list[int], limits: dict[str, Any]) -> list[int]:
-    """Return the places that are kept, in order, by definition."""
+    """Return the kept positions in order, by definition."""
     places = sorted(range(len(weights)), key=lambda place: (-weights[place], place))
     if "min_weight" in limits:
         return [place for place in range(len(weights)) if weights[place] >= limits["min_weight"]]

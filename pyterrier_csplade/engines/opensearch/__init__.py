@@ -1,4 +1,4 @@
-"""Impacts in OpenSearch, for collections too large for one machine; the pipelines stay as with :class:`ImpactIndex`.
+"""Impacts in OpenSearch, for collections too large for one machine; pipelines are the same as with :class:`ImpactIndex`.
 
 Needs the official client, ``pip install "pyterrier_csplade[opensearch]"``, but neither torch nor Java.
 """

@@ -1,4 +1,4 @@
-"""Bulk requests: several in parallel, each item's result checked, items that the server was too busy for sent again."""
+"""Bulk requests in parallel; each item's result is checked, and items are sent again if the server was too busy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyterrier_csplade._errors import DataError, ImpactIndexError
 from .connection import RETRIED, Backoff, Connection, explain, part
 from .records import Record
 
-# Documents of a request, whatever their size; our choice (not measured).
+# Maximum number of documents in a request; our choice (not measured).
 _MAX_RECORDS = 2000
 
 _PARAMS = {"filter_path": "errors,items.index._id,items.index.status,items.index.error"}
@@ -23,22 +23,15 @@ _PARAMS = {"filter_path": "errors,items.index._id,items.index.status,items.index
 class BulkLoader:
     """Sends records to an index.
 
-    At most ``parallel`` requests are under way and one waits; the input is not read further until there is room. So memory is
-    bounded by ``(parallel + 1) * request_bytes``, and a slow cluster slows down the encoder.
+    At most ``parallel`` requests are in flight and one waits; the input is not read further until there is room. Memory is
+    therefore bounded by ``(parallel + 1) * request_bytes``, and a slow cluster slows down the encoder.
     """
 
     # opensearch-py's parallel_bulk never retries; its streaming_bulk sends one request after another and retries only status
-    # 429. Both take a document that is missing at the end of an answer for stored, and do not compare ids.
+    # 429. Both assume that a document missing at the end of an answer was stored, and do not compare ids.
 
     def __init__(self, connection: Connection, index: str, *, parallel: int, request_bytes: int) -> None:
-        """Prepare to send.
-
-        Args:
-            connection: The cluster.
-            index: The index, which exists.
-            parallel: Requests under way, at most.
-            request_bytes: Size of a request, at most; a larger document is sent alone.
-        """
+        """Prepare to send requests to an existing index; a document larger than ``request_bytes`` is sent alone."""
         self._connection = connection
         self._path = f"/{quote(index, safe='')}/_bulk"
         self._parallel = parallel
@@ -49,7 +42,7 @@ class BulkLoader:
         """Send all records.
 
         Raises:
-            DataError: The server refused a document; names it and the reason.
+            DataError: The server refused a document; the message names the document and the reason.
             ImpactIndexError: The server did not answer, or was too busy, for longer than the patience.
         """
         under_way: set[Future[None]] = set()
@@ -89,32 +82,32 @@ class BulkLoader:
                 return
             if (pause := next(pauses, None)) is None or self._stop.wait(pause):
                 raise ImpactIndexError(
-                    f"{self._connection.name} did not take {len(request):,} documents, the first {request[0].docno!r}: {reason}"
-                    "; run the same indexing again to complete it"
+                    f"{self._connection.name} did not accept {len(request):,} documents, starting with {request[0].docno!r}: "
+                    f"{reason}; run the same indexing again to complete it"
                 )
 
     def _unfinished(self, request: list[Record], answer: dict[str, Any]) -> tuple[list[Record], str]:
-        """Return the records to send again, and why the first of them was not taken."""
+        """Return the records to send again, and why the server did not accept the first of them."""
         items = [part(item, "index") for item in self._connection.objects(answer, "items")]
-        again: list[Record] = []
-        why = ""
+        unfinished: list[Record] = []
+        first_reason = ""
         for record, item in zip_longest(request, items):
             if record is None or (item is not None and item.get("_id") != record.docno):
                 raise ImpactIndexError(f"{self._connection.name} answered about documents that are not in the request")
             status = 0 if item is None else item.get("status", 0)
             if status in (200, 201):
                 continue
-            kind, reason = explain(item) if item else ("no result", "the answer ends before it")
+            kind, reason = explain(item) if item else ("no result", "the answer is incomplete")
             reason = f"{status} {self._connection.redact(f'{kind}: {reason}')}"
             if item is not None and status not in RETRIED:
                 raise DataError(f"document {record.docno!r} was refused by {self._connection.name}: {reason}")
-            again.append(record)
-            why = why or reason
-        return again, why
+            unfinished.append(record)
+            first_reason = first_reason or reason
+        return unfinished, first_reason
 
 
 def _wait_for_one(under_way: set[Future[None]]) -> set[Future[None]]:
-    """Wait until any request is done; return the others."""
+    """Wait until a request is done; return the others."""
     done, others = wait(under_way, return_when=FIRST_COMPLETED)
     for future in done:
         future.result()

@@ -1,4 +1,4 @@
-"""Requests to a cluster: retried where that is safe; errors show neither passwords nor a server's stack traces."""
+"""Requests to a cluster, retried where that is safe; errors reveal neither passwords nor a server's stack traces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from pyterrier_csplade._errors import ImpactIndexError
 from pyterrier_csplade.engines.engine import require
 
-#: Statuses that a later attempt may change: too many requests, and nodes or proxies that are not ready.
+#: Statuses that may change in a later attempt: too many requests, and nodes or proxies that are not ready.
 RETRIED = frozenset({429, 502, 503, 504})
 
 _OLDEST = (2, 0)
@@ -31,10 +31,10 @@ class Backoff:
     retries without pauses, and its bulk helpers with the same pauses in all clients.
 
     Attributes:
-        first: Bound of the first pause, in seconds; each bound is twice the one before; our choice (not measured).
+        first: Bound of the first pause, in seconds, which is doubled for each further pause; our choice (not measured).
         longest: Bound of any pause, in seconds; our choice (not measured).
-        patience: Seconds after the first failure until no further attempt is made. 0: only one attempt; our choice (measured: a
-            node that was killed answered again after up to 70 seconds).
+        patience: Seconds after the first failure until the last attempt; 0 allows one attempt. Our choice (measured: a killed
+            node answered again after up to 70 seconds).
     """
 
     first: float = 0.5
@@ -42,7 +42,7 @@ class Backoff:
     patience: float = 300.0
 
     def pauses(self) -> Iterator[float]:
-        """Yield the seconds to wait before each further attempt, until patience is exhausted."""
+        """Yield the seconds to wait before each further attempt, until the patience is exhausted."""
         end = time.monotonic() + self.patience
         bound = self.first
         while (left := end - time.monotonic()) > 0:
@@ -50,7 +50,7 @@ class Backoff:
             bound = min(2 * bound, self.longest)
 
 
-# For the first request: a wrong address should be reported soon; our choice (not measured).
+# For the first request, because a wrong address should be reported soon; our choice (not measured).
 _BACKOFF = Backoff(patience=5.0)
 
 
@@ -60,7 +60,7 @@ class RequestRefusedError(ImpactIndexError):
     Attributes:
         status: HTTP status.
         kind: The server's name of the error.
-        reason: Its explanation.
+        reason: The server's explanation.
     """
 
     def __init__(self, message: str, status: int, kind: str, reason: str) -> None:
@@ -73,12 +73,12 @@ class RequestRefusedError(ImpactIndexError):
 class Connection:
     """A cluster.
 
-    Every request of this package may be sent again: documents are put under their docno, settings are set to values. Threads
-    may share a connection. A pickle holds the URL, the certificates' path, and user and password, which a worker process needs
-    to connect; a client that was given cannot be pickled.
+    Every request of this package may be sent again: documents are stored under their docnos, settings are set to values.
+    Threads may share a connection. A pickle contains the URL, the certificates' path, and user and password, with which a
+    worker process connects; a connection with a given client cannot be pickled.
 
     Attributes:
-        name: Name used in error messages: the cluster's URL without user and password.
+        name: Name in error messages: the cluster's URL without user and password.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Connection:
         """Name a cluster; nothing is sent yet. :class:`OpenSearchIndex` explains the arguments.
 
         Raises:
-            ValueError: The URL is malformed, or a client is given together with settings that it brings itself.
+            ValueError: The URL is malformed, or a client is given together with settings that belong to the client.
         """
         self._secrets: tuple[str, ...] = ()
         self._checked = False
@@ -101,7 +101,7 @@ class Connection:
             self._settings: dict[str, Any] | None = {"http_auth": auth, "ca_certs": ca_certs}
             return
         if auth is not None or ca_certs is not None:
-            raise ValueError("a client brings its own auth and ca_certs: give a URL, or set them up in the client")
+            raise ValueError("a client has its own auth and ca_certs: give a URL, or configure them in the client")
         send = getattr(getattr(server, "transport", None), "perform_request", None)
         if send is None or inspect.iscoroutinefunction(send):
             raise ValueError(f"expected the URL of a cluster or a (synchronous) client of opensearch-py, found {server!r}")
@@ -115,7 +115,7 @@ class Connection:
         return {**self.__dict__, "_client": None, "_checked": False}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Connection:
-        return self  # clients cannot be copied, and can be shared
+        return self  # clients cannot be copied, but can be shared
 
     def __call__(
         self,
@@ -131,16 +131,16 @@ class Connection:
 
         Args:
             method: HTTP method.
-            path: Path, quoted.
+            path: Quoted path.
             body: JSON, or lines of JSON.
             pauses: Seconds to wait before each further attempt after a broken connection, a time-out or a status in
-                ``RETRIED``, as :meth:`Backoff.pauses` yields them. Requests that share them share their patience.
+                ``RETRIED``, as :meth:`Backoff.pauses` yields them. Requests with the same pauses share their patience.
             params: Parameters of the URL.
-            stop: Once it is set, no further attempt is made.
+            stop: No further attempt is made once this is set.
 
         Raises:
-            RequestRefusedError: The last answer was an error status.
-            ImpactIndexError: There was no answer, or one that OpenSearch does not give.
+            RequestRefusedError: The last answer had an error status.
+            ImpactIndexError: There was no answer, or not an answer of OpenSearch.
         """
         errors = _opensearchpy().exceptions
         stop = stop or threading.Event()
@@ -155,29 +155,25 @@ class Connection:
             except errors.OpenSearchException as error:
                 raise self.strange_answer(error) from None
             if not again or (pause := next(pauses, None)) is None or stop.wait(pause):
-                raise failure from None  # the client's own error would print headers and server traces
+                raise failure from None  # the client's own error would show headers and server traces
 
     def check(self) -> None:
-        """Refuse a server that is not a supported version of OpenSearch.
-
-        Raises:
-            ImpactIndexError: It is not reached, is not OpenSearch, or is too old.
-        """
+        """Raise ImpactIndexError if the server is not reached, is not OpenSearch, or is too old."""
         if self._checked:
             return
         version = part(self("GET", "/", pauses=_BACKOFF.pauses()), "version")
         product, number = version.get("distribution", "elasticsearch"), str(version.get("number", "0.0"))
-        parts = re.match(r"(\d+)(?:\.(\d+))?", number, re.ASCII)  # development versions end in other signs
+        parts = re.match(r"(\d+)(?:\.(\d+))?", number, re.ASCII)  # development versions have a suffix
         if product != "opensearch" or parts is None or tuple(int(part or 0) for part in parts.groups()) < _OLDEST:
             needed = ".".join(map(str, _OLDEST))
             raise ImpactIndexError(f"{self.name} is {product} {number}: impacts need OpenSearch {needed} or newer")
         self._checked = True
 
     def objects(self, answer: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-        """Return the list of JSON objects in an answer.
+        """Return the list of JSON objects with a name in an answer.
 
         Raises:
-            ImpactIndexError: The answer holds no such list.
+            ImpactIndexError: The answer has no such list.
         """
         found = answer.get(name)
         if not isinstance(found, list) or not all(isinstance(value, dict) for value in found):
@@ -185,7 +181,7 @@ class Connection:
         return found
 
     def strange_answer(self, answer: Any) -> ImpactIndexError:
-        """Return the error to raise about an answer that OpenSearch does not give."""
+        """Return the error for an answer that OpenSearch does not give."""
         return ImpactIndexError(f"{self.name} does not answer as OpenSearch: {self.redact(str(answer))[:500]}")
 
     def redact(self, text: str) -> str:
@@ -196,7 +192,7 @@ class Connection:
 
     def _send(self, method: str, path: str, body: Any, params: Mapping[str, str] | None) -> Any:
         if self._client is None:
-            # One attempt each: the client would try again without a pause. pool_maxsize is our choice (not measured).
+            # No retries by the client, which does not pause between attempts. pool_maxsize is our choice (not measured).
             self._client = _opensearchpy().OpenSearch(
                 [self.name], **(self._settings or {}), verify_certs=True, timeout=self._timeout, max_retries=0, pool_maxsize=32
             )
@@ -208,26 +204,26 @@ class Connection:
         status = error.status_code
         if not isinstance(status, int):
             certificate = isinstance(error, _opensearchpy().exceptions.SSLError)
-            remedy = "; ca_certs names the file of an authority that the system does not know" if certificate else ""
+            remedy = "; set ca_certs if the system does not know the certificate's authority" if certificate else ""
             reason = self.redact(str(error.info or error.error))
             return ImpactIndexError(f"cannot reach {self.name}: {reason}{remedy}"), not certificate
         kind, reason = map(self.redact, explain(error.info) if error.info else (str(error.error), ""))
         if "block" in kind:  # also 403
             reason += ": is a disk of the cluster nearly full?"
         elif status in (401, 403):
-            reason += ": does auth=(user, password) name a user who may do this?"
+            reason += ": does auth=(user, password) name a user with this permission?"
         message = f"{self.name} answered {status} {kind}{': ' if reason else ''}{reason}"
         return RequestRefusedError(message, status, kind, reason), status in RETRIED
 
 
 def part(values: Any, name: str) -> Mapping[str, Any]:
-    """Return an object of a JSON object; an empty one if there is none."""
+    """Return an object inside a JSON object; an empty one if there is none."""
     found = values.get(name) if isinstance(values, Mapping) else None
     return found if isinstance(found, Mapping) else {}
 
 
 def explain(info: Any) -> tuple[str, str]:
-    """Return the kind and reason of an error, from the innermost cause for which the server gives a reason."""
+    """Return the kind and reason of an error, from the innermost cause with a reason."""
     error = info.get("error", info) if isinstance(info, Mapping) else info
     if not isinstance(error, Mapping):
         return str(error)[:500], ""
@@ -239,25 +235,25 @@ def explain(info: Any) -> tuple[str, str]:
 
 
 def ndjson(values: Iterable[Mapping[str, Any]]) -> bytes:
-    """Return lines of JSON, in ASCII, so that no value ends a line."""
+    """Return lines of JSON in ASCII, so that no value contains a line break."""
     return "".join(json.dumps(value) + "\n" for value in values).encode("ascii")
 
 
 def _split_url(url: str, auth: tuple[str, str] | None) -> tuple[str, tuple[str, str] | None]:
-    """Return the URL without user and password, and the two."""
+    """Return the URL without user and password, and these two."""
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
         raise ValueError("the URL of the cluster has a malformed port") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("the URL of a cluster has the form https://host:9200")
+        raise ValueError("the URL of a cluster must have the form https://host:9200")
     if parts.username is not None:
         if auth is not None:
-            raise ValueError("user and password are in the URL and in auth: give them once")
+            raise ValueError("user and password are both in the URL and in auth: give them once")
         auth = unquote(parts.username), unquote(parts.password or "")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    # Without a port the client would take 9200 for http, and for https too.
+    # Without a port, the client would use 9200 for https, too.
     netloc = f"{host}:{port or (443 if parts.scheme == 'https' else 9200)}"
     return urlunsplit((parts.scheme, netloc, parts.path.rstrip("/"), "", "")), auth
 

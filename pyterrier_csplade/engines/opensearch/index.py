@@ -19,19 +19,18 @@ from .retrievers import BM25Retriever, OpenSearchRetriever, OpenSearchScorer
 class OpenSearchIndex(ClusterIndex):
     """An OpenSearch index of impacts, searched by exact dot product.
 
-    It takes the place of :class:`~pyterrier_csplade.ImpactIndex` in a pipeline. The documents' impacts are a field of type
-    ``rank_features``; the mapping's ``_meta`` holds the contract of their encoder and how they were quantised.
+    It replaces :class:`~pyterrier_csplade.ImpactIndex` in a pipeline. The documents' impacts are a field of type
+    ``rank_features``; the mapping's ``_meta`` contains the contract of their encoder and how they were quantised.
 
     Example::
+
+        from pyterrier_csplade import OpenSearchIndex, hybrid
 
         index = OpenSearchIndex("https://localhost:9200", "docs", auth=("user", "password"))
         (csplade.doc_encoder() >> index.toks_indexer(text="text")).index(dataset.get_corpus_iter())
         retriever = csplade.query_encoder() >> index.retriever()
-        rrf = pt.apply.generic(lambda results: results.assign(score=1 / (61 + results["rank"])))
-        hybrid = (index.bm25() >> rrf) + (retriever >> rrf)  # the scores themselves have other scales
+        fused = hybrid(index.bm25(), retriever)
     """
-
-    schematic = {"label": "OpenSearchIndex", "help_url": None}
 
     def __init__(
         self,
@@ -46,13 +45,14 @@ class OpenSearchIndex(ClusterIndex):
         """Name an index, which need not exist yet. Nothing is sent.
 
         Args:
-            server: URL of the cluster, or a client of opensearch-py, such as one that signs requests for AWS. With an https URL
+            server: URL of the cluster, or a client of opensearch-py, such as one that signs requests for AWS. With an https
+            URL,
                 the certificate of the server is verified.
-            name: The index; for retrieval also an alias, of one or of several that were built alike.
+            name: The index; for retrieval also an alias of one index, or of several that were built alike.
             auth: User and password, which the URL may contain instead. Neither repr nor messages show them, but a pickle of the
-                index or of its retrievers holds them, because worker processes need them: keep it as secret as the password.
-            ca_certs: File with the certificates to trust in place of the system's.
-            vocabulary: ``csplade.vocabulary``, to name terms in the index by their token ids (``t12345``); otherwise by their
+                index or of its retrievers contains them, because worker processes need them: keep it as secret as the password.
+            ca_certs: File with the certificates to trust instead of the system's.
+            vocabulary: ``csplade.vocabulary``, to name terms in the index by their token ids (``t12345``) instead of by their
                 own strings. Indexing and retrieval must do the same.
             timeout: Seconds to wait for an answer before the request is sent again; our choice (not measured).
 
@@ -68,14 +68,14 @@ class OpenSearchIndex(ClusterIndex):
             or len(name.encode()) > 255
         ):
             raise ValueError(
-                f"OpenSearch does not accept {name!r} as the name of an index: use lower case, and no signs but - and _"
+                f"OpenSearch does not accept {name!r} as the name of an index: use lower-case letters, digits, - and _"
             )
         connection = Connection(server, auth=auth, ca_certs=ca_certs, timeout=timeout)
         super().__init__(RemoteIndex(connection, name, TermNames(vocabulary)))
 
     @property
     def contract(self) -> Contract | None:
-        """The contract of the documents' encoder; None if it is unknown or nothing is built."""
+        """The contract of the document encoder; None if it is unknown or there is no index."""
         metadata = self.remote.find()
         return None if metadata is None else metadata.contract
 
@@ -99,7 +99,7 @@ class OpenSearchIndex(ClusterIndex):
         return self.remote.count()
 
     def __bool__(self) -> bool:
-        return True  # independent of its length, which the server would be asked for
+        return True  # not the length, for which a request would be sent
 
     def toks_indexer(
         self,
@@ -119,26 +119,23 @@ class OpenSearchIndex(ClusterIndex):
         """Return an indexer of documents with ``docno`` and ``toks`` (term to impact).
 
         Weights are multiplied by ``scale`` and rounded half up; impacts of 0 and less are left out. Impacts above 512, and
-        terms and docnos that OpenSearch cannot store exactly, are refused with a message that names the document; so are
-        a docno that appears twice and a weight that is not finite.
+        terms and docnos that OpenSearch cannot store exactly, are refused with a message that names the document, as are
+        a repeated docno and a weight that is not finite.
 
         Args:
             meta: Fields to store, to filter by and to return: their names, or name to type of OpenSearch ("keyword", "integer",
-                "date", ...; a name alone is a keyword).
+                "date", ...; a name without a type is a keyword).
             text: Field with text to index for :meth:`bm25`.
             analyzer: OpenSearch's analyzer of that text. The default stems and drops stop words.
             scale: Factor of the weights. 1 keeps the impacts of ``csplade.doc_encoder()``.
-            shards: Primary shards. OpenSearch recommends one for every 10 to 50 GB.
-            replicas: Copies of each shard after the load; there are none during the load.
-            overwrite: Whether to delete an index of this name first. To replace one without a gap, load under another name and
-                let an alias point to it.
-            max_empty: Largest share of documents without any impact, as in :meth:`ImpactIndex.toks_indexer`.
-            parallel: Bulk requests under way, at most; our choice (not measured).
-            request_bytes: Size of a bulk request, at most. OpenSearch recommends 5 to 15 MB.
+            shards: Number of primary shards. OpenSearch recommends one for every 10 to 50 GB.
+            replicas: Number of copies of each shard after the load; there are none during the load.
+            overwrite: Whether to delete an index of this name first. To replace an index without interruption, load under
+                another name and switch an alias.
+            max_empty: Maximum share of documents without any impact, as in :meth:`ImpactIndex.toks_indexer`.
+            parallel: Maximum number of bulk requests in flight; our choice (not measured).
+            request_bytes: Maximum size of a bulk request. OpenSearch recommends 5 to 15 MB.
             verbose: Whether to show a progress bar.
-
-        Returns:
-            The indexer.
         """
         return OpenSearchIndexer(
             self, meta=meta, text=text, analyzer=analyzer, scale=scale, shards=shards, replicas=replicas, overwrite=overwrite,
@@ -146,29 +143,23 @@ class OpenSearchIndex(ClusterIndex):
         )  # fmt: skip
 
     def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Any) -> OpenSearchIndex:
-        """Load documents with ``docno`` and ``toks``; see :meth:`toks_indexer` for the rules and options.
+        """Load documents with ``docno`` and ``toks``, and return this index; :meth:`toks_indexer` explains the rules.
 
         Args:
             iter: The documents.
-            **kwargs: None are known.
-
-        Returns:
-            This index.
+            **kwargs: Not supported; :meth:`toks_indexer` takes options.
         """
         return self.toks_indexer().index(iter, **kwargs)
 
     def index_vectors(
         self, vectors: EncodedVectors, documents: Iterable[Mapping[str, Any]] | None = None, **options: Any
     ) -> OpenSearchIndex:
-        """Load documents that were encoded before.
+        """Load encoded documents, and return this index.
 
         Args:
-            vectors: Their docnos and vectors.
-            documents: The documents in the same order, with ``docno`` and the fields, where ``options`` name fields to store.
+            vectors: The docnos and vectors.
+            documents: The documents in the same order, with ``docno`` and the fields, if ``options`` name fields to store.
             **options: Arguments of :meth:`toks_indexer`.
-
-        Returns:
-            This index.
         """
         return self.toks_indexer(**options).index_vectors(vectors, documents)
 
@@ -188,15 +179,12 @@ class OpenSearchIndex(ClusterIndex):
         """Return a retriever of queries with ``query_toks`` (term to weight), by dot product.
 
         Args:
-            num_results: Documents for each query, from 1 to 10,000.
-            filter: A query of OpenSearch's query DSL that results must match, such as ``{"term": {"book": "physics"}}`` or
+            num_results: Maximum number of documents for each query, from 1 to 10,000.
+            filter: A query in OpenSearch's query DSL that results must match, such as ``{"term": {"book": "physics"}}`` or
                 ``{"range": {"year": {"gte": 2020}}}``. It does not change scores.
-            include_fields: Stored fields to return beside the docno.
-            batch_size: Queries of a request; our choice (not measured).
+            include_fields: Stored fields to return besides the docno.
+            batch_size: Number of queries in a request; our choice (not measured).
             verbose: Whether to show a progress bar.
-
-        Returns:
-            The retriever.
         """
         return OpenSearchRetriever(
             self, num_results=num_results, filter=filter, include_fields=include_fields, batch_size=batch_size, verbose=verbose
@@ -213,7 +201,7 @@ class OpenSearchIndex(ClusterIndex):
     ) -> BM25Retriever:
         """Return a retriever of queries with ``query``, by BM25 on the text of the same documents.
 
-        Its statistics cover the whole index, however many shards it has. :meth:`retriever` explains the arguments.
+        Its statistics cover the whole index, regardless of the number of shards. :meth:`retriever` explains the arguments.
         """
         return BM25Retriever(
             self, num_results=num_results, filter=filter, include_fields=include_fields, batch_size=batch_size, verbose=verbose
@@ -223,17 +211,17 @@ class OpenSearchIndex(ClusterIndex):
         """Return a transformer that scores documents of other systems by the dot product with ``query_toks``.
 
         Args:
-            batch_size: Searches of up to 1,000 documents in a request; our choice (not measured).
+            batch_size: Number of searches, of up to 1,000 documents each, in a request; our choice (not measured).
             verbose: Whether to show a progress bar.
         """
         return OpenSearchScorer(self, batch_size=batch_size, verbose=verbose)
 
     def allow_query_terms(self, terms: int = 4096) -> None:
-        """Let queries have more terms than the 1,024 that a cluster allows by default.
+        """Allow queries with more terms than a cluster's default limit of 1,024.
 
-        Sets ``indices.query.bool.max_clause_count`` of the whole cluster, for all its indexes, permanently.
+        Sets ``indices.query.bool.max_clause_count`` permanently for all indexes of the cluster.
 
         Args:
-            terms: Terms of a query, at most.
+            terms: Maximum number of terms of a query.
         """
         self.remote.allow_query_terms(terms)

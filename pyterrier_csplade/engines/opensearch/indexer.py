@@ -13,7 +13,7 @@ import pyterrier as pt
 from pyterrier_csplade._errors import DataError, ImpactIndexError
 from pyterrier_csplade._settings import Settings
 from pyterrier_csplade._warnings import warn
-from pyterrier_csplade.vectors.checks import check_encoded, check_positive
+from pyterrier_csplade.vectors.checks import check_encoded, check_positive, check_share
 from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 from .bulk import BulkLoader
@@ -23,14 +23,12 @@ from .remote import ClusterIndex
 
 
 class OpenSearchIndexer(Settings, pt.Indexer):
-    """Loads documents with ``toks`` into an :class:`OpenSearchIndex`; :meth:`OpenSearchIndex.toks_indexer` makes it.
+    """Loads documents with ``toks`` into an :class:`OpenSearchIndex`; :meth:`OpenSearchIndex.toks_indexer` creates it.
 
-    Documents are put under their docno while they come, so that the same call, made again after any failure, ends in the same
-    index. The index is marked complete, and can be searched, when every document was acknowledged and the server counts as many
-    documents as were sent.
+    Documents are stored under their docnos as they arrive, so repeating the call after any failure leads to the same index. The
+    index is marked complete, and can be searched, when every document was acknowledged and the server counts as many documents
+    as were sent.
     """
-
-    schematic = {"label": "OpenSearchIndexer", "help_url": None}
 
     def __init__(
         self,
@@ -52,8 +50,7 @@ class OpenSearchIndexer(Settings, pt.Indexer):
         super().__init__()
         if not 0 < scale < float("inf"):
             raise ValueError(f"scale must be positive and finite, found {scale}")
-        if not 0 <= max_empty <= 1:
-            raise ValueError(f"max_empty must be a share from 0 to 1, found {max_empty}")
+        check_share(max_empty=max_empty)
         check_positive(shards=shards, parallel=parallel, request_bytes=request_bytes)
         if replicas < 0:
             raise ValueError(f"replicas must be at least 0, found {replicas}")
@@ -90,17 +87,14 @@ class OpenSearchIndexer(Settings, pt.Indexer):
         return {}
 
     def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Any) -> ClusterIndex:  # the base class's name
-        """Load documents.
+        """Load documents with ``docno``, ``toks`` and the fields, and return the index.
 
         Args:
-            iter: Documents with ``docno``, ``toks`` and the fields.
-            **kwargs: None are known.
-
-        Returns:
-            The index.
+            iter: The documents.
+            **kwargs: Not supported.
 
         Raises:
-            ContractError: Documents come from different encoders, or from another than the documents in the index.
+            ContractError: Documents come from different encoders, or from another encoder than the documents in the index.
             DataError: A document cannot be indexed exactly, a docno appears twice, or there is nothing to index.
             ImpactIndexError: There is a complete index already, or the cluster failed.
         """
@@ -111,14 +105,7 @@ class OpenSearchIndexer(Settings, pt.Indexer):
         return self._load(records, (records.of_document(document, at) for at, document in enumerate(documents, start=1)))
 
     def index_vectors(self, vectors: EncodedVectors, documents: Iterable[Mapping[str, Any]] | None = None) -> ClusterIndex:
-        """Load documents that were encoded before.
-
-        Args:
-            vectors: Their docnos and vectors.
-            documents: The documents in the same order, with ``docno`` and the fields, where there are fields to store.
-
-        Returns:
-            The index.
+        """Load encoded documents; see :meth:`OpenSearchIndex.index_vectors`.
 
         Raises:
             ContractError, DataError, ImpactIndexError: As :meth:`index`; or the documents do not match the vectors.
@@ -169,8 +156,8 @@ class OpenSearchIndexer(Settings, pt.Indexer):
     def _check_count(self, sent: int) -> None:
         found = self._index.remote.count()
         if found != sent:
-            remedy = "some come from another input: start again with overwrite=True" if found > sent else "report this"
-            raise ImpactIndexError(f"{self._index.remote} holds {found:,} documents, {sent:,} were sent: {remedy}")
+            remedy = "some are from another input: start again with overwrite=True" if found > sent else "please report this"
+            raise ImpactIndexError(f"{self._index.remote} holds {found:,} documents, but {sent:,} were sent: {remedy}")
 
     def _check_empty(self, records: Records) -> None:
         loss, documents = records.loss, len(records.docnos)
@@ -179,11 +166,11 @@ class OpenSearchIndexer(Settings, pt.Indexer):
         share = records.empty / documents
         message = f"{records.empty:,} of {documents:,} documents ({share:.1%}) have no impact above 0: no query finds them"
         if share > self.max_empty:
-            raise DataError(f"{message}; does the encoder work? toks_indexer(max_empty=1) indexes them anyway")
+            raise DataError(f"{message}; check the encoder, or index them anyway with toks_indexer(max_empty=1)")
         if records.empty:
             warn(message)
         if loss.changed:
             warn(
-                f"rounding to whole impacts changed {loss.share:.3%} of the sum of the weights, and {loss.dropped:,} of "
+                f"rounding to integer impacts changed {loss.share:.3%} of the sum of the weights, and {loss.dropped:,} of "
                 f"{loss.postings + loss.dropped:,} weights became 0"
             )

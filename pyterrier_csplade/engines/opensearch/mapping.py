@@ -1,4 +1,4 @@
-"""What an index holds besides its documents: the mapping, the metadata in it, and the names of terms."""
+"""The mapping of an index, the metadata in it, and the names of terms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Fields:
     """The fields of documents besides docno and impacts.
 
     Attributes:
-        types: Field to type of OpenSearch, stored and open to filters.
+        types: Field to OpenSearch type; these fields are stored and can be filtered by.
         text: Field that BM25 searches; None if there is none.
         analyzer: Analyzer of its text.
     """
@@ -65,14 +65,14 @@ class Metadata:
         scale: Factor of the weights before they were rounded to impacts.
         fields: The stored fields besides the docno.
         text: Field that BM25 searches; None if there is none.
-        contract: The contract of the documents' encoder; None if unknown.
-        complete: Whether all documents are there.
-        documents: Number of documents; this and the following are known once the index is complete.
-        empty_documents: Documents without any impact.
-        postings: Impacts in all.
-        dropped: Weights above 0 that rounding made 0.
+        contract: The contract of the document encoder; None if unknown.
+        complete: Whether all documents are loaded.
+        documents: Number of documents; this and the following are known when the index is complete.
+        empty_documents: Number of documents without any impact.
+        postings: Total number of impacts.
+        dropped: Number of weights above 0 that were rounded to 0.
         quantization_loss: Share of the sum of the weights that rounding changed.
-        build: Random name of the load, which differs after ``overwrite=True``; empty in indexes of older versions.
+        build: Random name of the load, which changes after ``overwrite=True``; empty in indexes of older versions.
     """
 
     names: Mapping[str, Any]
@@ -93,22 +93,21 @@ class Metadata:
         values = {name: value for name, value in asdict(self).items() if name not in ("names", "contract", "build")}
         contract = None if self.contract is None else self.contract.to_dict()
         values = {"format": _FORMAT, "version": __version__, **self.names, **values, "contract": contract}
-        return {"csplade": values, "csplade_build": self.build}  # versions before the build would refuse it among the values
+        return {"csplade": values, "csplade_build": self.build}  # older versions would refuse an unknown value in "csplade"
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], index: str) -> Metadata:
         """Read a mapping.
 
         Raises:
-            ImpactIndexError: The mapping belongs to an index of another program, or of a newer version of this package, or was
-                changed.
-            ContractError: The contract in it was changed.
+            ImpactIndexError: The mapping was changed, or belongs to an index of another program or of a newer version of this
+            package. ContractError: The contract in it was changed.
         """
         meta, properties = part(mapping, "_meta"), part(mapping, "properties")
         values = dict(part(meta, "csplade"))
         types = [part(properties, name).get("type") for name in (DOCNO, IMPACTS)]
         if not values or types != ["keyword", "rank_features"]:
-            raise ImpactIndexError(f"{index} is not an index of impacts: its mapping lacks what this package puts there")
+            raise ImpactIndexError(f"{index} is not an index of impacts: its mapping lacks the metadata of this package")
         number = values.pop("format", None)
         if type(number) is int and number > _FORMAT:
             raise ImpactIndexError(f"{index} is of a newer format: update pyterrier_csplade")
@@ -119,8 +118,8 @@ class Metadata:
         if number != _FORMAT or wrong or values.keys() - _VALID.keys():
             what = "format" if number != _FORMAT else wrong or min(values.keys() - _VALID.keys())
             raise ImpactIndexError(
-                f"{index} is not an index of impacts, or its mapping was changed: {what!r} in it is not what this package puts "
-                "there; build it again"
+                f"{index} is not an index of impacts, or its mapping was changed: this package does not write such a {what!r}; "
+                "build it again"
             )
         values["names"] = {name: values.pop(name) for name in ("terms", "vocabulary_sha256") if name in values}
         return cls(
@@ -129,11 +128,7 @@ class Metadata:
 
     @classmethod
     def join(cls, parts: Mapping[str, Metadata], index: str) -> Metadata:
-        """Return the metadata of several indexes together; their loss is the largest of the losses.
-
-        Args:
-            parts: Name to metadata, at least one.
-            index: Name of all together, used in error messages.
+        """Return the metadata of one or more indexes (``parts``, by name) together; their loss is the largest of the losses.
 
         Raises:
             ImpactIndexError: Their scores cannot be compared.
@@ -144,7 +139,7 @@ class Metadata:
                 one, two = (getattr(part, what) for part in (first, other))
                 same = one.joins(two) if what == "contract" and one and two else one == two
                 if not same:
-                    raise ImpactIndexError(f"{index} joins {first_name!r} and {name!r}, which differ in {what}: leave one out")
+                    raise ImpactIndexError(f"{index} joins {first_name!r} and {name!r}, which differ in {what}: remove one")
         sums = ("documents", "empty_documents", "postings", "dropped")
         return replace(
             first,
@@ -157,14 +152,14 @@ class Metadata:
 
         Raises:
             ContractError: Its documents come from another encoder.
-            ImpactIndexError: They were quantised or named differently.
+            ImpactIndexError: Its documents were quantised or named differently.
         """
         pairs = {"scale": (self.scale, wanted.scale), "names of terms": (self.names, wanted.names)}
         if self.contract is not None and wanted.contract is not None:
             if not self.contract.joins(wanted.contract):
                 raise ContractError(
-                    f"{index} was begun with documents of {self.contract.summary}, these come from {wanted.contract.summary}: "
-                    "an index holds the vectors of one encoder; start again with overwrite=True"
+                    f"{index} was begun with documents of {self.contract.summary}, but these come from "
+                    f"{wanted.contract.summary}: an index holds the vectors of one encoder; start again with overwrite=True"
                 )
             pairs["the encoder's impact scale"] = (self.contract.impact_scale, wanted.contract.impact_scale)
         for what, (found, given) in pairs.items():
@@ -210,8 +205,8 @@ _MAX_BYTES = 32_766
 class TermNames:
     """Names for the terms of an index, a different one for each.
 
-    The server answers 201 to a term with a dot and never finds it, so a name has none. With a vocabulary, the name of a term is
-    its token id, ``t12345``, which every implementation of a tokenizer knows. Without, it is the term itself, with ``%25`` for
+    The server accepts a term with a dot but never finds it, so names have no dots. With a vocabulary, the name of a term is its
+    token id, ``t12345``, which every implementation of a tokenizer knows. Without, it is the term itself, with ``%25`` for
     ``%``, ``%2E`` for ``.`` and ``%`` for the empty term, so that no two terms share a name.
     """
 
@@ -221,14 +216,14 @@ class TermNames:
 
     @property
     def scheme(self) -> dict[str, Any]:
-        """What an index records of it: equal schemes give every term the same name."""
+        """What an index records about its names: equal schemes give every term the same name."""
         if self._vocabulary is None:
             return {"terms": "strings"}
         return {"terms": "token ids", "vocabulary_sha256": self._vocabulary.sha256}
 
     @property
     def requirement(self) -> str:
-        """Completes a message about a term that cannot have a name."""
+        """End of a message about a term that cannot have a name."""
         strings = f"(a str of up to {_MAX_BYTES:,} bytes of valid UTF-8)"
         return strings if self._vocabulary is None else "which is not in the vocabulary"
 
@@ -240,7 +235,7 @@ class TermNames:
         return None if column is None else f"t{self._vocabulary.token_ids[column]}"
 
 
-@lru_cache(maxsize=2**18)  # larger than the vocabularies of language models
+@lru_cache(maxsize=2**18)  # larger than a language model's vocabulary
 def escape(term: str) -> str | None:
     """Return a term without dots; None if UTF-8 cannot encode it or it is too long."""
     name = term.replace("%", "%25").replace(".", "%2E") or "%"

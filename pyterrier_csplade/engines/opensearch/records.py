@@ -1,4 +1,4 @@
-"""Documents as OpenSearch gets them: checked, quantised, one line of JSON each."""
+"""Documents as sent to OpenSearch: checked, quantised, one line of JSON each."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from pyterrier_csplade.vectors.matrices import EncodedVectors, checked_pieces
 
 from .mapping import DOCNO, IMPACTS, Fields, TermNames
 
-# OpenSearch refuses longer ids.
+# Maximum length of an id in OpenSearch.
 _MAX_DOCNO_BYTES = 512
 
-# The largest impact up to which all whole numbers are stored exactly: Lucene's FeatureField keeps 9 significant bits of a
-# float, and would silently make 512 of 513.
+# All whole numbers up to this impact are stored exactly. Lucene's FeatureField keeps 9 significant bits of a float, and would
+# silently store 513 as 512.
 _MAX_IMPACT = 512
 
 
 class Record(NamedTuple):
-    """A document to send: its docno, under which it is put, and the action and the document as NDJSON."""
+    """A document to send: the docno under which it is stored, and the action and the document as NDJSON."""
 
     docno: str
     lines: bytes
 
 
 class Records:
-    """Turns documents into records, and counts.
+    """Turns documents into records, and counts them.
 
     Attributes:
         loss: What rounding has changed.
-        empty: Documents without any impact.
+        empty: Number of documents without any impact.
         docnos: Docnos of the documents.
         encoder: Encoder of the documents.
     """
@@ -54,15 +54,11 @@ class Records:
         self._scale = scale
 
     def of_document(self, document: Mapping[str, Any], position: int) -> Record:
-        """Return the record of a document with ``docno``, ``toks`` and the fields.
-
-        Args:
-            document: The document.
-            position: Its place in the input, counted from 1, for messages.
+        """Return the record of a document with ``docno``, ``toks`` and the fields; ``position`` counts from 1.
 
         Raises:
-            ContractError: It comes from another encoder than those before it.
-            DataError: It cannot be indexed exactly, or its docno was used before.
+            ContractError: It comes from another encoder than an earlier document.
+            DataError: It cannot be indexed exactly, or its docno appears twice.
         """
         document = check_record(document, f"document {position}")
         docno = _check_docno(document.get(DOCNO), position)
@@ -74,15 +70,11 @@ class Records:
         return self._record(docno, self._impacts(list(toks), weights, docno), document)
 
     def of_vectors(self, vectors: EncodedVectors, documents: Iterator[Mapping[str, Any]] | None) -> Iterator[Record]:
-        """Yield the records of encoded documents.
-
-        Args:
-            vectors: Docnos and vectors.
-            documents: The documents in the same order, for their fields; None if there are no fields.
+        """Yield the records of encoded documents; ``documents``, in the same order, have their fields, if there are any.
 
         Raises:
-            ContractError: They come from another encoder than those before them.
-            DataError: One cannot be indexed exactly, its docno was used before, or the documents do not match the vectors.
+            ContractError: The vectors come from another encoder than earlier documents.
+            DataError: A document cannot be indexed exactly, its docno appears twice, or the documents do not match the vectors.
         """
         self.encoder.observe(vectors, "a collection")
         terms = vectors.vocabulary
@@ -106,7 +98,7 @@ class Records:
         if len(impacts) and impacts[largest := int(impacts.argmax())] > _MAX_IMPACT:
             raise DataError(
                 f"document {docno!r}: the impact of {terms[largest]!r} is {impacts[largest]:g}, above {_MAX_IMPACT}, which "
-                f"OpenSearch would silently round: toks_indexer(scale=...) makes impacts smaller, here at most "
+                f"OpenSearch would silently round: make impacts smaller with toks_indexer(scale=...), here at most "
                 f"{_three_digits(_MAX_IMPACT / float(weights[largest])):g}"
             )
         named = {}
@@ -130,13 +122,13 @@ class Records:
             self.empty += 1
         try:
             lines = json.dumps({"index": {"_id": docno}}) + "\n" + json.dumps(source, allow_nan=False) + "\n"
-            # json writes a lone surrogate as an escape, which the server would take and give back as "?".
+            # json writes a lone surrogate as an escape, which the server would accept and return as "?".
             if "\\ud" in lines:
                 json.dumps(source, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError as error:
             raise DataError(f"document {docno!r} has a field with a lone surrogate, which UTF-8 cannot encode") from error
         except (TypeError, ValueError) as error:
-            raise DataError(f"document {docno!r} has a field that JSON cannot hold: {error}") from error
+            raise DataError(f"document {docno!r} has a field that JSON cannot represent: {error}") from error
         self.docnos.add([docno])
         return Record(docno, lines.encode("ascii"))
 
@@ -146,8 +138,8 @@ class Loss:
     """What rounding has changed.
 
     Attributes:
-        postings: Impacts that were kept.
-        dropped: Weights above 0 that became 0.
+        postings: Number of impacts that were kept.
+        dropped: Number of weights above 0 that became 0.
         total: Sum of the scaled weights above 0.
         changed: Sum of the absolute differences between scaled weights and impacts.
     """
@@ -163,7 +155,7 @@ class Loss:
         return self.changed / self.total if self.total else 0.0
 
     def round(self, weights: np.ndarray, scale: float) -> np.ndarray:
-        """Return the impacts of finite weights, float64: ``floor(weight * scale + 0.5)``; those up to 0 are no postings."""
+        """Return the impacts of finite weights, float64: ``floor(weight * scale + 0.5)``; only those above 0 are postings."""
         scaled = weights.astype(np.float64) * scale
         impacts = np.floor(scaled + 0.5)
         positive = scaled > 0
@@ -204,7 +196,7 @@ def _to_array(toks: Mapping[str, Any], docno: str) -> np.ndarray:
 def _same_document(document: Mapping[str, Any] | None, docno: str, position: int) -> Mapping[str, Any]:
     found = None if document is None else document.get(DOCNO)
     if document is None or found != docno:
-        raise DataError(f"document {position} is {found!r}, its vector {docno!r}: both must come in the same order")
+        raise DataError(f"document {position} is {found!r}, but its vector is {docno!r}: both must be in the same order")
     return document
 
 

@@ -1,4 +1,4 @@
-"""An index on its cluster: created, loaded, completed, and opened only when it is complete."""
+"""An index on its cluster: created, loaded and completed, and opened only when it is complete."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pyterrier_csplade._settings import Settings
 from .connection import RETRIED, Backoff, Connection, RequestRefusedError, ndjson, part
 from .mapping import Fields, Metadata, TermNames
 
-# Opening and searching wait less than a load; our choice (not measured).
+# For opening and searching, which should fail sooner than a load; our choice (not measured).
 _BACKOFF = Backoff(patience=30.0)
 _LOAD_BACKOFF = Backoff()
 
-# Attempts to search one build of an index that is being replaced; our choice (not measured).
+# Maximum number of attempts to search an index that is being replaced; our choice (not measured).
 _READS = 3
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class RemoteIndex:
 
     Attributes:
         connection: The cluster.
-        name: The index, or an alias of one or of several.
+        name: The index, or an alias of one or more indexes.
         names: Names of its terms.
     """
 
@@ -54,24 +54,25 @@ class RemoteIndex:
         """
         found = self._find_all()
         if len(found) > 1:
-            raise ImpactIndexError(f"{self} is an alias of {len(found)} indexes, which can only be searched together: name one")
+            raise ImpactIndexError(f"{self} is an alias of {len(found)} indexes, which can only be searched: name one of them")
         return next(iter(found.values()), None)
 
     def open(self) -> Metadata:
-        """Return the metadata of a complete index, or of several that an alias joins.
+        """Return the metadata of a complete index, or of several indexes that an alias joins.
 
         Raises:
-            ImpactIndexError: There is no index, one is incomplete or names terms differently, or scores cannot be compared.
+            ImpactIndexError: There is no index, an index is incomplete or names terms differently, or scores cannot be
+            compared.
         """
         return self._join(self._find_all())
 
     def read(self, search: Callable[[Metadata], T]) -> T:
-        """Return what searches of the index find, all in one build of it.
+        """Return the result of searches in one version of the index.
 
-        If the index was built again meanwhile, or its alias switched, the searches are made again.
+        If the index is built again meanwhile, or its alias is switched, the searches are repeated.
 
         Args:
-            search: Searches, and is given the metadata of :meth:`open`.
+            search: Searches, given the metadata of :meth:`open`.
 
         Raises:
             ImpactIndexError: As :meth:`open`; or the index is replaced again and again.
@@ -91,8 +92,8 @@ class RemoteIndex:
         for name, metadata in found.items():
             if not metadata.complete:
                 raise ImpactIndexError(
-                    f"the load of {name!r} at {self.connection.name} is under way or broke off: run the same indexing again to "
-                    "complete it"
+                    f"the load of {name!r} at {self.connection.name} is running or was interrupted: run the same indexing "
+                    "again to complete it"
                 )
             if metadata.names != self.names.scheme:
                 strings = metadata.names["terms"] == "strings"
@@ -103,7 +104,7 @@ class RemoteIndex:
         return Metadata.join(found, str(self))
 
     def begin(self, wanted: Metadata, fields: Fields, *, shards: int, overwrite: bool) -> None:
-        """Create the index, or continue with one whose load broke off, and set it up for a load.
+        """Create the index, or continue an index whose load was interrupted, and prepare it for a load.
 
         Raises:
             ContractError, ImpactIndexError: There is a complete index, or one that was begun differently.
@@ -119,11 +120,7 @@ class RemoteIndex:
         self._request("PUT", "/_settings", {"index": _LOADING})
 
     def refuse_complete(self, metadata: Metadata | None) -> None:
-        """Refuse to load into an index that is complete.
-
-        Raises:
-            ImpactIndexError: It is.
-        """
+        """Raise ImpactIndexError if the metadata belong to a complete index."""
         if metadata is not None and metadata.complete:
             raise ImpactIndexError(f"there is an index {self}: toks_indexer(overwrite=True) replaces it")
 
@@ -133,12 +130,12 @@ class RemoteIndex:
         self._request("PUT", "/_mapping", {"_meta": metadata.to_dict()}, pauses=_LOAD_BACKOFF.pauses())
 
     def give_up(self, replicas: int) -> None:
-        """Restore refreshes and set the number of replicas, in one attempt and without an error: the cluster may be gone."""
+        """Restore refreshes and set the number of replicas, with one attempt and without an error: the cluster may be gone."""
         with contextlib.suppress(ImpactIndexError):
             self._settle(replicas, iter(()))
 
     def refresh(self) -> None:
-        """Make what was loaded visible, on every shard."""
+        """Make the loaded documents visible on every shard."""
         self._check_shards(self._request("POST", "/_refresh", pauses=_LOAD_BACKOFF.pauses()))
 
     def count(self) -> int:
@@ -150,16 +147,8 @@ class RemoteIndex:
         return count
 
     def search(self, bodies: Sequence[Mapping[str, Any]], **header: str) -> list[dict[str, Any]]:
-        """Send several searches in one request.
-
-        Args:
-            bodies: Bodies of the searches.
-            **header: Settings of all of them.
-
-        Returns:
-            An answer for each, in order: with ``hits`` or with ``error``.
-        """
-        # A shard that fails must not make the result silently smaller.
+        """Send searches with a common header in one request; return an answer for each, with ``hits`` or with ``error``."""
+        # Without this setting, a failing shard would silently reduce the results.
         body = ndjson(line for body in bodies for line in ({"allow_partial_search_results": False}, body))
         parts = "hits.hits.sort,hits.hits._source,error,status,timed_out"
         params = {"filter_path": ",".join(f"responses.{part}" for part in parts.split(",")), **header}
@@ -172,17 +161,17 @@ class RemoteIndex:
                 break
             time.sleep(pause)
         if len(answers) != len(bodies) or any(answer.get("timed_out") for answer in answers):
-            raise ImpactIndexError(f"{self} answered only a part of the queries: try again")
+            raise ImpactIndexError(f"{self} answered only some of the queries: try again")
         return answers
 
     def allow_query_terms(self, terms: int) -> None:
-        """Set the cluster's limit of clauses of a query."""
+        """Set the cluster's maximum number of clauses in a query."""
         settings = {"persistent": {"indices.query.bool.max_clause_count": terms}}
         self.connection("PUT", "/_cluster/settings", settings, pauses=_BACKOFF.pauses())
 
     def _find_all(self) -> dict[str, Metadata]:
         self.connection.check()
-        # With ignore_unavailable no index is not a 404, which the client would log as a warning.
+        # With ignore_unavailable, a missing index is not a 404, which the client would log as a warning.
         answer = self._request("GET", "/_mapping", params={"ignore_unavailable": "true"})
         if not all(isinstance(values, dict) and isinstance(values.get("mappings"), dict) for values in answer.values()):
             raise self.connection.strange_answer(answer)
@@ -203,7 +192,7 @@ class RemoteIndex:
             "mappings": {
                 "_meta": metadata.to_dict(),
                 "dynamic": "strict",
-                # Impacts are searched and not read back: left out of the stored source, they take less than half the space.
+                # Impacts are searched but never read, and take less than half the space if they are not stored in the source.
                 "_source": {"excludes": ["impacts"]},
                 "properties": fields.properties,
             },
@@ -216,7 +205,7 @@ class RemoteIndex:
                     f"{self.connection.name} has no fields of type rank_features: install its module mapper-extras"
                 ) from None
             if refused.kind == "resource_already_exists_exception":
-                return self.find()  # an earlier attempt, whose answer was lost, or another process
+                return self.find()  # created by an earlier attempt, whose answer was lost, or by another process
             raise
         return None
 
@@ -224,7 +213,7 @@ class RemoteIndex:
         (values,) = self._request("GET", "/_mapping").values()
         found, wanted = values["mappings"]["properties"], fields.properties
         for name in sorted(found.keys() | wanted.keys()):
-            # The server drops the analyzer of a mapping where it is the default.
+            # The server drops the default analyzer from a mapping.
             one, other = ({"analyzer": "default", **given} for given in (found.get(name, {}), wanted.get(name, {})))
             if one != other:
                 raise ImpactIndexError(
@@ -249,7 +238,7 @@ class RemoteIndex:
 
 
 class ClusterIndex(Settings, pt.Indexer):
-    """An index on a cluster, with what its retrievers, scorer and indexer use; :class:`OpenSearchIndex` makes these.
+    """Base class of :class:`OpenSearchIndex`, with everything that its retrievers, scorer and indexer use.
 
     Attributes:
         remote: The index.
@@ -263,7 +252,7 @@ class ClusterIndex(Settings, pt.Indexer):
         return (self.remote.connection.name, self.remote.name, *self.remote.names.scheme.values())
 
     def _defaults(self) -> dict[str, Any]:
-        return {}  # credentials and time-outs make no other index
+        return {}  # indexes with other credentials or time-outs are equal
 
     def __str__(self) -> str:
         return self._named(self.remote.name)

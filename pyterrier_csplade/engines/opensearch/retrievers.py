@@ -29,15 +29,15 @@ from .remote import ClusterIndex, RemoteIndex
 
 # OpenSearch's index.max_result_window.
 _MAX_RESULTS = 10_000
-# Documents that the scorer asks for in one search; our choice (not measured), below _MAX_RESULTS.
+# Maximum number of documents in a search of the scorer, below _MAX_RESULTS; our choice (not measured).
 _DOCUMENTS = 1000
 
-# Lucene computes in single precision, whose numbers end at 2**128. Weights up to 2**96, times impacts up to 2**9, may be summed
+# Lucene computes in single precision, which overflows at 2**128. Weights up to 2**96, times impacts up to 2**9, can be summed
 # over any vocabulary; a weight below 2**-126 would lose digits.
 _LARGEST_EXPONENT, _SMALLEST_EXPONENT = 96, -126
 
-# The server's names of the error that a query has more clauses than it allows; where it wraps them in another error, the
-# reason says "maxClauseCount is set to 1024".
+# The server's names of the error for a query with too many clauses. If this error is wrapped in another, the reason contains
+# "maxClauseCount is set to 1024".
 _TOO_MANY_TERMS = ("too_many_clauses", "too_many_nested_clauses")
 
 # qid, query of OpenSearch, and factor of its scores.
@@ -90,7 +90,7 @@ class _ClusterTransformer(Settings, pt.Transformer):
 
 
 class ClusterRetriever(_ClusterTransformer):
-    """Retrieves from an index on a cluster: documents with equal scores come in the order of their docnos."""
+    """Retrieves from an index on a cluster; documents with equal scores are in the order of their docnos."""
 
     _column: str  # of the queries
 
@@ -122,7 +122,7 @@ class ClusterRetriever(_ClusterTransformer):
         raise NotImplementedError
 
     def _queries(self, queries: pd.DataFrame, metadata: Metadata) -> Iterator[_Query]:
-        """Yield the queries to send; those that nothing can match are left out."""
+        """Yield the queries to send, without queries that cannot match anything."""
         raise NotImplementedError
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
@@ -136,9 +136,9 @@ class ClusterRetriever(_ClusterTransformer):
             in the order of the queries.
 
         Raises:
-            ContractError: The queries come from another encoder than the documents.
-            DataError: A query cannot be searched, or a qid is missing or appears twice.
-            ImpactIndexError: There is no complete index, the cluster is not reached, or it refused a query; names it.
+            ContractError: The queries come from another encoder than the documents. DataError: A query cannot be searched, or a
+            qid is missing or appears twice. ImpactIndexError: There is no complete index, the cluster is not reached, or it
+            refused a query; the message names it.
         """
         pt.validate.query_frame(inp, extra_columns=[self._column], context=self)
         queries = inp.drop(columns=self._new_columns, errors="ignore").assign(qid=query_ids(inp))
@@ -146,7 +146,7 @@ class ClusterRetriever(_ClusterTransformer):
         return self._frame(queries, [found.get(qid, []) for qid in queries["qid"]])
 
     def fuse_rank_cutoff(self, k: int) -> pt.Transformer | None:
-        """Push a rank cutoff into the search; never relaxes a stricter one."""
+        """Apply a rank cutoff in the search, unless the search has a stricter one."""
         return self if k >= self.num_results else pt.inspect.transformer_apply_attributes(self, num_results=k)
 
     @property
@@ -183,12 +183,11 @@ class ClusterRetriever(_ClusterTransformer):
 class OpenSearchRetriever(ClusterRetriever):
     """Retrieves by the dot product of query weights and impacts.
 
-    Scores are sums of products in Lucene's single precision, within 1e-6 of the exact ones; documents with equal scores come
-    in the order of their docnos. A query without a term of the index (empty, None, weights of 0, unknown terms only) has no
-    rows in the result.
+    Scores are sums of products in Lucene's single precision, within 1e-6 of the exact ones; documents with equal scores are in
+    the order of their docnos. A query without a term of the index (empty, None, weights of 0, unknown terms only) has no rows
+    in the result.
     """
 
-    schematic = {"label": "OpenSearchRetriever", "help_url": None}
     _column, _factory = "query_toks", "retriever"
 
     def _check(self, queries: pd.DataFrame) -> bool:
@@ -204,8 +203,8 @@ class OpenSearchRetriever(ClusterRetriever):
 class BM25Retriever(ClusterRetriever):
     """Retrieves by BM25 (Lucene's, k1 = 1.2, b = 0.75) on the text field of an index.
 
-    A query is text, never syntax. Its statistics are gathered from all shards first, so that scores do not depend on their
-    number. A query has no rows in the result if the analyzer drops all of its words.
+    A query is text without syntax. Statistics are gathered from all shards first, so scores do not depend on the number of
+    shards. A query has no rows in the result if the analyzer drops all of its words.
     """
 
     schematic = {"label": "OpenSearch BM25", "help_url": None}
@@ -225,10 +224,10 @@ class BM25Retriever(ClusterRetriever):
 class OpenSearchScorer(_ClusterTransformer):
     """Scores documents by the dot product of the query's weights and the impacts in the index.
 
-    Rows keep their order; of equal scores the first ranks first. A document without a term of the query has the score 0.
+    Rows keep their order; among equal scores, the first row ranks first. A document without a term of the query has the score
+    0.
     """
 
-    schematic = {"label": "OpenSearchScorer", "help_url": None}
     _factory = "scorer"
 
     def __init__(self, index: ClusterIndex, *, batch_size: int = 32, verbose: bool = False) -> None:
@@ -243,7 +242,7 @@ class OpenSearchScorer(_ClusterTransformer):
 
         Raises:
             ContractError: A query comes from another encoder than the documents.
-            DataError: A weight is negative or not finite, or a document is not in the index; names it.
+            DataError: A weight is negative or not finite, or a document is not in the index; the message names it.
             ImpactIndexError: There is no complete index, the cluster is not reached, or it refused a query.
         """
         pt.validate.columns(inp, includes=["qid", "query_toks", DOCNO], context=self)
@@ -292,17 +291,17 @@ def _refusal(answer: Mapping[str, Any], qid: str, index: RemoteIndex) -> ImpactI
     kind, reason = explain(answer)
     if kind in _TOO_MANY_TERMS or "maxclausecount is set" in reason.lower():
         return ImpactIndexError(
-            f"query {qid!r} has more terms than the cluster allows ({reason}): index.allow_query_terms() raises the limit "
-            "of the cluster; or give it fewer, as csplade.query_encoder(top_k=1024) does"
+            f"query {qid!r} has more terms than the cluster allows ({reason}): raise the cluster's limit with "
+            "index.allow_query_terms(), or use fewer terms, for example with csplade.query_encoder(top_k=1024)"
         )
     return ImpactIndexError(f"{index} refused query {qid!r}: {kind}: {reason}")
 
 
 def _body(query: Mapping[str, Any], size: int, fields: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the body of a search for the best documents; equal scores come in the order of the docnos.
+    """Return the body of a search for the best documents, with equal scores in the order of the docnos.
 
-    That order is the same for any number of shards. The docno is read from the sort value, five times faster than from the
-    stored document, which is read only for the fields.
+    This order is the same for any number of shards. The docno is read from the sort value, which is five times as fast as
+    reading it from the stored document; only the fields are read from there.
     """
     return {
         "size": size,
@@ -314,14 +313,14 @@ def _body(query: Mapping[str, Any], size: int, fields: Sequence[str] = ()) -> di
 
 
 def _named(weights: Mapping[str, float], names: TermNames) -> dict[str, float]:
-    """Return weights by the names of their terms; terms that no document can have are left out."""
+    """Return weights by the names of their terms, without terms that no document can have."""
     return {name: weight for term, weight in weights.items() if (name := names(term)) is not None}
 
 
 def impact_query(weights: Mapping[str, float], qid: str) -> tuple[dict[str, Any], float]:
     """Return the query for the dot product with positive weights, and the factor of its scores.
 
-    Where weights are very large or small, all are multiplied by one power of two, which is exact.
+    If weights are very large or small, all are multiplied by one power of two, which is exact.
 
     Args:
         weights: Name of a term to weight, at least one.
@@ -335,7 +334,7 @@ def impact_query(weights: Mapping[str, float], qid: str) -> tuple[dict[str, Any]
     if largest > _LARGEST_EXPONENT or smallest - 1 < _SMALLEST_EXPONENT:
         shift = _LARGEST_EXPONENT - largest
         if smallest + shift - 1 < _SMALLEST_EXPONENT:
-            raise DataError(f"query {qid!r}: OpenSearch cannot add weights as far apart as these, more than a factor of 1e66")
+            raise DataError(f"query {qid!r}: OpenSearch cannot add weights that differ by a factor of more than 1e66")
     clauses = [
         {"rank_feature": {"field": f"{IMPACTS}.{name}", "boost": math.ldexp(weight, shift), "linear": {}}}
         for name, weight in weights.items()

@@ -1,14 +1,14 @@
-"""Search over arrays of postings, beside Terrier's structures, without Java.
+"""Search over arrays of postings, next to Terrier's structures, without Java.
 
-``ImpactIndex.retriever(algorithm=...)`` makes the retrievers. The postings of an index are in one file of its directory, which
-:func:`write_postings` writes and :class:`Postings` opens.
+``ImpactIndex.retriever(algorithm=...)`` creates the retrievers. The postings of an index are in one file of its directory,
+which :func:`write_postings` writes and :class:`Postings` opens.
 """
 
 from __future__ import annotations
 
 from .algorithm import Algorithm, Budget, Hits, Searcher, algorithm
 from .blocks import open_blocks
-from .builder import open_postings, write_postings
+from .builder import write_postings
 from .guided import read_guide, write_guide
 from .order import bisect, given_order, read_order, write_order
 from .postings import POSTINGS_FILE, Postings, Query
@@ -28,7 +28,6 @@ __all__ = [
     "given_order",
     "learned_source",
     "open_blocks",
-    "open_postings",
     "read_guide",
     "read_order",
     "terrier_source",

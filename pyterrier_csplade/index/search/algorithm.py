@@ -1,4 +1,4 @@
-"""What retrievers and search algorithms exchange: budgets, hits, and the algorithms by their names."""
+"""What retrievers and search algorithms exchange: budgets, hits, and algorithms by name."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Hits:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a search may cost; None means no limit.
+    """Limits on the cost of a search; None means no limit.
 
     Attributes:
-        postings: Postings to score.
+        postings: Number of postings to score.
         ms: Milliseconds.
     """
 
@@ -57,7 +57,7 @@ class Budget:
 
 
 class Spending:
-    """What a search has spent of its budget; the clock starts at once."""
+    """The part of a budget that a search has spent; the clock starts at once."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
@@ -65,21 +65,21 @@ class Spending:
         self.postings = 0
 
     def exhausted(self, postings: int = 0) -> bool:
-        """Whether the budget is spent, or is too small for this many more postings."""
+        """Whether the budget is spent, or too small for this many more postings."""
         limit = self._budget.postings
         too_many = limit is not None and self.postings > 0 and self.postings + max(postings, 1) > limit
         return too_many or (self._end is not None and time.perf_counter() >= self._end)
 
 
 #: Searches the postings that it was prepared for; several threads may call it at the same time. It takes a query of at least
-#: one term whose lists have been checked, the largest number of documents to return, and a budget (the first step is always
-#: made). It returns documents with a score above 0, the best first, and equal scores in the order of indexing.
+#: one term whose lists have been checked, the maximum number of documents to return, and a budget, which always allows one
+#: step. It returns documents with a score above 0, the best first, and equal scores in the order of indexing.
 Searcher = Callable[[Query, int, Budget], Hits]
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A way to search. Its fields are its options, each with a default."""
+    """A search algorithm. Its fields are its options, each with a default."""
 
     name: ClassVar[str]
 
@@ -93,7 +93,7 @@ class Algorithm:
         return {field.name: field.default for field in dataclasses.fields(cls)}
 
     def arguments(self) -> list[str]:
-        """Return the arguments of ``ImpactIndex.retriever`` that choose it, as source code, without defaults."""
+        """Return the arguments of ``ImpactIndex.retriever`` that select this algorithm, as source code, without defaults."""
         options = [(name, getattr(self, name), default) for name, default in self.options().items()]
         return [f"algorithm={self.name!r}", *(f"{name}={value!r}" for name, value, default in options if value != default)]
 
@@ -109,10 +109,6 @@ _ALGORITHMS = {
 
 def algorithm(name: str, options: dict[str, Any]) -> Algorithm:
     """Return an algorithm by its name.
-
-    Args:
-        name: Its name.
-        options: Its options.
 
     Raises:
         ValueError: There is no such algorithm, or an option has an invalid value.
@@ -130,22 +126,16 @@ def algorithm(name: str, options: dict[str, Any]) -> Algorithm:
     return found(**options)
 
 
-# Up to this many results are sorted by score and document at once; our choice (not measured).
+# Maximum number of results that are sorted by score and document at once; our choice (not measured).
 _FEW = 64
 
 
 def ranked(docids: np.ndarray, scores: np.ndarray, *, cut: bool = False) -> Hits:
-    """Return hits with the best first; of equal scores, the first documents come first.
-
-    Args:
-        docids: int64 array.
-        scores: float64 array of the same length.
-        cut: Whether a budget ended the search.
-    """
-    falling = -scores
-    if len(falling) > _FEW:
-        order = np.argsort(falling)  # a stable sort would take twice as long
-        if (falling[order[1:]] != falling[order[:-1]]).all():
+    """Return hits (int64 docids and float64 scores) with the best first; equal scores are in the order of documents."""
+    negated = -scores
+    if len(negated) > _FEW:
+        order = np.argsort(negated)  # a stable sort would take twice as long
+        if (negated[order[1:]] != negated[order[:-1]]).all():
             return Hits(docids[order], scores[order], cut)
-    order = np.lexsort((docids, falling))
+    order = np.lexsort((docids, negated))
     return Hits(docids[order], scores[order], cut)

@@ -18,7 +18,7 @@ from .postings import Postings, are_documents
 
 _FORMAT = 2
 
-# Blocks of a group; terms in many blocks have an offset for each group; our choice (not measured).
+# Number of blocks in a group, for each of which terms in many blocks have an offset; our choice (not measured).
 BLOCKS_OF_GROUP = 16
 # The largest of the stored maxima.
 _LARGEST = 255
@@ -31,31 +31,25 @@ class BlockLists:
 
     Documents are divided into blocks of ``block_size``. The largest impact of a term in a block takes one byte, rounded up to a
     multiple of the term's step. A term in many blocks has a maximum for every block, in the order of the blocks. Any other term
-    has maxima only for the blocks that it is in, with the numbers of these blocks.
+    has maxima only for the blocks that contain it, with the numbers of these blocks.
 
     Attributes:
-        block_size: Documents of a block.
+        block_size: Number of documents in a block.
         docids: int32 [postings]: documents, numbered in the order of the blocks.
         impacts: [postings]: their impacts.
-        order: int32 [documents]: place of each document in the order of indexing; empty if the two orders are the same.
+        order: int32 [documents]: position of each document in the order of indexing; empty if the two orders are the same.
         steps: uint32 [terms]: impact of one unit of the term's maxima.
-        starts: int64 [terms + 1]: where the maxima of each term start.
+        starts: int64 [terms + 1]: start of each term's maxima.
         maxima: uint8: largest impacts, in steps.
-        block_starts: int64 [terms + 1]: where the block numbers of each term start; terms in many blocks have no numbers.
-        blocks: Block numbers, of the smallest type that holds them.
-        offset_starts: int64 [terms + 1]: where the offsets of each term start; only terms in many blocks have offsets.
-        offsets: uint32: first posting of each group of blocks, counted from the first of the term.
-        kth_impacts: [depths, terms]: the 10th, 100th and 1000th largest impact of each term, 0 where it has fewer.
+        block_starts: int64 [terms + 1]: start of each term's block numbers; terms in many blocks have no numbers.
+        blocks: Block numbers, of the smallest type that can represent them.
+        offset_starts: int64 [terms + 1]: start of each term's offsets; only terms in many blocks have offsets.
+        offsets: uint32: first posting of each group of blocks, counted from the first posting of the term.
+        kth_impacts: [depths, terms]: the 10th, 100th and 1000th largest impact of each term, 0 where there are fewer.
     """
 
     def __init__(self, file: ArrayFile, postings: Postings, block_size: int, *, reordered: bool) -> None:
-        """Open side lists.
-
-        Args:
-            file: The file.
-            postings: The postings that they belong to.
-            block_size: Documents of a block.
-            reordered: Whether documents have an order of their own.
+        """Open the side lists of postings; with ``reordered``, documents have their own order.
 
         Raises:
             ImpactIndexError: The file has changed.
@@ -79,7 +73,7 @@ class BlockLists:
         self._check(postings)
 
     def _check(self, postings: Postings) -> None:
-        """Refuse places outside the arrays, which compiled loops would read or write."""
+        """Refuse positions outside the arrays, at which compiled loops would read or write."""
         ends = {"starts": self.maxima, "block_starts": self.blocks, "offset_starts": self.offsets}
         for name, values in ends.items():
             self.file.require(are_starts(getattr(self, name), len(values)), name)
@@ -95,16 +89,12 @@ class BlockLists:
 def open_blocks(postings: Postings, block_size: int, *, reordered: bool) -> BlockLists:
     """Open the side lists of postings; build them first if they are missing, or if the index or its order has changed.
 
-    Building takes about 0.1 s for a million postings, and twice as long if documents are reordered.
-
-    Args:
-        postings: The postings.
-        block_size: Documents of a block, at most 256.
-        reordered: Whether blocks follow the order that ``ImpactIndex.reorder`` made, if there is one.
+    With ``reordered``, blocks follow the order that ``ImpactIndex.reorder`` made, if there is one. Building takes about 0.1 s
+    for a million postings, and twice as long if documents are reordered.
 
     Raises:
         CspladeError: numba is not installed.
-        ImpactIndexError: The lists are damaged, or cannot be written beside the index.
+        ImpactIndexError: The lists are damaged, or cannot be written into the directory of the index.
     """
     directory = postings.file.path.parent
     order = read_order(postings) if reordered else None
@@ -116,7 +106,7 @@ def open_blocks(postings: Postings, block_size: int, *, reordered: bool) -> Bloc
             file = _current(path, identity, block_size)
             if file is None:
                 _write(temporary, postings, block_size, order, identity)
-                # Opened before it is published: a process with another index open may replace the published file at once.
+                # Opened before it is published, because a process with another index open may replace the published file.
                 file = ArrayFile(temporary)
     return BlockLists(file, postings, block_size, reordered=order is not None)
 
@@ -166,14 +156,12 @@ def _write_maxima(
     block_size: int,
     documents: int,
 ) -> None:
-    """Write ``maxima``, ``blocks`` and ``offsets``, and where each term's start."""
+    """Write ``maxima``, ``blocks`` and ``offsets``, and the start of each term in them."""
     blocks, found = -(-documents // block_size), np.zeros(len(steps), np.int64)
     kernel.count_blocks(lists[0], lists[1], block_size, found)
     number = np.min_scalar_type(max(1, blocks) - 1)
-    many = (
-        found * (1 + number.itemsize) >= blocks
-        # With block numbers, the maxima of such a term would take as much space as a maximum for every block.
-    )
+    # With block numbers, the maxima of such a term would take as much space as a maximum for every block.
+    many = found * (1 + number.itemsize) >= blocks
     groups = -(-blocks // BLOCKS_OF_GROUP)
     counts = np.stack([np.where(many, blocks, found), np.where(many, 0, found), np.where(many, groups, 0)])
     starts, block_starts, offset_starts = np.concatenate([np.zeros((3, 1), np.int64), np.cumsum(counts, axis=1)], axis=1)

@@ -1,28 +1,31 @@
-"""Block-max pruning: blocks of documents whose bounds are too low are left out."""
+"""Block-max pruning: blocks of documents whose bounds are too low are skipped."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ClassVar
 
 import numpy as np
+
+from pyterrier_csplade.vectors.checks import check_share
 
 from .algorithm import Algorithm, Budget, Hits, Searcher, Spending, ranked
 from .blocks import BLOCKS_OF_GROUP, DEPTHS, open_blocks
 from .kernels.available import Scratch, kernels
 from .postings import Postings, Query
 
-# Documents whose blocks are searched first, in addition to the number of results; our choice (not measured).
+# Number of documents whose blocks are searched first, in addition to the number of results; our choice (not measured).
 _FIRST = 160
-# Each further step has this many times the blocks of the step before; our choice (not measured).
+# Ratio of the numbers of blocks in successive steps; our choice (not measured).
 _GROWTH = 8
-# Bounds that are sampled to choose the first blocks; our choice (not measured).
+# Number of bounds that are sampled to choose the first blocks; our choice (not measured).
 _SAMPLE = 2048
-# Blocks searched between two checks of a budget; our choice (measured: less than a millisecond).
+# Number of blocks searched between two checks of a budget; our choice (measured: less than a millisecond).
 _STEP = 64
-# Bounds are sums in single precision; for each term of a query they are raised by more than its rounding error.
+# Bounds are sums in single precision; they are raised by more than the rounding error of each term of a query.
 _SLACK = 2.0**-22
 # Smallest weight in bounds, relative to the largest; smaller ones could underflow in single precision.
 _LEAST_WEIGHT = 2.0**-60
@@ -30,15 +33,16 @@ _LEAST_WEIGHT = 2.0**-60
 
 @dataclass(frozen=True)
 class BlockMaxPruning(Algorithm):
-    """Block-max pruning (Mallia, Suel, Tonellotto, SIGIR 2024); with ``alpha=1`` and ``beta=1`` exact, ties included.
+    """Block-max pruning (Mallia, Suel, Tonellotto, SIGIR 2024); with ``alpha=1`` and ``beta=1`` exact, including ties.
 
     The search first computes an upper bound of the scores in each block. It searches the blocks with the largest bounds, then,
-    in the order of the index, the other blocks that may still hold a better document. For many results few blocks can be left
-    out, and exhaustive search is faster. When a budget is spent, the blocks with the smallest bounds are left out.
+    in the order of the index, the other blocks that may still contain a better document. If many results are requested, few
+    blocks can be skipped, and exhaustive search is faster. When a budget is spent, the blocks with the smallest bounds are
+    skipped.
 
     Attributes:
-        block_size: Documents of a block, from 1 to 256. Smaller blocks have tighter bounds and take more memory.
-        alpha: Factor of the bounds, above 0 and at most 1. Below 1, blocks that might hold a better document are left out.
+        block_size: Number of documents in a block, from 1 to 256. Smaller blocks have tighter bounds and take more memory.
+        alpha: Factor of the bounds, above 0 and at most 1. Below 1, blocks that might contain a better document are skipped.
         beta: Share of the query's terms to keep, the heaviest, rounded up; above 0 and at most 1. Below 1, scores lack the
             parts of the other terms.
         reordered: Whether blocks follow the order that :meth:`pyterrier_csplade.ImpactIndex.reorder` made, if there is one.
@@ -52,18 +56,16 @@ class BlockMaxPruning(Algorithm):
     reordered: bool = True
 
     def __post_init__(self) -> None:
-        if not (1 <= self.block_size <= 256 and self.block_size == int(self.block_size)):
-            raise ValueError(f"block_size must be a whole number from 1 to 256, found {self.block_size}")
-        for name in ("alpha", "beta"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be above 0 and at most 1, found {getattr(self, name)}")
+        if not (isinstance(self.block_size, Integral) and 1 <= self.block_size <= 256):
+            raise ValueError(f"block_size must be a whole number from 1 to 256, found {self.block_size!r}")
+        check_share(alpha=self.alpha, beta=self.beta, above_zero=True)
 
     def prepare(self, postings: Postings) -> Searcher:
         """Return a searcher; opens the side lists, or builds them.
 
         Raises:
             CspladeError: numba is not installed.
-            ImpactIndexError: The side lists are damaged, or cannot be written beside the index.
+            ImpactIndexError: The side lists are damaged, or cannot be written into the directory of the index.
         """
         return _BlockSearcher(self, postings)
 
@@ -149,7 +151,7 @@ class _BlockSearcher:
         return Query(query.terms[chosen], query.weights[chosen])
 
     def _estimate(self, query: Query, k: int) -> float:
-        """Return a score that k documents reach by one term alone, from the term's k-th largest impact."""
+        """Return a score that k documents reach with one term alone, from the term's k-th largest impact."""
         for depth, kth_impacts in zip(DEPTHS, self._sides.kth_impacts):
             if k <= depth:
                 return float(np.max(query.weights * kth_impacts[query.terms], initial=0.0))

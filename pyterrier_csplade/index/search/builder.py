@@ -21,12 +21,12 @@ from pyterrier_csplade.vectors.matrices import EncodedVectors, row_pieces
 
 from .postings import FORMAT, POSTINGS_FILE, Postings, checksum, index_identity
 
-# Postings that are transposed together: about 100 MB of working memory; our choice (not measured).
+# Number of postings that are transposed together, in about 100 MB of working memory; our choice (not measured).
 _PIECE = 2**22
 
 
 def write_postings(directory: Path, vectors: EncodedVectors, *, verbose: bool = False) -> None:
-    """Write the postings of an index from its documents' vectors. Call it when the index is complete, with its manifest.
+    """Write the postings of an index from its documents' vectors. Call this when the index and its manifest are complete.
 
     The vectors are read twice, in pieces. Besides one of their blocks, memory holds 100 MB, the docnos and 8 bytes for each of
     them, and 32 bytes for each term. The file is mapped into memory while it is written.
@@ -58,15 +58,10 @@ def write_postings(directory: Path, vectors: EncodedVectors, *, verbose: bool = 
 
 
 def open_postings(directory: Path, contract: Contract | None, *, memory: bool = False, verbose: bool = False) -> Postings:
-    """Open the postings of an index; build them first if they are missing, or if the index has been built again since.
+    """Open the postings of an index; build them first if they are missing, or if the index was built again.
 
+    ``contract`` is stored with postings that are built. With ``memory``, the file is read into memory instead of being mapped.
     Building takes about 0.1 s for a million postings with numba, 2 s without.
-
-    Args:
-        directory: The directory of the index.
-        contract: The contract of the document encoder, stored with postings that are built; None if unknown.
-        memory: Whether to read the postings into memory instead of mapping them.
-        verbose: Whether to show a progress bar while they are built.
 
     Raises:
         ImpactIndexError: The index or its postings are damaged, the index is of another kind, or the directory cannot be
@@ -77,14 +72,14 @@ def open_postings(directory: Path, contract: Contract | None, *, memory: bool = 
         if has_manifest(directory):
             check_on_opening(directory)
         with publishing(directory, POSTINGS_FILE) as path:
-            if _current(directory, memory) is None:  # else another process has built them meanwhile
+            if _current(directory, memory) is None:  # otherwise another process has built them meanwhile
                 _write_terrier_postings(path, directory, contract, verbose)
         postings = Postings(directory / POSTINGS_FILE, memory=memory)
     return postings
 
 
 def _measure(vectors: EncodedVectors, verbose: bool) -> tuple[PackedStrings, np.ndarray, int]:
-    """Return docnos, postings of each column, and the largest impact."""
+    """Return the docnos, the number of postings of each column, and the largest impact."""
     docnos = PackedStrings()
     counts, largest = np.zeros(len(vectors.vocabulary), dtype=np.int64), 1
     with pt.tqdm(total=len(vectors), desc="counting postings", unit="d", disable=not verbose) as bar:
@@ -137,19 +132,13 @@ class _PostingsWriter:
     """Writes a file of postings whose lists the caller fills.
 
     Attributes:
-        starts: int64 [terms + 1]: where the list of each term starts.
+        starts: int64 [terms + 1]: start of each term's list.
         docids: int32 [postings], to be filled, increasing in each list.
         impacts: [postings], to be filled.
     """
 
     def __init__(self, path: Path, counts: np.ndarray, largest: int) -> None:
-        """Reserve the space.
-
-        Args:
-            path: The file to write.
-            counts: int64 [terms]: postings of each term, at least 1.
-            largest: The largest impact.
-        """
+        """Reserve the space, given the number of postings of each term (int64 [terms], at least 1) and the largest impact."""
         self._writer = ArrayWriter(path)
         self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         postings, dtype = int(self.starts[-1]), np.min_scalar_type(largest)

@@ -14,9 +14,9 @@ from .postings import Postings, Query
 
 @dataclass(frozen=True)
 class Exhaustive(Algorithm):
-    """Term at a time; the reference for all other algorithms.
+    """Term-at-a-time search; the reference for all other algorithms.
 
-    When a budget is spent, the terms that may add least are left out, and scores are parts of the dot products.
+    When a budget is spent, the terms that can add least are skipped, and scores are parts of the dot products.
     """
 
     name: ClassVar[str] = "exhaustive"
@@ -27,7 +27,7 @@ class Exhaustive(Algorithm):
 
 
 class _NumpySearcher:
-    """Adds list after list to the scores of all documents."""
+    """Adds one list after another to the scores of all documents."""
 
     def __init__(self, postings: Postings) -> None:
         self._postings = postings
@@ -50,7 +50,7 @@ class _NumpySearcher:
 
 
 class _CompiledSearcher(_NumpySearcher):
-    """Scores window after window of documents, or, with a budget, list after list."""
+    """Scores one window of documents after another, or, with a budget, one list after another."""
 
     def __init__(self, postings: Postings) -> None:
         super().__init__(postings)
@@ -63,7 +63,7 @@ class _CompiledSearcher(_NumpySearcher):
             return super().__call__(query, k, budget)
         kernel, documents = self._kernel, len(self._postings)
         k = min(k, documents)
-        # A small collection does not need a whole window; filling it with zeros would take as long as the search.
+        # A small collection does not need a full window, and clearing one would take as long as the search.
         window = min(kernel.WINDOW, -(-documents // kernel.CHUNK) * kernel.CHUNK)
         best = self._scratch.array("docids", max(4 * k, 4096), np.int64), self._scratch.array("best", max(4 * k, 4096))
         scores = self._scratch.array("scores", window)
@@ -75,7 +75,7 @@ class _CompiledSearcher(_NumpySearcher):
 
 
 def _best(scores: np.ndarray, k: int, *, cut: bool = False) -> Hits:
-    """Return the k largest scores above 0; of equal scores, the first documents come first."""
+    """Return the k largest scores above 0; equal scores are in the order of documents."""
     least = 0.0 if k >= len(scores) else float(np.partition(scores, len(scores) - k)[len(scores) - k])
     docids = np.flatnonzero(scores >= least if least > 0 else scores)
     order = docids[np.argsort(-scores[docids], kind="stable")[:k]]

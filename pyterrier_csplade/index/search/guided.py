@@ -1,4 +1,4 @@
-"""Guided traversal: a cheap model decides which documents are scored by the learned one."""
+"""Guided traversal: a cheap model decides which documents the learned model scores."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pyterrier as pt
 from pyterrier_csplade._errors import ImpactIndexError
 from pyterrier_csplade.storage.arrays import ArrayFile, ArrayWriter
 from pyterrier_csplade.storage.workspace import publishing
+from pyterrier_csplade.vectors.checks import check_one_of, check_share
 
 from .algorithm import Algorithm, Searcher
 from .maxscore import MaxScoreSearcher
@@ -30,13 +31,13 @@ _LARGEST = 255
 class Guided(Algorithm):
     """MaxScore over postings with two impacts, the learned one and a guide's (2GTI: Qiao et al., WWW 2023, arXiv 2305.01203).
 
-    ``alpha``, ``beta`` and ``gamma`` are shares of the guide, from 0 to 1: in the bounds that leave out lists, in the bounds
-    that leave out documents, and in the final score. (0, 0, 0) is exact MaxScore; (1, 1, 0) is GT and (1, 1, 0.5) is GTI of
-    Mallia et al. (SIGIR 2022, arXiv 2204.11314). The search is a heuristic: it loses documents that the guide ranks low, so
-    report recall with latency.
+    ``alpha``, ``beta`` and ``gamma`` are shares of the guide, from 0 to 1: in the bounds that exclude lists, in the bounds that
+    exclude documents, and in the final score. (0, 0, 0) is exact MaxScore; (1, 1, 0) is GT and (1, 1, 0.5) is GTI of Mallia et
+    al. (SIGIR 2022, arXiv 2204.11314). The search is a heuristic: it loses documents that the guide ranks low, so report recall
+    along with latency.
 
     Both impacts are multiplied by the same query weights; the guide's are scaled to the range of the learned ones. Thresholds
-    rise after each window of 4,096 documents, not after each document, so less is left out than in the papers.
+    rise after each window of 4,096 documents, not after each document, so fewer documents are skipped than in the papers.
 
     Attributes:
         guide: Name of a guide that ``index.add_guide`` made.
@@ -56,11 +57,8 @@ class Guided(Algorithm):
     fill: Fill = "scaled"
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta", "gamma"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie between 0 and 1, found {getattr(self, name)}")
-        if self.fill not in get_args(Fill):
-            raise ValueError(f"fill must be one of {', '.join(get_args(Fill))}, found {self.fill!r}")
+        check_share(alpha=self.alpha, beta=self.beta, gamma=self.gamma)
+        check_one_of("fill", self.fill, get_args(Fill))
 
     def prepare(self, postings: Postings) -> Searcher:
         """Return a searcher of postings.
@@ -89,13 +87,9 @@ class GuideSource:
 
 
 def write_guide(postings: Postings, name: str, source: GuideSource, *, verbose: bool = False) -> None:
-    """Write a guide beside the postings of an index: one byte for each posting.
+    """Write a guide next to the postings of an index: one byte for each posting.
 
-    Args:
-        postings: The postings of the index. Postings of the guide alone are left out; they add nothing to a learned score.
-        name: The guide's name.
-        source: Its weights.
-        verbose: Whether to show a progress bar.
+    Postings that only the guide has are left out, because they add nothing to a learned score.
 
     Raises:
         ImpactIndexError: The directory cannot be written.
@@ -109,29 +103,24 @@ def write_guide(postings: Postings, name: str, source: GuideSource, *, verbose: 
         for number, term in enumerate(pt.tqdm(postings.terms, desc=f"guide {name}", unit="term", disable=not verbose)):
             docids, weights = source.list_of(term)
             postings.check(np.array([number]))
-            own = postings.list_of(number)[0]
-            places = np.searchsorted(own, docids)
-            places[places == len(own)] = 0
-            both = own[places] == docids if len(docids) else np.zeros(0, bool)
-            values = np.clip(np.rint(weights[both] * scale), 1, _LARGEST)
-            guides[postings.starts[number] + places[both]] = values.astype(np.uint8)
+            indexed = postings.list_of(number)[0]
+            places = np.searchsorted(indexed, docids)
+            places[places == len(indexed)] = 0
+            shared = indexed[places] == docids if len(docids) else np.zeros(0, bool)
+            values = np.clip(np.rint(weights[shared] * scale), 1, _LARGEST)
+            guides[postings.starts[number] + places[shared]] = values.astype(np.uint8)
         writer.finish({"index": postings.index, "description": source.description})
 
 
 def read_guide(postings: Postings, name: str, fill: Fill) -> tuple[np.ndarray, np.ndarray, float]:
-    """Open a guide.
-
-    Args:
-        postings: The postings that it belongs to.
-        name: Its name.
-        fill: Impact for postings without one in the guide; see :class:`Guided`.
+    """Open a guide of an index; :class:`Guided` explains ``fill``.
 
     Returns:
-        uint8 [postings], the guide's largest impact of each term, and the learned impact that the guide's impact 1 is worth,
-        which brings both to the same maximum.
+        uint8 [postings], the guide's largest impact of each term, and the learned impact that the guide's impact 1 corresponds
+        to, so that both have the same maximum.
 
     Raises:
-        ImpactIndexError: The index has no such guide, or it is damaged.
+        ImpactIndexError: The index has no such guide, or the guide is damaged.
     """
     path = _path(postings, name)
     try:

@@ -11,10 +11,10 @@ from .algorithm import Algorithm, Budget, Hits, Searcher, Spending, ranked
 from .kernels.available import Scratch, kernels
 from .postings import Postings, Query
 
-# Sums of doubles, and so bounds, have rounding errors; bounds are raised by more than these.
+# Bounds are sums of doubles; they are raised by more than their rounding errors.
 _SLACK = 1 + 2.0**-40
 
-# Ranges of documents of a search with a budget; our choice (not measured).
+# Number of document ranges in a search with a budget; our choice (not measured).
 _RANGES = 64
 
 
@@ -22,8 +22,8 @@ _RANGES = 64
 class MaxScore(Algorithm):
     """MaxScore (Turtle and Flood, Information Processing & Management 31(6), 1995), exact.
 
-    Lists that together cannot lift a document among the best are only looked up for documents that other lists have found.
-    Documents are scored in windows, as in Lucene. When a budget is spent, the documents at the end of the index are left out.
+    Lists that together cannot lift a document among the best are only looked up for documents found in other lists. Documents
+    are scored in windows, as in Lucene. When a budget is spent, the documents at the end of the index are skipped.
     """
 
     name: ClassVar[str] = "maxscore"

@@ -1,4 +1,4 @@
-"""The order of documents in the blocks of block-max pruning: similar ones side by side."""
+"""The order of documents in the blocks of block-max pruning, which puts similar documents side by side."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .postings import Postings
 #: The file of the order in the directory of an index.
 ORDER_FILE = "csplade_order.bin"
 
-# Documents are compared by this number of their heaviest terms; our choice (not measured).
+# Number of heaviest terms by which documents are compared; our choice (not measured).
 _TERMS = 32
-# Parts of up to this many documents are not divided further, as published.
+# Maximum number of documents of a part that is not divided further, as published.
 _SMALLEST = 16
 
 
 def read_order(postings: Postings) -> np.ndarray | None:
-    """Return the order that :func:`write_order` wrote for this index: int32 [documents], or None if nothing was written.
+    """Return the order that :func:`write_order` wrote for this index, int32 [documents]; None if there is none.
 
     Raises:
         ImpactIndexError: The file is damaged.
@@ -50,11 +50,7 @@ def checked_order(file: ArrayFile, documents: int) -> np.ndarray:
 
 
 def write_order(postings: Postings, order: np.ndarray) -> None:
-    """Write an order beside the postings.
-
-    Args:
-        postings: The postings.
-        order: int32 [documents]: numbers of the documents in the order of indexing.
+    """Write an order next to the postings: int32 [documents], numbers of the documents in the order of indexing.
 
     Raises:
         ImpactIndexError: The directory cannot be written.
@@ -69,7 +65,7 @@ def given_order(postings: Postings, docnos: Iterable[str]) -> np.ndarray:
     """Return the order of the given docnos.
 
     Raises:
-        DataError: A docno is unknown, missing, or appears twice; names it.
+        DataError: A docno is unknown, missing, or appears twice; the message names it.
     """
     places = postings.documents()
     order: list[int] = []
@@ -86,10 +82,6 @@ def bisect(postings: Postings, *, verbose: bool = False) -> np.ndarray:
     """Return an order by recursive graph bisection (Dhulipala et al., KDD 2016; Mackenzie et al., ECIR 2019).
 
     Documents are compared by their 32 heaviest terms, which limits memory to 200 bytes for each document.
-
-    Args:
-        postings: The postings.
-        verbose: Whether to show a progress bar.
 
     Returns:
         int32 [documents]: numbers of the documents in the order of indexing.

@@ -1,4 +1,4 @@
-"""The postings of an index: for each term the documents that have it, and their impacts."""
+"""The postings of an index: for each term, the documents that contain it and their impacts."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Query:
-    """A query in the numbers of an index.
+    """A query as term numbers of an index.
 
     Attributes:
-        terms: int64 array: numbers of terms, those that may add most to a score first.
+        terms: int64 array: numbers of terms; terms that can add most to a score come first.
         weights: float64 array: their weights, above 0.
     """
 
@@ -40,16 +40,16 @@ class Query:
 
 
 class Postings:
-    """Posting lists that are open for searching: arrays mapped into memory, safe while another process replaces the file.
+    """Posting lists that are open for searching: mapped arrays, which stay valid if another process replaces the file.
 
     The list of term ``t`` is ``docids[starts[t]:starts[t + 1]]``, increasing, and ``impacts`` of the same range. Check a list
-    with :meth:`check` before it is read.
+    with :meth:`check` before reading it.
 
     Attributes:
         starts: int64 [terms + 1].
-        docids: int32 [postings]: documents by their place in the order of indexing, counted from 0.
-        impacts: [postings], of the smallest unsigned type that holds the largest impact. With ``docids``, a posting takes 5 to
-            8 bytes.
+        docids: int32 [postings]: documents by their position in the order of indexing, counted from 0.
+        impacts: [postings], of the smallest unsigned type that can represent the largest impact. With ``docids``, a posting
+            takes 5 to 8 bytes.
         max_impacts: [terms]: the largest impact of each term, of the same type.
         terms: The index terms, in the order of their code points; each has postings.
         docnos: The docno of each document.
@@ -58,15 +58,11 @@ class Postings:
     """
 
     def __init__(self, path: Path, *, memory: bool = False) -> None:
-        """Open a file of postings.
-
-        Args:
-            path: The file.
-            memory: Whether to read it into memory instead of mapping it.
+        """Open a file of postings, mapped or read into memory.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ImpactIndexError: The file is truncated, has changed, or is of another version.
+            ImpactIndexError: The file is truncated, has changed, or is from another version.
         """
         self.file = ArrayFile(path, memory=memory)
         metadata = self.file.metadata
@@ -92,7 +88,7 @@ class Postings:
         return len(self.docnos)
 
     def number(self, term: str) -> int | None:
-        """Return the number of a term, None if no document has it."""
+        """Return the number of a term; None if no document contains it."""
         return self._numbers.get(term)
 
     def documents(self) -> dict[str, int]:
@@ -100,10 +96,10 @@ class Postings:
         return {docno: number for number, docno in enumerate(self.docnos)}
 
     def query(self, weights: Mapping[str, float]) -> Query:
-        """Return a query in the numbers of this index, without terms that are not in it.
+        """Return a query as term numbers of this index, without terms that are not in it.
 
         Terms are sorted by their bound (weight times largest impact), the largest first; equal ones keep the order of
-        ``terms``. Every algorithm adds up scores in this order, so that all round alike.
+        ``terms``. Every algorithm adds up scores in this order, so that all round in the same way.
 
         Args:
             weights: Term to weight, above 0.
@@ -124,8 +120,8 @@ class Postings:
     def check(self, terms: np.ndarray) -> None:
         """Check the lists of some terms and their checksums, each at its first use.
 
-        Compiled loops do not check documents: one that is out of range or out of order would make them read and write memory
-        that is not theirs.
+        Compiled loops do not check documents: with a document out of range or out of order, they would read and write memory
+        outside the arrays.
 
         Raises:
             ImpactIndexError: A list has changed.
@@ -139,7 +135,7 @@ class Postings:
 
 
 def are_documents(docids: np.ndarray, documents: int) -> bool:
-    """Whether a list, which is not empty, holds ascending numbers of documents."""
+    """Whether a non-empty list contains ascending numbers of documents."""
     return bool(docids[0] >= 0 and docids[-1] < documents and (docids[1:] > docids[:-1]).all())
 
 
@@ -149,9 +145,9 @@ def checksum(docids: np.ndarray, impacts: np.ndarray) -> int:
 
 
 def index_identity(directory: Path) -> str:
-    """Return what distinguishes an index from others that were or will be in its directory: the digest of its manifest.
+    """Return the digest of an index's manifest, which distinguishes it from earlier and later indexes in its directory.
 
-    Without a manifest, the names, sizes and times of Terrier's files take its place.
+    Without a manifest, the names, sizes and times of Terrier's files are used instead.
     """
     if has_manifest(directory):
         return hashlib.sha256((directory / MANIFEST_FILE).read_bytes()).hexdigest()

@@ -22,11 +22,7 @@ from .postings import Postings
 def counts_source(postings: Postings, documents: Iterable[Mapping[str, Any]], k1: float, b: float) -> GuideSource:
     """Return BM25 over token counts; tokens that differ only in case or a leading space are the same.
 
-    Args:
-        postings: The postings of the index.
-        documents: Documents with ``docno`` and ``toks_tf`` (token to count), in any order.
-        k1: BM25's k1.
-        b: BM25's b.
+    The documents have ``docno`` and ``toks_tf`` (token to count), and may be in any order.
 
     Raises:
         DataError: A document has no counts, is not in the index, or appears twice.
@@ -48,14 +44,7 @@ def counts_source(postings: Postings, documents: Iterable[Mapping[str, Any]], k1
 
 
 def terrier_source(postings: Postings, directory: Path, k1: float, b: float, *, verbose: bool = False) -> GuideSource:
-    """Return BM25 of a Terrier index; documents are matched by docno, terms by the folded and stemmed token.
-
-    Args:
-        postings: The postings of the index.
-        directory: The directory of the Terrier index.
-        k1: BM25's k1.
-        b: BM25's b.
-        verbose: Whether to show a progress bar.
+    """Return BM25 of the Terrier index in a directory; documents are matched by docno, terms by the folded and stemmed token.
 
     Raises:
         ImpactIndexError: The Terrier index cannot be read, or has no document in common with the index.
@@ -84,7 +73,7 @@ def learned_source(postings: Postings, other: Postings) -> GuideSource:
         ImpactIndexError: The two indexes have no document in common.
     """
     numbers = postings.documents()
-    # Documents that are not in the index get a number that no posting has.
+    # Documents that are not in the index get a number that no posting uses.
     places = np.array([numbers.get(docno, len(postings)) for docno in other.docnos], dtype=np.int64)
     if not (places < len(postings)).any():
         raise ImpactIndexError("the two indexes have no document in common")
@@ -129,7 +118,7 @@ _TO_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def folded(term: str) -> str:
-    """Return a token without its leading space, in lower case.
+    """Return a token in lower case, without its leading space.
 
     Only ASCII letters change their case, because byte-level vocabularies use other letters for bytes.
     """
@@ -137,7 +126,7 @@ def folded(term: str) -> str:
 
 
 def _stemmer(pipeline: list[str]) -> Callable[[str], str]:
-    """Return the stemmer of a Terrier index. Stop words are not in the index, so they need no treatment."""
+    """Return the stemmer of a Terrier index, ignoring its stop words, which are not in the index."""
     names = [name for name in pipeline if name != "Stopwords"]
     if not names:
         return str

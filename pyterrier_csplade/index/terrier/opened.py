@@ -1,4 +1,4 @@
-"""An index that Terrier has open."""
+"""An index as opened by Terrier."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pyterrier_csplade.vectors.vocabulary import is_index_term
 
 from .java import opening, start, summary
 
-# Terrier opens structures at first use, perhaps after another process has replaced the index; so they are opened at once.
+# Terrier opens structures at first use, when another process may have replaced the index; so they are opened here.
 _STRUCTURES = ("lexicon", "inverted", "document", "meta")
 
 
 class OpenTerrier:
-    """An index that Terrier has open.
+    """An index as opened by Terrier.
 
-    Terrier's structures are not safe for threads unless ``concurrent`` is set: hold ``lock`` while Java reads the index. Calls
-    of Java need care besides: pyjnius keeps the receiver of a call in an object that all threads share until Java is called, so
-    the receiver must be in a variable, and arguments must be computed before the call.
+    Terrier's structures are not safe for threads unless ``concurrent`` is set: hold ``lock`` while Java reads the index. Java
+    calls need further care: pyjnius keeps the receiver of a call in an object that all threads share until Java is called, so
+    assign the receiver to a variable, and compute arguments before the call.
 
     Attributes:
         index: Java's index object.
@@ -36,16 +36,10 @@ class OpenTerrier:
     """
 
     def __init__(self, directory: Path, name: Path, *, memory: bool, concurrent: bool = False) -> None:
-        """Open an index.
-
-        Args:
-            directory: Its directory.
-            name: Its name in error messages.
-            memory: Whether to load it into memory.
-            concurrent: Whether several threads shall search at the same time.
+        """Open an index, for several threads if ``concurrent``; ``name`` is its name in error messages.
 
         Raises:
-            ImpactIndexError: Terrier cannot open it.
+            ImpactIndexError: Terrier cannot open the index.
         """
         start()
         self.lock = threading.RLock()
@@ -61,7 +55,7 @@ class OpenTerrier:
                 self.fields: list[str] = list(self.index.getMetaIndex().getKeys())
         except Exception as error:
             raise ImpactIndexError(f"Terrier cannot open {name}: {summary(error)}") from error
-        # Whether the index has a term, for the terms of past queries: each look-up is a call into Java.
+        # Whether the index has a term, for the terms of past queries, because each look-up is a call into Java.
         self._known: dict[str, bool] = {}
 
     def lend(self) -> Any:
@@ -70,12 +64,12 @@ class OpenTerrier:
         return self.index
 
     def release(self) -> None:
-        """Let Java's index object be closed as soon as this object is not used any more."""
+        """Let Java's index object be closed as soon as this object is no longer used."""
         if not self._closing.alive:
             self._closing = _close_with(self, self.index)
 
     def known(self, terms: set[str]) -> dict[str, bool]:
-        """Return whether the index has these terms, and others."""
+        """Return whether the index has these and previously requested terms."""
         with self.lock:
             lexicon = self.index.getLexicon()
             for term in terms.difference(self._known):
@@ -83,7 +77,7 @@ class OpenTerrier:
             return self._known
 
     def read_field(self, field: str, docids: np.ndarray) -> np.ndarray:
-        """Return a metadata field of documents, which may repeat: object array of str."""
+        """Return a metadata field of documents, whose numbers may repeat: object array of str."""
         distinct, places = np.unique(docids, return_inverse=True)  # each string crosses from Java once
         numbers = distinct.tolist()
         with self.lock:
@@ -95,13 +89,13 @@ class OpenTerrier:
 
 def _retriever(index: Any, concurrent: bool) -> pt.terrier.Retriever:
     with warnings.catch_warnings():
-        # PyTerrier calls threads experimental because its rows come in any order of queries; these rows do not.
+        # PyTerrier calls threads experimental because its rows are not in the order of the queries; these rows are.
         warnings.filterwarnings("ignore", message="Multi-threaded|Upgrading")
         return pt.terrier.Retriever(index, wmodel="Tf", threads=2 if concurrent else 1)
 
 
 def _close_with(owner: object, index: Any) -> Any:
-    """Close Java's index object when its owner is not used any more; without this its files would stay open."""
+    """Close Java's index object when its owner is no longer used; otherwise its files would stay open."""
     closing = weakref.finalize(owner, _close, index)
     closing.atexit = False
     return closing

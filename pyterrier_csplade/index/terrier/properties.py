@@ -1,4 +1,4 @@
-"""Writes the file data.properties, from which Terrier opens an index."""
+"""Writes the file data.properties, with which Terrier opens an index."""
 
 from __future__ import annotations
 
@@ -32,16 +32,7 @@ _POSTING_TYPES = "org.terrier.structures.IndexOnDisk,java.lang.String,{}java.lan
 def write_properties(
     directory: Path, *, documents: int, terms: int, postings: int, tokens: int, meta: Mapping[str, str]
 ) -> None:
-    """Write data.properties.
-
-    Args:
-        directory: The directory of the index.
-        documents: Number of documents.
-        terms: Number of terms.
-        postings: Number of postings.
-        tokens: Sum of all impacts.
-        meta: Properties of the metadata, from :func:`write_meta`.
-    """
+    """Write data.properties; ``tokens`` is the sum of all impacts, and ``meta`` the result of :func:`write_meta`."""
     properties = {
         "num.Documents": str(documents),
         "num.Terms": str(terms),

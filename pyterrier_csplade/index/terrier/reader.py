@@ -14,7 +14,7 @@ from pyterrier_csplade._errors import ImpactIndexError
 
 from .lexicon import lexicon_entry
 
-# The largest int of Java, the longest term that a lexicon can describe, and bytes of a docid.
+# The largest Java int, the longest term that a lexicon can describe, and the bytes of a docid.
 _MAX_INT, _MAX_TERM, _DOCID = 2**31 - 1, 2**15, 4
 
 _INVERTED = "org.terrier.structures.postings.bit.BasicIterablePosting"
@@ -98,17 +98,13 @@ class TerrierFiles:
         *,
         verbose: bool = False,
     ) -> None:
-        """Decode all lists.
+        """Decode the lists of lexicon records into the arrays ``all_docids`` and ``all_impacts``.
 
-        Args:
-            order: Records of the lexicon, in the order of the lists.
-            starts: int64 [terms + 1]: where each list goes.
-            all_docids: [postings], filled by this method.
-            all_impacts: [postings], filled by this method.
-            verbose: Whether to show a progress bar.
+        ``order`` contains the records in the order of the lists, and ``starts`` (int64, [terms + 1]) the start of each list in
+        the arrays.
 
         Raises:
-            ImpactIndexError: A list disagrees with the lexicon.
+            ImpactIndexError: A list does not match the lexicon.
         """
         decode = decoder()
         for number, record in enumerate(pt.tqdm(order.tolist(), desc="reading postings", unit="term", disable=not verbose)):
@@ -134,7 +130,7 @@ class TerrierFiles:
         return csc_matrix((frequencies, docids, starts), shape=shape).tocsr()
 
     def _lists(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the bytes of the inverted file, and the first bit of each list and the bit after its last."""
+        """Return the bytes of the inverted file, the first bit of each list, and the bit after its last."""
         path = self.directory / "data.inverted.bf"
         data = np.fromfile(path, np.uint8) if path.stat().st_size == 0 else np.memmap(path, np.uint8, "r")
         bits, places = len(data) * 8, self.lexicon["byte"].astype(np.int64)
@@ -165,9 +161,7 @@ class TerrierFiles:
             raise self._other(f"{name} is {found}")
 
     def _other(self, why: str) -> ImpactIndexError:
-        return ImpactIndexError(
-            f"{self.directory} is not an index of impacts that ImpactIndex has built ({why}): build it again"
-        )
+        return ImpactIndexError(f"{self.directory} is not an index of impacts built by ImpactIndex ({why}): build it again")
 
 
 def decoder() -> Decoder:
@@ -183,8 +177,8 @@ def decode_in_python(data: np.ndarray, first: int, last: int, docids: np.ndarray
     """Decode a posting list: gaps between documents in Elias' gamma code, impacts in unary code.
 
     Args:
-        data: The bytes of the file.
-        first: The first bit of the list; the highest bit of a byte comes first.
+        data: The bytes of the file; the highest bit of a byte comes first.
+        first: The first bit of the list.
         last: The bit after its last.
         docids: [postings], filled by this function.
         impacts: [postings], filled by this function.

@@ -10,12 +10,12 @@ from pyterrier_csplade.training.losses import ranking_loss
 
 
 def both_ways(scores: Tensor, same: Tensor, temperature: float) -> Tensor:
-    """InfoNCE from captions to pictures and back, halved.
+    """Compute the mean of InfoNCE from captions to pictures and from pictures to captions.
 
     Args:
-        scores: Inner products, [captions, pictures]; pair i is on the diagonal.
-        same: Number of each caption: the pictures of equal captions are no negatives of each other.
-        temperature: Divides the scores.
+        scores: Inner products, [captions, pictures], with pair i on the diagonal.
+        same: Number of each caption. Pictures of equal captions are not negatives of each other.
+        temperature: Divisor of the scores.
     """
     targets = torch.arange(len(scores), device=scores.device)
     excluded = (same[:, None] == same[None, :]) & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
@@ -24,7 +24,7 @@ def both_ways(scores: Tensor, same: Tensor, temperature: float) -> Tensor:
 
 
 def distillation(scores: Tensor, teacher: Tensor, temperature: float, teacher_temperature: float) -> Tensor:
-    """Cross-entropy with the softmax of a teacher's scores, in both directions, halved (arXiv 2402.17535).
+    """Compute the mean cross-entropy with the softmax of a teacher's scores in both directions (arXiv 2402.17535).
 
     Args:
         scores: Inner products, [captions, pictures].
@@ -40,14 +40,14 @@ def distillation(scores: Tensor, teacher: Tensor, temperature: float, teacher_te
 
 
 def gate_loss(logits: Tensor, weights: Tensor, captions: Tensor, sharpness: float, smoothing: float) -> Tensor:
-    """Caption-gated token supervision (V-SPLADE): rewards a caption's terms that the picture already half believes.
+    """Compute caption-gated token supervision (V-SPLADE), which rewards terms of the caption that the picture already has.
 
     With h the logits of a picture, p = log(1 + ReLU(h)), and c the text model's vector of the caption on its own words::
 
         o = (p + smoothing * mean(p)) * c, normalised, to the power 1 / sharpness, normalised; without a gradient
         L = - sum over terms of o * log sigmoid(h)
 
-    and the mean over the pictures. A picture without any weight takes the caption's weights, so that it comes back.
+    averaged over the pictures. For a picture without any weight, o comes from the caption's weights, which revives it.
 
     Args:
         logits: h, [pictures, terms].

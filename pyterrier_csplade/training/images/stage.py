@@ -28,7 +28,7 @@ from .trainer import HeadModel, HeadValidation, ImageTrainer, head_figures
 
 #: The measures of the saved head, in a run's directory.
 REPORT_FILE = "image_report.json"
-# Pairs of which a dry run measures the time.
+# Number of pairs with which a dry run measures the time.
 _TIMED = 16
 
 
@@ -81,11 +81,8 @@ def train_images(config: ImagesConfig, *, resume: bool = False) -> Path:
 def plan_images(config: ImagesConfig) -> Plan:
     """Check a configuration and its data, and estimate the time on this machine, without training.
 
-    Args:
-        config: The run's settings.
-
     Returns:
-        A plan, whose ``problems`` are what would stop the run.
+        A plan. Its ``problems`` would stop the run.
     """
     plan = Plan(gpu=find_gpu("h100"))
     try:

@@ -25,12 +25,12 @@ from .config import ImagesConfig, PictureValidation
 from .losses import both_ways, distillation, gate_loss
 from .pairs import Pairs
 
-# Pictures that are encoded together in a validation; our choice (not measured).
+# Number of pictures in a batch of validation; our choice (not measured).
 _BATCH = 256
 
 
 class HeadModel(nn.Module):
-    """A head in front of the frozen language model, which is no part of it, so that only the head is trained and saved."""
+    """A head in front of the frozen language model. The model is not a submodule, so only the head is trained and saved."""
 
     def __init__(self, head: ImageHead, backbone: Backbone) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class ImageTrainer(ScheduledTrainer):
         self.record(**figures, **sparsity(weights, "document"), lambda_document=strength, accuracy=hits, co_activation=together)
 
     def _restricted(self, weights: Tensor, captions: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Return pictures and captions as expansion control leaves them: a pair's terms besides own words may be out."""
+        """Return the vectors of pictures and captions after expansion control, which may remove terms other than own words."""
         if self.expansion is None:
             return weights, captions
         step = self.state.global_step
@@ -132,14 +132,7 @@ class HeadValidation(Validation):
     """Evaluates the head at regular steps, as ``Validation`` evaluates a text model: best checkpoint, and early stopping."""
 
     def __init__(self, trainer: Any, pairs: Pairs, scale: float, settings: PictureValidation) -> None:
-        """Watch a run.
-
-        Args:
-            trainer: The run's trainer.
-            pairs: Encoded pairs that are not trained on.
-            scale: Scale of the impacts.
-            settings: Steps, measure and patience.
-        """
+        """Watch a run."""
         self.trainer, self.pairs, self.scale = trainer, pairs, scale
         self.settings = settings  # type: ignore[assignment]  # what the base class reads of it is the same
         self.measure = f"eval_{settings.measure}"
@@ -150,13 +143,7 @@ class HeadValidation(Validation):
 
 
 def head_figures(model: HeadModel, pairs: Pairs, scale: float) -> dict[str, float]:
-    """Measure a head on pairs: every caption searches all pictures.
-
-    Args:
-        model: The head and the frozen model.
-        pairs: The pairs.
-        scale: Scale of the impacts.
-    """
+    """Measure a head on pairs: every caption searches all pictures."""
     impacts, places = picture_impacts(model, pairs, scale), np.arange(len(pairs))
     return {
         **measures.retrieval_measures(measures.relevant_ranks(pairs.queries, impacts, places)),
@@ -171,7 +158,7 @@ def head_figures(model: HeadModel, pairs: Pairs, scale: float) -> dict[str, floa
 
 
 def picture_impacts(model: HeadModel, pairs: Pairs, scale: float) -> csr_matrix:
-    """Return the impacts of the pictures of pairs, int32 [pairs, terms]; vectors are never restricted here."""
+    """Return the unrestricted impacts of the pictures of pairs, int32 [pairs, terms]."""
     device = next(model.parameters()).device
     rows = []
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Monitoring of a training run: pre-flight checks, the cockpit, validation, curves, and what merging an adapter changed."""
+"""Monitoring of training runs: pre-flight, cockpit, validation, curves, and the effect of merging an adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cockpit: figures that announce a collapse, and the stop of a run that has collapsed."""
+"""The cockpit, which records figures that predict a collapse, and stops collapsed runs."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from pyterrier_csplade.training.distributed import is_first_process
 from .grounding import fallen
 from .preflight import preflight, top_position_share
 
-# A file in a run's directory: the most frequent terms of the passages, at every point of the curves; our choice (not measured).
+# File in a run's directory with the most frequent terms of the passages at every point of the curves, and their number; our
+# choice (not measured).
 _TOP_TERMS_FILE = "top_terms.jsonl"
 _TOP_TERMS = 10
-# Consecutive points of the curves after which a run counts as collapsed; our choice (not measured).
+# Consecutive points of the curves with a sign of collapse after which a run is stopped; our choice (not measured).
 _PATIENCE = 3
-# Share of empty vectors, and of active terms, at which a side counts as all zero or all active; our choice (not measured).
+# Share of empty vectors, and of active terms, from which a side counts as empty or dense; our choice (not measured).
 _ALL_EMPTY = 0.99
 _ALL_ACTIVE = 0.9
-# In-batch accuracy over chance below which vectors with all terms active count as blind; our choice (not measured).
+# In-batch accuracy, relative to chance, below which dense vectors count as collapsed; our choice (not measured).
 _BLIND = 3.0
 # Signs of a collapse.
 _NO_QUERIES = "all query vectors have been empty"
@@ -38,22 +39,15 @@ _ALL_BLIND = "all terms have been active and rank no better than chance"
 
 
 class Cockpit(TrainerCallback):
-    """Records figures about a run's vectors, and stops a run that has collapsed.
+    """Records figures about a run's vectors, and stops a collapsed run.
 
-    At every point of the curves it records the share of index terms that no passage since the last point had (``dead_terms``),
-    the share of maxima that one position wins (``top_position_share``), and in ``top_terms.jsonl`` the most frequent terms with
-    the share of passages that have them.
+    At every point of the curves, it records the share of index terms that no passage has had since the last point
+    (``dead_terms``) and the share of maxima at a single position (``top_position_share``). It writes the most frequent terms
+    and their shares of the passages into ``top_terms.jsonl``.
     """
 
     def __init__(self, trainer: Any, backbone: Backbone, probe: dict[str, Any], config: ContrastiveConfig) -> None:
-        """Watch a run.
-
-        Args:
-            trainer: The run's trainer.
-            backbone: The run's model.
-            probe: A small batch made by the run's collator.
-            config: The run's settings.
-        """
+        """Watch a run."""
         self.trainer, self.backbone, self.probe, self.config = trainer, backbone, probe, config
         self.frequencies = torch.zeros(len(backbone.vocabulary), dtype=torch.int64)
         self.passages = 0
@@ -61,13 +55,13 @@ class Cockpit(TrainerCallback):
         self._bad_points = dict.fromkeys((_NO_QUERIES, _NO_DOCUMENTS, _ALL_BLIND), 0)
 
     def diagnose(self, queries: Tensor, passages: Tensor) -> dict[str, Tensor | float]:
-        """Count for each term the passages of a batch that have it; the next point of the curves reports them."""
+        """Count the passages of a batch that have each term, for the next point of the curves."""
         self.frequencies = self.frequencies.to(passages.device) + (passages > 0).sum(dim=0)
         self.passages += len(passages)
         return {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must keep for the next point of the curves."""
+        """Return the counts since the last point of the curves, for a checkpoint."""
         numbers = torch.tensor([self.passages, *self._bad_points.values()])
         return {"frequencies": self.frequencies, "numbers": numbers}
 
@@ -79,11 +73,11 @@ class Cockpit(TrainerCallback):
 
     @property
     def _whole(self) -> bool:
-        """Whether this process holds the whole model, so that its parts can be used on their own."""
+        """Whether the model is not sharded, so that its parts can be called separately."""
         return not (self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Run the pre-flight before the first step and warn of its findings; drop points written after the checkpoint."""
+        """Run the pre-flight before the first step, warn of its findings, and drop points written after the checkpoint."""
         if is_first_process():
             _keep_until(state.global_step, Path(self.config.output) / _TOP_TERMS_FILE)
         if state.global_step == 0 and self._whole:
@@ -94,7 +88,7 @@ class Cockpit(TrainerCallback):
                     warn(str(found))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Record the figures of a point of the curves if one is due."""
+        """Record figures at every point of the curves."""
         if not control.should_log:
             return
         self.trainer.record(dead_terms=(self.frequencies == 0).float().mean())
@@ -114,11 +108,11 @@ class Cockpit(TrainerCallback):
             out.write(json.dumps({"step": step, "terms": terms}, ensure_ascii=False) + "\n")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        """Save and stop the run when it shows a sign of collapse at enough points in a row; warn of lost grounding."""
+        """Save and stop the run after enough consecutive signs of collapse, and warn of lost grounding."""
         if is_first_process() and (found := fallen(state.log_history)):
             warn(
                 f"step {state.global_step}: {', '.join(found)}: few of the heaviest terms are tokens of the text, so terms may "
-                "lose their meaning. Begin with a lexical warm start (adapt with objective: pooled), set lexical or expansion, "
+                "lose their meaning. Start with a lexical warm start (adapt with objective: pooled), set lexical or expansion, "
                 "or lower temperature and the lambdas"
             )
         if "nnz_document" not in logs:
@@ -126,11 +120,11 @@ class Cockpit(TrainerCallback):
         for name, bad in self._signs(logs).items():
             self._bad_points[name] = self._bad_points[name] + 1 if bad else 0
             if self._bad_points[name] == _PATIENCE and self.config.stop_on_collapse and not self.collapsed:
-                self._bad_points[name] = 0  # a resumed run has as many points again
+                self._bad_points[name] = 0  # a resumed run starts to count again
                 self.collapsed = (
                     f"step {state.global_step}: {name} at the last {_PATIENCE} points of the curves: the run has collapsed. "
                     f"Its state is saved in {args.output_dir}. Start from an adapted model, lower learning_rate or the "
-                    "lambdas, lengthen flops_warmup_steps, set target_nnz, or raise temperature where all terms are active"
+                    "lambdas, lengthen flops_warmup_steps, set target_nnz, or raise temperature if all terms are active"
                 )
                 control.should_save = control.should_training_stop = True
 
@@ -145,7 +139,7 @@ class Cockpit(TrainerCallback):
         }
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        """Report why the run was stopped.
+        """Raise the reason for stopping the run.
 
         Raises:
             TrainingError: The run has collapsed.
@@ -155,7 +149,7 @@ class Cockpit(TrainerCallback):
 
 
 def _keep_until(step: int, path: Path) -> None:
-    """Drop the points that a killed run wrote after its last checkpoint, and an incomplete last line."""
+    """Drop the points that a killed run wrote after its last checkpoint, and any incomplete last line."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = (line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)

@@ -10,7 +10,7 @@ from pyterrier_csplade._errors import DataError
 from pyterrier_csplade.training.trainer import LOG_FILE
 
 # fmt: off
-# The figures of each panel. Those that a run did not log are left out.
+# The figures of each panel. Figures that a run did not log are left out.
 _PANELS = {
     "loss": ("loss", "rank_loss", "kl_loss", "margin_mse", "clm", "relu", "lexical"),
     "active terms": ("nnz_query", "nnz_document", "eval_nnz_query", "eval_nnz_document"),
@@ -45,13 +45,13 @@ def plot_curves(run: str | Path) -> Path:
     Raises:
         DataError: The directory has no training log.
     """
-    # Without pyplot, which would change a notebook's backend and figures.
+    # pyplot would change the backend and the figures of a notebook.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     log = Path(run) / LOG_FILE
     if not log.is_file():
-        raise DataError(f"there is no {LOG_FILE} in {run}: nothing has been logged there")
+        raise DataError(f"there is no {LOG_FILE} in {run}: name the output directory of a run that has logged a step")
     points = json.loads(log.read_text(encoding="utf-8"))
     panels = _panels(points)
     figure = Figure(figsize=(10, 3 * -(-len(panels) // 2)), layout="constrained")
@@ -67,7 +67,7 @@ def plot_curves(run: str | Path) -> Path:
 
 
 def _panels(points: list[dict[str, float]]) -> dict[str, list[str]]:
-    """Map titles of panels to the figures that were logged; the measures of a validation share a panel."""
+    """Return the logged figures of each panel by title. The measures of validation share a panel."""
     logged = {name for point in points for name in point}
     named = {name for names in _PANELS.values() for name in names}
     measures = sorted(name for name in logged if name.startswith("eval_") and name not in named)

@@ -1,4 +1,4 @@
-"""Lexical grounding in training: of a batch, of validation, and a warning when it falls."""
+"""Lexical grounding in training, and detection of its decline."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 from pyterrier_csplade.training.own_tokens import OwnTokens
 from pyterrier_csplade.vectors.grounding import lexical_grounding
 
-# Texts of a batch that are looked at; our choice (not measured).
+# Number of texts of a batch for which grounding is computed; our choice (not measured).
 _TEXTS = 64
-#: Lexical grounding below which terms may have lost their meaning; our choice (measured: in examples/csplade_small, .40 at the
-#: start of the lexical warm start and .78 at its end).
+#: Lexical grounding below which terms may have lost their meaning; our choice (measured: .40 at the start and .78 at the end of
+#: the lexical warm start in examples/csplade_small).
 LEAST_GROUNDED = 0.2
 _NAMES = ("grounding_query", "grounding_document", "eval_grounding_query", "eval_grounding_document")
 
@@ -23,7 +23,7 @@ def batch_grounding(weights: Tensor, own: OwnTokens, side: str) -> dict[str, flo
 
     Args:
         weights: [texts, terms].
-        own: Their own tokens.
+        own: The own tokens of these texts.
         side: "query" or "document".
     """
     vectors = csr_matrix(weights[:_TEXTS].detach().float().cpu().numpy())
@@ -31,11 +31,7 @@ def batch_grounding(weights: Tensor, own: OwnTokens, side: str) -> dict[str, flo
 
 
 def fallen(history: Sequence[Mapping[str, float]]) -> list[str]:
-    """Describe what has fallen below the limit at the last point of the curves.
-
-    Args:
-        history: The points of the curves, the newest last.
-    """
+    """Describe the figures that fell below the limit at the last point of the curves."""
     found = []
     for name in _NAMES:
         values = [point[name] for point in history if name in point]

@@ -1,4 +1,4 @@
-"""A report on what merging an adapter changed."""
+"""A report on the effect of merging an adapter."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pyterrier_csplade.model.encoder import BatchEncoder
 from pyterrier_csplade.storage.files import write_atomically
 from pyterrier_csplade.training.batches import RowDataset
 
-# A file in a run's directory.
+# File in a run's directory.
 _PARITY_FILE = "merge_parity.json"
-# Rows of the training data that are compared; our choice (not measured).
+# Number of training rows to compare; our choice (not measured).
 _ROWS = 32
 _BATCH = 16
 
 
 class Probe:
-    """Queries and passages of the training data, to be encoded before and after merging."""
+    """Queries and passages of the training data to encode before and after merging."""
 
     def __init__(self, dataset: RowDataset) -> None:
-        """Take the first rows of a dataset."""
+        """Read the first rows of a dataset."""
         rows = [dataset[number] for number in range(min(_ROWS, len(dataset)))]
         self.queries = [row["query"] for row in rows]
         self.passages = list(dict.fromkeys(text for row in rows for text in [row["positive"], *row["negatives"]]))
@@ -43,9 +43,9 @@ class Probe:
         return queries, passages
 
     def report(self, before: tuple[csr_matrix, csr_matrix], after: tuple[csr_matrix, csr_matrix]) -> dict[str, Any]:
-        """Compare vectors by the largest and mean absolute difference of their weights, and by nDCG@10 of the probe's queries.
+        """Compare vectors by the largest and mean absolute difference of weights, and by nDCG@10 of the probe's queries.
 
-        The mean is over the weights that are above 0 before or after merging.
+        The mean is over the weights that are positive before or after merging.
         """
         differences = [abs(second - first) for first, second in zip(before, after)]
         active = sum(((first > 0) + (second > 0)).nnz for first, second in zip(before, after))

@@ -1,4 +1,4 @@
-"""The pre-flight: checks of a model's vectors before the first step, which predict whether the run will collapse."""
+"""The pre-flight, which checks a model's vectors before the first step and predicts whether the run will collapse."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from pyterrier_csplade.training.schedules import WANTED_SPREAD, following_temper
 
 from .grounding import LEAST_GROUNDED, batch_grounding
 
-# A file in a run's directory.
+# File in a run's directory.
 _PREFLIGHT_FILE = "preflight.json"
 
-# Limits of the figures; our choice (measured: runs of csplade-tiny, unadapted and adapted, at temperatures from 1 to 100, for
-# the scores and the active terms). A softmax over differences far above 10 has a gradient for one passage only.
+# Limits of active terms and of the spread of scores; our choice (measured: runs of csplade-tiny, unadapted and adapted, at
+# temperatures from 1 to 100). A softmax over differences far above 10 has a gradient for one passage only.
 _MOST_ACTIVE = 0.3
 _LARGEST_SPREAD = 10.0
+# Limits of the other figures; our choice (not measured).
 _MOST_EMPTY = 0.5
 _MOST_ALIKE = 0.98
 _MOST_OF_ONE_POSITION = 0.5
@@ -37,18 +38,18 @@ _LARGEST_PENALTY = 100.0
 
 @dataclass(frozen=True)
 class Preflight:
-    """Figures about the vectors of a batch before training, and what they mean.
+    """Figures about the vectors of a batch before training, and conclusions from them.
 
     Attributes:
         figures: ``mean_logit`` and ``std_logit`` of the pooled logits before the activation; ``head_norm``, the mean norm of
-            the LM head's rows; ``nnz_query`` and ``nnz_document``, mean active terms; ``empty_query`` and ``empty_document``,
-            shares of empty vectors; ``positive_score``, the mean score of a query's positive; ``score_spread``, the mean
-            standard deviation of a query's scores over the temperature; ``similarity``, the mean cosine of two passages;
-            ``rank_loss``, and ``chance_loss``, the loss if all scores were equal; ``penalty_ratio``, the regularisers at
-            their full weights over the ranking loss; ``top_position_share``, the share of maxima that one position wins; and
-            for both sides the lexical grounding: ``grounding_``, ``own_weight_`` and ``own_live_``, see ``Grounding``.
-        findings: Problems, each with its cure.
-        verdict: "ok", "risk", or "collapse" if training is not expected to survive.
+            the LM head's rows; ``nnz_query`` and ``nnz_document``, mean numbers of active terms; ``empty_query`` and
+            ``empty_document``, shares of empty vectors; ``positive_score``, the mean score of a query's positive;
+            ``score_spread``, the mean standard deviation of a query's scores, in temperatures; ``similarity``, the mean cosine
+            of two passages; ``rank_loss``; ``chance_loss``, the loss for equal scores; ``penalty_ratio``, the regularisers at
+            full weight divided by the ranking loss; ``top_position_share``, the share of maxima at a single position; and the
+            lexical grounding of both sides: ``grounding_``, ``own_weight_`` and ``own_live_``, see ``Grounding``.
+        findings: Problems, each with a remedy.
+        verdict: "ok", "risk", or "collapse" if a collapse is expected.
     """
 
     figures: dict[str, float]
@@ -65,13 +66,7 @@ class Preflight:
 
 
 def preflight(backbone: Backbone, batch: dict[str, Any], config: ContrastiveConfig) -> Preflight:
-    """Check the vectors of a batch before training.
-
-    Args:
-        backbone: The model; its training mode is restored afterwards.
-        batch: A batch made by the run's collator.
-        config: The run's settings.
-    """
+    """Check the vectors of a batch from the run's collator before training."""
     training = backbone.training
     backbone.eval()
     with torch.no_grad():
@@ -84,8 +79,8 @@ def preflight(backbone: Backbone, batch: dict[str, Any], config: ContrastiveConf
             "head_norm": float(backbone.head.weight.float().norm(dim=1).mean()),  # type: ignore[operator, union-attr]
             **_figures(queries, passages, Labels(**batch["labels"]), config),
             "top_position_share": top_position_share(backbone, batch["passages"][0]),
-            **batch_grounding(queries, OwnTokens.of(batch["own_queries"]), "query"),
-            **batch_grounding(passages, OwnTokens.of(batch["own_passages"]), "document"),
+            **batch_grounding(queries, OwnTokens(**batch["own_queries"]), "query"),
+            **batch_grounding(passages, OwnTokens(**batch["own_passages"]), "document"),
         }
     backbone.train(training)
     return judge(figures, len(backbone.vocabulary), config)
@@ -115,65 +110,60 @@ def _figures(queries: Tensor, passages: Tensor, labels: Labels, config: Contrast
 
 
 def judge(figures: dict[str, float], terms: int, config: ContrastiveConfig) -> Preflight:
-    """Compare figures with their limits.
-
-    Args:
-        figures: See ``Preflight``.
-        terms: Number of index terms.
-        config: The run's settings.
-    """
-    grave, light = [], []
+    """Compare the figures of ``Preflight`` with their limits, for a number of index terms."""
+    severe, minor = [], []
     for side in ("query", "document"):
         if figures[f"empty_{side}"] > _MOST_EMPTY:
-            grave.append(
-                f"{figures[f'empty_{side}']:.0%} of the {side} vectors are empty, so that the ReLU passes no gradient: run the "
+            severe.append(
+                f"{figures[f'empty_{side}']:.0%} of the {side} vectors are empty, so the ReLU passes no gradient: run the "
                 "adaptation phase first, or raise logit_scale."
             )
     if figures["score_spread"] > _LARGEST_SPREAD:
         wanted = config.last_temperature * figures["score_spread"] / WANTED_SPREAD
-        grave.append(
-            f"Scores differ by {figures['score_spread']:,.0f} temperatures, so that one passage takes the whole softmax: "
-            f"raise temperature to about {wanted:,.2g} or set it to auto, or lower logit_scale (Lion-SP: hidden size ** "
-            "-0.25), and adapt first."
+        severe.append(
+            f"Scores differ by {figures['score_spread']:,.0f} temperatures, so the softmax gives one passage a probability of "
+            f"nearly 1: run the adaptation phase first, and raise temperature to about {wanted:,.2g}, set it to auto, or lower "
+            "logit_scale (Lion-SP: hidden size ** -0.25)."
         )
     if figures["similarity"] > _MOST_ALIKE:
-        grave.append(
-            f"Passages hardly differ (mean cosine {figures['similarity']:.3f}): run the adaptation phase first, check add_bos."
+        severe.append(
+            f"Passages hardly differ (mean cosine {figures['similarity']:.3f}): run the adaptation phase first, and check "
+            "add_bos."
         )
     if figures["nnz_document"] > _MOST_ACTIVE * terms:
-        light.append(
-            f"{figures['nnz_document']:,.0f} of {terms:,} terms are active in a passage: adaptation and a long ramp "
-            "(flops_warmup_steps), or target_nnz, make them fewer without a shock."
+        minor.append(
+            f"{figures['nnz_document']:,.0f} of {terms:,} terms are active in a passage: reduce them slowly by adaptation and "
+            "a long ramp (flops_warmup_steps), or by target_nnz."
         )
     if figures["top_position_share"] > _MOST_OF_ONE_POSITION:
-        light.append(
-            f"One position wins {figures['top_position_share']:.0%} of the maxima (an attention sink): set add_bos: false and "
-            "pool_special: false."
+        minor.append(
+            f"A single position has {figures['top_position_share']:.0%} of the maxima (an attention sink): set add_bos: false "
+            "and pool_special: false."
         )
     if figures["penalty_ratio"] > _LARGEST_PENALTY and config.target_nnz is None:
-        light.append(
-            f"At full weight the regularisers are {figures['penalty_ratio']:,.0f} times the ranking loss, which drives vectors "
-            "to zero: lower lambda_query and lambda_document, lengthen flops_warmup_steps, or set target_nnz."
+        minor.append(
+            f"At full weight, the regularisers are {figures['penalty_ratio']:,.0f} times the ranking loss, which drives "
+            "vectors to zero: lower lambda_query and lambda_document, lengthen flops_warmup_steps, or set target_nnz."
         )
     for side in ("query", "document"):
         if figures[f"grounding_{side}"] < LEAST_GROUNDED:
-            light.append(
-                f"Of the heaviest terms of a {side}, only {figures[f'grounding_{side}']:.0%} are tokens of its text, so that "
-                "training may give terms other meanings: begin with a lexical warm start (adapt with objective: pooled)."
+            minor.append(
+                f"Only {figures[f'grounding_{side}']:.0%} of the heaviest terms of a {side} are tokens of its text, so "
+                "training may give terms other meanings: start with a lexical warm start (adapt with objective: pooled)."
             )
-    verdict = "collapse" if grave else "risk" if light else "ok"
-    return Preflight(figures, [*grave, *light], verdict)
+    verdict = "collapse" if severe else "risk" if minor else "ok"
+    return Preflight(figures, [*severe, *minor], verdict)
 
 
 def top_position_share(backbone: Backbone, batch: dict[str, Tensor]) -> float:
-    """Compute the share of a text's active terms whose maximum is at the most frequent position, on average over texts.
+    """Compute the share of a text's active terms whose maximum is at the most frequent position, averaged over texts.
 
     A share near 1 indicates an attention sink: one token, usually the first, gives every text the same terms. Texts without
-    an active term are left out.
+    active terms are left out.
 
     Args:
         backbone: The model, in evaluation mode.
-        batch: A batch made by ``Backbone.collate``.
+        batch: A batch from ``Backbone.collate``.
     """
     with torch.no_grad():
         active = backbone(**batch) > 0
@@ -189,7 +179,7 @@ def top_position_share(backbone: Backbone, batch: dict[str, Tensor]) -> float:
 def winning_positions(backbone: Backbone, batch: dict[str, Tensor]) -> Tensor:
     """Find the positions of the maxima of the logits, int64 [texts, index terms]; 0 in texts without a pooled position.
 
-    What an architecture does after its LM head is non-decreasing and the same for all positions, so the product decides.
+    The functions after the LM head are non-decreasing and the same for all positions, so the product determines the maxima.
     """
     hidden = backbone.hidden_states(batch["input_ids"], batch["attention_mask"])
     return head.winning_positions(hidden, backbone.head.weight, batch["pool_mask"])[:, backbone.columns]

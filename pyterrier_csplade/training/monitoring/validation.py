@@ -1,6 +1,6 @@
-"""Validation during training: retrieval over a slice of a collection, the best checkpoint, early stopping.
+"""Validation during training: retrieval over a slice of a collection, selection of the best checkpoint, and early stopping.
 
-The slice is drawn from the collection with a fixed seed, so that runs can be compared. The size of the index is estimated.
+The slice is drawn from the collection with a fixed seed, so that runs are comparable.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.grounding import lexical_grounding
 from pyterrier_csplade.vectors.impacts import Quantizer, to_vectors
 
-# Texts of a batch, and results per query; our choice (not measured).
+# Texts in a batch, and results per query; our choice (not measured).
 _BATCH = 32
 _RESULTS = 1000
-# Texts of each side whose lexical grounding is computed; our choice (not measured).
+# Number of texts of each side for lexical grounding; our choice (not measured).
 _GROUNDED = 1000
 _SEED = 0
-# Bytes of the lexicon per term; bytes of the document index, and of the docno in two places, per document.
+# Bytes of the lexicon per term; bytes per document of the document index and of the docno, which is stored twice.
 _TERM_BYTES = 87
 _DOCUMENT_BYTES = 110
 
@@ -62,30 +62,21 @@ class Slice:
 class Validation(TrainerCallback):
     """Evaluates the model at regular steps, marks the best checkpoint, and stops a run that no longer improves.
 
-    The training log gets ``eval_`` with the name of each measure, ``eval_nnz_query``, ``eval_nnz_document`` and
-    ``eval_index_mb``, and the lexical grounding of both sides. Earlier validations are read from that log, so that a resumed
-    run knows them.
+    The training log receives each measure with the prefix ``eval_``, ``eval_nnz_query``, ``eval_nnz_document``,
+    ``eval_index_mb``, and the lexical grounding of both sides. A resumed run reads earlier validations from the log.
     """
 
     def __init__(self, trainer: Any, backbone: Backbone, contract: Contract, data: Slice, settings: ValidationSettings) -> None:
-        """Watch a run.
-
-        Args:
-            trainer: The run's trainer.
-            backbone: The run's model.
-            contract: Contract with the lengths used for encoding.
-            data: Queries, judgements and documents.
-            settings: Steps between validations, measures and patience.
-        """
+        """Watch a run."""
         self.trainer, self.backbone, self.contract = trainer, backbone, contract
         self.data, self.settings = data, settings
         self.measure = f"eval_{settings.measures[0]}"
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Validate at every ``settings.steps`` steps and at the end of the run."""
+        """Validate every ``settings.steps`` steps and at the end of the run."""
         if state.global_step % self.settings.steps and state.global_step < args.max_steps:
             return
-        # The log of the trainer's own class would take the figures recorded since the last point.
+        # Not self.trainer.log, which would also log the figures recorded since the last point.
         Trainer.log(self.trainer, {f"eval_{name}": value for name, value in self.figures().items()})
         history = [point for point in state.log_history if self.measure in point]
         best = max(history, key=lambda point: (point[self.measure], -point["step"]))
@@ -97,7 +88,7 @@ class Validation(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def figures(self) -> dict[str, float]:
-        """Encode and search the slice, and compute the figures."""
+        """Encode and search the slice, and return the figures."""
         topics = self.data.topics["query"].tolist()
         queries = self.encode(topics, "query")
         impacts = Quantizer(self.contract.impact_scale)(self.encode(self.data.texts, "document"))
@@ -123,7 +114,7 @@ class Validation(TrainerCallback):
         return lexical_grounding(vectors[:_GROUNDED], own).figures(role)
 
     def encode(self, texts: list[str], role: Role) -> csr_matrix:
-        """Encode texts, in the same way in every process, as a sharded model requires; rows are in the order of the texts."""
+        """Encode texts into rows in their order. All processes do the same, as a sharded model requires."""
         backbone, model = self.backbone, self.trainer.model_wrapped
         training = model.training
         model.eval()
@@ -145,7 +136,7 @@ class Validation(TrainerCallback):
         return csr_matrix(self.trainer.model_wrapped(**self.backbone.collate(sequences)).float().cpu().numpy())
 
     def _exact(self, queries: csr_matrix, impacts: csr_matrix) -> pd.DataFrame:
-        """Rank by dot product; ties are in the order of the documents."""
+        """Rank by dot product. Documents with equal scores keep their order."""
         rows = []
         for qid, query in zip(self.data.topics["qid"], queries):
             scores = np.asarray((query @ impacts.T).todense()).ravel()
@@ -169,13 +160,14 @@ class Validation(TrainerCallback):
 
 
 def index_bytes(impacts: csr_matrix) -> float:
-    """Estimate the size of an index; within 2% of the measured size for csplade-tiny with short docnos.
+    """Estimate the size of a Terrier index; within 2 % of the measured size for csplade-tiny with short docnos.
 
     Args:
-        impacts: int32 matrix [documents, terms], positive.
+        impacts: Positive int32 impacts, [documents, terms].
 
     Returns:
-        Bytes: unary impacts and gamma-coded gaps of both directions, the lexicon, the document index and the docnos.
+        Bytes of the impacts (unary) and gaps (gamma code) in the inverted and the direct index, the lexicon, the document index
+        and the docnos.
     """
     used = impacts[:, np.unique(impacts.indices)]
     bits = 2 * float(used.data.sum(dtype=np.int64)) + _gap_bits(used) + _gap_bits(used.T.tocsr())
@@ -183,7 +175,7 @@ def index_bytes(impacts: csr_matrix) -> float:
 
 
 def _gap_bits(lists: csr_matrix) -> float:
-    """Count the bits of the gaps between the entries of each row in gamma code: a gap g takes 2 floor(log2 g) + 1."""
+    """Return the bits of the gaps between the entries of each row in gamma code; a gap g takes 2 floor(log2 g) + 1 bits."""
     lists.sort_indices()
     before = np.concatenate([[-1], lists.indices[:-1]])
     before[lists.indptr[:-1][np.diff(lists.indptr) > 0]] = -1
@@ -191,10 +183,10 @@ def _gap_bits(lists: csr_matrix) -> float:
 
 
 def read_slice(settings: ValidationSettings) -> Slice:
-    """Read a slice; documents are drawn in one pass, so that the collection may be larger than the memory.
+    """Read a slice. Documents are drawn in one pass, so the collection can be larger than the memory.
 
     Raises:
-        DataError: There is no such collection or split, a judged document is missing, or no query has a relevant document.
+        DataError: The collection or split does not exist, a judged document is missing, or no query has a relevant document.
     """
     topics, qrels = read_queries(settings)
     if Path(settings.collection).is_dir():
@@ -209,7 +201,7 @@ def read_queries(settings: ValidationSettings) -> tuple[pd.DataFrame, pd.DataFra
     """Read the topics and the judgements of a slice: at most ``settings.queries`` queries that have a relevant document.
 
     Raises:
-        DataError: There is no such collection or split, or no query has a relevant document.
+        DataError: The collection or split does not exist, or no query has a relevant document.
     """
     if Path(settings.collection).is_dir():
         files = CollectionFiles(settings.collection)
@@ -236,7 +228,7 @@ def read_queries(settings: ValidationSettings) -> tuple[pd.DataFrame, pd.DataFra
 
 
 def _draw(documents: Iterable[dict[str, Any]], judged: set[str], settings: ValidationSettings) -> tuple[list[str], list[str]]:
-    """Keep all judged documents, and fill up to ``settings.documents`` with others (reservoir sampling)."""
+    """Return all judged documents, and others up to ``settings.documents`` (reservoir sampling)."""
     room = max(0, settings.documents - len(judged))
     rng = random.Random(_SEED)
     kept: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The plan of a training run: whether it can start, and what it will cost."""
+"""The plan of a training run: whether it can start, and its estimated cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cost of a training run in FLOP and memory, estimated from shapes before anything is loaded."""
+"""The cost of a training run in FLOP and memory, estimated from shapes without loading a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Gpu:
     Attributes:
         name: Its name.
         memory: Bytes of memory.
-        flops: bfloat16 FLOP/s that a large dense product reaches.
+        flops: FLOP/s that a large dense product in bfloat16 reaches.
     """
 
     name: str
@@ -26,9 +26,10 @@ class Gpu:
     flops: float
 
 
-# Share of the data sheets' dense bfloat16 peak that a large product reaches; our choice (measured: 790 of 989 TFLOP/s, H200).
+# Share of the peak in the data sheets that a large dense bfloat16 product reaches; our choice (measured: 790 of 989 TFLOP/s on
+# an H200).
 _REACHED = 0.8
-#: Accelerators by name, with the data sheets' memory and dense bfloat16 peak.
+#: Accelerators by name, with the memory and the dense bfloat16 peak in their data sheets.
 GPUS = {
     key: Gpu(key, gigabytes * 1e9, _REACHED * tflops * 1e12)
     for key, gigabytes, tflops in (
@@ -36,14 +37,15 @@ GPUS = {
         ("l40s", 48, 362), ("a10g", 24, 70), ("rtx-4090", 24, 165),
     )
 }  # fmt: skip
-# Share of the attainable FLOP/s that a step of adaptation reaches, and a step of contrastive training, whose texts are short;
-# our choice (measured: 0.45 to 0.47 and 0.27 to 0.28 with an 8B model and adapters on an H200, benchmarks/training_8b.py).
+# Shares of the attainable FLOP/s that a step of adaptation and a step of contrastive training reach; our choice (measured: 0.45
+# to 0.47 and 0.27 to 0.28 with an 8B model and adapters on an H200, benchmarks/training_8b.py).
 _ADAPTATION, _CONTRASTIVE = 0.45, 0.27
-# Bytes of the loss of the adaptation phase on an accelerator: six tensors as large as a block of its logits (measured).
+# Bytes of the loss of the adaptation phase on an accelerator: six tensors of the size of a block of logits; our choice
+# (measured: with it, the estimate for adaptation is 2 to 7 % above the peak on an H200).
 _LOSS_BLOCKS = 6 * LOGITS_IN_FLIGHT["accelerator"] * 4.0
-# Bytes per entry of a representation. With its graph: arg-max, ReLU and output, 4 each. While its gradient is computed: also
-# the gradients by output and activation. For all texts of a step: vectors, their gradient, its share of this process, and a
-# copy in the loss or the outputs.
+# Bytes per entry of a representation: with its graph (arg-max, ReLU and output, 4 each); while its gradient is computed (and
+# the gradients of output and activation); and for all texts of a step (vectors, their gradient, its share of this process, and
+# a copy in the loss or the outputs).
 _IN_GRAPH, _GOING_BACK, _IN_STEP = 12.0, 16.0, 16.0
 
 Parts = dict[str, float]
@@ -51,20 +53,20 @@ Parts = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """Work of one process in a step.
+    """The work of one process in a step.
 
     Attributes:
-        tokens: Real tokens that go through the backbone.
-        live_tokens: Tokens whose graphs are in memory at the same time, with padding.
-        head_tokens: Tokens that go through the LM head (half of ``tokens`` for echo).
-        texts: Representations of the whole step.
+        tokens: Tokens in the backbone, without padding.
+        live_tokens: Tokens whose graphs are in memory at the same time, including padding.
+        head_tokens: Tokens in the LM head (half of ``tokens`` for echo).
+        texts: Number of representations in the whole step.
         length: Mean length of a sequence, for the cost of attention.
-        every_logit: Whether the loss has a gradient for every logit (adaptation), not for the maxima alone.
+        every_logit: Whether the loss has a gradient for every logit (adaptation) instead of the maxima only.
         forwards: Additional forward passes without a graph (1 with gradient caching).
-        part_tokens: Tokens of one forward pass, with padding; None for ``live_tokens``.
-        live_texts: Representations whose graphs are in memory at the same time; None for ``texts``.
-        accumulates: Whether gradients from an earlier part, or DDP's buckets, exist at the same time as activations.
-        active: Share of a text's terms that have a gradient; the default is a sparse model's, 640 of 128,256.
+        part_tokens: Tokens of one forward pass, including padding; None is ``live_tokens``.
+        live_texts: Representations whose graphs are in memory at the same time; None is ``texts``.
+        accumulates: Whether gradients of an earlier part, or DDP's buckets, exist at the same time as activations.
+        active: Share of a text's terms that have a gradient. The default is for a sparse model, 640 of 128,256.
     """
 
     tokens: float
@@ -82,17 +84,17 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """How the weights are trained.
+    """The method of training the weights.
 
     Attributes:
         rank: Rank of the LoRA adapters; None trains all parameters.
         bf16: Whether training uses mixed precision.
         checkpointing: Whether activations are recomputed.
-        four_bit: Whether the frozen linear layers are nf4.
-        shards: Processes that share weights, gradients and optimizer states (FSDP); 1 without sharding.
+        four_bit: Whether the frozen linear layers are stored in nf4.
+        shards: Number of processes that share weights, gradients and optimizer states (FSDP); 1 without sharding.
         dropout: Whether the adapters have dropout.
-        frozen_embeddings: Whether embeddings and head are frozen where there are no adapters.
-        lora_embeddings: Whether they are trained beside adapters.
+        frozen_embeddings: Whether embeddings and head are frozen in training without adapters.
+        lora_embeddings: Whether embeddings and head are trained in addition to adapters.
     """
 
     rank: int | None
@@ -111,30 +113,30 @@ class Method:
 
 
 def find_gpu(name: str) -> Gpu:
-    """Return the accelerator of a name.
+    """Return the accelerator with a name.
 
     Raises:
         ConfigError: ``GPUS`` has no such accelerator.
     """
     key = name.lower().replace(" ", "-").replace("_", "-")
     if key not in GPUS:
-        raise ConfigError(f"unknown GPU {name!r}; known are {', '.join(GPUS)}")
+        raise ConfigError(f"unknown GPU {name!r}: choose one of {', '.join(GPUS)}")
     return GPUS[key]
 
 
 def trained_parameters(shape: ModelShape, method: Method) -> int:
-    """Count the parameters that are trained."""
+    """Return the number of trained parameters."""
     if method.rank:
         return shape.adapted * method.rank + (shape.embeddings if method.lora_embeddings else 0)
     return shape.backbone if method.frozen_embeddings else shape.parameters
 
 
 def step_flops(shape: ModelShape, method: Method, load: Load) -> float:
-    """Estimate the FLOP of one step of one process.
+    """Estimate the FLOP of a step of one process.
 
-    A product costs two FLOP per weight and token. The backward pass computes gradients of the inputs, and of the weights that
-    are trained; checkpointing and gradient caching repeat the forward pass. The backward pass of the streamed head is nearly
-    free, since it reads the winning positions alone, unless every logit has a gradient.
+    A product costs two FLOP per weight and token. The backward pass computes the gradients of inputs and of trained weights.
+    Checkpointing and gradient caching repeat the forward pass. The backward pass of the streamed head costs almost nothing,
+    because it reads only the positions of the maxima, unless every logit has a gradient.
     """
     passes = 2 + (method.rank is None) + method.checkpointing + load.forwards
     head_passes = 1 + load.forwards + (1 + method.trains_head if load.every_logit else 0)
@@ -143,30 +145,30 @@ def step_flops(shape: ModelShape, method: Method, load: Load) -> float:
 
 
 def utilisation(load: Load) -> float:
-    """Return the share of the attainable FLOP/s that a step usually reaches."""
+    """Return the expected share of the attainable FLOP/s."""
     return _ADAPTATION if load.every_logit else _CONTRASTIVE
 
 
 def human_bytes(count: float) -> str:
-    """Format bytes in decimal units, as the data sheets of accelerators do."""
+    """Format bytes in decimal units, as in data sheets of accelerators."""
     return f"{count / 1e9:,.2f} GB" if count >= 5e6 else f"{count / 1e6:,.2f} MB"
 
 
 def memory_parts(shape: ModelShape, method: Method, load: Load) -> Parts:
-    """Estimate the bytes that each part of a step takes on one accelerator when their sum is largest.
+    """Estimate the bytes of each part of a step on one accelerator at the peak of their sum.
 
-    Trained weights are float32 (with a bfloat16 copy for the products) and have two float32 moments of AdamW. Weights that
-    LoRA freezes are bfloat16 in a bfloat16 run, or take half a byte with nf4 (and 1/16 byte of scales: a float32 for 64
-    weights). The optimizer is fused and in place, as transformers chooses it, so it needs its moments only. The sum is largest
-    at the end of the forward pass (the head's logits in addition to all activations), at the beginning of the backward pass
-    (what the layers' backward passes need in addition), or at its end (all gradients). Parts that do not exist then are 0.
+    Trained weights are float32 (with a bfloat16 copy for the products) and have two float32 moments of AdamW. Weights that LoRA
+    freezes are bfloat16 in a bfloat16 run, or half a byte with nf4 (and 1/16 byte for scales, a float32 per 64 weights). The
+    optimizer, as chosen by transformers, is fused and in place, so it needs only its moments. The peak is at the end of the
+    forward pass (the logits of the head and all activations), at the beginning of the backward pass (additional memory of the
+    layers' backward passes), or at its end (all gradients). Parts that do not exist at the peak are 0.
     """
     trained = trained_parameters(shape, method)
     divided = whole = 0.0
     if method.rank:
         frozen = (0 if method.lora_embeddings else shape.embeddings) + (0 if method.four_bit else shape.backbone)
         divided = (2 if method.bf16 else 4) * frozen
-        whole = 0.5625 * shape.backbone if method.four_bit else 0.0  # FSDP does not divide them
+        whole = 0.5625 * shape.backbone if method.four_bit else 0.0  # FSDP does not shard them
     elif method.frozen_embeddings:
         divided = 4.0 * shape.embeddings
     gradients = 4.0 * trained / method.shards
@@ -182,11 +184,11 @@ def memory_parts(shape: ModelShape, method: Method, load: Load) -> Parts:
 
 
 def _forward(shape: ModelShape, method: Method, load: Load) -> Parts:
-    """Estimate the end of the forward pass, where the loss of the adaptation phase computes its gradients."""
+    """Estimate the memory at the end of the forward pass, where the loss of the adaptation phase computes its gradients."""
     part = _part_tokens(load)
-    if load.every_logit:  # a trained head: the sum of gradients, and the gradient of a block, also in bfloat16
+    if load.every_logit:  # with a trained head: the sum of gradients and the gradient of a block, also in bfloat16
         head = _LOSS_BLOCKS + _trained_head(shape, method) * (2.5 if method.bf16 else 2)
-    else:  # a block of logits, and the pooled states, which are bfloat16 if LoRA adapts a bfloat16 model
+    else:  # a block of logits and the pooled states, which are bfloat16 if LoRA adapts a bfloat16 model
         size = 2.0 if method.bf16 and method.rank else 4.0
         rows = min(rows_in_block(max(1, int(part)), "cuda"), shape.vocabulary)
         head = size * part * (rows + shape.hidden)
@@ -201,7 +203,7 @@ def _forward(shape: ModelShape, method: Method, load: Load) -> Parts:
 
 
 def _turn(shape: ModelShape, method: Method, load: Load) -> Parts:
-    """Estimate the beginning of the backward pass: the head is done, the last layer begins."""
+    """Estimate the memory at the beginning of the backward pass, between the head and the last layer."""
     part = _part_tokens(load)
     return {
         "gradients": _trained_head(shape, method),
@@ -213,7 +215,7 @@ def _turn(shape: ModelShape, method: Method, load: Load) -> Parts:
 
 
 def _end(shape: ModelShape, method: Method, load: Load) -> Parts:
-    """Estimate the end of the backward pass: one layer is left, and a dense gradient of the embeddings if they are trained."""
+    """Estimate the memory at the end of the backward pass, in the first layer; trained embeddings have a dense gradient."""
     part = _part_tokens(load)
     return {
         "gradients": 0.0,
@@ -234,23 +236,23 @@ def _part_tokens(load: Load) -> float:
 
 
 def _trained_head(shape: ModelShape, method: Method) -> float:
-    """Return the bytes of a dense float32 gradient of the head; 0 if it is frozen."""
+    """Return the bytes of the dense float32 gradient of the head; 0 if it is frozen."""
     return 4.0 * shape.head if method.trains_head else 0.0
 
 
 def _head_backward(shape: ModelShape, method: Method, load: Load) -> float:
-    """Estimate the rows of the head whose terms have a gradient in a part, as float32, and a trained head's gradient."""
+    """Estimate the bytes of the rows of the head with a gradient in a part, as float32, and of a trained head's gradient."""
     share = _part_tokens(load) / load.live_tokens if load.live_tokens else 1.0
     rows = 0.0 if load.every_logit else min(1.0, load.active * _live_texts(load) * share)
     return rows * shape.head * (6.0 if method.bf16 and method.rank else 4.0) + _trained_head(shape, method)
 
 
 def _kept(shape: ModelShape, method: Method, load: Load, *, recomputed: float) -> Parts:
-    """Estimate what autograd keeps; with checkpointing, the layers' inputs and one layer of the ``recomputed`` tokens."""
+    """Estimate what autograd keeps. With checkpointing, these are the layers' inputs and one layer of ``recomputed`` tokens."""
     lora = method.rank is not None
     layer = layer_activation(shape, lora=lora, bf16=method.bf16, dropout=method.dropout)
     attention = attention_activation(shape, load.length, bf16=method.bf16)
-    ends = (4 if lora else 12) * shape.hidden * load.live_tokens  # input and product of the last norm, and its output
+    ends = (4 if lora else 12) * shape.hidden * load.live_tokens  # input, product and output of the last norm
     if not method.checkpointing:
         tokens = load.live_tokens * shape.layers
         return {"activations": tokens * layer + ends, "attention": tokens * attention}
@@ -259,12 +261,12 @@ def _kept(shape: ModelShape, method: Method, load: Load, *, recomputed: float) -
 
 
 def layer_activation(shape: ModelShape, *, lora: bool, bf16: bool, dropout: bool) -> float:
-    """Estimate the bytes that a layer of transformers' Llama keeps per token, without ``attention_activation``.
+    """Estimate the bytes per token that a layer of transformers' Llama keeps, without ``attention_activation``.
 
-    The norms keep their float32 input, and the factor of their weight if it is trained. Attention keeps its query, key, value
-    and output; the feed-forward network keeps the gate, its activation and the other factor. Each adapter keeps its input and,
-    with dropout, a mask of a byte; in float32 without dropout, adapters share their inputs: the outputs of both norms and of
-    attention, and the product of the feed-forward network. Without adapters, every linear layer keeps its input.
+    The norms keep their float32 input, and the factor of their weight if it is trained. Attention keeps query, key, value and
+    output. The feed-forward network keeps the gate, its activation and the other factor. Each adapter keeps its input and, with
+    dropout, a mask of one byte per value. In float32 without dropout, adapters share their inputs: the outputs of both norms
+    and of attention, and the product of the feed-forward network. Without adapters, every linear layer keeps its input.
     """
     size = 2 if bf16 else 4
     norms = 8 * shape.hidden if lora else 16 * shape.hidden
@@ -280,10 +282,10 @@ def layer_activation(shape: ModelShape, *, lora: bool, bf16: bool, dropout: bool
 
 
 def attention_activation(shape: ModelShape, length: float, *, bf16: bool) -> float:
-    """Estimate the bytes per token that attention keeps in one layer and that grow with the length of a sequence.
+    """Estimate the bytes per token that attention keeps in one layer in proportion to the length of a sequence.
 
-    Eager attention keeps the softmax of every head in float32, and in a bfloat16 run a copy for the product. torch's fused
-    attention keeps the mask of padding as an addend, one for all heads. Flash attention keeps neither.
+    Eager attention keeps the softmax of every head in float32, and a copy for the product in a bfloat16 run. torch's fused
+    attention keeps the additive padding mask, one for all heads. Flash attention keeps neither.
     """
     if shape.attention == "eager":
         return (6.0 if bf16 else 4.0) * shape.heads * length
@@ -291,9 +293,9 @@ def attention_activation(shape: ModelShape, length: float, *, bf16: bool) -> flo
 
 
 def layer_in_flight(shape: ModelShape) -> float:
-    """Estimate the bytes per token that the backward pass of a layer needs in addition to what the forward pass kept.
+    """Estimate the bytes per token that the backward pass of a layer needs in addition to the kept activations.
 
-    The peak is in the feed-forward network: a float32 gradient of its inner width, and three of the residual stream's width (by
-    the layer's output, past the network and through it).
+    The peak is in the feed-forward network: a float32 gradient of the inner width, and three of the width of the residual
+    stream (of the layer's output, around the network and through it).
     """
     return 4.0 * (shape.intermediate + 3 * shape.hidden)

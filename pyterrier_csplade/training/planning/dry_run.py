@@ -1,4 +1,4 @@
-"""The dry run: checks a whole configuration in seconds."""
+"""The dry run, which checks a whole configuration in seconds."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from .shape import ModelShape, model_shape, read_model_config
 def dry_run(config: TrainingConfig, *, gpu: str = "h100", gpus: int = 1, fsdp: bool = False, like: str | None = None) -> Plan:
     """Check a configuration and its data, and estimate the cost of the run, without weights and without an accelerator.
 
-    Data files are sampled from their beginning. Datasets of ``irds:`` are not read, because that may download them.
+    Of data files, the first rows are read. Datasets of ``irds:`` are not read, because reading may download them.
 
     Args:
         config: An ``AdaptationConfig`` or a ``ContrastiveConfig``.
         gpu: Name of the accelerator for the estimate.
         gpus: Number of processes that share a batch.
-        fsdp: Whether they also share weights, gradients and optimizer states.
+        fsdp: Whether the processes also share weights, gradients and optimizer states.
         like: Hub id or directory of a model of the same shape, if the configuration's model does not exist yet.
 
     Returns:
@@ -82,13 +82,13 @@ def dry_run(config: TrainingConfig, *, gpu: str = "h100", gpus: int = 1, fsdp: b
 
 
 def _check_model(config: TrainingConfig, like: str | None, plan: Plan) -> tuple[ModelShape | None, Any]:
-    """Return the shape and the tokenizer of the run's model, or of its stand-in; None if unknown."""
+    """Return the shape and the tokenizer of the run's model, or of the model ``like``; None if unknown."""
     shape, tokenizer, name = None, None, config.model
     try:
         read_model_config(config.model, config.revision, config.layers)
     except ConfigError as error:
         if like is None:
-            plan.problems.append(f"{error}. With --like, another model gives the shape for an estimate")
+            plan.problems.append(f"{error}. For an estimate, name another model of the same shape with --like")
             return None, None
         plan.warnings.append(str(error))
         name = like
@@ -137,7 +137,7 @@ def _check_data(config: TrainingConfig, tokenizer: Any, plan: Plan, *, sharded: 
 
 
 def _check_validation(settings: ValidationSettings, plan: Plan) -> None:
-    """Look for the collection, and the queries if it is a directory; its documents are read when the run starts."""
+    """Check the collection and, for a directory, the queries. The documents are read when the run starts."""
     try:
         if Path(settings.collection).is_dir():
             topics, _ = read_queries(settings)
@@ -152,10 +152,10 @@ def _contrastive_load(config: ContrastiveConfig, sample: RowSample, gpus: int, *
     queries = config.batch_size / gpus
     copies = 2 if config.variant == "echo" else 1
     passages = queries * (1 + sample.negatives)
-    again = passages * sample.document_tokens if config.adaptation_weight else 0.0  # predicted tokens
+    again = passages * sample.document_tokens if config.adaptation_weight else 0.0  # tokens to predict
     read = queries * sample.query_tokens + passages * sample.document_tokens
     tokens = read + (again if config.masks else 0.0)
-    cached = sharded or config.gradient_accumulation_steps > 1  # graphs of sharded models are never kept
+    cached = sharded or config.gradient_accumulation_steps > 1  # sharded models never keep graphs
     part = part_size(passages, config.gradient_accumulation_steps, accelerator=True)
     together = copies * min(part * sample.longest, part_tokens(config.document_length))
     live = copies * sample.padding * tokens
@@ -188,7 +188,7 @@ def _adaptation_load(config: AdaptationConfig, gpus: int) -> Load:
 
 
 def _pooled_load(config: AdaptationConfig, gpus: int, *, sharded: bool) -> Load:
-    """Estimate the load of passages; a bidirectional variant reads them again for the adaptation loss."""
+    """Estimate the load of passages. A bidirectional variant reads them again for the adaptation loss."""
     settings, texts, length = config.passages, config.batch_size / gpus, mean_length(config)
     copies = 2 if settings.variant == "echo" else 1
     passes = 2 if config.masks else 1
@@ -212,7 +212,7 @@ def _pooled_load(config: AdaptationConfig, gpus: int, *, sharded: bool) -> Load:
 
 def _check_output(output: Path, shape: ModelShape | None, method: Method, plan: Plan) -> None:
     if (checkpoint := last_checkpoint(output / CHECKPOINTS)) is not None:
-        plan.warnings.append(f"{output} holds {checkpoint.name}: the run needs --resume, or another output")
+        plan.warnings.append(f"{output} contains {checkpoint.name}: resume with --resume, or name another output")
     existing = next((path for path in (output, *output.absolute().parents) if path.exists()), Path("/"))
     if not existing.is_dir():
         plan.problems.append(f"output: {existing} is a file, so {output} cannot be a directory: name another one")
@@ -221,9 +221,9 @@ def _check_output(output: Path, shape: ModelShape | None, method: Method, plan: 
         plan.problems.append(f"{existing} cannot be written")
     if shape is None:
         return
-    # The model, and two checkpoints of float32 weights with two moments, and a third while it is written.
+    # The model, two checkpoints of float32 weights with two moments, and a third one while it is written.
     need = shape.parameters * (2 if method.rank and method.bf16 else 4) + 3 * 12 * trained_parameters(shape, method)
     free = shutil.disk_usage(existing).free
     plan.facts.append(("disk", f"{need / 1e9:,.1f} GB for the model and its checkpoints, {free / 1e9:,.0f} GB are free"))
     if need > free:
-        plan.problems.append(f"{output} needs {need / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free")
+        plan.problems.append(f"{output} needs {need / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free: name another output")

@@ -1,4 +1,4 @@
-"""The plan of a training run: what it will do and cost."""
+"""The plan of a training run, with its estimated cost."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class Plan:
     """The result of a dry run.
 
     Attributes:
-        facts: Findings about the run, as (name, text).
-        problems: Findings that would stop the run.
-        warnings: Findings that would not stop the run, but are probably unwanted.
+        facts: Facts about the run, as pairs (name, text).
+        problems: Problems that would stop the run.
+        warnings: Problems that would not stop the run.
         gpu: The accelerator of the estimate.
         gpus: Number of accelerators.
         memory: Estimated bytes on one accelerator at the peak of a step, by part; empty if the model is unknown.
-        memory_checkpointed: ``memory`` with ``gradient_checkpointing``, whatever the run's setting.
-        tokens: Tokens of the whole run that go through the backbone.
+        memory_checkpointed: ``memory`` with ``gradient_checkpointing``, for any setting of the run.
+        tokens: Tokens in the backbone during the whole run.
         flops: FLOP of the whole run.
         utilisation: Share of the accelerators' attainable FLOP/s that the run is expected to reach.
     """
@@ -43,18 +43,11 @@ class Plan:
 
     @property
     def hours_at_the_bound(self) -> float:
-        """Hours on the accelerators if a step were as fast as a large product."""
+        """Hours on the accelerators if every step reached the attainable FLOP/s."""
         return self.flops / (self.gpu.flops * self.gpus * 3600)
 
     def add_cost(self, shape: ModelShape, method: Method, load: Load, steps: int) -> None:
-        """Compute memory, tokens and FLOP, and warn if there is not enough memory.
-
-        Args:
-            shape: Shape of the model.
-            method: How the weights are trained.
-            load: Work of one accelerator in a step.
-            steps: Optimizer steps of the run.
-        """
+        """Compute memory, tokens and FLOP, and warn if there is not enough memory."""
         without, checkpointed = (memory_parts(shape, replace(method, checkpointing=on), load) for on in (False, True))
         self.utilisation = utilisation(load)
         self.memory = checkpointed if method.checkpointing else without

@@ -1,4 +1,4 @@
-"""A look at the first rows or documents of a run's data."""
+"""Samples of a run's data: its first rows or documents."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from pyterrier_csplade.training.rows import TrainingRow
 
 from .plan import Plan
 
-# Rows or documents that are read; our choice (measured: they take a second or two).
+# Number of rows or documents to read; our choice (measured: reading takes a second or two).
 _SAMPLE = 1000
-# Characters per token if there is no tokenizer; English with Llama 3's tokenizer.
+# Characters per token if there is no tokenizer, as for English text and Llama 3's tokenizer.
 _CHARACTERS = 4.5
-# Tokens of MS MARCO's passages and queries, for data that is not read.
+# Mean tokens of MS MARCO's passages and queries, for data that is not read.
 _PASSAGE_TOKENS, _QUERY_TOKENS = 75, 8
 
 
@@ -40,8 +40,8 @@ class RowSample:
         query_tokens: Mean tokens of a truncated query.
         document_tokens: Mean tokens of a truncated passage.
         negatives: Mean number of negatives drawn for a query.
-        padding: Padded over real tokens.
-        longest: Largest number of tokens of a truncated passage.
+        padding: Number of tokens with padding, divided by the number without.
+        longest: Maximum tokens of a truncated passage.
     """
 
     query_tokens: float
@@ -52,7 +52,7 @@ class RowSample:
 
 
 def sample_rows(config: ContrastiveConfig, tokenizer: Any, plan: Plan) -> RowSample:
-    """Read the first rows of every source, measure lengths, and note facts and problems in ``plan``."""
+    """Read the first rows of every source, measure their lengths, and record facts and problems in ``plan``."""
     rows: list[TrainingRow] = []
     total = 0.0
     for source in [config.data] if isinstance(config.data, str) else config.data:
@@ -76,7 +76,7 @@ def sample_rows(config: ContrastiveConfig, tokenizer: Any, plan: Plan) -> RowSam
         epochs = config.steps * config.batch_size / total
         plan.facts.append(("epochs", f"{epochs:,.2f} ({config.steps:,} steps of {config.batch_size} queries)"))
         if total < config.batch_size:
-            plan.problems.append(f"about {total:,.0f} rows are fewer than one batch of {config.batch_size}")
+            plan.problems.append(f"about {total:,.0f} rows are fewer than a batch of {config.batch_size}: lower batch_size")
     cut = np.minimum(documents, config.document_length)
     negatives = _check_negatives(config, rows, plan)
     _check_teacher(config, rows, plan)
@@ -90,7 +90,7 @@ def sample_rows(config: ContrastiveConfig, tokenizer: Any, plan: Plan) -> RowSam
 
 
 def sample_corpus(config: AdaptationConfig, tokenizer: Any, plan: Plan) -> float:
-    """Read the first documents of a corpus, note facts and problems in ``plan``, and estimate its tokens; 0 if unknown."""
+    """Read the first documents of a corpus, record findings in ``plan``, and return its estimated tokens; 0 if unknown."""
     if config.corpus.startswith("irds:"):
         _check_dataset(config.corpus, plan)
         return 0
@@ -113,20 +113,20 @@ def sample_corpus(config: AdaptationConfig, tokenizer: Any, plan: Plan) -> float
     tokens = float(count * (lengths.mean() + 1))
     plan.facts.append(("corpus", f"{config.corpus}: about {count:,.0f} documents of {lengths.mean():,.0f} tokens"))
     if tokens < mean_length(config) * config.batch_size:
-        plan.problems.append(f"{config.corpus} has about {tokens:,.0f} tokens: fewer than one batch")
+        plan.problems.append(f"{config.corpus} has about {tokens:,.0f} tokens, fewer than a batch: lower batch_size")
     if config.pooled and (lengths < config.passages.shortest).all():
         plan.problems.append(f"{config.corpus}: no document has {config.passages.shortest} tokens: lower passages.shortest")
     return tokens
 
 
 def mean_length(config: AdaptationConfig) -> float:
-    """Return the mean tokens of a sequence: packed sequences have one length, passages are cut to uniformly drawn lengths."""
+    """Return the mean tokens of a packed sequence, or of a passage, whose length is drawn uniformly."""
     passages = config.passages
     return (passages.shortest + passages.longest) / 2 if config.pooled else config.sequence_length
 
 
 def _first_rows(source: str, plan: Plan) -> tuple[list[TrainingRow], float]:
-    """Read the first rows of a source, and estimate how many it has."""
+    """Return the first rows of a source, and the estimated number of all rows."""
     if source.startswith("irds:"):
         _check_dataset(source, plan)
         return [], 0
@@ -143,7 +143,7 @@ def _first_rows(source: str, plan: Plan) -> tuple[list[TrainingRow], float]:
     total, about = float(len(rows)), ""
     if len(rows) == _SAMPLE:
         about = "about "
-        if Path(source).is_dir():  # triples are short, so they are counted
+        if Path(source).is_dir():  # triples are short, so all are counted
             total = float(sum(1 for _ in read_lines(CollectionFiles(source).find("train.triples.jsonl"))))
         else:
             total = _by_size(source, len(rows))
@@ -157,7 +157,7 @@ def _check_dataset(source: str, plan: Plan) -> None:
     try:
         dataset = ir_datasets.load(source.removeprefix("irds:"))
     except KeyError:
-        plan.problems.append(f"{source}: ir_datasets has no such dataset")
+        plan.problems.append(f"{source}: ir_datasets has no dataset of this name")
         return
     kinds = [kind for kind in ("docs", "queries", "qrels", "docpairs", "scoreddocs") if getattr(dataset, f"has_{kind}")()]
     plan.facts.append(("data", f"{source}: {', '.join(kinds)}; not read by the dry run, since that may download it"))
@@ -212,16 +212,16 @@ def _check_teacher(config: ContrastiveConfig, rows: Sequence[TrainingRow], plan:
             ("teacher scores", f"{len(spreads) / len(rows):.0%} of the rows, spread {spread:.3g} over temperature")
         )
         if not config.needs_teacher:
-            plan.warnings.append("the rows have scores of a teacher, but kl_weight and margin_mse_weight are 0")
+            plan.warnings.append("the rows have a teacher's scores, but kl_weight and margin_mse_weight are 0")
     if config.needs_teacher and len(spreads) < len(rows):
         plan.problems.append(
-            f"{1 - len(spreads) / len(rows):.0%} of the rows have no scores of a teacher, which kl_weight and "
+            f"{1 - len(spreads) / len(rows):.0%} of the rows have no teacher's scores, which kl_weight and "
             "margin_mse_weight need: mine them with mine_negatives(..., teacher=...)"
         )
 
 
 def _padding(lengths: np.ndarray, size: int = 32) -> float:
-    """Padded over real tokens when batches are sorted by length and split into parts."""
+    """Return padded tokens divided by tokens, for batches that are sorted by length and divided into parts."""
     ordered = np.sort(lengths[: 16 * size])[::-1]
     parts = [ordered[start : start + size] for start in range(0, len(ordered), size)]
     return float(sum(part.max() * len(part) for part in parts) / ordered.sum())

@@ -1,4 +1,4 @@
-"""The shape of a model, read from its configuration alone: no weights, no accelerator."""
+"""The shape of a model, read from its configuration without weights or an accelerator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pyterrier_csplade.model.transformers_internals import attention_of
 from pyterrier_csplade.training.run import check_target_modules, linear_layers
 from pyterrier_csplade.vectors.contract import Layers
 
-# Published configurations of the recipes' models, for machines that cannot reach the hub or have no licence yet.
+# Published configurations of the models in the recipes, for machines that cannot reach the hub or have no licence yet.
 _LLAMA: dict[str, Any] = {"vocab_size": 128256, "num_key_value_heads": 8, "max_position_embeddings": 131072}
 _LLAMA_8B = _LLAMA | {
     "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -37,20 +37,20 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """Sizes of a model that an estimate needs.
+    """The sizes of a model for an estimate.
 
     Attributes:
         layers: Number of layers.
         hidden: Width of the residual stream.
         intermediate: Width of the feed-forward network.
-        vocabulary: Rows of the LM head.
-        backbone: Parameters of the linear layers without the head; a token costs twice as many FLOP.
+        vocabulary: Number of rows of the LM head.
+        backbone: Parameters of the linear layers without the head. A token costs twice as many FLOP.
         embeddings: All other parameters: input embeddings, head (counted once if tied), norms.
         adapted: Parameters of a LoRA adapter of rank 1.
-        adapted_inputs: Summed input widths of the linear layers with an adapter, in one layer.
-        positions: Longest sequence; None if unlimited.
-        heads: Attention heads (of the query) in a layer.
-        attention: How transformers computes attention: "eager", "sdpa" or a kind of flash attention.
+        adapted_inputs: Sum of the input widths of the linear layers with an adapter, in one layer.
+        positions: Maximum length of a sequence; None if unlimited.
+        heads: Number of attention heads (of the query) in a layer.
+        attention: Attention implementation in transformers: "eager", "sdpa" or a kind of flash attention.
     """
 
     layers: int
@@ -80,17 +80,18 @@ def read_model_config(model: str, revision: str | None, layers: Layers | None = 
     """Read the configuration of a model, or of some of its layers.
 
     Returns:
-        The configuration, and whether it is a published one from this file because the hub cannot be reached.
+        The configuration, and whether it comes from this file because the hub cannot be reached.
 
     Raises:
-        ConfigError: There is no such directory or layer, or the hub cannot be reached and this file does not have the model.
+        ConfigError: The directory or a layer does not exist, or the hub cannot be reached and this file does not contain the
+            model.
     """
     path = Path(model)
     looks_local = path.exists() or path.is_absolute() or model.count("/") != 1 or model.startswith((".", "runs/", "build/"))
     if looks_local and not (path if is_gguf(model) else path / "config.json").is_file():
         raise ConfigError(
             f"model {model}: there is no {'file' if is_gguf(model) else 'directory'} of this name"
-            f"{'' if is_gguf(model) else ' with a config.json'}; if an earlier run makes it, run that first"
+            f"{'' if is_gguf(model) else ' with a config.json'}. If another run creates it, start that run first"
         )
     try:
         return Checkpoint(model, revision, layers).config(), False
@@ -102,11 +103,11 @@ def read_model_config(model: str, revision: str | None, layers: Layers | None = 
 
 
 def model_shape(config: Any, target_modules: Sequence[str] = ()) -> ModelShape:
-    """Build the model of a configuration without memory for its weights, and measure it.
+    """Return the shape of the model of a configuration, built without allocating its weights.
 
     Args:
         config: A transformers configuration.
-        target_modules: Names of the layers that get a LoRA adapter.
+        target_modules: Names of the layers with a LoRA adapter.
 
     Raises:
         ConfigError: A target module does not exist, or the architecture is not a causal language model.

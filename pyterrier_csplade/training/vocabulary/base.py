@@ -31,7 +31,7 @@ from .shards import Stored, read_tensors
 from .tables import Tables, find_tables
 
 _CONFIG, _GENERATION = "config.json", "generation_config.json"
-# Files of what is no language model to start from.
+# Files that show that a directory is not a base language model.
 _UNUSABLE = {
     "adapter_config.json": "an adapter: merge it into its base model",
     CONTRACT_FILE: "a trained encoder, and its vocabulary is part of its contract: start from its base model",
@@ -50,11 +50,11 @@ class Base:
     Attributes:
         name: Hub id or directory.
         settings: The contents of config.json and generation_config.json.
-        tokenizer: Its tokenizer.
-        encoding: The tokenizer's byte-pair encoding.
-        tensors: The tensors of its files.
-        tables: Those with one row for each token.
-        named_ids: Ids of added tokens, and of those that the settings name.
+        tokenizer: The tokenizer.
+        encoding: The byte-pair encoding of the tokenizer.
+        tensors: The tensors in the files.
+        tables: The tensors with one row per token.
+        named_ids: Ids of added tokens, and of tokens that the settings name.
     """
 
     name: str
@@ -72,10 +72,10 @@ class Base:
 
 
 def read_base(config: VocabularyConfig) -> Base:
-    """Read all of a model but its weights.
+    """Read a model without its weights.
 
     Raises:
-        ContractError: It is an adapter, an encoder, or quantised; its files contradict each other; or its tokenizer or
+        ContractError: The model is an adapter, an encoder, or quantised; its files contradict each other; or its tokenizer or
             architecture cannot be changed.
     """
     name, revision = config.model, config.revision
@@ -109,14 +109,7 @@ def read_base(config: VocabularyConfig) -> Base:
 
 
 def write_settings(base: Base, directory: Path, new_ids: Mapping[int, int] | None, rows: int) -> None:
-    """Write config.json and generation_config.json.
-
-    Args:
-        base: The model.
-        directory: Directory of the new model.
-        new_ids: New ids of old ones; None if all stay.
-        rows: Number of rows of the new tables.
-    """
+    """Write config.json and generation_config.json, with new ids and a number of rows unless ``new_ids`` is None."""
     for file, values in base.settings.items():
         if new_ids is not None:
             values = renumbered(values, new_ids, {"vocab_size": rows})
@@ -126,7 +119,7 @@ def write_settings(base: Base, directory: Path, new_ids: Mapping[int, int] | Non
 
 
 def write_tokenizer(base: Base, encoding: BytePairs, directory: Path, *, normalised: bool) -> None:
-    """Write a tokenizer that is loaded as it is: transformers' classes of architectures would put their own parts into it."""
+    """Write a tokenizer that is loaded unchanged; transformers' classes for architectures would add their own parts."""
     settings = {key: value for key, value in base.tokenizer.init_kwargs.items() if key in _KEPT_SETTINGS}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=encoding.tokenizer, **copy.deepcopy(settings))
     if normalised:

@@ -7,16 +7,21 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from tokenizers import Tokenizer, normalizers
+from tokenizers import Regex, Tokenizer, normalizers
 
 from pyterrier_csplade._errors import ContractError
 
 # What SentencePiece writes for a space, and the names that it gives to bytes.
 _SPACE = "▁"
 _BYTE_NAMES = [f"<0x{byte:02X}>" for byte in range(256)]
-# Steps of a normalisation in the library tokenizers.
-_NORMALIZERS = {"nfkc": "NFKC", "lowercase": "Lowercase"}
-_STEPS = {step: getattr(normalizers, name)() for step, name in _NORMALIZERS.items()}
+# Between punctuation, a symbol or an underscore, and a letter: a word begins here, as after a space.
+_WORD_START = Regex(r"(?<=[^\w\s]|_)(?=[^\W\d_])")
+# Steps of a normalisation, in the order in which they are applied.
+_STEPS = {
+    "nfkc": normalizers.NFKC(),
+    "lowercase": normalizers.Lowercase(),
+    "words": normalizers.Replace(_WORD_START, " "),
+}
 
 
 def byte_characters() -> list[str]:
@@ -136,12 +141,12 @@ class BytePairs:
         """Return the tokenizer with more normalisation: the steps, and then a space before each text without one.
 
         Args:
-            steps: Some of "nfkc" and "lowercase", in this order.
+            steps: Some of "nfkc", "lowercase" and "words", in this order.
             always: Whether the space is put there without steps, too.
         """
         if not steps and not always:
             return self
-        parts: list[dict[str, Any]] = [{"type": _NORMALIZERS[step]} for step in steps]
+        parts: list[dict[str, Any]] = [json.loads(_STEPS[step].__getstate__()) for step in steps]
         if self._begins_with_space():
             parts.append({"type": "Replace", "pattern": {"Regex": r"\A "}, "content": ""})
         else:

@@ -1,4 +1,4 @@
-"""A new vocabulary, before it is written."""
+"""A change of a vocabulary before it is written."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Change:
 
     Attributes:
         encoding: The new tokenizer.
-        rewrites: What makes the rows of the tables that change.
-        new_ids: New ids of old ones; None if all ids stay.
-        old_ids: The old id of each new one, if the rows are old ones.
-        same_texts: A tokenizer whose ids ``old_ids`` are, to compare logits; None if there is nothing to compare.
-        report: What the report says about the change.
+        rewrites: Functions that make the rows of the changed tables.
+        new_ids: The new id of each old one; None if ids do not change.
+        old_ids: The old id of each new one, if rows are copied.
+        same_texts: The tokenizer of ``old_ids``, to compare logits; None if they cannot be compared.
+        report: Entries of the report about the change.
     """
 
     encoding: BytePairs

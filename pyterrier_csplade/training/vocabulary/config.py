@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from pyterrier_csplade.training.fields import Checked, SettingError, must
 
@@ -11,8 +11,9 @@ from pyterrier_csplade.training.fields import Checked, SettingError, must
 Kind = Literal["lower", "cut", "corpus"]
 #: How a token that no old one equals gets its row; for output rows, see ``VocabularyConfig``.
 Rows = Literal["pieces", "neighbours", "random"]
-#: A step of the tokenizer's normalisation.
-Step = Literal["nfkc", "lowercase"]
+#: A step of the tokenizer's normalisation: compatible characters become one, letters become lower-case, and a word after
+#: punctuation gets a space before it.
+Step = Literal["nfkc", "lowercase", "words"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,8 @@ class VocabularyConfig(Checked):
         revision: Revision of a hub model.
         text_fields: Fields of a document, joined by a space.
         normalise: Steps of the normalisation, which also puts a space before every text, so that its first word is the same
-            token as elsewhere. None: [nfkc, lowercase] for "lower" and "corpus", and nothing for "cut".
+            token as elsewhere. "words" does the same for a letter that follows punctuation, a symbol or an underscore. None:
+            [nfkc, lowercase] for "lower" and "corpus", and nothing for "cut".
         min_documents: Documents in which a token must occur to survive a cut, which with 1 is lossless for the corpus; for
             "corpus", occurrences of a pair of tokens that is joined.
         keep_texts: Texts whose tokens survive a cut, such as the prefixes of queries and documents.
@@ -81,4 +83,4 @@ class VocabularyConfig(Checked):
     def steps(self) -> list[Step]:
         """The steps of the normalisation, in the order in which they are applied."""
         chosen = self.normalise if self.normalise is not None else [] if self.kind == "cut" else ["nfkc", "lowercase"]
-        return [step for step in ("nfkc", "lowercase") if step in chosen]
+        return [step for step in get_args(Step) if step in chosen]

@@ -1,4 +1,4 @@
-"""How often a corpus uses the tokens of a tokenizer."""
+"""Counts of the tokens in a corpus."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from pyterrier_csplade._errors import DataError
 
-# Texts that are tokenised together; our choice (not measured).
+# Number of texts to tokenise at once; our choice (not measured).
 _BATCH = 256
 
 
@@ -23,13 +23,13 @@ class Counts:
     """Tokens of a corpus.
 
     Attributes:
-        documents: In how many documents each id occurs, int64 [ids].
-        occurrences: How often each id occurs, int64 [ids].
+        documents: Number of documents that contain each id, int64 [ids].
+        occurrences: Number of occurrences of each id, int64 [ids].
         digests: A checksum of the ids of each document.
         texts: Number of documents.
         words: Number of words, divided by white space.
         bytes: Number of bytes of the texts in UTF-8.
-        sample: Some of the texts, drawn at random.
+        sample: A random sample of the texts.
     """
 
     documents: np.ndarray
@@ -43,13 +43,6 @@ class Counts:
 
 def count_tokens(texts: Iterable[str], tokenizer: Tokenizer, *, sample: int, seed: int, name: str) -> Counts:
     """Tokenise a corpus and count.
-
-    Args:
-        texts: The texts of the documents.
-        tokenizer: The tokenizer.
-        sample: Number of texts to draw.
-        seed: Seed of the draw.
-        name: The corpus's name in error messages.
 
     Raises:
         DataError: The corpus has no text.
@@ -74,13 +67,7 @@ def count_tokens(texts: Iterable[str], tokenizer: Tokenizer, *, sample: int, see
 
 
 def tokenised(texts: Iterable[str], tokenizer: Tokenizer, what: str) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    """Yield batches of texts with their ids, without special tokens around them, and show the progress.
-
-    Args:
-        texts: The texts.
-        tokenizer: The tokenizer.
-        what: Name of the work in the progress bar.
-    """
+    """Yield batches of texts with their ids, without special tokens around them, and show the progress."""
     iterator = iter(texts)
     with pt.tqdm(desc=what, unit="d") as bar:
         while batch := list(islice(iterator, _BATCH)):

@@ -1,4 +1,4 @@
-"""Ids of tokens in the configuration files of a model."""
+"""The ids of tokens in the configuration files of a model."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def named_ids(settings: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def renumbered(settings: Mapping[str, Any], new_ids: Mapping[int, int], rows: Mapping[str, int]) -> dict[str, Any]:
-    """Return settings with other ids of tokens.
+    """Return settings with new ids of tokens.
 
     Args:
         settings: The content of config.json or generation_config.json.
         new_ids: The new id of each old one.
-        rows: Values of other settings that change wherever they occur, such as ``vocab_size``.
+        rows: New values of other settings, such as ``vocab_size``, at any place.
     """
     changed: dict[str, Any] = {}
     for key, value in settings.items():
@@ -48,7 +48,7 @@ def check_ids(settings: Mapping[str, Any], source: str, tokens: Mapping[str, int
     """Return the ids that settings name.
 
     Raises:
-        ContractError: An id is of no token; names the setting.
+        ContractError: An id belongs to no token; the message names the setting.
     """
     known = set(tokens.values())
     found = set()

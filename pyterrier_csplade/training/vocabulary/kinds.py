@@ -1,4 +1,4 @@
-"""The three kinds of a new vocabulary: normalised, cut, trained."""
+"""The three kinds of new vocabularies: normalised, cut, and trained."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .rows import Plan, compose, deciles, made_table, plan_rows, tensor_of
 from .shards import Rewrite
 from .training import train_encoding
 
-# The measured documents are kept out of the training of a tokenizer if the corpus has so many times more; our choice (not
-# measured).
+# Size of the corpus, as a multiple of the measured documents, from which they are held out of the training of a tokenizer; our
+# choice (not measured).
 _HELD_OUT_FROM = 10
 
 
 def prompts(config: VocabularyConfig) -> list[str]:
-    """Return the texts that are kept; a space at their end is part of the next token, the first of a query or a document."""
+    """Return the texts to keep, in forms that account for a final space, which becomes part of the first token of a text."""
     return [form for text in config.keep_texts for form in dict.fromkeys((text, text.rstrip(), f"{text}a"))]
 
 
@@ -41,7 +41,7 @@ def cut_vocabulary(config: VocabularyConfig, base: Base, before: Counts | None) 
     """Keep the tokens that a corpus uses, perhaps after normalisation, with bytes, added tokens, and what makes the kept ones.
 
     Raises:
-        ContractError: A text has other tokens although no token of it was removed.
+        ContractError: A text has other tokens although none of its tokens was removed.
     """
     normal = base.encoding.normalised(config.steps)
     counts = before if before is not None and not config.steps else _count(config, normal)
@@ -70,7 +70,7 @@ def train_vocabulary(config: VocabularyConfig, base: Base, before: Counts | None
 
     Raises:
         ConfigError: The LM head is tied and gets rows of its own, or ``size`` is too small.
-        ContractError: The settings of the model name a token that is no added one.
+        ContractError: The settings of the model name a token that is not an added token.
     """
     assert before is not None and config.size is not None
     if config.output_rows == "first_piece" and base.tables.outputs is None:

@@ -19,22 +19,22 @@ from .change import Change
 from .checks import largest_difference
 from .config import VocabularyConfig
 
-# Characters of a document that the models read: both must read the same; our choice (not measured).
+# Number of characters of a document that both models read; our choice (not measured).
 _CHARACTERS = 1000
-# Texts whose logits are compared, and positions of each; our choice (not measured).
+# Number of texts whose logits are compared, and number of positions of each; our choice (not measured).
 _COMPARED, _POSITIONS = 20, 32
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a model does on some texts.
+    """Measurements of a model on some texts.
 
     Attributes:
-        bits_per_byte: Bits per byte of the texts. Perplexities of two tokenizers do not compare, these do.
+        bits_per_byte: Bits per byte of the texts, which can be compared between tokenizers, unlike perplexities.
         active_terms: Index terms with a weight above 0 in the vector of a text, on average.
         positive_logits: Share of positive logits of index terms, over all positions.
-        tokens_per_word: Tokens of a word.
-        bytes_per_token: Bytes of a token.
+        tokens_per_word: Mean number of tokens per word.
+        bytes_per_token: Mean number of bytes per token.
     """
 
     bits_per_byte: float
@@ -87,13 +87,7 @@ def _after_start(ids: list[int], tokenizer: Any, lm: Any) -> Tensor:
 
 @torch.inference_mode()
 def some_logits(lm: Any, sequences: Sequence[Sequence[int]], columns: Sequence[int] | None = None) -> list[Tensor]:
-    """Return the logits at the first positions of the first sequences, float32 on the CPU.
-
-    Args:
-        lm: The model.
-        sequences: Token ids of texts.
-        columns: Ids whose logits are kept; all by default.
-    """
+    """Return the logits of all or some tokens at the first positions of the first sequences, float32 on the CPU."""
     found = []
     for ids in sequences[:_COMPARED]:
         if len(ids):
@@ -106,7 +100,7 @@ def compare_models(config: VocabularyConfig, directory: Path, texts: Sequence[st
     """Run the model before and after the change, one at a time.
 
     Raises:
-        ContractError: Rows were kept, and logits of kept tokens differ.
+        ContractError: The logits of kept tokens differ although their rows were kept.
     """
     new_ids = change.new_ids or {}
     sequences: list[list[int]] = []

@@ -1,7 +1,7 @@
 """Rows of new words from old words in the same contexts, as in FOCUS (arXiv 2305.14481).
 
-FOCUS takes similarities from fastText; here they are those of the truncated singular value decomposition of the positive
-pointwise mutual information of neighbouring tokens in the corpus (Levy and Goldberg, 2014), which needs no other library.
+FOCUS uses similarities from fastText. This module uses the truncated singular value decomposition of the positive pointwise
+mutual information of neighbouring tokens in the corpus (Levy and Goldberg, 2014), which needs no other library.
 """
 
 from __future__ import annotations
@@ -16,24 +16,17 @@ from tokenizers import Tokenizer
 from .counts import tokenised
 from .rows import Origin, Plan
 
-# Tokens to the right that are neighbours, the n-th with weight 1 / n; dimensions of the space (FOCUS: 100); exponent of the
-# context distribution (Levy, Goldberg and Dagan, 2015); old words that a sparsemax starts from. The first and the last are our
-# choice (not measured).
+# Number of tokens to the right that are neighbours, the n-th with weight 1 / n, our choice (not measured); dimensions of the
+# space (FOCUS: 100); exponent of the context distribution (Levy, Goldberg and Dagan, 2015); and number of old words in a
+# sparsemax, our choice (not measured).
 _WINDOW, _DIMENSIONS, _SMOOTHING, _NEAREST = 5, 100, 0.75, 64
 _CHUNK = 1024
-# Tokens that are counted together, and rarer pairs that are left out (sum of weights).
+# Number of tokens to count at once, and smallest sum of weights of a pair that is kept; our choice (not measured).
 _BUFFER, _RARE = 2**22, 1.0
 
 
 def contexts(texts: Iterable[str], tokenizer: Tokenizer, size: int, seed: int) -> np.ndarray:
-    """Compute the vectors of tokens, float32 [size, dimensions], of length 1; 0 for tokens without neighbours.
-
-    Args:
-        texts: The corpus.
-        tokenizer: The tokenizer.
-        size: Number of tokens.
-        seed: Seed of the decomposition.
-    """
+    """Compute the vectors of tokens, float32 [size, dimensions], of length 1; 0 for tokens without neighbours."""
     counts = csr_matrix((size, size), dtype=np.float32)
     waiting: list[np.ndarray] = []
     gap = np.full(_WINDOW, -1, np.int64)
@@ -68,7 +61,7 @@ def _pairs(stream: np.ndarray, size: int) -> csr_matrix:
 
 
 def with_neighbours(plan: Plan, vectors: np.ndarray) -> Plan:
-    """Replace composed rows by the sparsemax of their similarities to tokens that old tokens have.
+    """Replace composed rows by mixtures of rows that old tokens have, weighted by the sparsemax of their similarities.
 
     Args:
         plan: The plan with composed rows; rows without neighbours stay.

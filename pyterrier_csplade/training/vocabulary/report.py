@@ -1,4 +1,4 @@
-"""``vocabulary_report.json``: what the vocabulary stage did to a model."""
+"""The report on a new vocabulary, ``vocabulary_report.json``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .change import Change
 from .counts import Counts
 
 REPORT_FILE = "vocabulary_report.json"
-# Groups of tokens that normalisation merges, which the report shows.
+# Number of groups of merged tokens in the report.
 _GROUPS = 50
 
 
@@ -72,13 +72,9 @@ def lost_occurrences(counts: Counts, old_ids: Sequence[int]) -> float:
 
 
 def merged_groups(encoding: BytePairs, before: Counts) -> list[dict[str, Any]]:
-    """Return the most frequent groups of tokens that are one token when case does not count.
+    """Return the most frequent groups of tokens that differ only in case.
 
-    Whether different meanings were merged, as in US and us, is for people to judge.
-
-    Args:
-        encoding: The tokenizer before normalisation.
-        before: What the corpus uses of it.
+    Readers of the report must judge whether different meanings were merged, as in US and us.
     """
     groups: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for token, token_id in encoding.tokens.items():

@@ -1,9 +1,9 @@
 """Rows of new tokens, made from the rows of old ones.
 
-A new token gets the mean of the old tokens that have its text in another case, weighted by how many documents have them: rare
-forms do not pull it away. A text that no old token has is divided into old tokens, of which it gets the mean. The mean of k
-nearly orthogonal rows has 1/sqrt(k) of their length, which would keep composed terms from being selected by the maximum.
-Lengths are therefore matched to those of old tokens that are about as frequent.
+A new token gets the mean of the old tokens with the same text in any case, weighted by document frequency, so that rare forms
+have little influence. If no old token has the text, it is divided into old tokens, and the new token gets their mean. The mean
+of k nearly orthogonal rows has 1/sqrt(k) of their length, which would prevent composed terms from reaching the maximum. Lengths
+are therefore matched to the lengths of old tokens of similar frequency.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from .bpe import BytePairs, normal_text
 from .shards import Rewrite, Stored
 
-#: Where a row comes from.
+#: The origin of a row.
 Origin = Literal["copied", "folded", "composed", "neighbours", "random"]
 
 _TYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
@@ -31,11 +31,11 @@ _CLASSES, _CHUNK = 10, 4096
 
 @dataclass(frozen=True)
 class Plan:
-    """How the rows of a table are made.
+    """A plan for making the rows of a table.
 
     Attributes:
-        weights: Weights of old rows in each new row, csr [new tokens, old rows]; rows add up to 1.
-        origins: Where each new row comes from.
+        weights: Weights of old rows in each new row, CSR [new tokens, old rows]. Each row adds up to 1.
+        origins: The origin of each new row.
     """
 
     weights: csr_matrix
@@ -58,7 +58,7 @@ def plan_rows(
         documents: In how many documents of the corpus each old token occurs.
         steps: Steps of the new tokenizer's normalisation.
         rows: Number of old rows.
-        first_piece: Whether a divided text gets the row of its first part only: an LM head predicts a word by it.
+        first_piece: Whether a divided text gets only the row of its first part, by which an LM head predicts a word.
     """
     forms = _forms(old, steps)
     spelling = old.tokenizer.model
@@ -70,7 +70,7 @@ def plan_rows(
         text = new.bytes_of(token)
         found = [old.tokens[token]] if token in new.added else forms.get(_folded(text, steps), [])
         if token not in new.added and text.startswith(b" "):
-            # The first word of a text has no space in the old tokenizer.
+            # In the old tokenizer, the first word of a text has no space.
             found = found + forms.get(_folded(text[1:], steps), [])
         if found:
             same = len(found) == 1 and (token in new.added or old.bytes_of(old.names[found[0]]) == text)
@@ -110,13 +110,13 @@ def _pieces(old: BytePairs, spelling: Any, text: bytes) -> list[int]:
     """Divide a text into old tokens, as one word."""
     try:
         pieces = [token.id for token in spelling.tokenize(old.spelled(text))]
-    except UnicodeDecodeError:  # a part of a character, which SentencePiece has no characters for
+    except UnicodeDecodeError:  # part of a character, which SentencePiece cannot spell
         pieces = []
     return pieces or [old.byte_ids[byte] for byte in text if byte in old.byte_ids] or [min(old.byte_ids.values())]
 
 
 def tensor_of(table: Stored) -> Tensor:
-    """Map a table into memory; 1-dimensional ones, such as biases, have one column."""
+    """Map a table into memory. One-dimensional tables, such as biases, get one column."""
     content = np.memmap(table.file, dtype=np.uint8, mode="c", offset=table.offset, shape=(table.size,))
     return torch.from_numpy(content).view(_TYPES[table.dtype]).view(table.shape[0], -1)
 
@@ -136,13 +136,13 @@ def lengths_of(table: Tensor) -> np.ndarray:
 def compose(
     table: Stored, plan: Plan, old_documents: np.ndarray, new_documents: np.ndarray, *, match_norms: bool, seed: int
 ) -> Iterator[bytes]:
-    """Yield the new rows of a table, a few thousand at once.
+    """Yield the new rows of a table, a few thousand at a time.
 
     Args:
         table: The old rows.
-        plan: How new ones are made.
-        old_documents: In how many documents each old token occurs.
-        new_documents: The same of the new tokens.
+        plan: The plan of the new rows.
+        old_documents: Number of documents that contain each old token.
+        new_documents: Number of documents that contain each new token.
         match_norms: Whether rows that are not copied get the median length of old rows that are about as frequent.
         seed: Seed of random rows.
     """
@@ -177,7 +177,7 @@ def _spread(table: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _classes(documents: np.ndarray) -> np.ndarray:
-    """Divide tokens into classes of about the same number, from the rarest; those that do not occur are in the first one."""
+    """Divide tokens into classes of equal size, from rare to frequent. Tokens that do not occur are in the first class."""
     occurring = np.flatnonzero(documents > 0)
     classes = np.zeros(len(documents), np.int64)
     order = occurring[np.argsort(documents[occurring], kind="stable")]
@@ -186,7 +186,7 @@ def _classes(documents: np.ndarray) -> np.ndarray:
 
 
 def _medians(lengths: np.ndarray, documents: np.ndarray) -> np.ndarray:
-    """Return the median length of the old rows of each class, of those that occur in the corpus."""
+    """Return the median length of the old rows in each class, over tokens that occur in the corpus."""
     classes, occurs = _classes(documents), documents > 0
     overall = float(np.median(lengths[occurs])) if occurs.any() else float(np.median(lengths))
     return np.array([

@@ -1,7 +1,8 @@
-"""Files of safetensors, rewritten piece by piece: only tables of tokens change, everything else is copied byte by byte.
+"""Rewriting of safetensors files piece by piece. Only tables of tokens change; everything else is copied byte by byte.
 
 The format (https://huggingface.co/docs/safetensors) is the length of the header (8 bytes, little-endian), the header as JSON,
-and the bytes of the tensors. The library writes whole files, and a file of a large model may not fit into memory.
+and the bytes of the tensors. The library safetensors writes whole files only, and a file of a large model may not fit into
+memory.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from pyterrier_csplade._errors import ContractError
 
-# Bytes that are copied together; our choice (not measured).
+# Number of bytes to copy at once; our choice (not measured).
 _PIECE = 2**24
 
 
@@ -42,7 +43,7 @@ class Stored:
     size: int
 
     def rows(self, ids: np.ndarray) -> Iterator[bytes]:
-        """Yield the bytes of rows, several rows at once."""
+        """Yield the bytes of rows, several rows at a time."""
         width = self.size // self.shape[0]
         table = np.memmap(self.file, dtype=np.uint8, mode="r", offset=self.offset, shape=(self.shape[0], width))
         step = max(1, _PIECE // width)
@@ -50,7 +51,7 @@ class Stored:
             yield table[ids[start : start + step]].tobytes()
 
     def equals(self, other: Stored) -> bool:
-        """Whether two tensors have the same type, shape and bytes."""
+        """Return whether two tensors have the same dtype, shape and bytes."""
         if (self.dtype, self.shape) != (other.dtype, other.shape):
             return False
         return all(first == second for first, second in zip(self.pieces(), other.pieces()))
@@ -63,7 +64,7 @@ class Stored:
                 yield file.read(min(_PIECE, self.size - start))
 
 
-#: Makes the rows of a new tensor of another number of rows.
+#: A function that makes the rows of a tensor with another number of rows.
 Rewrite = Callable[[Stored], Iterable[bytes]]
 
 
@@ -98,14 +99,14 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
 def rewrite(
     tensors: Mapping[str, Stored], output: Path, changes: Mapping[str, Rewrite], rows: int, dropped: Iterable[str] = ()
 ) -> None:
-    """Write the files of a model again, divided as they were.
+    """Write the files of a model again, with the same division of tensors into files.
 
     Args:
         tensors: The tensors, from :func:`read_tensors`.
         output: Directory of the new files, which get the names of the old ones.
-        changes: What makes the new rows of the tensors that change.
-        rows: Number of rows of these.
-        dropped: Names of tensors that are left out.
+        changes: Functions that make the rows of the changed tensors.
+        rows: Number of rows of the changed tensors.
+        dropped: Names of tensors to leave out.
     """
     left = {name: stored for name, stored in tensors.items() if name not in set(dropped)}
     sizes = {name: stored.size // stored.shape[0] * rows if name in changes else stored.size for name, stored in left.items()}

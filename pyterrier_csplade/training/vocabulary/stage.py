@@ -22,7 +22,7 @@ from .measuring import compare_models
 from .report import describe, describe_change, merged_groups, write_report
 from .shards import rewrite
 
-# Documents whose texts are checked.
+# Number of documents whose texts are checked; our choice (not measured).
 _CHECKED = 1000
 
 
@@ -37,7 +37,7 @@ def make_vocabulary(config: VocabularyConfig) -> Path:
         ``vocabulary_report.json``.
 
     Raises:
-        ConfigError: ``config.output`` holds something already, or ``size`` is too small.
+        ConfigError: ``config.output`` is not empty, or ``size`` is too small.
         ContractError: The model cannot be changed, or a check of the result fails.
         DataError: The corpus is empty, or a document has no text.
 
@@ -73,7 +73,7 @@ _CHANGES = {"lower": lower_vocabulary, "cut": cut_vocabulary, "corpus": train_vo
 
 
 def _count(config: VocabularyConfig, base: Base) -> Counts | None:
-    """Count the tokens of the corpus as the model has them."""
+    """Count the tokens of the corpus with the tokenizer of the base model."""
     if config.corpus is None:
         return None
     sample = max(config.measured_documents, _CHECKED)
@@ -83,10 +83,10 @@ def _count(config: VocabularyConfig, base: Base) -> Counts | None:
 
 @contextmanager
 def _fresh(output: Path) -> Iterator[Path]:
-    """Make a directory that gets its name when it is complete.
+    """Create a directory that gets its name when it is complete.
 
     Raises:
-        ConfigError: Something of this name is there.
+        ConfigError: The name is in use.
     """
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ConfigError(f"output: {output} exists already: remove it, or name another output")

@@ -34,21 +34,16 @@ class Tables:
 
     @property
     def changed(self) -> list[str]:
-        """Names of the tensors that get other rows."""
+        """Names of the tensors that get new rows."""
         return [name for name in (self.inputs, self.outputs, self.bias) if name is not None]
 
 
 def find_tables(config: Any, tensors: Mapping[str, Stored], name: str) -> Tables:
     """Find the tensors with one row for each token.
 
-    Args:
-        config: The model's configuration.
-        tensors: The tensors of its files.
-        name: The model's name in error messages.
-
     Raises:
-        ContractError: A tensor is missing, configuration and files disagree whether the head is tied, or the model has other
-            tensors that depend on the size of the vocabulary; names them.
+        ContractError: A tensor is missing, the configuration and the files disagree on whether the head is tied, or other
+            tensors depend on the size of the vocabulary; the message names them.
     """
     lm = _without_weights(config, name)
     paths = {id(module): path for path, module in lm.named_modules()}
@@ -63,7 +58,7 @@ def find_tables(config: Any, tensors: Mapping[str, Stored], name: str) -> Tables
     def stored(key: str) -> str | None:
         if direct := next((found for found in (key, key.removeprefix(prefix)) if found in tensors), None):
             return direct
-        # transformers gives some tensors of older checkpoints another name when it loads them, such as embed_out of GPT-NeoX.
+        # transformers renames some tensors of older checkpoints when it loads them, such as embed_out of GPT-NeoX.
         alike = [found for found, tensor in tensors.items() if found not in known and tensor.shape == known[key]]
         return alike[0] if len(alike) == 1 else None
 
@@ -100,7 +95,7 @@ def _check_others(config: Any, lm: Any, known: set[str], name: str) -> None:
     shapes = {key: parameter.shape for key, parameter in _without_weights(larger, name).named_parameters()}
     changed = [key for key, parameter in lm.named_parameters() if shapes[key] != parameter.shape and key not in known]
     if changed:
-        raise ContractError(f"{name}: {changed[0]} of {_kind(lm)} depends on the vocabulary, too: this stage cannot change it")
+        raise ContractError(f"{name}: {changed[0]} of {_kind(lm)} also depends on the vocabulary, and cannot be changed")
 
 
 def _without_weights(config: Any, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""A byte-level byte-pair encoding that is trained on a corpus."""
+"""Training of a byte-level byte-pair encoding on a corpus."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def train_encoding(
 ) -> tuple[BytePairs, dict[int, int]]:
     """Train a tokenizer with the added tokens of another one.
 
-    Digits are single tokens. A space is part of the word after it, and is put before every text.
+    Digits are single tokens. A space is part of the following word, and is added before every text.
 
     Args:
         base: The other tokenizer.
         texts: The corpus.
-        size: Number of tokens, added ones included; fewer if the corpus has not enough pairs.
+        size: Number of tokens, including added ones; fewer if the corpus does not have enough pairs.
         min_frequency: Occurrences of a pair that becomes a token.
         steps: Steps of the normalisation, as in ``BytePairs.normalised``.
 

@@ -1,4 +1,4 @@
-"""What searches with compiled loops need: numba, and working memory."""
+"""Requirements of searches with compiled loops: numba, and working memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,7 @@ def has_numba() -> bool:
 
 
 def kernels(module: str, needed_by: str) -> ModuleType:
-    """Import a module of compiled loops.
-
-    Args:
-        module: Its name in this package.
-        needed_by: What needs it, for the error message.
+    """Import a module of compiled loops; ``needed_by`` begins the error message.
 
     Raises:
         CspladeError: numba is not installed.
@@ -33,22 +29,19 @@ def kernels(module: str, needed_by: str) -> ModuleType:
 
 
 class Scratch(threading.local):
-    """Arrays that each thread keeps and uses again.
+    """Arrays that each thread keeps and reuses.
 
-    Fresh memory costs a page fault for every 4 kB, which takes longer than a search among few documents.
+    Fresh memory costs a page fault for every 4 kB, which takes longer than a search in a small collection.
     """
 
     def __init__(self) -> None:
-        """Keep nothing yet."""
+        """Start without arrays."""
         self._arrays: dict[str, np.ndarray] = {}
 
     def array(self, name: str, size: int, dtype: np.typing.DTypeLike = np.float64) -> np.ndarray:
         """Return an array with undefined content, valid until the thread asks for the same name again.
 
-        Args:
-            name: What it is for.
-            size: Its length.
-            dtype: Its type, always the same for a name.
+        Always use the same ``dtype`` for a name.
         """
         kept = self._arrays.get(name)
         if kept is None or len(kept) < size:

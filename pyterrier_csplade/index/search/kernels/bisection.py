@@ -15,11 +15,11 @@ def heaviest_terms(starts: np.ndarray, docids: np.ndarray, impacts: np.ndarray, 
     """Find the heaviest terms of each document.
 
     Args:
-        starts: Where the list of each term starts.
+        starts: Start of each term's list.
         docids: Documents.
         impacts: Impacts.
         terms: int32 [documents, number] of -1; filled with terms.
-        weights: [documents, number] zeros; filled with the impacts of the terms, as a heap with the least at the root.
+        weights: [documents, number] zeros; filled with the impacts of the terms, as a heap with the smallest at the root.
     """
     number = terms.shape[1]
     for term in range(len(starts) - 1):
@@ -49,7 +49,7 @@ def bisect_part(order: np.ndarray, terms: np.ndarray, logarithms: np.ndarray, de
     Args:
         order: int32 [documents of the part]; changed in place.
         terms: int32 [documents of the index, number]: terms of each document, padded with -1.
-        logarithms: float32: log2(i) at place i, from 1 to the number of documents + 1.
+        logarithms: float32: log2(i) at position i, from 1 to the number of documents + 1.
         degrees: int64 [2, terms] zeros, working memory; zeros again at the end.
         gains: float32 [2, terms] of NaN, working memory; NaN again at the end.
     """
@@ -84,7 +84,7 @@ def bisect_part(order: np.ndarray, terms: np.ndarray, logarithms: np.ndarray, de
 
 @compiled
 def _degrees_of(order: np.ndarray, half: int, terms: np.ndarray, degrees: np.ndarray, step: int) -> None:
-    """Count, for each side of a part, how many of its documents have each term."""
+    """Count the documents that contain each term on each side of a part."""
     for i in range(len(order)):
         for term in terms[order[i]]:
             if term >= 0:
@@ -93,7 +93,7 @@ def _degrees_of(order: np.ndarray, half: int, terms: np.ndarray, degrees: np.nda
 
 @compiled
 def _gain(own: int, other: int, left: int, right: int, side: int, logarithms: np.ndarray) -> float:
-    """Return by how much the cost of a term falls when a document that has it changes sides."""
+    """Return the decrease in a term's cost if a document that contains it changes sides."""
     size, other_size = (left, right) if side == 0 else (right, left)
     before = own * (logarithms[size] - logarithms[own + 1]) + other * (logarithms[other_size] - logarithms[other + 1])
     after = (own - 1) * (logarithms[size] - logarithms[own]) + (other + 1) * (logarithms[other_size] - logarithms[other + 2])

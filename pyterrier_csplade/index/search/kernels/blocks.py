@@ -28,15 +28,11 @@ def fill_maxima(
     maxima: np.ndarray,
     blocks: np.ndarray,
 ) -> None:
-    """Fill in the largest impact of each term in each block.
+    """Fill in the largest impact of each term in each block of ``size`` documents.
 
-    Args:
-        lists: Where the list of each term starts, documents, impacts.
-        size: Documents of a block.
-        steps: ``steps`` of :class:`pyterrier_csplade.index.search.blocks.BlockLists`.
-        starts: ``starts`` and ``block_starts`` of ``BlockLists``.
-        maxima: Zeros, filled by this function.
-        blocks: Filled by this function.
+    ``lists`` are the start of each term's list, documents and impacts. ``steps`` and ``starts`` are arrays of
+    :class:`pyterrier_csplade.index.search.blocks.BlockLists`, the latter ``starts`` and ``block_starts``; ``maxima`` (zeros)
+    and ``blocks`` are filled.
     """
     list_starts, docids, impacts = lists
     for term in range(len(steps)):
@@ -54,15 +50,7 @@ def fill_maxima(
 
 @compiled
 def fill_offsets(starts: np.ndarray, docids: np.ndarray, size: int, offset_starts: np.ndarray, offsets: np.ndarray) -> None:
-    """Fill in where the postings of each group of ``size`` documents start, for the terms that have offsets.
-
-    Args:
-        starts: Where the list of each term starts.
-        docids: Documents.
-        size: Documents of a group.
-        offset_starts: ``offset_starts`` of :class:`pyterrier_csplade.index.search.blocks.BlockLists`.
-        offsets: Filled by this function.
-    """
+    """Fill in where the postings of each group of ``size`` documents start, for the terms with offsets in ``offset_starts``."""
     for term in range(len(starts) - 1):
         at = starts[term]
         for place in range(offset_starts[term], offset_starts[term + 1]):
@@ -74,7 +62,7 @@ def fill_offsets(starts: np.ndarray, docids: np.ndarray, size: int, offset_start
 
 @compiled
 def kth_impacts(starts: np.ndarray, impacts: np.ndarray, k: int, found: np.ndarray) -> None:
-    """Fill in the k-th largest impact of each list, 0 where it is shorter."""
+    """Fill in the k-th largest impact of each list, 0 where the list is shorter."""
     for term in range(len(found)):
         count = starts[term + 1] - starts[term]
         found[term] = 0 if count < k else np.partition(impacts[starts[term] : starts[term + 1]], count - k)[count - k]
@@ -89,16 +77,7 @@ def reorder_lists(
     new_docids: np.ndarray,
     new_impacts: np.ndarray,
 ) -> None:
-    """Renumber the documents of all lists.
-
-    Args:
-        starts: Where the list of each term starts.
-        docids: Documents.
-        impacts: Impacts.
-        places: int32 [documents]: the new number of each.
-        new_docids: Filled by this function, increasing in each list.
-        new_impacts: Filled by this function.
-    """
+    """Renumber the documents of all lists by ``places``, the new number of each, so that they increase in each new list."""
     for term in range(len(starts) - 1):
         start, end = starts[term], starts[term + 1]
         numbers = places[docids[start:end]]

@@ -6,11 +6,11 @@ import numpy as np
 
 from .common import add_up_to, advance, compiled, worse
 
-#: Most documents that are scored together if their blocks are near each other: the scores fit a core's cache.
+#: Maximum number of documents that are scored together if their blocks are close: their scores fit a core's cache.
 WINDOW = 2**14
-# Up to this many documents, postings are read without a search for the last one first; our choice (not measured).
+# Maximum number of documents whose postings are read without searching for the last one first; our choice (not measured).
 _SHORT = 512
-#: Postings scored in the time of finding a place in a list; our choice (measured: about 40).
+#: Number of postings scored in the time of finding a position in a list; our choice (measured: about 40).
 JUMP = 40
 
 
@@ -23,15 +23,10 @@ def bound_blocks(
     maxima: np.ndarray,
     bounds: np.ndarray,
 ) -> None:
-    """Compute an upper bound of the scores in each block.
+    """Compute an upper bound of the scores in each block, and write it to ``bounds``, float32 [blocks].
 
-    Args:
-        terms: Numbers of the query's terms.
-        weights: float32: what one unit of a term's stored maxima adds to a score.
-        starts: ``starts`` and ``block_starts`` of ``BlockLists`` in ``blocks.py``.
-        blocks: ``blocks`` of ``BlockLists``.
-        maxima: ``maxima`` of ``BlockLists``.
-        bounds: float32 [blocks], filled by this function.
+    ``weights`` (float32) is what one unit of a term's stored maxima adds to a score. The arrays ``starts``, ``blocks`` and
+    ``maxima`` are those of ``BlockLists`` in ``blocks.py``; ``starts`` also has the ``block_starts``.
     """
     bounds[:] = 0
     for i in range(len(terms)):
@@ -61,25 +56,25 @@ def search_blocks(
     scores: np.ndarray,
     heap: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> int:
-    """Score the documents of blocks that may hold one of the best; return the number of postings scored.
+    """Score the documents of blocks that may contain one of the best; return the number of postings scored.
 
     Args:
         blocks: Numbers of blocks, increasing.
         bounds: float32: their bounds.
         least: A score that k documents reach.
         scale: Score of one unit of the bounds.
-        sizes: Documents of a block, of a group, and of the index.
+        sizes: Number of documents in a block, in a group, and in the index.
         query: Numbers of the terms, and their weights.
-        lists: Where the list of each term starts, documents, impacts.
+        lists: Start of each term's list, documents, impacts.
         sides: ``starts``, ``maxima``, ``offset_starts``, ``offsets`` of ``BlockLists`` in ``blocks.py``.
-        order: int32: place of each document in the order of indexing; empty if the two orders are the same.
+        order: int32: position of each document in the order of indexing; empty if the two orders are the same.
         scores: float64, working memory for the documents that are scored together; at least a block.
         heap: Scores and documents of the best so far, the worst at the root, and int64 [1] their number; changed.
     """
     size, group, documents = sizes
     starts = lists[0][query[0]]
     cursors, postings = starts.copy(), np.sum(lists[0][query[0] + 1] - starts)
-    # Gaps of up to this many blocks are scored too: finding the next place of each list would take longer.
+    # Gaps of up to this many blocks are scored, too: finding the next position in each list would take longer.
     gap = 1 + JUMP * len(starts) * documents // (max(1, postings) * size)
     scored, at = 0, 0
     while at < len(blocks):
@@ -143,7 +138,7 @@ def _score(
 
 @compiled
 def _offer(heap: tuple[np.ndarray, np.ndarray, np.ndarray], score: float, docid: int) -> None:
-    """Offer a document to the heap of the best: a larger score is better, then the first document."""
+    """Offer a document to the heap of the best; among equal scores, the first document is better."""
     scores, docids, count = heap
     at = count[0]
     if at < len(scores):

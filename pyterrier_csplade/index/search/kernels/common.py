@@ -10,7 +10,7 @@ import numpy as np
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
-# Compiled code is kept beside this file, or in the user's cache if the folder is read-only. Threads run it in parallel.
+# numba stores compiled code next to this file, or in the user's cache if the folder is read-only. Threads run it in parallel.
 compiled: Callable[[Function], Function] = numba.njit(cache=True, nogil=True)
 
 
@@ -40,7 +40,7 @@ def decode(data: np.ndarray, first: int, last: int, docids: np.ndarray, impacts:
 
 @compiled
 def advance(docids: np.ndarray, cursor: int, end: int, docid: int) -> int:
-    """Return the first place from ``cursor`` whose document is ``docid`` or a later one; ``end`` if there is no such place."""
+    """Return the first position from ``cursor`` whose document is ``docid`` or a later one, or ``end``."""
     step = 1
     while cursor + step < end and docids[cursor + step] < docid:
         cursor += step
@@ -59,27 +59,16 @@ def advance(docids: np.ndarray, cursor: int, end: int, docid: int) -> int:
 def add_up_to(
     docids: np.ndarray, impacts: np.ndarray, cursor: int, end: int, limit: int, weight: float, scores: np.ndarray, base: int
 ) -> int:
-    """Add the postings of a list that come before a document to scores.
+    """Add the postings of a list that come before the document ``limit`` to scores; return the next posting's position.
 
-    Args:
-        docids: Documents of all lists.
-        impacts: Their impacts.
-        cursor: The first posting.
-        end: The end of the list.
-        limit: The document.
-        weight: The term's weight.
-        scores: float64: scores of the documents from ``base`` on.
-        base: The first document.
-
-    Returns:
-        The place of the first posting that was not added.
+    The postings from ``cursor`` to ``end`` are read. ``scores``, float64, starts with the document ``base``.
     """
     if cursor == end or docids[cursor] >= limit:
         return cursor
     stop = advance(docids, cursor, end, limit)
     some_docids, some_impacts = docids[cursor:stop], impacts[cursor:stop]
     for i in range(len(some_docids)):
-        # With an unsigned index, numba does not check whether it counts from the end.
+        # For an unsigned index, numba does not check whether it counts from the end.
         scores[np.uint32(some_docids[i] - base)] += weight * np.float64(some_impacts[i])
     return stop
 

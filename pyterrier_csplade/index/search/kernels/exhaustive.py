@@ -6,11 +6,11 @@ import numpy as np
 
 from .common import add_up_to, compiled
 
-#: Documents whose scores are added up together: 65,536 doubles fit a core's second-level cache.
+#: Number of documents whose scores are added up together: 65,536 doubles fit a core's second-level cache.
 WINDOW = 2**16
-#: Scores that are compared with the threshold together.
+#: Number of scores that are compared with the threshold together.
 CHUNK = 64
-# The same, unsigned: numba then does not check whether an index counts from the end, and compares several scores at once.
+# The same as an unsigned number, so that numba does not check whether an index counts from the end and vectorises comparisons.
 _CHUNK = np.uint64(CHUNK)
 
 
@@ -24,20 +24,17 @@ def exhaustive(
     scores: np.ndarray,
     best: tuple[np.ndarray, np.ndarray],
 ) -> int:
-    """Score all postings of some terms, in windows of documents.
+    """Score all postings of some terms, in windows of documents; return the number of documents found.
 
     Args:
-        lists: Where the list of each term starts, documents, impacts.
+        lists: Start of each term's list, documents, impacts.
         terms: Numbers of the terms.
         weights: Their weights.
-        documents: Documents of the index.
-        k: Documents to return, at most ``documents``.
+        documents: Number of documents in the index.
+        k: Number of documents to return, at most ``documents``.
         scores: float64, working memory for a window; its length is a multiple of ``CHUNK``.
-        best: int64 and float64, at least k + ``CHUNK``: filled with the k best documents (of equal ones the first), sorted by
-            number, and their scores.
-
-    Returns:
-        The number of documents found.
+        best: int64 and float64, at least k + ``CHUNK``: filled with the k best documents (among equal ones, the first), sorted
+            by number, and their scores.
     """
     starts, docids, impacts = lists
     cursors, ends = starts[terms], starts[terms + 1]
@@ -59,8 +56,8 @@ def exhaustive(
 def _exceeded(scores: np.ndarray, k: int) -> float:
     """Return a score that at least k of the scores exceed, close to the largest such score; 0 if there are too few scores.
 
-    The scores are dealt out to at least 2k groups. Each of the k groups with the largest maxima has a score that reaches the
-    least of these maxima.
+    The scores are divided into at least 2k groups. Each of the k groups with the largest maxima has a score that reaches the
+    smallest of these maxima.
     """
     groups = _CHUNK
     while groups < 2 * k:
@@ -82,7 +79,7 @@ def _collect(
 ) -> tuple[int, float]:
     """Append the documents of a window whose score is above a threshold; return the number of documents and the threshold.
 
-    The window starts at document ``first``. When there is no room left, the k best are kept, and the threshold rises.
+    The window starts at document ``first``. When there is no space left, only the k best are kept, and the threshold rises.
     """
     docids, kept = best
     for chunk in range(np.uint64(0), np.uint64(len(scores)), _CHUNK):
@@ -95,14 +92,14 @@ def _collect(
             place = np.uint64(count)
             for i in range(chunk, chunk + _CHUNK):
                 docids[place], kept[place] = first + np.int64(i), scores[i]
-                place += np.uint64(scores[i] > threshold)  # without a branch, which processors would often mispredict
+                place += np.uint64(scores[i] > threshold)  # a branch would often be mispredicted
             count = np.int64(place)
     return count, threshold
 
 
 @compiled
 def _keep_best(docids: np.ndarray, scores: np.ndarray, count: int, k: int) -> tuple[int, float]:
-    """Keep the k largest of the first ``count`` scores, of equal ones the first, without sorting them.
+    """Keep the k largest of the first ``count`` scores without sorting them; among equal scores, the first.
 
     Returns:
         k, and the smallest of the scores that are kept.

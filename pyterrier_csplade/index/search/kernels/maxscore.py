@@ -6,9 +6,9 @@ import numpy as np
 
 from .common import add_up_to, advance, compiled, worse
 
-#: Documents whose scores by the essential lists are added up together, as in Lucene's MaxScoreBulkScorer.
+#: Number of documents that the essential lists score together, as in Lucene's MaxScoreBulkScorer.
 WINDOW = 2**12
-# A list with fewer postings than this for each document found is read as a whole; our choice (not measured).
+# A list with fewer postings than this for each document found is read in full; our choice (not measured).
 _LOOK_UP = 16
 
 
@@ -24,12 +24,12 @@ def maxscore(
     first: int,
     last: int,
 ) -> int:
-    """Search the documents from ``first`` to before ``last``; return the postings that were scored or looked up.
+    """Search the documents from ``first`` to before ``last``; return the number of postings that were scored or looked up.
 
     Args:
         lists: Documents, learned impacts and guide's impacts of all lists, and whether the guide is used (of length 1).
         query: End of each list, and its weights for learned and guide's impacts; the largest global bound first.
-        rests: float64 [2, terms + 1]: the most that each term and those after it add to a global and to a local score.
+        rests: float64 [2, terms + 1]: the most that each term and those after it can add to a global and to a local score.
         mix: Share of the guide in the global, the local and the final score.
         heaps: float64 [3, k] scores and int64 [3, k] documents of the best by global, local and final score, and int64 [3]
             their number; changed.
@@ -56,7 +56,7 @@ def maxscore(
             if count == 0:
                 break
             start, end = advance(docids, cursors[i], ends[i], base), ends[i]
-            # Where the window has far more postings than documents found, only the postings of these are looked up.
+            # If the window has far more postings than documents found, only the postings of these documents are looked up.
             few = (end - start) * len(found) // (last - base) >= _LOOK_UP * count
             kept = found[:count] if few else found[:0]
             if guided:
@@ -106,7 +106,7 @@ def _add_some(
     base: int,
     kept: np.ndarray,
 ) -> int:
-    """Add the postings of the given documents of a window, or of all if none are given; return the next posting's place."""
+    """Add the postings of the given documents of a window, or of all if none are given; return the next posting's position."""
     if len(kept) == 0:
         return add_up_to(docids, impacts, cursor, end, limit, weight, scores, base)
     for j in kept:
@@ -125,7 +125,7 @@ def _keep(
     for c in range(np.uint64(count)):
         j = found[c]
         score = share * guide[j] + (1 - share) * learned[j] if guided else learned[j]
-        found[kept] = j  # without a branch, which processors would often mispredict
+        found[kept] = j  # a branch would often be mispredicted
         kept += np.uint64((learned[j] > 0.0) & (score > needed))
     return np.int64(kept)
 
@@ -134,7 +134,7 @@ def _keep(
 def _offer(
     heaps: tuple[np.ndarray, np.ndarray, np.ndarray], mix: tuple[float, float, float], learned: float, guide: float, docid: int
 ) -> None:
-    """Offer a document to the heaps of the final, the local and the global score; heaps of equal shares are one."""
+    """Offer a document to the heaps of the final, the local and the global score; heaps with equal shares are one."""
     _push(heaps, 2, _mixed(learned, guide, mix[2]), docid)
     for heap in range(2):
         if mix[heap] != mix[2]:
@@ -166,7 +166,7 @@ def _next(docids: np.ndarray, cursors: np.ndarray, ends: np.ndarray, essential: 
 
 @compiled
 def _push(heaps: tuple[np.ndarray, np.ndarray, np.ndarray], heap: int, score: float, docid: int) -> None:
-    """Offer a document to a heap: of equal scores, the later document is worse; the worst is at the root."""
+    """Offer a document to a heap with the worst at the root; among equal scores, the later document is worse."""
     scores, docids, sizes = heaps[0][heap], heaps[1][heap], heaps[2]
     size = sizes[heap]
     if size < len(scores):
