@@ -1,9 +1,9 @@
 """Make a small cased language model without training, to start the experiment from on a CPU.
 
-The tokenizer is a byte-level BPE with upper case, in which the first word of a text has no space. Embeddings come from the
-co-occurrences of tokens, as for csplade-tiny; the layers are initially near the identity.
+The tokenizer is that of a published model, or a byte-level BPE with upper case, in which the first word of a text has no space.
+Embeddings come from the co-occurrences of tokens, as for csplade-tiny; the layers are initially near the identity.
 
-Usage: python base.py OUTPUT COLLECTION... [--size 16384] [--width 64] [--layers 1]
+Usage: python base.py OUTPUT COLLECTION... [--tokenizer MODEL] [--size 16384] [--width 64] [--layers 1]
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "csplade_tiny"))
 
@@ -31,12 +31,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     parser.add_argument("collections", type=Path, nargs="+")
-    parser.add_argument("--size", type=int, default=16_384, help="tokens")
+    parser.add_argument("--tokenizer", help="a published model; by default, a tokenizer is trained on the collections")
+    parser.add_argument("--size", type=int, default=16_384, help="tokens of a trained tokenizer")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--layers", type=int, default=1)
     arguments = parser.parse_args()
     texts = [document["text"] for collection in arguments.collections for document in documents(collection)]
-    tokenizer = train_tokenizer(texts, arguments.size)
+    if arguments.tokenizer:
+        tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    else:
+        tokenizer = train_tokenizer(texts, arguments.size)
     make_model(tokenizer, texts, arguments.width, arguments.layers).save_pretrained(arguments.output)
     tokenizer.save_pretrained(arguments.output)
 

@@ -48,7 +48,7 @@ ARMS: dict[str, dict[str, Any] | None] = {
 }
 FOLDED = "cased-folded"
 #: Documents for bits per byte.
-MEASURED_DOCUMENTS = 100
+MEASURED_DOCUMENTS = 20
 ALGORITHMS = ("terrier", "exhaustive", "maxscore", "bmp")
 
 
@@ -171,11 +171,15 @@ def measure(index: ImpactIndex, vectors: list[dict[str, Any]], queries: pd.DataF
         found = retriever(queries)
         result[f"ms_{algorithm}"] = 1000 * (time.monotonic() - started) / len(queries)
         if algorithm == "exhaustive":
-            run = found.rename(columns={"qid": "query_id", "docno": "doc_id"})
-            judged = qrels.rename(columns={"qid": "query_id", "docno": "doc_id", "label": "relevance"})
-            measured = calc_aggregate([nDCG @ 10, R @ 100], judged, run)
-            result |= {str(name): float(value) for name, value in measured.items()}
+            result |= effectiveness(found, qrels)
     return result
+
+
+def effectiveness(found: pd.DataFrame, qrels: pd.DataFrame) -> dict[str, float]:
+    """Return the measures of a run."""
+    run = found.rename(columns={"qid": "query_id", "docno": "doc_id"})
+    judged = qrels.rename(columns={"qid": "query_id", "docno": "doc_id", "label": "relevance"})
+    return {str(name): float(value) for name, value in calc_aggregate([nDCG @ 10, R @ 100], judged, run).items()}
 
 
 def index_files(index: ImpactIndex) -> list[Path]:

@@ -64,7 +64,8 @@ def read_manifest(path: Path, error: type[CspladeError], remedy: str) -> dict[st
 def damages(directory: Path, files: Files, *, digests: bool | None = None) -> Iterator[str]:
     """Yield the name of each file that differs from its entry in the manifest, and what is wrong with it.
 
-    Digests are compared as well as sizes if ``digests`` is true, or None and the directory not above ``HASHED_ON_OPENING``.
+    Sizes are always compared. Digests are compared if ``digests`` is true, or if it is None and the files have at most
+    ``HASHED_ON_OPENING`` bytes.
     """
     if digests is None:
         digests = sum(entry["bytes"] for entry in files.values()) <= HASHED_ON_OPENING

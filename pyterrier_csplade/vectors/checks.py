@@ -299,7 +299,7 @@ def check_encoded(encoded: object) -> None:
 def check_entries(matrix: csr_matrix, good: np.ndarray, names: Sequence[str] | None, advice: str) -> None:
     """Raise DataError, naming the row, if a weight of a matrix [texts, terms] is not ``good``; ``advice`` ends the message.
 
-    Rows are called "row 0", "row 1" ... by default.
+    Without ``names``, rows are called "row 0", "row 1" ...
     """
     bad = np.flatnonzero(~good)
     if len(bad):

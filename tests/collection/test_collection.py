@@ -132,7 +132,7 @@ def test_it_replaces_the_document_encoder(csplade: CSPLADE, stored: Path, unload
 def test_documents_that_are_not_there(csplade: CSPLADE, tmp_path: Path) -> None:
     path = encode(tmp_path / "c", csplade).path
     inp = [documents(1, 100)[0], documents(1)[0], documents(1, 101)[0]]
-    with pytest.raises(DataError, match=r"'d100' is not in .*c \(2 are not\)"):
+    with pytest.raises(DataError, match=r"'d100' is not in .*c \(2 are missing\)"):
         EncodedCollection(path)(inp)
     found = EncodedCollection(path, encoder=csplade.doc_encoder(top_k=12))(inp)
     assert found == csplade.doc_encoder(top_k=12)(inp)

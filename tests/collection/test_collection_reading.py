@@ -160,7 +160,7 @@ def test_arguments_and_progress(csplade: CSPLADE, pristine: Path, tmp_path: Path
 @pytest.mark.parametrize("docno", [7, 7.5, None, b"d7", float("nan"), ("d7",)])
 def test_a_docno_that_is_not_text_is_not_in_the_collection(pristine: Path, docno: Any) -> None:
     frame = pd.DataFrame({"docno": pd.Series(["d3", docno], dtype=object)})
-    with pytest.raises(DataError, match=r"document .* is not in .*c \(1 are not\)"):
+    with pytest.raises(DataError, match=r"document .* is not in .*c \(1 are missing\)"):
         EncodedCollection(pristine)(frame)
 
 

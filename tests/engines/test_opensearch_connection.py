@@ -255,7 +255,7 @@ def test_metadata_that_was_changed_is_named(name: str, value: Any) -> None:
     cluster.indexes["docs"]["mappings"]["_meta"]["csplade"][name] = value
     is_contract = name == "contract"
     error = ContractError if is_contract else ImpactIndexError
-    message = "the mapping of 'docs' at" if is_contract else f"'{name}' in it"
+    message = "the mapping of 'docs' at" if is_contract else f"does not write such a '{name}'"
     with pytest.raises(error, match=message):
         index.retriever()(QUERY)
 

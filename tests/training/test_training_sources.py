@@ -67,7 +67,7 @@ def test_a_source_that_does_not_exist() -> None:
     for source in ("no/such/place", "no-such-dataset"):
         with pytest.raises(DataError, match=f"{source} is neither a .jsonl or .jsonl.gz file, nor a directory"):
             list(read_rows(source))
-        with pytest.raises(DataError, match=f"{source}: neither"):
+        with pytest.raises(DataError, match=f"{source} is neither"):
             list(read_corpus(source, ["text"]))
 
 

@@ -1,4 +1,4 @@
-"""Arrays in files whose names are digests of what decides them, so that they are computed once."""
+"""Arrays in files that are named by the digest of everything that determines them, so that they are computed only once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _PARTS = ("data", "indices", "indptr", "shape")
 
 
 def kept(directory: str | None, name: str, key: Any, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return arrays from a directory, or make them and keep them there.
+    """Return arrays from a directory, or make them and store them there.
 
     Args:
-        directory: The directory, which is made; None keeps nothing.
+        directory: The directory, made if it does not exist. With None, nothing is stored.
         name: Beginning of the file's name.
-        key: All that decides the arrays, as JSON values; the file's name ends in its digest.
-        make: Makes the arrays. A damaged file is made again.
+        key: Everything that determines the arrays, as JSON values. The file's name ends with its digest.
+        make: The function that makes the arrays. It is also called if the file is damaged.
 
     Raises:
         OSError: The file cannot be written.
@@ -47,7 +47,7 @@ def kept(directory: str | None, name: str, key: Any, make: Callable[[], dict[str
 
 
 def as_arrays(matrices: Mapping[str, csr_matrix]) -> dict[str, np.ndarray]:
-    """Return the arrays of matrices, which ``as_matrices`` reads."""
+    """Return the arrays of matrices, for ``as_matrices``."""
     return {f"{name}.{part}": np.asarray(getattr(matrix, part)) for name, matrix in matrices.items() for part in _PARTS}
 
 

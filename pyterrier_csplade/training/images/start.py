@@ -1,4 +1,4 @@
-"""The start of an image head: ridge regression on the captions' deviations from their mean vector, and a first sparsity."""
+"""Initialisation of an image head: ridge regression of the captions' deviations from their mean vector, and calibration."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pyterrier_csplade.model.backbone import Backbone
 from .config import ImagesConfig
 from .pairs import Pairs
 
-# Pictures by which scale and offset are chosen; our choice (not measured).
+# Number of pictures for the choice of scale and offset; our choice (not measured).
 _CALIBRATED = 256
-# Active terms of the median picture at the start, as a multiple of the target; our choice (not measured): the regulariser has
-# room to choose, and no picture is dead.
+# Active terms of the median picture at the start, as a multiple of the target, so that the regulariser can choose terms and no
+# picture is empty; our choice (not measured).
 _ROOM = 2.0
 # Halvings of the interval in which the offset is searched.
 _HALVINGS = 60
@@ -31,8 +31,8 @@ def make_head(config: ImagesConfig, pairs: Pairs, backbone: Backbone) -> ImageHe
 
         A = (X'X + ridge * n * I)^-1 X' D E' (E''E')^-1
 
-    A is then scaled to hidden states of unit size. Regressing C itself would give every picture the average caption, the start
-    of co-activation.
+    A is then scaled to hidden states of unit size. A regression of C itself would give every picture the average caption, and
+    so cause co-activation.
     """
     torch.manual_seed(config.seed)
     width = backbone.head.weight.shape[1]
@@ -52,7 +52,7 @@ def make_head(config: ImagesConfig, pairs: Pairs, backbone: Backbone) -> ImageHe
 
 
 def _gain(norm: nn.Module, width: int) -> Tensor:
-    """Return the factor of each dimension in a norm, whatever its parameters are, [width]."""
+    """Return the factor of each dimension in a norm of any kind, [width]."""
     signs = torch.ones(1, width)
     signs[:, 1::2] = -1
     return ((norm(signs) - norm(-signs)) / 2 * signs)[0]
@@ -69,7 +69,7 @@ def _ridge(inputs: Tensor, pairs: Pairs, rows: Tensor, config: ImagesConfig) -> 
 
 
 def _square(rows: Tensor) -> Tensor:
-    """Return E'E in float64, with a little on its diagonal so that it can be inverted."""
+    """Return E'E in float64, with a small addition to its diagonal that makes it invertible."""
     square = (rows.T @ rows).double()
     return square + 1e-6 * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64)
 
@@ -85,9 +85,9 @@ def _give_unit_size(head: ImageHead, vectors: Tensor) -> None:
 
 
 def _calibrate(head: ImageHead, norm: nn.Module, rows: Tensor, pairs: Pairs, target: float | None) -> None:
-    """Choose offset and scale: the median picture has twice the target's terms, and its largest weight is a caption's.
+    """Set offset and scale so that the median picture has twice the target's terms, and the largest weight of a caption.
 
-    The offset moves against the direction in the hidden space in which all logits grow alike.
+    The offset is opposite to the direction in the hidden space in which all logits grow equally.
     """
     wanted = _ROOM * (target or max(1.0, pairs.documents.nnz / len(pairs)))
     wanted = min(wanted, len(rows) / 2)

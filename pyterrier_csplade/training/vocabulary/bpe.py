@@ -1,4 +1,4 @@
-"""Byte-pair encodings as tokenizer.json holds them: their bytes, their normalisation, and vocabularies cut from them."""
+"""Byte-pair encodings in the form of tokenizer.json: their bytes, their normalisation, and cut vocabularies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, normalizers
 
 from pyterrier_csplade._errors import ContractError
 
-# What SentencePiece writes for a space, and the names that it gives to bytes.
+# SentencePiece's character for a space, and its names of bytes.
 _SPACE = "▁"
 _BYTE_NAMES = [f"<0x{byte:02X}>" for byte in range(256)]
 # Between punctuation, a symbol or an underscore, and a letter: a word begins here, as after a space.
@@ -42,13 +42,13 @@ def normal_text(text: str, steps: Sequence[str]) -> str:
 
 
 class BytePairs:
-    """A tokenizer with byte-pair encoding, byte-level (GPT-2, Llama 3, Qwen) or of SentencePiece (Llama 2, Mistral, Gemma).
+    """A byte-pair encoding, either byte-level (GPT-2, Llama 3, Qwen) or of SentencePiece (Llama 2, Mistral, Gemma).
 
     Attributes:
         state: The content of its tokenizer.json.
         tokens: Ids of the tokens, added ones included.
-        byte_level: Whether each character of a token stands for a byte; otherwise, it is a SentencePiece encoding.
-        byte_ids: The token of each single byte. Byte-level encodings may lack some, which they leave out of texts.
+        byte_level: Whether each character of a token represents a byte. Otherwise, it is a SentencePiece encoding.
+        byte_ids: The token of each single byte. Byte-level encodings may lack tokens of some bytes, and drop these bytes.
     """
 
     def __init__(self, backend: Tokenizer, name: str) -> None:
@@ -59,7 +59,8 @@ class BytePairs:
             name: The model's name in error messages.
 
         Raises:
-            ContractError: The tokenizer is of another kind, or has settings under which rows cannot be removed; names them.
+            ContractError: The tokenizer is of another kind, or has settings with which rows cannot be removed; the message
+                names them.
         """
         self.name = name
         self.state: dict[str, Any] = json.loads(backend.to_str())
@@ -109,7 +110,7 @@ class BytePairs:
         return {pair: rank for rank, pair in reversed(list(enumerate(self.merges)))}
 
     def bytes_of(self, token: str) -> bytes:
-        """Return the bytes of the text for which a token stands."""
+        """Return the bytes of the text of a token."""
         if token in self.added or (self.byte_level and not _BYTE_OF.keys() >= set(token)):
             return token.encode()
         if self.byte_level:
@@ -119,10 +120,10 @@ class BytePairs:
         return token.replace(_SPACE, " ").encode()
 
     def spelled(self, text: bytes) -> str:
-        """Return bytes as tokens spell them.
+        """Return the spelling of bytes in tokens.
 
         Raises:
-            UnicodeDecodeError: The bytes are no characters, which SentencePiece encodings need.
+            UnicodeDecodeError: The bytes are not characters, as SentencePiece encodings require.
         """
         if self.byte_level:
             return "".join(self._characters[byte] for byte in text)
@@ -142,7 +143,7 @@ class BytePairs:
 
         Args:
             steps: Some of "nfkc", "lowercase" and "words", in this order.
-            always: Whether the space is put there without steps, too.
+            always: Whether to add the space even without steps.
         """
         if not steps and not always:
             return self
@@ -150,7 +151,7 @@ class BytePairs:
         if self._begins_with_space():
             parts.append({"type": "Replace", "pattern": {"Regex": r"\A "}, "content": ""})
         else:
-            # The same as a prefix space of the pre-tokenizer, which those that split before it would put into words, too.
+            # Like a prefix space of the pre-tokenizer, which some pre-tokenizers would also insert within texts.
             parts.append({"type": "Prepend", "prepend": " "})
             parts.append({"type": "Replace", "pattern": {"Regex": r"\A  "}, "content": " "})
         before = self.state["normalizer"]
@@ -167,11 +168,11 @@ class BytePairs:
         return text != "a"
 
     def closed(self, kept: Iterable[int]) -> set[int]:
-        """Add what is needed to produce tokens: all tokens of which a merge makes them.
+        """Add all tokens that merges need to produce the given tokens.
 
-        Within a word, the merges inside the span of a final token are those that make it from its characters alone, because
-        merges across its ends would have joined it with its neighbours. With these tokens, the merges among them and the order
-        of their ranks, a text whose tokens are all kept is therefore divided as before.
+        Within a word, the merges inside the span of a final token are the merges that produce it from its characters alone,
+        because merges across its ends would have joined it with its neighbours. If all of these tokens, the merges among them
+        and the order of the merges are kept, a text whose tokens are all kept is therefore tokenised as before.
         """
         closed = set(kept)
         for token_id in list(closed):
@@ -194,10 +195,10 @@ class BytePairs:
         """Remove all other tokens.
 
         Args:
-            kept: Ids of the tokens that stay; with added tokens, tokens of bytes, and :meth:`closed`.
+            kept: Ids of the tokens to keep, including added tokens, tokens of bytes, and the tokens of :meth:`closed`.
 
         Returns:
-            The new tokenizer, and the old id of each of its ids; their order is the old one.
+            The new tokenizer, and the old id of each new id, in the old order.
         """
         old_ids = sorted(kept)
         new_ids = {old: new for new, old in enumerate(old_ids)}

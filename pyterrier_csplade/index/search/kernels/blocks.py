@@ -30,9 +30,9 @@ def fill_maxima(
 ) -> None:
     """Fill in the largest impact of each term in each block of ``size`` documents.
 
-    ``lists`` are the start of each term's list, documents and impacts. ``steps`` and ``starts`` are arrays of
-    :class:`pyterrier_csplade.index.search.blocks.BlockLists`, the latter ``starts`` and ``block_starts``; ``maxima`` (zeros)
-    and ``blocks`` are filled.
+    ``lists`` are the start of each term's list, documents and impacts. ``steps`` and ``starts`` (the arrays ``starts`` and
+    ``block_starts``) belong to :class:`pyterrier_csplade.index.search.blocks.BlockLists`. ``maxima``, zeros at first, and
+    ``blocks`` are filled.
     """
     list_starts, docids, impacts = lists
     for term in range(len(steps)):
