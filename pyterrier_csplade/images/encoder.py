@@ -17,6 +17,7 @@ from torch import nn
 
 from pyterrier_csplade._errors import ContractError, DataError
 from pyterrier_csplade.model.csplade import CSPLADE
+from pyterrier_csplade.model.hub import LOADING_LOCK
 from pyterrier_csplade.model.sparse import Wanted
 from pyterrier_csplade.model.transformers import Checked, ModelTransformer, scaled
 from pyterrier_csplade.vectors.checks import check_field_name, check_min_weight, check_record, check_top_k
@@ -158,7 +159,7 @@ class ImageEncoder(ModelTransformer):
             A matrix [pictures, terms of the model's vocabulary] of int32 impacts, or of float32 weights without quantizer.
         """
         names = [f"picture {record.get('docno')}" for record in records]
-        return self.prepared_impacts(ImageVectors(self._image_vectors(records, names), names))
+        return self.prepared_impacts(ImageVectors(self._image_vectors(self._open(), records, names), names))
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -176,8 +177,8 @@ class ImageEncoder(ModelTransformer):
     def prepared(self, contents: Sequence[PictureContent], names: Sequence[str]) -> ImageVectors:
         """Compute image vectors, for ``prepared_impacts``; as many pictures as a batch has are open at a time."""
         size, records = self.model_batch_size, [content.record for content in contents]
-        parts = [slice(start, start + size) for start in range(0, len(records), size)]
-        return ImageVectors(np.concatenate([self._image_vectors(records[part], names[part]) for part in parts]), names)
+        parts, opened = [slice(start, start + size) for start in range(0, len(records), size)], self._open()
+        return ImageVectors(np.concatenate([self._image_vectors(opened, records[part], names[part]) for part in parts]), names)
 
     def prepared_impacts(self, batch: ImageVectors) -> csr_matrix:
         """Encode image vectors; otherwise as ``impacts``."""
@@ -256,9 +257,8 @@ class ImageEncoder(ModelTransformer):
     def _to_impacts(self) -> Any:
         return Quantizer(self.model.contract.impact_scale) if self.quantizer == "default" else self.quantizer
 
-    def _image_vectors(self, records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> np.ndarray:
+    def _image_vectors(self, opened: _Opened, records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> np.ndarray:
         """Return image vectors, float32 [pictures, inputs of the head], from the vector column or the features of pictures."""
-        opened = self._open()
         inputs = opened.saved.head.inputs
         vectors = np.zeros((len(records), inputs), dtype=np.float32)
         waiting = []
@@ -284,9 +284,11 @@ class ImageEncoder(ModelTransformer):
         return vectors
 
     def _open(self) -> _Opened:
-        if self._opened is None:
-            self._opened = _Opened(self)
-        return self._opened
+        if (opened := self._opened) is None:
+            with LOADING_LOCK:
+                if (opened := self._opened) is None:
+                    self._opened = opened = _Opened(self)
+        return opened
 
     def _belongs_to(self) -> tuple[Any, ...]:
         return (self.model, self._head)
