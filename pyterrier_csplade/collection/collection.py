@@ -23,6 +23,7 @@ from .recipe import Recipe
 from .store import MANIFEST_FILE
 
 if TYPE_CHECKING:
+    from pyterrier_csplade.images.encoder import ImageEncoder
     from pyterrier_csplade.model.transformers import DocEncoder
 
 
@@ -55,7 +56,7 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
     ARTIFACT_PACKAGE_HINT = "pyterrier-csplade"
     schematic = {"label": "Encoded documents", "help_url": None}
 
-    def __init__(self, path: str | Path, *, encoder: DocEncoder | None = None) -> None:
+    def __init__(self, path: str | Path, *, encoder: DocEncoder | ImageEncoder | None = None) -> None:
         """Name a collection, which need not exist yet.
 
         Args:
@@ -95,7 +96,7 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
 
     def encode(
         self,
-        encoder: DocEncoder,
+        encoder: DocEncoder | ImageEncoder,
         documents: Iterable[Mapping[str, Any]],
         *,
         shard_size: int = SHARD_SIZE,
@@ -106,9 +107,11 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
         """Encode documents, or resume a call that was stopped, and return this collection.
 
         Args:
-            encoder: The encoder, from :meth:`CSPLADE.doc_encoder`.
-            documents: The documents, with ``docno`` and the encoder's text field. To resume, pass the same documents again.
-            shard_size: Number of documents in a file, which is written when all of them are encoded.
+            encoder: The encoder, from :meth:`CSPLADE.doc_encoder` or :meth:`CSPLADE.image_encoder`.
+            documents: The documents, with ``docno`` and the encoder's text field, or pictures. To resume, pass the same
+                documents again; pictures are compared by the content of their files.
+            shard_size: Number of documents in a file, which is written when all of them are encoded. Their texts are in memory
+                together, and so are pictures, unless they are given by path.
             part: "i/n" encodes only every n-th shard, starting at shard i (from 0), so that n processes share the work.
             max_empty: Maximum share of a shard's texts without any impact. A larger share suggests that the model does not
                 work.
@@ -165,8 +168,8 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
         return pt.utils.GeneratorLen(iter(documents), total)
 
     def transform_inputs(self) -> list[list[str]]:
-        """Return the columns that documents need: ``docno``, and the text if there is an encoder to fall back to."""
-        return [["docno"] if self.encoder is None else ["docno", self.encoder.text_field]]
+        """Return the columns that documents need: ``docno``, and text or pictures if there is an encoder to fall back to."""
+        return [["docno"]] if self.encoder is None else [["docno", field] for field in self.encoder.fields]
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Add ``toks`` to documents.
@@ -175,7 +178,8 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
             ContractError: A document is not in the collection, and :attr:`encoder` has another model or other settings.
             DataError: A document is not in the collection, and there is no encoder; the message names it.
         """
-        pt.validate.columns(inp, includes=self.transform_inputs()[0], context=self)
+        inputs = self.transform_inputs()
+        pt.validate.columns(inp, includes=next((i for i in inputs if {*i} <= {*inp.columns}), inputs[0]), context=self)
         toks = self._toks(inp) if len(inp) else []
         return inp.assign(toks=pd.Series(toks, index=inp.index, dtype=object))
 

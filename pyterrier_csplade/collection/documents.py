@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from pyterrier_csplade._errors import CollectionError, DataError
+from pyterrier_csplade._errors import CollectionError
 from pyterrier_csplade.storage.docnos import Docnos
-from pyterrier_csplade.vectors.checks import check_docno, check_texts
+from pyterrier_csplade.vectors.checks import check_docno
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,32 @@ class DocumentShard:
     Attributes:
         number: Number of the shard, from 0.
         docnos: Docnos of the documents.
-        texts: Texts of the documents.
+        texts: Texts of the documents, or what an image encoder makes of pictures, with a digest each.
     """
 
     number: int
     docnos: Sequence[str]
-    texts: Sequence[str]
+    texts: Sequence[Any]
 
     @property
     def sha256(self) -> str:
         """Digest of docnos and texts, with their lengths, so that moving a character from one to the other changes it."""
-        fields = (f"{len(docno)}:{docno}{len(text)}:{text}" for docno, text in zip(self.docnos, self.texts))
+        texts = (text if isinstance(text, str) else text.digest for text in self.texts)
+        fields = (f"{len(docno)}:{docno}{len(text)}:{text}" for docno, text in zip(self.docnos, texts))
         return hashlib.sha256("".join(fields).encode()).hexdigest()
 
 
-def divide(documents: Iterable[Mapping[str, Any]], text_field: str, size: int) -> Iterator[DocumentShard]:
+#: Returns what an encoder encodes of documents, with the names of the documents for messages.
+Reader = Callable[[Sequence[Mapping[str, Any]], Sequence[str]], Sequence[Any]]
+
+
+def divide(documents: Iterable[Mapping[str, Any]], read: Reader, size: int) -> Iterator[DocumentShard]:
     """Check documents and divide them: ``size`` for each shard, fewer for the last.
+
+    Args:
+        documents: The documents.
+        read: ``contents`` of the encoder.
+        size: Documents of a shard.
 
     Raises:
         DataError: A docno or text cannot be used, or a docno appears twice; the message names the document.
@@ -48,12 +58,7 @@ def divide(documents: Iterable[Mapping[str, Any]], text_field: str, size: int) -
     while chunk := list(islice(documents, size)):
         docnos = [check_docno(document, position) for position, document in enumerate(chunk, number * size + 1)]
         seen.add(docnos)
-        for docno, document in zip(docnos, chunk):
-            if text_field not in document:
-                fields = ", ".join(map(repr, document))
-                raise DataError(f"document {docno} has no field {text_field!r}, only {fields}: name the fields with text")
-        texts = check_texts([document[text_field] for document in chunk], document_names(docnos))
-        yield DocumentShard(number, docnos, texts)
+        yield DocumentShard(number, docnos, read(chunk, document_names(docnos)))
         number += 1
 
 

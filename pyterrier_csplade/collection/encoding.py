@@ -15,15 +15,17 @@ from pyterrier_csplade._errors import DataError
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.model.pipelining import Behind, pipelined
 
-from .documents import DocumentShard, Part, divide, document_names
+from .documents import DocumentShard, Part, Reader, divide, document_names
 from .recipe import Recipe
 from .shard import EncodedShard, pack
 from .store import Store, add_up, check_place, writing
 
 if TYPE_CHECKING:
-    from pyterrier_csplade.model.backbone import TokenizedBatch
+    from pyterrier_csplade.images.encoder import ImageEncoder
     from pyterrier_csplade.model.transformers import DocEncoder
     from pyterrier_csplade.vectors.vocabulary import Vocabulary
+
+    Encoder: TypeAlias = DocEncoder | ImageEncoder
 
 
 # Number of documents that are sorted by length together, and after which progress is shown; our choice (measured: with lengths
@@ -38,7 +40,7 @@ _Window: TypeAlias = tuple[DocumentShard, slice]
 class Runner(Protocol):
     """Where shards are encoded."""
 
-    def describe(self, encoder: DocEncoder, shard_size: int) -> tuple[Recipe, Vocabulary]:
+    def describe(self, encoder: Encoder, shard_size: int) -> tuple[Recipe, Vocabulary]:
         """Load the model and return the recipe and the index terms."""
         ...
 
@@ -60,7 +62,7 @@ class Outcome(NamedTuple):
 
 
 def encode_collection(
-    encoder: DocEncoder,
+    encoder: Encoder,
     documents: Iterable[Mapping[str, Any]],
     directory: Path,
     *,
@@ -76,7 +78,7 @@ def encode_collection(
 
     Args:
         encoder: The encoder.
-        documents: The documents, with ``docno`` and the encoder's text field.
+        documents: The documents, with ``docno`` and what the encoder reads.
         directory: The directory of the collection.
         shard_size: Number of documents in a shard.
         part: Which shards to encode.
@@ -97,7 +99,7 @@ def encode_collection(
         if total is not None:
             text, own = _announcement(store, part, total)
             say(text)
-        pending = Pending(store, documents, encoder.text_field, part)
+        pending = Pending(store, documents, encoder.contents, part)
         with pt.tqdm(desc="encoding", unit="d", total=own, disable=not verbose) as bar:
             runner.run(store, pending, ShardEncoder(encoder, recipe.fingerprint, max_empty), bar.update)
         if not pending.documents:
@@ -138,9 +140,9 @@ class Pending:
         shards: Number of shards read so far.
     """
 
-    def __init__(self, store: Store, documents: Iterable[Mapping[str, Any]], text_field: str, part: Part) -> None:
+    def __init__(self, store: Store, documents: Iterable[Mapping[str, Any]], read: Reader, part: Part) -> None:
         self._store = store
-        self._input = divide(documents, text_field, store.recipe.shard_size)
+        self._input = divide(documents, read, store.recipe.shard_size)
         self._part = part
         self.documents = self.shards = 0
 
@@ -153,9 +155,9 @@ class Pending:
 
 
 class InProcess:
-    """Encodes in this process, one shard after another: one thread tokenises, this one runs the model, one writes."""
+    """Encodes in this process, one shard after another: one thread prepares documents, this one runs the model, one writes."""
 
-    def describe(self, encoder: DocEncoder, shard_size: int) -> tuple[Recipe, Vocabulary]:
+    def describe(self, encoder: Encoder, shard_size: int) -> tuple[Recipe, Vocabulary]:
         """Load the model and return the recipe and the index terms."""
         return Recipe.of(encoder, shard_size), encoder.model.vocabulary
 
@@ -177,7 +179,7 @@ class ShardEncoder:
         max_empty: Maximum share of texts without any impact.
     """
 
-    encoder: DocEncoder
+    encoder: Encoder
     recipe: str
     max_empty: float = 0.5
 
@@ -187,7 +189,7 @@ class ShardEncoder:
         advance: Callable[[int], Any] = lambda count: None,
         before_last: Callable[[], Any] = lambda: None,
     ) -> Iterator[EncodedShard]:
-        """Encode shards, one after another; a background thread tokenises the next texts.
+        """Encode shards, one after another; a background thread prepares the next documents.
 
         Args:
             shards: The shards; besides the current one, the documents of up to three windows are in memory.
@@ -199,13 +201,13 @@ class ShardEncoder:
         """
         blocks: list[csr_matrix] = []
         truncated = 0
-        for (shard, rows), batch in pipelined(self._windows(shards), self._tokenized):
+        for (shard, rows), batch in pipelined(self._windows(shards), self._prepared):
             last = rows.stop >= len(shard.docnos)
             if last:
                 before_last()
-            blocks.append(self.encoder.tokenized_impacts(batch))
+            blocks.append(self.encoder.prepared_impacts(batch))
             truncated += batch.truncated
-            advance(len(batch.texts))
+            advance(blocks[-1].shape[0])
             if last:
                 yield self._packed(shard, vstack(blocks, format="csr"), truncated)
                 blocks, truncated = [], 0
@@ -216,16 +218,16 @@ class ShardEncoder:
             for start in range(0, len(shard.docnos), size):
                 yield shard, slice(start, start + size)
 
-    def _tokenized(self, window: _Window) -> tuple[_Window, TokenizedBatch]:
+    def _prepared(self, window: _Window) -> tuple[_Window, Any]:
         shard, rows = window
-        return window, self.encoder.model.tokenize(shard.texts[rows], "document", document_names(shard.docnos[rows]))
+        return window, self.encoder.prepared(shard.texts[rows], document_names(shard.docnos[rows]))
 
     def _packed(self, shard: DocumentShard, matrix: csr_matrix, truncated: int) -> EncodedShard:
         self._check_empty(shard, np.diff(matrix.indptr) == 0)
         return pack(shard.number, shard.docnos, matrix, truncated=truncated, input_sha256=shard.sha256, recipe=self.recipe)
 
     def _check_empty(self, shard: DocumentShard, empty: np.ndarray) -> None:
-        filled = np.array([bool(text.strip()) for text in shard.texts])
+        filled = np.array([not isinstance(text, str) or bool(text.strip()) for text in shard.texts])
         count, total = int(np.sum(empty & filled)), int(filled.sum())
         if count > self.max_empty * total:
             raise DataError(

@@ -36,9 +36,9 @@ def estimate(encoder: DocEncoder, documents: Iterable[Mapping[str, Any]]) -> str
     count, chosen = draw(documents, _SAMPLE, random.Random(0))
     if not chosen:
         raise DataError("nothing to encode: the input has no documents")
-    (shard,) = divide(chosen, encoder.text_field, len(chosen))
+    (shard,) = divide(chosen, encoder.contents, len(chosen))
     encode = ShardEncoder(encoder, "", max_empty=1)
-    (warm_up,) = divide(chosen[: encoder.model.batch_size], encoder.text_field, encoder.model.batch_size)
+    (warm_up,) = divide(chosen[: encoder.model.batch_size], encoder.contents, encoder.model.batch_size)
     list(encode([warm_up]))
     start = time.perf_counter()
     (encoded,) = encode([shard])

@@ -18,8 +18,9 @@ from .shard import EncodedShard, ShardRecord
 from .store import Store
 
 if TYPE_CHECKING:
-    from pyterrier_csplade.model.transformers import DocEncoder
     from pyterrier_csplade.vectors.vocabulary import Vocabulary
+
+    from .encoding import Encoder
 
 
 # The first release in which web pages and other machines on the network cannot run code (CVE-2025-62593, CVE-2026-27482).
@@ -41,7 +42,7 @@ class OnRay:
         self.workers = workers
         self.gpus = gpus
 
-    def describe(self, encoder: DocEncoder, shard_size: int) -> tuple[Recipe, Vocabulary]:
+    def describe(self, encoder: Encoder, shard_size: int) -> tuple[Recipe, Vocabulary]:
         """Load the model on a worker, whose device determines its dtype, and return the recipe and the index terms."""
         import ray
 
@@ -127,7 +128,7 @@ def _connect(ray: Any, address: str) -> None:
         raise CspladeError("Ray was imported before and would listen on the network: start the encoding in a new process")
 
 
-def _describe(encoder: DocEncoder, shard_size: int) -> tuple[Any, CspladeError | None]:
+def _describe(encoder: Encoder, shard_size: int) -> tuple[Any, CspladeError | None]:
     try:
         return (Recipe.of(encoder, shard_size), encoder.model.vocabulary), None
     except CspladeError as error:

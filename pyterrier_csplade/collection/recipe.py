@@ -17,6 +17,7 @@ from pyterrier_csplade.vectors.impacts import Quantizer
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from pyterrier_csplade.images.encoder import ImageEncoder
     from pyterrier_csplade.model.transformers import DocEncoder
 
 
@@ -53,7 +54,7 @@ class Recipe:
     shard_size: int
 
     @classmethod
-    def of(cls, encoder: DocEncoder, shard_size: int) -> Recipe:
+    def of(cls, encoder: DocEncoder | ImageEncoder, shard_size: int) -> Recipe:
         """Return the recipe of an encoder; loads its model."""
         model, quantizer = encoder.model, encoder.quantizer
         if quantizer == "default":

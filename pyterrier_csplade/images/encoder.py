@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyterrier as pt
 import torch
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 from torch import nn
 
 from pyterrier_csplade._errors import ContractError, DataError
@@ -25,7 +26,7 @@ from pyterrier_csplade.vectors.impacts import ImpactVector, Quantizer, to_vector
 
 from .features import Features, check_same, check_vectors, compute, features_of, make_features
 from .head import SavedHead, last_norm
-from .pictures import open_picture
+from .pictures import open_picture, picture_digest
 
 # Largest accepted difference of a feature of the test picture, relative to the largest feature; our choice (not measured).
 _TOLERANCE = 1e-2
@@ -121,7 +122,7 @@ class ImageEncoder(ModelTransformer):
     @property
     def contract(self) -> Contract:
         """Contract of the vectors, with the text model's impact scale; loads the head and the model."""
-        return self._open().saved.contract
+        return self._open().contract
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Encode a frame with ``docno`` and a column of pictures or of image vectors.
@@ -158,12 +159,37 @@ class ImageEncoder(ModelTransformer):
             A matrix [pictures, terms of the model's vocabulary] of int32 impacts, or of float32 weights without quantizer.
         """
         names = [f"picture {record.get('docno')}" for record in records]
-        opened = self._open()
-        states = opened.states(self._image_vectors(opened, records, names))
+        return self.prepared_impacts(ImageVectors(self._image_vectors(self._open(), records, names), names))
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Columns of which a document needs one."""
+        return self.column, self.vector_column
+
+    def contents(self, documents: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[PictureContent]:
+        """Return the pictures or image vectors of documents, as an encoded collection reads them.
+
+        Raises:
+            DataError: A document has neither, or a picture that cannot be used; names it.
+        """
+        return [self._content(document, name) for document, name in zip(documents, names)]
+
+    def prepared(self, contents: Sequence[PictureContent], names: Sequence[str]) -> ImageVectors:
+        """Compute image vectors, for ``prepared_impacts``; as many pictures as a batch has are open at a time."""
+        size, records = self.model_batch_size, [content.record for content in contents]
+        parts, opened = [slice(start, start + size) for start in range(0, len(records), size)], self._open()
+        return ImageVectors(np.concatenate([self._image_vectors(opened, records[part], names[part]) for part in parts]), names)
+
+    def prepared_impacts(self, batch: ImageVectors) -> csr_matrix:
+        """Encode image vectors; otherwise as ``impacts``."""
         quantizer = self._to_impacts()
         wanted = Wanted(self.min_weight, self.top_k, quantizer if type(quantizer) is Quantizer else None)
-        matrix = self.model.batch_encoder.encode_states(states[:, None], names, wanted)
-        return matrix if type(quantizer) is Quantizer or quantizer is None else quantizer(matrix, names)
+        states, size = self._open().states(batch.vectors), self.model_batch_size
+        parts = [slice(start, start + size) for start in range(0, len(states), size)]
+        encode = self.model.batch_encoder.encode_states
+        rows = [encode(states[part, None], batch.names[part], wanted) for part in parts or [slice(0)]]
+        matrix = vstack(rows, format="csr")
+        return matrix if type(quantizer) is Quantizer or quantizer is None else quantizer(matrix, batch.names)
 
     def decode(self, picture: Any, top_k: int | None = None) -> dict[str, float]:
         """Return the terms of a picture and their weights, the heaviest first.
@@ -189,6 +215,17 @@ class ImageEncoder(ModelTransformer):
     @property
     def _shows(self) -> bool:
         return bool(self.model.verbose if self.verbose is None else self.verbose)
+
+    def _content(self, document: Mapping[str, Any], name: str) -> PictureContent:
+        vector = document.get(self.vector_column)
+        if vector is not None and not (isinstance(vector, float) and np.isnan(vector)):
+            found = _as_vector(vector, self._open().saved.head.inputs, name)
+            return PictureContent({self.vector_column: found}, hashlib.sha256(found.tobytes()).hexdigest())
+        if self.column not in document:
+            fields = ", ".join(map(repr, document))
+            raise DataError(f"{name} has neither {self.column!r} nor {self.vector_column!r}, only {fields}: name the column")
+        picture = document[self.column]
+        return PictureContent({self.column: picture}, picture_digest(picture, name))
 
     def _weights(self, picture: Any) -> csr_matrix:
         vector = isinstance(picture, np.ndarray) and picture.ndim == 1
@@ -263,6 +300,32 @@ class ImageEncoder(ModelTransformer):
         return {**self.__dict__, "_opened": None}
 
 
+class PictureContent(NamedTuple):
+    """A picture of a document, or its vector.
+
+    Attributes:
+        record: The column of it, and the value.
+        digest: Digest of what is in the picture, by which a resumed run recognises it.
+    """
+
+    record: dict[str, Any]
+    digest: str
+
+
+class ImageVectors(NamedTuple):
+    """Image vectors that only need the head.
+
+    Attributes:
+        vectors: float32 [pictures, inputs of the head].
+        names: Names of the pictures in error messages.
+        truncated: 0: no part of a picture is left out.
+    """
+
+    vectors: np.ndarray
+    names: Sequence[str]
+    truncated: int = 0
+
+
 class _Opened:
     """A head that was checked against the text model and its features."""
 
@@ -270,7 +333,9 @@ class _Opened:
         model, head = encoder.model, encoder.head
         self.saved = SavedHead.load(Path(head))
         texts = model.contract
-        if not self.saved.contract.made_for(texts):
+        # The head ends before the vocabulary: its pictures are folded as the texts are.
+        self.contract = self.saved.contract.replace(fold=texts.fold)
+        if not self.contract.made_for(texts):
             raise ContractError(
                 f"the image head {head} was trained for the texts of {self.saved.contract.documents_for[:12]}, this is "
                 f"{texts.summary}: load that model, or train a head for this one"

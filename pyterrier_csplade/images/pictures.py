@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyterrier_csplade._errors import CspladeError, DataError
+from pyterrier_csplade.storage.files import sha256
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,6 +58,24 @@ def open_picture(picture: object, name: str) -> Image:
         return _shrunk(_in_rgb(_oriented(opened)))
     except _UNREADABLE as error:
         raise DataError(f"{name}: the picture is damaged or of an unknown kind ({_short(error)}): replace the file") from error
+
+
+def picture_digest(picture: object, name: str) -> str:
+    """Digest the content of a picture, in hexadecimal: of its file if it is given by path or bytes, of its pixels otherwise.
+
+    Args:
+        picture: As for ``open_picture``.
+        name: Name of the picture in error messages.
+
+    Raises:
+        DataError: There is no picture; names it. Damage is found only when the picture is opened.
+    """
+    if isinstance(picture, (str, os.PathLike)):
+        return sha256(_checked_path(picture, name))
+    if isinstance(picture, (bytes, bytearray, memoryview)):
+        return hashlib.sha256(picture).hexdigest()
+    opened = open_picture(picture, name)
+    return hashlib.sha256(f"{opened.size} ".encode() + opened.tobytes()).hexdigest()
 
 
 def _opened(picture: object, name: str) -> Image:

@@ -13,6 +13,7 @@ import pandas as pd
 import pyterrier as pt
 from scipy.sparse import csr_matrix
 
+from pyterrier_csplade._errors import DataError
 from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import (
@@ -22,6 +23,7 @@ from pyterrier_csplade.vectors.checks import (
     check_plain_queries,
     check_positive,
     check_record,
+    check_texts,
     check_top_k,
 )
 from pyterrier_csplade.vectors.contract import Contract
@@ -347,10 +349,31 @@ class DocEncoder(ReadsDocuments, TextEncoder):
             DataError: A text is not a string or not valid Unicode, or a weight is not finite or too large; the message names
                 the text.
         """
-        return self.tokenized_impacts(self.model.tokenize(texts, "document", names))
+        return self.prepared_impacts(self.prepared(texts, names))
 
-    def tokenized_impacts(self, batch: TokenizedBatch) -> csr_matrix:
-        """Encode texts that ``model.tokenize`` has tokenised; otherwise like ``impacts``."""
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Columns of which a document needs one."""
+        return (self.text_field,)
+
+    def contents(self, documents: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+        """Return the texts of documents, as an encoded collection reads them.
+
+        Raises:
+            DataError: A document has no text, or one that cannot be used; names it.
+        """
+        for name, document in zip(names, documents):
+            if self.text_field not in document:
+                fields = ", ".join(map(repr, document))
+                raise DataError(f"{name} has no field {self.text_field!r}, only {fields}: name the fields with text")
+        return check_texts([document[self.text_field] for document in documents], names)
+
+    def prepared(self, texts: Sequence[str], names: Sequence[str]) -> TokenizedBatch:
+        """Tokenise texts, for ``prepared_impacts``."""
+        return self.model.tokenize(texts, "document", names)
+
+    def prepared_impacts(self, batch: TokenizedBatch) -> csr_matrix:
+        """Encode texts that were tokenised; otherwise like ``impacts``."""
         quantizer = self._to_impacts()
         if type(quantizer) is Quantizer:  # a subclass may compute something else
             return self._encode(batch, quantizer)
@@ -371,7 +394,7 @@ class DocEncoder(ReadsDocuments, TextEncoder):
             yield {**record, "toks_tf": token_counts(self.model, [record[self.text_field]])[0]} if self.counts else record
 
     def _matrix(self, batch: TokenizedBatch, texts: list[str]) -> csr_matrix:
-        matrix = self.tokenized_impacts(batch)
+        matrix = self.prepared_impacts(batch)
         _warn_if_empty(matrix, texts)
         return matrix
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -240,10 +240,14 @@ def test_a_document_that_cannot_be_encoded(csplade: CSPLADE, tmp_path: Path, doc
 
 def test_docnos_are_compared_over_all_shards() -> None:
     rows = [{"docno": f"d{i}", "text": ""} for i in range(3000)]
-    assert sum(len(shard.docnos) for shard in divide(rows, "text", 7)) == 3000
+
+    def texts(documents: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+        return [document["text"] for document in documents]
+
+    assert sum(len(shard.docnos) for shard in divide(rows, texts, 7)) == 3000
     for position in (0, 1, 1500, 2998):
         with pytest.raises(DataError, match=f"'d{position}' of document 3001 appears twice"):
-            list(divide([*rows, rows[position]], "text", 7))
+            list(divide([*rows, rows[position]], texts, 7))
 
 
 def test_no_documents(csplade: CSPLADE, tmp_path: Path) -> None:
