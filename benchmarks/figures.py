@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 FIGURES = Path(__file__).parents[1] / "pyterrier_csplade" / "pt_docs" / "figures"
 SHOWN = "textwrap.wrap"
-CUTS = (4, 8, 16, 32, 64, 128)
+CUTS = (4, 8, 16, 32, 64)
 
 
 def main() -> None:
@@ -63,10 +63,12 @@ def draw_expansion(csplade: CSPLADE, text: str, output: Path) -> None:
 def draw_impacts(encoded: pd.DataFrame, queries: pd.DataFrame, output: Path) -> None:
     """Draw histograms of impacts and of the lengths of vectors."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
-    axes[0].hist(np.concatenate([list(toks.values()) for toks in encoded["toks"]]), bins=60)
+    impacts = np.concatenate([list(toks.values()) for toks in encoded["toks"]])
+    axes[0].hist(impacts, bins=range(0, int(impacts.max()) + 5, 5))
     axes[0].set(xlabel="impact", ylabel="postings", yscale="log", title="impacts")
     for vectors, label in ((encoded["toks"], "documents"), (queries["query_toks"], "queries")):
-        axes[1].hist([len(vector) for vector in vectors], bins=40, alpha=0.6, density=True, label=label)
+        lengths = [len(vector) for vector in vectors]
+        axes[1].hist(lengths, bins=range(0, max(lengths) + 5, 5), alpha=0.6, density=True, label=label)
     axes[1].set(xlabel="terms", ylabel="share", title="terms of a vector", yticks=[])
     axes[1].legend()
     save(figure, output / "impacts.png")

@@ -2,10 +2,11 @@
 
 Usage: python baselines.py DATASET --output DIR [--model M ...] [--dev NAME]
 
-DATASET is a directory (docs.jsonl.gz, topics.tsv, qrels.txt and, for tuning, topics.dev.tsv and qrels.dev.txt), an
-ir_datasets id, or a PyTerrier dataset. DIR gets the encodings and indexes, a run of each system in TREC's format, and the table
-as results.csv, results.md and results.tex. What is there already is kept: run the same command again after an interruption, or
-with further models.
+DATASET is a directory (docs.jsonl.gz, topics.tsv, qrels.txt and, for tuning, topics.dev.tsv and qrels.dev.txt; or TREC's
+documents, topics and qrels), an ir_datasets id, or a PyTerrier dataset. DIR gets the encodings and indexes, a run of each
+system in TREC's format, and the table as results.csv, results.md and results.tex. What is there already is kept: run the same
+command again after an interruption, or with further models. A run is made again if its settings or the queries have changed;
+another collection needs another DIR.
 
 Latency is the time of all queries, divided by their number, including the encoding of queries; it is measured when a run is
 made. Index size is that of the files that the system searches. A dagger marks a difference from BM25 at the 5 % level (paired
@@ -15,18 +16,20 @@ t-test with Holm's correction).
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyterrier as pt
 from ir_measures import parse_measure
 
-from pyterrier_csplade import CSPLADE, EncodedCollection, ImpactIndex, hybrid
+from pyterrier_csplade import CSPLADE, CspladeError, EncodedCollection, ImpactIndex, hybrid
 from pyterrier_csplade.data import Source, open_source, read_qrels, read_topics
 
 BM25 = "BM25"
@@ -40,11 +43,13 @@ class System:
         name: Its name in the table.
         pipeline: Retrieves documents for queries.
         paths: The indexes that it searches.
+        settings: What its results depend on, besides the collection and the queries.
     """
 
     name: str
     pipeline: pt.Transformer
     paths: tuple[Path, ...]
+    settings: dict[str, Any]
 
     @property
     def megabytes(self) -> float:
@@ -62,6 +67,7 @@ def main() -> None:
     arguments = parse_arguments()
     output: Path = arguments.output.absolute()
     (output / "runs").mkdir(parents=True, exist_ok=True)
+    check_output(output, {"dataset": arguments.dataset, "fields": arguments.fields})
     source = open_source(arguments.dataset)
     topics = read_topics(arguments.topics or arguments.dataset, split=arguments.split)[["qid", "query"]]
     qrels = read_qrels(arguments.qrels or arguments.dataset, split=arguments.split)
@@ -97,7 +103,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--measures", nargs="+", type=parse_measure, default=list(map(parse_measure, ("nDCG@10", "RR@10", "R@100")))
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    names = [Path(model).name for model in arguments.model]
+    if twice := {name for name in names if names.count(name) > 1}:
+        parser.error(f"two models are called {twice.pop()}: rename the directory of one")
+    return arguments
+
+
+def check_output(output: Path, collection: dict[str, Any]) -> None:
+    """Refuse a directory with the indexes of another collection."""
+    note = output / "collection.json"
+    if note.exists() and (found := json.loads(note.read_text(encoding="utf-8"))) != collection:
+        raise CspladeError(f"{output} belongs to {found}, not to {collection}: choose another --output")
+    note.write_text(json.dumps(collection) + "\n", encoding="utf-8")
 
 
 def make_systems(
@@ -109,24 +127,33 @@ def make_systems(
     words = pt.terrier.TerrierIndex(str(words_path))
     # Tokenised, because Terrier would take some signs for its query language.
     bm25 = pt.rewrite.tokenise() >> words.bm25(num_results=arguments.depth)
-    yield System(BM25, bm25, (words_path,))
-    yield System(f"{BM25} + RM3", bm25 >> words.rm3() >> words.bm25(num_results=arguments.depth), (words_path,))
+    depth = {"depth": arguments.depth}
+    yield System(BM25, bm25, (words_path,), depth)
+    yield System(f"{BM25} + RM3", bm25 >> words.rm3() >> words.bm25(num_results=arguments.depth), (words_path,), depth)
     for named in arguments.model:
         csplade = CSPLADE.tiny(verbose=True) if named == "csplade-tiny" else CSPLADE(named, verbose=True)
         name = Path(named).name
         index = index_vectors(csplade, source, arguments.fields, output, name)
         learned = csplade.query_encoder(verbose=False) >> index.retriever(num_results=arguments.depth, algorithm="exhaustive")
-        yield System(name, learned, (Path(index.path),))
+        made_by = {**depth, "model": identity(named)}
+        yield System(name, learned, (Path(index.path),), made_by)
         paths = (words_path, Path(index.path))
-        yield System(f"{BM25} & {name}, RRF", hybrid(bm25, learned, num_results=arguments.depth), paths)
+        yield System(f"{BM25} & {name}, RRF", hybrid(bm25, learned, num_results=arguments.depth), paths, made_by)
         if tune is not None:
             weights = tuned_weights(bm25, learned, *tune)
             print(f"tuned weights of {BM25} and {name}: {weights}", flush=True)
             weighted = hybrid(bm25, learned, method="minmax", weights=weights, num_results=arguments.depth)
-            yield System(f"{BM25} & {name}, min-max", weighted, paths)
+            yield System(f"{BM25} & {name}, min-max", weighted, paths, {**made_by, "weights": list(weights)})
         if arguments.rerank:
             shown = bm25 % arguments.rerank >> index.text_loader(["text"]) >> pt.rewrite.reset()
-            yield System(f"{BM25} >> {name}", shown >> csplade.scorer(verbose=False), (words_path,))
+            reranked = {**made_by, "rerank": arguments.rerank}
+            yield System(f"{BM25} >> {name}", shown >> csplade.scorer(verbose=False), (words_path,), reranked)
+
+
+def identity(model: str) -> str:
+    """Return what differs between models: the digest of a directory's contract, or the name."""
+    contract = Path(model, "csplade_config.json")
+    return hashlib.sha256(contract.read_bytes()).hexdigest() if contract.is_file() else model
 
 
 def index_words(source: Source, fields: list[str], path: Path) -> None:
@@ -165,17 +192,22 @@ def tuned_weights(
 
 
 def run(system: System, topics: pd.DataFrame, directory: Path) -> tuple[pd.DataFrame, float]:
-    """Return results and milliseconds for a query; both are read if the run was made before."""
+    """Return results and milliseconds for a query; both are read if the run was made before, with the same settings."""
     path, note = directory / f"{system.file_name}.run.gz", directory / f"{system.file_name}.json"
-    if not (path.exists() and note.exists()):
+    queries = hashlib.sha256(topics.to_csv(index=False).encode()).hexdigest()
+    made: dict[str, Any] = {"system": system.name, "settings": system.settings, "queries": queries}
+    known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+    if not path.exists() or {**known, **made} != known:
+        note.unlink(missing_ok=True)  # it is written when the run is complete
         system.pipeline(topics.head(2))  # loads the model and opens the index
         start = time.perf_counter()
         results = system.pipeline(topics)
         milliseconds = 1000 * (time.perf_counter() - start) / len(topics)
         pt.io.write_results(results, str(path), run_name=system.file_name)
-        note.write_text(json.dumps({"system": system.name, "ms per query": milliseconds}) + "\n", encoding="utf-8")
+        known = {**made, "ms per query": milliseconds}
+        note.write_text(json.dumps(known) + "\n", encoding="utf-8")
     results = pt.io.read_results(str(path)).astype({"qid": str, "docno": str})
-    return results, json.loads(note.read_text(encoding="utf-8"))["ms per query"]
+    return results, known["ms per query"]
 
 
 def compare(
@@ -217,4 +249,7 @@ def write(table: pd.DataFrame, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CspladeError as error:
+        raise SystemExit(f"baselines.py: {error}") from error

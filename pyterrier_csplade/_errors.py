@@ -5,6 +5,11 @@ from __future__ import annotations
 import signal
 
 
+def is_failure(error: BaseException) -> bool:
+    """Whether a library failed: it raised an Exception, or a library in Rust panicked, which is raised as something else."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 class CspladeError(Exception):
     """Base class; messages name the problem and its solution."""
 

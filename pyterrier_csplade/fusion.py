@@ -13,7 +13,7 @@ import pyterrier as pt
 
 from ._errors import DataError
 from ._settings import Settings
-from .vectors.checks import check_one_of, check_positive, text_qids
+from .vectors.checks import check_one_of, check_positive, query_ids, text_qids
 
 #: How the scores of a system are normalised for each query.
 Method: TypeAlias = Literal["rrf", "minmax", "zscore"]
@@ -65,7 +65,6 @@ class Hybrid(Settings, pt.Transformer):
     Attributes:
         systems: The systems.
         method: How scores are normalised.
-        weights: A weight for each system; None for equal weights.
         num_results: Maximum number of documents for each query.
     """
 
@@ -77,9 +76,24 @@ class Hybrid(Settings, pt.Transformer):
         """Create a hybrid; :func:`hybrid` explains the arguments."""
         self.systems = systems
         self.method = method
-        self.weights = weights
+        self.weights = weights  # type: ignore[assignment]  # the property takes any numbers
         self.num_results = num_results
         self._check()
+
+    @property
+    def weights(self) -> Sequence[float] | None:
+        """A weight for each system; None for equal ones."""
+        return self._weights
+
+    @weights.setter
+    def weights(self, weights: Any) -> None:
+        if weights is not None and not isinstance(weights, tuple):
+            try:
+                # An array cannot be compared as a whole, and an iterator is empty after its first use.
+                weights = weights.tolist() if isinstance(weights, np.ndarray) else list(weights)
+            except TypeError as error:
+                raise ValueError(f"weights must be a list of numbers, found {weights!r:.80}") from error
+        self._weights = weights
 
     def subtransformers(self) -> dict[str, list[pt.Transformer]]:
         """Return the systems."""
@@ -92,14 +106,15 @@ class Hybrid(Settings, pt.Transformer):
             inp: Queries, or results to re-rank.
 
         Raises:
-            DataError: A qid is missing, or a system returns no ``docno`` or ``score``, a document twice for a query, or a score
-                that is not finite.
+            DataError: A query has no qid, or the qid of another one. A system returns no ``docno`` or ``score``, another query,
+                a document twice for a query, or a score that is not finite.
         """
         weights = self._check()
-        inp = inp.assign(qid=text_qids(inp))
+        pt.validate.columns(inp, includes=["qid"], context=self)
+        inp = inp.assign(qid=text_qids(inp) if "docno" in inp.columns else query_ids(inp))
         query_columns = [column for column in inp.columns if column in pt.model.query_columns(inp)]
         queries = inp[query_columns].drop_duplicates("qid").reset_index(drop=True)
-        rankings = [_checked(system(inp), system) for system in self.systems]
+        rankings = [_checked(system(inp), system, set(queries["qid"])) for system in self.systems]
         parts = [results.assign(part=weight * _NORMALISED[self.method](results)) for results, weight in zip(rankings, weights)]
         fused = _ranked(_summed(parts, lowest=self.method == "zscore"), list(queries["qid"]), self.num_results)
         documents = pd.concat([_document_columns(results, query_columns) for results in rankings])
@@ -137,13 +152,27 @@ class Hybrid(Settings, pt.Transformer):
         return self._named(*map(str, self.systems), *super()._changed())
 
 
-def _checked(results: pd.DataFrame, system: pt.Transformer) -> pd.DataFrame:
-    """Return results with qids as text and scores as numbers."""
+def _checked(results: pd.DataFrame, system: pt.Transformer, qids: set[str]) -> pd.DataFrame:
+    """Return results with scores as numbers, and with qids and docnos as text.
+
+    Args:
+        results: What a system returns.
+        system: The system, for messages.
+        qids: The qids of the queries that it was given.
+    """
     for column in ("qid", "docno", "score"):
         if column not in results.columns:
             raise DataError(
                 f"{system} returns no {column!r}, only {', '.join(map(str, results.columns))}: it must rank documents"
             )
+    if (missing := results[["qid", "docno"]].isna().any(axis=1)).any():
+        raise DataError(f"{system} returns a result without qid or docno: {results.loc[missing].iloc[0].to_dict()!r:.200}")
+    results = results.assign(qid=results["qid"].astype(str), docno=results["docno"].astype(str))
+    if (unknown := ~results["qid"].isin(qids)).any():
+        raise DataError(
+            f"{system} returns results of a query {results.loc[unknown, 'qid'].iloc[0]!r}, which it was not given: a system "
+            "of a hybrid must keep qids"
+        )
     twice = results.duplicated(["qid", "docno"])
     if twice.any():
         qid, docno = results.loc[twice, ["qid", "docno"]].iloc[0]

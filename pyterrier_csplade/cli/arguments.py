@@ -36,6 +36,13 @@ weight = _number(float, 0, sys.float_info.max, "a finite number of at least 0")
 share = _number(float, 0, 1, "a number from 0 to 1")
 
 
+def new_path(text: str) -> Path:
+    """Read the path of a file or directory that a command makes, which ends in a name."""
+    if Path(text).name in ("", ".."):
+        raise ArgumentTypeError(f"must be a path that ends in a name, found {text!r:.60}")
+    return Path(text)
+
+
 def refuse_problems(config: Path, problems: Sequence[str]) -> None:
     """Raise an error with the first problem of a dry run and the number of others.
 

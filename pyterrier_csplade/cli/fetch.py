@@ -16,7 +16,7 @@ def add_command(commands: Any, say: Say) -> None:
         **examples("fetch small", "fetch small && pyterrier-csplade vocabulary vocabulary.yaml"),
     )
     fetch.add_argument("model", choices=["small"], metavar="MODEL", help="small: the base model of csplade-small")
-    fetch.set_defaults(run=lambda arguments: _fetch(arguments, say))
+    fetch.set_defaults(run=lambda arguments: _fetch(arguments, say), again="nothing was kept: run the same command again")
 
 
 def _fetch(_: argparse.Namespace, say: Say) -> None:

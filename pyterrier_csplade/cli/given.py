@@ -69,6 +69,8 @@ def encoded_topics(arguments: argparse.Namespace) -> pd.DataFrame:
     """
     from pyterrier_csplade.data.topics import read_topics
 
+    if arguments.split is not None and Path(arguments.topics).is_file():
+        raise DataError(f"{arguments.topics} is a file, which has no split {arguments.split!r}: leave out --split")
     topics = read_topics(arguments.topics, split=arguments.split, field=arguments.field)
     if "query_toks" not in topics.columns:
         return query_encoder(named_query_side(arguments), verbose=True)(topics)

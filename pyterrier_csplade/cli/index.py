@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
 
-from .arguments import Say, count, examples, share
+from .arguments import Say, count, examples, new_path, share
 from .given import given_vectors, stored_collection
 from .models import add_model_options, named_model
 
@@ -35,7 +34,7 @@ def add_command(commands: Any, say: Say) -> None:
         help="directory from encode, or documents in any form that encode accepts; vectors are read from the field toks or "
         "vector, if there is one",
     )
-    index.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory of the index")
+    index.add_argument("--output", required=True, type=new_path, metavar="DIR", help="directory of the index")
     index.add_argument(
         "--overwrite", action="store_true", help="replace an index, which stays usable until the new one is complete"
     )
@@ -53,11 +52,14 @@ def add_command(commands: Any, say: Say) -> None:
 def _index(arguments: argparse.Namespace, say: Say) -> None:
     from pyterrier_csplade.data.sources import open_source
     from pyterrier_csplade.index.index import ImpactIndex
+    from pyterrier_csplade.index.indexer import check_target
     from pyterrier_csplade.index.metadata import read_metadata
     from pyterrier_csplade.index.terrier.java import start
 
     index = ImpactIndex(arguments.output)
-    _check_free(index, arguments)
+    if index.built() and not arguments.overwrite:
+        raise ImpactIndexError(f"there is an index at {arguments.output}: replace it with --overwrite")
+    check_target(index.directory)  # before documents are encoded
     say(f"indexing {arguments.source}: {arguments.output}")
     collection = stored_collection(arguments.source)
     if collection is not None:
@@ -74,11 +76,6 @@ def _index(arguments: argparse.Namespace, say: Say) -> None:
         else:
             _from_vectors(index, source, field, arguments)
     say(f"indexed {read_metadata(index.directory)['documents']:,} documents: {arguments.output}")
-
-
-def _check_free(index: ImpactIndex, arguments: argparse.Namespace) -> None:
-    if index.built() and not arguments.overwrite:
-        raise ImpactIndexError(f"there is an index at {arguments.output}: replace it with --overwrite")
 
 
 def _encode(source: Source, arguments: argparse.Namespace, say: Say) -> EncodedCollection:

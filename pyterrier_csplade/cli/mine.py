@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyterrier_csplade._errors import CspladeError
 
-from .arguments import Say, count, examples
+from .arguments import Say, count, examples, new_path
 from .models import add_model_options, named_model
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def add_command(commands: Any, say: Say) -> None:
     results.add_argument("--run", dest="results", metavar="RUN", help="TREC run whose documents become negatives")
     results.add_argument("--index", type=Path, metavar="DIR", help="index to search with --model")
     mine.add_argument("--teacher", metavar="RUN", help="TREC run with scores to distil")
-    mine.add_argument("--output", required=True, type=Path, metavar="FILE", help=".jsonl or .jsonl.gz")
+    mine.add_argument("--output", required=True, type=new_path, metavar="FILE", help=".jsonl or .jsonl.gz")
     mine.add_argument("--depth", type=count, default=200, metavar="N", help="results to draw from; default: %(default)s")
     mine.add_argument("--negatives", type=count, default=30, metavar="N", help="negatives of a query; default: %(default)s")
     mine.add_argument("--seed", type=int, default=42, help="seed of the draws; default: %(default)s")

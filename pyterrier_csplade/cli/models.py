@@ -64,6 +64,9 @@ def named_query_side(arguments: argparse.Namespace) -> CSPLADE | QueryTable:
     from pyterrier_csplade.queries.table import QueryTable
 
     if (Path(arguments.model) / TABLE_FILE).is_file():
+        for name in ("adapter", "revision", "variant", "quantization", "device"):
+            if getattr(arguments, name) is not None:
+                raise CspladeError(f"{arguments.model} is a query table, which takes no --{name}: leave it out")
         return QueryTable.load(arguments.model)
     return named_model(arguments)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyterrier_csplade._errors import CspladeError, DataError
 
-from .arguments import Say, count, examples
+from .arguments import Say, count, examples, new_path
 from .given import encoded_topics
 from .models import add_model_options, named_query_side, query_encoder
 
@@ -41,7 +41,7 @@ def add_command(commands: Any, say: Say) -> None:
     )
     search.add_argument("--split", metavar="S", help="split of a directory, or variant of a dataset's topics")
     search.add_argument("--field", metavar="F", help="field of the query text; default: query, text or title")
-    search.add_argument("--output", type=Path, metavar="RUN", help="file of the run, for --topics")
+    search.add_argument("--output", type=new_path, metavar="RUN", help="file of the run, for --topics")
     search.add_argument("--tag", default="csplade", help="name of the system in the run; default: %(default)s")
     search.add_argument(
         "--num-results", type=count, metavar="N", help=f"documents of a query; default: {_RUN:,}, in a table {_SHOWN}"
@@ -76,6 +76,8 @@ def _search(arguments: argparse.Namespace, say: Say) -> None:
 
 def _write_run(index: ImpactIndex, arguments: argparse.Namespace) -> str:
     _check_tag(arguments.tag)
+    if arguments.output.is_dir():
+        raise DataError(f"--output {arguments.output} is a directory: name a file")
     topics = encoded_topics(arguments)
     retriever = index.retriever(algorithm=arguments.algorithm, num_results=arguments.num_results or _RUN, verbose=True)
     results = retriever(topics)
@@ -108,9 +110,12 @@ def _table(index: ImpactIndex, arguments: argparse.Namespace) -> str:
     """Describe the expansion of a query, and its best documents with the contributions of terms to their scores."""
     import pandas as pd
 
+    from pyterrier_csplade.vectors.checks import check_texts
+
     from .terms import readable_terms
 
-    side, query = named_query_side(arguments), arguments.query
+    query = check_texts([arguments.query], ["QUERY"])[0]  # bytes of a terminal that are not UTF-8 are no text
+    side = named_query_side(arguments)
     topics = query_encoder(side)(pd.DataFrame({"qid": ["1"], "query": [query]}))
     toks = topics["query_toks"].iloc[0]
     settings: dict[str, Any] = {"include_fields": arguments.show} if arguments.show else {}

@@ -17,7 +17,9 @@ def add_command(commands: Any, say: Say) -> None:
         **examples("vocabulary vocabulary.yaml", "vocabulary vocabulary.yaml && pyterrier-csplade adapt adapt.yaml"),
     )
     vocabulary.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings of the stage")
-    vocabulary.set_defaults(run=lambda arguments: _vocabulary(arguments, say))
+    vocabulary.set_defaults(
+        run=lambda arguments: _vocabulary(arguments, say), again="nothing was written: run the same command again"
+    )
 
 
 def _vocabulary(arguments: argparse.Namespace, say: Say) -> None:

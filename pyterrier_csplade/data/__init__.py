@@ -6,6 +6,7 @@ from .directory import CollectionFiles
 from .jsonl import read_jsonl
 from .python_docs import CspladeDatasetProvider, PythonDocsDataset, read_python_docs
 from .queries import suggested_queries
+from .runs import read_run
 from .sources import Source, dataset_source, open_source, read_corpus
 from .topics import read_qrels, read_topics
 
@@ -20,6 +21,7 @@ __all__ = [
     "read_jsonl",
     "read_python_docs",
     "read_qrels",
+    "read_run",
     "read_topics",
     "suggested_queries",
 ]

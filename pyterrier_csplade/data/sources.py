@@ -19,7 +19,7 @@ from .files import IDENTIFIERS, count_documents, document_files, names_a_format,
 #: Names of a document's vector, an object of term to weight, in PyTerrier and in Anserini's JsonVectorCollection.
 VECTOR_FIELDS = ("toks", "vector")
 
-# Prefixes of the files that a directory with docs.jsonl contains besides documents.
+# Prefixes of the files that a directory contains besides documents.
 _OTHER_FILES = ("topics", "qrels", "train.triples", "README", ".")
 
 
@@ -69,7 +69,8 @@ def open_source(name: str) -> Source:
             (these also with ``.gz``) or ``.parquet`` have text fields and an identifier, a string or an integer called
             ``docno``, ``doc_id``, ``docid``, ``_id`` or ``id``. A TSV file that does not name its columns in the first line
             contains ``docno`` and ``text``. Files with any other name contain TREC documents, with the fields ``title`` and
-            ``body``. In a directory, ``docs.jsonl`` or ``docs.jsonl.gz`` is read, or all files if neither exists.
+            ``body``. In a directory, ``docs.jsonl`` or ``docs.jsonl.gz`` is read. If neither exists, all files are read except
+            those directly in the directory whose names begin with ``topics``, ``qrels`` or ``README``.
 
     Raises:
         DataError: There are no documents of this name.
@@ -149,9 +150,9 @@ def source_files(name: str) -> list[Path] | None:
         if others:
             warn(f"{docs} is read, but not the other files of the directory, such as {others[0]}")
         return [docs]
-    files = list(document_files(path))
+    files = [file for file in document_files(path) if file.parent != path or not file.name.startswith(_OTHER_FILES)]
     if not files:
-        raise DataError(f"the directory {name} holds no files")
+        raise DataError(f"the directory {name} holds no files of documents")
     return files
 
 

@@ -34,9 +34,11 @@ def read_topics(name: str, *, split: str | None = None, field: str | None = None
     """Read queries.
 
     Args:
-        name: A file, a directory in the form of :class:`CollectionFiles`, an ir_datasets id or a PyTerrier dataset. A JSONL,
-            TSV, CSV or Parquet file has an identifier (``qid``, ``query_id``, ``_id`` or ``id``) and a text; a TSV file that
-            does not name its columns contains qid and query. A file with any other name contains TREC topics in SGML or XML.
+        name: A file, a directory, an ir_datasets id or a PyTerrier dataset. A JSONL, TSV, CSV or Parquet file has an identifier
+            (``qid``, ``query_id``, ``_id`` or ``id``) and a text; a TSV file that does not name its columns contains qid and
+            query. A file with any other name contains TREC topics in SGML or XML. A directory has the form of
+            :class:`CollectionFiles`, or contains no ``docs.jsonl`` and one file whose name begins with ``topics`` (or
+            ``topics.SPLIT``).
         split: Split of a directory, or variant of a dataset's topics; by default the test split, and the only variant.
         field: Field of the text; by default the first of ``query``, ``text``, ``title`` and ``question`` that exists.
 
@@ -48,6 +50,8 @@ def read_topics(name: str, *, split: str | None = None, field: str | None = None
         DataError: There are no queries of this name, a query has no identifier or text, or a qid appears twice.
     """
     path = Path(name)
+    if (file := _file_in(path, "topics", split)) is not None:
+        path = file
     if path.is_dir():
         found = CollectionFiles(path).topics(split or "test")
     elif path.exists():
@@ -65,8 +69,8 @@ def read_qrels(name: str, *, split: str | None = None) -> pd.DataFrame:
     """Read judgements.
 
     Args:
-        name: A file in TREC's format (qid, 0, docno, label), a directory in the form of :class:`CollectionFiles`, or an
-            ir_datasets id or PyTerrier dataset.
+        name: A file in TREC's format (qid, 0, docno, label), a directory in the form of :class:`CollectionFiles` or with a file
+            whose name begins with ``qrels`` (and ``qrels.SPLIT``), or an ir_datasets id or PyTerrier dataset.
         split: Split of a directory, or variant of a dataset's judgements.
 
     Returns:
@@ -76,6 +80,8 @@ def read_qrels(name: str, *, split: str | None = None) -> pd.DataFrame:
         DataError: There are no judgements of this name, or a line cannot be read.
     """
     path = Path(name)
+    if (file := _file_in(path, "qrels", split)) is not None:
+        path = file
     if path.is_dir():
         return CollectionFiles(path).qrels(split or "test")
     if path.exists():
@@ -86,13 +92,29 @@ def read_qrels(name: str, *, split: str | None = None) -> pd.DataFrame:
     return _from_dataset(name, split, "qrels")[["qid", "docno", "label"]].astype({"qid": str, "docno": str})
 
 
+def _file_in(directory: Path, kind: str, split: str | None) -> Path | None:
+    """Return the file of topics or judgements of a directory without ``docs.jsonl``; None for other paths.
+
+    Raises:
+        DataError: There is no such file, or more than one.
+    """
+    if not directory.is_dir() or any((directory / name).is_file() for name in ("docs.jsonl", "docs.jsonl.gz")):
+        return None
+    start = f"{kind}.{split}" if split else kind
+    found = sorted(file for file in directory.iterdir() if file.is_file() and file.name.startswith(start))
+    if len(found) != 1:
+        names = f"{len(found)}: {', '.join(file.name for file in found)}" if found else "none"
+        raise DataError(f"{directory} must hold one file whose name begins with {start}, found {names}; name the file instead")
+    return found[0]
+
+
 def _rows(file: Path, field: str | None) -> Iterator[dict[str, Any]]:
     for number, row in read_rows(file, ("qid", "query"), _read_trec):
         where = f"{file}, line {number}"
-        identifier = next((name for name in _IDENTIFIERS if isinstance(row.get(name), (str, int)) and row[name] != ""), None)
+        identifier = next((name for name in _IDENTIFIERS if type(row.get(name)) in (str, int) and row[name] != ""), None)
         if identifier is None:
             raise DataError(f"{where}: the query has none of {', '.join(_IDENTIFIERS[:4])}, only {', '.join(row)[:200]}")
-        query: dict[str, Any] = {"qid": str(row[identifier])}
+        query: dict[str, Any] = {"qid": _valid(str(row[identifier]), f"{where}: the qid")}
         vector = next((row[name] for name in QUERY_VECTOR_FIELDS if isinstance(row.get(name), Mapping)), None)
         text = field or next((name for name in _TEXTS if isinstance(row.get(name), str)), None)
         if vector is not None:
@@ -103,8 +125,17 @@ def _rows(file: Path, field: str | None) -> Iterator[dict[str, Any]]:
                 raise DataError(
                     f"{where}: the query {query['qid']} has no text {text or 'query'!r}; its texts are: {others or 'none'}"
                 )
-            query["query"] = row[text]
+            query["query"] = _valid(row[text], f"{where}: the query {query['qid']}")
         yield query
+
+
+def _valid(text: str, what: str) -> str:
+    """Return a text that UTF-8 can encode; frames of pandas refuse others without naming them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{what} holds a lone surrogate, which UTF-8 cannot encode: remove it") from error
+    return text
 
 
 def _read_trec(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:

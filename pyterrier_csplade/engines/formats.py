@@ -17,9 +17,19 @@ from pyterrier_csplade.index.documents import to_impacts
 from pyterrier_csplade.storage.docnos import Docnos
 from pyterrier_csplade.storage.files import replacing
 from pyterrier_csplade.storage.workspace import publish, workspace
-from pyterrier_csplade.vectors.checks import check_docno, check_finite_vector, check_record, check_weights, query_ids
+from pyterrier_csplade.vectors.checks import (
+    check_docno,
+    check_finite_vector,
+    check_record,
+    check_weights,
+    query_ids,
+    text_length,
+)
 
 from .engine import require
+
+# The range of positive float32 numbers.
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).smallest_subnormal), float(np.finfo(np.float32).max)
 
 
 def export_json_vectors(documents: Iterable[Mapping[str, Any]], path: str | Path) -> int:
@@ -124,7 +134,8 @@ def export_lsr_benchmark(documents: Iterable[Mapping[str, Any]], queries: pd.Dat
         count = _write_matrix(built / "doc", "doc", _weights(documents), terms)
         _check_any(count)
         rows = zip(query_ids(queries), queries["query_toks"])
-        _write_matrix(built / "query", "query", ((qid, check_weights(toks, qid)) for qid, toks in rows), terms)
+        queries_of = ((qid, _singles(check_weights(toks, qid), f"query {qid!r}")) for qid, toks in rows)
+        _write_matrix(built / "query", "query", queries_of, terms)
         (built / "terms.json").write_text(json.dumps(list(terms), ensure_ascii=False) + "\n", encoding="utf-8")
         publish(built, path.absolute())
     return count
@@ -132,8 +143,20 @@ def export_lsr_benchmark(documents: Iterable[Mapping[str, Any]], queries: pd.Dat
 
 def _weights(documents: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, float]]]:
     for docno, toks in _checked(documents):
-        weights = check_finite_vector(toks, f"document {docno!r}")
-        yield docno, {term: float(weight) for term, weight in weights.items() if weight > 0}
+        yield docno, _singles(check_finite_vector(toks, f"document {docno!r}"), f"document {docno!r}")
+
+
+def _singles(weights: Mapping[Any, Any], name: str) -> dict[str, float]:
+    """Return the weights above 0, which float32 must be able to hold, of terms that UTF-8 can."""
+    kept = {}
+    for term, weight in weights.items():
+        if not isinstance(term, str) or text_length(term, f"{name}: the term {term!r}") == 0:
+            raise DataError(f"{name}: a term must be a text that is not empty, found {term!r:.60}")
+        if weight > 0:
+            kept[term] = value = float(weight)
+            if not _SMALLEST <= value <= _LARGEST:
+                raise DataError(f"{name}: float32 cannot hold the weight {value!r} of {term!r}: scale the weights")
+    return kept
 
 
 def _checked(documents: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
@@ -153,6 +176,7 @@ def _write_matrix(directory: Path, kind: str, rows: Iterable[tuple[str, Mapping[
     names: list[str] = []
     columns, weights, ends = array("q"), array("f"), array("q", [0])
     for name, vector in rows:
+        text_length(name, f"{name!r}")
         if not name or any(character in name for character in "\r\n") or name.strip() != name:
             raise DataError(f"{name!r} cannot be a line of {kind}-ids.txt")
         names.append(name)

@@ -16,6 +16,7 @@ from torch import nn
 
 from pyterrier_csplade._errors import ContractError, DataError
 from pyterrier_csplade.model.csplade import CSPLADE
+from pyterrier_csplade.model.hub import LOADING_LOCK
 from pyterrier_csplade.model.sparse import Wanted
 from pyterrier_csplade.model.transformers import Checked, ModelTransformer, scaled
 from pyterrier_csplade.vectors.checks import check_field_name, check_min_weight, check_record, check_top_k
@@ -158,7 +159,7 @@ class ImageEncoder(ModelTransformer):
         """
         names = [f"picture {record.get('docno')}" for record in records]
         opened = self._open()
-        states = opened.states(self._image_vectors(records, names))
+        states = opened.states(self._image_vectors(opened, records, names))
         quantizer = self._to_impacts()
         wanted = Wanted(self.min_weight, self.top_k, quantizer if type(quantizer) is Quantizer else None)
         matrix = self.model.batch_encoder.encode_states(states[:, None], names, wanted)
@@ -219,9 +220,8 @@ class ImageEncoder(ModelTransformer):
     def _to_impacts(self) -> Any:
         return Quantizer(self.model.contract.impact_scale) if self.quantizer == "default" else self.quantizer
 
-    def _image_vectors(self, records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> np.ndarray:
+    def _image_vectors(self, opened: _Opened, records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> np.ndarray:
         """Return image vectors, float32 [pictures, inputs of the head], from the vector column or the features of pictures."""
-        opened = self._open()
         inputs = opened.saved.head.inputs
         vectors = np.zeros((len(records), inputs), dtype=np.float32)
         waiting = []
@@ -247,9 +247,11 @@ class ImageEncoder(ModelTransformer):
         return vectors
 
     def _open(self) -> _Opened:
-        if self._opened is None:
-            self._opened = _Opened(self)
-        return self._opened
+        if (opened := self._opened) is None:
+            with LOADING_LOCK:
+                if (opened := self._opened) is None:
+                    self._opened = opened = _Opened(self)
+        return opened
 
     def _belongs_to(self) -> tuple[Any, ...]:
         return (self.model, self._head)

@@ -15,6 +15,7 @@ import torch
 
 from pyterrier_csplade._errors import ContractError, CspladeError, DataError
 from pyterrier_csplade._settings import Settings
+from pyterrier_csplade.model.hub import LOADING_LOCK, own_errors
 from pyterrier_csplade.model.identity import digests
 from pyterrier_csplade.storage.files import sha256
 from pyterrier_csplade.vectors.checks import check_positive
@@ -116,16 +117,18 @@ class TransformersFeatures(Settings):
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoImageProcessor, AutoModel
 
+        what = f"the image encoder {self.model} cannot be loaded"
         try:
-            # The processor that uses pillow, because the one that uses torchvision resamples differently.
-            processor = AutoImageProcessor.from_pretrained(self.model, revision=self.revision, backend="pil")
-            whole = AutoModel.from_pretrained(
-                self.model, revision=self.revision, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-            )
-        except (OSError, ValueError, ImportError, KeyError) as error:
-            raise CspladeError(
-                f"the image encoder {self.model} cannot be loaded: {' '.join(str(error).split())[:300]}"
-            ) from error
+            with LOADING_LOCK, own_errors(f"{what}: are its name and its files right?"):
+                # The processor that uses pillow, because the one that uses torchvision resamples differently.
+                processor = AutoImageProcessor.from_pretrained(
+                    self.model, revision=self.revision, backend="pil", trust_remote_code=False
+                )
+                whole = AutoModel.from_pretrained(
+                    self.model, revision=self.revision, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+                )
+        except ImportError as error:
+            raise CspladeError(f"{what}: {' '.join(str(error).split())[:300]}") from error
         return processor, getattr(whole, "vision_model", whole).eval()
 
     @cached_property
@@ -136,7 +139,7 @@ class TransformersFeatures(Settings):
         values = {key: value for key, value in processor.to_dict().items() if _is_plain(value)}
         return {
             "name": "transformers", "kind": type(model).__name__, "source": self.model,
-            "weights": hashlib.sha256(json.dumps(found).encode()).hexdigest(), "processor": values,
+            "weights": hashlib.sha256(json.dumps(found).encode()).hexdigest(), "processor": as_json(values),
         }  # fmt: skip
 
     @torch.inference_mode()
@@ -168,7 +171,7 @@ class GivenFeatures:
         """Name of the function; an attribute ``settings`` of the function, a dict of JSON values, is added."""
         named = self.function if inspect.isroutine(self.function) else type(self.function)
         own = getattr(self.function, "settings", None)
-        return {"name": f"{named.__module__}.{named.__qualname__}", **(own if isinstance(own, dict) else {})}
+        return {"name": f"{named.__module__}.{named.__qualname__}", **(as_json(own) if isinstance(own, dict) else {})}
 
     def __call__(self, pictures: Sequence[Image]) -> Any:
         """Call the function."""
@@ -199,6 +202,27 @@ def features_of(settings: dict[str, Any] | None) -> Features | None:
     if settings and name == LITE0:
         return EfficientNetLite0(size=settings["size"])
     return TransformersFeatures(settings["source"]) if settings and name == "transformers" else None
+
+
+def as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as a file of a head gives them back, with lists in place of tuples."""
+    return json.loads(json.dumps(settings))  # type: ignore[no-any-return]
+
+
+def check_described(settings: Any) -> None:
+    """Refuse settings in the file of a head that describe no features.
+
+    Raises:
+        ValueError: They are not an object with a name and what this kind of features needs.
+    """
+    if settings is None:
+        return
+    if not (isinstance(settings, dict) and isinstance(settings.get("name"), str)):
+        raise ValueError("features must be null or an object with a name")
+    if settings["name"] == LITE0:
+        check_positive(size=settings.get("size"))
+    if settings["name"] == "transformers" and not isinstance(settings.get("source"), str):
+        raise ValueError("features of transformers must have a source")
 
 
 def check_same(features: Features, stored: dict[str, Any], head: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -18,8 +19,10 @@ from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade.model.backbone import Backbone, without_wrapper
 from pyterrier_csplade.model.identity import digests
 from pyterrier_csplade.storage.files import read_json, write_atomically
+from pyterrier_csplade.vectors.checks import check_positive
 from pyterrier_csplade.vectors.contract import WHOLE, Contract
 
+from .features import check_described
 from .pictures import LOADING
 
 #: The files of a saved head.
@@ -174,10 +177,13 @@ class SavedHead:
                 raise ContractError(
                     f"{path}: pictures were read differently in training ({values['pictures']}): train the head again"
                 )
-            head = ImageHead(values["inputs"], values["width"], values["hidden"])
-            head.load_state_dict(load_file(directory / WEIGHTS_FILE))
+            head = _head_of(load_file(directory / WEIGHTS_FILE), values)
             contract = Contract.from_dict(values["contract"], source=str(path))
-            features, probe, training = values["features"], values["probe"], values["training"]
+            features, training = values["features"], values["training"]
+            check_described(features)
+            probe = np.asarray(values["probe"], dtype=np.float64).reshape(-1).tolist()
+            if len(probe) != (0 if features is None else head.inputs) or not np.isfinite(probe).all():
+                raise ValueError(f"probe must be {head.inputs} finite numbers, or [] without features")
         except FileNotFoundError as error:
             raise ContractError(
                 f"{directory} holds no image head ({error.filename or path} is missing): pyterrier-csplade "
@@ -185,11 +191,28 @@ class SavedHead:
             ) from error
         except ContractError:
             raise
-        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
             raise ContractError(f"the image head in {directory} is damaged ({error}): copy it again") from error
         if contract.weights != _identity(head, features) or not contract.documents_for:
             raise ContractError(f"the image head in {directory} is damaged: its weights are not those of its contract")
         return cls(head.eval(), contract, features, probe, training)
+
+
+def _head_of(tensors: dict[str, Tensor], values: dict[str, Any]) -> ImageHead:
+    """Make a head of the tensors of a file; what the settings say about its size takes no memory until it has proved true.
+
+    Raises:
+        ValueError: A size is not a positive integer, or a tensor is not float32.
+        RuntimeError: The tensors have other names or shapes.
+    """
+    sizes = {name: values[name] for name in ("inputs", "width", "hidden")}
+    check_positive(**sizes)
+    if wrong := next((name for name, tensor in tensors.items() if tensor.dtype != torch.float32), None):
+        raise ValueError(f"the tensor {wrong} is not float32")
+    with torch.device("meta"):
+        head = ImageHead(**sizes)
+    head.load_state_dict(tensors, assign=True)
+    return head
 
 
 def _tensors(head: ImageHead) -> dict[str, Tensor]:

@@ -119,11 +119,8 @@ class ImpactIndexer(Settings, pt.Indexer):
         return self.impact_index
 
     def _check_target(self, target: Path) -> None:
-        if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-            return
-        if not (target / "data.properties").exists():
-            raise ImpactIndexError(f"{target} exists and is not an index: choose another path, or remove it")
-        if not self.overwrite:
+        check_target(target)
+        if not self.overwrite and (target / "data.properties").exists():
             raise ImpactIndexError(f"there is an index at {target}: toks_indexer(overwrite=True) replaces it")
 
     def _build(self, take: Callable[[Spool], None], directory: Path, built: Path) -> None:
@@ -150,6 +147,16 @@ class ImpactIndexer(Settings, pt.Indexer):
             warn(message)
         if spool.fractional:
             warn("weights were rounded to integer impacts: scale them first with the encoder's quantizer")
+
+
+def check_target(target: Path) -> None:
+    """Refuse a target that exists, but is neither an empty directory nor an index.
+
+    Raises:
+        ImpactIndexError: It is another directory, or a file.
+    """
+    if target.exists() and not (target / "data.properties").exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ImpactIndexError(f"{target} exists and is not an index: choose another path, or remove it")
 
 
 def _write_terrier_index(spool: Spool, directory: Path, advance: Callable[[int], object]) -> None:

@@ -14,6 +14,7 @@ from pyterrier_csplade.index.search.algorithm import Algorithm, Searcher
 from pyterrier_csplade.index.search.builder import open_postings
 from pyterrier_csplade.index.search.postings import Postings, index_identity
 from pyterrier_csplade.index.terrier.opened import OpenTerrier
+from pyterrier_csplade.index.terrier.strangers import check_java_files
 from pyterrier_csplade.storage.manifest import check_on_opening, has_manifest, read_whole
 from pyterrier_csplade.vectors.contract import Contract
 
@@ -158,7 +159,8 @@ class OpenIndex:
             raise
 
     def _open_terrier(self, *, concurrent: bool = False) -> OpenTerrier:
-        self._check_files()
+        if self._check_files():
+            check_java_files(self._directory)
         return OpenTerrier(self._directory, self._name, memory=self._memory, concurrent=concurrent)
 
     def _open_postings(self, verbose: bool) -> Postings:
@@ -166,6 +168,9 @@ class OpenIndex:
         contract = read_contract(self._directory)
         return open_postings(self._directory, contract, memory=self._memory, verbose=verbose)
 
-    def _check_files(self, *, digests: bool | None = None) -> None:
-        if has_manifest(self._directory) or read_metadata(self._directory):
+    def _check_files(self, *, digests: bool | None = None) -> bool:
+        """Compare an index of this package with its manifest; return False for one of Terrier's own."""
+        own = has_manifest(self._directory) or bool(read_metadata(self._directory))
+        if own:
             check_on_opening(self._directory, digests=digests)
+        return own

@@ -16,6 +16,7 @@ from pyterrier_csplade.index.search.algorithm import Algorithm, Budget, Hits, Se
 from pyterrier_csplade.index.search.algorithm import algorithm as make_algorithm
 from pyterrier_csplade.index.search.postings import Postings
 from pyterrier_csplade.vectors.checks import check_columns, check_contracts, check_weights, text_qids
+from pyterrier_csplade.vectors.impacts import ImpactVector
 
 from .opened import OpenIndex
 from .retrieval import IndexRetriever
@@ -179,7 +180,7 @@ def contributions(opened: OpenIndex, query_toks: object, docno: str, index: str)
     check_contracts(pd.DataFrame({"qid": ["explained"], "query_toks": [query_toks]}), opened.contract, index)
     weights = check_weights(query_toks, "explained")
     parts = {term: float(_scores(postings, {term: weight}, np.array([docid]))[0]) for term, weight in weights.items()}
-    return dict(sorted(((term, part) for term, part in parts.items() if part), key=lambda item: (-item[1], item[0])))
+    return ImpactVector(sorted(((term, part) for term, part in parts.items() if part), key=lambda item: (-item[1], item[0])))
 
 
 def _scores(postings: Postings, weights: dict[str, float], docids: np.ndarray) -> np.ndarray:

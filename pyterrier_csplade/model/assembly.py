@@ -104,7 +104,12 @@ def _assemble(directory: Path, base: str, layers: Layers | None, target: Path) -
     with own_errors(f"{directory}: the model cannot be assembled: check that its files and its base model are complete"):
         tensors = base_tensors(base, layers, directory / ROWS_FILE)
         if (directory / WEIGHTS_FILE).is_file():
-            tensors |= unpack(load_file(directory / WEIGHTS_FILE))
+            stored = unpack(load_file(directory / WEIGHTS_FILE))
+            if unknown := sorted(stored.keys() - tensors.keys()):
+                raise ContractError(
+                    f"{directory / WEIGHTS_FILE} has the tensor {unknown[0]}, which the base model does not have: copy it again"
+                )
+            tensors |= stored
         save_file(
             {name: tensor.contiguous() for name, tensor in tensors.items()}, target / "model.safetensors", {"format": "pt"}
         )
@@ -128,7 +133,11 @@ def base_tensors(base: str, layers: Layers | None, rows: Path) -> dict[str, Tens
     tensors = saved_tensors(lm)
     if not rows.is_file():
         return tensors
-    kept = torch.from_numpy(np.load(rows, allow_pickle=False).astype(np.int64))
+    # Mapped, so that an array that the file only claims to hold takes no memory.
+    numbers = np.load(rows, mmap_mode="r", allow_pickle=False)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise ContractError(f"{rows} must hold a list of integers, found {numbers.dtype} {list(numbers.shape)}: copy it again")
+    kept = torch.from_numpy(numbers.astype(np.int64))
     ends: list[Any] = [lm.get_input_embeddings().weight, lm.get_output_embeddings().weight]
     for name, tensor in tensors.items():
         if any(tensor is end for end in ends):

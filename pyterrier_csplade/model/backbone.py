@@ -15,6 +15,7 @@ from pyterrier_csplade.vectors.folding import fold_vocabulary
 
 from .attention import text_bounds, used_by
 from .head import activate, max_pool_logits
+from .hub import own_errors
 from .terms import index_terms
 from .transformers_internals import attention_of
 
@@ -177,6 +178,7 @@ class Backbone(nn.Module):
             The ids of each text (one copy for echo), and the number of truncated texts.
 
         Raises:
+            ContractError: The tokenizer fails.
             DataError: A text contains an added token for which the model has no row; the message names both.
         """
         contract, tokenizer = contract or self.contract, self.tokenizer
@@ -188,7 +190,10 @@ class Backbone(nn.Module):
         readable = self.readable(room)
         if not texts:  # tokenizers refuse an empty list
             return [], 0
-        encoded = tokenizer([prefix + text[:readable] for text in texts], add_special_tokens=False, verbose=False)["input_ids"]
+        with own_errors("the tokenizer fails at a text: is its file whole?"):
+            encoded = tokenizer([prefix + text[:readable] for text in texts], add_special_tokens=False, verbose=False)[
+                "input_ids"
+            ]
         cut = sum(len(ids) > room or len(text) > readable for ids, text in zip(encoded, texts))
         if self._without_row:
             for position, ids in enumerate(encoded):

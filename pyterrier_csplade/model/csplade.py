@@ -18,14 +18,14 @@ from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import check_choice, check_field_name, check_positive, check_texts
 from pyterrier_csplade.vectors.contract import LAYERS, Contract, Fold, Layers, Variant, are_layers
-from pyterrier_csplade.vectors.impacts import Quantizer, to_vectors
+from pyterrier_csplade.vectors.impacts import ImpactVector, Quantizer, to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
 from .assembly import model_and_adapter
 from .backbone import Backbone, Role, TokenizedBatch
 from .card import write_card
 from .encoder import BatchEncoder, Head
-from .hub import check_source
+from .hub import LOADING_ARGUMENTS, LOADING_LOCK, check_source
 from .loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone, to_dtype
 from .scorer import Scorer
 from .sparse import ALL, Wanted
@@ -35,10 +35,10 @@ from .transformers import DocEncoder, QueryEncoder
 if TYPE_CHECKING:
     from pyterrier_csplade import ImageEncoder
 
-# transformers replaces functions of torch in all threads while it loads a model, so models are loaded one at a time.
-_LOADING = threading.Lock()
 # Protects the counters of truncated texts.
 _COUNTING = threading.Lock()
+# Arguments that the loaded model does not obey any more.
+_OF_LOADING = frozenset({*LOADING_ARGUMENTS, "model", "variant", "head", "fold"})
 _PACKAGE = Path(__file__).parents[1]
 _TINY, _SMALL = str(_PACKAGE / "tiny"), str(_PACKAGE / "small")
 _PACKAGED = {_TINY: "csplade-tiny", _SMALL: "csplade-small"}
@@ -167,7 +167,7 @@ class CSPLADE(Settings):
     def batch_encoder(self) -> BatchEncoder:
         """The encoder of token ids; loads the model."""
         if self._loaded is None:
-            with _LOADING:
+            with LOADING_LOCK:
                 if self._loaded is None:
                     self._loaded = BatchEncoder(self._load(), self.head)
         return self._loaded
@@ -312,7 +312,7 @@ class CSPLADE(Settings):
             return encode(advance=bar.update)
 
     def decode(self, row: csr_matrix, *, pretty: bool = False) -> dict[str, float]:
-        """Return the expansion of a text as a dictionary from term to weight, the heaviest first.
+        """Return the expansion of a text as a dictionary from term to weight, the heaviest first; notebooks show bars.
 
         Example::
 
@@ -328,10 +328,10 @@ class CSPLADE(Settings):
         """
         if row.shape != (1, len(self.vocabulary)):
             raise ValueError(f"expected 1 row of {len(self.vocabulary)} terms, found a matrix of shape {row.shape}")
-        weights = dict(to_vectors(csr_matrix(row), self.vocabulary)[0])
+        (weights,) = to_vectors(csr_matrix(row), self.vocabulary)
         if not pretty:
             return weights
-        spelled: dict[str, float] = {}
+        spelled = ImpactVector()
         words = readable(self.backbone.tokenizer, weights, folded=self.contract.fold is not None)
         for word, (term, weight) in zip(words, weights.items()):
             spelled[term if word in spelled else word] = weight
@@ -429,6 +429,11 @@ class CSPLADE(Settings):
 
     def _belongs_to(self) -> tuple[Any, ...]:
         return self.model if isinstance(self.model, str) else tuple(map(id, self.model)), self._given_contract
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OF_LOADING and self.__dict__.get("_loaded") is not None:
+            raise AttributeError(f"{name} is an argument of loading, and this model is loaded: make another CSPLADE")
+        super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": None, "truncated": dict(self.truncated)}

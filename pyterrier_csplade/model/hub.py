@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
-from pyterrier_csplade._errors import ContractError, CspladeError
+from pyterrier_csplade._errors import ContractError, CspladeError, is_failure
 from pyterrier_csplade.storage.files import read_json as read_any_json
+
+#: transformers replaces functions of torch in all threads while it loads a model, so models are loaded one at a time.
+LOADING_LOCK = threading.RLock()
 
 # Characters of another library's message that an error quotes.
 _LONGEST = 240
-# Arguments that have an effect only while a model is loaded.
-_LOADING = ("adapter", "revision", "layers", "quantization", "dtype", "device", "attn_implementation")
+#: Arguments that have an effect only while a model is loaded.
+LOADING_ARGUMENTS = ("adapter", "revision", "layers", "quantization", "dtype", "device", "attn_implementation")
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 # Entries with which transformers records how it loaded the tokenizer. A copy with them would be loaded in the same way.
 _TRACES = ("is_local", "local_files_only")
@@ -135,8 +139,7 @@ def own_errors(what: str) -> Iterator[None]:
     except (CspladeError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
     except BaseException as error:
-        # Panics of Rust libraries are not subclasses of Exception.
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+        if is_failure(error):
             if "trust_remote_code" in str(error):
                 what = f"{what.partition(':')[0]} needs code of its own (trust_remote_code), which is never run"
             raise ContractError(f"{what} ({type(error).__name__}: {_short(error)})") from error
@@ -198,7 +201,7 @@ def check_source(model: Any, changed: Mapping[str, Any]) -> None:
             raise TypeError(
                 f"model must be a hub id, a directory, a GGUF file or a pair (language model, tokenizer), found {found}"
             )
-        for name in _LOADING:
+        for name in LOADING_ARGUMENTS:
             if name in changed:
                 raise ValueError(f"{name}={changed[name]!r} is for loading, but this model is loaded already: leave it out")
         return

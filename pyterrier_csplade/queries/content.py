@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 import io
 import json
-import zipfile
+import secrets
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import ContractError
-from pyterrier_csplade.storage.files import write_atomically
+from pyterrier_csplade.storage.files import needing, replacing
 from pyterrier_csplade.storage.manifest import damages, describe, read_manifest, write_manifest
 from pyterrier_csplade.vectors.contract import WHOLE, Contract
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
@@ -27,6 +28,8 @@ TABLE_FILE = "csplade_table.json"
 
 _WEIGHTS_FILE, _TOKENIZER_FILE = "table.npz", "tokenizer.json"
 _ARRAYS = {"token_ids": "iu", "weights": "f", "indptr": "iu", "indices": "iu", "data": "f"}
+# Bytes of the arrays of a table, unpacked; our choice (not measured): 60 entries for each of a million terms are allowed.
+_MOST_BYTES = 2**29
 _REMEDY = "copy the table again, or make it again"
 
 
@@ -130,13 +133,16 @@ class TableContent:
                 raise ContractError(f"{name}: a weight is negative or not finite: {_REMEDY}")
 
     def save(self, directory: Path) -> None:
-        """Write the files of a table; the contract comes last, so that an interrupted copy is not a table."""
+        """Write the files of a table; the contract comes last, and nothing is replaced before the others are on the disk."""
         directory.mkdir(parents=True, exist_ok=True)
         packed = io.BytesIO()
         np.savez_compressed(packed, **self._arrays())  # type: ignore[arg-type]
-        (directory / TABLE_FILE).unlink(missing_ok=True)
-        write_atomically(directory / _WEIGHTS_FILE, packed.getvalue())
-        write_atomically(directory / _TOKENIZER_FILE, self.tokenizer.encode())
+        with ExitStack() as replaced:
+            for name, content in ((_WEIGHTS_FILE, packed.getvalue()), (_TOKENIZER_FILE, self.tokenizer.encode())):
+                temporary = directory / f".{name}.{secrets.token_hex(8)}.tmp"
+                replaced.enter_context(replacing(directory / name, temporary))
+                with needing(len(content), directory / name), temporary.open("xb") as file:
+                    file.write(content)
         values = {"kind": "table", "counts": self.counts, "split_special_tokens": self.split_special_tokens}
         files = {name: describe(directory / name) for name in (_WEIGHTS_FILE, _TOKENIZER_FILE)}
         write_manifest(directory, TABLE_FILE, files=files, **values, contract=self.contract.to_dict())
@@ -162,7 +168,7 @@ class TableContent:
             contract = Contract.from_dict(values["contract"], source=str(path))
             counts, split = values["counts"], values["split_special_tokens"]
             content = cls._read(directory, contract, counts=counts, split=split)
-        except (ValueError, KeyError, TypeError, OSError, OverflowError, MemoryError, zipfile.BadZipFile) as error:
+        except Exception as error:  # zipfile, zlib, numpy and scipy raise errors of many kinds
             raise ContractError(f"{directory} is damaged ({error}): {_REMEDY}") from error
         content._check(str(directory))
         if not contract.queries_for or contract.weights != content._digest:
@@ -174,6 +180,8 @@ class TableContent:
         if type(counts) is not bool or type(split) is not bool:
             raise ValueError("counts and split_special_tokens must be true or false")
         with np.load(directory / _WEIGHTS_FILE, allow_pickle=False) as packed:
+            if sum(member.file_size for member in packed.zip.infolist()) > _MOST_BYTES:
+                raise ValueError(f"{_WEIGHTS_FILE} has more than {_MOST_BYTES:,} bytes when it is unpacked")
             arrays = {name: packed[name] for name in _ARRAYS}
         if wrong := [name for name, kinds in _ARRAYS.items() if arrays[name].ndim != 1 or arrays[name].dtype.kind not in kinds]:
             raise ValueError(f"{_WEIGHTS_FILE}: {wrong[0]} has another shape or type")

@@ -231,8 +231,29 @@ class QueryTable(Settings, pt.Transformer):
         return self._named(name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle and copy a table that was read from a directory by its path, and any other table by its content."""
-        return (QueryTable, (self._content,)) if self._path is None else (QueryTable.load, (self._path,))
+        """Pickle a table that was read from a directory by its name, and any other by its content."""
+        if self._path is None:
+            return QueryTable, (self._content,)
+        return _load_same, (self._path, self.contract.fingerprint)
+
+    def __copy__(self) -> QueryTable:
+        return QueryTable(self._content, self._path)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> QueryTable:
+        """Share the content, which does not change; its directory may hold another table by now."""
+        return self.__copy__()
+
+
+def _load_same(path: str, fingerprint: str) -> QueryTable:
+    """Load the table that was pickled.
+
+    Raises:
+        ContractError: Its directory holds another one by now.
+    """
+    table = QueryTable.load(path)
+    if table.contract.fingerprint != fingerprint:
+        raise ContractError(f"{path} holds another query table than when this one was pickled: load it again")
+    return table
 
 
 def teach(model: Teacher, queries: Sequence[str], *, counts: bool, verbose: bool) -> tuple[csr_matrix, csr_matrix]:

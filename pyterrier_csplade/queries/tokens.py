@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
 from tokenizers import Tokenizer
 
+from pyterrier_csplade._errors import ContractError, is_failure
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.folding import fold_vocabulary
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
 
+# Tokens of a language model; our choice (not measured): it bounds the memory that a damaged file takes.
+_MOST_TOKENS = 2**24
 # How byte-level and SentencePiece tokenizers spell the space before a word.
 _SPACES = ("Ġ", "▁")
 
@@ -38,7 +42,7 @@ class QueryTokens:
         """Load a tokenizer; ``contract`` says how the document encoder reads queries.
 
         Raises:
-            ValueError: The tokenizer cannot be read, or has no such token.
+            ValueError: The tokenizer cannot be read, has no such token, or a token has a number that is too large.
         """
         self.tokenizer = tokenizer
         self.split_special_tokens = split_special_tokens
@@ -47,6 +51,8 @@ class QueryTokens:
         self._length = contract.query_length
         self._room = contract.query_length - contract.add_bos - contract.add_eos
         self.token_ids = np.asarray(token_ids, dtype=np.int64)
+        if self.token_ids.max(initial=0) >= _MOST_TOKENS:
+            raise ValueError(f"the number of a token must be below {_MOST_TOKENS:,}")
         self.vocabulary, columns = self._index_terms(folded=contract.fold is not None)
         self._columns = np.full(int(self.token_ids.max(initial=-1)) + 1, -1, dtype=np.int64)
         self._columns[self.token_ids] = columns
@@ -64,7 +70,7 @@ class QueryTokens:
     @property
     def starts_bare(self) -> bool:
         """Whether the first word of a query is spelled differently than words after a space: ``heart``, ``Ġheart``."""
-        first, later = (self._backend.encode(self._prefix + text, add_special_tokens=False).ids for text in ("the", "the the"))
+        first, later = (encoding.ids for encoding in self._encoded([self._prefix + text for text in ("the", "the the")]))
         return first[-1] != later[-1]
 
     def __call__(self, texts: Sequence[str], *, counts: bool = False) -> csr_matrix:
@@ -76,10 +82,13 @@ class QueryTokens:
 
         Returns:
             float32 [texts, terms]: 1 for a term of a query, or its count.
+
+        Raises:
+            ContractError: The tokenizer fails.
         """
         prefix, cut = len(self._prefix), 0
         readable = self._readable(max(map(len, texts), default=0))
-        encodings = self._backend.encode_batch([self._prefix + text[:readable] for text in texts], add_special_tokens=False)
+        encodings = self._encoded([self._prefix + text[:readable] for text in texts])
         columns, starts = [np.empty(0, dtype=np.int64)], [0]
         for text, encoding in zip(texts, encodings):
             ids = np.array(encoding.ids[: self._room], dtype=np.int64)
@@ -99,6 +108,14 @@ class QueryTokens:
         if not counts:
             terms.data[:] = 1
         return terms
+
+    def _encoded(self, texts: list[str]) -> list[Any]:
+        try:
+            return self._backend.encode_batch(texts, add_special_tokens=False)  # type: ignore[no-any-return]
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            raise ContractError(f"the tokenizer fails at a query ({error}): copy the query table again") from error
 
     def text_of(self, term: str) -> str:
         """Return the text that a term spells; the term itself if the tokenizer has no decoder."""
@@ -144,7 +161,9 @@ def without_state(tokenizer: str) -> str:
 def _loaded(tokenizer: str, split_special_tokens: bool) -> Tokenizer:
     try:
         backend = Tokenizer.from_str(tokenizer)
-    except Exception as error:  # the library raises nothing more specific
+    except BaseException as error:  # the library raises nothing more specific
+        if not is_failure(error):
+            raise
         raise ValueError(f"the tokenizer cannot be read: {error}") from error
     backend.no_truncation()
     backend.no_padding()

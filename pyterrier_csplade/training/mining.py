@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,9 +17,11 @@ from typing import Any, TypeAlias
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_csplade._errors import ConfigError, DataError
+from pyterrier_csplade._errors import ConfigError, DataError, TrainingError
 from pyterrier_csplade._warnings import warn
-from pyterrier_csplade.storage.files import sha256, write_atomically
+from pyterrier_csplade.data.runs import read_run
+from pyterrier_csplade.storage.files import LockedError, locked, sha256, write_atomically
+from pyterrier_csplade.vectors.checks import check_texts
 
 from .checkpoints import without_links
 from .rows import checked_row, passage_text
@@ -72,10 +75,10 @@ def mine_negatives(
     Raises:
         DataError: A text or a teacher's score is missing, a qid appears twice, no query has a relevant passage, or the
             pipeline's index was replaced during mining.
-        ConfigError: The unfinished output was mined with other settings.
+        ConfigError: The output is a directory, or the unfinished output was mined with other settings.
+        TrainingError: Another process is writing the same output.
     """
-    if depth < 1 or negatives < 0 or batch_size < 1:
-        raise ConfigError(f"depth and batch_size must be positive, found {depth} and {batch_size}")
+    _check_arguments(Path(output), depth, negatives, batch_size)
     asked, relevant = _asked(topics, qrels[qrels["label"] >= min_label])
     miner = _Miner(_as_source(pipeline), _as_source(teacher), relevant, _as_texts(corpus), depth, negatives, seed)
     settings = {
@@ -91,13 +94,47 @@ def mine_negatives(
     return Path(output)
 
 
+def _check_arguments(output: Path, depth: int, negatives: int, batch_size: int) -> None:
+    if depth < 1 or negatives < 0 or batch_size < 1:
+        raise ConfigError(f"depth and batch_size must be positive, found {depth} and {batch_size}")
+    if output.is_dir() or not output.name:
+        raise ConfigError(f"output {output} is a directory: name a file")
+
+
 def _write(
     miner: _Miner, asked: pd.DataFrame, output: Path, settings: Mapping[str, Any], batch_size: int, verbose: bool
 ) -> None:
     unfinished = output.with_name(f"{output.name}.partial")
-    done = _resume(unfinished, settings, list(asked["qid"]))
-    if done:
-        warn(f"resuming after {done:,} of {len(asked):,} queries, which {unfinished} holds")
+    with _alone(unfinished):
+        done = _resume(unfinished, settings, list(asked["qid"]))
+        if done:
+            warn(f"resuming after {done:,} of {len(asked):,} queries, which {unfinished} holds")
+        _append(miner, asked, unfinished, done, batch_size, verbose)
+        if miner.first_results(asked.iloc[:1]) != settings["results of the first query"]:
+            raise DataError(
+                "the pipeline finds other documents for the first query than at the beginning: was its index replaced? "
+                f"{unfinished} holds rows of both indexes: remove it, and mine again"
+            )
+        _publish(unfinished, output)
+
+
+@contextmanager
+def _alone(unfinished: Path) -> Iterator[None]:
+    """Keep other processes from writing the same file.
+
+    Raises:
+        TrainingError: One does.
+    """
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(locked(unfinished.with_name(f".{unfinished.name}.lock"), wait=False))
+        except LockedError as error:
+            raise TrainingError(f"the process {error} is writing {unfinished}: wait until it has ended") from error
+        yield
+
+
+def _append(miner: _Miner, asked: pd.DataFrame, unfinished: Path, done: int, batch_size: int, verbose: bool) -> None:
     bar = pt.tqdm(total=len(asked), initial=done, desc="mining", unit="query", disable=not verbose)
     with open(unfinished, "a", encoding="utf-8", opener=without_links) as out, bar:
         for start in range(done, len(asked), batch_size):
@@ -106,12 +143,6 @@ def _write(
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
             out.flush()
             bar.update(len(batch))
-    if miner.first_results(asked.iloc[:1]) != settings["results of the first query"]:
-        raise DataError(
-            "the pipeline finds other documents for the first query than at the beginning: was its index replaced? "
-            f"{unfinished} holds rows of both indexes: remove it, and mine again"
-        )
-    _publish(unfinished, output)
 
 
 @dataclass
@@ -213,13 +244,17 @@ def _row(qid: str, rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _as_source(results: Results | None) -> Any:
-    return pt.io.read_results(str(results)) if isinstance(results, (str, Path)) else results
+    return read_run(results) if isinstance(results, (str, Path)) else results
 
 
 def _as_texts(corpus: Corpus | None) -> pt.Transformer | dict[str, str]:
     if isinstance(corpus, pt.Transformer):
         return corpus
-    return {str(document["docno"]): passage_text(dict(document)) for document in corpus or ()}
+    texts: dict[str, str] = {}
+    for document in corpus or ():
+        docno = str(document["docno"])
+        texts[docno] = check_texts([passage_text(dict(document))], [f"document {docno}"])[0]
+    return texts
 
 
 def _results(source: Any, topics: pd.DataFrame, name: str) -> pd.DataFrame:

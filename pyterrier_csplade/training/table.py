@@ -59,11 +59,11 @@ class TableConfig(Checked):
     collection: str | None = field(default=None, metadata=_NOT_BE_EMPTY)
     text_fields: list[str] = field(default_factory=lambda: ["title", "text"], metadata=_NOT_BE_EMPTY)
     documents: int = field(default=20_000, metadata=_BE_POSITIVE)
-    seed: int = 0
+    seed: int = field(default=0, metadata=must("be from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32))
     fill: Literal["ridge", "counts", "distil"] = "ridge"
     entries: int = field(default=4, metadata=_BE_POSITIVE)
     threshold: float = field(default=0.3, metadata=must("not be negative", lambda value: value >= 0))
-    ridge: float = field(default=1.0, metadata=_BE_POSITIVE)
+    ridge: float = field(default=1.0, metadata=must("be at least 1e-06", lambda value: value >= 1e-6))
     counts: bool = False
     steps: int = field(default=10_000, metadata=_BE_POSITIVE)
 

@@ -343,7 +343,11 @@ def check_finite_vector(vector: object, name: str) -> Mapping[str, Any]:
     """
     checked = check_vector(vector, name)
     for term, weight in checked.items():
-        if not (isinstance(weight, Real) and 0 <= float(weight) < math.inf):
+        try:
+            valid = isinstance(weight, Real) and 0 <= float(weight) < math.inf
+        except OverflowError:  # an integer beyond the largest float
+            valid = False
+        if not valid:
             raise DataError(f"{name}: the weight of {term!r} must be finite and at least 0, found {weight!r:.40}")
     return checked
 

@@ -11,6 +11,8 @@ import pyterrier as pt
 
 from pyterrier_csplade._settings import Settings
 
+from .checks import check_record
+
 Column = Literal["toks", "query_toks"]
 
 # For each column, the column of the identifiers and the noun in messages.
@@ -50,12 +52,14 @@ class ColumnTransformer(Settings, pt.Transformer):
         return inp.assign(**{self.on: pd.Series(changed, index=inp.index, dtype=object)})
 
     def transform_iter(self, inp: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Change a stream of records as ``transform`` does, in constant memory."""
+        """Change a stream of records as ``transform`` does, in constant memory; every record must have both columns."""
         self._check()
         records = iter(inp)
         while chunk := list(islice(records, _CHUNK)):
-            pt.validate.columns(list(chunk[0]), includes=self._inputs, context=self)
-            columns = ([record.get(column) for record in chunk] for column in self._inputs)
+            for record in chunk:
+                if not check_record(record, f"a {_NAMES[self.on][1]}").keys() >= set(self._inputs):
+                    pt.validate.columns(list(record), includes=self._inputs, context=self)
+            columns = ([record[column] for record in chunk] for column in self._inputs)
             for record, vector in zip(chunk, self._changed_vectors(*self._with_names(*columns))):
                 yield {**record, self.on: vector}
 

@@ -171,13 +171,19 @@ class Contract:
     def answers(self, documents: Contract) -> bool:
         """Whether query vectors can be scored against documents: the query encoder is the documents', or a query table for it.
 
-        Documents of an image head are scored like those of the text model for which it was trained.
+        Documents of an image head are scored like those of the text model for which it was trained. Both are folded, or neither
+        is; a table may have been made before or after the folding.
         """
         if not self.queries_for:
             return self.joins(documents)
-        if documents.documents_for and self.fold == documents.fold:
-            return self.queries_for == documents.documents_for
-        return any(self.queries_for == documents.replace(weights=weights).fingerprint for weights in documents._digests)
+        if self.fold != documents.fold:
+            return False
+        if documents.documents_for == self.queries_for:
+            return True
+        folds = {documents.fold, None}
+        return self.queries_for in {
+            documents.replace(weights=weights, fold=fold).fingerprint for weights in documents._digests for fold in folds
+        }
 
     @property
     def _digests(self) -> tuple[str, str]:

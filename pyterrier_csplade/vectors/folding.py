@@ -6,12 +6,14 @@ of the maximum of their logits: folding vectors gives the same result as folding
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy.sparse import csr_matrix
+
+from pyterrier_csplade._errors import ContractError
 
 from .checks import check_finite_vector, check_one_of
 from .column import Column, ColumnTransformer
@@ -23,6 +25,9 @@ from .vocabulary import Vocabulary, is_index_term
 #: How tokens spell characters: "byte-level" as in Llama 3, Qwen and GPT-2 (``Ġ`` is a space), "sentencepiece" as in Llama 2,
 #: Mistral and Gemma (``▁`` is one).
 Spelling = Literal["byte-level", "sentencepiece"]
+
+# How each spelling writes the space before a word.
+_SPACES: dict[Spelling, str] = {"byte-level": "Ġ", "sentencepiece": "▁"}
 
 _FOLD: Fold = "case+space"
 _SHOWN = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
@@ -48,13 +53,25 @@ def fold_term(term: str, spelling: Spelling) -> str:
     return folded if is_index_term(folded) else term
 
 
+def _of_other_spelling(terms: Collection[str], spelling: Spelling) -> str | None:
+    """Return a term that shows that terms have the other spelling than the given one; None if none does."""
+    if any(term.startswith(_SPACES[spelling]) for term in terms):
+        return None
+    (other,) = (space for known, space in _SPACES.items() if known != spelling)
+    return next((term for term in terms if term.startswith(other)), None)
+
+
 def fold_vocabulary(vocabulary: Vocabulary) -> tuple[Vocabulary, np.ndarray]:
-    """Fold the terms of a vocabulary, which is byte-level if a term begins with ``Ġ``.
+    """Fold the terms of a vocabulary.
+
+    Args:
+        vocabulary: The terms, which are byte-level if more of them begin with ``Ġ``, a letter of Maltese, than with ``▁``.
 
     Returns:
         The folded terms, each with the first token id of its spellings, and the new column of each old column, int64.
     """
-    spelling: Spelling = "byte-level" if any(term.startswith("Ġ") for term in vocabulary) else "sentencepiece"
+    byte_level, sentencepiece = (sum(term.startswith(space) for term in vocabulary) for space in _SPACES.values())
+    spelling: Spelling = "byte-level" if byte_level > sentencepiece else "sentencepiece"
     columns: dict[str, int] = {}
     new = [columns.setdefault(fold_term(term, spelling), len(columns)) for term in vocabulary]
     _, first = np.unique(new, return_index=True)
@@ -66,7 +83,8 @@ class FoldTerms(ColumnTransformer):
 
     Fold both documents and queries. ``CSPLADE(..., fold="case+space")`` folds while it encodes; its vectors can be searched
     together with the vectors of this transformer. An encoder applies limits such as ``top_k`` after its own folding, but before
-    this transformer. Missing vectors (None, NaN) are left as they are.
+    this transformer. Missing vectors (None, NaN) are left as they are. Vectors whose terms begin with the space of the other
+    spelling are refused.
 
     Example::
 
@@ -99,8 +117,12 @@ class FoldTerms(ColumnTransformer):
 
         Args:
             encoded: Documents of a bulk encoder, or other documents in matrices.
+
+        Raises:
+            ContractError: The terms have the other spelling; names one.
         """
         self._check()
+        self._check_terms(encoded.vocabulary, lambda _: "the vocabulary of the documents")
         columns: dict[str, int] = {}
         new = [columns.setdefault(fold_term(term, self.spelling), len(columns)) for term in encoded.vocabulary]
         fold = partial(fold_matrix, columns=np.asarray(new, dtype=np.int64), terms=len(columns))
@@ -120,7 +142,17 @@ class FoldTerms(ColumnTransformer):
                 weights[folded[term]] = max(weight, weights.get(folded[term], weight))
             contract = getattr(vector, "contract", None)
             changed.append(ImpactVector(weights, contract and _with_fold(contract)))
+        named = list(zip(names, vectors))
+        self._check_terms(folded, lambda term: next(n for n, vector in named if isinstance(vector, Mapping) and term in vector))
         return changed
+
+    def _check_terms(self, terms: Collection[str], where: Callable[[str], str]) -> None:
+        if (term := _of_other_spelling(terms, self.spelling)) is not None:
+            (other,) = (known for known in _SPACES if known != self.spelling)
+            raise ContractError(
+                f"{where(term)} has the term {term!r}, which is not spelled as {self.spelling} tokens are: use "
+                f"FoldTerms(spelling={other!r})"
+            )
 
 
 @lru_cache(maxsize=8)

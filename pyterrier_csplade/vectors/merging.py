@@ -13,7 +13,7 @@ import pyterrier as pt
 from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade._settings import Settings
 
-from .checks import OneEncoder, check_finite_vector, check_one_of
+from .checks import OneEncoder, check_finite_vector, check_one_of, check_record
 from .impacts import ImpactVector
 
 Method = Literal["max", "sum"]
@@ -24,7 +24,7 @@ class MergeToks(Settings, pt.Transformer):
 
     "max" keeps the larger of a term's two weights. "sum" adds the other column's weights times ``weight``; tune this factor on
     development queries. Missing vectors (None, NaN) count as empty. Integer impacts stay integers: a sum is rounded half up,
-    and terms that round to 0 are left out.
+    and terms that round to 0 are left out. The origin of a merged vector is known if the origins of both vectors are.
 
     Examples:
         Index texts with their pictures::
@@ -42,7 +42,7 @@ class MergeToks(Settings, pt.Transformer):
             weight: Factor of the other column's weights, at least 0 and finite.
 
         Raises:
-            ValueError: ``method`` is neither, or ``weight`` is out of range.
+            ValueError: ``other`` does not name another column, ``method`` is neither, or ``weight`` is out of range.
         """
         super().__init__()
         self.other = other
@@ -51,6 +51,8 @@ class MergeToks(Settings, pt.Transformer):
         self._check()
 
     def _check(self) -> None:
+        if not (isinstance(self.other, str) and self.other) or self.other == "toks":
+            raise ValueError(f"other must be the name of a column besides 'toks', found {self.other!r}")
         check_one_of("method", self.method, get_args(Method))
         if not (isinstance(self.weight, Real) and 0 <= float(self.weight) < math.inf):
             raise ValueError(f"weight must be a number, finite and not negative, found {self.weight!r}")
@@ -72,7 +74,7 @@ class MergeToks(Settings, pt.Transformer):
         """Merge the vectors of a stream of records as ``transform`` does."""
         self._check()
         for record in inp:
-            pt.validate.columns(list(record), includes=["docno", "toks", self.other], context=self)
+            pt.validate.columns(list(check_record(record, "a document")), includes=["docno", "toks", self.other], context=self)
             merged = self._merged(record["docno"], record["toks"], record[self.other])
             yield {**{name: value for name, value in record.items() if name != self.other}, "toks": merged}
 
@@ -95,4 +97,6 @@ class MergeToks(Settings, pt.Transformer):
         if whole:
             merged = {term: math.floor(weight + 0.5) for term, weight in merged.items()}
         ordered = sorted(((term, weight) for term, weight in merged.items() if weight > 0), key=lambda item: -item[1])
-        return ImpactVector(ordered, encoder.contract)
+        # Together with terms of unknown origin, all are of unknown origin.
+        origins = [getattr(vector, "contract", None) for vector, checked in ((text, first), (picture, second)) if checked]
+        return ImpactVector(ordered, None if None in origins else encoder.contract)

@@ -156,6 +156,9 @@ REFUSED = {
     "search INDEX --topics nothing.tsv --output x.run": "there is no file, ir_datasets id or PyTerrier dataset 'nothing.tsv'",
     "search INDEX --topics TOPICS --output x.run --tag a\tb": "--tag must be one word, found 'a\\tb'",
     "search INDEX --topics half.jsonl --output x.run": "half.jsonl: the query '2' has no vector, but others have one",
+    "search INDEX --topics TOPICS --split dev --output x.run": "topics.tsv is a file, which has no split 'dev': leave out",
+    "search INDEX --topics TOPICS --output folder": "--output folder is a directory: name a file",
+    "search INDEX \udcff": "QUERY: the text is not valid Unicode",
     "search INDEX dogs --model csplade-tiny": "was encoded by",
     "index INDEX.vectors --output x --meta text": "contains vectors, but no field 'text': leave --meta out",
     "index half.jsonl --output x": "half.jsonl, document 2: the field 'vector' must be an object of term to weight",
@@ -171,6 +174,7 @@ def test_refusals(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     rows = [{"id": "1", "vector": {"a": 1}, "query": "a"}, {"id": "2", "query": "b"}]
+    Path("folder").mkdir()
     Path("half.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     line = command
     for word, name in (("INDEX", "index"), ("TOPICS", "topics.tsv"), ("DOCS", "docs.jsonl")):

@@ -99,6 +99,44 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("option", ["--run", "--teacher"])
+def test_a_run_that_cannot_be_read(place: Path, tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.run").write_text("1 Q0 d2\n")
+    runs = {"--run": f"{place}/bm25.run"} | {option: f"{tmp_path}/bad.run"}
+    assert main(["mine", f"{place}/c", "--split", "train", *sum(runs.items(), ()), "--output", f"{tmp_path}/x"]) == 2
+    assert "bad.run, line 1: expected qid Q0 docno rank score tag" in capsys.readouterr().err
+
+
+#: Vectors, and what the error holds that names them.
+VECTORS = {
+    f'{{"docno": "a", "toks": {{"b": 1{"0" * 400}}}}}': "the weight of 'b' must be finite and at least 0",
+    '{"docno": "a", "toks": {"b\\ud800": 1}}': "holds a lone surrogate, which UTF-8 cannot encode",
+    '{"docno": "a", "toks": {"": 1}}': "document 'a': a term must be a text that is not empty, found ''",
+    '{"docno": "a", "toks": {"b": 1e300}}': "document 'a': float32 cannot hold the weight 1e+300 of 'b': scale the weights",
+    '{"docno": "a", "toks": {"b": 1e-300}}': "document 'a': float32 cannot hold the weight 1e-300 of 'b': scale the weights",
+}
+
+
+@pytest.mark.parametrize("line", VECTORS)
+def test_vectors_that_a_matrix_cannot_hold(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "v.jsonl").write_text(f"{line}\n")
+    queries = jsonl(tmp_path / "t.jsonl", [{"qid": "q", "query_toks": {"dog": 2.0}}])
+    command = ["export", "lsr-benchmark", f"{tmp_path}/v.jsonl", "--topics", queries, "--output", f"{tmp_path}/out"]
+    assert main(command) == 2
+    assert VECTORS[line] in capsys.readouterr().err and not (tmp_path / "out").exists()
+    (tmp_path / "v.jsonl").write_text('{"docno": "a", "toks": {"b": 1}}\n')
+    jsonl(tmp_path / "t.jsonl", [{"qid": "q\ud800", "query_toks": {"dog": 2.0}}])
+    assert main(command) == 2 and "lone surrogate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["index v.jsonl", "search idx --topics t", "mine c --run r"])
+@pytest.mark.parametrize("output", ["", ".", "..", "a/.."])
+def test_an_output_without_a_name(command: str, output: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--output", output])
+    assert f"must be a path that ends in a name, found {output!r}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", REFUSED)
 def test_refusals(
     command: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -70,6 +70,9 @@ def test_search_takes_a_table(settings: dict[str, Any], tmp_path: Path, capsys: 
     assert cli.main(["search", str(index.path), "dogs and cats", "--model", str(tmp_path / "binary")]) == 0
     said = capsys.readouterr().out
     assert said.startswith("query: ") and "-gs 1.00" in said
+    for option in ("--adapter x", "--variant echo", "--device cuda:5"):
+        assert cli.main(["search", str(index.path), "dogs", "--model", str(tmp_path / "binary"), *option.split()]) == 2
+        assert f"is a query table, which takes no {option.split()[0]}: leave it out" in capsys.readouterr().err
     run = tmp_path / "table.run"
     arguments = ["--topics", settings["queries"], "--output", str(run), "--model", str(tmp_path / "binary")]
     assert cli.main(["search", str(index.path), *arguments]) == 0
@@ -98,7 +101,9 @@ def test_a_dry_run_loads_and_writes_nothing(
         ({"fill": "distil", "counts": True}, "fill: distil does not count repeated tokens: leave counts out"),
         ({"entries": 0}, "entries must be positive, found 0"),
         ({"threshold": -1}, "threshold must not be negative"),
-        ({"ridge": 0}, "ridge must be positive"),
+        ({"ridge": 0}, "table.json, line 1: ridge must be at least 1e-06, found 0"),
+        ({"ridge": 1e-9}, "table.json, line 1: ridge must be at least 1e-06, found 1e-09"),
+        ({"fill": "distil", "seed": -1}, "table.json, line 1: seed must be from 0 to 2^32 - 1, found -1"),
         ({"queries": None}, "give queries, or a collection that suggests some, but not both"),
         ({"collection": "docs"}, "give queries, or a collection that suggests some, but not both"),
         ({"queries": "nothing.tsv"}, "nothing.tsv"),

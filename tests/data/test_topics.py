@@ -11,7 +11,7 @@ import pyterrier as pt
 import pytest
 
 from pyterrier_csplade import DataError
-from pyterrier_csplade.data import read_qrels, read_topics
+from pyterrier_csplade.data import open_source, read_qrels, read_topics
 
 SGML = """<top>
 <num> Number: 401
@@ -84,6 +84,26 @@ def test_directories(tmp_path: Path) -> None:
     assert read_qrels(str(tmp_path), split="dev").to_dict("list") == {"qid": ["7"], "docno": ["d"], "label": [1]}
 
 
+TREC_TOPIC = "<top>\n<num> Number: 7\n<title> dogs\n</top>\n"
+
+
+def test_directories_of_trec_files(tmp_path: Path) -> None:
+    write(tmp_path / "news-1", "<DOC>\n<DOCNO> d </DOCNO>\n<TEXT> Dogs sleep. </TEXT>\n</DOC>\n")
+    write(tmp_path / "topics.1-50", TREC_TOPIC)
+    write(tmp_path / "qrels.1-50", "7 0 d 1\n")
+    write(tmp_path / "README", "About this collection.")
+    assert read_topics(str(tmp_path)).to_dict("list") == {"qid": ["7"], "query": ["dogs"]}
+    assert read_qrels(str(tmp_path)).to_dict("list") == {"qid": ["7"], "docno": ["d"], "label": [1]}
+    source = open_source(str(tmp_path))
+    assert [document["docno"] for document in source.read()] == ["d"] and source.count() == 1
+    write(tmp_path / "topics.51-100", TREC_TOPIC.replace("7", "51"))
+    assert read_topics(str(tmp_path), split="51-100")["qid"].tolist() == ["51"]
+    with pytest.raises(DataError, match=r"one file whose name begins with topics, found 2: topics.1-50, topics.51-100; name"):
+        read_topics(str(tmp_path))
+    with pytest.raises(DataError, match=r"one file whose name begins with qrels.dev, found none; name the file"):
+        read_qrels(str(tmp_path), split="dev")
+
+
 def test_judgements(tmp_path: Path) -> None:
     path = write(tmp_path / "qrels", "1 0 d1 1\n1 Q0 d2 -1\n")
     assert read_qrels(path).to_dict("list") == {"qid": ["1", "1"], "docno": ["d1", "d2"], "label": [1, -1]}
@@ -149,3 +169,14 @@ def test_queries_that_cannot_be_read(name: str, content: str, message: str, tmp_
 def test_judgements_that_cannot_be_read(content: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         read_qrels(write(tmp_path / "qrels", content))
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [('{"qid": "q\\ud800", "query": "dogs"}', "the qid"), ('{"qid": "q", "query": "\\ud800"}', "the query q")],
+)
+def test_lone_surrogates_are_named(tmp_path: Path, line: str, what: str) -> None:
+    with pytest.raises(
+        DataError, match=f"t.jsonl, line 1: {what} holds a lone surrogate, which UTF-8 cannot encode: remove it"
+    ):
+        read_topics(write(tmp_path / "t.jsonl", f"{line}\n"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,24 @@ def test_other_weights_and_other_preprocessing_are_other_features(tmp_path: Path
 def test_an_encoder_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     with pytest.raises(CspladeError, match=f"the image encoder {tmp_path} cannot be loaded"):
         TransformersFeatures(tmp_path).identity  # noqa: B018
+
+
+def test_code_of_an_encoder_is_refused_without_a_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = saved("ViTModel", tmp_path)
+    (path / "own.py").write_text("raise AssertionError('the code was run')")
+    settings = json.loads((path / "preprocessor_config.json").read_text())
+    settings |= {"image_processor_type": "Own", "auto_map": {"AutoImageProcessor": "own.Own"}}
+    (path / "preprocessor_config.json").write_text(json.dumps(settings))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(CspladeError, match="needs code of its own .*which is never run"):
+        TransformersFeatures(path).identity  # noqa: B018
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    path, _ = saved("ViTModel", tmp_path)
+    (path / "model.safetensors").write_bytes(b"garbage")
+    with pytest.raises(CspladeError, match=f"the image encoder {path} cannot be loaded"):
+        TransformersFeatures(path).identity  # noqa: B018
 
 
 def test_efficientnet_lite0() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from inside.images import SETTINGS_FILE, WEIGHTS_FILE, encoder, features, last_norm
 from pyterrier_csplade import CSPLADE, ContractError, ImpactIndex, MergeToks, Quantizer
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade.images import SavedHead
+from pyterrier_csplade.images import SavedHead, TransformersFeatures
 from support.pictures import colours, drawn, random_head, saved_model
 
 VECTORS = [np.random.default_rng(seed).normal(size=6).astype(np.float32) for seed in range(5)]
@@ -230,6 +233,73 @@ def test_damaged_and_missing_heads_are_refused(world: Any, tmp_path: Path) -> No
         (changed / SETTINGS_FILE).write_text(json.dumps({**values, **change}))
         with pytest.raises(ContractError, match=message):
             SavedHead.load(changed)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inputs": 10**7}, {"width": 10**9}, {"hidden": 2**40}, {"hidden": True}, {"inputs": "6"}, {"inputs": -1},
+        {"features": []}, {"features": {}}, {"features": {"name": 3}},
+        {"features": {"name": "efficientnet-lite0", "size": "x"}},
+        {"features": {"name": "transformers", "source": None}}, {"probe": "x"}, {"probe": [1.0]}, {"probe": {"a": 1}},
+        {"probe": None}, {"contract": []}, {"kind": "chair"},
+    ],
+)  # fmt: skip
+def test_crafted_settings_of_a_head_are_refused(world: Any, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """In little memory: a size is compared with the file of the weights before anything of this size is made."""
+    _, head, _ = world
+    shutil.copytree(head, tmp_path / "crafted")
+    values = json.loads((head / SETTINGS_FILE).read_text())
+    (tmp_path / "crafted" / SETTINGS_FILE).write_text(json.dumps({**values, **changes}))
+    with pytest.raises(ContractError, match="crafted"):
+        SavedHead.load(tmp_path / "crafted")
+
+
+def test_heads_of_other_types_and_folders_in_place_of_files(world: Any, tmp_path: Path) -> None:
+    _, head, _ = world
+    for number, change in enumerate((lambda t: t.double(), lambda t: t[None], lambda t: t * torch.nan)):
+        shutil.copytree(head, tmp_path / f"{number}")
+        tensors = load_file(head / WEIGHTS_FILE)
+        save_file({**tensors, "offset": change(tensors["offset"])}, tmp_path / f"{number}" / WEIGHTS_FILE)
+        with pytest.raises(ContractError, match=f"{tmp_path}/{number}|the image head"):
+            SavedHead.load(tmp_path / f"{number}")
+    for name in (SETTINGS_FILE, WEIGHTS_FILE):
+        shutil.copytree(head, tmp_path / name)
+        (tmp_path / name / name).unlink()
+        (tmp_path / name / name).mkdir()
+        with pytest.raises(ContractError, match="is damaged|holds no image head"):
+            SavedHead.load(tmp_path / name)
+
+
+def test_the_first_use_may_come_from_many_threads(world: Any, tmp_path: Path) -> None:
+    """Of a head whose features are a model of transformers, which is loaded then, and of the text model."""
+    _, _, path = world
+    encoder_of_pictures(tmp_path / "vit")
+    made = TransformersFeatures(tmp_path / "vit")
+    csplade = CSPLADE(path / "model")
+    head = random_head(csplade, tmp_path / "head", inputs=16, features=(made.identity, encoder.probe(made)))
+    frame = pd.DataFrame([{"docno": f"p{n}", "image": drawn(n)} for n in range(3)])
+    expected = csplade.image_encoder(head)(frame)["toks"].tolist()
+    for _ in range(2):
+        shared = CSPLADE(path / "model").image_encoder(head)
+        start = threading.Barrier(6)
+
+        def work(_: int, shared: Any = shared, start: Any = start) -> list[Any]:
+            start.wait(30)
+            return shared(frame)["toks"].tolist()  # type: ignore[no-any-return]
+
+        with ThreadPoolExecutor(6) as pool:
+            assert all(found == expected for found in pool.map(work, range(6)))
+
+
+def encoder_of_pictures(directory: Path) -> None:
+    """Save a tiny random image encoder."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 24, "patch_size": 8}
+    transformers.ViTModel(transformers.ViTConfig(**sizes, intermediate_size=24)).save_pretrained(directory)
+    transformers.CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}).save_pretrained(
+        directory
+    )
 
 
 def test_merging_a_picture_with_its_text(world: Any) -> None:

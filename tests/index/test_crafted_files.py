@@ -167,3 +167,60 @@ def test_a_crafted_lexicon(directory: Path, field: str, place: int, number: int)
     with pytest.raises(ImpactIndexError, match=r"data\.\S+ is damaged: build the index again"):
         search(directory, "exhaustive")
     assert not (directory / POSTINGS).exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (r"(?m)^index\.lexicon\.class=.*$", "index.lexicon.class=java.lang.Runtime"),
+        (r"(?m)^index\.meta\.parameter_values=.*$", "index.meta.parameter_values=structureName,index"),
+        (r"(?m)^termpipelines=$", "termpipelines=Stopwords"),
+        (r"\Z", "index.other.class=java.lang.Runtime\n"),
+        (r"\Z", "index.lexicon.class=java.lang.Runtime"),
+        (r"\Z", "index.lexicon.cl\\\\u0061ss=java.lang.Runtime\n"),
+        (r"\Z", " index.lexicon.class=java.lang.Runtime\n"),
+        (r"\Z", "index.lexicon.class : java.lang.Runtime\n"),
+        (r"(?m)^num\.Terms=", "num.Terms=\\\\\nindex.lexicon.class="),
+        (r"(?m)^num\.Terms=(.*)$", r"num.Terms=\1\rindex.lexicon.class=x"),
+    ],
+)
+def test_properties_that_java_would_obey(directory: Path, before: str, after: str) -> None:
+    """Terrier makes objects of the classes that they name."""
+    path = directory / "data.properties"
+    original = path.read_bytes().decode("latin-1")
+    path.write_bytes(re.sub(before, after, original, count=1).encode("latin-1"))
+    assert path.read_bytes().decode("latin-1") != original
+    sign_manifest(directory)
+    with pytest.raises(ImpactIndexError, match=r"data\.properties, line \d+: .* is nothing that ImpactIndex writes"):
+        search(directory, "terrier")
+
+
+@pytest.mark.parametrize(
+    "change", [lambda c: b"", lambda c: c + b"x", lambda c: c[:-1], lambda c: c.replace(b"TIntHash", b"XIntHash")]
+)
+def test_an_object_that_java_would_read(directory: Path, change: Callable[[bytes], bytes]) -> None:
+    path = directory / "data.lexicon.fsomaphash"
+    path.write_bytes(change(path.read_bytes()))
+    sign_manifest(directory)
+    with pytest.raises(ImpactIndexError, match="fsomaphash is not what ImpactIndex writes for this lexicon"):
+        search(directory, "terrier")
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 86, b"x" * 85, b"\x01\xff" + bytes(84), b"\x01\x80" + bytes(84)])
+def test_a_lexicon_without_valid_characters_is_not_opened_by_java(directory: Path, content: bytes) -> None:
+    (directory / "data.lexicon.fsomapfile").write_bytes(content)
+    sign_manifest(directory)
+    with pytest.raises(ImpactIndexError, match="fsomap"):
+        search(directory, "terrier")
+
+
+def test_what_is_written_passes(tmp_path: Path) -> None:
+    """Terms that begin with characters of one to three bytes, some of them several times, and with the first of all."""
+    toks = {"a": 1, "ab": 2, "é": 3, "éa": 4, "検": 5, "検索": 6, "\0": 9, "\ufffd": 7, "z": 8}
+    ImpactIndex(tmp_path / "i").toks_indexer(meta=["docno", "näme"]).index([{"docno": "d", "toks": toks, "näme": "x"}])
+    found = search_for(tmp_path / "i", {"検索": 1.0, "éa": 10.0})
+    assert found["score"].tolist() == [46.0]
+
+
+def search_for(directory: Path, query: dict[str, float]) -> pd.DataFrame:
+    return ImpactIndex(directory).retriever()(pd.DataFrame([{"qid": "q", "query_toks": query}]))

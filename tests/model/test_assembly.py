@@ -168,6 +168,17 @@ def test_stored_files_that_do_not_fit(base: Path, tmp_path: Path) -> None:
     save_file(stored | {name: stored[name][:, :-1].contiguous()}, small / "weights.safetensors", {"format": "pt"})
     with pytest.raises(ContractError, match="size mismatch|mismatched"):
         CSPLADE(small).encode_docs(["a"])
+    save_file(stored | {"model.layers.9.mlp.up_proj.weight": torch.ones(2)}, small / "weights.safetensors", {"format": "pt"})
+    with pytest.raises(ContractError, match="has the tensor model.layers.9.mlp.up_proj.weight, which the base model does not"):
+        CSPLADE(small).encode_docs(["a"])
+    for rows in (np.arange(4).astype(float), np.zeros((2, 2), int)):
+        np.save(small / "rows.npy", rows)
+        with pytest.raises(ContractError, match="rows.npy must hold a list of integers, found"):
+            CSPLADE(small).encode_docs(["a"])
+    with (small / "rows.npy").open("wb") as file:  # claims 8 TB
+        np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (10**12,)})
+    with pytest.raises(ContractError, match="the model cannot be assembled"):
+        CSPLADE(small).encode_docs(["a"])
     np.save(small / "rows.npy", np.arange(401))
     with pytest.raises(ContractError, match=r"rows.npy: the base model has only the rows 0 to 399"):
         CSPLADE(small).encode_docs(["a"])

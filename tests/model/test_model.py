@@ -80,6 +80,7 @@ def test_queries_and_documents_have_their_own_lengths_and_truncation_is_said_onc
 def test_decode_lists_the_expansion_by_weight(csplade: CSPLADE) -> None:
     row = csplade.encode_docs([TEXTS[0]])
     expansion = csplade.decode(row)
+    assert "<table><tr>" in expansion._repr_html_()  # type: ignore[attr-defined]  # bars in notebooks
     assert list(expansion.values()) == sorted(expansion.values(), reverse=True)
     assert expansion == {csplade.vocabulary[c]: pytest.approx(w) for c, w in zip(row.indices, row.data)}
 

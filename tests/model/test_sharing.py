@@ -107,3 +107,19 @@ def test_a_pickle_of_a_pair_holds_the_pair() -> None:
     for other in (pickle.loads(pickle.dumps(csplade)), copy.deepcopy(csplade)):
         assert other.contract.variant == "echo"
         np.testing.assert_array_equal(dense(other.encode_docs(TEXTS)), expected)
+
+
+def test_arguments_of_loading_cannot_change_once_the_model_is_loaded(saved: Path) -> None:
+    csplade = CSPLADE(saved)
+    csplade.variant = "echo"
+    csplade.variant = None
+    assert csplade.contract.variant == "causal"
+    for name, value in {"variant": "echo", "fold": "case+space", "layers": 1, "dtype": "float64", "model": "other"}.items():
+        with pytest.raises(AttributeError, match=f"{name} is an argument of loading, and this model is loaded: make another"):
+            setattr(csplade, name, value)
+    csplade.batch_size = 2
+    csplade.text_field = "body"
+    assert csplade.doc_encoder().text_field == "body" and csplade.doc_encoder().model_batch_size == 2
+    again = copy.deepcopy(csplade)
+    again.fold = "case+space"  # a copy is not loaded yet
+    assert again.contract.fold == "case+space"

@@ -6,6 +6,7 @@ import copy
 import pickle
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
@@ -162,3 +163,49 @@ def test_systems_that_are_refused() -> None:
         hybrid(Fixed(WORDS), Fixed([*LEARNED, ("1", "z", float("inf"))]))(TOPICS)
     with pytest.raises(DataError, match="returns no 'docno', only qid, query"):
         hybrid(Fixed(WORDS), pt.Transformer.identity())(TOPICS)
+
+
+def test_queries_without_their_own_qid_are_refused() -> None:
+    fused = hybrid(Fixed(WORDS), Fixed(LEARNED))
+    with pytest.raises(DataError, match="qid '1' appears twice"):
+        fused(pd.DataFrame({"qid": ["1", "1"], "query": ["cats", "dogs"]}))
+    with pytest.raises(DataError, match="row 1 has no qid"):
+        fused(pd.DataFrame({"qid": ["1", None], "query": ["cats", "dogs"]}))
+    results = fused(TOPICS)[["qid", "query", "docno"]]  # several rows for a query
+    assert hybrid(Reranked(), Reranked())(results)["qid"].tolist() == results["qid"].tolist()
+
+
+class Reranked(pt.Transformer):
+    """Gives documents a score by their name, and numbers in place of text, as a user's function may."""
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        return inp.assign(score=[float(ord(docno[0])) for docno in inp["docno"]], qid=inp["qid"].astype(int))
+
+
+def test_qids_and_docnos_that_are_numbers_are_read_as_text() -> None:
+    topics = TOPICS.assign(qid=[2, 1])
+    numbers = [("1", "7", 9.0), ("1", "8", 5.0), ("2", "7", 3.0)]
+    as_numbers = Fixed(numbers) >> pt.apply.generic(lambda frame: frame.astype({"docno": int, "qid": int}))
+    expected = scores(hybrid(Fixed(numbers), Fixed(numbers))(TOPICS))
+    assert scores(hybrid(Fixed(numbers), as_numbers)(topics)) == expected
+
+
+def test_results_of_other_queries_or_of_no_document_are_refused() -> None:
+    other = Fixed(LEARNED) >> pt.apply.qid(lambda row: f"{row['qid']}x")
+    with pytest.raises(DataError, match="returns results of a query '.x', which it was not given"):
+        hybrid(Fixed(WORDS), other)(TOPICS)
+    with pytest.raises(DataError, match="returns a result without qid or docno"):
+        hybrid(Fixed(WORDS), Fixed([*LEARNED, ("1", None, 1.0)]))(TOPICS)  # type: ignore[list-item]
+
+
+def test_weights_in_any_form() -> None:
+    """An array cannot be compared as a whole, and a generator is empty after its first use."""
+    systems = Fixed(WORDS), Fixed(LEARNED)
+    expected = hybrid(*systems, weights=[0.5, 2.0])
+    forms: list[Any] = [np.array([0.5, 2.0]), pd.Series([0.5, 2.0]), (weight for weight in (0.5, 2.0))]
+    for weights in forms:
+        fused = hybrid(*systems, weights=weights)
+        assert fused == expected and hash(fused) == hash(expected) and repr(fused) == repr(expected)
+        assert scores(fused(TOPICS)) == scores(fused(TOPICS)) == scores(expected(TOPICS))
+    with pytest.raises(ValueError, match="weights must be a list of numbers, found 3"):
+        hybrid(Fixed(WORDS), Fixed(LEARNED), weights=3)  # type: ignore[arg-type]

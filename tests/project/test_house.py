@@ -6,13 +6,20 @@ Annotations and imports inside functions count.
 from __future__ import annotations
 
 import ast
+import contextlib
+import runpy
 import subprocess
 import sys
 from collections.abc import Sequence
+from configparser import ConfigParser
 from functools import cache
 from graphlib import TopologicalSorter
+from importlib import metadata
+from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from support.paths import ROOT, TESTS
 
@@ -134,3 +141,48 @@ def private_importers() -> list[str]:
 
 def test_few_test_files_import_private_modules() -> None:
     assert len(private_importers()) <= 25, private_importers()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_code_of_a_checkpoint_is_run(file: str) -> None:
+    """Without the argument, transformers asks on a terminal whether it may run a stranger's code."""
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
+            if node.func.value.id.startswith("Auto") and node.func.attr in ("from_pretrained", "from_config"):
+                given = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
+                assert given.get("trust_remote_code") is False, f"{file}, line {node.lineno}"
+
+
+def required(names: Sequence[str]) -> set[str]:
+    """Return distributions and all that they need, as far as they are installed."""
+    found: set[str] = set()
+    waiting = [(requirement.name, requirement.extras) for requirement in map(Requirement, names)]
+    while waiting:
+        name, extras = canonicalize_name(waiting[-1][0]), waiting.pop()[1]
+        if name in found and not extras:
+            continue
+        found.add(name)
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            for inner in map(Requirement, metadata.requires(name) or ()):
+                if inner.marker is None or any(inner.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+                    waiting.append((inner.name, inner.extras))
+    return found
+
+
+def test_imports_are_of_packages_that_a_development_environment_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mypy refuses others in a fresh environment, but not in one that has more packages."""
+    settings: dict[str, Any] = {}
+    monkeypatch.setattr("setuptools.setup", lambda **given: settings.update(given))
+    runpy.run_path(str(ROOT / "setup.py"))
+    installed = required([*settings["install_requires"], *settings["extras_require"]["dev"]])
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    sections = (name.removeprefix("mypy-") for name in config if config.has_option(name, "ignore_missing_imports"))
+    known = {name.strip().removesuffix(".*") for section in sections for name in section.split(",")}
+    known |= {*sys.stdlib_module_names, "pyterrier_csplade", *(path.stem for path in TESTS.iterdir())}
+    providers = metadata.packages_distributions()
+    for path in [*PACKAGE.rglob("*.py"), *TESTS.rglob("*.py")]:
+        for name in imported_names(ast.parse(path.read_text(encoding="utf-8"))):
+            top = name.partition(".")[0]
+            distributions = {canonicalize_name(distribution) for distribution in providers.get(top, ())}
+            assert top in known or distributions & installed, f"{path} imports {name}: add its package to the extra dev"

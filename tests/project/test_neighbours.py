@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +18,7 @@ import pytest
 from inside.cli import main
 from inside.model import write_card
 from pyterrier_csplade import CSPLADE
+from support.pages import PAGES, blocks
 from support.paths import ROOT
 from support.texts import DOCUMENTS, dense
 
@@ -55,13 +60,17 @@ def test_mteb_evaluates_the_model_on_a_local_task(example: ModuleType, csplade: 
 
 
 @pytest.mark.slow  # ranx compiles its functions
-def test_ranx_measures_what_pyterrier_measures(tmp_path: Path) -> None:
+def test_ranx_measures_what_pyterrier_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ranx = pytest.importorskip("ranx")
     run = pd.DataFrame(
         [("q1", "d2", 3.0, 0), ("q1", "d1", 2.0, 1), ("q2", "d7", 9.0, 0), ("q2", "d1", 8.0, 1), ("q2", "d4", 7.0, 2)],
         columns=["qid", "docno", "score", "rank"],
     )
     pt.io.write_results(run, str(tmp_path / "csplade.run"))
+    monkeypatch.chdir(tmp_path)
+    recipe = blocks(next(page for page in PAGES if page.stem == "how-to"), "python3")[1]
+    assert recipe.lstrip().startswith("import ranx")
+    exec(recipe, {"qrels": QRELS})
     expected = pt.Experiment([run], TOPICS, QRELS, ["ndcg_cut_10", "recip_rank", "map"]).iloc[0]
     found: Any = ranx.evaluate(
         ranx.Qrels.from_df(QRELS, q_id_col="qid", doc_id_col="docno", score_col="label"),
@@ -84,6 +93,20 @@ def test_a_run_directory_passes_the_check_of_tira(tmp_path: Path) -> None:
     assert main([*command, "--output", str(tmp_path / "submission" / "run.txt.gz"), "--tag", "csplade"]) == 0
     status, message = check(tmp_path / "submission", "run.txt")
     assert status.name == "OK", message
+
+
+@pytest.mark.slow  # imports mteb and sentence-transformers, and ranx compiles its functions
+def test_the_table_of_scores_that_must_be_equal(tmp_path: Path) -> None:
+    script, output = ROOT / "benchmarks" / "neighbours.py", tmp_path / "rows.json"
+    command = [sys.executable, str(script), "--documents", "30", "--queries", "10", "--output", str(output)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(output.read_text())
+    assert len(rows) + done.stderr.count(": left out (") == 11 and {"Terrier", "Anserini's format"} <= {
+        row["tool"] for row in rows
+    }
+    assert all(0 <= row["difference"] <= row["limit"] for row in rows)
 
 
 def test_a_saved_model_can_be_pushed_to_a_hub(csplade: CSPLADE, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ WITHOUT_PYTHON = {
     "concepts",
     "glossary",
     "models",
+    "other-tools",
 }
 
 

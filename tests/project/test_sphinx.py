@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import typing
@@ -17,7 +16,7 @@ from pyterrier_csplade import collection, engines, training
 from pyterrier_csplade.engines import opensearch
 from pyterrier_csplade.index import search
 from pyterrier_csplade.training import AdaptationConfig, ContrastiveConfig
-from support.paths import ROOT, TESTS
+from support.paths import ROOT
 
 pytest.importorskip("sphinx")
 
@@ -28,10 +27,9 @@ INTERNAL = set(search.__all__) - {"POSTINGS_FILE", "Postings", "write_postings"}
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pages as HTML, built in a separate process because Sphinx modifies docutils globally."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
-    shutil.copytree(ROOT / "pyterrier_csplade" / "pt_docs", source, dirs_exist_ok=True)
-    shutil.copy(TESTS / "support" / "sphinx_conf.py", source / "conf.py")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(source), str(out)]
+    source, out = ROOT / "pyterrier_csplade" / "pt_docs", tmp_path_factory.mktemp("site")
+    options = ["-W", "--keep-going", "-q", "-D", "html_theme=basic", "-d", str(tmp_path_factory.mktemp("doctrees"))]
+    command = [sys.executable, "-m", "sphinx", *options, "-c", str(ROOT / "docs"), str(source), str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
+from tokenizers import Tokenizer
 
 from pyterrier_csplade import (
     CSPLADE,
     Contract,
     ContractError,
     DataError,
+    FoldTerms,
     ImpactIndex,
     ImpactVector,
     OpenSearchIndex,
@@ -27,7 +31,9 @@ from pyterrier_csplade import (
 )
 from pyterrier_csplade.engines import PisaEngine
 from pyterrier_csplade.queries import TABLE_FILE
+from pyterrier_csplade.storage import describe
 from support import fake_engines
+from support.disks import small_disk
 from support.fake_opensearch import FakeCluster
 from support.models import TEXTS, language_model, tokenizer
 from support.texts import DOCUMENTS, dense
@@ -147,6 +153,17 @@ def test_saving_replaces_a_table(table: QueryTable, csplade: CSPLADE, tmp_path: 
     assert loaded == binary and dense(loaded.encode(["a a"])).sum() == 2
 
 
+def test_a_full_disk_leaves_the_table_that_was_there(table: QueryTable, csplade: CSPLADE, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "400k") as disk:
+        table.save(disk / "t")
+        with contextlib.suppress(OSError):
+            (disk / "ballast").write_bytes(bytes(400 * 1024))
+        with pytest.raises(OSError, match=r"no space left, [\d,]+ bytes are needed for this file"):
+            QueryTable.from_weights(csplade, np.ones(len(csplade.vocabulary))).save(disk / "t")
+        assert QueryTable.load(disk / "t") == table
+        assert sorted(path.name for path in (disk / "t").iterdir()) == [TABLE_FILE, "table.npz", "tokenizer.json"]
+
+
 def test_every_change_of_a_file_is_refused(saved: Path, tmp_path: Path) -> None:
     for name in ("table.npz", "tokenizer.json", TABLE_FILE):
         content = (saved / name).read_bytes()
@@ -197,6 +214,78 @@ def test_what_is_no_table_is_named(tmp_path: Path, table: QueryTable, csplade: C
         (tmp_path / "one" / TABLE_FILE).write_text(json.dumps({**values, **change}))
         with pytest.raises(ContractError, match=message):
             QueryTable.load(tmp_path / "one")
+
+
+def test_a_pickle_of_a_table_whose_directory_holds_another_one_by_now(
+    table: QueryTable, csplade: CSPLADE, tmp_path: Path
+) -> None:
+    table.save(tmp_path)
+    loaded = QueryTable.load(tmp_path)
+    pickled = pickle.dumps(loaded)
+    QueryTable.from_weights(csplade, np.ones(len(csplade.vocabulary))).save(tmp_path)
+    with pytest.raises(ContractError, match="holds another query table than when this one was pickled: load it again"):
+        pickle.loads(pickled)
+    for again in (copy.copy(loaded), copy.deepcopy(loaded)):
+        assert again == table and (dense(again.encode(QUERIES)) == dense(table.encode(QUERIES))).all()
+
+
+def crafted(saved: Path, directory: Path, **arrays: np.ndarray) -> Path:
+    """Copy a table with other arrays, and with the digests of its files made to fit."""
+    directory.mkdir()
+    with np.load(saved / "table.npz") as packed:
+        np.savez_compressed(directory / "table.npz", **{**packed, **arrays})
+    (directory / "tokenizer.json").write_bytes((saved / "tokenizer.json").read_bytes())
+    values = json.loads((saved / TABLE_FILE).read_text())
+    values["files"] = {name: describe(directory / name) for name in values["files"]}
+    (directory / TABLE_FILE).write_text(json.dumps(values))
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"token_ids": np.array([-1])}, "the tokenizer has no token -1"),
+        ({"token_ids": np.array([2**32 - 1])}, "the number of a token must be below 16,777,216"),
+        ({"token_ids": np.array([5, 5])}, "each term only once"),
+        ({"token_ids": np.zeros((2, 2), int)}, "table.npz: token_ids has another shape or type"),
+        ({"weights": np.array(["a"])}, "table.npz: weights has another shape or type"),
+        ({"weights": np.ones(3, np.float32)}, "expected one weight for each of .* index terms"),
+        ({"indptr": np.array([0, 2**30])}, "is damaged"),
+        ({"indptr": np.arange(1000)[::-1].copy()}, "is damaged"),
+        ({"indices": np.array([10**9])}, "is damaged"),
+        ({"data": np.array([np.nan])}, "is damaged"),
+        ({"data": np.zeros(2**26 + 1, np.float64)}, "table.npz has more than 536,870,912 bytes when it is unpacked"),
+    ],
+)
+def test_crafted_arrays_are_refused(saved: Path, tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        QueryTable.load(crafted(saved, tmp_path / "crafted", **arrays))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04" + bytes(60), b"\x93NUMPY\x01\x00", b"no archive"])
+def test_an_archive_that_cannot_be_read_is_refused(saved: Path, tmp_path: Path, content: bytes) -> None:
+    directory = crafted(saved, tmp_path / "crafted")
+    (directory / "table.npz").write_bytes(content)
+    values = json.loads((directory / TABLE_FILE).read_text())
+    values["files"]["table.npz"] = describe(directory / "table.npz")
+    (directory / TABLE_FILE).write_text(json.dumps(values))
+    with pytest.raises(ContractError, match="is damaged"):
+        QueryTable.load(directory)
+
+
+def test_a_tokenizer_that_panics_is_an_error_of_the_package(csplade: CSPLADE) -> None:
+    """Its library, in Rust, then raises something that is no Exception."""
+    backend = csplade.backbone.tokenizer.backend_tokenizer
+    state = json.loads(backend.to_str())
+    state["normalizer"] = {"type": "Replace", "pattern": {"String": ""}, "content": "aaaa"}
+    teacher = Teacher(csplade, csr_matrix((0, len(csplade.vocabulary))))
+    teacher.backbone = SimpleNamespace(  # type: ignore[assignment]
+        tokenizer=SimpleNamespace(backend_tokenizer=Tokenizer.from_str(json.dumps(state))),
+        column_of_token=csplade.backbone.column_of_token,
+    )
+    broken = QueryTable.from_weights(teacher, np.ones(len(csplade.vocabulary)))
+    with pytest.raises(ContractError, match="the tokenizer fails at a query .*: copy the query table again"):
+        broken.encode(["é zzz", "dogs and cats"])
 
 
 def test_weights_that_are_wrong(csplade: CSPLADE) -> None:
@@ -312,6 +401,28 @@ def test_documents_of_another_model_refuse_the_vectors(
         index.retriever()(foreign(topics))
     with pytest.raises(ContractError, match="a query table for"):
         index.retriever(algorithm="exhaustive")(foreign(topics))
+
+
+def test_a_table_and_folding(
+    csplade: CSPLADE, table: QueryTable, index: ImpactIndex, topics: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Queries that are folded do not fit documents that are not, and the other way round."""
+    folded = ImpactIndex(tmp_path / "folded")
+    documents = [{"docno": docno, "text": text} for docno, text in DOCUMENTS.items()]
+    (csplade.doc_encoder() >> FoldTerms() >> folded).index(documents)
+    queries = table(topics)
+    found = folded.retriever(algorithm="exhaustive")(FoldTerms(on="query_toks")(queries))
+    toks = {d["docno"]: d["toks"] for d in (csplade.doc_encoder() >> FoldTerms()).transform_iter(documents)}
+    expected = {
+        (qid, docno): score
+        for qid, query in zip(topics["qid"], FoldTerms(on="query_toks")(queries)["query_toks"])
+        for docno, vector in toks.items()
+        if (score := sum(weight * vector.get(term, 0) for term, weight in query.items()))
+    }
+    assert scores(found) == pytest.approx(expected, rel=1e-5)
+    for wrong, of in ((FoldTerms(on="query_toks")(queries), index), (queries, folded)):
+        with pytest.raises(ContractError, match="query 'q1' was encoded by a query table for"):
+            of.retriever(algorithm="exhaustive")(wrong)
 
 
 def test_a_table_makes_no_documents(csplade: CSPLADE, table: QueryTable, tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 Usage: mutations.py KINDS DIRECTORY SEED COUNT [FILE]
 
-KINDS are one or more of index, collection and checkpoint, with commas; DIRECTORY holds a folder of each. The script prints one
-line for each file, and one for each failure: a process that ended by a signal, took more than 10 s or 1 GB, or raised an error
-that is not this package's; and wrong results, unless the digests were made to fit.
+KINDS are one or more of index, collection, checkpoint, table, head, gguf and assembly, with commas; DIRECTORY holds a folder of
+each. The script prints one line for each file, and one for each failure: a process that ended by a signal, took more than 10 s
+or 1 GB, or raised an error that is not this package's; and wrong results, unless the digests were made to fit.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import safetensors.numpy
 
-from pyterrier_csplade import CspladeError, EncodedCollection, ImpactIndex
+from pyterrier_csplade import CspladeError, EncodedCollection, ImpactIndex, QueryTable
+from pyterrier_csplade.queries import TABLE_FILE, TableContent
 
 SECONDS, BYTES = 10, 10**9
 # Trials in one process.
@@ -71,7 +73,27 @@ def open_checkpoint(path: Path) -> Any:
     return csplade.encode_docs(["an inverted index", "dogs"]).toarray().round(4).tolist()
 
 
-OPENED: dict[str, Callable[[Path], Any]] = {"index": open_index, "collection": open_collection, "checkpoint": open_checkpoint}
+def open_table(path: Path) -> Any:
+    return QueryTable.load(path).encode(["an inverted index", "dogs", "é", ""]).toarray().tolist()
+
+
+def open_head(path: Path) -> Any:
+    import torch
+
+    from pyterrier_csplade.images import SavedHead
+
+    saved = SavedHead.load(path)
+    return saved.head(torch.arange(6.0)[None], torch.nn.Identity()).tolist()
+
+
+def open_gguf(path: Path) -> Any:
+    return open_checkpoint(path / "model.gguf")
+
+
+OPENED: dict[str, Callable[[Path], Any]] = {
+    "index": open_index, "collection": open_collection, "checkpoint": open_checkpoint, "assembly": open_checkpoint,
+    "table": open_table, "head": open_head, "gguf": open_gguf,
+}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------- mutations
@@ -207,6 +229,29 @@ def attacked_shard(original: bytes, rng: random.Random) -> bytes:
     return safetensors.numpy.save(arrays)
 
 
+def craft_table(directory: Path, rng: random.Random) -> None:
+    """Change an array or the tokenizer of a query table, and make all its digests fit."""
+    with np.load(directory / "table.npz") as packed_arrays:
+        arrays = dict(packed_arrays)
+    tokenizer = (directory / "tokenizer.json").read_bytes()
+    name = rng.choice([*arrays, "tokenizer"])
+    if name == "tokenizer":
+        tokenizer = mutated(tokenizer, rng)
+    else:
+        arrays[name] = attacked_array(arrays[name], rng)
+    np.savez_compressed(directory / "table.npz", **arrays)
+    (directory / "tokenizer.json").write_bytes(tokenizer)
+    values = json.loads((directory / TABLE_FILE).read_text())
+    parts = {"counts": values["counts"], "split_special_tokens": values["split_special_tokens"]}
+    text = tokenizer.decode(errors="replace")
+    content = SimpleNamespace(tokenizer=text, _arrays=lambda: {name: arrays[name] for name in arrays}, **parts)
+    values["contract"]["weights"] = TableContent._digest.fget(content)  # type: ignore[attr-defined]
+    for file in values["files"]:
+        found = (directory / file).read_bytes()
+        values["files"][file] = {"bytes": len(found), "sha256": hashlib.sha256(found).hexdigest()}
+    (directory / TABLE_FILE).write_text(json.dumps(values))
+
+
 # Place and type of the numbers in a record of 86 bytes of a lexicon.
 LEXICON = {"length": (0, "u1"), "tokens": (65, ">i4"), "documents": (69, ">i4"), "largest": (73, ">i4"), "byte": (77, ">i8")}
 
@@ -272,6 +317,9 @@ class Target:
     def change(self, name: str, seed: str) -> bool:
         """Change a file; return whether somebody may have crafted it, so that its results need not be right."""
         rng, path, original = random.Random(seed), self.directory / name, self.files[name]
+        if self.kind == "table" and name != TABLE_FILE and rng.random() < 0.6:
+            craft_table(self.directory, rng)
+            return True
         arrays = name.startswith("csplade_") and name.endswith(".bin")
         crafted = self.kind == "index" and name != "csplade_manifest.json" and rng.random() < 0.6
         if crafted and arrays:
@@ -286,7 +334,7 @@ class Target:
             crafted = True
             sign_manifest(self.directory)
             (self.directory / "csplade_postings.bin").unlink(missing_ok=True)  # so that it is made from the changed files
-        return crafted
+        return crafted or self.kind == "gguf"  # which has no digest
 
     def trial(self, crafted: bool) -> str:
         """Open the directory; return what is wrong with that, or nothing."""

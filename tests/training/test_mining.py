@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyterrier as pt
 import pytest
 
 from inside.planning import read_rows
-from pyterrier_csplade import ConfigError, DataError
+from pyterrier_csplade import ConfigError, DataError, TrainingError
 from pyterrier_csplade.training import mine_negatives
 
 DOCS = [{"docno": f"d{i}", "text": f"text {i}", "title": "T" if i == 3 else ""} for i in range(20)]
@@ -227,3 +228,22 @@ def test_input_that_cannot_be_mined(tmp_path: Path) -> None:
         mine(tmp_path / "d", corpus=[{"docno": d["docno"], "text": "" if d["docno"] == "d3" else "x"} for d in DOCS], depth=1)
     with pytest.warns(UserWarning, match="6 of 6 queries have no negatives among their first 1 results"):
         mine(tmp_path / "e", depth=1)
+    with pytest.raises(DataError, match="document d3: the text is not valid Unicode"):
+        mine(tmp_path / "f", corpus=[{"docno": d["docno"], "text": "\ud800" if d["docno"] == "d3" else "x"} for d in DOCS])
+    with pytest.raises(ConfigError, match="output .* is a directory: name a file"):
+        mine(tmp_path, output=tmp_path)
+
+
+def test_a_file_that_another_process_mines_is_left_alone(tmp_path: Path) -> None:
+    rows: list[Any] = []
+
+    class Twice(Ranker):
+        def transform(self, topics: pd.DataFrame) -> pd.DataFrame:
+            if len(self.seen) == 3:
+                with pytest.raises(TrainingError, match=rf"the process {os.getpid()} is writing .*rows.jsonl.partial: wait"):
+                    mine(tmp_path)
+                rows.append(topics)
+            return super().transform(topics)
+
+    assert len(mine(tmp_path, Twice(), batch_size=1)) == 6 and rows
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]

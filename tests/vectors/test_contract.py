@@ -152,6 +152,14 @@ def test_a_query_table_answers_the_documents_that_it_names() -> None:
     assert not table.replace(queries_for="").answers(documents)
     # A model of 0.1.0 that was loaded quantised has its older digest first.
     assert table.answers(documents.replace(weights="a" * 64, other_weights="2:new"))
+    # The vectors and the documents are both folded, or neither is; the table may be older than the folding.
+    folded = documents.replace(fold="case+space")
+    assert table.replace(fold="case+space").answers(folded) and not table.answers(folded)
+    assert table.replace(fold="case+space", queries_for=folded.fingerprint).answers(folded)
+    assert not table.replace(fold="case+space").answers(documents)
+    pictures = documents.replace(documents_for=documents.fingerprint, weights="2:head")
+    assert table.answers(pictures) and not table.replace(fold="case+space").answers(pictures)
+    assert table.replace(fold="case+space").answers(pictures.replace(fold="case+space"))
     assert table.summary.startswith("a query table for lm (fingerprint ")
     assert table != table.replace(queries_for="other") and not table.matches(table.replace(queries_for="other"))
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import Contract, FoldTerms, ImpactVector, MatrixVectors, Vocabulary
+from pyterrier_csplade import Contract, ContractError, FoldTerms, ImpactVector, MatrixVectors, Vocabulary
 from pyterrier_csplade.vectors import fold_matrix, fold_term, fold_vocabulary
 
 
@@ -79,3 +79,26 @@ def test_other_settings_are_refused(settings: dict[str, Any], message: str) -> N
 def test_contracts_with_another_folding_are_refused() -> None:
     with pytest.raises(ValueError, match="fold must be null or one of case\\+space, found 'stem'"):
         Contract(fold="stem")
+
+
+@pytest.mark.parametrize(
+    ("spelling", "term", "other"), [("byte-level", "▁Heart", "sentencepiece"), ("sentencepiece", "ĠHeart", "byte-level")]
+)
+def test_terms_of_the_other_spelling_are_refused(spelling: Any, term: str, other: str) -> None:
+    """Folding would change the case of some, and leave the space of others."""
+    fold = FoldTerms(spelling=spelling)
+    frame = pd.DataFrame({"docno": ["d1", "d2"], "toks": [{"x": 1}, {"The": 2, term: 3}]})
+    with pytest.raises(ContractError, match=rf"document 'd2': toks has the term '{term}', .*use FoldTerms\(spelling='{other}'"):
+        fold(frame)
+    vectors = MatrixVectors(["d"], csr_matrix([[1, 2]]), ["The", term])
+    with pytest.raises(ContractError, match=f"the vocabulary of the documents has the term '{term}'"):
+        fold.vectors(vectors)
+    assert FoldTerms(spelling=other)(frame)["toks"][1] == {"the": 2, "heart": 3}  # type: ignore[arg-type]
+
+
+def test_a_letter_is_no_spelling() -> None:
+    """The vocabularies of Gemma and Llama 2 have a letter of Maltese with which byte-level spelling writes a space."""
+    folded, columns = fold_vocabulary(Vocabulary(["▁Heart", "heart", "Ġ", "▁the"], [1, 2, 3, 4]))
+    assert folded.terms == ("heart", "ġ", "the") and columns.tolist() == [0, 0, 1, 2]
+    frame = pd.DataFrame({"docno": ["d"], "toks": [{"▁Heart": 1, "Ġ": 2}]})
+    assert FoldTerms(spelling="sentencepiece")(frame)["toks"][0] == {"heart": 1, "ġ": 2}

@@ -231,7 +231,9 @@ def check_systems(student: Any, seed: int) -> None:
     from pyterrier_csplade import CSPLADE
 
     dataset = pt.get_dataset("csplade:python-docs")
-    corpus = pd.DataFrame(dataset.get_corpus_iter(verbose=False)).sample(60, random_state=seed).reset_index(drop=True)
+    corpus = pd.DataFrame(dataset.get_corpus_iter(verbose=False))
+    corpus = corpus[corpus["text"].str.len() < 300]  # short ones, so that the grader takes seconds
+    corpus = corpus.sample(60, random_state=seed).reset_index(drop=True)
     topics = dataset.get_topics()
     topics = topics[topics["qid"].isin(set(corpus["docno"].head(12)))].reset_index(drop=True)
     csplade = CSPLADE.tiny()

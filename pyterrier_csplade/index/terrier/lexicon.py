@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,14 +42,15 @@ def write_lexicon(terms: Sequence[str], statistics: TermStatistics, directory: P
     entries["largest"] = statistics.largest
     entries["byte"], entries["bit"] = statistics.positions >> 3, statistics.positions & 7
     (directory / "data.lexicon.fsomapfile").write_bytes(entries.tobytes())
-    (directory / "data.lexicon.fsomaphash").write_bytes(_first_characters(terms))
-
-
-def _first_characters(terms: Sequence[str]) -> bytes:
-    """Serialise the map from each first character to its entries: the first, and the one after the last."""
-    bounds: dict[int, list[int]] = {}
+    bounds: dict[int, tuple[int, int]] = {}
     for number, term in enumerate(terms):
-        bounds.setdefault(ord(term[0]), [number, 0])[1] = number + 1
+        first = ord(term[0])
+        bounds[first] = bounds.get(first, (number, 0))[0], number + 1
+    (directory / "data.lexicon.fsomaphash").write_bytes(first_characters(bounds))
+
+
+def first_characters(bounds: Mapping[int, tuple[int, int]]) -> bytes:
+    """Serialise the map of each first character to the entries that start with it: the first, and the one after the last."""
     content = [_MAP]
     array = _ARRAY
     for place, (character, (first, end)) in enumerate(bounds.items()):

@@ -6,6 +6,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+#: The properties that are numbers of an index: of documents, terms, postings, tokens, and the time of its making.
+NUMBERS = ("num.Documents", "num.Terms", "num.Pointers", "num.Tokens", "index.created")
+
 _STRUCTURES = "org.terrier.structures"
 _POSTING = f"{_STRUCTURES}.postings.bit.BasicIterablePosting"
 _INDEX_AND_NAME = ("org.terrier.structures.IndexOnDisk,java.lang.String", "index,structureName")
@@ -34,17 +37,22 @@ def write_properties(
 ) -> None:
     """Write data.properties; ``tokens`` is the sum of all impacts, and ``meta`` the result of :func:`write_meta`."""
     properties = {
-        "num.Documents": str(documents),
-        "num.Terms": str(terms),
-        "num.Pointers": str(postings),
-        "num.Tokens": str(tokens),
+        **dict(zip(NUMBERS, map(str, (documents, terms, postings, tokens, int(time.time() * 1000))))),
+        **{f"index.meta.{name}": value for name, value in meta.items()},
+        **fixed_properties(),
+    }
+    lines = [f"{name}={_escape(value)}\n" for name, value in sorted(properties.items())]
+    (directory / "data.properties").write_text("".join(lines), encoding="ascii")
+
+
+def fixed_properties() -> dict[str, str]:
+    """Return the properties that are the same in every index."""
+    properties = {
         "index.terrier.version": "5.11",
-        "index.created": str(int(time.time() * 1000)),
         "termpipelines": "",
         "max.term.length": "20",
         "index.lexicon.termids": "aligned",
         "index.lexicon.bsearchshortcut": "charmap",
-        **{f"index.meta.{name}": value for name, value in meta.items()},
     }
     classes = {**_CLASSES, **_posting_classes("direct", "document"), **_posting_classes("inverted", "lexicon-entry")}
     for structure, (name, types, values) in classes.items():
@@ -54,8 +62,7 @@ def write_properties(
     for structure in ("direct", "inverted"):
         counts = {"fields.count": "0", "fields.names": "", "blocks": "0", "blocks.max": "0"}
         properties.update({f"index.{structure}.{name}": value for name, value in counts.items()})
-    lines = [f"{name}={_escape(value)}\n" for name, value in sorted(properties.items())]
-    (directory / "data.properties").write_text("".join(lines), encoding="ascii")
+    return properties
 
 
 def _posting_classes(structure: str, pointers: str) -> dict[str, tuple[str, str, str]]:

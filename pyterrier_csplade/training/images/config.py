@@ -81,7 +81,7 @@ class ImagesConfig(TrainingConfig):
     bf16: bool = False
     features: str | None = field(default=None, metadata=_NOT_BE_EMPTY)
     cache: str | None = field(default=None, metadata=_NOT_BE_EMPTY)
-    hidden: int = field(default=512, metadata=_BE_POSITIVE)
+    hidden: int = field(default=512, metadata=must("be from 1 to 65,536", lambda value: 0 < value <= 2**16))
     start: Literal["ridge", "random"] = "ridge"
     ridge: float = field(default=1.0, metadata=_BE_POSITIVE)
     infonce_weight: float = field(default=1.0, metadata=_NOT_BE_NEGATIVE)

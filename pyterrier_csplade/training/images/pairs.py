@@ -18,6 +18,7 @@ from pyterrier_csplade.images.pictures import LOADING, open_picture
 from pyterrier_csplade.model.csplade import CSPLADE
 from pyterrier_csplade.storage.files import sha256
 from pyterrier_csplade.training.own_tokens import OwnTokenFinder
+from pyterrier_csplade.vectors.checks import check_texts
 
 from .kept import as_arrays, as_matrices, kept
 
@@ -160,6 +161,7 @@ def _pair(row: dict[str, Any], where: str, folder: Path, with_teacher: bool) -> 
     caption, picture, vector = row.get("caption"), row.get("image"), row.get("image_vec")
     if not isinstance(caption, str) or not caption.strip():
         raise DataError(f"{where}: caption must be a text that is not empty, found {caption!r:.60}")
+    check_texts([caption], [f"{where}: caption"])
     if (picture is None) == (vector is None):
         raise DataError(f"{where}: give image, the path of a picture, or image_vec, a list of numbers")
     if picture is not None and not isinstance(picture, str):

@@ -66,6 +66,8 @@ def train_images(config: ImagesConfig, *, resume: bool = False) -> Path:
         trainer.add_callback(HeadValidation(trainer, held_out, scale, config.validation))
     trainer.run(resume)
     network.load_state_dict(best_weights(trainer, output / CHECKPOINTS) or trainer.trained_weights(), strict=False)
+    if not all(parameter.isfinite().all() for parameter in network.head.parameters()):
+        raise TrainingError("the head is not saved: a weight is not finite. Lower learning_rate")
     report = head_figures(network.eval(), held_out or pairs, scale)
     with writing(output):
         write_atomically(output / REPORT_FILE, (json.dumps(report, indent=1) + "\n").encode())

@@ -1,4 +1,7 @@
-"""Configuration of Sphinx for ``pt_docs`` alone: PyTerrier's settings, and stand-ins for its own directives."""
+"""Configuration of Sphinx for ``pt_docs`` alone: PyTerrier's settings, and stand-ins for its own directives.
+
+Usage: python -m sphinx -W -c docs pyterrier_csplade/pt_docs site
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from sphinx.application import Sphinx
 from sphinx.directives.code import CodeBlock
 from sphinx.util.docutils import SphinxDirective
 
+project = "pyterrier_csplade"
+html_title = "CSPLADE for PyTerrier"
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-html_theme = "basic"
+html_theme = "furo"
 autodoc_typehints = "description"
 autoclass_content = "both"
 autodoc_inherit_docstrings = False
@@ -24,6 +29,7 @@ class HowTo(SphinxDirective):
     has_content, required_arguments, final_argument_whitespace = True, 1, True
 
     def run(self) -> list[Any]:
+        """Return the section."""
         section = nodes.section(ids=[nodes.make_id(self.arguments[0])])
         section += nodes.title("", "", *self.state.inline_text(self.arguments[0], self.lineno)[0])
         self.state.nested_parse(self.content, self.content_offset, section)
@@ -36,18 +42,20 @@ class Related(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[Any]:
+        """Return the link."""
         paragraph = nodes.paragraph()
         name = self.arguments[0]
         self.state.nested_parse(StringList([f":any:`{name}`"], source=self.env.docname), self.content_offset, paragraph)
         return [paragraph]
 
 
-class FootnotedCode(CodeBlock):  # type: ignore[misc]
+class FootnotedCode(CodeBlock):
     """Code whose comments ``:footnote:`` are text in its own right."""
 
     content: Any
 
     def run(self) -> list[Any]:
+        """Return the code and its notes."""
         lines = list(self.content)
         found = re.findall(r"# *:footnote: *(.+)", "\n".join(lines))
         notes = StringList("\n\n".join(found).splitlines(), source=self.env.docname)
@@ -58,6 +66,7 @@ class FootnotedCode(CodeBlock):  # type: ignore[misc]
 
 
 def setup(app: Sphinx) -> None:
+    """Register the directives."""
     app.add_directive("how-to", HowTo)
     app.add_directive("related", Related)
     app.add_directive("code-block", FootnotedCode, override=True)
