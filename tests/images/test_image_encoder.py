@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -257,7 +257,8 @@ def test_crafted_settings_of_a_head_are_refused(world: Any, tmp_path: Path, chan
 
 def test_heads_of_other_types_and_folders_in_place_of_files(world: Any, tmp_path: Path) -> None:
     _, head, _ = world
-    for number, change in enumerate((lambda t: t.double(), lambda t: t[None], lambda t: t * torch.nan)):
+    changes: list[Callable[[torch.Tensor], torch.Tensor]] = [torch.Tensor.double, lambda t: t[None], lambda t: t * torch.nan]
+    for number, change in enumerate(changes):
         shutil.copytree(head, tmp_path / f"{number}")
         tensors = load_file(head / WEIGHTS_FILE)
         save_file({**tensors, "offset": change(tensors["offset"])}, tmp_path / f"{number}" / WEIGHTS_FILE)

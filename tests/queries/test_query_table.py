@@ -18,6 +18,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from tokenizers import Tokenizer
 
+from inside.storage import manifest
 from pyterrier_csplade import (
     CSPLADE,
     Contract,
@@ -31,7 +32,6 @@ from pyterrier_csplade import (
 )
 from pyterrier_csplade.engines import PisaEngine
 from pyterrier_csplade.queries import TABLE_FILE
-from pyterrier_csplade.storage import describe
 from support import fake_engines
 from support.disks import small_disk
 from support.fake_opensearch import FakeCluster
@@ -236,7 +236,7 @@ def crafted(saved: Path, directory: Path, **arrays: np.ndarray) -> Path:
         np.savez_compressed(directory / "table.npz", **{**packed, **arrays})
     (directory / "tokenizer.json").write_bytes((saved / "tokenizer.json").read_bytes())
     values = json.loads((saved / TABLE_FILE).read_text())
-    values["files"] = {name: describe(directory / name) for name in values["files"]}
+    values["files"] = {name: manifest.describe(directory / name) for name in values["files"]}
     (directory / TABLE_FILE).write_text(json.dumps(values))
     return directory
 
@@ -267,7 +267,7 @@ def test_an_archive_that_cannot_be_read_is_refused(saved: Path, tmp_path: Path, 
     directory = crafted(saved, tmp_path / "crafted")
     (directory / "table.npz").write_bytes(content)
     values = json.loads((directory / TABLE_FILE).read_text())
-    values["files"]["table.npz"] = describe(directory / "table.npz")
+    values["files"]["table.npz"] = manifest.describe(directory / "table.npz")
     (directory / TABLE_FILE).write_text(json.dumps(values))
     with pytest.raises(ContractError, match="is damaged"):
         QueryTable.load(directory)
