@@ -118,7 +118,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         ContractError: The model has no tokenizer, or the tokenizer needs a package that is not installed; the message names it.
     """
     try:
-        with own_errors(f"{name}: its tokenizer cannot be loaded: check tokenizer.json and tokenizer_config.json"):
+        with own_errors(f"{name}: its tokenizer cannot be loaded: check config.json, tokenizer.json and tokenizer_config.json"):
             place, settings = source(name)
             tokenizer = AutoTokenizer.from_pretrained(place, **settings, revision=revision, trust_remote_code=False)
             tokenizer.get_vocab(), tokenizer.added_tokens_decoder, tokenizer("a", add_special_tokens=False)

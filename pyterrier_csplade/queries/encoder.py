@@ -37,7 +37,7 @@ class TableEncoder:
         self._counts = content.counts
         #: Finds the index terms of queries.
         self.tokens = content.tokens
-        #: float32 [terms, terms]: what each term of a query adds to its vector.
+        #: What each term of a query adds to its vector, float32 [terms, terms].
         self.rows = content.rows
 
     @classmethod
@@ -58,7 +58,7 @@ class TableEncoder:
             names: Names of the queries in error messages; "text 0", "text 1" ... by default.
 
         Returns:
-            float32 weights above 0, [texts, terms of ``vocabulary``].
+            float32 weights above 0, [texts, terms].
 
         Raises:
             DataError: A query is no string or no valid Unicode; names it.

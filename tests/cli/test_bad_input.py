@@ -154,7 +154,7 @@ def test_places_and_models(commands: Commands, options: list[str]) -> None:
 @pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=["run", "dry-run"])
 def test_collections_to_validate_on(commands: Commands, options: list[str]) -> None:
     status, said = commands.run(*options, validation={"collection": "/nothing/there"})
-    assert status == 2 and "/nothing/there: neither" in said
+    assert status == 2 and "/nothing/there is neither" in said
     collection = make_collection(commands.folder / "c")  # has qrels of a dev split, but no topics
     status, said = commands.run(*options, output="two", validation={"collection": str(collection)})
     assert status == 2 and "holds no topics.dev.tsv; it has topics.train.tsv, topics.tsv" in said

@@ -28,7 +28,7 @@ def test_encoded_vectors_and_their_documents(cluster: FakeCluster) -> None:
         index.index_vectors(vectors, texts, text="text")
     assert impacts(cluster) == {"d1": {"a%2Eb": 1, "d": 3}, "d2": {}, "d3": {"c": 512}}
     assert cluster.documents("docs")["d2"]["text"] == "text of d2" and index.contract == CONTRACT
-    for wrong, message in ((texts[::-1], "document 1 is 'd3', its vector 'd1'"), (texts[:2], "document 3 is None")):
+    for wrong, message in ((texts[::-1], "document 1 is 'd3', but its vector is 'd1'"), (texts[:2], "document 3 is None")):
         with pytest.raises(DataError, match=message):
             index.index_vectors(vectors, wrong, text="text", overwrite=True)
     with pytest.raises(DataError, match="'d4' comes after the last of the 3 vectors"):

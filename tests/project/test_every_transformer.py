@@ -26,6 +26,7 @@ import pytest
 import pyterrier_csplade
 from pyterrier_csplade import (
     CSPLADE,
+    ContractError,
     FoldTerms,
     ImpactIndex,
     MergeToks,
@@ -101,6 +102,18 @@ def on(inp: pd.DataFrame) -> Callable[[pt.Transformer], Any]:
     return lambda transformer: frame(transformer(inp))
 
 
+def or_refusal(use: Callable[[pt.Transformer], Any]) -> Callable[[pt.Transformer], Any]:
+    """Return the message where a value of a parameter is refused when it is used."""
+
+    def used(transformer: pt.Transformer) -> Any:
+        try:
+            return use(transformer)
+        except ContractError as error:
+            return str(error)
+
+    return used
+
+
 CUTS: dict[str, Any] = {"top_k": (None, 3), "min_weight": (0.0, 0.4)}
 SIZE: dict[str, Any] = {"batch_size": (None, 2)}
 FIELDS: dict[str, Any] = {"num_results": (1000, 2), "include_fields": (None, ["text"])}
@@ -132,7 +145,7 @@ def cases_of_encoders(world: dict[str, Any]) -> dict[str, Case]:
         "Scorer": Case(csplade.scorer, by_text, {"text_field": (None, "body"), **SIZE}, frozenset({"batch_size"})),
         "FoldTerms": Case(
             FoldTerms,
-            on(world["vectors"].assign(qid="q", query_toks=world["vectors"]["toks"])),
+            or_refusal(on(world["vectors"].assign(qid="q", query_toks=world["vectors"]["toks"]))),
             {"spelling": ("byte-level", "sentencepiece"), "on": ("toks", "query_toks")},
         ),
         "PruneToks": Case(lambda **a: PruneToks(**({"top_k": 9} | a)), on(world["vectors"]), {"top_k": (2, 7)}),

@@ -143,7 +143,7 @@ def test_queries_of_a_validation_are_counted(base: Path, tmp_path: Path) -> None
     assert len(plan.problems) == 1 and re.match("validation: .* holds no topics.test2.tsv", plan.problems[0])
     unknown = ValidationSettings(collection="no-such-dataset")
     plan = dry_run(contrastive_config(base, tmp_path / "run", document_length=64, validation=unknown))
-    assert len(plan.problems) == 1 and plan.problems[0].startswith("validation: no-such-dataset: ")
+    assert len(plan.problems) == 1 and plan.problems[0].startswith("validation: no-such-dataset is neither ")
 
 
 def test_datasets_are_named_but_not_read(base: Path, tmp_path: Path) -> None:

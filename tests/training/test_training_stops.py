@@ -153,5 +153,5 @@ def test_a_directory_has_one_run_at_a_time(base: Path, tmp_path: Path, monkeypat
 def test_less_data_than_a_batch(base: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the data has 24 rows, fewer than a batch of 32: lower batch_size"):
         train(contrastive_config(base, tmp_path / "run", batch_size=32))
-    with pytest.raises(DataError, match="a batch 512: lower batch_size"):
+    with pytest.raises(DataError, match="a batch of 512: lower batch_size"):
         adapt(adaptation_config(base, tmp_path / "run", batch_size=512))

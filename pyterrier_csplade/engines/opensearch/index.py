@@ -51,8 +51,7 @@ class OpenSearchIndex(ClusterIndex):
 
         Args:
             server: URL of the cluster, or a client of opensearch-py, such as one that signs requests for AWS. With an https
-            URL,
-                the certificate of the server is verified.
+                URL, the certificate of the server is verified.
             name: The index; for retrieval also an alias of one index, or of several that were built alike.
             auth: User and password, which the URL may contain instead. Neither repr nor messages show them, but a pickle of the
                 index or of its retrievers contains them, because worker processes need them: keep it as secret as the password.
