@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pyterrier_csplade._errors import ConfigError
 from pyterrier_csplade.vectors.contract import LAYERS, Variant, are_layers
 
-from .fields import BE_AT_LEAST_1, BE_POSITIVE, NOT_BE_EMPTY, NOT_BE_NEGATIVE, Checked, SettingError, must, shown
+from .fields import BE_A_SEED, BE_AT_LEAST_1, BE_POSITIVE, NOT_BE_EMPTY, NOT_BE_NEGATIVE, Checked, SettingError, must, shown
 
 #: A regulariser; see losses.py for the formulas.
 Regularizer = Literal["flops", "l1", "df_flops"]
@@ -94,7 +94,7 @@ class TrainingConfig(Checked):
     quantization: Literal["nf4"] | None = None
     bf16: bool = True
     gradient_checkpointing: bool = False
-    seed: int = field(default=42, metadata=must("be from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32))
+    seed: int = field(default=42, metadata=BE_A_SEED)
     logging_steps: int = field(default=10, metadata=BE_POSITIVE)
     save_steps: int = field(default=500, metadata=BE_POSITIVE)
     keep_checkpoints: int = field(default=2, metadata=BE_POSITIVE)

@@ -49,6 +49,7 @@ BE_POSITIVE = must("be positive", lambda value: value > 0)
 NOT_BE_NEGATIVE = must("not be negative", lambda value: value >= 0)
 BE_AT_LEAST_1 = must("be at least 1", lambda value: value >= 1)
 NOT_BE_EMPTY = must("not be empty", bool)
+BE_A_SEED = must("be from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32)
 
 
 class Checked:

@@ -14,7 +14,7 @@ from pyterrier_csplade.data.sources import open_source
 from pyterrier_csplade.data.topics import read_topics
 from pyterrier_csplade.model.csplade import CSPLADE
 
-from .fields import BE_POSITIVE, NOT_BE_EMPTY, Checked, SettingError, must
+from .fields import BE_A_SEED, BE_POSITIVE, NOT_BE_EMPTY, Checked, SettingError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class QuerySource(Checked):
     collection: str | None = field(default=None, metadata=NOT_BE_EMPTY)
     text_fields: list[str] = field(default_factory=lambda: ["title", "text"], metadata=NOT_BE_EMPTY)
     documents: int = field(default=20_000, metadata=BE_POSITIVE)
-    seed: int = field(default=0, metadata=must("be from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32))
+    seed: int = field(default=0, metadata=BE_A_SEED)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,11 +6,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pyterrier_csplade.training.config import ExpansionSettings, TrainingConfig
-from pyterrier_csplade.training.fields import Checked, SettingError, must
+from pyterrier_csplade.training.fields import (
+    BE_AT_LEAST_1,
+    BE_POSITIVE,
+    NOT_BE_EMPTY,
+    NOT_BE_NEGATIVE,
+    Checked,
+    SettingError,
+    must,
+)
 
-_BE_POSITIVE = must("be positive", lambda value: value > 0)
-_NOT_BE_NEGATIVE = must("not be negative", lambda value: value >= 0)
-_NOT_BE_EMPTY = must("not be empty", bool)
 _BE_A_SHARE = must("be above 0 and at most 1", lambda value: 0 < value <= 1)
 # Settings of other phases, which train the language model.
 _OF_OTHER_PHASES = ("lora", "quantization", "layers", "gradient_checkpointing", "freeze_embeddings", "bf16")
@@ -27,10 +32,10 @@ class PictureValidation(Checked):
         patience: Validations without a better value after which the run stops; 0 never stops it.
     """
 
-    data: str = field(metadata=_NOT_BE_EMPTY)
-    steps: int = field(default=50, metadata=_BE_POSITIVE)
+    data: str = field(metadata=NOT_BE_EMPTY)
+    steps: int = field(default=50, metadata=BE_POSITIVE)
     measure: Literal["R@1", "R@10", "R@100", "RR@10"] = "R@10"
-    patience: int = field(default=0, metadata=_NOT_BE_NEGATIVE)
+    patience: int = field(default=0, metadata=NOT_BE_NEGATIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,35 +74,33 @@ class ImagesConfig(TrainingConfig):
         expansion_level: "caption" draws once for a pair; "word" draws for every term that is no own word of the caption.
         lambda_document: Weight of the FLOPS regulariser of the pictures.
         target_nnz: Active terms of a picture to end with: a controller moves ``lambda_document``.
-        flops_warmup_steps: As in the contrastive phase.
         most_co_activation: Dimension co-activation above which the head is refused; None never refuses it.
         most_deviation: Semantic deviation above which the head is refused; None never refuses it.
         validation: Retrieval in the course of training; the saved head is then the best one.
     """
 
-    data: str = field(metadata=_NOT_BE_EMPTY)
-    learning_rate: float = field(default=1e-3, metadata=_BE_POSITIVE)
+    data: str = field(metadata=NOT_BE_EMPTY)
+    learning_rate: float = field(default=1e-3, metadata=BE_POSITIVE)
     batch_size: int = field(default=256, metadata=must("be at least 2", lambda value: value >= 2))
     bf16: bool = False
-    features: str | None = field(default=None, metadata=_NOT_BE_EMPTY)
-    cache: str | None = field(default=None, metadata=_NOT_BE_EMPTY)
+    features: str | None = field(default=None, metadata=NOT_BE_EMPTY)
+    cache: str | None = field(default=None, metadata=NOT_BE_EMPTY)
     hidden: int = field(default=512, metadata=must("be from 1 to 65,536", lambda value: 0 < value <= 2**16))
     start: Literal["ridge", "random"] = "ridge"
-    ridge: float = field(default=1.0, metadata=_BE_POSITIVE)
-    infonce_weight: float = field(default=1.0, metadata=_NOT_BE_NEGATIVE)
-    temperature: float | None = field(default=None, metadata=_BE_POSITIVE)
-    distillation_weight: float = field(default=0.5, metadata=_NOT_BE_NEGATIVE)
+    ridge: float = field(default=1.0, metadata=BE_POSITIVE)
+    infonce_weight: float = field(default=1.0, metadata=NOT_BE_NEGATIVE)
+    temperature: float | None = field(default=None, metadata=BE_POSITIVE)
+    distillation_weight: float = field(default=0.5, metadata=NOT_BE_NEGATIVE)
     teacher: Literal["text", "dense"] = "text"
-    teacher_temperature: float = field(default=1.0, metadata=_BE_POSITIVE)
+    teacher_temperature: float = field(default=1.0, metadata=BE_POSITIVE)
     control: Literal["gate", "bernoulli", "none"] = "gate"
-    gate_weight: float = field(default=1.0, metadata=_NOT_BE_NEGATIVE)
-    gate_sharpness: float = field(default=0.5, metadata=_BE_POSITIVE)
-    gate_smoothing: float = field(default=1.0, metadata=_NOT_BE_NEGATIVE)
+    gate_weight: float = field(default=1.0, metadata=NOT_BE_NEGATIVE)
+    gate_sharpness: float = field(default=0.5, metadata=BE_POSITIVE)
+    gate_smoothing: float = field(default=1.0, metadata=NOT_BE_NEGATIVE)
     expansion: ExpansionSettings = field(default_factory=ExpansionSettings)
     expansion_level: Literal["caption", "word"] = "caption"
-    lambda_document: float = field(default=0.001, metadata=_NOT_BE_NEGATIVE)
-    target_nnz: float | None = field(default=None, metadata=must("be at least 1", lambda value: value >= 1))
-    flops_warmup_steps: float = field(default=1 / 3, metadata=_NOT_BE_NEGATIVE)
+    lambda_document: float = field(default=0.001, metadata=NOT_BE_NEGATIVE)
+    target_nnz: float | None = field(default=None, metadata=BE_AT_LEAST_1)
     most_co_activation: float | None = field(default=0.3, metadata=_BE_A_SHARE)
     most_deviation: float | None = field(default=0.95, metadata=_BE_A_SHARE)
     validation: PictureValidation | None = None
@@ -114,8 +117,3 @@ class ImagesConfig(TrainingConfig):
             )
         if not self.infonce_weight + self.distillation_weight:
             raise SettingError("infonce_weight and distillation_weight are both 0: nothing ranks", ("infonce_weight",))
-
-    @property
-    def flops_ramp(self) -> float:
-        """Length of the FLOPS ramp in optimizer steps."""
-        return self.flops_warmup_steps * self.steps if self.flops_warmup_steps < 1 else self.flops_warmup_steps

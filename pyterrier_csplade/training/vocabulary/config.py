@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from pyterrier_csplade.training.fields import Checked, SettingError, must
+from pyterrier_csplade.training.fields import (
+    BE_A_SEED,
+    BE_AT_LEAST_1,
+    NOT_BE_EMPTY,
+    NOT_BE_NEGATIVE,
+    Checked,
+    SettingError,
+    must,
+)
 
 #: What happens to the vocabulary.
 Kind = Literal["lower", "cut", "corpus"]
@@ -49,21 +57,21 @@ class VocabularyConfig(Checked):
         seed: Seed of the choice of these documents.
     """
 
-    model: str = field(metadata=must("not be empty", bool))
-    output: str = field(metadata=must("not be empty", bool))
+    model: str = field(metadata=NOT_BE_EMPTY)
+    output: str = field(metadata=NOT_BE_EMPTY)
     kind: Kind
-    corpus: str | None = field(default=None, metadata=must("not be empty", bool))
+    corpus: str | None = field(default=None, metadata=NOT_BE_EMPTY)
     revision: str | None = None
-    text_fields: list[str] = field(default_factory=lambda: ["text"], metadata=must("not be empty", bool))
+    text_fields: list[str] = field(default_factory=lambda: ["text"], metadata=NOT_BE_EMPTY)
     normalise: list[Step] | None = None
-    min_documents: int = field(default=1, metadata=must("be at least 1", lambda value: value >= 1))
+    min_documents: int = field(default=1, metadata=BE_AT_LEAST_1)
     keep_texts: list[str] = field(default_factory=list)
     size: int | None = field(default=None, metadata=must("be from 257 to 300,000", lambda value: 256 < value <= 300_000))
     rows: Rows = "pieces"
     output_rows: Literal["pieces", "first_piece"] = "pieces"
     match_norms: bool = True
-    measured_documents: int = field(default=200, metadata=must("not be negative", lambda value: value >= 0))
-    seed: int = field(default=42, metadata=must("be from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32))
+    measured_documents: int = field(default=200, metadata=NOT_BE_NEGATIVE)
+    seed: int = field(default=42, metadata=BE_A_SEED)
 
     def __post_init__(self) -> None:
         super().__post_init__()
