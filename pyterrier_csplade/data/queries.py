@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from pyterrier_csplade._errors import DataError
 
 from .sources import Source
+
+T = TypeVar("T")
+
 
 # A sentence ends with a punctuation mark before a space, but not within the first 20 characters ("Dr. Smith", "U.S. history");
 # our choice (not measured).
@@ -46,9 +49,9 @@ def _first_sentence(text: str) -> str:
     return " ".join((sentence[0] if sentence else text).split()[:_WORDS])
 
 
-def draw(documents: Iterable[Mapping[str, Any]], size: int, generator: random.Random) -> tuple[int, list[Mapping[str, Any]]]:
+def draw(documents: Iterable[T], size: int, generator: random.Random) -> tuple[int, list[T]]:
     """Count documents, and draw a sample with equal probability (reservoir sampling, Vitter's algorithm R)."""
-    sample: list[Mapping[str, Any]] = []
+    sample: list[T] = []
     count = 0
     for count, document in enumerate(documents, start=1):  # noqa: B007
         if len(sample) < size:

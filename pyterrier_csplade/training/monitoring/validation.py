@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from transformers import Trainer, TrainerCallback
 from pyterrier_csplade._errors import DataError
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.data.directory import CollectionFiles, field_texts
+from pyterrier_csplade.data.queries import draw
 from pyterrier_csplade.data.sources import find_dataset
 from pyterrier_csplade.model.backbone import Backbone, Role
 from pyterrier_csplade.training.config import ValidationSettings, parse_measure
@@ -232,25 +233,22 @@ def read_queries(settings: ValidationSettings) -> tuple[pd.DataFrame, pd.DataFra
 def _draw(documents: Iterable[dict[str, Any]], judged: set[str], settings: ValidationSettings) -> tuple[list[str], list[str]]:
     """Return all judged documents, and others up to ``settings.documents`` (reservoir sampling)."""
     room = max(0, settings.documents - len(judged))
-    rng = random.Random(_SEED)
     kept: dict[str, str] = {}
-    others: list[tuple[str, str]] = []
-    seen = 0
-    for document in documents:
-        docno, text = field_texts(document, ("docno", "text"), f"{settings.collection}, document {document['docno']}")
-        pair = docno, passage_text({**document, "text": text})
-        if docno in judged:
-            if docno in kept:
+
+    def others() -> Iterator[tuple[str, str]]:
+        for document in documents:
+            docno, text = field_texts(document, ("docno", "text"), f"{settings.collection}, document {document['docno']}")
+            pair = docno, passage_text({**document, "text": text})
+            if docno not in judged:
+                yield pair
+            elif docno in kept:
                 raise DataError(f"{settings.collection}: the document {docno!r} appears twice: remove one")
-            kept[docno] = pair[1]
-            continue
-        seen += 1
-        if len(others) < room:
-            others.append(pair)
-        elif (place := rng.randrange(seen)) < room:
-            others[place] = pair
+            else:
+                kept[docno] = pair[1]
+
+    _, sample = draw(others(), room, random.Random(_SEED))
     missing = judged - kept.keys()
     if missing:
         raise DataError(f"{settings.collection}: {len(missing)} judged documents are missing, such as {min(missing)!r}")
-    pairs = [*kept.items(), *others]
+    pairs = [*kept.items(), *sample]
     return [docno for docno, _ in pairs], [text for _, text in pairs]
