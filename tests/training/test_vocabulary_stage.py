@@ -77,18 +77,19 @@ def test_words_after_punctuation_are_those_after_a_space(tmp_path: Path, kind: s
     new = stage(tmp_path, model, kind="lower", normalise=["words", "lowercase"])
     before, after = AutoTokenizer.from_pretrained(model), AutoTokenizer.from_pretrained(new)
     start = "" if kind == "llama2" else " "
-    # By hand: a space before a letter after punctuation, a symbol or an underscore; digits, spaces and other letters stay.
+    # By hand: a space before a letter after punctuation, a symbol, an underscore or a line break; digits, spaces and other letters stay.
     for text, normal in (
         ("`Heart` (heart", "` heart` ( heart"),
         ("get_heart __Heart__", "get_ heart __ heart__"),
         ("us.heart's rate-heart🙂heart", "us. heart' s rate- heart🙂 heart"),
         ("_1 (2024 3.5 heart2heart ( heart", "_1 (2024 3.5 heart2heart ( heart"),
         ("«Ängste» e\u0301a", "« ängste» e\u0301a"),
+        ("rate\nheart\n\n  heart\theart", "rate\n heart\n\n  heart\t heart"),
         ("", ""),
     ):
         assert tokens_of(after, text) == tokens_of(before, start + normal if normal else "")
     word = "▁heart" if kind in SENTENCE_PIECE else "Ġheart"
-    for text in ("heart", "(heart", "`heart", "get_heart", '"heart', "a/heart", "- heart"):
+    for text in ("heart", "(heart", "`heart", "get_heart", '"heart', "a/heart", "- heart", "rate\nheart"):
         assert tokens_of(after, text)[-1] == word
     assert tokens_of(after, "2heart")[-1] != word
 

@@ -14,8 +14,8 @@ from pyterrier_csplade._errors import ContractError
 # SentencePiece's character for a space, and its names of bytes.
 _SPACE = "▁"
 _BYTE_NAMES = [f"<0x{byte:02X}>" for byte in range(256)]
-# Between punctuation, a symbol or an underscore, and a letter: a word begins here, as after a space.
-_WORD_START = Regex(r"(?<=[^\w\s]|_)(?=[^\W\d_])")
+# Between punctuation, a symbol, an underscore, a tab or a line break, and a letter: a word begins here, as after a space.
+_WORD_START = Regex(r"(?<=[^\w ]|_)(?=[^\W\d_])")
 # Steps of a normalisation, in the order in which they are applied.
 _STEPS = {
     "nfkc": normalizers.NFKC(),

@@ -40,7 +40,7 @@ class VocabularyConfig(Checked):
         revision: Revision of a hub model.
         text_fields: Fields of a document, joined by a space.
         normalise: Steps of the normalisation, which also puts a space before every text, so that its first word is the same
-            token as elsewhere. "words" does the same for a letter that follows punctuation, a symbol or an underscore. None:
+            token as elsewhere. "words" does the same for a letter after punctuation, a symbol, an underscore or a line break. None:
             [nfkc, lowercase] for "lower" and "corpus", and nothing for "cut".
         min_documents: Documents in which a token must occur to survive a cut, which with 1 is lossless for the corpus; for
             "corpus", occurrences of a pair of tokens that is joined.
