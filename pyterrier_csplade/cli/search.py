@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +76,10 @@ def _search(arguments: argparse.Namespace, say: Say) -> None:
 
 
 def _write_run(index: ImpactIndex, arguments: argparse.Namespace) -> str:
+    from pyterrier_csplade.data.outputs import check_output
+
     _check_tag(arguments.tag)
-    if arguments.output.is_dir():
-        raise DataError(f"--output {arguments.output} is a directory: name a file")
+    check_output(arguments.output, "a run", lambda line: len(line.split()) == 6)
     topics = encoded_topics(arguments)
     retriever = index.retriever(algorithm=arguments.algorithm, num_results=arguments.num_results or _RUN, verbose=True)
     results = retriever(topics)
@@ -100,8 +102,9 @@ def _write(results: pd.DataFrame, path: Path, tag: str) -> None:
     for column in ("qid", "docno"):
         if (spaced := results[column].str.contains(r"\s")).any():
             raise DataError(f"{column} {results.loc[spaced, column].iloc[0]!r} has white space, which a TREC run cannot hold")
-    # The temporary name keeps the extension, by which PyTerrier chooses a compression.
-    temporary = path.with_name(f".csplade-{path.name}")
+    # A random name, so that no link that somebody else has created is followed. It keeps the extension, by which PyTerrier
+    # chooses a compression.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
     with replacing(path, temporary):
         pt.io.write_results(results, str(temporary), run_name=tag)
 

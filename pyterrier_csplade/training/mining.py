@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,6 +20,7 @@ import pyterrier as pt
 
 from pyterrier_csplade._errors import ConfigError, DataError, TrainingError
 from pyterrier_csplade._warnings import warn
+from pyterrier_csplade.data.outputs import check_output
 from pyterrier_csplade.data.runs import read_run
 from pyterrier_csplade.storage.files import LockedError, locked, sha256, write_atomically
 from pyterrier_csplade.vectors.checks import check_texts
@@ -51,7 +53,8 @@ def mine_negatives(
 
     A row contains all relevant passages of a query, and negatives drawn from the first ``depth`` results that are not judged
     relevant. The output is in Tevatron's format, which ``ContrastiveConfig.data`` reads. The file appears when it is complete.
-    After an interruption, the same call resumes after the last written query.
+    After an interruption, the same call resumes after the last written query. An existing file is replaced only if it contains
+    training rows.
 
     Args:
         pipeline: A PyTerrier pipeline, a frame with qid, docno and score, or the path of a TREC run.
@@ -73,9 +76,9 @@ def mine_negatives(
         ``output``.
 
     Raises:
-        DataError: A text or a teacher's score is missing, a qid appears twice, no query has a relevant passage, or the
-            pipeline's index was replaced during mining.
-        ConfigError: The output is a directory, or the unfinished output was mined with other settings.
+        DataError: A text or a teacher's score is missing, a qid appears twice, no query has a relevant passage, the pipeline's
+            index was replaced during mining, or the output is a directory or a file without training rows.
+        ConfigError: A number is not valid, or the unfinished output was mined with other settings.
         TrainingError: Another process is writing the same output.
     """
     _check_arguments(Path(output), depth, negatives, batch_size)
@@ -95,10 +98,10 @@ def mine_negatives(
 
 
 def _check_arguments(output: Path, depth: int, negatives: int, batch_size: int) -> None:
-    if depth < 1 or negatives < 0 or batch_size < 1:
-        raise ConfigError(f"depth and batch_size must be positive, found {depth} and {batch_size}")
-    if output.is_dir() or not output.name:
-        raise ConfigError(f"output {output} is a directory: name a file")
+    for name, value, least in (("depth", depth, 1), ("negatives", negatives, 0), ("batch_size", batch_size, 1)):
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"{name} must be a whole number of at least {least}, found {value!r:.60}")
+    check_output(output, "a file of training rows", lambda line: line.startswith(b'{"query_id": '))
 
 
 def _write(

@@ -43,8 +43,9 @@ def expected_scores(place: Path) -> np.ndarray:
 
 def test_a_run_has_the_exact_scores(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "a.run.gz"
-    command = f"search {place}/index --model {place}/model --topics {place}/topics.tsv --output {run} --tag mine"
-    assert main(command.split()) == 0
+    command = f"search {place}/index --model {place}/model --topics {place}/topics.tsv --output {run} --tag"
+    assert main([*command.split(), "first"]) == 0
+    assert main([*command.split(), "mine"]) == 0  # a run is replaced
     assert f"results of 3 queries: {run}" in capsys.readouterr().out
     found = pt.io.read_results(str(run))
     assert set(found["name"]) == {"mine"} and sorted(path.name for path in tmp_path.iterdir()) == ["a.run.gz"]
@@ -157,7 +158,9 @@ REFUSED = {
     "search INDEX --topics TOPICS --output x.run --tag a\tb": "--tag must be one word, found 'a\\tb'",
     "search INDEX --topics half.jsonl --output x.run": "half.jsonl: the query '2' has no vector, but others have one",
     "search INDEX --topics TOPICS --split dev --output x.run": "topics.tsv is a file, which has no split 'dev': leave out",
-    "search INDEX --topics TOPICS --output folder": "--output folder is a directory: name a file",
+    "search INDEX --topics TOPICS --output folder": "output folder is a directory: name a file",
+    "search INDEX --topics TOPICS --output TOPICS": "topics.tsv exists and is not a run: name another file, or remove it",
+    "search INDEX --topics TOPICS --output half.jsonl": "half.jsonl exists and is not a run: name another file, or remove it",
     "search INDEX \udcff": "QUERY: the text is not valid Unicode",
     "search INDEX dogs --model csplade-tiny": "was encoded by",
     "index INDEX.vectors --output x --meta text": "contains vectors, but no field 'text': leave --meta out",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -222,16 +223,35 @@ def test_input_that_cannot_be_mined(tmp_path: Path) -> None:
         mine_negatives(Ranker(), pd.concat([TOPICS, TOPICS]), QRELS, output=tmp_path / "x", corpus=DOCS)
     with pytest.raises(DataError, match="the pipeline must return a column 'docno', found qid, query"):
         mine(tmp_path / "b", pt.Transformer.identity())
-    with pytest.raises(ConfigError, match="depth and batch_size must be positive, found 0"):
-        mine(tmp_path / "c", depth=0)
+    for name, value, least in (
+        ("depth", 0, 1), ("depth", 2.5, 1), ("negatives", -1, 0), ("negatives", True, 0), ("batch_size", 0, 1),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"{name} must be a whole number of at least {least}, found {value}"):
+            mine(tmp_path / "c", **{name: value})
     with pytest.raises(DataError, match="query q3: a passage is empty"):
         mine(tmp_path / "d", corpus=[{"docno": d["docno"], "text": "" if d["docno"] == "d3" else "x"} for d in DOCS], depth=1)
     with pytest.warns(UserWarning, match="6 of 6 queries have no negatives among their first 1 results"):
         mine(tmp_path / "e", depth=1)
     with pytest.raises(DataError, match="document d3: the text is not valid Unicode"):
         mine(tmp_path / "f", corpus=[{"docno": d["docno"], "text": "\ud800" if d["docno"] == "d3" else "x"} for d in DOCS])
-    with pytest.raises(ConfigError, match="output .* is a directory: name a file"):
+    with pytest.raises(DataError, match="output .* is a directory: name a file"):
         mine(tmp_path, output=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_only_training_rows_are_replaced(tmp_path: Path, name: str) -> None:
+    output = tmp_path / name
+    output.touch()
+    mine_negatives(Ranker(), TOPICS, QRELS, 5, output=output, corpus=DOCS, verbose=False)
+    first = output.read_bytes()
+    mine_negatives(Ranker(), TOPICS, QRELS, 4, output=output, corpus=DOCS, verbose=False)
+    assert 0 < output.stat().st_size != len(first)
+    ranker = Ranker()
+    for content in (b'{"docno": "d1", "text": "mine"}\n', gzip.compress(b"thesis"), b"\n", b"\x1f\x8b torn"):
+        output.write_bytes(content)
+        with pytest.raises(DataError, match=f"output .*{name} exists and is not a file of training rows: name another file"):
+            mine_negatives(ranker, TOPICS, QRELS, 5, output=output, corpus=DOCS, verbose=False)
+        assert output.read_bytes() == content and ranker.seen == []
 
 
 def test_a_file_that_another_process_mines_is_left_alone(tmp_path: Path) -> None:
