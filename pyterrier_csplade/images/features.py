@@ -18,7 +18,7 @@ from pyterrier_csplade._settings import Settings
 from pyterrier_csplade.model.hub import LOADING_LOCK, own_errors
 from pyterrier_csplade.model.identity import digests
 from pyterrier_csplade.storage.files import sha256
-from pyterrier_csplade.vectors.checks import check_positive
+from pyterrier_csplade.vectors.checks import check_positive, check_revision
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -109,7 +109,11 @@ class TransformersFeatures(Settings):
         Args:
             model: Hub id or directory.
             revision: Revision of a hub model.
+
+        Raises:
+            ContractError: There is a revision, and ``model`` is a directory.
         """
+        check_revision(str(model), revision)
         self.model = str(model)
         self.revision = revision
 

@@ -86,7 +86,7 @@ class CSPLADE(Settings):
         Args:
             model: Hub id, directory, GGUF file, PEFT adapter that names its base, or a pair (PreTrainedModel, tokenizer).
             adapter: Hub id or directory of a PEFT adapter for ``model``. It is merged unless the model is quantised.
-            revision: Revision of the hub model.
+            revision: Revision of the hub model. It does not apply to an adapter.
             layers: Number of first layers to load, or ascending indices. None loads the layers in the contract, or all.
             variant: "causal", "echo" or "bidirectional". None uses the variant in the checkpoint's contract, or "causal".
             quantization: None, "int8" or "nf4" (bitsandbytes), or "int8-weight-only" (torchao).
@@ -102,7 +102,8 @@ class CSPLADE(Settings):
             fold: "case+space" combines a word's spellings, as :class:`FoldTerms` does. None uses the contract's setting.
 
         Raises:
-            ContractError: An argument contradicts the checkpoint's contract, or has an unknown value.
+            ContractError: An argument contradicts the checkpoint's contract or has an unknown value, or a directory has a
+                revision.
             ValueError: ``dtype`` or ``device`` is unknown, ``batch_size`` is not positive, or ``text_field`` is not a name.
             FileNotFoundError: A directory or file is missing, or contains no checkpoint.
         """
@@ -207,6 +208,11 @@ class CSPLADE(Settings):
             lm, tokenizer = self.model
             return prepare_backbone(lm, tokenizer, contract, name=repr(self))
         model, adapter = model_and_adapter(self.model, self.adapter)
+        if self.revision is not None and adapter != self.adapter:
+            raise ContractError(
+                f"{self.model} is an adapter, of which no revision can be chosen: name its base model, "
+                f"CSPLADE({model!r}, adapter={self.model!r}, revision=...), where the revision is the base model's"
+            )
         return load_backbone(
             model, adapter=adapter, revision=self.revision, contract=contract, quantization=self.quantization,
             dtype=self.dtype, device=self.device, attn_implementation=self.attn_implementation, verbose=self.verbose,

@@ -19,6 +19,7 @@ from transformers.utils.hub import cached_file
 
 from pyterrier_csplade._errors import ContractError, CspladeError, is_failure
 from pyterrier_csplade.storage.files import read_json as read_any_json
+from pyterrier_csplade.vectors.checks import check_revision
 from pyterrier_csplade.vectors.contract import QUERY_TABLE
 
 #: transformers replaces functions of torch in all threads while it loads a model, so models are loaded one at a time.
@@ -208,6 +209,7 @@ def check_source(model: Any, changed: Mapping[str, Any]) -> None:
 
     Raises:
         FileNotFoundError: A directory or file is missing, or a directory contains no checkpoint.
+        ContractError: There is a revision, and ``model`` is a directory or a file.
         TypeError: ``model`` is neither a name nor a pair of a model and a tokenizer.
         ValueError: A pair was given, together with an argument for loading a model.
     """
@@ -222,6 +224,7 @@ def check_source(model: Any, changed: Mapping[str, Any]) -> None:
             if name in changed:
                 raise ValueError(f"{name}={changed[name]!r} is for loading, but this model is loaded already: leave it out")
         return
+    check_revision(model, changed.get("revision"))
     adapters = [(changed["adapter"], "adapter_config.json")] if "adapter" in changed else []
     if is_gguf(model) and not Path(model).is_file():
         raise FileNotFoundError(f"there is no file {model}")

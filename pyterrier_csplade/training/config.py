@@ -9,7 +9,18 @@ from typing import Any, Literal
 from pyterrier_csplade._errors import ConfigError
 from pyterrier_csplade.vectors.contract import LAYERS, Variant, are_layers
 
-from .fields import BE_A_SEED, BE_AT_LEAST_1, BE_POSITIVE, NOT_BE_EMPTY, NOT_BE_NEGATIVE, Checked, SettingError, must, shown
+from .fields import (
+    BE_A_SEED,
+    BE_AT_LEAST_1,
+    BE_POSITIVE,
+    NOT_BE_EMPTY,
+    NOT_BE_NEGATIVE,
+    Checked,
+    SettingError,
+    check_model,
+    must,
+    shown,
+)
 
 #: A regulariser; see losses.py for the formulas.
 Regularizer = Literal["flops", "l1", "df_flops"]
@@ -102,6 +113,7 @@ class TrainingConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_model(self.model, self.revision)
         if self.freeze_embeddings and self.lora and self.lora.embeddings:
             raise SettingError("lora: embeddings contradicts freeze_embeddings: leave one out", ("freeze_embeddings",))
         if self.quantization and not self.lora:

@@ -13,7 +13,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from reprlib import Repr
 from typing import Any, Literal, TypeVar
 
-from pyterrier_csplade._errors import ConfigError
+from pyterrier_csplade._errors import ConfigError, ContractError
+from pyterrier_csplade.vectors.checks import check_revision
 
 T = TypeVar("T")
 
@@ -85,6 +86,18 @@ def config_from_dict(values: Any, config_class: type[T]) -> T:
     if missing := [repr(name) for name in required if name not in values]:
         raise SettingError(f"missing setting{'s' * (len(missing) > 1)} {', '.join(missing)}")
     return config_class(**values)
+
+
+def check_model(model: str, revision: str | None) -> None:
+    """Refuse the setting ``revision`` if ``model`` is a directory or a file.
+
+    Raises:
+        ConfigError: It is.
+    """
+    try:
+        check_revision(model, revision)
+    except ContractError as error:
+        raise SettingError(str(error), ("revision",)) from error
 
 
 def shown(value: Any) -> str:

@@ -14,7 +14,7 @@ from pyterrier_csplade.data.sources import open_source
 from pyterrier_csplade.data.topics import read_topics
 from pyterrier_csplade.model.csplade import CSPLADE
 
-from .fields import BE_A_SEED, BE_POSITIVE, NOT_BE_EMPTY, Checked, SettingError
+from .fields import BE_A_SEED, BE_POSITIVE, NOT_BE_EMPTY, Checked, SettingError, check_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,7 @@ class QuerySource(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_model(self.model, self.revision)
         if (self.queries is None) == (self.collection is None):
             raise SettingError("give queries, or a collection that suggests some, but not both", ("queries",))
 
@@ -82,8 +83,6 @@ class QuerySource(Checked):
 
     def load_model(self, **settings: Any) -> CSPLADE:
         """Return the model, whose weights are not loaded yet; further settings as ``CSPLADE`` takes them."""
-        if self.model == "csplade-tiny":
-            return CSPLADE.tiny(**settings)
         return CSPLADE(self.model, revision=self.revision, adapter=self.adapter, **settings)
 
 

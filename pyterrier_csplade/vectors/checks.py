@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -191,6 +192,24 @@ def check_min_weight(min_weight: Any) -> float:
     if not (isinstance(min_weight, Real) and 0 <= float(min_weight) < math.inf):
         raise ValueError(f"min_weight must be a number, finite and not negative, found {min_weight!r}")
     return float(min_weight)
+
+
+def check_revision(model: str, revision: str | None) -> None:
+    """Refuse a revision of a model that is not on the hub.
+
+    Args:
+        model: Hub id, directory or file.
+        revision: The revision; None is always accepted.
+
+    Raises:
+        ContractError: There is a revision, and ``model`` is a directory or a file.
+    """
+    if revision is not None and Path(model).exists():
+        kind = "directory" if Path(model).is_dir() else "file"
+        raise ContractError(
+            f"revision={revision!r} names a version of a hub model, but {model} is a {kind}: leave revision out. To load an "
+            "earlier version of a model or an adapter, name the directory that contains it"
+        )
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:

@@ -49,6 +49,7 @@ COMMANDS: dict[str, str] = {
     f"{ENCODE} --device bogus": "--device bogus cannot be used: ",
     f"{ENCODE} --device meta": "--device meta cannot be used: ",
     f"{ENCODE} --adapter folder": "adapter",
+    f"{ENCODE} --revision main": "revision='main' names a version of a hub model, but ",
     "encode docs.jsonl --model csplade-tiny --output docs.jsonl": "docs.jsonl exists and is not an encoded collection",
     "encode docs.jsonl --model csplade-tiny --output docs.jsonl/new": "docs.jsonl/new",
     "encode docs.jsonl --model csplade-tiny --output folder": "folder exists and is not an encoded collection",
@@ -87,7 +88,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_one_line_names_what_is_wrong(
     place: Path, command: str, csplade: CSPLADE, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if "--adapter" not in command:  # saves the time of loading it
+    if "--adapter" not in command and "--revision" not in command:  # saves the time of loading it
         monkeypatch.setattr(CSPLADE, "tiny", classmethod(lambda cls, **settings: csplade))
     arguments = ["x" * 300 if word == "LONG" else word.strip("'") for word in command.split(" ")]
     if arguments[1] in FILES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ import pyterrier as pt
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import CSPLADE, Contract, DataError, PruneToks, Quantizer
+from pyterrier_csplade import CSPLADE, Contract, ContractError, DataError, PruneToks, Quantizer
+from pyterrier_csplade.images import TransformersFeatures
 from pyterrier_csplade.vectors import MatrixVectors, checked_pieces, to_vectors
 from support.models import language_model, tokenizer
 
@@ -30,6 +32,21 @@ def test_arguments_of_a_model_are_checked_when_it_is_made(argument: dict[str, An
     ((name, value),) = argument.items()
     with pytest.raises(ValueError, match=f"{name} must .*found {value!r}"):
         CSPLADE("some/model", **argument)
+
+
+@pytest.mark.parametrize("adapter", [None, "some/adapter"])
+@pytest.mark.parametrize("kind", ["directory", "file"])
+def test_a_directory_has_no_revisions(tmp_path: Path, kind: str, adapter: str | None) -> None:
+    """It was ignored."""
+    model = tmp_path / "m.gguf" if kind == "file" else tmp_path
+    (tmp_path / "m.gguf").touch()
+    match = f"revision='v2' names a version of a hub model, but {re.escape(str(model))} is a {kind}: leave revision out"
+    with pytest.raises(ContractError, match=match):
+        CSPLADE(model, adapter=adapter, revision="v2")
+    with pytest.raises(ContractError, match=match):
+        TransformersFeatures(model, revision="v2")
+    with pytest.raises(ContractError, match="revision='v2' names"):
+        CSPLADE.tiny(revision="v2")
 
 
 @pytest.mark.parametrize(

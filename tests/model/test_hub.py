@@ -39,6 +39,7 @@ ADAPTED = {"model": "acme/base", "adapter": "acme/adapter"}
 REFUSED: list[tuple[dict[str, str], str, list[str]]] = [
     ({"model": "acme/model", "variant": "causal"}, "ContractError", ["causal", "acme/model", "echo"]),
     ({"model": "acme/model", "revision": "other"}, "FileNotFoundError", ["'acme/model'", "revision 'other'", "config.json"]),
+    ({"model": "acme/adapter", "revision": "main"}, "ContractError", ["acme/adapter is an adapter", "revision=..."]),
     ({"model": "acme/unknown"}, "FileNotFoundError", ["'acme/unknown'", "is not a directory", "hf auth login"]),
     ({"model": "acme/base", "adapter": "acme/nothing"}, "FileNotFoundError", ["'acme/nothing'", "adapter_config.json"]),
     ({"model": "acme/mute"}, "ContractError", ["acme/mute: its tokenizer cannot be loaded"]),
@@ -75,6 +76,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(5)
     adapted = get_peft_model(language_model(), LoraConfig(r=4, target_modules=["q_proj", "up_proj"], init_lora_weights=False))
     adapted.save_pretrained(home / "adapter")
+    settings = json.loads((home / "adapter" / "adapter_config.json").read_text())
+    (home / "adapter" / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "acme/base"}))
     publish(home, "acme/adapter", "d", home / "adapter")
     return home
 

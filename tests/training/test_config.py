@@ -18,12 +18,15 @@ from pyterrier_csplade import ConfigError
 from pyterrier_csplade.training import (
     AdaptationConfig,
     ContrastiveConfig,
+    DistilQueryConfig,
     LoraSettings,
+    TableConfig,
     TargetNnz,
     ValidationSettings,
     VocabularyConfig,
     load_config,
 )
+from pyterrier_csplade.training.images import ImagesConfig
 from support.paths import ROOT
 
 CONFIGS = sorted((ROOT / "examples").glob("*/*.yaml"))
@@ -51,6 +54,26 @@ def test_paper_recipe_of_8b() -> None:
     assert (config.variant, config.learning_rate, config.lambda_query, config.lambda_document) == ("echo", 1e-4, 0.03, 0.03)
     assert (config.batch_size, config.negatives, config.warmup_steps, config.temperature) == (32, 15, 0.05, 1.0)
     assert config.lora == LoraSettings(rank=16, alpha=32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (AdaptationConfig, "corpus: c.jsonl\nlearning_rate: 1e-4\nsteps: 10\n"),
+        (ContrastiveConfig, "data: d.jsonl\nlearning_rate: 1e-4\nsteps: 10\n"),
+        (ImagesConfig, "data: d.jsonl\nsteps: 10\n"),
+        (VocabularyConfig, "kind: lower\n"),
+        (TableConfig, "queries: q.tsv\n"),
+        (DistilQueryConfig, "queries: q.tsv\nlayers: 2\n"),
+    ],
+)
+def test_a_directory_has_no_revisions(tmp_path: Path, kind: Any, settings: str) -> None:
+    """It was ignored."""
+    beginning = "output: o\nrevision: v2\nmodel: "
+    assert load_config(write(tmp_path, f"{beginning}acme/model\n{settings}"), kind).revision == "v2"
+    path = write(tmp_path, f"{beginning}{tmp_path}\n{settings}")
+    with pytest.raises(ConfigError, match=r"config.yaml, line 2: revision='v2' names .* is a directory: leave revision out"):
+        load_config(path, kind)
 
 
 def test_numbers_as_people_write_them(tmp_path: Path) -> None:

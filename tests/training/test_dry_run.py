@@ -170,11 +170,12 @@ def test_the_tokenizer_is_loaded_at_the_revision(base: Path, tmp_path: Path, mon
         asked.append((Path(name).name, revision))
         return models.tokenizer()
 
-    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", from_pretrained)
-    dry_run(contrastive_config(base, tmp_path / "run", revision="next"))
     config = contrastive_config(base, tmp_path / "run", "not there yet", revision="next")
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", from_pretrained)
     dry_run(config, like=str(base / "llama-tied"))
-    assert asked == [("llama", "next"), ("llama-tied", None)]
+    shutil.copytree(base / "llama", config.model)  # stands for a model of the hub
+    dry_run(config)
+    assert asked == [("llama-tied", None), ("not there yet", "next")]
 
 
 def test_adaptation(base: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pyterrier_csplade.training.fields import (
     NOT_BE_NEGATIVE,
     Checked,
     SettingError,
+    check_model,
     must,
 )
 
@@ -75,6 +76,7 @@ class VocabularyConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_model(self.model, self.revision)
         if self.kind != "lower" and self.corpus is None:
             raise SettingError(f"kind {self.kind!r} needs a corpus: name the documents", ("kind",))
         if self.kind == "lower" and self.normalise == []:
