@@ -102,8 +102,7 @@ class CSPLADE(Settings):
             fold: "case+space" combines a word's spellings, as :class:`FoldTerms` does. None uses the contract's setting.
 
         Raises:
-            ContractError: An argument contradicts the checkpoint's contract or has an unknown value, or a directory has a
-                revision.
+            ContractError: An argument contradicts the checkpoint, is unknown, or is the revision of a directory.
             ValueError: ``dtype`` or ``device`` is unknown, ``batch_size`` is not positive, or ``text_field`` is not a name.
             FileNotFoundError: A directory or file is missing, or contains no checkpoint.
         """

@@ -52,9 +52,8 @@ def mine_negatives(
     """Write training rows with retrieved negatives, optionally scored by a teacher.
 
     A row contains all relevant passages of a query, and negatives drawn from the first ``depth`` results that are not judged
-    relevant. The output is in Tevatron's format, which ``ContrastiveConfig.data`` reads. The file appears when it is complete.
-    After an interruption, the same call resumes after the last written query. An existing file is replaced only if it contains
-    training rows.
+    relevant. The output is in Tevatron's format, which ``ContrastiveConfig.data`` reads. The file appears when it is complete,
+    and replaces a file of rows. After an interruption, the same call resumes after the last written query.
 
     Args:
         pipeline: A PyTerrier pipeline, a frame with qid, docno and score, or the path of a TREC run.
