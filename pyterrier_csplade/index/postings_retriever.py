@@ -163,7 +163,8 @@ class PostingsScorer(MadeByIndex):
 
     def _queries(self, inp: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
         """Return a frame of the queries, and the positions of each query's rows."""
-        frame = pd.DataFrame({"qid": text_qids(inp).to_numpy(), "query_toks": inp["query_toks"].to_numpy()})
+        columns = {name: inp[name].to_numpy() for name in ("query", "query_toks") if name in inp.columns}
+        frame = pd.DataFrame({"qid": text_qids(inp).to_numpy(), **columns})
         queries = frame.drop_duplicates("qid")
         first = dict(zip(queries["qid"], queries["query_toks"]))
         for qid, toks in zip(frame["qid"], frame["query_toks"]):

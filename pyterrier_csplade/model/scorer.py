@@ -11,7 +11,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import ContractError, DataError
-from pyterrier_csplade.vectors.checks import check_texts, first_of_another_encoder
+from pyterrier_csplade.vectors.checks import check_texts, first_of_another_encoder, first_of_another_text
 
 from .transformers import DocEncoder, ModelTransformer, QueryEncoder, ReadsDocuments, TextModel
 
@@ -20,8 +20,8 @@ class Scorer(ReadsDocuments, ModelTransformer):
     """Scores documents for queries by the dot product of their vectors; created by :meth:`CSPLADE.scorer`.
 
     The columns ``query_toks`` and ``toks`` are used if the contracts of all their vectors show that this model made them, or a
-    query table for this model. Otherwise, ``query`` and text are encoded, each distinct one once, and not quantised. Rows keep
-    their order. Of equal scores, the first row ranks first.
+    query table for this model, and no text was changed afterwards. Otherwise, ``query`` and text are encoded, each distinct one
+    once, and not quantised. Rows keep their order. Of equal scores, the first row ranks first.
 
     Example::
 
@@ -105,10 +105,10 @@ class Scorer(ReadsDocuments, ModelTransformer):
             return None
         vectors = inp[column].tolist()
         row = first_of_another_encoder(vectors, lambda: self.model.contract, queries=column == "query_toks")
+        if text in inp.columns and (row is not None or first_of_another_text(vectors, inp[text].tolist()) is not None):
+            return None
         if row is None:
             return vectors
-        if text in inp.columns:
-            return None
         contract = getattr(vectors[row], "contract", None)
         origin = "of unknown origin" if contract is None else f"of {contract.summary}"
         raise ContractError(

@@ -25,6 +25,7 @@ from pyterrier_csplade.vectors.checks import (
     check_record,
     check_texts,
     check_top_k,
+    digest_of_text,
 )
 from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.impacts import ImpactVector, Quantizer, to_vectors
@@ -213,7 +214,7 @@ class TextEncoder(ModelTransformer):
         identifiers, texts = (inp[name].tolist() for name in self._inputs)
         vectors: list[ImpactVector] = []
         if texts:  # do not load the model for an empty frame
-            vectors = list(self._vectors(self._matrix(self._tokenize(texts, identifiers), texts)))
+            vectors = list(self._vectors(self._matrix(self._tokenize(texts, identifiers), texts), texts))
         return inp.assign(**{self._output: pd.Series(vectors, index=inp.index, dtype=object)})
 
     def transform_iter(self, inp: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -223,7 +224,7 @@ class TextEncoder(ModelTransformer):
         next window and tokenise the one after it.
         """
         for window, matrix in pipelined(self._windows(iter(inp)), self._tokenized, self._encoded):
-            for record, vector in zip(window, self._vectors(matrix)):
+            for record, vector in zip(window, self._vectors(matrix, [record[self._inputs[1]] for record in window])):
                 yield {**record, self._output: vector}
 
     def _windows(self, records: Iterator[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
@@ -249,11 +250,13 @@ class TextEncoder(ModelTransformer):
     def _tokenize(self, texts: list[Any], identifiers: Iterable[Any]) -> TokenizedBatch:
         return self.model.tokenize(texts, self._role, [f"{self._role} {identifier}" for identifier in identifiers])
 
-    def _vectors(self, matrix: csr_matrix) -> Iterator[ImpactVector]:
+    def _vectors(self, matrix: csr_matrix, texts: Sequence[str]) -> Iterator[ImpactVector]:
         contract = self.vector_contract()
         # One at a time, because dictionaries of all vectors would take ten times the memory of the matrix.
-        for row in range(matrix.shape[0]):
-            yield from to_vectors(matrix[row], self.model.vocabulary, contract)
+        for row, text in enumerate(texts):
+            (vector,) = to_vectors(matrix[row], self.model.vocabulary, contract)
+            vector.text_digest = digest_of_text(text)
+            yield vector
 
     def _encode(self, batch: TokenizedBatch, quantizer: Quantizer | None = None) -> csr_matrix:
         wanted = Wanted(self.min_weight, self.top_k, quantizer)

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import ContractError, DataError
 from pyterrier_csplade._settings import Settings
-from pyterrier_csplade.vectors.checks import check_plain_queries
+from pyterrier_csplade.vectors.checks import check_plain_queries, digest_of_text
 from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.impacts import to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
@@ -214,6 +214,8 @@ class QueryTable(Settings, pt.Transformer):
         texts = inp["query"].tolist()
         matrix = self.encode(texts, names=[f"query {qid}" for qid in inp["qid"]])
         vectors = to_vectors(matrix, self.vocabulary, self.contract)
+        for vector, text in zip(vectors, texts):
+            vector.text_digest = digest_of_text(text)
         return inp.assign(query_toks=pd.Series(vectors, index=inp.index, dtype=object))
 
     def _belongs_to(self) -> tuple[Any, ...]:

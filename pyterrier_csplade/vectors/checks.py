@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -468,12 +469,36 @@ def first_of_another_encoder(
     return next((position for position, other in enumerate(contracts) if id(other) not in accepted), None)
 
 
+def digest_of_text(text: str) -> bytes:
+    """Return the digest of a text that :class:`ImpactVector` records."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def first_of_another_text(vectors: Sequence[object], texts: Sequence[object]) -> int | None:
+    """Return the position of the first vector that is known to come from another text than the one beside it, or None."""
+    for position, (vector, text) in enumerate(zip(vectors, texts)):
+        digest = getattr(vector, "text_digest", None)
+        if digest is not None and isinstance(text, str) and digest != digest_of_text(text):
+            return position
+    return None
+
+
 def check_contracts(queries: pd.DataFrame, indexed: Contract | None, index: str) -> None:
-    """Refuse queries from another encoder than the documents of an index (``indexed``); warn if the impact scale differs.
+    """Refuse queries from another encoder than the documents of an index (``indexed``).
+
+    Warn if the impact scale differs, or if the text of a query was changed after its vector was made.
 
     Raises:
         ContractError: A query was encoded by another encoder; the message names both.
     """
+    if "query" in queries.columns:
+        changed = first_of_another_text(queries["query_toks"].tolist(), queries["query"].tolist())
+        if changed is not None:
+            warn(
+                f"query {queries['qid'].iloc[changed]!r}: the text was changed after its vector was made, and the vector of "
+                "the earlier text is used: put query_encoder() after transformers that rewrite queries, or restore the text "
+                "with pt.rewrite.reset()"
+            )
     if indexed is None:
         return
     encoder, scales = OneEncoder(indexed, f"the documents of {index}", any_scale=True, queries=True), {indexed.impact_scale}

@@ -141,7 +141,7 @@ class FoldTerms(ColumnTransformer):
                     folded[term] = fold_term(term, self.spelling)
                 weights[folded[term]] = max(weight, weights.get(folded[term], weight))
             contract = getattr(vector, "contract", None)
-            changed.append(ImpactVector(weights, contract and _with_fold(contract)))
+            changed.append(ImpactVector(weights, contract and _with_fold(contract), getattr(vector, "text_digest", None)))
         named = list(zip(names, vectors))
         self._check_terms(folded, lambda term: next(n for n, vector in named if isinstance(vector, Mapping) and term in vector))
         return changed

@@ -25,13 +25,21 @@ class ImpactVector(dict[str, float]):
 
     Attributes:
         contract: The encoder's contract, so that an index can refuse vectors of another model; None if unknown.
+        text_digest: Digest of the text that was encoded, which shows whether the text in the same row was changed later; None
+            if unknown.
     """
 
-    __slots__ = ("contract",)
+    __slots__ = ("contract", "text_digest")
 
-    def __init__(self, items: Mapping[str, float] | Iterable[tuple[str, float]] = (), contract: Contract | None = None) -> None:
+    def __init__(
+        self,
+        items: Mapping[str, float] | Iterable[tuple[str, float]] = (),
+        contract: Contract | None = None,
+        text_digest: bytes | None = None,
+    ) -> None:
         super().__init__(items)
         self.contract = contract
+        self.text_digest = text_digest
 
     def __hash__(self) -> int:  # type: ignore[override]  # PyTerrier drops repeated queries of a frame by their hashes
         return hash(frozenset(self.items()))
@@ -49,8 +57,8 @@ class ImpactVector(dict[str, float]):
         more = f"<tr><td></td><td colspan='2'>and {len(items) - _SHOWN:,} more</td></tr>" if len(items) > _SHOWN else ""
         return f"<table>{''.join(rows)}{more}</table>"
 
-    def __reduce__(self) -> tuple[type[ImpactVector], tuple[dict[str, float], Contract | None]]:
-        return ImpactVector, (dict(self), self.contract)
+    def __reduce__(self) -> tuple[type[ImpactVector], tuple[dict[str, float], Contract | None, bytes | None]]:
+        return ImpactVector, (dict(self), self.contract, self.text_digest)
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,6 @@ class PruneToks(ColumnTransformer):
             if isinstance(vector, Mapping):
                 items = list(terms.items())
                 selected = [items[column] for column in kept.indices[start:end].tolist()]
-                vector = ImpactVector(selected, getattr(vector, "contract", None))
+                vector = ImpactVector(selected, getattr(vector, "contract", None), getattr(vector, "text_digest", None))
             changed.append(vector)
         return changed

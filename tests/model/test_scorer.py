@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pyterrier_csplade import CSPLADE, ContractError, DataError
+from pyterrier_csplade import CSPLADE, ContractError, DataError, PruneToks
 from pyterrier_csplade.vectors import ImpactVector
 from support.models import language_model, tokenizer
 from support.results import results
@@ -90,6 +91,21 @@ def test_vectors_that_the_model_is_not_known_to_have_made_are_replaced(
         ContractError, match=f"{key} '{inp[key].iloc[0]}': {column} holds a vector of .* add the column '{text}'"
     ):
         csplade.scorer()(inp.drop(columns=text))
+
+
+@pytest.mark.parametrize(("column", "encoder"), [("query", "query_encoder"), ("text", "doc_encoder")])
+@pytest.mark.parametrize("pruned", [False, True])
+def test_a_text_that_was_changed_after_it_was_encoded_is_encoded_again(
+    csplade: CSPLADE, topics: pd.DataFrame, documents: pd.DataFrame, column: str, encoder: str, pruned: bool
+) -> None:
+    """The vectors of the earlier text were used."""
+    inp = results(topics, documents)
+    on: Any = "query_toks" if column == "query" else "toks"
+    pipeline = getattr(csplade, encoder)() >> PruneToks(top_k=1000, on=on) if pruned else getattr(csplade, encoder)()
+    for given in (pipeline(inp), pd.DataFrame(pipeline(inp.to_dict("records"))), pickle.loads(pickle.dumps(pipeline(inp)))):
+        given[column] = [*given[column][:-1], "Sparse retrieval"]
+        expected = csplade.scorer()(given.drop(columns=on))["score"]
+        np.testing.assert_allclose(csplade.scorer()(given)["score"], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

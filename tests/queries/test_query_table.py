@@ -8,12 +8,14 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyterrier as pt
 import pytest
 from scipy.sparse import csr_matrix
 from tokenizers import Tokenizer
@@ -389,6 +391,29 @@ def test_the_models_scorer_takes_the_vectors(csplade: CSPLADE, table: QueryTable
     assert other.scorer()(given)["score"].tolist() == pytest.approx([own[0, 0]], rel=1e-5)  # encodes the query instead
     with pytest.raises(ContractError, match="qid '1': query_toks holds a vector of a query table for .*, not of CSPLADE"):
         other.scorer()(given.drop(columns="query"))
+
+
+@pytest.mark.parametrize("algorithm", ["terrier", "exhaustive", "scorer"])
+def test_a_query_that_was_rewritten_after_it_was_encoded_is_named(
+    csplade: CSPLADE, table: QueryTable, index: ImpactIndex, algorithm: Any
+) -> None:
+    queries = pd.DataFrame({"qid": ["1", "2"], "query": ["dogs and cats", "inverted index"]})
+    for encoder in (table, csplade.query_encoder()):
+        given = encoder(queries)
+        if algorithm == "scorer":
+            search, given = index.scorer(), given.merge(pd.DataFrame({"docno": list(DOCUMENTS)}), how="cross")
+        else:
+            search = index.retriever(algorithm=algorithm)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            expected = search(given)
+        rewritten = given.assign(query=given["query"].replace("inverted index", "applypipeline:off index^0.5"))
+        with pytest.warns(UserWarning, match="query '2': the text was changed after its vector was made.*pt.rewrite.reset"):
+            found = search(rewritten)
+        assert found["score"].tolist() == expected["score"].tolist()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            search(pt.rewrite.reset()(rewritten.assign(query_0=given["query"])))
 
 
 def test_documents_of_another_model_refuse_the_vectors(

@@ -71,10 +71,10 @@ def test_integer_impacts_are_python_integers() -> None:
 
 
 def test_an_impact_vector_is_a_dict_that_survives_pickling() -> None:
-    vector = ImpactVector({"a": 1}, Contract(weights="w"))
+    vector = ImpactVector({"a": 1}, Contract(weights="w"), b"digest")
     copy = pickle.loads(pickle.dumps(vector))
     assert copy == {"a": 1}
-    assert copy.contract == vector.contract
+    assert (copy.contract, copy.text_digest) == (vector.contract, b"digest")
 
 
 def test_notebooks_show_bars() -> None:
