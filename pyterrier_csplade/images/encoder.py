@@ -20,7 +20,7 @@ from pyterrier_csplade.model.csplade import CSPLADE
 from pyterrier_csplade.model.hub import LOADING_LOCK
 from pyterrier_csplade.model.sparse import Wanted
 from pyterrier_csplade.model.transformers import Checked, ModelTransformer, scaled
-from pyterrier_csplade.vectors.checks import check_field_name, check_min_weight, check_record, check_top_k
+from pyterrier_csplade.vectors.checks import check_min_weight, check_record, check_top_k
 from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.impacts import ImpactVector, Quantizer, to_vectors
 
@@ -33,10 +33,9 @@ _TOLERANCE = 1e-2
 
 
 def _check_column(name: Any) -> str:
-    check_field_name(name)
-    if name is None:
-        raise ValueError("the name of a column must be a string, found None")
-    return str(name)
+    if not (isinstance(name, str) and name):
+        raise ValueError(f"the name of a column must be a text that is not empty, found {name!r}")
+    return name
 
 
 def _check_quantizer(quantizer: Any) -> Any:
@@ -96,6 +95,8 @@ class ImageEncoder(ModelTransformer):
         super().__init__(model, batch_size, verbose)
         self._head = str(head)
         self._opened: _Opened | None = None
+        # Fingerprint of the head that was opened first, which copies and pickles keep.
+        self._known: str | None = None
         self.features = features
         self.column = column
         self.vector_column = vector_column
@@ -284,10 +285,14 @@ class ImageEncoder(ModelTransformer):
         return vectors
 
     def _open(self) -> _Opened:
-        if (opened := self._opened) is None:
+        if (opened := self._opened) is None or opened.model is not self.model:
             with LOADING_LOCK:
-                if (opened := self._opened) is None:
-                    self._opened = opened = _Opened(self)
+                if (opened := self._opened) is None or opened.model is not self.model:
+                    opened = _Opened(self)
+                    fingerprint = opened.saved.contract.fingerprint
+                    if self._known not in (None, fingerprint):
+                        raise ContractError(f"{self._head} holds another image head than before: make another encoder")
+                    self._known, self._opened = fingerprint, opened
         return opened
 
     def _belongs_to(self) -> tuple[Any, ...]:
@@ -330,7 +335,8 @@ class _Opened:
     """A head that was checked against the text model and its features."""
 
     def __init__(self, encoder: ImageEncoder) -> None:
-        model, head = encoder.model, encoder.head
+        self.model, head = encoder.model, encoder.head
+        model = self.model
         self.saved = SavedHead.load(Path(head))
         texts = model.contract
         # The head ends before the vocabulary: its pictures are folded as the texts are.

@@ -30,10 +30,11 @@ def kept_layers(config: Any, layers: Layers, name: str) -> list[int]:
     Raises:
         ContractError: The model does not have a layer; the message names the layer.
     """
-    kept = list(range(layers)) if isinstance(layers, int) else layers
+    listed = isinstance(layers, (list, tuple))
+    kept = [int(index) for index in layers] if isinstance(layers, (list, tuple)) else list(range(layers))
     count = config.get_text_config().num_hidden_layers
     if kept[-1] >= count:
-        asked = str(layers) if isinstance(layers, int) else f"layer {kept[-1]}"
+        asked = f"layer {kept[-1]}" if listed else str(layers)
         raise ContractError(f"layers: {name} has {count} layers, numbered from 0 to {count - 1}, so {asked} cannot be kept")
     return kept
 

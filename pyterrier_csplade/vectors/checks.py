@@ -217,7 +217,7 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """Raise ContractError, naming the argument, if a value is neither None nor one of the choices."""
     *first, last = map(repr, choices)
     if value is not None and repr(value) not in (*first, last):
-        raise ContractError(f"{name} must be None, {', '.join(first)} or {last}, found {value!r}")
+        raise ContractError(f"{name} must be {', '.join(['None', *first])} or {last}, found {value!r}")
 
 
 def check_one_of(name: str, value: object, choices: Iterable[str]) -> None:

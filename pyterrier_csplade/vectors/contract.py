@@ -213,12 +213,13 @@ class Contract:
     def summary(self) -> str:
         """Name of the encoder in messages."""
         name = self.base_model or "a model without a name"
+        folded = ", folded terms" if self.fold else ""
         if self.documents_for:
             return f"an image head for {name} (fingerprint {self.fingerprint[:12]}, for the texts of {self.documents_for[:12]})"
         if self.queries_for:
             kind = "a model of fewer layers" if self.training.get("phase") in ("shallow", "distil-query") else "a query table"
-            return f"{kind} for {name} (fingerprint {self.fingerprint[:12]}, for documents of {self.queries_for[:12]})"
-        return f"{name} ({self.variant}, fingerprint {self.fingerprint[:12]})"
+            return f"{kind} for {name} (fingerprint {self.fingerprint[:12]}, for documents of {self.queries_for[:12]}{folded})"
+        return f"{name} ({self.variant}, fingerprint {self.fingerprint[:12]}{folded})"
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)

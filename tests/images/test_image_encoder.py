@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -301,6 +303,46 @@ def encoder_of_pictures(directory: Path) -> None:
     transformers.CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}).save_pretrained(
         directory
     )
+
+
+@pytest.mark.parametrize("way", ["pickle", "copy", "features"])
+def test_a_directory_that_holds_another_head_by_now_is_refused(world: Any, tmp_path: Path, way: str) -> None:
+    """A copy, a pickle, and an encoder whose features were changed took the other head silently."""
+    csplade, head, _ = world
+    shutil.copytree(head, tmp_path / "head")
+    used, unused = (csplade.image_encoder(tmp_path / "head") for _ in range(2))
+    expected = used.impacts(RECORDS).toarray()
+    sent = pickle.dumps(used)
+    np.testing.assert_array_equal(pickle.loads(sent).impacts(RECORDS).toarray(), expected)
+    shutil.rmtree(tmp_path / "head")
+    random_head(csplade, tmp_path / "head", seed=4)
+    np.testing.assert_array_equal(used.impacts(RECORDS).toarray(), expected)
+    assert (unused.impacts(RECORDS).toarray() != expected).any()
+    if way == "features":
+        used.set_parameter("features", colours)
+    other = {"pickle": lambda: pickle.loads(sent), "copy": lambda: copy.deepcopy(used), "features": lambda: used}[way]()
+    with pytest.raises(ContractError, match="head holds another image head than before: make another encoder"):
+        other.impacts(RECORDS)
+
+
+def test_another_text_model_is_checked_after_use(world: Any, tmp_path: Path) -> None:
+    """The states of the head went through the layers of both models."""
+    csplade, head, _ = world
+    encoder = csplade.image_encoder(head)
+    expected = encoder.impacts(RECORDS).toarray()
+    encoder.model = saved_model(tmp_path / "other", seed=3)
+    with pytest.raises(ContractError, match="was trained for the texts of"):
+        encoder.impacts(RECORDS)
+    encoder.model = CSPLADE(csplade.model)
+    np.testing.assert_array_equal(encoder.impacts(RECORDS).toarray(), expected)
+
+
+@pytest.mark.parametrize("name", ["column", "vector_column", "output"])
+@pytest.mark.parametrize("value", ["", None, 3])
+def test_names_of_columns_are_checked(world: Any, name: str, value: Any) -> None:
+    csplade, head, _ = world
+    with pytest.raises(ValueError, match=f"the name of a column must be a text that is not empty, found {value!r}"):
+        csplade.image_encoder(head).set_parameter(name, value)
 
 
 def test_merging_a_picture_with_its_text(world: Any) -> None:

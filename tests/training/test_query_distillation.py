@@ -43,6 +43,8 @@ def test_some_layers_give_the_vectors_of_the_model_without_the_others(whole: str
     """The reference removes the layers of another copy of the model by hand."""
     model = CSPLADE(whole)
     fast, queries = model.shallow(LAYERS), ["inverted index", "dogs and cats", ""]
+    of_numpy = model.shallow(np.int64(1)), model.shallow([0])  # type: ignore[arg-type]
+    assert of_numpy[0].contract == of_numpy[1].contract and json.dumps(of_numpy[0].contract.to_dict())
     lm = CSPLADE(whole).backbone.model
     lm.model.layers = torch.nn.ModuleList([lm.model.layers[layer] for layer in LAYERS])
     for place, layer in enumerate(lm.model.layers):
