@@ -35,13 +35,6 @@ def folded_by_hand(matrix: csr_matrix, terms: Any) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("head", ["streamed", "screened"])
-def test_contracts_that_differ_in_folding_say_so(csplade: CSPLADE) -> None:
-    assert "folded terms" not in csplade.contract.summary
-    assert csplade.contract.replace(fold="case+space").summary.endswith(", folded terms)")
-    with pytest.raises(ContractError, match="fold must be None or 'case.space', found 'case'"):
-        CSPLADE("some/model", fold="case")  # type: ignore[arg-type]
-
-
 def test_vectors_are_maxima_over_spellings(saved: str, head: Literal["streamed", "screened"]) -> None:
     plain = CSPLADE(saved, device="cpu", head=head)
     folding = CSPLADE(saved, device="cpu", head=head, fold="case+space")
@@ -85,3 +78,10 @@ def test_what_cannot_fold_says_so(saved: str, tmp_path: Path) -> None:
         export_sentence_transformers(CSPLADE(saved, device="cpu", fold="case+space"), tmp_path / "export")
     with pytest.raises(ValueError, match="fold must be"):
         CSPLADE(saved, fold="stem")  # type: ignore[arg-type]
+
+
+def test_contracts_that_differ_in_folding_say_so(csplade: CSPLADE) -> None:
+    assert "folded terms" not in csplade.contract.summary
+    assert csplade.contract.replace(fold="case+space").summary.endswith(", folded terms)")
+    with pytest.raises(ContractError, match="fold must be None or 'case.space', found 'case'"):
+        CSPLADE("some/model", fold="case")  # type: ignore[arg-type]
