@@ -123,6 +123,44 @@ def test_no_answer_mixes_two_versions_of_an_index(tmp_path: Path, algorithm: str
     assert len(built) > 2 and answers[0] > 20
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_500_queries_of_each_of_8_threads_while_another_one_rebuilds(tmp_path: Path, algorithm: str) -> None:
+    """Every answer is wholly from one version, or an error that says to reopen; a thread then reopens."""
+    index, retriever = make(tmp_path / "index", algorithm)
+    right = {version: [expected(version, query) for query in queries()] for version in range(200)}
+    built, searched, refused = [0], threading.Event(), [0] * 8
+
+    def rebuild() -> None:
+        while not searched.is_set() and built[-1] < 199:
+            built.append(built[-1] + 1)
+            index.toks_indexer(overwrite=True).index(documents(built[-1]))
+            if algorithm == "guided":
+                index.add_guide({"docno": d["docno"], "toks_tf": d["toks"]} for d in documents(built[-1]))
+
+    def work(number: int) -> None:
+        i = 0
+        while i < 500:
+            at = (i * 7 + number) % QUERIES
+            try:
+                found = answer(retriever, queries()[at])
+            except ImpactIndexError as error:
+                assert any(word in str(error) for word in ("close()", "no index", "guide")), error
+                refused[number] += 1
+                continue
+            i += 1
+            assert any(found == right[version][at] for version in built), (number, i, found[:3])
+
+    rebuilding = threading.Thread(target=rebuild)
+    rebuilding.start()
+    try:
+        in_threads(work)
+    finally:
+        searched.set()
+        rebuilding.join()
+    assert len(built) > 3
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_retriever_reads_an_index_that_another_process_replaced(tmp_path: Path, threads: int) -> None:
     """It answers from the version that it opened, or refuses; after close(), it answers from the new version."""
