@@ -61,6 +61,8 @@ class CSPLADE(Settings):
 
     # Read when it is first needed.
     _table: QueryTable | None = None
+    # Fingerprint of the model when it was first loaded, which copies and pickles keep.
+    _known: str | None = None
 
     def __init__(
         self,
@@ -124,8 +126,6 @@ class CSPLADE(Settings):
         self._check()
 
     def _check(self) -> None:
-        check_positive(batch_size=self.batch_size)
-        check_field_name(self.text_field)
         for name, choices in (("variant", Variant), ("quantization", Quantization), ("head", Head), ("fold", Fold)):
             check_choice(name, getattr(self, name), get_args(choices))
         if self.device is not None:
@@ -173,7 +173,7 @@ class CSPLADE(Settings):
         if self._loaded is None:
             with LOADING_LOCK:
                 if self._loaded is None:
-                    self._loaded = BatchEncoder(self._load(), self.head)
+                    self._loaded = BatchEncoder(self._checked(self._load()), self.head)
         return self._loaded
 
     @property
@@ -216,6 +216,20 @@ class CSPLADE(Settings):
             model, adapter=adapter, revision=self.revision, contract=contract, quantization=self.quantization,
             dtype=self.dtype, device=self.device, attn_implementation=self.attn_implementation, verbose=self.verbose,
         )  # fmt: skip
+
+    def _checked(self, backbone: Backbone) -> Backbone:
+        """Return a model that was loaded by name, unless it is another one than when this object was copied or pickled.
+
+        Raises:
+            ContractError: It is.
+        """
+        if isinstance(self.model, str):
+            fingerprint = backbone.contract.fingerprint
+            if self._known not in (None, fingerprint):
+                place = self.adapter or self.model
+                raise ContractError(f"{place} holds another model than before this copy or pickle: make another CSPLADE")
+            self._known = fingerprint
+        return backbone
 
     def save(self, path: str | Path) -> None:
         """Save model, tokenizer and contract into a directory that ``CSPLADE(path)`` loads.
@@ -499,6 +513,12 @@ class CSPLADE(Settings):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _OF_LOADING and any(self.__dict__.get(read) is not None for read in ("_loaded", "_table")):
             raise AttributeError(f"{name} is an argument of loading, and this model is loaded: make another CSPLADE")
+        if name in _OF_LOADING:
+            self.__dict__.pop("_known", None)
+        elif name == "batch_size":
+            check_positive(batch_size=value)  # of 0, streams would be empty
+        elif name == "text_field":
+            check_field_name(value)
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -67,6 +67,17 @@ def test_settings_of_an_encoder_are_checked_when_they_are_given_and_when_they_ar
     assert encoder == unloaded.doc_encoder()
 
 
+@pytest.mark.parametrize("argument", [{"batch_size": 0}, {"batch_size": -3}, {"batch_size": 2.5}, {"text_field": ""}])
+def test_settings_of_a_model_are_checked_when_they_are_set(csplade: CSPLADE, argument: dict[str, Any]) -> None:
+    """A model with batches of 0 encoded nothing of a stream."""
+    ((name, value),) = argument.items()
+    before = getattr(csplade, name)
+    with pytest.raises(ValueError, match=f"{name} must .*found {value!r}"):
+        setattr(csplade, name, value)
+    assert getattr(csplade, name) == before
+    assert len(list(csplade.query_encoder()([{"qid": "1", "query": "dogs"}]))) == 1
+
+
 def test_a_parameter_is_read_as_it_was_set(unloaded: CSPLADE) -> None:
     for make in (unloaded.doc_encoder, unloaded.query_encoder, unloaded.scorer):
         encoder = make()

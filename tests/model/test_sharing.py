@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pyterrier_csplade import CSPLADE, Contract
+from pyterrier_csplade import CSPLADE, Contract, ContractError
 from support.models import language_model, tokenizer
 from support.results import results
 from support.texts import dense
@@ -99,6 +100,22 @@ def test_a_pickle_and_a_copy_of_a_named_model_hold_no_weights(saved: Path) -> No
     for other in (pickle.loads(pickled), copy.deepcopy(csplade), copy.copy(csplade)):
         assert other == csplade and repr(other) == repr(csplade) and other.truncated is not csplade.truncated
         np.testing.assert_array_equal(dense(other.encode_docs(TEXTS)), expected)
+
+
+def test_a_directory_that_holds_another_model_by_now_is_refused(saved: Path, tmp_path: Path) -> None:
+    """Copies and pickles encoded with the other model, without a word."""
+    path = Path(shutil.copytree(saved, tmp_path / "model"))
+    used, unused = CSPLADE(path), CSPLADE(path)
+    expected = dense(used.encode_docs(TEXTS))
+    sent, copied = pickle.dumps(used), copy.deepcopy(used)
+    np.testing.assert_array_equal(dense(pickle.loads(sent).encode_docs(TEXTS)), expected)
+    shutil.rmtree(path)
+    CSPLADE((language_model(seed=8), tokenizer())).save(path)
+    np.testing.assert_array_equal(dense(used.encode_docs(TEXTS)), expected)
+    for other in (pickle.loads(sent), copied):
+        with pytest.raises(ContractError, match="model holds another model than before this copy or pickle: make another"):
+            other.encode_docs(TEXTS)
+    assert (dense(unused.encode_docs(TEXTS)) != expected).any()
 
 
 def test_a_pickle_of_a_pair_holds_the_pair() -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 
-from pyterrier_csplade import ConfigError
+from pyterrier_csplade import ConfigError, ContractError
 from pyterrier_csplade.training import (
     AdaptationConfig,
     ContrastiveConfig,
@@ -74,6 +74,14 @@ def test_a_directory_has_no_revisions(tmp_path: Path, kind: Any, settings: str) 
     path = write(tmp_path, f"{beginning}{tmp_path}\n{settings}")
     with pytest.raises(ConfigError, match=r"config.yaml, line 2: revision='v2' names .* is a directory: leave revision out"):
         load_config(path, kind)
+
+
+def test_adapter_and_revision_beside_the_shipped_model_are_not_ignored(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"model": "csplade-tiny", "output": str(tmp_path / "o"), "queries": "q.tsv"}
+    with pytest.raises(FileNotFoundError, match="there is no directory .*none"):
+        TableConfig(**settings, adapter=str(tmp_path / "none")).load_model()
+    with pytest.raises(ContractError, match="revision='v2' names a version of a hub model"):
+        TableConfig(**settings, revision="v2").load_model()
 
 
 def test_numbers_as_people_write_them(tmp_path: Path) -> None:
