@@ -125,6 +125,11 @@ def encoded(made: QueryTable, texts: list[str], scale: float = 1.0) -> list[dict
     ]  # fmt: skip
 
 
+def strange(clause: Any) -> dict[str, Any]:
+    """An answer with one clause."""
+    return {"doc": {"_source": {"query": {"bool": {"should": [clause]}}}}}
+
+
 def test_a_table_is_stored_only_if_the_server_encodes_as_it_does() -> None:
     fake, made = FakeCluster(), table("smollm-2")
     index = OpenSearchIndex(fake.client(), "docs")
@@ -140,6 +145,9 @@ def test_a_table_is_stored_only_if_the_server_encodes_as_it_does() -> None:
     for wrong, message in [
         (lambda body: encoded(made, sources(body), scale=1.01), "encodes 'what is .* otherwise than the table"),
         (lambda body: [{"doc": {"_source": {}}}] * 3, "encodes 'what is .* otherwise than the table"),
+        (lambda body: [strange({"rank_feature": {}})] * 3, "encodes 'what is .* otherwise than the table"),
+        (lambda body: [strange({"rank_feature": {"field": "a.b", "boost": None}})] * 3, "encodes 'what is .* otherwise"),
+        (lambda body: encoded(made, sources(body))[:2], "does not answer as OpenSearch"),
         (
             lambda body: [{"error": {"type": "illegal_argument_exception", "reason": "no painless"}}] * 3,
             "cannot encode 'what is .*: illegal_argument_exception: no painless",

@@ -84,8 +84,10 @@ def store(connection: Connection, name: str, table: QueryTable, names: TermNames
     body, pauses = pipeline(table, names), Backoff(patience=30.0).pauses()
     docs = [{"_source": {"query": probe}} for probe in _PROBES]
     answer = connection("POST", "/_ingest/pipeline/_simulate", {"pipeline": body, "docs": docs}, pauses=pauses)
-    vectors = table.encode(_PROBES)
-    for probe, vector, found in zip(_PROBES, vectors, connection.objects(answer, "docs"), strict=True):
+    vectors, answers = table.encode(_PROBES), connection.objects(answer, "docs")
+    if len(answers) != len(_PROBES):
+        raise connection.strange_answer(answer)
+    for probe, vector, found in zip(_PROBES, vectors, answers):
         if "error" in found:
             kind, reason = explain(found)
             raise ImpactIndexError(f"{connection.name} cannot encode {probe!r}: {kind}: {reason}")
@@ -96,10 +98,13 @@ def store(connection: Connection, name: str, table: QueryTable, names: TermNames
 
 
 def _weights(answer: Any) -> dict[str, float]:
-    """Return the vector in the server's answer for a document: name of a term to weight."""
+    """Return the vector in the server's answer for a document: name of a term to weight; nothing for other answers."""
     query = part(part(part(answer, "doc"), "_source"), "query")
-    clauses = [part(clause, "rank_feature") for clause in part(query, "bool").get("should", [])]
-    return {str(clause["field"]).partition(".")[2]: float(clause["boost"]) for clause in clauses}
+    try:
+        clauses = [part(clause, "rank_feature") for clause in part(query, "bool").get("should", [])]
+        return {str(clause["field"]).partition(".")[2]: float(clause["boost"]) for clause in clauses}
+    except (LookupError, TypeError, ValueError):
+        return {}
 
 
 def _equal(found: dict[str, float], wanted: dict[str, float]) -> bool:
