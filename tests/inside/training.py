@@ -22,6 +22,7 @@ from pyterrier_csplade.training.config import POSTING_BYTES
 from pyterrier_csplade.training.expansion import ExpansionControl, own_terms_only
 from pyterrier_csplade.training.fields import config_from_dict
 from pyterrier_csplade.training.gradient_cache import GradientCache
+from pyterrier_csplade.training.images.kept import kept
 from pyterrier_csplade.training.images.losses import both_ways, distillation, gate_loss
 from pyterrier_csplade.training.images.pairs import Pairs, encode_pairs, read_pairs
 from pyterrier_csplade.training.images.start import make_head
@@ -69,6 +70,7 @@ __all__ = [
     "encode_pairs",
     "gate_loss",
     "head_figures",
+    "kept",
     "make_head",
     "read_pairs",
     "ExpansionControl",

@@ -22,6 +22,7 @@ from inside.training import (
     encode_pairs,
     gate_loss,
     head_figures,
+    kept,
     make_head,
     read_pairs,
 )
@@ -178,6 +179,21 @@ def test_encoded_pairs_are_kept(base: Path, tmp_path: Path, monkeypatch: pytest.
     file.write_bytes(file.read_bytes()[:100])  # damaged: it is made again
     assert (encode_pairs(pairs, model, None, str(cache)).documents != first.documents).nnz == 0
     assert len(encode_pairs(pairs[:5], model, None, str(cache)).queries.indptr) == 6 and len(list(cache.iterdir())) == 2
+
+
+def test_a_damaged_file_of_the_cache_is_made_again(tmp_path: Path) -> None:
+    """zlib raises errors of its own, which ended the run."""
+    made = {"vectors": np.random.default_rng(0).integers(0, 5, (40, 6)).astype(np.float32)}
+    for directory, key in ((None, 1), (str(tmp_path), 1)):
+        np.testing.assert_array_equal(kept(directory, "x", key, lambda: made)["vectors"], made["vectors"])
+    (file,) = tmp_path.iterdir()
+    content = file.read_bytes()
+    calls: list[int] = []
+    for position in range(0, len(content), 3):
+        file.write_bytes(content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :])
+        found = kept(str(tmp_path), "x", 1, lambda: calls.append(1) or made)  # type: ignore[func-returns-value]
+        np.testing.assert_array_equal(found["vectors"], made["vectors"])
+    assert calls
 
 
 def test_features_are_kept_by_the_content_of_the_pictures(base: Path, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def kept(directory: str | None, name: str, key: Any, make: Callable[[], dict[str
     try:
         with np.load(path) as file:
             return {part: file[part] for part in file.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # it is missing, or damaged
+    except Exception:  # it is missing or damaged, for which zipfile, zlib and numpy raise errors of many kinds
         arrays = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
