@@ -18,7 +18,7 @@ def add_command(commands: Any, say: Say) -> None:
     )
     distil.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings")
     distil.add_argument("--dry-run", action="store_true", help="check the settings and count the queries, load no weights")
-    distil.set_defaults(run=lambda arguments: _distil(arguments, say), again="run the same command again")
+    distil.set_defaults(run=lambda arguments: _distil(arguments, say), again="nothing was written: run the same command again")
 
 
 def _distil(arguments: argparse.Namespace, say: Say) -> None:

@@ -53,11 +53,15 @@ def _export(arguments: argparse.Namespace, say: Say) -> None:
 
 def _export_model(arguments: argparse.Namespace) -> None:
     from pyterrier_csplade.model.export import export_sentence_transformers
+    from pyterrier_csplade.storage.workspace import publish, workspace
 
     if arguments.model not in (SHIPPED, arguments.source):
         raise CspladeError(f"SOURCE {arguments.source} and --model {arguments.model} name two models: leave one of them out")
     arguments.model = arguments.source
-    export_sentence_transformers(named_model(arguments), arguments.output)
+    output = arguments.output.absolute()
+    with workspace(output) as directory:
+        export_sentence_transformers(named_model(arguments), directory / output.name)
+        publish(directory / output.name, output)
 
 
 def _export_vectors(arguments: argparse.Namespace) -> int:

@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         **examples("demo", "demo --output elsewhere"),
     )
     demo.add_argument("--output", type=Path, default=Path("csplade-demo"), metavar="DIR", help="default: %(default)s")
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=_demo, again="run the same command again")
 
     for name, run, text in (
         ("adapt", _adapt, "train a language model for CSPLADE: the adaptation phase"),

@@ -57,7 +57,7 @@ def add_command(commands: Any, say: Say) -> None:
         "--show", nargs="+", default=[], metavar="F", help="stored fields to show in a table; reading them needs Java"
     )
     add_model_options(search)
-    search.set_defaults(run=lambda arguments: _search(arguments, say), again="run the same command again")
+    search.set_defaults(run=lambda arguments: _search(arguments, say), again="nothing was written: run the same command again")
 
 
 def _search(arguments: argparse.Namespace, say: Say) -> None:

@@ -19,6 +19,7 @@ from pyterrier_csplade._errors import DataError, TrainingError
 from pyterrier_csplade.model.csplade import CSPLADE
 from pyterrier_csplade.model.head import activate
 from pyterrier_csplade.queries.table import check_teacher
+from pyterrier_csplade.storage.workspace import publish, workspace
 from pyterrier_csplade.vectors.contract import CONTRACT_FILE, LAYERS, are_layers
 from pyterrier_csplade.vectors.impacts import Quantizer
 
@@ -94,7 +95,10 @@ def distil_query(config: DistilQueryConfig, *, verbose: bool = True) -> Path:
     student = teacher.shallow(config.layers)
     judge = _Judge(teacher, config.validation, verbose=verbose)
     _Distillation(config, student, queries, vectors, judge).run(verbose=verbose)
-    student.save(config.output)
+    output = Path(config.output).absolute()
+    with workspace(output) as directory:
+        student.save(directory / output.name)
+        publish(directory / output.name, output)
     return Path(config.output)
 
 
