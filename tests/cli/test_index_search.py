@@ -42,13 +42,16 @@ def expected_scores(place: Path) -> np.ndarray:
 
 
 def test_a_run_has_the_exact_scores(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tmp_path / "a.run.gz"
+    run, victim, planted = (tmp_path / name for name in ("a.run.gz", "victim", ".csplade-a.run.gz"))
+    victim.write_text("mine")
+    planted.symlink_to(victim)  # in the place of the temporary file of earlier versions
     command = f"search {place}/index --model {place}/model --topics {place}/topics.tsv --output {run} --tag"
     assert main([*command.split(), "first"]) == 0
     assert main([*command.split(), "mine"]) == 0  # a run is replaced
     assert f"results of 3 queries: {run}" in capsys.readouterr().out
     found = pt.io.read_results(str(run))
-    assert set(found["name"]) == {"mine"} and sorted(path.name for path in tmp_path.iterdir()) == ["a.run.gz"]
+    assert set(found["name"]) == {"mine"} and victim.read_text() == "mine"
+    assert {*tmp_path.iterdir()} == {run, victim, planted}
     scores = expected_scores(place)
     for row, qid in enumerate(QUERIES):
         rows = found[found["qid"] == qid]
