@@ -64,7 +64,7 @@ CONFIGURATIONS: list[tuple[str | bytes | None, dict[str, Any], str]] = [
     (None, {"batch_size": 0}, "batch_size must be positive, found 0"),
     (None, {"learning_rate": "fast"}, "learning_rate: expected float, found 'fast'"),
     (None, {"variant": "ecko"}, "variant: expected one of 'causal', 'echo', 'bidirectional', found 'ecko'"),
-    (None, {"validation": {"collection": "c", "measures": ["nDGC@10"]}}, "validation: ir_measures knows no measure 'nDGC@10'"),
+    (None, {"validation": {"collection": "c", "measures": ["nDGC@10"]}}, "validation: ir_measures has no measure 'nDGC@10'"),
     ("", {}, "config.yaml: expected a mapping of settings, found NoneType"),
     ("- a\n- b\n", {}, "config.yaml: expected a mapping of settings, found list"),
     ("model: [a\nb: }", {}, "config.yaml is not valid: while parsing"),

@@ -115,7 +115,7 @@ def test_arguments_of_loading_cannot_change_once_the_model_is_loaded(saved: Path
     csplade.variant = None
     assert csplade.contract.variant == "causal"
     for name, value in {"variant": "echo", "fold": "case+space", "layers": 1, "dtype": "float64", "model": "other"}.items():
-        with pytest.raises(AttributeError, match=f"{name} is an argument of loading, and this model is loaded: make another"):
+        with pytest.raises(AttributeError, match=f"{name} cannot be set after the model is loaded: create another CSPLADE"):
             setattr(csplade, name, value)
     csplade.batch_size = 2
     csplade.text_field = "body"

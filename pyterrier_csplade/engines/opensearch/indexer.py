@@ -164,7 +164,9 @@ class OpenSearchIndexer(Settings, pt.Indexer):
         if loss.postings == 0:
             raise DataError(f"nothing to index: {documents:,} documents, none with an impact above 0")
         share = records.empty / documents
-        message = f"{records.empty:,} of {documents:,} documents ({share:.1%}) have no impact above 0: no query finds them"
+        message = (
+            f"{records.empty:,} of {documents:,} documents ({share:.1%}) have no impact above 0, so no query can find them"
+        )
         if share > self.max_empty:
             raise DataError(f"{message}; check the encoder, or index them anyway with toks_indexer(max_empty=1)")
         if records.empty:

@@ -122,7 +122,7 @@ class RemoteIndex:
     def refuse_complete(self, metadata: Metadata | None) -> None:
         """Raise ImpactIndexError if the metadata belong to a complete index."""
         if metadata is not None and metadata.complete:
-            raise ImpactIndexError(f"there is an index {self}: toks_indexer(overwrite=True) replaces it")
+            raise ImpactIndexError(f"there is an index {self}: use toks_indexer(overwrite=True) to replace it")
 
     def finish(self, metadata: Metadata, replicas: int) -> None:
         """Restore refreshes, set the number of replicas, and mark the index complete."""
