@@ -76,6 +76,6 @@ def encoded_topics(arguments: argparse.Namespace) -> pd.DataFrame:
         return query_encoder(named_query_side(arguments), verbose=True)(topics)
     if (missing := topics["query_toks"].isna()).any():
         raise DataError(
-            f"{arguments.topics}: the query {topics.loc[missing, 'qid'].iloc[0]!r} has no vector, but others have one"
+            f"{arguments.topics}: the query {topics.loc[missing, 'qid'].iloc[0]!r} has no vector, but other queries have one"
         )
     return topics

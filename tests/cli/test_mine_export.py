@@ -91,7 +91,7 @@ REFUSED = {
     "export anserini PLACE/v.jsonl --topics PLACE/c/topics.train.tsv --output x": "--topics is required for lsr-benchmark",
     "export ciff PLACE/v.jsonl --output x": "the name of a CIFF file ends in .ciff",
     "export sentence-transformers nothing/there --output x": "'nothing/there' is not a directory",
-    "export sentence-transformers one --model two --output x": "SOURCE one and --model two name two models",
+    "export sentence-transformers one --model two --output x": "SOURCE one and --model two are different models",
     "mine PLACE/c --run PLACE/none.run --output x": "there is no run",
     "mine PLACE/c --run PLACE/bm25.run --output x": "holds no topics.tsv; it has topics.train.tsv",
     "mine PLACE/c --split train --index nothing --output x": "no index at nothing",
