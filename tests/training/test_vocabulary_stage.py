@@ -77,7 +77,7 @@ def test_words_after_punctuation_are_those_after_a_space(tmp_path: Path, kind: s
     new = stage(tmp_path, model, kind="lower", normalise=["words", "lowercase"])
     before, after = AutoTokenizer.from_pretrained(model), AutoTokenizer.from_pretrained(new)
     start = "" if kind == "llama2" else " "
-    # By hand: a space before a letter after punctuation, a symbol, an underscore or a line break; digits, spaces and other letters stay.
+    # By hand: a space before a letter after punctuation, a symbol, an underscore or a line break; all else stays.
     for text, normal in (
         ("`Heart` (heart", "` heart` ( heart"),
         ("get_heart __Heart__", "get_ heart __ heart__"),

@@ -40,8 +40,8 @@ class VocabularyConfig(Checked):
         revision: Revision of a hub model.
         text_fields: Fields of a document, joined by a space.
         normalise: Steps of the normalisation, which also puts a space before every text, so that its first word is the same
-            token as elsewhere. "words" does the same for a letter after punctuation, a symbol, an underscore or a line break. None:
-            [nfkc, lowercase] for "lower" and "corpus", and nothing for "cut".
+            token as elsewhere. "words" does the same for a letter after punctuation, a symbol, an underscore or a line break.
+            None: [nfkc, lowercase] for "lower" and "corpus", and nothing for "cut".
         min_documents: Documents in which a token must occur to survive a cut, which with 1 is lossless for the corpus; for
             "corpus", occurrences of a pair of tokens that is joined.
         keep_texts: Texts whose tokens survive a cut, such as the prefixes of queries and documents.
