@@ -23,7 +23,7 @@ def read_run(path: str | Path) -> pd.DataFrame:
 
     Raises:
         DataError: A line has another form, a score is not finite, a document appears twice for a query, or there are no
-            results; names file and line.
+            results; the message names file and line.
     """
     qids: list[str] = []
     docnos: list[str] = []

@@ -75,7 +75,7 @@ def distil_query(config: DistilQueryConfig, *, verbose: bool = True) -> Path:
 
     Args:
         config: The settings.
-        verbose: Whether progress is shown.
+        verbose: Whether to show progress.
 
     Returns:
         ``config.output``.

@@ -68,8 +68,8 @@ class Contract:
         add_eos: Whether to put the end-of-text token last.
         pool_special: Whether pooling includes the positions of special tokens, as Lion-SP does; the paper has no special
             tokens.
-        fold: "case+space" to merge spellings of a word that differ in case, or in the space before it, into one term with the
-            largest of their weights; None if each token is a term. The digests are those of the model without folding.
+        fold: "case+space" merges spellings of a word that differ in case, or in the space before it, into one term with the
+            largest of their weights. None makes each token a term. The digests are the digests of the model without folding.
         query_length: Maximum number of tokens of a query, including the prefix; for echo, of one copy.
         document_length: Maximum number of tokens of a document, including the prefix; for echo, of one copy.
         logit_scale: Factor of the logits before pooling (1 in the paper; hidden size ** -0.25 in Lion-SP).
@@ -83,7 +83,7 @@ class Contract:
         vocabulary_sha256: Digest of the index vocabulary.
         weights: Digest of everything that determines the model's vectors: weights, configuration, tokenizer and adapter. It
             begins with "2:". A digest without this prefix is from version 0.1.0 and covers some of the weights.
-        other_weights: The digest of the other kind, where it is known.
+        other_weights: The digest of the other kind, if it is known.
         documents_for: Fingerprint of the text model for whose queries an image head makes document vectors; empty for a
             language model.
         queries_for: Fingerprint of the document encoder for which a query table, or a model of fewer layers, makes query
@@ -405,5 +405,5 @@ def contract_preset(name: str, **changes: Any) -> Contract:
         ContractError: There is no such preset.
     """
     if name not in _PRESETS:
-        raise ContractError(f"there is no preset {name!r}; there are {', '.join(_PRESETS)}")
+        raise ContractError(f"there is no preset {name!r}; the presets are {', '.join(_PRESETS)}")
     return Contract(**{**_PRESETS[name], **changes})

@@ -181,7 +181,7 @@ def test_a_duplicate_docno_is_refused_and_an_empty_picture_is_counted(world: Any
     ("record", "message"),
     [
         ({"image_vec": [1.0, 2.0]}, r"picture x: expected an image vector of 6 numbers, found an array \[2\]"),
-        ({"image_vec": [0, 0, 0, float("nan"), 0, 0]}, "picture x: the image vector holds a number that is not finite"),
+        ({"image_vec": [0, 0, 0, float("nan"), 0, 0]}, "picture x: the image vector contains a number that is not finite"),
         ({"image_vec": "abc"}, "picture x: an image vector must hold numbers, found 'abc'"),
         ({"image": b"broken"}, "picture x: the picture is damaged"),
         ({"image": None}, "picture x: a picture must be a path"),

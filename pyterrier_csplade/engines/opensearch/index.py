@@ -257,7 +257,7 @@ class OpenSearchIndex(ClusterIndex):
             path: The ZIP file; one that exists is replaced.
 
         Raises:
-            ContractError: Such a model cannot express the table; names what it lacks.
+            ContractError: Such a model cannot express the table; the message names the unsupported part.
         """
         write_atomically(Path(path), tokenizer_model(table, self.remote.names))
 

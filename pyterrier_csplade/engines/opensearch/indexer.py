@@ -108,7 +108,9 @@ class OpenSearchIndexer(Settings, pt.Indexer):
         """Load encoded documents; see :meth:`OpenSearchIndex.index_vectors`.
 
         Raises:
-            ContractError, DataError, ImpactIndexError: As :meth:`index`; or the documents do not match the vectors.
+            ContractError: As for :meth:`index`.
+            DataError: As for :meth:`index`, or the documents do not match the vectors.
+            ImpactIndexError: As for :meth:`index`.
         """
         check_encoded(vectors)
         if self.fields.names and documents is None:

@@ -100,8 +100,9 @@ class Metadata:
         """Read a mapping.
 
         Raises:
+            ContractError: The contract in the mapping was changed.
             ImpactIndexError: The mapping was changed, or belongs to an index of another program or of a newer version of this
-            package. ContractError: The contract in it was changed.
+                package.
         """
         meta, properties = part(mapping, "_meta"), part(mapping, "properties")
         values = dict(part(meta, "csplade"))

@@ -120,7 +120,7 @@ def tokenizer_model(table: QueryTable, names: TermNames) -> bytes:
         names: Names of the index's terms.
 
     Raises:
-        ContractError: ml-commons cannot express the table; names what it lacks.
+        ContractError: ml-commons cannot express the table; the message names the unsupported part.
     """
     content = table.content
     tokens, scheme = content.tokens, names.scheme["terms"]

@@ -62,7 +62,7 @@ class RemoteIndex:
 
         Raises:
             ImpactIndexError: There is no index, an index is incomplete or names terms differently, or scores cannot be
-            compared.
+                compared.
         """
         return self._join(self._find_all())
 
@@ -107,7 +107,8 @@ class RemoteIndex:
         """Create the index, or continue an index whose load was interrupted, and prepare it for a load.
 
         Raises:
-            ContractError, ImpactIndexError: There is a complete index, or one that was begun differently.
+            ContractError: The index was begun with another encoder.
+            ImpactIndexError: There is a complete index, or an index that was begun with other settings.
         """
         if overwrite:
             self._delete()

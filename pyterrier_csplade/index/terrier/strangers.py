@@ -32,7 +32,7 @@ def check_java_files(directory: Path) -> None:
         directory: The directory of an index that :class:`ImpactIndex` has built.
 
     Raises:
-        ImpactIndexError: A file holds something that this package does not write; names it.
+        ImpactIndexError: A file contains something that this package does not write; the message names it.
     """
     try:
         _check_properties(directory / "data.properties")
