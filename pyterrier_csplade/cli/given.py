@@ -57,7 +57,7 @@ def vectors_of(name: str) -> Iterable[Mapping[str, Any]]:
     source = open_source(name)
     field = source.vector_field()
     if field is None:
-        raise DataError(f"{name} holds texts, not vectors: encode them with pyterrier-csplade encode {name} --output DIR")
+        raise DataError(f"{name} contains texts, not vectors: encode them with pyterrier-csplade encode {name} --output DIR")
     return given_vectors(source, field)
 
 

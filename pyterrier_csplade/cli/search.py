@@ -99,7 +99,9 @@ def _write(results: pd.DataFrame, path: Path, tag: str) -> None:
 
     for column in ("qid", "docno"):
         if (spaced := results[column].str.contains(r"\s")).any():
-            raise DataError(f"{column} {results.loc[spaced, column].iloc[0]!r} has white space, which a TREC run cannot hold")
+            raise DataError(
+                f"{column} {results.loc[spaced, column].iloc[0]!r} has white space, which a TREC run cannot contain"
+            )
     # The temporary name keeps the extension, by which PyTerrier chooses a compression.
     temporary = path.with_name(f".csplade-{path.name}")
     with replacing(path, temporary):

@@ -150,7 +150,7 @@ def source_files(name: str) -> list[Path] | None:
         return [docs]
     files = [file for file in document_files(path) if file.parent != path or not file.name.startswith(_OTHER_FILES)]
     if not files:
-        raise DataError(f"the directory {name} holds no files of documents")
+        raise DataError(f"the directory {name} contains no files of documents")
     return files
 
 

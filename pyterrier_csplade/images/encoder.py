@@ -376,7 +376,7 @@ def _as_vector(given: Any, inputs: int, name: str) -> np.ndarray:
     try:
         vector = np.asarray(given, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: an image vector must hold numbers, found {given!r:.60}") from error
+        raise DataError(f"{name}: an image vector must contain numbers, found {given!r:.60}") from error
     if vector.shape != (inputs,):
         raise DataError(f"{name}: expected an image vector of {inputs} numbers, found an array {list(vector.shape)}")
     return vector

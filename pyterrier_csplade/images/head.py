@@ -186,7 +186,7 @@ class SavedHead:
                 raise ValueError(f"probe must be {head.inputs} finite numbers, or [] without features")
         except FileNotFoundError as error:
             raise ContractError(
-                f"{directory} holds no image head ({error.filename or path} is missing): pyterrier-csplade "
+                f"{directory} contains no image head ({error.filename or path} is missing): pyterrier-csplade "
                 "train-images makes one"
             ) from error
         except ContractError:

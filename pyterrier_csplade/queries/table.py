@@ -251,7 +251,7 @@ def _load_same(path: str, fingerprint: str) -> QueryTable:
     """
     table = QueryTable.load(path)
     if table.contract.fingerprint != fingerprint:
-        raise ContractError(f"{path} holds another query table than when this one was pickled: load it again")
+        raise ContractError(f"{path} contains another query table than when this one was pickled: load it again")
     return table
 
 

@@ -89,7 +89,7 @@ def distil_query(config: DistilQueryConfig, *, verbose: bool = True) -> Path:
     config.check_output()
     queries, teacher = config.read(), config.load_model(dtype="float32")
     if len(queries) < 2:
-        raise DataError("distillation needs two queries at least: one to train on, and one to judge the encoder by")
+        raise DataError("distillation needs at least 2 queries: one to train on, and one to evaluate the encoder")
     vectors = teacher.encode_queries(queries, verbose=verbose)
     check_teacher(vectors)
     student = teacher.shallow(config.layers)

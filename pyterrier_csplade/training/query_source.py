@@ -50,7 +50,7 @@ class QuerySource(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.queries is None) == (self.collection is None):
-            raise SettingError("give queries, or a collection that suggests some, but not both", ("queries",))
+            raise SettingError("set either queries, or a collection from which to take them", ("queries",))
 
     @property
     @abstractmethod
@@ -78,7 +78,7 @@ class QuerySource(Checked):
         if output.exists() and not output.is_dir():
             raise ConfigError(f"output {output} is a file: name a directory")
         if output.is_dir() and any(output.iterdir()) and not (output / file).exists():
-            raise ConfigError(f"output {output} holds other files than {kind}: name a new directory")
+            raise ConfigError(f"output {output} contains other files than {kind}: name a new directory")
 
     def load_model(self, **settings: Any) -> CSPLADE:
         """Return the model without loading its weights; ``settings`` are other arguments of ``CSPLADE``."""

@@ -100,7 +100,7 @@ def text_length(text: str, what: str) -> int:
     try:
         return len(text.encode("utf-16-le")) // 2
     except UnicodeEncodeError as error:
-        raise DataError(f"{what} holds a lone surrogate, which UTF-8 cannot encode: remove it") from error
+        raise DataError(f"{what} contains a lone surrogate, which UTF-8 cannot encode: remove it") from error
 
 
 def check_texts(texts: Sequence[object], names: Iterable[object]) -> list[str]:

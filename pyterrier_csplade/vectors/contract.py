@@ -253,7 +253,7 @@ class Contract:
     @classmethod
     def _from_dict(cls, values: Any, source: str) -> Contract:
         if not isinstance(values, dict):
-            raise ContractError(f"{source} must hold an object, found {type(values).__name__}")
+            raise ContractError(f"{source} must contain an object, found {type(values).__name__}")
         values = dict(values)
         attention = values.pop("attention", None)
         if values.pop("format", 1) != 1:
@@ -261,7 +261,7 @@ class Contract:
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise ContractError(
-                f"{source} holds the unknown field {_short(unknown[0])}: update pyterrier_csplade, or remove it"
+                f"{source} contains the unknown field {_short(unknown[0])}: update pyterrier_csplade, or remove it"
             )
         try:
             contract = cls(**values)

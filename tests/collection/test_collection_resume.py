@@ -186,7 +186,7 @@ def test_another_batch_size_resumes(csplade: CSPLADE, whole: dict[str, bytes], t
             "not those of shard 1",
         ),
         (documents(24), "from 'd20' to 'd23' are not those of shard 4"),
-        (documents(20), "holds shard 4, but the input has only 4"),
+        (documents(20), "contains shard 4, but the input has only 4"),
     ],
 )
 def test_another_input_is_refused(

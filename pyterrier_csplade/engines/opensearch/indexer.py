@@ -159,7 +159,7 @@ class OpenSearchIndexer(Settings, pt.Indexer):
         found = self._index.remote.count()
         if found != sent:
             remedy = "some are from another input: start again with overwrite=True" if found > sent else "please report this"
-            raise ImpactIndexError(f"{self._index.remote} holds {found:,} documents, but {sent:,} were sent: {remedy}")
+            raise ImpactIndexError(f"{self._index.remote} contains {found:,} documents, but {sent:,} were sent: {remedy}")
 
     def _check_empty(self, records: Records) -> None:
         loss, documents = records.loss, len(records.docnos)

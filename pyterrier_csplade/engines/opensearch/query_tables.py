@@ -91,7 +91,7 @@ def store(connection: Connection, name: str, table: QueryTable, names: TermNames
             raise ImpactIndexError(f"{connection.name} cannot encode {probe!r}: {kind}: {reason}")
         wanted = {str(names(table.vocabulary[column])): weight for column, weight in zip(vector.indices, vector.data)}
         if not _equal(_weights(found), wanted):
-            raise ImpactIndexError(f"{connection.name} encodes {probe!r} otherwise than the table: use QueryTable instead")
+            raise ImpactIndexError(f"{connection.name} encodes {probe!r} differently from the table: use QueryTable instead")
     connection("PUT", f"/_ingest/pipeline/{quote(name, safe='')}", body, pauses=pauses)
 
 

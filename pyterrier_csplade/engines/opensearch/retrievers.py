@@ -260,7 +260,7 @@ class OpenSearchScorer(_ClusterTransformer):
             scores |= {(search.qid, hit[DOCNO]): hit["score"] for hit in hits}
             missing = next((docno for docno in search.docnos if (search.qid, docno) not in scores), None)
             if missing is not None:
-                raise DataError(f"query {search.qid!r}: {self.index.remote} holds no document {missing!r}")
+                raise DataError(f"query {search.qid!r}: {self.index.remote} contains no document {missing!r}")
         return scores
 
     def _searches(self, frame: pd.DataFrame) -> Iterator[_Search]:
