@@ -29,7 +29,7 @@ class ImpactIndex(StoredIndex):
 
     On disk it is a plain Terrier index, which ``pt.Artifact.load`` opens without this package. Its ``pt_meta.json`` also
     contains the contract of the document encoder, and ``csplade_manifest.json`` the size and SHA-256 of every file. Opening the
-    index compares the sizes, and up to 256 MiB the digests, too; :meth:`verify` always compares both.
+    index compares the sizes, and for up to 256 MiB also the digests; :meth:`verify` always compares both.
 
     Example::
 

@@ -247,7 +247,7 @@ def _load_same(path: str, fingerprint: str) -> QueryTable:
     """Load the table that was pickled.
 
     Raises:
-        ContractError: Its directory holds another one by now.
+        ContractError: Its directory contains another table now.
     """
     table = QueryTable.load(path)
     if table.contract.fingerprint != fingerprint:

@@ -123,7 +123,7 @@ def _alone(unfinished: Path) -> Iterator[None]:
     """Keep other processes from writing the same file.
 
     Raises:
-        TrainingError: One does.
+        TrainingError: Another process is writing the file.
     """
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as lock:

@@ -191,7 +191,7 @@ def test_properties_that_java_would_obey(directory: Path, before: str, after: st
     path.write_bytes(re.sub(before, after, original, count=1).encode("latin-1"))
     assert path.read_bytes().decode("latin-1") != original
     sign_manifest(directory)
-    with pytest.raises(ImpactIndexError, match=r"data\.properties, line \d+: .* is nothing that ImpactIndex writes"):
+    with pytest.raises(ImpactIndexError, match=r"data\.properties, line \d+: .* is not written by ImpactIndex"):
         search(directory, "terrier")
 
 

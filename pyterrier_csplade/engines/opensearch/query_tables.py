@@ -79,7 +79,7 @@ def store(connection: Connection, name: str, table: QueryTable, names: TermNames
 
     Raises:
         ContractError: The server cannot read queries as the tokenizer does.
-        ImpactIndexError: The server lacks a module, or encodes a text otherwise.
+        ImpactIndexError: The server lacks a module, or encodes a text differently.
     """
     body, pauses = pipeline(table, names), Backoff(patience=30.0).pauses()
     docs = [{"_source": {"query": probe}} for probe in _PROBES]

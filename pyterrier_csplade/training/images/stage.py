@@ -45,7 +45,7 @@ def train_images(config: ImagesConfig, *, resume: bool = False) -> Path:
         ``image_report.json``.
 
     Raises:
-        ConfigError: ``config.output`` holds checkpoints of another run, or several processes were started.
+        ConfigError: ``config.output`` contains checkpoints of another run, or several processes were started.
         DataError: A pair cannot be used.
         TrainingError: The loss is not finite, or the co-activation or the semantic deviation of the head is above its limit.
     """
