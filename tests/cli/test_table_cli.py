@@ -72,7 +72,7 @@ def test_search_takes_a_table(settings: dict[str, Any], tmp_path: Path, capsys: 
     assert said.startswith("query: ") and "-gs 1.00" in said
     for option in ("--adapter x", "--variant echo", "--device cuda:5"):
         assert cli.main(["search", str(index.path), "dogs", "--model", str(tmp_path / "binary"), *option.split()]) == 2
-        assert f"is a query table, which takes no {option.split()[0]}: leave it out" in capsys.readouterr().err
+        assert f"is a query table, which does not use {option.split()[0]}: leave it out" in capsys.readouterr().err
     run = tmp_path / "table.run"
     arguments = ["--topics", settings["queries"], "--output", str(run), "--model", str(tmp_path / "binary")]
     assert cli.main(["search", str(index.path), *arguments]) == 0

@@ -202,7 +202,7 @@ def test_an_object_that_java_would_read(directory: Path, change: Callable[[bytes
     path = directory / "data.lexicon.fsomaphash"
     path.write_bytes(change(path.read_bytes()))
     sign_manifest(directory)
-    with pytest.raises(ImpactIndexError, match="fsomaphash is not what ImpactIndex writes for this lexicon"):
+    with pytest.raises(ImpactIndexError, match="fsomaphash differs from what ImpactIndex writes for this lexicon"):
         search(directory, "terrier")
 
 
