@@ -90,14 +90,12 @@ class CSPLADE(Settings):
             layers: Number of first layers to load, or ascending indices. None loads the layers in the contract, or all.
             variant: "causal", "echo" or "bidirectional". None uses the variant in the checkpoint's contract, or "causal".
             quantization: None, "int8" or "nf4" (bitsandbytes), or "int8-weight-only" (torchao).
-            dtype: A torch dtype or its name. "auto" is float32 on a CPU, and otherwise the dtype of the checkpoint (bfloat16
-                for GGUF files).
+            dtype: A torch dtype or its name. "auto" is float32 on a CPU, otherwise the checkpoint's (bfloat16 for GGUF files).
             device: For example "cuda". None uses an accelerator if there is one.
             attn_implementation: As in transformers, for example "sdpa" or "eager". None lets transformers choose.
             head: "streamed" computes all logits. "screened" (CPU only) computes the logits that int8 products do not rule out.
                 None uses "screened" on a CPU with AVX-512 VNNI, and "streamed" elsewhere.
-            batch_size: Number of texts in a batch. Batches of short texts are larger on an accelerator, and batches of long
-                texts smaller on a CPU.
+            batch_size: Texts in a batch. Accelerators take more short texts at once, and CPUs take fewer long texts.
             text_field: Column of a document's text.
             verbose: Whether to show progress.
             contract: The contract to use for a checkpoint that has none.
