@@ -14,9 +14,9 @@ from pyterrier_csplade import CSPLADE, Quantizer
 from pyterrier_csplade.data import Source, read_jsonl, suggested_queries
 from pyterrier_csplade.training.rows import passage_text
 
-#: Texts of a piece; an interrupted run encodes one piece again.
+#: Number of texts in a piece. An interrupted run encodes at most one piece again.
 PIECE = 2000
-#: Documents whose titles and first sentences serve as queries.
+#: Number of documents whose titles and first sentences serve as queries.
 SUGGESTING = 1000
 
 
@@ -33,10 +33,10 @@ class Encoded:
 
         Args:
             folder: Its folder.
-            cache: Where vectors are kept.
+            cache: Directory in which vectors are kept.
             model: csplade-tiny.
-            documents: Number of its first documents that are used, with the test queries whose judged documents are all among
-                them; None uses all.
+            documents: Number of first documents to use, with the test queries whose judged documents are all among them; None
+                uses all documents.
         """
         self.name = folder.name
         self.model = model
@@ -55,7 +55,7 @@ class Encoded:
 
     @cached_property
     def _kept(self) -> np.ndarray:
-        """Which test queries are searched, bool [queries]."""
+        """Whether each test query is searched, bool [queries]."""
         qrels = self.qrels("test")
         missing = set(qrels["query_id"][~qrels["doc_id"].isin(self.docnos)])
         return ~self._topics("test")["qid"].isin(missing).to_numpy()

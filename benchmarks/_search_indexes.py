@@ -24,7 +24,7 @@ from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 
 class Arrays:
-    """Posting arrays without a Terrier index; replaces an index, and its opened state, in retrievers."""
+    """Posting arrays without a Terrier index, for retrievers in place of an index and of its opened state."""
 
     memory = False
 

@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 from pyterrier_csplade.evaluation import _top
 from pyterrier_csplade.index.search.algorithm import Budget, algorithm
 
-#: Queries of a batch, and how often each batch is searched.
+#: Number of queries in a batch, and number of times that each batch is searched.
 BATCH, TURNS = 25, 3
 
 
@@ -51,7 +51,7 @@ def compare(
 
 
 def race(retrievers: list[Any], batches: list[pd.DataFrame]) -> tuple[np.ndarray, np.ndarray, list[list[pd.DataFrame]]]:
-    """Let all retrievers search each batch in turns, each time in a random order, because each leaves other data in the caches.
+    """Let all retrievers search each batch in turns, in random order, because each of them leaves other data in the caches.
 
     Returns:
         Seconds and processor seconds per query, the minimum of the turns, [retrievers, batches]; and the results of each.
@@ -74,7 +74,7 @@ def race(retrievers: list[Any], batches: list[pd.DataFrame]) -> tuple[np.ndarray
 
 
 def exactness(index: Any, matrix: csr_matrix, terms: list[str], queries: pd.DataFrame) -> dict[str, Any]:
-    """Compare order and scores of the top 1000 with scipy's product; scores to 1e-12, since sums run in another order."""
+    """Compare order and scores of the top 1000 with scipy's product; scores to 1e-12, because the sums have another order."""
     columns = {term: column for column, term in enumerate(terms)}
     systems = {name: algorithm(name, {}).prepare(index.postings()) for name in ("exhaustive", "maxscore", "bmp")}
     found = dict.fromkeys(systems, 0)

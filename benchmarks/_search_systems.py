@@ -52,7 +52,7 @@ def own_systems(index: Any, guides: list[str]) -> list[tuple[str, str, Any]]:
 def engine_systems(
     vectors: EncodedVectors, output: Path, names: list[str]
 ) -> tuple[list[tuple[str, str, Any]], dict[str, Any]]:
-    """Build the other engines; lists those that cannot be built with the reason."""
+    """Build the other engines; list the engines that cannot be built, with the reasons."""
     eight_bits = Eight(vectors)
     plans: dict[str, list[tuple[str, Any, EncodedVectors, list[tuple[str, dict[str, Any]]]]]] = {
         "pisa": [("PISA", engines.PisaEngine, vectors, [(a, {"query_algorithm": a}) for a in ("maxscore", "block_max_wand")])],

@@ -73,7 +73,7 @@ def _dictionaries(weights: torch.Tensor, terms: dict[int, str]) -> list[dict[str
 
 
 def plain_loop(lm: Any, tokenizer: Any, batch_size: int) -> Encode:
-    """Encode batches in the order of the texts, from all logits and the activation of all of them."""
+    """Encode batches in the order of the texts, by computing all logits and their activations."""
     terms = {i: term for term, i in tokenizer.get_vocab().items()}
 
     def encode(texts: list[str]) -> list[dict[str, int]]:
@@ -109,7 +109,7 @@ def pyserini_style(lm: Any, tokenizer: Any, batch_size: int) -> Encode:
 
 
 def pyterrier_splade(lm: Any, tokenizer: Any, batch_size: int) -> Encode:
-    """Encode with pyterrier-splade; it rounds impacts down, so that about half of them are smaller by one."""
+    """Encode with pyterrier-splade, which rounds impacts down, so that about half of them are smaller by one."""
     from pyterrier_splade import Splade
 
     splade = Splade(lm, tokenizer, device="cpu")

@@ -3,11 +3,12 @@
 Usage: python benchmarks/accelerator.py [--shape 8B|3B|1B|small] [--docs 2048] [--batch-size 32] [--naive 64] [--device cuda]
            [--settings bfloat16 int8 nf4 int8-weight-only] [--checkpoint DIRECTORY] [--compile]
 
-``--shape small --device cpu`` tries the command on a CPU. The checkpoint is made if it is missing; quantised settings load it
-from disk. Weights are random, lengths are as in MS MARCO, and the threshold leaves 300 terms of a text. Utilisation is relative
-to the fastest product of two square bfloat16 matrices on this device; it counts two operations for each weight and real token,
-and none for padding or attention. "naive" encodes ``--naive`` texts from all logits in batches of ``--batch-size``. Latency is
-the median for single queries of 8 tokens. ``--compile`` measures the throughput again with torch.compile for each layer.
+To try the command on a CPU, use ``--shape small --device cpu``. The checkpoint is made if it is missing; quantised settings
+load it from disk. Weights are random, lengths are as in MS MARCO, and the threshold leaves 300 terms per text. Utilisation is
+relative to the fastest product of two square bfloat16 matrices on this device; it counts two operations for each weight and
+real token, and none for padding or attention. "naive" encodes ``--naive`` texts from all logits in batches of ``--batch-size``.
+Latency is the median for single queries of 8 tokens. ``--compile`` measures the throughput again with torch.compile for each
+layer.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> float:
-    """Measure the wall-clock seconds of a call until the device has finished."""
+    """Measure the wall-clock time of a call in seconds, until the device has finished."""
     synchronise(device)
     start = time.perf_counter()
     function()
@@ -103,7 +104,7 @@ def throughput(csplade: CSPLADE, args: argparse.Namespace, device: torch.device,
 
 
 def memory(csplade: CSPLADE, args: argparse.Namespace, device: torch.device) -> None:
-    """Print the peak memory over the loaded model, for this package and for a loop that holds all logits."""
+    """Print the peak memory above the loaded model, for this package and for a loop that keeps all logits."""
     if device.type != "cuda":
         print("memory: measured on CUDA alone")
         return
@@ -166,7 +167,7 @@ def main() -> None:
             try:
                 milliseconds = latency(load(path, setting, args), device, args.shape)
                 print(f"query, {setting}: {milliseconds:.2f} ms", flush=True)
-            except Exception as error:  # a package that is missing, or does not run here
+            except Exception as error:  # a package that is missing or does not run on this machine
                 print(f"query, {setting}: {str(error).splitlines()[0]}", flush=True)
 
 

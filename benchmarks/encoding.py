@@ -7,7 +7,7 @@ not installed are left out. An interrupted run resumes. Each measurement runs in
 turns; medians are reported. Kind A is a Llama of 8 layers of width 512 with a vocabulary of 128,256; kind B has 4 layers of
 width 256 and a vocabulary of 32,000. Weights are random, lengths are as in MS MARCO. Peak memory is the largest resident set
 minus the one with the loaded model. "query" is the CPU time for one query of 8 tokens. Impacts are compared with the plain
-loop's in float32 by the share of equal ones and the largest difference.
+loop's impacts in float32, by the share of equal impacts and the largest difference.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REFERENCE = ("plain loop", "float32")
 
 
 def measure(kind_name: str, system: str, dtype: str, docs: int, output: Path) -> None:
-    """Encode in this process; write figures and impacts."""
+    """Encode in this process, and write figures and impacts."""
     torch.set_num_threads(1)
     kind = KINDS[kind_name]
     lm, tokenizer = language_model(kind, getattr(torch, dtype)), word_tokenizer(kind.vocabulary)
@@ -64,7 +64,7 @@ def agreement(expected: list[dict[str, int]], found: list[dict[str, int]]) -> tu
 
 
 def run(args: argparse.Namespace) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Measure all systems in turns; skips measurements that the output directory already has."""
+    """Measure all systems in turns, except for measurements that the output directory already has."""
     results = defaultdict(list)
     args.output.mkdir(parents=True, exist_ok=True)
     for turn in range(args.repeat):

@@ -38,12 +38,12 @@ class BmpEngine(Engine):
         """Name an index, which need not exist yet, and set how it is built.
 
         Args:
-            path: Its directory.
-            block_size: Documents of a block, at most 256.
+            path: Directory of the index.
+            block_size: Number of documents in a block, at most 256.
             compress_range: Whether to store only block maxima above 0.
 
         Raises:
-            ValueError: The block size is beyond what bmp can store.
+            ValueError: The block size is larger than bmp can store.
         """
         super().__init__(path)
         if not 1 <= block_size <= _MAX_BLOCK:
@@ -60,11 +60,11 @@ class BmpEngine(Engine):
         be converted to it.
 
         Args:
-            alpha: A block is left out if its bound times this is below the worst score of the results so far.
-            beta: Share of the query's terms that are kept, the heaviest.
-            num_results: Documents for each query, at most.
-            threads: Must be 1: bmp has no threads.
-            verbose: Without effect.
+            alpha: A block is skipped if its bound times ``alpha`` is below the lowest score of the results so far.
+            beta: Share of the query's terms to keep, the heaviest first.
+            num_results: Maximum number of documents for each query.
+            threads: Must be 1, because bmp has no threads.
+            verbose: Has no effect.
         """
         return BmpRetriever(self, alpha=alpha, beta=beta, num_results=num_results, threads=threads, verbose=verbose)
 
@@ -87,7 +87,7 @@ class BmpEngine(Engine):
                     f"most {_MAX_IMPACT}: give the encoder a quantizer with a smaller scale"
                 )
             indexer.add_document(str(docid), {str(number): impact for number, impact in toks.items()})
-        # Filled up to a whole block first, so that the padding has blocks of its own.
+        # The last block is filled first, so that the padding has blocks of its own.
         for docid in range(len(documents), _end_of_padding(len(documents), self.block_size)):
             indexer.add_document(str(docid), {_PADDING_TERM: 1})
         indexer.finish()

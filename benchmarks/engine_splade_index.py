@@ -16,7 +16,7 @@ _FILE = "splade_index.bin"
 
 
 class SpladeIndexEngine(Engine):
-    """The search of splade-index over a matrix of impacts; every posting of every query term is scored."""
+    """The search of splade-index over a matrix of impacts, which scores every posting of every query term."""
 
     schematic = {"label": "SpladeIndexEngine", "help_url": None}
     name, module, extra = "splade-index", "splade_index.numba.retrieve_utils", "splade-index"
@@ -25,14 +25,14 @@ class SpladeIndexEngine(Engine):
         """Return a retriever of queries with ``query_toks``. Scores are the dot product, in single precision.
 
         Args:
-            num_results: Documents for each query, at most.
-            threads: Threads to search with.
-            verbose: Without effect.
+            num_results: Maximum number of documents for each query.
+            threads: Number of threads to search with.
+            verbose: Has no effect.
         """
         return SpladeIndexRetriever(self, num_results=num_results, threads=threads, verbose=verbose)
 
     def load(self, directory: Path) -> Any:
-        """Return the matrix as splade-index holds it."""
+        """Return the matrix in the form that splade-index uses."""
         file = ArrayFile(directory / _FILE, memory=True)
         return {**{name: file[name] for name in ("data", "indices", "indptr")}, "num_docs": file.metadata["documents"]}
 

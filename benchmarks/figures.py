@@ -1,4 +1,4 @@
-"""Draws the figures of the documentation's page on concepts from the documentation of Python's standard library.
+"""Draws the figures of the documentation page on concepts, from the documentation of Python's standard library.
 
 Usage: python benchmarks/figures.py [--step N] [--output DIRECTORY]
 """

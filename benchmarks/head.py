@@ -1,12 +1,12 @@
-"""The LM head on this machine: which value of ``CSPLADE(head=...)`` is the fastest, and by how much.
+"""Time and memory of the LM head on this machine, for each value of ``CSPLADE(head=...)``.
 
 Usage: python benchmarks/head.py [--width 2048] [--vocabulary 128256] [--texts 64] [--length 80] [--active 0.005] [--repeat 5]
 
-Times the product and the maximum over positions for one batch of random hidden states, with all implementations in turns.
-Reports medians, the ratio to PyTorch's plain product, TFLOP/s, the peak memory of the first call above what was held before
-(on Linux or a GPU), and the largest difference from the reference. "screened" is for CPUs. "compiled" is the streamed head
-with each block compiled by torch.compile, which needs a C++ compiler on a CPU; it is not a value of ``head`` and shows what
-compiling would gain. If it does not compile, it is left out with the reason.
+The script times the product and the maximum over positions for one batch of random hidden states, with all implementations in
+turns. It reports medians, the ratio to PyTorch's plain product, TFLOP/s, the increase of the peak memory in the first call (on
+Linux or a GPU), and the largest difference from the reference. "screened" is for CPUs. "compiled" is the streamed head with
+each block compiled by torch.compile, which needs a C++ compiler on a CPU; it is not a value of ``head``, and shows the gain
+from compiling. If it does not compile, it is left out, and the reason is printed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pyterrier_csplade.model.screen import Screen
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> float:
-    """Measure the seconds of a call: CPU time on a CPU, wall-clock time on an accelerator."""
+    """Measure the time of a call in seconds: CPU time on a CPU, wall-clock time on an accelerator."""
     if device.type == "cpu":
         start = time.process_time()
         function()
@@ -49,7 +49,7 @@ def random_batch(args: argparse.Namespace, device: torch.device) -> tuple[torch.
 
 
 def compiled_product(batch: int, length: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """``max_logits`` with the product and the maximum of a block as one compiled function."""
+    """Compute ``max_logits`` with the product and the maximum of a block as one compiled function."""
 
     @torch.compile(dynamic=False)
     def block_maxima(flat: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
@@ -83,14 +83,14 @@ def ways(states: torch.Tensor, weight: torch.Tensor, threshold: float) -> dict[s
 
 
 def with_peak(function: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
-    """Call a function, and return its result and the peak memory above what was held before, in MiB."""
+    """Call a function, and return its result and the increase of the peak memory in MiB."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         return function(), (torch.cuda.max_memory_allocated() - before) / 2**20
     if device.type != "cpu" or not Path("/proc/self/clear_refs").exists():
         return function(), float("nan")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what the process holds
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the memory of the process
     before = resident_peak()
     return function(), (resident_peak() - before) / 2**10
 
@@ -102,12 +102,12 @@ def resident_peak() -> int:
 def warmed_up(
     functions: dict[str, Callable[[], Entries | None]], device: torch.device
 ) -> dict[str, tuple[Entries | None, float]]:
-    """Call each function and return its entries and its peak; one that fails to compile is removed with a message."""
+    """Call each function, and return its entries and its peak. A function that fails to compile is removed, with a message."""
     results = {}
     for name, function in list(functions.items()):
         try:
             results[name] = with_peak(function, device)
-        except Exception as error:  # whatever a compiler may raise
+        except Exception as error:  # compilers raise exceptions of many types
             if name != "compiled":
                 raise
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -147,7 +147,7 @@ def main() -> None:
 
 
 def difference(expected: Entries | None, found: Entries | None, args: argparse.Namespace) -> str:
-    """Describe how entries differ: the largest difference of common ones, and the number of those that only one has."""
+    """Describe how entries differ: the largest difference of common entries, and the number of entries on one side only."""
     assert expected is not None and found is not None
     values = [dict(zip((e.rows * args.vocabulary + e.tokens).tolist(), e.logits.tolist())) for e in (expected, found)]
     common = values[0].keys() & values[1].keys()

@@ -4,8 +4,8 @@ Usage: python benchmarks/head_share.py [--vocabularies 128256 46987 24982 16384]
 
 A layer with random weights reads one batch of random states, and the product of the LM head with the maximum over positions is
 computed for each size of the vocabulary, in turns. The layer counts ``--layers`` times, so that the model does not have to fit
-into memory. 46,987 and 24,982 are the tokens of Llama 3 that occur in openstax and in medquad. Reports medians of CPU time on a
-CPU, and of wall-clock time on an accelerator.
+into memory. 46,987 and 24,982 are the tokens of Llama 3 that occur in openstax and in medquad. The script reports medians of
+CPU time on a CPU, and of wall-clock time on an accelerator.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def works(args: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], Any]]:
-    """Return what is timed: a layer, and the head with each vocabulary."""
+    """Return the functions to time: a layer, and the head with each vocabulary."""
     torch.manual_seed(0)
     dtype = getattr(torch, args.dtype)
     config = LlamaConfig(

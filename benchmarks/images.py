@@ -2,8 +2,8 @@
 
 Usage: python benchmarks/images.py [--pictures 10000] [--timed 200] [--side 256] [--features-side 224]
 
-The pictures are made up: JPEG files in memory. Each part is timed by itself, in CPU time on one thread. The last part sends all
-pictures through the encoder and an indexer in one stream, and prints the peak of memory in the course of it.
+The pictures are made up, and are JPEG files in memory. Each part is timed alone, in CPU time on one thread. The last part sends
+all pictures through the encoder and an indexer in one stream, and repeatedly prints the peak memory.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from pyterrier_csplade import CSPLADE, ImpactIndex
 from pyterrier_csplade.images import EfficientNetLite0, ImageHead, SavedHead, open_picture
 from pyterrier_csplade.images.encoder import probe
 
-WIDTH = 1280  # numbers of a vector of EfficientNet-Lite0
-STEPS = 5  # times at which memory is printed
+WIDTH = 1280  # length of a vector of EfficientNet-Lite0
+STEPS = 5  # number of times that memory is printed
 
 
 def picture(number: int, side: int) -> bytes:
@@ -43,7 +43,7 @@ def picture(number: int, side: int) -> bytes:
 
 
 def random_head(csplade: CSPLADE, features: EfficientNetLite0, directory: Path) -> Path:
-    """Save a head of random weights, whose vectors have about 100 terms."""
+    """Save a head with random weights, whose vectors have about 100 terms."""
     torch.manual_seed(0)
     weight = csplade.backbone.head.weight.detach().float()
     head = ImageHead(WIDTH, weight.shape[1])
@@ -59,7 +59,7 @@ def random_head(csplade: CSPLADE, features: EfficientNetLite0, directory: Path) 
 
 
 def timed(name: str, count: int, work: Callable[[], Any]) -> Any:
-    """Run something and print its CPU time for each of ``count`` pictures."""
+    """Call a function, and print its CPU time for each of ``count`` pictures."""
     start = time.process_time()
     result = work()
     seconds = max(time.process_time() - start, 1e-9)
@@ -68,12 +68,12 @@ def timed(name: str, count: int, work: Callable[[], Any]) -> Any:
 
 
 def peak() -> float:
-    """Return the peak of memory of this process in MiB."""
+    """Return the peak memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def stream(pictures: int, side: int) -> Iterator[dict[str, Any]]:
-    """Yield made-up pictures, and print the peak of memory from time to time."""
+    """Yield made-up pictures, and print the peak memory from time to time."""
     for number in range(pictures):
         if number % max(1, pictures // STEPS) == 0:
             print(f"after {number:,} pictures: peak {peak():,.0f} MiB", flush=True)

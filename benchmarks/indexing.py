@@ -1,14 +1,15 @@
-"""Building a Terrier index from texts or encoded documents: this package against PyTerrier's own indexer.
+"""Time and memory of building a Terrier index from texts or encoded documents, against PyTerrier's own indexer.
 
 Usage: python benchmarks/indexing.py growth [--documents 10000 100000 200000] [--peer 10000] [--repeat 3]
        python benchmarks/indexing.py text COLLECTION [--documents 2000] [--repeat 3]
 
 ``growth`` indexes made-up documents of 150 terms each. ``text`` encodes the first documents of a directory with
-``docs.jsonl.gz`` by csplade-tiny and indexes them. The peer works like pyterrier-splade 0.1.0: batches in the order of the
-texts, all logits of a batch, a dictionary for each document, ``pt.IterDictIndexer(pretokenised=True)``.
+``docs.jsonl.gz`` with csplade-tiny, and indexes them. The peer works like pyterrier-splade 0.1.0: it encodes batches in the
+order of the texts, computes all logits of a batch, creates a dictionary for each document, and uses
+``pt.IterDictIndexer(pretokenised=True)``.
 
 Each measurement runs in its own process, the variants in turns; medians and ratios within a turn are reported. The clock starts
-when Java runs and models and made-up documents are in memory. CPU time includes Java's threads.
+when Java is running, and models and made-up documents are in memory. CPU time includes Java's threads.
 """
 
 from __future__ import annotations

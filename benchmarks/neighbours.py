@@ -1,9 +1,10 @@
-"""Compares scores and measures of other tools with this package's, and prints the table of the documentation.
+"""Compares scores and measures of other tools with the results of this package, and prints the table of the documentation.
 
 Usage: python benchmarks/neighbours.py [--documents N] [--queries N] [--output FILE]
 
-The documents are docstrings of Python's standard library, the queries their summary lines, the model is csplade-tiny. The exit
-status is 1 if a tool differs by more than the rounding of its numbers. Tools that are not installed are left out, with a line.
+The documents are docstrings of Python's standard library, the queries are their summary lines, and the model is csplade-tiny.
+The exit status is 1 if a tool differs by more than the rounding of its numbers. Tools that are not installed are left out, with
+a message.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ class Row:
 
     Attributes:
         tool: Name of the tool.
-        reads: What it reads, and from where.
-        compared: What its numbers are compared with.
+        reads: The data that it reads, and their source.
+        compared: The reference for its numbers.
         difference: Largest difference, as a share of the largest number.
-        limit: What rounding explains.
+        limit: Largest difference that rounding explains.
     """
 
     tool: str

@@ -78,7 +78,7 @@ def compare(exact: pd.DataFrame, found: pd.DataFrame) -> None:
         scores = dict(zip(rows["docno"], rows["score"]))
         last = float(rows["score"].iloc[-1])
         same += rows["docno"].tolist() == other["docno"].tolist()
-        # A document that only the other ranking has must be at its end, where the exact ranking was cut among ties.
+        # A document that is only in the other ranking must be at its end, where the exact ranking was cut among ties.
         gaps = [scores.get(docno, last) / score - 1 for docno, score in zip(other["docno"], rows["score"])]
         near += bool(np.abs(gaps).max() <= NEAR)
     total = exact["qid"].nunique()

@@ -2,11 +2,11 @@
 
 Usage: python benchmarks/quantization.py [--model CHECKPOINT] [--docs 1000] [--queries 200] [--device cpu] [--output DIRECTORY]
 
-Writes ``quantization.md`` and ``quantization.png`` into the output directory. Documents are ``csplade:python-docs`` (the
-standard library's documentation); the default model is csplade-tiny. For each setting, the quantised model encodes documents
-and queries, and exact search ranks by the impacts. Queries per second include encoding only, in batches of one query, as in the
-paper. Overlap is the share of the ten best documents that bfloat16 also ranks among its ten best. Each setting runs in its own
-process; settings that this machine cannot run are listed with the reason.
+The script writes ``quantization.md`` and ``quantization.png`` into the output directory. Documents are ``csplade:python-docs``
+(the standard library's documentation); the default model is csplade-tiny. For each setting, the quantised model encodes
+documents and queries, and exact search ranks by the impacts. Queries per second include encoding only, in batches of one query,
+as in the paper. Overlap is the share of the ten best documents that bfloat16 also ranks among its ten best. Each setting runs
+in its own process; settings that cannot run on this machine are listed with the reason.
 """
 
 from __future__ import annotations

@@ -3,16 +3,18 @@
 Usage: python benchmarks/query_table.py COLLECTIONS CACHE [--names medquad openstax covidqa cranfield] [--train medquad]
        [--timed 200] [--only-encode] [--only-times] [--sample N] [--documents N] [--distil STEPS] [--shallow STEPS]
 
-COLLECTIONS has a folder for each name with ``docs.jsonl.gz``, ``topics.tsv`` and ``qrels.txt``; those in --train also have
-``topics.train.tsv``. csplade-tiny encodes documents and queries once; CACHE keeps the vectors, piece by piece, so that an
-interrupted run resumes. CACHE also gets ``query_table.json`` with all figures; a run of some collections keeps the others'.
+COLLECTIONS contains a folder for each name with ``docs.jsonl.gz``, ``topics.tsv`` and ``qrels.txt``; the folders of --train
+also contain ``topics.train.tsv``. csplade-tiny encodes documents and queries once. The vectors are kept in CACHE, piece by
+piece, so that an interrupted run resumes. CACHE also contains ``query_table.json`` with all figures; a run with some
+collections keeps the figures of the others.
 
-Tables are filled from the training queries of a collection; for a collection without any, from those of --train, and from
-titles and first sentences of its own documents. Search is exact. FLOPs is the expected number of products of a query and a
-document (the sum over terms of the shares of queries and of documents that have it). Times are processor times of one thread:
-warm, the median over --timed queries that all systems encode in turns; cold, a process that imports, loads and encodes one
-query, the shortest of five that take turns. A query encoder of fewer layers is measured as an early exit, and after --shallow
-steps of ``distil-query``; --distil makes a table from the input embeddings.
+Tables are filled from the training queries of a collection. For a collection without training queries, they are filled from the
+training queries of --train, and from titles and first sentences of its own documents. Search is exact. FLOPs is the expected
+number of products of a query and a document (the sum over terms of the share of queries times the share of documents that have
+the term). Times are processor times of one thread. Warm times are the median over --timed queries that all systems encode in
+turns. Cold times are the shortest of five processes that import, load and encode one query, in turns. A query encoder of fewer
+layers is measured as an early exit, and after --shallow steps of ``distil-query``; --distil makes a table from the input
+embeddings.
 
 Predictions, written before the first run: binary is at least as good as inverse document frequencies of the encoded documents;
 ridge with 4 entries reaches 95 % of the full encoder's nDCG@10 in domain, with a file of at most 100 kB, and two steps 99 %;
@@ -52,9 +54,9 @@ from pyterrier_csplade.vectors.impacts import top_k
 
 MEASURES = [nDCG @ 10, R @ 100]
 ENTRIES = (1, 2, 4, 8, 16)
-#: Documents that the first step hands to the second.
+#: Number of documents that the first step passes to the second.
 DEPTHS = (20, 100)
-#: Layers of csplade-tiny, which has three.
+#: Layers to keep of csplade-tiny, which has three layers.
 SHALLOW = ([0], [0, 2])
 
 _COLD = """
@@ -115,7 +117,7 @@ class Search:
 
 
 def best(scores: np.ndarray, depth: int) -> np.ndarray:
-    """Return the positions of the highest scores, the highest first; among equal ones, the first."""
+    """Return the positions of the highest scores, in descending order; equal scores keep their order."""
     return np.lexsort((np.arange(len(scores)), -scores))[:depth]
 
 
@@ -124,10 +126,10 @@ def rows(weights: np.ndarray, expansion: csr_matrix) -> csr_matrix:
 
 
 def compare(collection: Encoded, queries: dict[str, tuple[list[str], csr_matrix]], output: Path) -> list[dict[str, Any]]:
-    """Measure all query sides of one collection.
+    """Measure all query encoders on one collection.
 
     Args:
-        collection: Its test queries are searched.
+        collection: The collection whose test queries are searched.
         queries: Sets of queries, with the full encoder's vectors, from which tables are filled.
         output: Directory for tables.
     """
@@ -211,7 +213,7 @@ def fewer_layers(collection: Encoded, train: Encoded, output: Path, steps: int) 
 
 
 def filled(kind: Any, seen: csr_matrix, vectors: csr_matrix, directory: Path) -> tuple[np.ndarray, csr_matrix, float]:
-    """Fill a table, or read the one that was filled before: weights, as many entries as are compared, processor time in s."""
+    """Fill a table, or read an earlier one. Return weights, expansion with the most entries, and processor time in s."""
     path = directory / f"{kind}-of-{seen.shape[0]}.npz"
     if not path.exists():
         directory.mkdir(parents=True, exist_ok=True)
@@ -243,7 +245,7 @@ def warm(model: CSPLADE, table: TableEncoder, texts: list[str]) -> dict[str, flo
 
 
 def cold(directory: Path, text: str) -> dict[str, float]:
-    """Return the processor time in seconds of a process that encodes one query, and of ones that only import libraries."""
+    """Return the processor time in seconds of a process that encodes one query, and of processes that only import libraries."""
     codes = {
         "NumPy and SciPy alone": ("import numpy, scipy.sparse", "None"),
         "PyTerrier alone": ("import pyterrier", "None"),

@@ -7,8 +7,8 @@ Usage: python benchmarks/search.py OUTPUT (--collection DIR | --vectors DIR [--c
 directory with encoded vectors: ``docs.npz`` and ``queries.npz`` (scipy CSR), ``docnos.txt``, ``qids.txt`` and ``terms.json``;
 then --collection is needed only for effectiveness and the guide's token counts. --synthetic adds collections of
 ``synthetic.py``, and a table of how times and memory grow with their size. Terrier and other engines are built for up to
---terrier-up-to and --engines-up-to documents. OUTPUT gets ``results.json``, ``results.md`` and plots of the tradeoff; what it
-already has is not built again. Engines that are not installed are listed and left out.
+--terrier-up-to and --engines-up-to documents. The script writes ``results.json``, ``results.md`` and plots of the tradeoff to
+OUTPUT; indexes and results that exist are not built again. Engines that are not installed are listed and left out.
 
 All systems search the same batches of queries with one thread through ``transform``, in three turns with a random order; the
 shortest time counts. ``mrt`` is the median over the batches. ``processor`` is the mean processor time of all threads, which

@@ -1,4 +1,4 @@
-"""A sparsity budget against fixed lambdas: one target for three variants, a published and a tuned lambda.
+"""A sparsity budget against fixed lambdas: one target for three variants, compared with a published and a tuned lambda.
 
 Usage: python benchmarks/sparsity_budget.py COLLECTIONS OUTPUT [--steps 900] [--trials 4]
 
@@ -8,8 +8,8 @@ A small Llama (2 layers of width 64, 2,048 terms) is adapted to the documents of
 training queries from there. The first runs use ``target_nnz``, with one configuration for all variants. The second use the
 fixed lambda that the paper publishes for 1B. For the third, the lambdas of queries and documents are tuned on the causal
 variant (at most --trials runs, from the mean lambdas of its budget, until both sides are within 10% of the target) and the best
-are used for the other two. Printed are the active terms of training texts over the last tenth of the steps, when the learning
-rate is nearly 0, and nDCG@10 and the active terms of dev queries and documents.
+are used for the other two. The script prints the active terms of training texts over the last tenth of the steps, when the
+learning rate is nearly 0, and nDCG@10 and the active terms of dev queries and documents.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def tune(args: argparse.Namespace, weights: dict[str, float]) -> dict[str, Any]:
 
 
 def report(row: dict[str, Any]) -> None:
-    """Print one line of the table; mean lambdas are those after the ramp."""
+    """Print one line of the table, with the mean lambdas after the ramp."""
     cells = [f"{side} {row['nnz'][side]:6.1f} ({row['of_target'][side]:.2f} x target)" for side in TARGET]
     lambdas, dev = ("/".join(f"{value:.3g}" for value in row[name].values()) for name in ("mean_lambda", "dev_nnz"))
     print(

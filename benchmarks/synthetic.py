@@ -149,7 +149,7 @@ class DrawnGuide:
     """A guide (``GuideSource``) that is computed from the impacts of an index."""
 
     def __init__(self, postings: Postings, weigh: Callable[[int, np.ndarray], np.ndarray], description: str) -> None:
-        """Take a function from a term's number and impacts to the guide's weights."""
+        """Make a guide from a function that maps a term's number and impacts to the guide's weights."""
         self._postings, self._weigh, self.description = postings, weigh, description
         self.largest = max(float(self.list_of(term)[1].max()) for term in postings.terms)
 

@@ -94,7 +94,7 @@ def clock() -> float:
 
 
 def peak_gb() -> float:
-    """10^9 bytes: of the GPU since the last reset, of the process on a CPU."""
+    """Return the peak memory in 10^9 bytes: of the GPU since the last reset, or of the process on a CPU."""
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) / 1e9
@@ -108,7 +108,7 @@ def start_afresh() -> None:
 
 
 def ceiling(square: int) -> float:
-    """FLOP/s of the best of ten products of bfloat16 matrices, after three to warm up."""
+    """Return the FLOP/s of the best of ten products of bfloat16 matrices, after three products to warm up."""
     left, right = (torch.randn(square, square, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
     seconds = []
     for _ in range(13):
@@ -216,7 +216,7 @@ PHASES = {"adaptation": adaptation_steps, "contrastive": contrastive_steps}
 
 
 def measure_phase(size: Size, folder: Path, method: str, phase: str, args: argparse.Namespace, flops: float) -> dict[str, Any]:
-    """Train for some steps; the first is not timed."""
+    """Train for some steps, the first of which is not timed."""
     start_afresh()
     run = PHASES[phase](size, folder, method, args)
     losses = [next(run)[0]]
@@ -242,7 +242,7 @@ def measure_phase(size: Size, folder: Path, method: str, phase: str, args: argpa
 
 
 def measure_head(size: Size, compiler: str) -> Iterator[dict[str, Any]]:
-    """Forward and backward pass from hidden states to weights, of one part of a batch; the head is frozen."""
+    """Time forward and backward passes of one part of a batch, from hidden states to weights, with a frozen head."""
     torch.manual_seed(0)
     width, length = size.llama["hidden_size"], 192
     weight = torch.randn(size.vocabulary, width, device=DEVICE, dtype=torch.bfloat16) / math.sqrt(width)

@@ -1,7 +1,7 @@
 """Memory and time of rewriting a large model in the vocabulary stage, with random weights in many files.
 
 The default is the shape of Llama-3.1-8B with 4 of its 32 layers (4 GB on the disk). The tables of tokens, which determine the
-memory, have their full size. ``--layers 32`` is the whole model (16 GB, twice). Run::
+memory, have their full size. ``--layers 32`` makes the whole model (16 GB, written twice). Run::
 
     python benchmarks/vocabulary_rewriting.py build/rewriting --kind cut
     python benchmarks/vocabulary_rewriting.py build/rewriting --kind corpus

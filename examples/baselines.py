@@ -4,13 +4,13 @@ Usage: python baselines.py DATASET --output DIR [--model M ...] [--dev NAME]
 
 DATASET is a directory (docs.jsonl.gz, topics.tsv, qrels.txt and, for tuning, topics.dev.tsv and qrels.dev.txt; or TREC's
 documents, topics and qrels), an ir_datasets id, or a PyTerrier dataset. DIR gets the encodings and indexes, a run of each
-system in TREC's format, and the table as results.csv, results.md and results.tex. What is there already is kept: run the same
-command again after an interruption, or with further models. A run is made again if its settings or the queries have changed;
-another collection needs another DIR.
+system in TREC's format, and the table as results.csv, results.md and results.tex. Existing files are kept: run the same command
+again after an interruption, or with further models. A run is made again if its settings or the queries have changed; another
+collection needs another DIR.
 
-Latency is the time of all queries, divided by their number, including the encoding of queries; it is measured when a run is
-made. Index size is that of the files that the system searches. A dagger marks a difference from BM25 at the 5 % level (paired
-t-test with Holm's correction).
+Latency is the time of all queries, including encoding, divided by their number. It is measured when a run is made. Index size
+is the size of the files that a system searches. A dagger marks a difference from BM25 at the 5 % level (paired t-test with
+Holm's correction).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class System:
         name: Its name in the table.
         pipeline: Retrieves documents for queries.
         paths: The indexes that it searches.
-        settings: What its results depend on, besides the collection and the queries.
+        settings: All settings that its results depend on, besides the collection and the queries.
     """
 
     name: str
@@ -59,7 +59,7 @@ class System:
 
     @property
     def file_name(self) -> str:
-        """Its name as the name of a file."""
+        """Return the name of a system as the name of a file."""
         return "".join(character if character.isalnum() or character in ".-" else "_" for character in self.name)
 
 
@@ -94,12 +94,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--model", nargs="+", default=["csplade-tiny"], help="directories or hub ids; default: csplade-tiny")
     parser.add_argument("--fields", nargs="+", default=["text"], help="fields of documents that form the text; default: text")
-    parser.add_argument("--topics", help="queries, if they are not those of the dataset")
-    parser.add_argument("--qrels", help="judgements, if they are not those of the dataset")
+    parser.add_argument("--topics", help="queries; default: the queries of the dataset")
+    parser.add_argument("--qrels", help="judgements; default: the judgements of the dataset")
     parser.add_argument("--split", help="split of topics and judgements; default: the test split")
     parser.add_argument("--dev", help="split on which the weights of a min-max hybrid are tuned")
-    parser.add_argument("--depth", type=int, default=1000, help="documents of a query; default: %(default)s")
-    parser.add_argument("--rerank", type=int, default=100, help="documents that are re-ranked; 0: none; default: %(default)s")
+    parser.add_argument("--depth", type=int, default=1000, help="documents per query; default: %(default)s")
+    parser.add_argument(
+        "--rerank", type=int, default=100, help="documents to re-rank, or 0 for no re-ranking; default: %(default)s"
+    )
     parser.add_argument(
         "--measures", nargs="+", type=parse_measure, default=list(map(parse_measure, ("nDCG@10", "RR@10", "R@100")))
     )
@@ -125,7 +127,7 @@ def make_systems(
     words_path = output / "bm25"
     index_words(source, arguments.fields, words_path)
     words = pt.terrier.TerrierIndex(str(words_path))
-    # Tokenised, because Terrier would take some signs for its query language.
+    # Tokenised, because Terrier would interpret some characters as its query language.
     bm25 = pt.rewrite.tokenise() >> words.bm25(num_results=arguments.depth)
     depth = {"depth": arguments.depth}
     yield System(BM25, bm25, (words_path,), depth)
@@ -151,13 +153,13 @@ def make_systems(
 
 
 def identity(model: str) -> str:
-    """Return what differs between models: the digest of a directory's contract, or the name."""
+    """Return an identifier of a model: the digest of a directory's contract, or the name."""
     contract = Path(model, "csplade_config.json")
     return hashlib.sha256(contract.read_bytes()).hexdigest() if contract.is_file() else model
 
 
 def index_words(source: Source, fields: list[str], path: Path) -> None:
-    """Build the index of BM25 beside its path, and move it there when it is complete."""
+    """Build the BM25 index beside its path, and move it to the path when it is complete."""
     if path.exists():
         return
     building = path.with_name(f"{path.name}.building")
@@ -169,7 +171,7 @@ def index_words(source: Source, fields: list[str], path: Path) -> None:
 
 
 def index_vectors(csplade: CSPLADE, source: Source, fields: list[str], output: Path, name: str) -> ImpactIndex:
-    """Encode the documents, which resumes after an interruption, and index the vectors."""
+    """Encode the documents, or resume their encoding, and index the vectors."""
     vectors = EncodedCollection(output / f"{name}.vectors")
     if not vectors.built():
         vectors.encode(csplade.doc_encoder(), source.documents(fields, csplade.text_field), verbose=True)
@@ -183,7 +185,7 @@ def index_vectors(csplade: CSPLADE, source: Source, fields: list[str], output: P
 def tuned_weights(
     bm25: pt.Transformer, learned: pt.Transformer, topics: pd.DataFrame, qrels: pd.DataFrame
 ) -> tuple[float, float]:
-    """Return the weights of a min-max hybrid that are best on validation queries; each system runs once."""
+    """Return the weights of a min-max hybrid that are best on validation queries. Each system runs once."""
     topics = topics[topics["qid"].isin(set(qrels["qid"]))]
     candidate = hybrid(*(pt.Transformer.from_df(system(topics)) for system in (bm25, learned)), method="minmax")
     grid = {candidate: {"weights": [(step / 10, 1 - step / 10) for step in range(11)]}}
@@ -192,7 +194,7 @@ def tuned_weights(
 
 
 def run(system: System, topics: pd.DataFrame, directory: Path) -> tuple[pd.DataFrame, float]:
-    """Return results and milliseconds for a query; both are read if the run was made before, with the same settings."""
+    """Return results and milliseconds per query, from the files of an earlier run if it had the same settings."""
     path, note = directory / f"{system.file_name}.run.gz", directory / f"{system.file_name}.json"
     queries = hashlib.sha256(topics.to_csv(index=False).encode()).hexdigest()
     made: dict[str, Any] = {"system": system.name, "settings": system.settings, "queries": queries}
@@ -218,7 +220,7 @@ def compare(
     qrels: pd.DataFrame,
     measures: list[object],
 ) -> pd.DataFrame:
-    """Return the table, with daggers at differences from BM25 that are significant."""
+    """Return the table, with daggers at significant differences from BM25."""
     found = pt.Experiment(runs, topics, qrels, measures, baseline=BM25, correction="holm")
     table = pd.DataFrame({"system": found["name"]})
     for measure in map(str, measures):

@@ -2,9 +2,9 @@
 
 Usage: python first_experiment.py OUTPUT [DOCUMENTS]
 
-The documents are docstrings of Python's standard library, the queries their summary lines. OUTPUT gets the two indexes and
-``results.csv``. More documents (up to 2,697 with Python 3.11) make the task harder. To use another model, replace
-``CSPLADE.tiny()``; to use another collection, replace the dataset.
+The documents are docstrings of Python's standard library, and the queries are their summary lines. The script writes two
+indexes and ``results.csv`` to OUTPUT. More documents (up to 2,697 with Python 3.11) make the task harder. To use another model,
+replace ``CSPLADE.tiny()``; to use another collection, replace the dataset.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class CspladeSearch:
 
         Args:
             queries: A dataset with ``id`` and ``text``.
-            top_k: Largest number of documents of a query.
+            top_k: Maximum number of documents per query.
             top_ranked: In re-ranking tasks, the documents of each query.
         """
         if self._vectors is None:

@@ -79,7 +79,7 @@ def run_one(build: Path, output: Path, arm: str, start: str, seed: int, data: tu
 
 
 def is_collapsed(run: dict[str, Any]) -> bool:
-    """Whether most vectors are empty, or the accuracy in the batch is below 0.1 over the last ten steps."""
+    """Return whether most vectors are empty, or the accuracy in the batch is below 0.1 over the last ten steps."""
     return bool(run["empty"] > 0.5 or np.mean([p["accuracy"] for p in run["curves"][-5:]]) < 0.1)
 
 

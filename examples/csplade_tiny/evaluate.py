@@ -2,9 +2,9 @@
 
 Usage: python evaluate.py MODEL COLLECTIONS OUTPUT NAME[:SPLIT] ...
 
-MODEL is a directory, "csplade-tiny" or "csplade-small".
-COLLECTIONS has a folder for each NAME with ``docs.jsonl.gz``, ``topics.tsv`` and ``qrels.txt``, or ``topics.SPLIT.tsv`` and
-``qrels.SPLIT.txt``. Prints a Markdown table for each collection; OUTPUT gets the indexes and ``results.json``.
+MODEL is a directory, "csplade-tiny" or "csplade-small". COLLECTIONS contains a folder for each NAME with ``docs.jsonl.gz``,
+``topics.tsv`` and ``qrels.txt``, or ``topics.SPLIT.tsv`` and ``qrels.SPLIT.txt``. The script prints a Markdown table for each
+collection, and writes the indexes and ``results.json`` to OUTPUT.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pyterrier_csplade.data import read_jsonl
 from pyterrier_csplade.training.rows import passage_text
 
 MEASURES = [nDCG @ 10, RR @ 10, R @ 100]
-#: Largest numbers of terms of a document, besides all.
+#: Maximum numbers of terms per document, in addition to no limit.
 CAPS = (100, 200)
 
 
@@ -43,7 +43,7 @@ def topics_and_qrels(folder: Path, split: str) -> tuple[pd.DataFrame, pd.DataFra
 
 
 def without_signs() -> pt.Transformer:
-    """Remove punctuation from queries, because it has a meaning in Terrier's query language."""
+    """Remove punctuation from queries, because Terrier's query language would interpret it."""
     return pt.apply.query(lambda row: re.sub(r"[^\w\s]", " ", row["query"]))
 
 

@@ -24,12 +24,12 @@ from pyterrier_csplade import CSPLADE, ImpactIndex
 from pyterrier_csplade.data import read_jsonl
 from pyterrier_csplade.training import mine_negatives
 
-#: Results of a teacher; relevant passages beyond them are left out.
+#: Number of results of the teacher. Relevant passages beyond them are left out.
 RESULTS = 1000
-#: Negatives are drawn from so many first results.
+#: Number of first results from which negatives are drawn.
 DEPTH = 40
 NEGATIVES = 15
-#: Queries of each kind at most.
+#: Maximum number of queries of each kind.
 QUERIES = {"openstax": 6500, "openstax-long": 3000, "medquad": 4500, "packages": 5000}
 
 
@@ -43,7 +43,7 @@ class Collection:
 
 
 def fuse(*systems: pt.Transformer) -> pt.Transformer:
-    """Add up the scores of systems, each divided by the best score of the query."""
+    """Add the scores of systems, each divided by the best score of the query."""
     normalised = [system >> pt.apply.generic(_divide_by_best, label="/ best score") for system in systems]
     return sum(normalised[1:], normalised[0])
 
@@ -54,7 +54,7 @@ def _divide_by_best(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def judged(collections: Path, name: str, files: dict[str, str], queries: Mapping[str, int] = QUERIES) -> Collection:
-    """A collection with the training queries of some files, each under a name of which ``queries`` has the largest number."""
+    """Read a collection with training queries of several kinds, at most as many as ``queries`` states for each kind."""
     folder = collections / name
     relevant = {row["qid"]: row["pos"] for _, row in read_jsonl(folder / "train.triples.jsonl.gz")}
     topics, qrels = [], []
@@ -72,7 +72,7 @@ def judged(collections: Path, name: str, files: dict[str, str], queries: Mapping
 
 
 def packages(queries: int = QUERIES["packages"]) -> Collection:
-    """Summary lines of docstrings as queries for the rest of them; at most ``queries``."""
+    """Return a collection whose queries are the summary lines of docstrings, and whose documents are their other lines."""
     rows = package_rows()
     drawn = random.Random(SEED).sample(range(len(rows)), min(len(rows), queries))
     return Collection(

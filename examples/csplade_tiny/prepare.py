@@ -88,8 +88,8 @@ def judged_rows(folder: Path, topics: str, texts: dict[str, str]) -> Iterator[Ro
 def unjudged_rows(documents: list[Row], keywords: Keywords, rng: random.Random) -> Iterator[Row]:
     """Yield two weak rows for each paragraph: one of its sentences, and some of its keywords, each as a query for it.
 
-    Neighbours in the book are the negatives. The sentence stays in half of the documents, so that exact matches are learnt,
-    too; so does the title.
+    Neighbours in the book are the negatives. The sentence and the title stay in half of the documents, so that the model also
+    learns exact matches.
     """
     for position, document in enumerate(documents):
         others = [i for i in range(position - NEIGHBOURS, position + NEIGHBOURS + 1) if i != position]

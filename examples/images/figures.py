@@ -40,10 +40,10 @@ WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 TARGET = 100
 # Pixels to which the pictures are enlarged for EfficientNet-Lite0.
 SIZE = 96
-# Settings of all heads. The last weights are taken, not the best ones on the development pairs, which have more terms. At the
-# temperature 3, the ridge start has a lower loss than at 1, 2 and 5. The teacher of the LSA vectors is their own cosine, as in
-# arXiv 2402.17535. EfficientNet-Lite0 has no vectors of captions: the text model teaches. From a lambda of 0.001, the
-# controller does not reach its target in 40 steps: 343 terms.
+# Settings of all heads. The final weights are used instead of the best ones on the development pairs, which have more terms. At
+# the temperature 3, the ridge start has a lower loss than at 1, 2 and 5. The teacher of the LSA vectors is their own cosine, as
+# in arXiv 2402.17535. EfficientNet-Lite0 has no vectors of captions, so the text model is the teacher. From a lambda of 0.001,
+# the controller does not reach its target in 40 steps (343 terms).
 SETTINGS: dict[str, Any] = {
     "temperature": 3.0, "target_nnz": TARGET, "lambda_document": 0.2, "most_co_activation": None, "most_deviation": None,
 }  # fmt: skip
@@ -172,7 +172,7 @@ class Figures:
         return self.kept(f"impacts-{run.name}", lambda: self.model.image_encoder(run, batch_size=256).impacts(records))
 
     def untrained(self, name: str) -> csr_matrix:
-        """Return the impacts of all pictures by the head that a run starts from."""
+        """Return the impacts of all pictures from the initial head of a run."""
         pairs, backbone = self.encoded(name, "train"), self.model.backbone
         network = HeadModel(make_head(self.config(name, "none", 0), pairs, backbone), backbone)
         everything = replace(pairs, vectors=getattr(self, name)[list(self.row.values())])
@@ -199,7 +199,7 @@ def bm25(figures: Figures) -> dict[str, float]:
 
 
 def weighted(text: csr_matrix, pictures: csr_matrix, weight: float) -> csr_matrix:
-    """The sum of impacts, rounded half up, as MergeToks makes it."""
+    """Return the sum of impacts, rounded half up, as MergeToks does."""
     total = csr_matrix(text + weight * pictures)
     total.data = np.floor(total.data + 0.5).astype(np.int32)
     total.eliminate_zeros()
@@ -217,7 +217,7 @@ def merged(figures: Figures, text: csr_matrix, pictures: csr_matrix) -> dict[str
 
 
 def arms(figures: Figures) -> Iterator[tuple[str, Callable[[], dict[str, dict[str, float]]]]]:
-    """Yield the name of each arm, and a function that measures its systems; the cheapest and most telling first."""
+    """Yield the name of each arm, and a function that measures its systems; the cheapest and most informative arms first."""
 
     def head(name: str, control: str, seed: int, start: str = "ridge") -> tuple[str, Callable[[], dict[str, dict[str, float]]]]:
         label = f"{4 if name == 'lsa' else 3} {name}, {control}{'' if start == 'ridge' else ', random start'}, seed {seed}"
@@ -248,7 +248,7 @@ def arms(figures: Figures) -> Iterator[tuple[str, Callable[[], dict[str, dict[st
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
-    """Format the results, best read in a fixed-width font."""
+    """Format the results for a fixed-width font."""
     rows = [["system", *COLUMNS]]
     rows += [[name, *(f"{found[c]:.3f}" if c in found else "" for c in COLUMNS)] for name, found in sorted(results.items())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -310,7 +310,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--seeds", type=int, default=3, help="heads of each kind; default: %(default)s")
     parser.add_argument("--steps", type=int, default=40, help="steps of each head; default: %(default)s")
     parser.add_argument("--batch", type=int, default=128, help="pairs of a step; default: %(default)s")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only the arms whose name begins with this")
+    parser.add_argument("--only", default="", metavar="TEXT", help="run only the arms whose names begin with this")
     given = parser.parse_args(argv)
     given.output.mkdir(parents=True, exist_ok=True)
     file = given.output / "results.json"

@@ -1,7 +1,8 @@
 """Make a small cased language model without training, to start the experiment from on a CPU.
 
-The tokenizer is that of a published model, or a byte-level BPE with upper case, in which the first word of a text has no space.
-Embeddings come from the co-occurrences of tokens, as for csplade-tiny; the layers are initially near the identity.
+The tokenizer is the tokenizer of a published model, or a new byte-level BPE with upper case, in which the first word of a text
+has no space. Embeddings come from the co-occurrences of tokens, as for csplade-tiny; the layers are initially near the
+identity.
 
 Usage: python base.py OUTPUT COLLECTION... [--tokenizer MODEL] [--size 16384] [--width 64] [--layers 1]
 """
@@ -63,7 +64,7 @@ def train_tokenizer(texts: list[str], size: int) -> Any:
 
 
 def make_model(tokenizer: Any, texts: list[str], width: int, layers: int) -> Any:
-    """Make a model whose embeddings, also the LM head, are computed from co-occurrences."""
+    """Make a model whose embeddings, which are also the LM head, are computed from co-occurrences."""
     torch.manual_seed(tiny.SEED)
     heads = max(1, width // 64)
     lm = LlamaForCausalLM(

@@ -1,9 +1,9 @@
-"""BM25 over the tokens of each vocabulary: what a vocabulary does to retrieval before any training.
+"""BM25 over the tokens of each vocabulary, to show the effect of a vocabulary on retrieval before any training.
 
 Usage: python bm25.py --model MODEL --collections DIRECTORY ... [--outside DIRECTORY ...] --output OUTPUT [--arms ARM ...]
 
-The arguments are those of run.py, which uses the same vocabularies. Results are kept in ``OUTPUT/bm25``. No index is built:
-scores are one product of matrices.
+The arguments are those of run.py, which uses the same vocabularies. Results are kept in ``OUTPUT/bm25``. No index is built,
+because the scores are computed as a product of matrices.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from run import ARMS, describe, documents, effectiveness, vocabulary_of, write_corpus
 
-#: Arms whose tokens differ; how rows are made does not change them.
+#: Arms with different tokens. Arms that differ only in the rows of the tokens are left out.
 VOCABULARIES = [arm for arm, settings in ARMS.items() if not {"rows", "match_norms"} & (settings or {}).keys()]
 
 #: PyTerrier's parameters.

@@ -47,7 +47,7 @@ ARMS: dict[str, dict[str, Any] | None] = {
     "corpus-16k-neighbours": {**_CORPUS, "size": 16384, "rows": "neighbours"},
 }
 FOLDED = "cased-folded"
-#: Documents for bits per byte.
+#: Number of documents for the measurement of bits per byte.
 MEASURED_DOCUMENTS = 20
 ALGORITHMS = ("terrier", "exhaustive", "maxscore", "bmp")
 
@@ -97,7 +97,7 @@ def documents(collection: Path) -> Iterator[dict[str, str]]:
 
 
 def vocabulary_of(arm: str, model: str, directory: Path, corpus: Path) -> Path:
-    """Run the vocabulary stage of an arm unless that has been done, and return its model."""
+    """Run the vocabulary stage of an arm unless it is complete, and return its model."""
     settings, output = ARMS[arm], directory / "vocabulary"
     if settings is None:
         return Path(model)
@@ -110,7 +110,7 @@ def vocabulary_of(arm: str, model: str, directory: Path, corpus: Path) -> Path:
 
 
 def train_arm(arm: str, directory: Path, corpus: Path, arguments: argparse.Namespace) -> None:
-    """Run the steps of an arm that are not complete."""
+    """Run the incomplete steps of an arm."""
     model, longer = vocabulary_of(arm, arguments.model, directory, corpus), 1.0
     if ARMS[arm] is not None:
         report = json.loads((model / "vocabulary_report.json").read_text())
@@ -139,7 +139,7 @@ def train_arm(arm: str, directory: Path, corpus: Path, arguments: argparse.Names
 
 
 def evaluate_once(csplade: CSPLADE, collection: Path, directory: Path, *, folded: bool) -> None:
-    """Evaluate a model on the test queries of a collection, unless that has been done."""
+    """Evaluate a model on the test queries of a collection, unless the result exists."""
     path = directory / f"result-{collection.name}.json"
     if path.exists():
         return
@@ -159,7 +159,7 @@ def evaluate_once(csplade: CSPLADE, collection: Path, directory: Path, *, folded
 
 
 def measure(index: ImpactIndex, vectors: list[dict[str, Any]], queries: pd.DataFrame, qrels: pd.DataFrame) -> dict[str, float]:
-    """Index vectors unless that has been done, and search them with every algorithm."""
+    """Index vectors unless the index exists, and search them with every algorithm."""
     if not index.built():
         index.index(vectors)
     result = describe(vectors, queries)
@@ -201,7 +201,7 @@ def describe(vectors: list[dict[str, Any]], queries: pd.DataFrame) -> dict[str, 
 
 
 def frequencies(vectors: list[Mapping[str, float]]) -> dict[str, int]:
-    """Count in how many vectors each term is."""
+    """Count the vectors that contain each term."""
     counts: dict[str, int] = {}
     for vector in vectors:
         for term in vector:

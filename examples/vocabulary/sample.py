@@ -1,7 +1,7 @@
 """Write a smaller copy of a collection, for experiments on a CPU.
 
-It has some of the test queries and training rows, drawn at random, with their documents, and other documents drawn at random.
-Figures on it are not comparable with those on the whole collection, because fewer documents compete.
+The copy contains randomly drawn test queries and training rows with their documents, and other randomly drawn documents. Its
+measures are not comparable with the measures on the whole collection, because fewer documents compete.
 
 Usage: python sample.py COLLECTION OUTPUT [--documents 2000] [--queries 300] [--rows 400] [--negatives 2] [--seed 42]
 """

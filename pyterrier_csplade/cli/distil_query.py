@@ -13,11 +13,13 @@ def add_command(commands: Any, say: Say) -> None:
     """Add ``distil-query`` to the command line."""
     distil = commands.add_parser(
         "distil-query",
-        help="train a query encoder of some layers of a model, for the documents that the whole model encoded",
+        help="train a query encoder with some layers of a model, for documents that the whole model encoded",
         **examples("distil-query shallow.yaml --dry-run", "distil-query shallow.yaml"),
     )
     distil.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings")
-    distil.add_argument("--dry-run", action="store_true", help="check the settings and count the queries, load no weights")
+    distil.add_argument(
+        "--dry-run", action="store_true", help="check the settings and count the queries, without loading weights"
+    )
     distil.set_defaults(run=lambda arguments: _distil(arguments, say), again="nothing was written: run the same command again")
 
 

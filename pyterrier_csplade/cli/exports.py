@@ -31,7 +31,7 @@ def add_command(commands: Any, say: Say) -> None:
         "source", metavar="SOURCE", help="encoded collection, index, or documents with toks or vector; or a model"
     )
     export.add_argument("--output", required=True, type=Path, metavar="PATH", help="file or directory to write; must not exist")
-    export.add_argument("--topics", metavar="T", help="queries as search takes them, for lsr-benchmark")
+    export.add_argument("--topics", metavar="T", help="queries as for search; only for lsr-benchmark")
     export.add_argument("--split", metavar="S", help="split of a directory, or variant of a dataset's topics")
     export.add_argument("--field", metavar="F", help="field of the query text; default: query, text or title")
     add_model_options(export)
@@ -56,7 +56,7 @@ def _export_model(arguments: argparse.Namespace) -> None:
     from pyterrier_csplade.storage.workspace import publish, workspace
 
     if arguments.model not in (SHIPPED, arguments.source):
-        raise CspladeError(f"SOURCE {arguments.source} and --model {arguments.model} name two models: leave one of them out")
+        raise CspladeError(f"SOURCE {arguments.source} and --model {arguments.model} are different models: leave out --model")
     arguments.model = arguments.source
     output = arguments.output.absolute()
     with workspace(output) as directory:

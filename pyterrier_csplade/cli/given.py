@@ -57,7 +57,7 @@ def vectors_of(name: str) -> Iterable[Mapping[str, Any]]:
     source = open_source(name)
     field = source.vector_field()
     if field is None:
-        raise DataError(f"{name} holds texts, not vectors: encode them with pyterrier-csplade encode {name} --output DIR")
+        raise DataError(f"{name} contains texts, not vectors: encode them with pyterrier-csplade encode {name} --output DIR")
     return given_vectors(source, field)
 
 
@@ -76,6 +76,6 @@ def encoded_topics(arguments: argparse.Namespace) -> pd.DataFrame:
         return query_encoder(named_query_side(arguments), verbose=True)(topics)
     if (missing := topics["query_toks"].isna()).any():
         raise DataError(
-            f"{arguments.topics}: the query {topics.loc[missing, 'qid'].iloc[0]!r} has no vector, but others have one"
+            f"{arguments.topics}: the query {topics.loc[missing, 'qid'].iloc[0]!r} has no vector, but other queries have one"
         )
     return topics

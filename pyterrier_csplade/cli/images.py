@@ -18,7 +18,9 @@ def add_command(commands: Any, say: Say) -> None:
     )
     images.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings of the run")
     images.add_argument("--resume", action="store_true", help="resume from the last checkpoint of the run")
-    images.add_argument("--dry-run", action="store_true", help="check configuration and data, and estimate; do not train")
+    images.add_argument(
+        "--dry-run", action="store_true", help="check configuration and data, and estimate the time, without training"
+    )
     images.set_defaults(run=lambda arguments: _train(arguments, say), again="run the same command with --resume")
 
 

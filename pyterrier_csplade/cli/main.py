@@ -110,10 +110,10 @@ def _add_dry_run(phase: argparse.ArgumentParser) -> None:
     plan = phase.add_argument_group(
         "dry run", "check configuration and data, and estimate memory and time, without loading weights"
     )
-    plan.add_argument("--dry-run", action="store_true", help="check and estimate, do not train")
-    plan.add_argument("--gpu", default="h100", help="GPU of the estimate; default: %(default)s")
+    plan.add_argument("--dry-run", action="store_true", help="check and estimate without training")
+    plan.add_argument("--gpu", default="h100", help="GPU for the estimate; default: %(default)s")
     plan.add_argument("--gpus", type=count, default=1, metavar="N", help="GPUs that share a batch; default: %(default)s")
-    plan.add_argument("--fsdp", action="store_true", help="the GPUs share the weights, too (FSDP)")
+    plan.add_argument("--fsdp", action="store_true", help="the GPUs also share the weights (FSDP)")
     plan.add_argument("--like", metavar="MODEL", help="a model of the same shape, if the model of the run does not exist yet")
 
 

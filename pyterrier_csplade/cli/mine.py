@@ -29,8 +29,10 @@ def add_command(commands: Any, say: Say) -> None:
         ),
     )
     mine.add_argument("dataset", metavar="DATASET", help="documents as for encode, with their queries and judgements")
-    mine.add_argument("--topics", metavar="T", help="queries as for search; default: those of DATASET")
-    mine.add_argument("--qrels", metavar="Q", help="judgements in TREC's format, or a dataset; default: those of DATASET")
+    mine.add_argument("--topics", metavar="T", help="queries as for search; default: the queries of DATASET")
+    mine.add_argument(
+        "--qrels", metavar="Q", help="judgements in TREC's format, or a dataset; default: the judgements of DATASET"
+    )
     mine.add_argument("--split", metavar="S", help="split of topics and judgements, such as train")
     mine.add_argument("--fields", nargs="+", default=["text"], metavar="F", help="fields that form the text; default: text")
     results = mine.add_mutually_exclusive_group(required=True)
@@ -38,8 +40,10 @@ def add_command(commands: Any, say: Say) -> None:
     results.add_argument("--index", type=Path, metavar="DIR", help="index to search with --model")
     mine.add_argument("--teacher", metavar="RUN", help="TREC run with scores to distil")
     mine.add_argument("--output", required=True, type=new_path, metavar="FILE", help=".jsonl or .jsonl.gz")
-    mine.add_argument("--depth", type=count, default=200, metavar="N", help="results to draw from; default: %(default)s")
-    mine.add_argument("--negatives", type=count, default=30, metavar="N", help="negatives of a query; default: %(default)s")
+    mine.add_argument(
+        "--depth", type=count, default=200, metavar="N", help="results from which negatives are drawn; default: %(default)s"
+    )
+    mine.add_argument("--negatives", type=count, default=30, metavar="N", help="negatives per query; default: %(default)s")
     mine.add_argument("--seed", type=int, default=42, help="seed of the draws; default: %(default)s")
     add_model_options(mine)
     resume = "run the same command again: it resumes after the last query that was written"

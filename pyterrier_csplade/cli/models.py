@@ -31,7 +31,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--quantization", choices=["int8", "nf4", "int8-weight-only"])
     model.add_argument("--dtype", choices=["auto", "bfloat16", "float16", "float32", "float64"], default="auto")
     model.add_argument("--device", help="for example cuda:0; default: an accelerator, if available")
-    model.add_argument("--batch-size", type=count, default=32, metavar="N", help="texts of a batch; default: %(default)s")
+    model.add_argument("--batch-size", type=count, default=32, metavar="N", help="texts in a batch; default: %(default)s")
 
 
 def named_model(arguments: argparse.Namespace, *, tried: bool = True) -> CSPLADE:
@@ -66,7 +66,7 @@ def named_query_side(arguments: argparse.Namespace) -> CSPLADE | QueryTable:
     if (Path(arguments.model) / TABLE_FILE).is_file():
         for name in ("adapter", "revision", "variant", "quantization", "device"):
             if getattr(arguments, name) is not None:
-                raise CspladeError(f"{arguments.model} is a query table, which takes no --{name}: leave it out")
+                raise CspladeError(f"{arguments.model} is a query table, which does not use --{name}: leave it out")
         return QueryTable.load(arguments.model)
     return named_model(arguments)
 

@@ -45,7 +45,7 @@ def add_command(commands: Any, say: Say) -> None:
     search.add_argument("--output", type=new_path, metavar="RUN", help="file of the run, for --topics")
     search.add_argument("--tag", default="csplade", help="name of the system in the run; default: %(default)s")
     search.add_argument(
-        "--num-results", type=count, metavar="N", help=f"documents of a query; default: {_RUN:,}, in a table {_SHOWN}"
+        "--num-results", type=count, metavar="N", help=f"documents per query; default: {_RUN:,} in a run, {_SHOWN} in a table"
     )
     search.add_argument(
         "--algorithm",
@@ -64,9 +64,9 @@ def _search(arguments: argparse.Namespace, say: Say) -> None:
     from pyterrier_csplade.index.index import ImpactIndex
 
     if (arguments.query is None) == (arguments.topics is None):
-        raise CspladeError("search takes either one QUERY or --topics T --output RUN")
+        raise CspladeError("search needs either one QUERY, or --topics T --output RUN")
     if (arguments.topics is None) != (arguments.output is None):
-        raise CspladeError("--topics and --output belong together: a file of queries becomes a run")
+        raise CspladeError("--topics and --output must be used together, to write a run for a file of queries")
     index = ImpactIndex(arguments.index)
     index.open()
     if arguments.topics is None:
@@ -85,7 +85,7 @@ def _write_run(index: ImpactIndex, arguments: argparse.Namespace) -> str:
     results = retriever(topics)
     _write(results, arguments.output, arguments.tag)
     found = results["qid"].nunique()
-    nothing = f"; {len(topics) - found:,} of them have no results" if found < len(topics) else ""
+    nothing = f"; {len(topics) - found:,} of the queries have no results" if found < len(topics) else ""
     return f"{len(results):,} results of {len(topics):,} queries: {arguments.output}{nothing}"
 
 
@@ -101,7 +101,9 @@ def _write(results: pd.DataFrame, path: Path, tag: str) -> None:
 
     for column in ("qid", "docno"):
         if (spaced := results[column].str.contains(r"\s")).any():
-            raise DataError(f"{column} {results.loc[spaced, column].iloc[0]!r} has white space, which a TREC run cannot hold")
+            raise DataError(
+                f"{column} {results.loc[spaced, column].iloc[0]!r} has white space, which a TREC run cannot contain"
+            )
     # A random name, so that no link that somebody else has created is followed. It keeps the extension, by which PyTerrier
     # chooses a compression.
     temporary = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
@@ -117,7 +119,7 @@ def _table(index: ImpactIndex, arguments: argparse.Namespace) -> str:
 
     from .terms import readable_terms
 
-    query = check_texts([arguments.query], ["QUERY"])[0]  # bytes of a terminal that are not UTF-8 are no text
+    query = check_texts([arguments.query], ["QUERY"])[0]  # refuses bytes from a terminal that are not UTF-8
     side = named_query_side(arguments)
     topics = query_encoder(side)(pd.DataFrame({"qid": ["1"], "query": [query]}))
     toks = topics["query_toks"].iloc[0]

@@ -17,7 +17,9 @@ def add_command(commands: Any, say: Say) -> None:
         **examples("table table.yaml --dry-run", "table table.yaml"),
     )
     table.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings of the table")
-    table.add_argument("--dry-run", action="store_true", help="check the settings and count the queries, load no weights")
+    table.add_argument(
+        "--dry-run", action="store_true", help="check the settings and count the queries, without loading weights"
+    )
     table.set_defaults(run=lambda arguments: _table(arguments, say), again="nothing was written: run the same command again")
 
 

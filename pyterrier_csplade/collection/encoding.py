@@ -125,7 +125,7 @@ def _announcement(store: Store, part: Part, documents: int) -> tuple[str, int]:
 
 
 def _warn_of_losses(totals: Mapping[str, int]) -> None:
-    consequences = {"empty": "have no impact above 0: no query finds them", "truncated": "were truncated"}
+    consequences = {"empty": "have no impact above 0, so no query can find them", "truncated": "were truncated"}
     for name, consequence in consequences.items():
         if totals[name]:
             share = totals[name] / totals["documents"]

@@ -122,7 +122,7 @@ def verify(directory: Path) -> OpenCollection:
         docnos.add(shard.docnos)
         postings += check_vectors(shard)
     if postings != collection.totals["postings"]:
-        raise CollectionError(f"{directory} holds {postings:,} postings, not {collection.totals['postings']:,}: {REMEDY}")
+        raise CollectionError(f"{directory} contains {postings:,} postings, not {collection.totals['postings']:,}: {REMEDY}")
     return collection
 
 
@@ -134,9 +134,9 @@ def check_vectors(shard: ShardFile) -> int:
     """
     matrix = shard.rows(0, len(shard))
     if not (np.all(matrix.data > 0) and np.all(np.isfinite(matrix.data))):
-        raise CollectionError(f"{shard.path} holds a weight that is not above 0 and finite: {REMEDY}")
+        raise CollectionError(f"{shard.path} contains a weight that is not above 0 and finite: {REMEDY}")
     if not matrix.has_canonical_format:
-        raise CollectionError(f"{shard.path} holds a term twice in one document, or terms out of order: {REMEDY}")
+        raise CollectionError(f"{shard.path} contains a term twice in one document, or terms out of order: {REMEDY}")
     return int(matrix.nnz)
 
 

@@ -111,7 +111,7 @@ class Recipe:
         try:
             values = read_json(path)
             if values.pop("format") != 1:
-                raise CollectionError(f"{path} is of a newer format: update pyterrier_csplade")
+                raise CollectionError(f"{path} has a newer format: update pyterrier_csplade")
             return cls(**{**values, "contract": Contract.from_dict(values["contract"], source=str(path))})
         except FileNotFoundError as error:
             raise CollectionError(f"{directory} is not an encoded collection: {PLAN_FILE} is missing") from error
@@ -141,7 +141,9 @@ def load_terms(directory: Path, recipe: Recipe) -> Vocabulary:
     # The digest of the contract is of the terms before folding.
     is_folded = recipe.contract.fold is not None and fold_vocabulary(vocabulary)[0].terms == vocabulary.terms
     if not is_folded and digest != recipe.contract.vocabulary_sha256:
-        raise CollectionError(f"{path} does not hold the vocabulary of the contract: files of different collections were mixed")
+        raise CollectionError(
+            f"{path} does not contain the vocabulary of the contract: files of different collections were mixed"
+        )
     return vocabulary
 
 

@@ -198,7 +198,7 @@ def _map(path: Path) -> dict[str, np.ndarray]:
     """Map the tensors of a safetensors file instead of copying them, at the offsets in its header."""
     with safetensors.safe_open(path, framework="numpy") as file:  # checks the header
         if set(file.keys()) != _TENSORS:
-            raise ValueError(f"it holds {', '.join(sorted(file.keys()))}")
+            raise ValueError(f"it contains {', '.join(sorted(file.keys()))}")
     content = np.memmap(path, np.uint8, "r")
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")
     header = parse_json(content[8:start].tobytes())

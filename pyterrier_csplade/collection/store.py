@@ -116,7 +116,7 @@ class Store:
         with _alone(self.directory):
             if beyond := [number for number in self.finished if number >= shards]:
                 raise CollectionError(
-                    f"{self.directory} holds shard {beyond[0]}, but the input has only {shards}: the input has changed; "
+                    f"{self.directory} contains shard {beyond[0]}, but the input has only {shards}: the input has changed; "
                     "encode it into another directory"
                 )
             records = self.records(range(shards))

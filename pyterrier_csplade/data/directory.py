@@ -44,7 +44,7 @@ class CollectionFiles:
         for path in (self.directory / f"{name}.gz", self.directory / name):
             if path.is_file():
                 return path
-        raise DataError(f"{self.directory} holds no {name} or {name}.gz")
+        raise DataError(f"{self.directory} contains no {name} or {name}.gz")
 
     def documents(self) -> Iterator[dict[str, Any]]:
         """Yield the documents.
@@ -92,7 +92,7 @@ class CollectionFiles:
         path = self._path(kind, split, suffix)
         if not path.is_file():
             found = sorted(p.name for p in self.directory.glob(f"{kind}*.{suffix}"))
-            raise DataError(f"{self.directory} holds no {path.name}; it has {', '.join(found) or 'no ' + kind}")
+            raise DataError(f"{self.directory} contains no {path.name}; it has {', '.join(found) or 'no ' + kind}")
         return path
 
 

@@ -125,7 +125,7 @@ def _nothing_found(file: Path) -> DataError:
     """Describe a file without documents: how it was read, what it looks like, and which formats are supported."""
     kind = _FORMATS.get(_suffix(file))
     taken = f"as {kind}" if kind else "as TREC documents, but no line begins with <DOC>"
-    return DataError(f"{file} holds no documents: it was read {taken}; {'' if kind else _appearance(file)}{_READABLE}")
+    return DataError(f"{file} contains no documents: it was read {taken}; {'' if kind else _appearance(file)}{_READABLE}")
 
 
 def _appearance(file: Path) -> str:

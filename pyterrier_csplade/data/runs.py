@@ -23,7 +23,7 @@ def read_run(path: str | Path) -> pd.DataFrame:
 
     Raises:
         DataError: A line has another form, a score is not finite, a document appears twice for a query, or there are no
-            results; names file and line.
+            results; the message names file and line.
     """
     qids: list[str] = []
     docnos: list[str] = []
@@ -41,7 +41,7 @@ def read_run(path: str | Path) -> pd.DataFrame:
         scores.append(score)
     run = pd.DataFrame({"qid": qids, "docno": docnos, "score": scores})
     if run.empty:
-        raise DataError(f"{path} holds no results")
+        raise DataError(f"{path} contains no results")
     if (twice := run.duplicated(["qid", "docno"]).to_numpy()).any():
         qid, docno = run.loc[twice, ["qid", "docno"]].iloc[0]
         raise DataError(f"{path}, line {int(twice.argmax()) + 1}: the document {docno!r} appears twice for the query {qid!r}")

@@ -42,8 +42,7 @@ class Source:
 
         Args:
             fields: Fields that make up the text, joined by spaces. A field is left out if the next field begins with it,
-            because many
-                texts repeat their title.
+                because many texts repeat their title.
             text_field: Name of the text.
 
         Raises:
@@ -103,9 +102,8 @@ def read_corpus(source: str, text_fields: Sequence[str]) -> Iterator[str]:
     """Yield the text of every document.
 
     Args:
-        source: A file or directory as in :func:`open_source`, where identifiers are optional; or the name of a PyTerrier
-        dataset
-            (``irds:`` ids included).
+        source: A file or directory as in :func:`open_source`, where identifiers are optional, or the name of a PyTerrier
+            dataset (including ``irds:`` ids).
         text_fields: Fields that make up the text, joined by spaces.
 
     Raises:
@@ -152,7 +150,7 @@ def source_files(name: str) -> list[Path] | None:
         return [docs]
     files = [file for file in document_files(path) if file.parent != path or not file.name.startswith(_OTHER_FILES)]
     if not files:
-        raise DataError(f"the directory {name} holds no files of documents")
+        raise DataError(f"the directory {name} contains no files of documents")
     return files
 
 

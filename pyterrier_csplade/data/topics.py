@@ -59,7 +59,7 @@ def read_topics(name: str, *, split: str | None = None, field: str | None = None
     else:
         found = _dataset_topics(name, split, field)
     if not len(found):
-        raise DataError(f"{name} holds no queries")
+        raise DataError(f"{name} contains no queries")
     if (twice := found["qid"].duplicated()).any():
         raise DataError(f"{name}: the query {found.loc[twice, 'qid'].iloc[0]!r} appears twice")
     return found
@@ -87,7 +87,7 @@ def read_qrels(name: str, *, split: str | None = None) -> pd.DataFrame:
     if path.exists():
         found = read_trec_qrels(path)
         if not len(found):
-            raise DataError(f"{name} holds no judgements")
+            raise DataError(f"{name} contains no judgements")
         return found
     return _from_dataset(name, split, "qrels")[["qid", "docno", "label"]].astype({"qid": str, "docno": str})
 
@@ -104,7 +104,9 @@ def _file_in(directory: Path, kind: str, split: str | None) -> Path | None:
     found = sorted(file for file in directory.iterdir() if file.is_file() and file.name.startswith(start))
     if len(found) != 1:
         names = f"{len(found)}: {', '.join(file.name for file in found)}" if found else "none"
-        raise DataError(f"{directory} must hold one file whose name begins with {start}, found {names}; name the file instead")
+        raise DataError(
+            f"{directory} must contain one file whose name begins with {start}, found {names}; name the file instead"
+        )
     return found[0]
 
 
@@ -134,7 +136,7 @@ def _valid(text: str, what: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{what} holds a lone surrogate, which UTF-8 cannot encode: remove it") from error
+        raise DataError(f"{what} contains a lone surrogate, which UTF-8 cannot encode: remove it") from error
     return text
 
 

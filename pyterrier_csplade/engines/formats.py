@@ -33,7 +33,7 @@ _SMALLEST, _LARGEST = float(np.finfo(np.float32).smallest_subnormal), float(np.f
 
 
 def export_json_vectors(documents: Iterable[Mapping[str, Any]], path: str | Path) -> int:
-    """Write impacts as Anserini's JsonVectorCollection, one JSON object per line, which Pyserini can index, too.
+    """Write impacts as Anserini's JsonVectorCollection, one JSON object per line, which Pyserini can also index.
 
     Index the file with ``-collection JsonVectorCollection -impact -pretokenized``.
 

@@ -47,8 +47,7 @@ class PisaEngine(Engine):
             query_algorithm: "maxscore", "block_max_wand", "block_max_maxscore", "wand" or "ranked_or"; the default is our
                 choice (measured: twice as fast as block_max_wand, pyterrier-pisa's default, on such vectors).
             toks_scale: Number of repetitions for the weight 1; our choice (measured: pyterrier-pisa's default of 100 changes
-            the top
-                10 of 4 to 10 % of the queries, 1000 of up to 1 %).
+                the top 10 of 4 to 10 % of the queries, and 1000 of up to 1 %).
             num_results: Maximum number of documents for each query.
             threads: Number of threads to search with.
             verbose: Whether to show a progress bar.

@@ -70,9 +70,8 @@ class SeismicEngine(Engine):
         Args:
             query_cut: Number of heaviest terms of a query whose lists are searched; all terms count in the scores. Our choice
                 (measured: with ``heap_factor=0.7``, 10 kept 94 to 98 % of the exact top 1000).
-            heap_factor: A cluster is skipped if its summary's score times this factor is below the worst score of the results
-            so
-                far; a smaller factor is faster and misses more. Our choice (measured: see ``query_cut``).
+            heap_factor: A cluster is skipped if its summary's score times this factor is below the lowest score of the results
+                so far. A smaller factor is faster and misses more. Our choice (measured: see ``query_cut``).
             num_results: Maximum number of documents for each query.
             threads: Number of threads to search with.
             verbose: Has no effect, because Seismic shows no progress.

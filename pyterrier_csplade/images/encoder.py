@@ -73,7 +73,7 @@ class ImageEncoder(ModelTransformer):
     top_k = Checked(check_top_k)
     #: Smallest weight that is kept.
     min_weight = Checked(check_min_weight)
-    #: A Quantizer, "default" for one of the contract's scale, or None for float weights.
+    #: A Quantizer, "default" for a Quantizer with the contract's scale, or None for float weights.
     quantizer = Checked(_check_quantizer)
 
     def __init__(
@@ -154,35 +154,35 @@ class ImageEncoder(ModelTransformer):
         """Encode pictures into a matrix instead of dictionaries.
 
         Args:
-            records: ``docno`` and a picture or an image vector of each.
+            records: ``docno`` and a picture or an image vector of each document.
 
         Returns:
-            A matrix [pictures, terms of the model's vocabulary] of int32 impacts, or of float32 weights without quantizer.
+            A matrix [pictures, terms of the model's vocabulary] of int32 impacts, or of float32 weights without a quantizer.
         """
         names = [f"picture {record.get('docno')}" for record in records]
         return self.prepared_impacts(ImageVectors(self._image_vectors(self._open(), records, names), names))
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Columns of which a document needs one."""
+        """Columns, of which a document needs at least one."""
         return self.column, self.vector_column
 
     def contents(self, documents: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[PictureContent]:
         """Return the pictures or image vectors of documents, as an encoded collection reads them.
 
         Raises:
-            DataError: A document has neither, or a picture that cannot be used; names it.
+            DataError: A document has neither, or its picture cannot be used; the message names the document.
         """
         return [self._content(document, name) for document, name in zip(documents, names)]
 
     def prepared(self, contents: Sequence[PictureContent], names: Sequence[str]) -> ImageVectors:
-        """Compute image vectors, for ``prepared_impacts``; as many pictures as a batch has are open at a time."""
+        """Compute image vectors, for ``prepared_impacts``. At most one batch of pictures is open at a time."""
         size, records = self.model_batch_size, [content.record for content in contents]
         parts, opened = [slice(start, start + size) for start in range(0, len(records), size)], self._open()
         return ImageVectors(np.concatenate([self._image_vectors(opened, records[part], names[part]) for part in parts]), names)
 
     def prepared_impacts(self, batch: ImageVectors) -> csr_matrix:
-        """Encode image vectors; otherwise as ``impacts``."""
+        """Encode image vectors; otherwise like ``impacts``."""
         quantizer = self._to_impacts()
         wanted = Wanted(self.min_weight, self.top_k, quantizer if type(quantizer) is Quantizer else None)
         states, size = self._open().states(batch.vectors), self.model_batch_size
@@ -197,7 +197,7 @@ class ImageEncoder(ModelTransformer):
 
         Args:
             picture: A picture in any form, or an image vector (a float array of one dimension).
-            top_k: How many terms; all by default.
+            top_k: Number of terms; None returns all.
         """
         row = self._weights(picture)
         found = dict(to_vectors(row, self.model.vocabulary)[0])
@@ -291,7 +291,7 @@ class ImageEncoder(ModelTransformer):
                     opened = _Opened(self)
                     fingerprint = opened.saved.contract.fingerprint
                     if self._known not in (None, fingerprint):
-                        raise ContractError(f"{self._head} holds another image head than before: make another encoder")
+                        raise ContractError(f"{self._head} contains another image head than before: create another encoder")
                     self._known, self._opened = fingerprint, opened
         return opened
 
@@ -309,8 +309,8 @@ class PictureContent(NamedTuple):
     """A picture of a document, or its vector.
 
     Attributes:
-        record: The column of it, and the value.
-        digest: Digest of what is in the picture, by which a resumed run recognises it.
+        record: The column of the picture or vector, and its value.
+        digest: Digest of the picture's content, by which a resumed run recognises it.
     """
 
     record: dict[str, Any]
@@ -323,7 +323,7 @@ class ImageVectors(NamedTuple):
     Attributes:
         vectors: float32 [pictures, inputs of the head].
         names: Names of the pictures in error messages.
-        truncated: 0: no part of a picture is left out.
+        truncated: Always 0, because no part of a picture is left out.
     """
 
     vectors: np.ndarray
@@ -339,7 +339,7 @@ class _Opened:
         model = self.model
         self.saved = SavedHead.load(Path(head))
         texts = model.contract
-        # The head ends before the vocabulary: its pictures are folded as the texts are.
+        # The head ends before the vocabulary, so the terms of pictures are folded in the same way as those of texts.
         self.contract = self.saved.contract.replace(fold=texts.fold)
         if not self.contract.made_for(texts):
             raise ContractError(
@@ -382,7 +382,7 @@ def _as_vector(given: Any, inputs: int, name: str) -> np.ndarray:
     try:
         vector = np.asarray(given, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: an image vector must hold numbers, found {given!r:.60}") from error
+        raise DataError(f"{name}: an image vector must contain numbers, found {given!r:.60}") from error
     if vector.shape != (inputs,):
         raise DataError(f"{name}: expected an image vector of {inputs} numbers, found an array {list(vector.shape)}")
     return vector

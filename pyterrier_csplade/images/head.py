@@ -50,7 +50,7 @@ class ImageHead(nn.Module):
         """Create a head that returns only the offset, because A and W2 are 0.
 
         Args:
-            inputs: Numbers of an image vector.
+            inputs: Length of an image vector.
             width: Hidden size of the language model.
             hidden: Hidden size of the MLP; 512 is our choice (not measured).
         """
@@ -112,12 +112,12 @@ def picture_logits(states: Tensor, backbone: Backbone) -> Tensor:
 
 @dataclass
 class SavedHead:
-    """A head and what it needs to be used correctly.
+    """A head, and the data that its correct use requires.
 
     Attributes:
         head: The head.
         contract: Contract of the vectors; ``documents_for`` is the fingerprint of the text model.
-        features: Settings of the features; None for image vectors that come from elsewhere.
+        features: Settings of the features; None for a user's own image vectors.
         probe: The features of a test picture, which are compared when a head is opened.
         training: Description of the training.
     """
@@ -144,7 +144,7 @@ class SavedHead:
         return cls(head, contract, features, probe, training)
 
     def save(self, directory: Path) -> None:
-        """Write the head's two files into a directory, which is made."""
+        """Write the head's two files into a directory, which is created if necessary."""
         directory.mkdir(parents=True, exist_ok=True)
         write_atomically(directory / WEIGHTS_FILE, save(_tensors(self.head)))
         values = {
@@ -186,7 +186,7 @@ class SavedHead:
                 raise ValueError(f"probe must be {head.inputs} finite numbers, or [] without features")
         except FileNotFoundError as error:
             raise ContractError(
-                f"{directory} holds no image head ({error.filename or path} is missing): pyterrier-csplade "
+                f"{directory} contains no image head ({error.filename or path} is missing): pyterrier-csplade "
                 "train-images makes one"
             ) from error
         except ContractError:
@@ -199,7 +199,7 @@ class SavedHead:
 
 
 def _head_of(tensors: dict[str, Tensor], values: dict[str, Any]) -> ImageHead:
-    """Make a head of the tensors of a file; what the settings say about its size takes no memory until it has proved true.
+    """Make a head from the tensors of a file. No memory is allocated for a size in the settings before the tensors confirm it.
 
     Raises:
         ValueError: A size is not a positive integer, or a tensor is not float32.
@@ -220,7 +220,7 @@ def _tensors(head: ImageHead) -> dict[str, Tensor]:
 
 
 def _identity(head: ImageHead, features: dict[str, Any] | None) -> str:
-    """Digest what determines the vectors besides the text model: the head's tensors, and the settings of the features."""
+    """Return a digest of what determines the vectors besides the text model: the head's tensors and the features' settings."""
     described = None if features is None else {key: value for key, value in features.items() if key != "source"}
     parts = [sorted(digests(sorted(_tensors(head).items()), "the image head").items()), described, described and LOADING]
     return WHOLE + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

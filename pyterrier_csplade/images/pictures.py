@@ -68,7 +68,7 @@ def picture_digest(picture: object, name: str) -> str:
         name: Name of the picture in error messages.
 
     Raises:
-        DataError: There is no picture; names it. Damage is found only when the picture is opened.
+        DataError: There is no picture; the message names it. Damage is found only when the picture is opened.
     """
     if isinstance(picture, (str, os.PathLike)):
         return sha256(_checked_path(picture, name))

@@ -29,7 +29,7 @@ class ImpactIndex(StoredIndex):
 
     On disk it is a plain Terrier index, which ``pt.Artifact.load`` opens without this package. Its ``pt_meta.json`` also
     contains the contract of the document encoder, and ``csplade_manifest.json`` the size and SHA-256 of every file. Opening the
-    index compares the sizes, and up to 256 MiB the digests, too; :meth:`verify` always compares both.
+    index compares the sizes, and for up to 256 MiB also the digests; :meth:`verify` always compares both.
 
     Example::
 
@@ -133,8 +133,7 @@ class ImpactIndex(StoredIndex):
 
         Args:
             model: None or "Tf", the dot product with Terrier's own scores. Terrier's other models are refused, because they
-            would
-                interpret impacts as counts of words.
+                would interpret impacts as counts of words.
             model_args: Must be None; "Tf" has no arguments.
             algorithm: "terrier", or an algorithm that searches arrays of postings without Java: "exhaustive"; with numba also
                 "maxscore" and "bmp", which are exact, and "guided", which is not. The arrays are built next to Terrier's files
@@ -159,7 +158,7 @@ class ImpactIndex(StoredIndex):
         if options:
             raise TypeError(f"Terrier has no option {next(iter(options))!r}: choose another algorithm")
         if not isinstance(model, (str, TerrierModel, type(None))):
-            raise TypeError(f"model must be None or 'Tf', found {model!r}; num_results={model!r}?")
+            raise TypeError(f"model must be None or 'Tf', found {model!r}; did you mean num_results={model!r}?")
         if model not in (None, "Tf", TerrierModel.tf) or model_args:
             raise _no_text(self, f"retriever({model!r})")
         return ImpactRetriever(self, exact_scores=exact_scores and model is None, **common)
@@ -200,12 +199,12 @@ class ImpactIndex(StoredIndex):
         """Add a guide for ``retriever(algorithm="guided", guide=name)``, or replace the guide of that name.
 
         Args:
-            source: One of three. Documents with ``docno`` and ``toks_tf`` (from ``csplade.doc_encoder(counts=True)``) provide
-            BM25
-                over the language model's tokens, where tokens that differ only in case or a leading space are the same. A
-                Terrier index of text provides its BM25 for words that are single tokens. Another ImpactIndex with the same
-                terms provides its impacts. Both kinds of index are matched by docno.
-            name: Letters, digits, - and _.
+            source: The source of the guide's impacts. Documents with ``docno`` and ``toks_tf`` (from
+                ``csplade.doc_encoder(counts=True)``) provide BM25 over the language model's tokens, where tokens that differ
+                only in case or a leading space are the same. A Terrier index of text provides its BM25 for words that are
+                single tokens. Another ImpactIndex with the same terms provides its impacts. Both kinds of index are matched by
+                docno.
+            name: Name of the guide, of letters, digits, ``-`` and ``_``.
             k1: BM25's k1; the defaults of ``k1`` and ``b`` are from Mallia et al. (SIGIR 2022).
             b: BM25's b.
             verbose: Whether to show a progress bar.

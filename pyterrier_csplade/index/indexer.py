@@ -121,7 +121,7 @@ class ImpactIndexer(Settings, pt.Indexer):
     def _check_target(self, target: Path) -> None:
         check_target(target)
         if not self.overwrite and (target / "data.properties").exists():
-            raise ImpactIndexError(f"there is an index at {target}: toks_indexer(overwrite=True) replaces it")
+            raise ImpactIndexError(f"there is an index at {target}: use toks_indexer(overwrite=True) to replace it")
 
     def _build(self, take: Callable[[Spool], None], directory: Path, built: Path) -> None:
         spool = Spool(directory, fields=self.meta, on_duplicate=self.on_duplicate)
@@ -140,7 +140,7 @@ class ImpactIndexer(Settings, pt.Indexer):
         if empty == documents:
             raise DataError(f"nothing to index: {documents:,} documents, none with an impact above 0")
         share = empty / documents
-        message = f"{empty:,} of {documents:,} documents ({share:.1%}) have no impact above 0: no query finds them"
+        message = f"{empty:,} of {documents:,} documents ({share:.1%}) have no impact above 0, so no query can find them"
         if share > self.max_empty:
             raise DataError(f"{message}; check the encoder, or index them anyway with toks_indexer(max_empty=1)")
         if empty:
@@ -153,7 +153,7 @@ def check_target(target: Path) -> None:
     """Refuse a target that exists, but is neither an empty directory nor an index.
 
     Raises:
-        ImpactIndexError: It is another directory, or a file.
+        ImpactIndexError: The target is another directory, or a file.
     """
     if target.exists() and not (target / "data.properties").exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ImpactIndexError(f"{target} exists and is not an index: choose another path, or remove it")

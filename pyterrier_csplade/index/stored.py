@@ -151,7 +151,7 @@ class StoredIndex(Settings, pt.terrier.TerrierIndex):
 
         Raises:
             ImpactIndexError: There is no index, it or its postings are damaged, or the postings cannot be written into its
-            directory.
+                directory.
         """
         return self.open().postings(verbose=verbose)
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 # Protects the counters of truncated texts.
 _COUNTING = threading.Lock()
-# Arguments that the loaded model does not obey any more.
+# Arguments that have no effect on a loaded model.
 _OF_LOADING = frozenset({*LOADING_ARGUMENTS, "model", "variant", "head", "fold"})
 _PACKAGE = Path(__file__).parents[1]
 _TINY, _SMALL = str(_PACKAGE / "tiny"), str(_PACKAGE / "small")
@@ -59,7 +59,7 @@ class CSPLADE(Settings):
         truncated: Numbers of queries and of documents truncated so far.
     """
 
-    # Read when it is first needed.
+    # The query table, read when it is first needed.
     _table: QueryTable | None = None
     # Fingerprint of the model when it was first loaded, which copies and pickles keep.
     _known: str | None = None
@@ -92,12 +92,12 @@ class CSPLADE(Settings):
             layers: Number of first layers to load, or ascending indices. None loads the layers in the contract, or all.
             variant: "causal", "echo" or "bidirectional". None uses the variant in the checkpoint's contract, or "causal".
             quantization: None, "int8" or "nf4" (bitsandbytes), or "int8-weight-only" (torchao).
-            dtype: A torch dtype or its name. "auto" is float32 on a CPU, else the checkpoint's (bfloat16 for GGUF files).
+            dtype: A torch dtype or its name. "auto" is float32 on a CPU, otherwise the checkpoint's (bfloat16 for GGUF files).
             device: For example "cuda". None uses an accelerator if there is one.
             attn_implementation: As in transformers, for example "sdpa" or "eager". None lets transformers choose.
-            head: "streamed" computes all logits, "screened" (CPU only) those that int8 products do not rule out. None uses
-                "screened" on a CPU with AVX-512 VNNI, and "streamed" elsewhere.
-            batch_size: Texts in a batch. Accelerators take more short texts at once, and CPUs fewer long ones.
+            head: "streamed" computes all logits. "screened" (CPU only) computes the logits that int8 products do not rule out.
+                None uses "screened" on a CPU with AVX-512 VNNI, and "streamed" elsewhere.
+            batch_size: Texts in a batch. Accelerators take more short texts at once, and CPUs take fewer long texts.
             text_field: Column of a document's text.
             verbose: Whether to show progress.
             contract: The contract to use for a checkpoint that has none.
@@ -178,7 +178,7 @@ class CSPLADE(Settings):
 
     @property
     def contract(self) -> Contract:
-        """The contract, which says how texts are encoded; loads the model."""
+        """The contract, which defines how texts are encoded; loads the model."""
         return self.backbone.contract
 
     @property
@@ -227,7 +227,7 @@ class CSPLADE(Settings):
             fingerprint = backbone.contract.fingerprint
             if self._known not in (None, fingerprint):
                 place = self.adapter or self.model
-                raise ContractError(f"{place} holds another model than before this copy or pickle: make another CSPLADE")
+                raise ContractError(f"{place} contains another model than before this copy or pickle: create another CSPLADE")
             self._known = fingerprint
         return backbone
 
@@ -249,11 +249,11 @@ class CSPLADE(Settings):
         write_card(Path(path), self.contract, len(self.vocabulary))
 
     def shallow(self, layers: Layers) -> CSPLADE:
-        """Return a faster query encoder of some layers of this model, for documents that the whole model encodes.
+        """Return a faster query encoder with some layers of this model, for documents that the whole model encodes.
 
         It shares the weights of its layers, the final norm, the embeddings and the head with this model. Without training, it
-        is an early exit, and often poor: ``pyterrier-csplade distil-query`` trains it. Save it with :meth:`save`. Indexes of
-        this model accept its queries; it encodes no documents.
+        is an early exit, which is often poor; ``pyterrier-csplade distil-query`` trains it. Save it with :meth:`save`. Indexes
+        of this model accept its queries. It cannot encode documents.
 
         Example::
 
@@ -261,13 +261,15 @@ class CSPLADE(Settings):
             pipeline = fast.query_encoder() >> index.retriever()
 
         Args:
-            layers: Number of the first layers to keep, or indices of layers, ascending.
+            layers: Number of first layers to keep, or ascending indices of layers.
 
         Raises:
-            ContractError: There are no such layers, all are kept, or the model is quantised or only for queries itself.
+            ContractError: A layer does not exist, all layers are kept, or the model is quantised or encodes only queries.
         """
         if self.quantization is not None or self.contract.queries_for or self.contract.query_side:
-            raise ContractError(f"{self}: take layers from a model that is not quantised and encodes queries and documents")
+            raise ContractError(
+                f"{self}: take layers from a model that is not quantised, and that encodes both queries and documents"
+            )
         pair, contract = shallow_pair(self.backbone, layers, str(self))
         return CSPLADE(
             (pair, self.backbone.tokenizer), contract=contract, head=self.head, batch_size=self.batch_size,
@@ -443,10 +445,10 @@ class CSPLADE(Settings):
         return QueryEncoder(self, top_k=top_k, min_weight=min_weight, batch_size=batch_size, verbose=verbose)
 
     def _query_table(self) -> QueryTable | None:
-        """The table of a model that was trained for queries of a table; None for other models.
+        """Return the table of a model that was trained for queries of a table; None for other models.
 
         Raises:
-            ContractError: The model's files hold no table, or the table of another model.
+            ContractError: The model's files contain no table, or the table of another model.
         """
         contract = self.contract if self._loaded is not None else self._agreed_contract()
         if contract.query_side is None:
@@ -457,7 +459,7 @@ class CSPLADE(Settings):
 
             table = QueryTable.load(query_table_of(self.adapter or self.model, None if self.adapter else self.revision))
             if contract.weights and not table.contract.answers(contract):
-                raise ContractError(f"{self}: its query table is of another model: copy the checkpoint again")
+                raise ContractError(f"{self}: its query table belongs to another model: copy the checkpoint again")
             self._table = table
         return self._table
 
@@ -512,7 +514,7 @@ class CSPLADE(Settings):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _OF_LOADING and any(self.__dict__.get(read) is not None for read in ("_loaded", "_table")):
-            raise AttributeError(f"{name} is an argument of loading, and this model is loaded: make another CSPLADE")
+            raise AttributeError(f"{name} cannot be set after the model is loaded: create another CSPLADE")
         if name in _OF_LOADING:
             self.__dict__.pop("_known", None)
         elif name == "batch_size":

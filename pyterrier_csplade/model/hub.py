@@ -173,7 +173,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     with own_errors(f"{path} cannot be read as JSON: copy it again"):
         values = read_any_json(Path(path))
     if not isinstance(values, dict):
-        raise ContractError(f"{path} must hold an object, found {type(values).__name__}: copy it again")
+        raise ContractError(f"{path} must contain an object, found {type(values).__name__}: copy it again")
     return values
 
 
@@ -235,7 +235,7 @@ def check_source(model: Any, changed: Mapping[str, Any]) -> None:
             if is_adapter and not adapters:
                 continue  # an adapter that names its base model
             remedy = ": it is an adapter: load it with CSPLADE(base model, adapter=...)" if is_adapter else ""
-            raise FileNotFoundError(f"{name} holds no {file}{remedy}")
+            raise FileNotFoundError(f"{name} contains no {file}{remedy}")
         if not path.exists() and (path.is_absolute() or name.startswith(("./", "../", "~"))):
             raise FileNotFoundError(f"there is no directory {name}")
 

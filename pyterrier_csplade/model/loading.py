@@ -130,7 +130,7 @@ def _read_files(model: str, revision: str | None, adapter: str | None) -> tuple[
     """Return the adapter and the tokenizer, which may come with the adapter, after a check that the model has weights."""
     check_published(model, "config.json", revision)
     if optional_file(model, "adapter_config.json", revision) is not None:
-        raise ContractError(f"{model} holds an adapter: CSPLADE(base model, adapter={model!r}) loads it")
+        raise ContractError(f"{model} contains an adapter: CSPLADE(base model, adapter={model!r}) loads it")
     added = None if adapter is None else read_adapter(adapter)
     if not is_gguf(model):
         weight_files(model, revision)

@@ -112,7 +112,7 @@ class Scorer(ReadsDocuments, ModelTransformer):
         contract = getattr(vectors[row], "contract", None)
         origin = "of unknown origin" if contract is None else f"of {contract.summary}"
         raise ContractError(
-            f"{key} {inp[key].iloc[row]!r}: {column} holds a vector {origin}, not of {self.model}: add the column {text!r}, "
+            f"{key} {inp[key].iloc[row]!r}: {column} contains a vector {origin}, not of {self.model}: add the column {text!r}, "
             f"which is then encoded, or compute {column} with this model"
         )
 

@@ -27,7 +27,7 @@ def shallow_pair(backbone: Backbone, layers: Layers, name: str) -> tuple[Any, Co
         name: The model's name in error messages.
 
     Raises:
-        ContractError: There are no such layers, all are kept, or the model's weights are quantised or have an adapter.
+        ContractError: A layer does not exist, all layers are kept, or the model's weights are quantised or have an adapter.
     """
     lm = backbone.model
     if not are_layers(layers):

@@ -57,7 +57,7 @@ class TextModel(Protocol):
 
     @property
     def contract(self) -> Contract:
-        """The contract, which says how texts are encoded."""
+        """The contract, which defines how texts are encoded."""
         ...
 
     @property
@@ -356,14 +356,14 @@ class DocEncoder(ReadsDocuments, TextEncoder):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Columns of which a document needs one."""
+        """Columns, of which a document needs at least one."""
         return (self.text_field,)
 
     def contents(self, documents: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
         """Return the texts of documents, as an encoded collection reads them.
 
         Raises:
-            DataError: A document has no text, or one that cannot be used; names it.
+            DataError: A document has no text, or its text cannot be used; the message names the document.
         """
         for name, document in zip(names, documents):
             if self.text_field not in document:

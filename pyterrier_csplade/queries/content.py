@@ -159,7 +159,7 @@ class TableContent:
         try:
             values = read_manifest(path, ContractError, _REMEDY)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{directory} holds no query table: {TABLE_FILE} is missing") from error
+            raise FileNotFoundError(f"{directory} contains no query table: {TABLE_FILE} is missing") from error
         for damage in damages(directory, values["files"], digests=True):
             raise ContractError(f"{directory}: {damage}: {_REMEDY}")
         try:

@@ -15,7 +15,7 @@ from .content import TableContent
 
 
 class TableEncoder:
-    """Encodes queries by a query table, without PyTerrier: for a search service, or a script that must start quickly.
+    """Encodes queries with a query table but without PyTerrier, for a search service or a script that must start quickly.
 
     Only numpy, scipy and tokenizers are imported. In a pipeline, use :class:`QueryTable`, which gives the same vectors.
 
@@ -37,7 +37,7 @@ class TableEncoder:
         self._counts = content.counts
         #: Finds the index terms of queries.
         self.tokens = content.tokens
-        #: What each term of a query adds to its vector, float32 [terms, terms].
+        #: The weights that each term of a query adds to terms, float32 [terms, terms].
         self.rows = content.rows
 
     @classmethod
@@ -45,8 +45,8 @@ class TableEncoder:
         """Read a table from its directory.
 
         Raises:
-            FileNotFoundError: The directory holds no table.
-            ContractError: A file is missing, damaged, or of a newer format; names it.
+            FileNotFoundError: The directory contains no table.
+            ContractError: A file is missing, damaged, or in a newer format; the message names it.
         """
         return cls(TableContent.load(Path(path)))
 
@@ -54,14 +54,14 @@ class TableEncoder:
         """Encode queries.
 
         Args:
-            texts: Any number of queries; a blank one has an empty vector.
+            texts: Any number of queries; a blank query has an empty vector.
             names: Names of the queries in error messages; "text 0", "text 1" ... by default.
 
         Returns:
             float32 weights above 0, [texts, terms].
 
         Raises:
-            DataError: A query is no string or no valid Unicode; names it.
+            DataError: A query is not a string or not valid Unicode; the message names it.
         """
         checked = check_plain_queries(texts, names or [f"text {position}" for position in range(len(texts))])
         vectors = csr_matrix(self.tokens(checked, counts=self._counts) @ self.rows)

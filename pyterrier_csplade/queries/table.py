@@ -249,11 +249,11 @@ def _load_same(path: str, fingerprint: str) -> QueryTable:
     """Load the table that was pickled.
 
     Raises:
-        ContractError: Its directory holds another one by now.
+        ContractError: Its directory contains another table now.
     """
     table = QueryTable.load(path)
     if table.contract.fingerprint != fingerprint:
-        raise ContractError(f"{path} holds another query table than when this one was pickled: load it again")
+        raise ContractError(f"{path} contains another query table than when this one was pickled: load it again")
     return table
 
 

@@ -187,7 +187,7 @@ def _read_footer(file: IO[bytes], path: Path) -> tuple[dict[str, Any], int]:
     length = int.from_bytes(trailer[:8], "little")
     start = size - _TRAILER - length
     if len(trailer) < _TRAILER or not trailer.endswith(_MAGIC) or start < 0:
-        raise ImpactIndexError(f"{path} is cut off or not of this package: {_REMEDY}")
+        raise ImpactIndexError(f"{path} is truncated, or was not written by this package: {_REMEDY}")
     file.seek(start)
     footer = file.read(length)
     if hashlib.sha256(footer).digest() != trailer[8:40]:
@@ -198,7 +198,7 @@ def _read_footer(file: IO[bytes], path: Path) -> tuple[dict[str, Any], int]:
             return values, start
     except (ValueError, KeyError, TypeError) as error:
         raise ImpactIndexError(f"{path} has changed since it was written (footer): {_REMEDY}") from error
-    raise ImpactIndexError(f"{path} is of another format: {_REMEDY}")
+    raise ImpactIndexError(f"{path} has another format: {_REMEDY}")
 
 
 def _sha256(array: np.ndarray) -> str:

@@ -51,7 +51,7 @@ def read_manifest(path: Path, error: type[CspladeError], remedy: str) -> dict[st
     try:
         values: dict[str, Any] = read_json(path)
         if values.get("format", 1) != 1:
-            raise error(f"{path} is of a newer format: update pyterrier_csplade")
+            raise error(f"{path} has a newer format: update pyterrier_csplade")
         for name, entry in values["files"].items():
             outside = Path(name).is_absolute() or ".." in Path(name).parts
             if outside or type(entry["bytes"]) is not int or type(entry["sha256"]) is not str:

@@ -107,8 +107,8 @@ def adapt(config: AdaptationConfig, *, resume: bool = False) -> Path:
         The directory of the adapted model, ``config.output``: a plain language model from which contrastive training can start.
 
     Raises:
-        ConfigError: ``config.output`` holds checkpoints of another run, another process is training into it, or the vocabulary
-            has no ``mask_token``.
+        ConfigError: ``config.output`` contains checkpoints of another run, another process is training into it, or the
+            vocabulary has no ``mask_token``.
         DataError: The corpus is empty or a document has no text.
         TrainingError: The loss is not finite.
     """

@@ -255,7 +255,7 @@ class QuerySettings(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.start is not None and self.encoder != "table":
-            raise SettingError("query: start belongs to encoder: table", ("start",))
+            raise SettingError("query: start needs encoder: table", ("start",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -490,16 +490,20 @@ class ContrastiveConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.infonce_weight + self.kl_weight + self.margin_mse_weight:
-            raise SettingError("infonce_weight, kl_weight and margin_mse_weight are all 0: nothing ranks", ("infonce_weight",))
+            raise SettingError(
+                "infonce_weight, kl_weight and margin_mse_weight are all 0: set one of them", ("infonce_weight",)
+            )
         if self.temperature != "auto" and self.final_temperature != 1.0:
-            raise SettingError("final_temperature belongs to temperature: auto", ("final_temperature",))
+            raise SettingError("final_temperature needs temperature: auto", ("final_temperature",))
         if self.learns_table and self.target_nnz is not None and self.target_nnz.query is not None:
-            raise SettingError("target_nnz: query: no regulariser moves the terms of a table", ("target_nnz",))
+            raise SettingError(
+                "target_nnz: query needs encoder: model, because no regulariser changes the terms of a table", ("target_nnz",)
+            )
         if (self.target_index_mb is None) != (self.target_index_documents is None):
-            raise SettingError("target_index_mb and target_index_documents belong together", ("target_index_mb",))
+            raise SettingError("target_index_mb and target_index_documents must be set together", ("target_index_mb",))
         if self.target_index_mb is not None and self.target_nnz is not None and self.target_nnz.document is not None:
             raise SettingError(
-                "target_index_mb and target_nnz.document contradict each other: give one of them", ("target_index_mb",)
+                "target_index_mb and target_nnz.document contradict each other: set only one of them", ("target_index_mb",)
             )
 
     @property
@@ -546,7 +550,9 @@ def parse_measure(name: str) -> Any:
             return measure
     except (ValueError, NameError, SyntaxError, TypeError, AttributeError, KeyError):
         pass
-    raise SettingError(f"ir_measures knows no measure {shown(name)}; names are like nDCG@10, RR@10, R@100, AP", ("measures",))
+    raise SettingError(
+        f"ir_measures has no measure {shown(name)}; examples of names are nDCG@10, RR@10, R@100 and AP", ("measures",)
+    )
 
 
 def check_batch(config: TrainingConfig, processes: int, pieces: int) -> None:

@@ -147,7 +147,7 @@ def train(config: ContrastiveConfig, *, resume: bool = False) -> Path:
         The directory of the trained model, ``config.output``, which ``CSPLADE`` loads.
 
     Raises:
-        ConfigError: ``config.output`` holds checkpoints of another run, or another process is training into it.
+        ConfigError: ``config.output`` contains checkpoints of another run, or another process is training into it.
         DataError: A training row cannot be used, or there are no rows.
         TrainingError: The loss is not finite, or the run has collapsed.
     """

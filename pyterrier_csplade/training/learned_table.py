@@ -110,7 +110,9 @@ def starting_table(start: str | None, backbone: Backbone) -> LearnedTable:
     if table.vocabulary.sha256 != backbone.vocabulary.sha256:
         raise ConfigError(f"query: start: the table {start} has other terms than the model: make it with the same tokenizer")
     if table.counts:
-        raise ConfigError(f"query: start: the table {start} counts repeated tokens, which training does not: make it without")
+        raise ConfigError(
+            f"query: start: the table {start} counts repeated tokens, which training does not: make it without counts"
+        )
     return LearnedTable(table.weights, table.expansion)
 
 

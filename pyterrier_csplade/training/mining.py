@@ -110,12 +110,12 @@ def _write(
     with _alone(unfinished):
         done = _resume(unfinished, settings, list(asked["qid"]))
         if done:
-            warn(f"resuming after {done:,} of {len(asked):,} queries, which {unfinished} holds")
+            warn(f"resuming after {done:,} of {len(asked):,} queries, which {unfinished} contains")
         _append(miner, asked, unfinished, done, batch_size, verbose)
         if miner.first_results(asked.iloc[:1]) != settings["results of the first query"]:
             raise DataError(
                 "the pipeline finds other documents for the first query than at the beginning: was its index replaced? "
-                f"{unfinished} holds rows of both indexes: remove it, and mine again"
+                f"{unfinished} contains rows of both indexes: remove it, and mine again"
             )
         _publish(unfinished, output)
 
@@ -125,7 +125,7 @@ def _alone(unfinished: Path) -> Iterator[None]:
     """Keep other processes from writing the same file.
 
     Raises:
-        TrainingError: One does.
+        TrainingError: Another process is writing the file.
     """
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as lock:

@@ -40,19 +40,20 @@ _HELD_OUT = 0.05
 class DistilQueryConfig(QuerySource):
     """Settings of ``pyterrier-csplade distil-query``.
 
-    The kept layers and the final norm are trained, embeddings and head stay as they are. The loss is the squared error of the
-    vectors, and lambda_query times FLOPS. Defaults are those of smol-splade's shallow query encoders, but for the steps.
+    The kept layers and the final norm are trained; embeddings and head do not change. The loss is the squared error of the
+    vectors plus ``lambda_query`` times FLOPS. Defaults are from smol-splade's shallow query encoders, except for the steps.
 
     Attributes:
-        layers: Number of its first layers to keep, or indices of layers, ascending.
+        layers: Number of first layers of the model to keep, or ascending indices of layers.
         steps: Optimizer steps.
-        batch_size: Queries of a step.
-        learning_rate: Of AdamW; it falls linearly to 0.
+        batch_size: Number of queries per optimizer step.
+        learning_rate: Learning rate of AdamW, which falls linearly to 0.
         weight_decay: Decoupled weight decay.
         lambda_query: Weight of the FLOPS regulariser, after the first tenth of the steps.
-        validate_steps: Steps between two validations; the encoder of the best one is saved.
-        validation: A slice of a collection whose documents the whole model encodes, and whose first measure decides. None: the
-            mean cosine with the whole model's vectors decides, for a twentieth of the queries that is not trained on.
+        validate_steps: Optimizer steps between two validations. The encoder with the best validation is saved.
+        validation: Validation by retrieval on documents that the whole model encodes; the first measure determines the best
+            encoder. None validates with a twentieth of the queries, which are held out from training, by the mean cosine with
+            the whole model's vectors.
     """
 
     layers: int | list[int] = field(metadata=must(f"be {LAYERS}", are_layers))
@@ -75,7 +76,7 @@ def distil_query(config: DistilQueryConfig, *, verbose: bool = True) -> Path:
 
     Args:
         config: The settings.
-        verbose: Whether progress is shown.
+        verbose: Whether to show progress.
 
     Returns:
         ``config.output``.
@@ -89,7 +90,7 @@ def distil_query(config: DistilQueryConfig, *, verbose: bool = True) -> Path:
     config.check_output()
     queries, teacher = config.read(), config.load_model(dtype="float32")
     if len(queries) < 2:
-        raise DataError("distillation needs two queries at least: one to train on, and one to judge the encoder by")
+        raise DataError("distillation needs at least 2 queries: one to train on, and one to evaluate the encoder")
     vectors = teacher.encode_queries(queries, verbose=verbose)
     check_teacher(vectors)
     student = teacher.shallow(config.layers)

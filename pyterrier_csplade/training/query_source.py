@@ -1,4 +1,4 @@
-"""Where queries come from on which a cheaper query side is fitted, and the model that it imitates."""
+"""The queries to which a cheaper query encoder is fitted, and the model that it imitates."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from .fields import BE_A_SEED, BE_POSITIVE, NOT_BE_EMPTY, Checked, SettingError,
 
 @dataclass(frozen=True, kw_only=True)
 class QuerySource(Checked):
-    """The model that encoded the documents, and queries.
+    """Settings that name queries and the model that encoded the documents.
 
     Attributes:
         model: Directory or hub id of the model that encoded the documents, or csplade-tiny.
         output: Directory of the result.
         revision: Revision of a hub model.
         adapter: Directory or hub id of a PEFT adapter.
-        queries: Queries like those to come: a file, a directory, or the name of a dataset, as for ``pyterrier-csplade search
-            --topics``; or several of them.
-        split: Split of a directory of queries, or variant of a dataset's topics.
-        collection: Documents that suggest queries where there are none: a file, a directory, or the name of a dataset, as for
-            ``pyterrier-csplade encode``. Of each field, the first sentence is a query.
+        queries: Queries that resemble the future queries: a file, a directory, or the name of a dataset, as for
+            ``pyterrier-csplade search --topics``, or a list of these.
+        split: Split of the queries in a directory, or variant of a dataset's topics.
+        collection: Documents from which queries are taken if there are none: a file, a directory, or the name of a dataset, as
+            for ``pyterrier-csplade encode``. The first sentence of each field is a query.
         text_fields: Fields of the documents.
-        documents: Number of documents that suggest queries, drawn with equal probability; our choice (not measured).
+        documents: Number of documents from which queries are taken, drawn with equal probability; our choice (not measured).
         seed: Seed of the draw, and of batches.
     """
 
@@ -51,7 +51,7 @@ class QuerySource(Checked):
         super().__post_init__()
         check_model(self.model, self.revision)
         if (self.queries is None) == (self.collection is None):
-            raise SettingError("give queries, or a collection that suggests some, but not both", ("queries",))
+            raise SettingError("set either queries, or a collection from which to take them", ("queries",))
 
     @property
     @abstractmethod
@@ -62,7 +62,7 @@ class QuerySource(Checked):
         """Return the queries.
 
         Raises:
-            DataError: There are none; names the file, dataset or field.
+            DataError: There are no queries; the message names the file, dataset or field.
         """
         if self.collection is not None:
             return suggested_queries(open_source(self.collection), self.text_fields, self.documents, self.seed)
@@ -70,7 +70,7 @@ class QuerySource(Checked):
         return list(dict.fromkeys(query for name in names for query in _texts(name, self.split)))
 
     def check_output(self) -> None:
-        """Refuse an output that is neither new nor of the kind that is made, which would be replaced.
+        """Refuse an output that is neither new nor an earlier result of the same kind, because it would be replaced.
 
         Raises:
             ConfigError: The output is a file, or a directory with other files.
@@ -79,10 +79,10 @@ class QuerySource(Checked):
         if output.exists() and not output.is_dir():
             raise ConfigError(f"output {output} is a file: name a directory")
         if output.is_dir() and any(output.iterdir()) and not (output / file).exists():
-            raise ConfigError(f"output {output} holds other files than {kind}: name a new directory")
+            raise ConfigError(f"output {output} contains other files than {kind}: name a new directory")
 
     def load_model(self, **settings: Any) -> CSPLADE:
-        """Return the model, whose weights are not loaded yet; further settings as ``CSPLADE`` takes them."""
+        """Return the model without loading its weights; ``settings`` are other arguments of ``CSPLADE``."""
         return CSPLADE(self.model, revision=self.revision, adapter=self.adapter, **settings)
 
 

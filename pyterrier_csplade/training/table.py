@@ -19,15 +19,15 @@ from .table_distillation import distil_table
 
 @dataclass(frozen=True, kw_only=True)
 class TableConfig(QuerySource):
-    """Settings of ``pyterrier-csplade table``; those of the model and the queries are in :class:`QuerySource`.
+    """Settings of ``pyterrier-csplade table``, in addition to the settings in :class:`QuerySource`.
 
     Attributes:
         fill: "ridge" fits rows with expansion, "counts" only the weight of each token itself, and "distil" a function from the
             model's input embeddings to these weights.
-        entries: Terms that a token's row holds at most besides the token itself; only for "ridge".
+        entries: Maximum number of terms in a token's row besides the token itself; only for "ridge".
         threshold: Smallest weight in a row, as a share of the mean weight in the model's vectors; only for "ridge".
         ridge: Strength of the pull towards a table without expansion, as a number of queries.
-        counts: Whether a token that a query repeats counts as often as it occurs, and not once; not for "distil".
+        counts: Whether a repeated token of a query counts as often as it occurs, instead of once; not for "distil".
         steps: Optimizer steps; only for "distil".
     """
 
@@ -45,7 +45,7 @@ class TableConfig(QuerySource):
 
     @property
     def made(self) -> tuple[str, str]:
-        """What the output is, and its file."""
+        """A name for the output in messages, and the file that it contains."""
         return "a table", TABLE_FILE
 
     def make(self, model: CSPLADE, queries: Sequence[str]) -> QueryTable:

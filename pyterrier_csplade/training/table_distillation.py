@@ -20,20 +20,21 @@ _BATCH, _RATE, _DECAY = 32, 1e-3, 1e-3
 
 
 def distil_table(model: CSPLADE, queries: Sequence[str], *, steps: int, seed: int = 0, verbose: bool = True) -> QueryTable:
-    """Make a table without expansion from the model's input embeddings E: the weight of token t is softplus(a E_t + b + d_t).
+    """Make a table without expansion from the model's input embeddings E. The weight of token t is softplus(a E_t + b + d_t).
 
-    The projection a and b (Li-LSR, arXiv 2505.01452, and V-SPLADE, arXiv 2605.30917) also give weights to tokens that no query
-    has; the offset d_t of a token takes the rest. The loss is 1 - cosine of the table's and the model's vector of a query.
+    The projection a and b (Li-LSR, arXiv 2505.01452, and V-SPLADE, arXiv 2605.30917) also give weights to tokens that occur in
+    no query; the offset d_t of a token fits the remaining difference. The loss is 1 - cosine of the table's and the model's
+    vector of a query.
 
     Args:
         model: The model that encoded the documents.
-        queries: Queries like those to come.
+        queries: Queries that resemble the future queries.
         steps: Optimizer steps.
         seed: Seed of the batches.
-        verbose: Whether progress is shown.
+        verbose: Whether to show progress.
 
     Raises:
-        DataError: A query is no string, or the model gives most queries no terms.
+        DataError: A query is not a string, or the model gives most queries no terms.
     """
     tokens, vectors = teach(model, queries, counts=False, verbose=verbose)
     rows = model.backbone.columns

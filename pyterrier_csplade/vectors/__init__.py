@@ -1,4 +1,4 @@
-"""Sparse vectors: contract of an encoder, vocabulary, impacts, matrices, pruning, and checks of what users give."""
+"""Sparse vectors: contract of an encoder, vocabulary, impacts, matrices, pruning, and checks of user input."""
 
 from __future__ import annotations
 

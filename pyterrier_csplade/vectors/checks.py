@@ -102,7 +102,7 @@ def text_length(text: str, what: str) -> int:
     try:
         return len(text.encode("utf-16-le")) // 2
     except UnicodeEncodeError as error:
-        raise DataError(f"{what} holds a lone surrogate, which UTF-8 cannot encode: remove it") from error
+        raise DataError(f"{what} contains a lone surrogate, which UTF-8 cannot encode: remove it") from error
 
 
 def check_texts(texts: Sequence[object], names: Iterable[object]) -> list[str]:
@@ -228,7 +228,7 @@ def check_one_of(name: str, value: object, choices: Iterable[str]) -> None:
 
 
 def check_share(*, above_zero: bool = False, **arguments: object) -> None:
-    """Raise ValueError if an argument is not a number from 0 to 1; with ``above_zero``, 0 is refused, too."""
+    """Raise ValueError if an argument is not a number from 0 to 1; ``above_zero`` also refuses 0."""
     for name, value in arguments.items():
         if not (isinstance(value, Real) and 0 <= float(value) <= 1) or (above_zero and not value):
             least = "above 0 and at most 1" if above_zero else "from 0 to 1"
@@ -455,7 +455,7 @@ def first_of_another_encoder(
     """Return the position of the first vector that is not known to come from an encoder; None if all come from it.
 
     ``contract`` returns the encoder's contract, and is called only if a vector has a contract. If the vectors are ``queries``,
-    those of a query table for the encoder are accepted, too.
+    vectors of a query table for the encoder are also accepted.
     """
     contracts = [getattr(vector, "contract", None) for vector in vectors]
     distinct = {id(other): other for other in contracts if other is not None}

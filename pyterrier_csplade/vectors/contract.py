@@ -68,8 +68,8 @@ class Contract:
         add_eos: Whether to put the end-of-text token last.
         pool_special: Whether pooling includes the positions of special tokens, as Lion-SP does; the paper has no special
             tokens.
-        fold: "case+space" to merge spellings of a word that differ in case, or in the space before it, into one term with the
-            largest of their weights; None if each token is a term. The digests are those of the model without folding.
+        fold: "case+space" merges spellings of a word that differ in case, or in the space before it, into one term with the
+            largest of their weights. None makes each token a term. The digests are the digests of the model without folding.
         query_length: Maximum number of tokens of a query, including the prefix; for echo, of one copy.
         document_length: Maximum number of tokens of a document, including the prefix; for echo, of one copy.
         logit_scale: Factor of the logits before pooling (1 in the paper; hidden size ** -0.25 in Lion-SP).
@@ -83,7 +83,7 @@ class Contract:
         vocabulary_sha256: Digest of the index vocabulary.
         weights: Digest of everything that determines the model's vectors: weights, configuration, tokenizer and adapter. It
             begins with "2:". A digest without this prefix is from version 0.1.0 and covers some of the weights.
-        other_weights: The digest of the other kind, where it is known.
+        other_weights: The digest of the other kind, if it is known.
         documents_for: Fingerprint of the text model for whose queries an image head makes document vectors; empty for a
             language model.
         queries_for: Fingerprint of the document encoder for which a query table, or a model of fewer layers, makes query
@@ -254,7 +254,7 @@ class Contract:
     @classmethod
     def _from_dict(cls, values: Any, source: str) -> Contract:
         if not isinstance(values, dict):
-            raise ContractError(f"{source} must hold an object, found {type(values).__name__}")
+            raise ContractError(f"{source} must contain an object, found {type(values).__name__}")
         values = dict(values)
         attention = values.pop("attention", None)
         if values.pop("format", 1) != 1:
@@ -262,7 +262,7 @@ class Contract:
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise ContractError(
-                f"{source} holds the unknown field {_short(unknown[0])}: update pyterrier_csplade, or remove it"
+                f"{source} contains the unknown field {_short(unknown[0])}: update pyterrier_csplade, or remove it"
             )
         try:
             contract = cls(**values)
@@ -406,5 +406,5 @@ def contract_preset(name: str, **changes: Any) -> Contract:
         ContractError: There is no such preset.
     """
     if name not in _PRESETS:
-        raise ContractError(f"there is no preset {name!r}; there are {', '.join(_PRESETS)}")
+        raise ContractError(f"there is no preset {name!r}; the presets are {', '.join(_PRESETS)}")
     return Contract(**{**_PRESETS[name], **changes})

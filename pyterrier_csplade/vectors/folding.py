@@ -119,7 +119,7 @@ class FoldTerms(ColumnTransformer):
             encoded: Documents of a bulk encoder, or other documents in matrices.
 
         Raises:
-            ContractError: The terms have the other spelling; names one.
+            ContractError: The terms have the other spelling; the message names one of them.
         """
         self._check()
         self._check_terms(encoded.vocabulary, lambda _: "the vocabulary of the documents")

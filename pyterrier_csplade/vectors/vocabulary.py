@@ -46,8 +46,8 @@ class Vocabulary(Sequence[str]):
 
         Special tokens are left out, as are ids without a row in the LM head and tokens that Terrier's lexicon cannot store (200
         of Llama 3's 128,000). Terrier sorts terms by UTF-16 but searches them by UTF-8. The two orders differ if a vocabulary
-        has both characters from U+E000 to U+FFFF and characters above U+FFFF; tokens with the latter (mostly emoji) are then
-        left out, too.
+        has both characters from U+E000 to U+FFFF and characters above U+FFFF; tokens with characters above U+FFFF (mostly
+        emoji) are then also left out.
 
         Args:
             tokens: Token string to id (``tokenizer.get_vocab()``).

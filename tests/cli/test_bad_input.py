@@ -64,7 +64,7 @@ CONFIGURATIONS: list[tuple[str | bytes | None, dict[str, Any], str]] = [
     (None, {"batch_size": 0}, "batch_size must be positive, found 0"),
     (None, {"learning_rate": "fast"}, "learning_rate: expected float, found 'fast'"),
     (None, {"variant": "ecko"}, "variant: expected one of 'causal', 'echo', 'bidirectional', found 'ecko'"),
-    (None, {"validation": {"collection": "c", "measures": ["nDGC@10"]}}, "validation: ir_measures knows no measure 'nDGC@10'"),
+    (None, {"validation": {"collection": "c", "measures": ["nDGC@10"]}}, "validation: ir_measures has no measure 'nDGC@10'"),
     ("", {}, "config.yaml: expected a mapping of settings, found NoneType"),
     ("- a\n- b\n", {}, "config.yaml: expected a mapping of settings, found list"),
     ("model: [a\nb: }", {}, "config.yaml is not valid: while parsing"),
@@ -117,7 +117,7 @@ def test_files_from_windows_are_read(commands: Commands, content: bytes) -> None
 
 CORPORA: dict[str, tuple[str | None, str]] = {
     "missing.jsonl": (None, "there is no file "),
-    "empty.jsonl": ("", "empty.jsonl holds no documents: it was read as JSONL"),
+    "empty.jsonl": ("", "empty.jsonl contains no documents: it was read as JSONL"),
     "field.jsonl": ('{"txt": "a"}\n', "field.jsonl, document 1: the field 'text' is missing or not a string"),
     "short.jsonl": ('{"text": "a"}\n', "fewer than"),
 }
@@ -157,7 +157,7 @@ def test_collections_to_validate_on(commands: Commands, options: list[str]) -> N
     assert status == 2 and "/nothing/there is neither" in said
     collection = make_collection(commands.folder / "c")  # has qrels of a dev split, but no topics
     status, said = commands.run(*options, output="two", validation={"collection": str(collection)})
-    assert status == 2 and "holds no topics.dev.tsv; it has topics.train.tsv, topics.tsv" in said
+    assert status == 2 and "contains no topics.dev.tsv; it has topics.train.tsv, topics.tsv" in said
     (collection / "topics.dev.tsv").write_text("8\tanother query\n")
     status, said = commands.run(*options, output="three", validation={"collection": str(collection)})
     assert status == 2 and "no query of the split 'dev' has a relevant document" in said

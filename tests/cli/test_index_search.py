@@ -152,14 +152,14 @@ def test_an_index_is_replaced_only_on_demand(place: Path, tmp_path: Path, capsys
 
 
 REFUSED = {
-    "search INDEX": "search takes either one QUERY or --topics T --output RUN",
-    "search INDEX dogs --topics TOPICS": "search takes either one QUERY or --topics T --output RUN",
-    "search INDEX --topics TOPICS": "--topics and --output belong together",
-    "search INDEX dogs --output x.run": "--topics and --output belong together",
+    "search INDEX": "search needs either one QUERY, or --topics T --output RUN",
+    "search INDEX dogs --topics TOPICS": "search needs either one QUERY, or --topics T --output RUN",
+    "search INDEX --topics TOPICS": "--topics and --output must be used together",
+    "search INDEX dogs --output x.run": "--topics and --output must be used together",
     "search nothing dogs": "no index at nothing",
     "search INDEX --topics nothing.tsv --output x.run": "there is no file, ir_datasets id or PyTerrier dataset 'nothing.tsv'",
     "search INDEX --topics TOPICS --output x.run --tag a\tb": "--tag must be one word, found 'a\\tb'",
-    "search INDEX --topics half.jsonl --output x.run": "half.jsonl: the query '2' has no vector, but others have one",
+    "search INDEX --topics half.jsonl --output x.run": "half.jsonl: the query '2' has no vector, but other queries have one",
     "search INDEX --topics TOPICS --split dev --output x.run": "topics.tsv is a file, which has no split 'dev': leave out",
     "search INDEX --topics TOPICS --output folder": "output folder is a directory: name a file",
     "search INDEX --topics TOPICS --output TOPICS": "topics.tsv exists and is not a run: name another file, or remove it",

@@ -65,7 +65,7 @@ def nothing(place: Path) -> bool:
 SAME = "run the same command again"
 NOTHING = f"nothing was written: {SAME}"
 ENCODER = ("pyterrier_csplade.model.encoder", "BatchEncoder.encode")
-STEP = ("pyterrier_csplade.training.trainer", "CurvesTrainer.end_step", 3, "a checkpoint is in new/checkpoints: resume with")
+STEP = ("pyterrier_csplade.training.trainer", "CurvesTrainer.end_step", 3, "a checkpoint in new/checkpoints: resume with")
 CASES = {
     "encode": Case(
         "encode docs.jsonl --model model --shard-size 4 --output new", *ENCODER, 3, f"{SAME}: finished shards are kept",

@@ -85,15 +85,15 @@ def test_vectors_for_other_tools(place: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 REFUSED = {
-    "export anserini PLACE/c/docs.jsonl --output x": "holds texts, not vectors: encode them with pyterrier-csplade encode",
+    "export anserini PLACE/c/docs.jsonl --output x": "contains texts, not vectors: encode them with pyterrier-csplade encode",
     "export anserini PLACE/v.jsonl --output PLACE/v.jsonl": "v.jsonl exists: choose another name, or remove it",
     "export lsr-benchmark PLACE/v.jsonl --output x": "--topics is required for lsr-benchmark",
     "export anserini PLACE/v.jsonl --topics PLACE/c/topics.train.tsv --output x": "--topics is required for lsr-benchmark",
     "export ciff PLACE/v.jsonl --output x": "the name of a CIFF file ends in .ciff",
     "export sentence-transformers nothing/there --output x": "'nothing/there' is not a directory",
-    "export sentence-transformers one --model two --output x": "SOURCE one and --model two name two models",
+    "export sentence-transformers one --model two --output x": "SOURCE one and --model two are different models",
     "mine PLACE/c --run PLACE/none.run --output x": "there is no run",
-    "mine PLACE/c --run PLACE/bm25.run --output x": "holds no topics.tsv; it has topics.train.tsv",
+    "mine PLACE/c --run PLACE/bm25.run --output x": "contains no topics.tsv; it has topics.train.tsv",
     "mine PLACE/c --split train --index nothing --output x": "no index at nothing",
     "mine PLACE/c --split train --qrels PLACE/none --run PLACE/bm25.run --output x": "there is no file",
 }
@@ -110,7 +110,7 @@ def test_a_run_that_cannot_be_read(place: Path, tmp_path: Path, option: str, cap
 #: Vectors, and what the error holds that names them.
 VECTORS = {
     f'{{"docno": "a", "toks": {{"b": 1{"0" * 400}}}}}': "the weight of 'b' must be finite and at least 0",
-    '{"docno": "a", "toks": {"b\\ud800": 1}}': "holds a lone surrogate, which UTF-8 cannot encode",
+    '{"docno": "a", "toks": {"b\\ud800": 1}}': "contains a lone surrogate, which UTF-8 cannot encode",
     '{"docno": "a", "toks": {"": 1}}': "document 'a': a term must be a text that is not empty, found ''",
     '{"docno": "a", "toks": {"b": 1e300}}': "document 'a': float32 cannot hold the weight 1e+300 of 'b': scale the weights",
     '{"docno": "a", "toks": {"b": 1e-300}}': "document 'a': float32 cannot hold the weight 1e-300 of 'b': scale the weights",

@@ -72,7 +72,7 @@ def test_search_takes_a_table(settings: dict[str, Any], tmp_path: Path, capsys: 
     assert said.startswith("query: ") and "-gs 1.00" in said
     for option in ("--adapter x", "--variant echo", "--device cuda:5"):
         assert cli.main(["search", str(index.path), "dogs", "--model", str(tmp_path / "binary"), *option.split()]) == 2
-        assert f"is a query table, which takes no {option.split()[0]}: leave it out" in capsys.readouterr().err
+        assert f"is a query table, which does not use {option.split()[0]}: leave it out" in capsys.readouterr().err
     run = tmp_path / "table.run"
     arguments = ["--topics", settings["queries"], "--output", str(run), "--model", str(tmp_path / "binary")]
     assert cli.main(["search", str(index.path), *arguments]) == 0
@@ -104,13 +104,13 @@ def test_a_dry_run_loads_and_writes_nothing(
         ({"ridge": 0}, "table.json, line 1: ridge must be at least 1e-06, found 0"),
         ({"ridge": 1e-9}, "table.json, line 1: ridge must be at least 1e-06, found 1e-09"),
         ({"fill": "distil", "seed": -1}, "table.json, line 1: seed must be from 0 to 2^32 - 1, found -1"),
-        ({"queries": None}, "give queries, or a collection that suggests some, but not both"),
-        ({"collection": "docs"}, "give queries, or a collection that suggests some, but not both"),
+        ({"queries": None}, "set either queries, or a collection from which to take them"),
+        ({"collection": "docs"}, "set either queries, or a collection from which to take them"),
         ({"queries": "nothing.tsv"}, "nothing.tsv"),
         ({"split": 3}, "split: expected str, found 3"),
         ({"model": "/no/such/directory"}, "/no/such/directory"),
         ({"output": __file__}, "is a file: name a directory"),
-        ({"output": str(Path(__file__).parent)}, "holds other files than a table: name a new directory"),
+        ({"output": str(Path(__file__).parent)}, "contains other files than a table: name a new directory"),
     ],
 )
 def test_one_line_names_what_is_wrong(

@@ -16,7 +16,7 @@ from support.vector_collections import documents, encode, jsonl
 #: Content of files, and what the message holds.
 FILES: dict[str, tuple[bytes, str]] = {
     "twice.jsonl": (b'{"docno": "a", "text": "x"}\n' * 2, "docno 'a' of document 2 appears twice"),
-    "surrogate.jsonl": (b'{"docno": "a\\ud800", "text": "x"}\n', "docno 'a\\ud800' of document 1 holds a lone surrogate"),
+    "surrogate.jsonl": (b'{"docno": "a\\ud800", "text": "x"}\n', "docno 'a\\ud800' of document 1 contains a lone surrogate"),
     "number.jsonl": (b'{"docno": 1.5, "text": "x"}\n', "docno of document 1 must be a str, found 1.5"),
     "null.jsonl": (b'{"docno": "a", "text": null}\n', "null.jsonl, document a: the field 'text' is missing or not a string"),
     "bytes.jsonl": (b'{"docno": "a", "text": "\xe4"}\n', "bytes.jsonl, line 1: not valid UTF-8"),
@@ -26,8 +26,8 @@ FILES: dict[str, tuple[bytes, str]] = {
     "digits.jsonl": (b'{"docno": "a", "text": "x", "n": ' + b"1" * 5000 + b"}\n", "digits.jsonl, line 1: not valid JSON"),
     "deep.jsonl": (b'{"docno": ' * 50_000, "deep.jsonl, line 1: not valid JSON"),
     "a.gz": (b"not gzip", "a.gz, after line 0: cannot be read"),
-    "a.json": (b'[{"docno": "a"}]', "a.json holds no documents"),
-    "empty.csv": (b"", "empty.csv holds no documents"),
+    "a.json": (b'[{"docno": "a"}]', "a.json contains no documents"),
+    "empty.csv": (b"", "empty.csv contains no documents"),
     "a.trec": (b"<DOC>\n<DOCNO>a</DOCNO>\n<TEXT>torn", "a.trec, line 1: the document that begins here has no line </DOC>"),
 }
 
@@ -38,7 +38,7 @@ COMMANDS: dict[str, str] = {
     "encode nothing.jsonl --model csplade-tiny --output new": "there is no file nothing.jsonl",
     "encode nothing --model csplade-tiny --output new": "there is no file, ir_datasets id or PyTerrier dataset 'nothing'",
     "encode '' --model csplade-tiny --output new": "the name of the documents is empty",
-    "encode folder/empty --model csplade-tiny --output new": "folder/empty holds no files",
+    "encode folder/empty --model csplade-tiny --output new": "folder/empty contains no files",
     "encode folder --model csplade-tiny --output new": "folder/link is not a regular file",
     "encode LONG --model csplade-tiny --output new": "name too long",
     f"{ENCODE} --fields nope": "the field 'nope' is missing",

@@ -191,7 +191,7 @@ def test_a_manifest_that_leaves_the_directory(csplade: CSPLADE, tmp_path: Path) 
         ({"indptr": [0, 4, 3]}, "offsets are out of order"),
         ({"data": [1, 0, 1]}, "not above 0"),
         ({"data": [1, 1]}, "do not fit together"),
-        ({"more": [1]}, "it holds"),
+        ({"more": [1]}, "it contains"),
     ],
 )
 def test_wrong_vectors_with_right_digests(tmp_path: Path, change: dict[str, Any], message: str) -> None:

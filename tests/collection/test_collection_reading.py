@@ -53,12 +53,17 @@ def change_manifest(path: Path, change: Callable[[dict[str, Any]], Any]) -> None
     ("name", "old", "new", "message"),
     [
         ("plan.json", b'"top_k"', b'"pot_k"', r"plan.json is damaged \(.*pot_k.*encode into another directory"),
-        ("plan.json", b'"format": 1', b'"format": 2', "plan.json is of a newer format: update pyterrier_csplade"),
+        ("plan.json", b'"format": 1', b'"format": 2', "plan.json has a newer format: update pyterrier_csplade"),
         ("plan.json", b"{", b"[", r"plan.json is damaged \("),
         ("terms.json", b"{", b"[", r"terms.json is damaged \(.*copy the collection again"),
         ("terms.json", b'"terms"', b'"sterm"', r"terms.json is damaged \('terms'\): copy"),
         ("terms.json", b'"', b"\xff", r"terms.json is damaged \(.*copy"),
-        ("terms.json", b"Zw", b"zW", "terms.json does not hold the vocabulary of the contract: files of different collections"),
+        (
+            "terms.json",
+            b"Zw",
+            b"zW",
+            "terms.json does not contain the vocabulary of the contract: files of different collections",
+        ),
     ],
 )
 def test_damage_that_keeps_the_size(large: Path, name: str, old: bytes, new: bytes, message: str) -> None:
@@ -81,7 +86,7 @@ def test_a_damaged_plan_is_not_resumed_from(csplade: CSPLADE, large: Path) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format=2), "manifest.json is of a newer format: update pyterrier_csplade"),
+        (lambda m: m.update(format=2), "manifest.json has a newer format: update pyterrier_csplade"),
         (
             lambda m: m.update(documents="23"),
             r"manifest.json is damaged \(its number of documents is not an integer\): encode again",
@@ -111,7 +116,7 @@ def test_a_file_that_is_neither_there_nor_in_the_manifest(large: Path, name: str
 
 def test_a_total_that_the_shards_do_not_add_up_to(large: Path) -> None:
     change_manifest(large, lambda m: m.update(postings=m["postings"] + 1))
-    with pytest.raises(CollectionError, match=f"c holds {23 * 12} postings, not {23 * 12 + 1}: encode again"):
+    with pytest.raises(CollectionError, match=f"c contains {23 * 12} postings, not {23 * 12 + 1}: encode again"):
         EncodedCollection(large).verify()
 
 

@@ -186,7 +186,7 @@ def test_another_batch_size_resumes(csplade: CSPLADE, whole: dict[str, bytes], t
             "not those of shard 1",
         ),
         (documents(24), "from 'd20' to 'd23' are not those of shard 4"),
-        (documents(20), "holds shard 4, but the input has only 4"),
+        (documents(20), "contains shard 4, but the input has only 4"),
     ],
 )
 def test_another_input_is_refused(
@@ -261,7 +261,7 @@ def test_empty_and_truncated_documents_are_reported(csplade: CSPLADE, tmp_path: 
     with pytest.warns(UserWarning) as warned:
         collection = encode(tmp_path / "c", csplade, inp)
     messages = [str(warning.message) for warning in warned]
-    assert "1 of 10 documents (10.0%) have no impact above 0: no query finds them" in messages
+    assert "1 of 10 documents (10.0%) have no impact above 0, so no query can find them" in messages
     assert "1 of 10 documents (10.0%) were truncated" in messages
     assert next(iter(collection.get_corpus_iter())) == {"docno": "blank", "toks": {}}
 

@@ -50,7 +50,7 @@ def test_files_that_are_read(tmp_path: Path, name: str) -> None:
     assert list(read_corpus(str(tmp_path / name), [field])) == [row[field] for row in expected]
 
 
-NOTHING = r"b.* holds no documents: it was read as TREC documents, but no line begins with <DOC>; "
+NOTHING = r"b.* contains no documents: it was read as TREC documents, but no line begins with <DOC>; "
 
 REFUSED: dict[str, tuple[bytes, str]] = {
     # files that were skipped silently
@@ -64,9 +64,9 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "b.gz": (gzip.compress(JSON), NOTHING + "it looks like JSON"),
     "b.parq": (b"PAR1", NOTHING + "it looks like Parquet"),
     "b.trec": (b"", NOTHING + "it is empty"),
-    "b.jsonl": (b"", "b.jsonl holds no documents: it was read as JSONL; supported are"),
-    "b.csv": (b"docno,text\n", "b.csv holds no documents: it was read as CSV"),
-    "utf16": ("<DOC>\n</DOC>\n".encode("utf-16"), "utf16 holds no documents: .*it is UTF-16: convert it to UTF-8"),
+    "b.jsonl": (b"", "b.jsonl contains no documents: it was read as JSONL; supported are"),
+    "b.csv": (b"docno,text\n", "b.csv contains no documents: it was read as CSV"),
+    "utf16": ("<DOC>\n</DOC>\n".encode("utf-16"), "utf16 contains no documents: .*it is UTF-16: convert it to UTF-8"),
     "tags": (TREC.replace(b"TEXT", b"BODY"), "tags: no document has text in the tags <TEXT>, <HEADLINE>"),
     # files with unexpected content
     "begun": (TREC + b"<DOC>\n" + TREC, "begun, line 7: the document that begins here has no line </DOC>"),
@@ -99,7 +99,7 @@ def test_files_that_are_refused_by_name(tmp_path: Path, name: str) -> None:
     write(tmp_path / "in" / "a.trec", TREC.replace(b"A-1", b"B-1"))
     with pytest.raises(DataError, match=message):
         list(open_source(str(tmp_path / "in")).read())
-    if "holds no documents" in message:
+    if "contains no documents" in message:
         with pytest.raises(DataError, match=message):
             open_source(str(tmp_path / "in")).count()
 
@@ -126,7 +126,7 @@ def test_what_is_no_file_is_refused_by_name(tmp_path: Path) -> None:
             open_source(str(tmp_path / "in"))
         (tmp_path / "in" / "b").unlink()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="the directory .*empty holds no files"):
+    with pytest.raises(DataError, match="the directory .*empty contains no files"):
         open_source(str(tmp_path / "empty"))
     with pytest.raises(DataError, match="there is no file .*none.csv"):
         open_source(str(tmp_path / "none.csv"))
@@ -177,7 +177,7 @@ def test_parquet(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a.parquet, document 2: the field 'text' is missing or not a string"):
         list(read_corpus(path, ["text"]))
     pd.DataFrame({"docno": []}).to_parquet(path)
-    with pytest.raises(DataError, match="a.parquet holds no documents: it was read as Parquet; supported"):
+    with pytest.raises(DataError, match="a.parquet contains no documents: it was read as Parquet; supported"):
         open_source(path).count()
     Path(path).write_bytes(Path(path).read_bytes()[:-9])
     with pytest.raises(DataError, match=r"a.parquet: cannot be read as Parquet \("):

@@ -38,7 +38,7 @@ def test_names_that_look_like_missing_values_or_quotes_are_text(tmp_path: Path) 
         (LINE + "1 Q0 d2 0 nan t\n", "run, line 2: expected"),
         (LINE + "1 Q0 d2 0 inf t\n", "run, line 2: expected"),
         ('{"docno": "d1", "text": "x"}\n', "run, line 1: expected"),
-        ("", "run holds no results"),
+        ("", "run contains no results"),
         (LINE + "2 Q0 d1 0 1 t\n" + LINE, "run, line 3: the document 'd1' appears twice for the query '1'"),
     ],
 )

@@ -147,8 +147,8 @@ def test_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
         ("t.tsv", "1\tdogs\n1\tcats\n", "t.tsv: the query '1' appears twice"),
         ("t.jsonl", '{"text": "dogs"}\n', "t.jsonl, line 1: the query has none of qid, query_id, _id, id, only text"),
         ("t.jsonl", '{"qid": "1", "words": "dogs"}\n', "line 1: the query 1 has no text 'query'; its texts are: words"),
-        ("t.jsonl", "", "t.jsonl holds no queries"),
-        ("topics", "no topics", "topics holds no queries"),
+        ("t.jsonl", "", "t.jsonl contains no queries"),
+        ("topics", "no topics", "topics contains no queries"),
         ("t.xml", "<?xml version='1.0'?><topics>", "t.xml: not valid XML"),
     ],
 )
@@ -163,7 +163,7 @@ def test_queries_that_cannot_be_read(name: str, content: str, message: str, tmp_
         ("1 0 d\n", "line 1: expected qid 0 docno label, found '1 0 d'"),
         ("1 0 d 1\n1 0 d --1\n", "line 2: expected qid 0 docno label"),
         ("1 0 d ²\n", "line 1: expected qid 0 docno label"),
-        ("", "qrels holds no judgements"),
+        ("", "qrels contains no judgements"),
     ],
 )
 def test_judgements_that_cannot_be_read(content: str, message: str, tmp_path: Path) -> None:
@@ -177,6 +177,6 @@ def test_judgements_that_cannot_be_read(content: str, message: str, tmp_path: Pa
 )
 def test_lone_surrogates_are_named(tmp_path: Path, line: str, what: str) -> None:
     with pytest.raises(
-        DataError, match=f"t.jsonl, line 1: {what} holds a lone surrogate, which UTF-8 cannot encode: remove it"
+        DataError, match=f"t.jsonl, line 1: {what} contains a lone surrogate, which UTF-8 cannot encode: remove it"
     ):
         read_topics(write(tmp_path / "t.jsonl", f"{line}\n"))

@@ -178,7 +178,7 @@ def test_documents_of_another_input_are_noticed(cluster: FakeCluster) -> None:
     index = OpenSearchIndex(cluster.client(), "docs")
     with pytest.raises(ImpactIndexError):
         small_requests(index, parallel=1).index(documents())
-    with pytest.raises(ImpactIndexError, match=r"holds [1-9]\d* documents, but 2 were sent.*another input"):
+    with pytest.raises(ImpactIndexError, match=r"contains [1-9]\d* documents, but 2 were sent.*another input"):
         index.index(documents(2))
     assert not index.built()
 

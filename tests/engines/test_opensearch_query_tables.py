@@ -143,10 +143,10 @@ def test_a_table_is_stored_only_if_the_server_encodes_as_it_does() -> None:
     assert index.put_query_table(made) == "csplade-docs"
     assert fake.requests[-1] == ("PUT", "/_ingest/pipeline/csplade-docs")
     for wrong, message in [
-        (lambda body: encoded(made, sources(body), scale=1.01), "encodes 'what is .* otherwise than the table"),
-        (lambda body: [{"doc": {"_source": {}}}] * 3, "encodes 'what is .* otherwise than the table"),
-        (lambda body: [strange({"rank_feature": {}})] * 3, "encodes 'what is .* otherwise than the table"),
-        (lambda body: [strange({"rank_feature": {"field": "a.b", "boost": None}})] * 3, "encodes 'what is .* otherwise"),
+        (lambda body: encoded(made, sources(body), scale=1.01), "encodes 'what is .* differently from the table"),
+        (lambda body: [{"doc": {"_source": {}}}] * 3, "encodes 'what is .* differently from the table"),
+        (lambda body: [strange({"rank_feature": {}})] * 3, "encodes 'what is .* differently from the table"),
+        (lambda body: [strange({"rank_feature": {"field": "a.b", "boost": None}})] * 3, "encodes 'what is .* differently"),
         (lambda body: encoded(made, sources(body))[:2], "does not answer as OpenSearch"),
         (
             lambda body: [{"error": {"type": "illegal_argument_exception", "reason": "no painless"}}] * 3,

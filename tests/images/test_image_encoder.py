@@ -183,8 +183,8 @@ def test_a_duplicate_docno_is_refused_and_an_empty_picture_is_counted(world: Any
     ("record", "message"),
     [
         ({"image_vec": [1.0, 2.0]}, r"picture x: expected an image vector of 6 numbers, found an array \[2\]"),
-        ({"image_vec": [0, 0, 0, float("nan"), 0, 0]}, "picture x: the image vector holds a number that is not finite"),
-        ({"image_vec": "abc"}, "picture x: an image vector must hold numbers, found 'abc'"),
+        ({"image_vec": [0, 0, 0, float("nan"), 0, 0]}, "picture x: the image vector contains a number that is not finite"),
+        ({"image_vec": "abc"}, "picture x: an image vector must contain numbers, found 'abc'"),
         ({"image": b"broken"}, "picture x: the picture is damaged"),
         ({"image": None}, "picture x: a picture must be a path"),
     ],
@@ -219,7 +219,7 @@ def test_features_that_are_not_the_heads_are_refused(world: Any) -> None:
 
 def test_damaged_and_missing_heads_are_refused(world: Any, tmp_path: Path) -> None:
     csplade, head, _ = world
-    with pytest.raises(ContractError, match="holds no image head .*train-images makes one"):
+    with pytest.raises(ContractError, match="contains no image head .*train-images makes one"):
         csplade.image_encoder(tmp_path / "none")(pd.DataFrame(RECORDS))
     changed = tmp_path / "changed"
     shutil.copytree(head, changed)
@@ -270,7 +270,7 @@ def test_heads_of_other_types_and_folders_in_place_of_files(world: Any, tmp_path
         shutil.copytree(head, tmp_path / name)
         (tmp_path / name / name).unlink()
         (tmp_path / name / name).mkdir()
-        with pytest.raises(ContractError, match="is damaged|holds no image head"):
+        with pytest.raises(ContractError, match="is damaged|contains no image head"):
             SavedHead.load(tmp_path / name)
 
 
@@ -321,7 +321,7 @@ def test_a_directory_that_holds_another_head_by_now_is_refused(world: Any, tmp_p
     if way == "features":
         used.set_parameter("features", colours)
     other = {"pickle": lambda: pickle.loads(sent), "copy": lambda: copy.deepcopy(used), "features": lambda: used}[way]()
-    with pytest.raises(ContractError, match="head holds another image head than before: make another encoder"):
+    with pytest.raises(ContractError, match="head contains another image head than before: create another encoder"):
         other.impacts(RECORDS)
 
 

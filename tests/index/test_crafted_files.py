@@ -191,7 +191,7 @@ def test_properties_that_java_would_obey(directory: Path, before: str, after: st
     path.write_bytes(re.sub(before, after, original, count=1).encode("latin-1"))
     assert path.read_bytes().decode("latin-1") != original
     sign_manifest(directory)
-    with pytest.raises(ImpactIndexError, match=r"data\.properties, line \d+: .* is nothing that ImpactIndex writes"):
+    with pytest.raises(ImpactIndexError, match=r"data\.properties, line \d+: .* is not written by ImpactIndex"):
         search(directory, "terrier")
 
 
@@ -202,7 +202,7 @@ def test_an_object_that_java_would_read(directory: Path, change: Callable[[bytes
     path = directory / "data.lexicon.fsomaphash"
     path.write_bytes(change(path.read_bytes()))
     sign_manifest(directory)
-    with pytest.raises(ImpactIndexError, match="fsomaphash is not what ImpactIndex writes for this lexicon"):
+    with pytest.raises(ImpactIndexError, match="fsomaphash differs from what ImpactIndex writes for this lexicon"):
         search(directory, "terrier")
 
 

@@ -177,9 +177,9 @@ def test_what_is_no_model_is_refused_at_once(model: Any, error: type[Exception],
 
 
 def test_a_directory_without_a_checkpoint_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no config.json"):
+    with pytest.raises(FileNotFoundError, match="contains no config.json"):
         CSPLADE(tmp_path)
-    with pytest.raises(FileNotFoundError, match="holds no adapter_config.json"):
+    with pytest.raises(FileNotFoundError, match="contains no adapter_config.json"):
         CSPLADE("some/model", adapter=tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match=r"it is an adapter: load it with CSPLADE\(base model, adapter=...\)"):

@@ -59,10 +59,10 @@ def test_postings_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyP
     index = ImpactIndex(tmp_path / "index").index(documents())
     monkeypatch.setattr(_builder, "FORMAT", 99)
     (index.directory / POSTINGS_FILE).unlink(missing_ok=True)
-    with pytest.raises(ImpactIndexError, match=f"{POSTINGS_FILE} is of another format: remove it and open the index again"):
+    with pytest.raises(ImpactIndexError, match=f"{POSTINGS_FILE} has another format: remove it and open the index again"):
         ImpactIndex(index.path).postings()
     monkeypatch.undo()
-    with pytest.raises(ImpactIndexError, match="is of another format: remove it and open the index again"):
+    with pytest.raises(ImpactIndexError, match="has another format: remove it and open the index again"):
         ImpactIndex(index.path).postings()
     (index.directory / POSTINGS_FILE).unlink()  # the solution that the message names
     assert len(ImpactIndex(index.path).postings()) == 10

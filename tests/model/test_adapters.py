@@ -178,7 +178,7 @@ def test_settings_of_an_adapter_are_part_of_the_fingerprint(change: dict[str, An
         ({"peft_type": "UNHEARD_OF"}, "adapter_config.json cannot be used"),
         ({"peft_type": 3}, "peft_type in adapter_config.json must be of type str"),
         ("[" * 100_000, "adapter_config.json cannot be read as JSON"),
-        ("[]", "adapter_config.json must hold an object"),
+        ("[]", "adapter_config.json must contain an object"),
     ],
 )
 def test_a_damaged_adapter_is_an_error_of_this_package(
@@ -192,5 +192,5 @@ def test_a_damaged_adapter_is_an_error_of_this_package(
 
 def test_a_directory_of_a_model_that_holds_an_adapter_too_is_refused(checkpoint: Path, adapter: Path) -> None:
     shutil.copy(adapter / "adapter_config.json", checkpoint)
-    with pytest.raises(ContractError, match="holds an adapter"):
+    with pytest.raises(ContractError, match="contains an adapter"):
         CSPLADE(checkpoint).encode_docs(["a"])

@@ -190,7 +190,7 @@ def test_names_are_short_and_may_name_files(tmp_path: Path, monkeypatch: pytest.
     assert repr(tiny) == "CSPLADE('csplade-tiny')" and CSPLADE("csplade-tiny") == tiny
     monkeypatch.chdir(tmp_path)
     (tmp_path / "csplade-tiny").mkdir()
-    with pytest.raises(FileNotFoundError, match="csplade-tiny holds no config.json"):
+    with pytest.raises(FileNotFoundError, match="csplade-tiny contains no config.json"):
         CSPLADE("csplade-tiny")
 
 

@@ -88,7 +88,7 @@ def test_vectors_that_the_model_is_not_known_to_have_made_are_replaced(
     found = csplade.scorer()(inp.to_dict("records"))
     np.testing.assert_allclose([record["score"] for record in found], expected, rtol=1e-6)
     with pytest.raises(
-        ContractError, match=f"{key} '{inp[key].iloc[0]}': {column} holds a vector of .* add the column '{text}'"
+        ContractError, match=f"{key} '{inp[key].iloc[0]}': {column} contains a vector of .* add the column '{text}'"
     ):
         csplade.scorer()(inp.drop(columns=text))
 
@@ -125,5 +125,7 @@ def test_unusable_vectors_are_refused_by_name(csplade: CSPLADE, query_toks: Any,
 
 def test_vectors_of_unknown_origin_are_refused_without_loading(unloaded: CSPLADE) -> None:
     inp = pd.DataFrame({"qid": ["1"], "query_toks": [{"a": 2.0}], "docno": ["x"], "toks": [{"a": 3}]})
-    with pytest.raises(ContractError, match=r"qid '1': query_toks holds a vector of unknown origin, not of CSPLADE\(model\)"):
+    with pytest.raises(
+        ContractError, match=r"qid '1': query_toks contains a vector of unknown origin, not of CSPLADE\(model\)"
+    ):
         unloaded.scorer()(inp)

@@ -113,7 +113,7 @@ def test_a_directory_that_holds_another_model_by_now_is_refused(saved: Path, tmp
     CSPLADE((language_model(seed=8), tokenizer())).save(path)
     np.testing.assert_array_equal(dense(used.encode_docs(TEXTS)), expected)
     for other in (pickle.loads(sent), copied):
-        with pytest.raises(ContractError, match="model holds another model than before this copy or pickle: make another"):
+        with pytest.raises(ContractError, match="model contains another model than before this copy or pickle: create another"):
             other.encode_docs(TEXTS)
     assert (dense(unused.encode_docs(TEXTS)) != expected).any()
 
@@ -132,7 +132,7 @@ def test_arguments_of_loading_cannot_change_once_the_model_is_loaded(saved: Path
     csplade.variant = None
     assert csplade.contract.variant == "causal"
     for name, value in {"variant": "echo", "fold": "case+space", "layers": 1, "dtype": "float64", "model": "other"}.items():
-        with pytest.raises(AttributeError, match=f"{name} is an argument of loading, and this model is loaded: make another"):
+        with pytest.raises(AttributeError, match=f"{name} cannot be set after the model is loaded: create another CSPLADE"):
             setattr(csplade, name, value)
     csplade.batch_size = 2
     csplade.text_field = "body"

@@ -110,41 +110,41 @@ MISTAKES: list[tuple[str, str, str, str]] = [
         "encode",
         "np.where(mask[:, :, None], logits, -np.inf).max(axis=1)",
         "logits.max(axis=1)",
-        "padding takes part in the max",
+        "padding is part of the maximum: exclude",
     ),
     (
         "encode",
         "np.where(mask[:, :, None], logits, -np.inf).max(axis=1)",
         "np.ma.array(logits, mask=~np.repeat(mask[:, :, None], logits.shape[2], 2)).mean(axis=1).filled()",
-        "the mean over positions is taken",
+        "the mean over positions is used",
     ),
     (
         "encode",
         "np.where(mask[:, :, None], logits, -np.inf).max(axis=1)",
         "logits.mean(axis=1)",
-        "the mean is taken over all pos",
+        "the mean over all positions is used",
     ),
     ("encode", "np.log1p(np.maximum(highest, 0))", "np.log1p(highest)", "the ReLU is missing"),
     (
         "encode",
         "np.log1p(np.maximum(highest, 0))",
         "np.log(np.maximum(highest, 0))",
-        "the logarithm is taken of x and not of 1",
+        "the logarithm of x is used instead of 1",
     ),
     ("encode", "np.log1p(np.maximum(highest, 0))", "np.log1p(np.maximum(highest, 0)) * 2", r"the value at \(\d, \d+\) is"),
-    ("quantise", "np.floor(weights * scale + 0.5)", "(weights * scale)", "impacts are cut off, not rounded"),
+    ("quantise", "np.floor(weights * scale + 0.5)", "(weights * scale)", "impacts are truncated instead of rounded"),
     ("quantise", "np.floor(weights * scale + 0.5)", "np.round(weights * scale)", "halves are rounded to even numbers"),
     ("quantise", "np.floor(weights * scale + 0.5)", "np.floor(weights / scale + 0.5)", "divided by the scale: multiply"),
-    ("quantise", ".astype(int)", "", "impacts are integers, found the type float64"),
+    ("quantise", ".astype(int)", "", "impacts must be integers, found the type float64"),
     (
         "choose_scale",
         "for scale in sorted(scales):",
         "for scale in sorted(scales)[:1]:\n        return scale",
-        "is too coarse: only",
+        "is too coarse: it keeps only",
     ),
     ("choose_scale", "for scale in sorted(scales):", "for scale in sorted(scales)[::-1]:", "is finer than needed"),
-    ("prune", "(-item[1], item[0])", "(item[1], item[0])", "pruned from the wrong side: of 30 terms, the"),
-    ("prune", "(-item[1], item[0])", "-item[1]", "of equal impacts, keep the terms that come first"),
+    ("prune", "(-item[1], item[0])", "(item[1], item[0])", "pruned from the wrong side: the . lightest of 30 terms"),
+    ("prune", "(-item[1], item[0])", "-item[1]", "among terms with equal impacts, keep the first"),
     ("build_index", "enumerate(documents)", "enumerate(documents, start=1)", "documents are numbered from 1"),
     ("build_index", "enumerate(documents)", "reversed(list(enumerate(documents)))", "are not in the order of the documents"),
     ("search", "+ weight * impact", "+ impact", "the weights of the query are not used"),
@@ -174,7 +174,7 @@ def test_the_grader_names_the_mistake(task: str, right: str, wrong: str, message
 @pytest.mark.slow  # encodes 60 documents
 def test_the_grader_notices_a_hybrid_that_adds_up_scores() -> None:
     wrong = load("solution", SOLUTION.replace("hybrid(bm25, learned, num_results=20)", "(bm25 + learned) % 20"))
-    with pytest.raises(AssertionError, match="the hybrid ranks as CSPLADE alone does: scores of different scales"):
+    with pytest.raises(AssertionError, match="the hybrid ranks like CSPLADE alone, as if scores of different scales"):
         CHECKS.check_systems(wrong, 1)
 
 
@@ -209,7 +209,7 @@ def test_the_grader_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     path.write_text(stubs)
     status, said = grade(path)
     assert status == 1 and "sum              0 of 100" in said, said
-    assert "encode: the logarithm is missing, and padding takes part in the maximum" in said
+    assert "encode: the logarithm is missing, and padding is part of the maximum" in said
     assert re.search(r"quantise: IndexError: .*\(line \d+: return weights\[1000\]  # changed\)", said)
     assert "choose_scale: not implemented yet" in said
     assert re.search(r"prune: .*Error: .*; does the function return what its docstring states\?", said)

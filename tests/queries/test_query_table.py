@@ -197,7 +197,7 @@ def test_a_missing_file_is_named(saved: Path, tmp_path: Path, name: str) -> None
 
 
 def test_what_is_no_table_is_named(tmp_path: Path, table: QueryTable, csplade: CSPLADE) -> None:
-    with pytest.raises(FileNotFoundError, match=f"holds no query table: {TABLE_FILE} is missing"):
+    with pytest.raises(FileNotFoundError, match=f"contains no query table: {TABLE_FILE} is missing"):
         QueryTable.load(tmp_path)
     table.save(tmp_path / "one")
     QueryTable.from_weights(csplade, np.ones(len(csplade.vocabulary))).save(tmp_path / "two")
@@ -225,7 +225,7 @@ def test_a_pickle_of_a_table_whose_directory_holds_another_one_by_now(
     loaded = QueryTable.load(tmp_path)
     pickled = pickle.dumps(loaded)
     QueryTable.from_weights(csplade, np.ones(len(csplade.vocabulary))).save(tmp_path)
-    with pytest.raises(ContractError, match="holds another query table than when this one was pickled: load it again"):
+    with pytest.raises(ContractError, match="contains another query table than when this one was pickled: load it again"):
         pickle.loads(pickled)
     for again in (copy.copy(loaded), copy.deepcopy(loaded)):
         assert again == table and (dense(again.encode(QUERIES)) == dense(table.encode(QUERIES))).all()
@@ -389,7 +389,7 @@ def test_the_models_scorer_takes_the_vectors(csplade: CSPLADE, table: QueryTable
     assert csplade.scorer()(given)["score"].tolist() == pytest.approx(expected[0].tolist(), rel=1e-5)
     own = other.encode_queries(["dogs and cats"]) @ other.encode_docs([DOCUMENTS["d4"]]).T
     assert other.scorer()(given)["score"].tolist() == pytest.approx([own[0, 0]], rel=1e-5)  # encodes the query instead
-    with pytest.raises(ContractError, match="qid '1': query_toks holds a vector of a query table for .*, not of CSPLADE"):
+    with pytest.raises(ContractError, match="qid '1': query_toks contains a vector of a query table for .*, not of CSPLADE"):
         other.scorer()(given.drop(columns="query"))
 
 

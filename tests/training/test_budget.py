@@ -112,10 +112,10 @@ def test_targets_of_a_configuration(tmp_path: Path) -> None:
     for line, message in (
         ("target_nnz: {query: 0.5}", "target_nnz: query must be at least 1, found 0.5"),
         ("target_nnz: {documents: 5}", "target_nnz: unknown setting 'documents'; did you mean 'document'"),
-        ("target_index_mb: 5", "target_index_mb and target_index_documents belong together"),
+        ("target_index_mb: 5", "target_index_mb and target_index_documents must be set together"),
         ("target_index_mb: 5\ntarget_index_documents: 9\ntarget_nnz: {document: 5}", "contradict each other"),
         ("max_bad_rows: -1", "max_bad_rows must not be negative"),
-        ("validation: {collection: c, measures: [nDCG@ten]}", r"ir_measures knows no measure 'nDCG@ten'"),
+        ("validation: {collection: c, measures: [nDCG@ten]}", r"ir_measures has no measure 'nDCG@ten'"),
         ("validation: {collection: c, steps: 0}", "validation: steps must be positive"),
         ("validation: {split: dev}", "validation: missing setting 'collection'"),
     ):

@@ -193,7 +193,7 @@ def test_slices(tmp_path: Path) -> None:
     assert len(small.topics) == 1 and len(small.docnos) == 5
     assert set(small.qrels["docno"]) <= set(small.docnos)
     assert read_slice(ValidationSettings(collection=str(folder), documents=5, queries=1)).docnos == small.docnos
-    with pytest.raises(DataError, match="holds no topics.test2.tsv"):
+    with pytest.raises(DataError, match="contains no topics.test2.tsv"):
         read_slice(ValidationSettings(collection=str(folder), split="test2"))
     (folder / "qrels.dev.txt").write_text("a 0 gone 1\n")
     with pytest.raises(DataError, match="1 judged documents are missing, such as 'gone'"):

@@ -124,7 +124,7 @@ def test_json_and_lists_and_nested_settings(tmp_path: Path) -> None:
         ),
         (
             TRAIN + f"validation: {{collection: c, measures: ['{'(' * 10**5}']}}\n",
-            r"validation: ir_measures knows no measure '\(\(",
+            r"validation: ir_measures has no measure '\(\(",
         ),
         (TRAIN + "steps: 20\n", r"the key 'steps' appears twice, the second time on line 6"),
         (TRAIN + "batch_size: many\n", r"batch_size: expected int, found 'many'"),

@@ -243,7 +243,7 @@ def test_a_fall_of_the_grounding_is_found_once() -> None:
     [
         ({"temperature": "automatic"}, "temperature: expected float, found 'automatic'"),
         ({"temperature": 0}, "temperature must be positive, or auto"),
-        ({"temperature": 2.0, "final_temperature": 3.0}, "final_temperature belongs to temperature: auto"),
+        ({"temperature": 2.0, "final_temperature": 3.0}, "final_temperature needs temperature: auto"),
         ({"expansion": {"start": 1.5}}, "expansion: start must be above 0 and at most 1"),
         ({"expansion": {"until": 0}}, "expansion: until must be positive"),
         ({"adaptation_weight": -1}, "adaptation_weight must not be negative"),

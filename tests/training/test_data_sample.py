@@ -150,7 +150,7 @@ def test_a_corpus_in_a_directory(base: Path, plan: Plan, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("rows", "problem"),
-    [([], "holds no documents"), ([{"title": "no text"}], "the field 'text' is missing or not a string"), (None, "no file")],
+    [([], "contains no documents"), ([{"title": "no text"}], "the field 'text' is missing or not a string"), (None, "no file")],
 )
 def test_a_corpus_that_cannot_be_used(base: Path, plan: Plan, tmp_path: Path, rows: Any, problem: str) -> None:
     path = tmp_path / "docs.jsonl"

@@ -140,7 +140,7 @@ def test_queries_of_a_validation_are_counted(base: Path, tmp_path: Path) -> None
         assert dict(dry_run(contrastive_config(base, tmp_path / "run", validation=validation)).facts)["validation"] == expected
     missing = ValidationSettings(**settings, split="test2")
     plan = dry_run(contrastive_config(base, tmp_path / "run", document_length=64, validation=missing))
-    assert len(plan.problems) == 1 and re.match("validation: .* holds no topics.test2.tsv", plan.problems[0])
+    assert len(plan.problems) == 1 and re.match("validation: .* contains no topics.test2.tsv", plan.problems[0])
     unknown = ValidationSettings(collection="no-such-dataset")
     plan = dry_run(contrastive_config(base, tmp_path / "run", document_length=64, validation=unknown))
     assert len(plan.problems) == 1 and plan.problems[0].startswith("validation: no-such-dataset is neither ")

@@ -319,13 +319,13 @@ def test_pictures_and_a_dense_teacher(base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ({"image_vec": [1.0]}, "line 2: caption must be a text that is not empty, found None"),
+        ({"image_vec": [1.0]}, "line 2: caption must be a non-empty text, found None"),
         ({"caption": "\ud800", "image_vec": [1.0]}, "line 2: caption: the text is not valid Unicode"),
         ({"caption": "a"}, "line 2: give image, the path of a picture, or image_vec"),
         ({"caption": "a", "image": 3}, "line 2: image must be a path, found 3"),
         ({"caption": "a", "image_vec": ["x"]}, "line 2: image_vec must be a list of finite numbers"),
-        ({"caption": "a", "image_vec": [1.0, 2.0]}, "line 2: a vector has 2 numbers, on the first line it has 1"),
-        ({"caption": "a", "image": "p.png"}, "line 2: image_vec is missing, which other lines have"),
+        ({"caption": "a", "image_vec": [1.0, 2.0]}, "line 2: a vector has 2 numbers, but the vector on the first line has 1"),
+        ({"caption": "a", "image": "p.png"}, "line 2: image_vec is missing, but other lines have it"),
     ],
 )
 def test_bad_pairs_are_named(tmp_path: Path, line: Any, message: str) -> None:
@@ -351,7 +351,7 @@ def test_a_dense_teacher_needs_its_vectors(base: Path, tmp_path: Path) -> None:
     [
         ({"bf16": True}, "bf16 changes the language model, which stays frozen here"),
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps must be 1"),
-        ({"infonce_weight": 0, "distillation_weight": 0}, "are both 0: nothing ranks"),
+        ({"infonce_weight": 0, "distillation_weight": 0}, "are both 0: set one of them"),
         ({"control": "caption"}, "control: "),
         ({"batch_size": 1}, "batch_size must be at least 2"),
         ({"hidden": 2**40}, "hidden must be from 1 to 65,536, found 1099511627776"),

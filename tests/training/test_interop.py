@@ -95,7 +95,7 @@ def test_presets() -> None:
     assert contract_preset("lion-sp-8b").logit_scale == 0.125
     assert contract_preset("lion-sp-1b").logit_scale == pytest.approx(0.1487, abs=1e-4)
     assert contract_preset("laconic", document_length=512).document_length == 512
-    with pytest.raises(ContractError, match="there is no preset 'lion'; there are laconic, lion-sp-1b, lion-sp-8b"):
+    with pytest.raises(ContractError, match="there is no preset 'lion'; the presets are laconic, lion-sp-1b, lion-sp-8b"):
         contract_preset("lion")
 
 

@@ -153,7 +153,7 @@ def test_mining_resumes_where_it_was_interrupted(tmp_path: Path, torn: bytes) ->
         with pytest.raises(ConfigError, match="was begun with (digest|results) of .*: resume with the earlier setting"):
             mine(tmp_path / "parts", batch_size=2, **changed)
     ranker = Ranker()
-    with pytest.warns(UserWarning, match="resuming after 4 of 6 queries, which .*rows.jsonl.partial holds"):
+    with pytest.warns(UserWarning, match="resuming after 4 of 6 queries, which .*rows.jsonl.partial contains"):
         assert mine(tmp_path / "parts", ranker, batch_size=2) == whole
     assert ranker.seen == ["q0", "q4", "q5", "q0"]  # the first one is compared with the results of the first call
     assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["rows.jsonl"]

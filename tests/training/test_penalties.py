@@ -155,7 +155,7 @@ def test_objective_adds_what_the_configuration_weighs() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"infonce_weight": 0}, "are all 0: nothing ranks"),
+        ({"infonce_weight": 0}, "are all 0: set one of them"),
         ({"kl_weight": -1}, "kl_weight must not be negative"),
         ({"df_cutoff": 1.0}, "df_cutoff must be above 0 and below 1"),
         ({"teacher_temperature": 0}, "teacher_temperature must be positive"),

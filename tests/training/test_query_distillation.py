@@ -172,7 +172,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(settings: dict[str, Any]) -> No
 
 def test_one_query_is_too_few(settings: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "queries.tsv").write_text("1\tdogs\n")
-    with pytest.raises(DataError, match="needs two queries at least"):
+    with pytest.raises(DataError, match="needs at least 2 queries"):
         distil_query(DistilQueryConfig(**settings), verbose=False)
 
 
@@ -189,4 +189,4 @@ def test_the_command(settings: dict[str, Any], tmp_path: Path, capsys: pytest.Ca
     table.save(tmp_path / "table")
     config.write_text(json.dumps({**settings, "output": str(tmp_path / "table")}))
     assert cli.main(["distil-query", str(config)]) == 2
-    assert "holds other files than a model" in capsys.readouterr().err
+    assert "contains other files than a model" in capsys.readouterr().err

@@ -178,7 +178,7 @@ def test_saving_copies_the_table_and_a_lost_or_foreign_one_is_refused(trained: P
         CSPLADE(tmp_path / "copy").query_encoder()
     plain = CSPLADE(base / "llama")
     QueryTable.from_weights(plain, np.ones(len(plain.vocabulary))).save(tmp_path / "copy" / "query_table")
-    with pytest.raises(ContractError, match="its query table is of another model"):
+    with pytest.raises(ContractError, match="its query table belongs to another model"):
         CSPLADE(tmp_path / "copy").encode_queries(["a"])
 
 
@@ -265,9 +265,9 @@ def test_a_dry_run_says_so_and_counts_no_tokens_of_queries(base: Path, tmp_path:
 
 
 def test_settings_that_contradict_a_table_are_refused(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="start belongs to encoder: table"):
+    with pytest.raises(ConfigError, match="start needs encoder: table"):
         QuerySettings(start="x")
-    with pytest.raises(ConfigError, match="no regulariser moves the terms of a table"):
+    with pytest.raises(ConfigError, match="no regulariser changes the terms of a table"):
         config(base, tmp_path, target_nnz=TargetNnz(query=20))
     with pytest.raises(ContractError, match="query_side must be null or table"):
         Contract(query_side="other")

@@ -47,16 +47,16 @@ def test_bad_triples_are_named(tmp_path: Path, triple: Any, message: str) -> Non
 
 
 def test_directories_that_lack_something(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no docs.jsonl or docs.jsonl.gz"):
+    with pytest.raises(DataError, match=r"contains no docs.jsonl or docs.jsonl.gz"):
         list(read_rows(str(tmp_path)))
     directory = make_collection(tmp_path / "c")
-    with pytest.raises(DataError, match=r"holds no topics.dev.tsv; it has topics.train.tsv, topics.tsv"):
+    with pytest.raises(DataError, match=r"contains no topics.dev.tsv; it has topics.train.tsv, topics.tsv"):
         CollectionFiles(directory).topics("dev")
     (directory / "topics.tsv").write_text("no tab\n")
     with pytest.raises(DataError, match=r"topics.tsv, line 1: expected qid TAB query, found 'no tab'"):
         CollectionFiles(directory).topics("test")
     (directory / "train.triples.jsonl.gz").unlink()
-    with pytest.raises(DataError, match=r"holds no train.triples.jsonl or train.triples.jsonl.gz"):
+    with pytest.raises(DataError, match=r"contains no train.triples.jsonl or train.triples.jsonl.gz"):
         list(read_rows(str(directory)))
     make_collection(tmp_path / "d", docs=[*DOCS, {"docno": 3, "text": "x"}])
     with pytest.raises(DataError, match=r"docs.jsonl.gz, line 5: the field 'docno' is missing or not a string"):

@@ -122,10 +122,10 @@ def test_other_kinds_of_tokenizers(tokenizer: Any, message: str) -> None:
     ("settings", "message"),
     [
         ({"kind": "cut"}, "kind 'cut' needs a corpus"),
-        ({"kind": "corpus", "corpus": "c"}, "size belongs to kind 'corpus', which needs it"),
-        ({"kind": "cut", "corpus": "c", "size": 1000}, "size belongs to kind 'corpus'"),
+        ({"kind": "corpus", "corpus": "c"}, "set size for kind 'corpus'"),
+        ({"kind": "cut", "corpus": "c", "size": 1000}, "set size for kind 'corpus', and only for this kind"),
         ({"kind": "corpus", "corpus": "c", "size": 300_001}, "size must be from 257 to 300,000"),
-        ({"kind": "cut", "corpus": "c", "rows": "random"}, "rows is a setting of kind 'corpus'"),
+        ({"kind": "cut", "corpus": "c", "rows": "random"}, "rows can only be set for kind 'corpus'"),
         ({"kind": "lower", "normalise": []}, "kind 'lower' normalises"),
         ({"kind": "lower", "min_documents": 2}, "kind 'lower' removes no tokens"),
         ({"kind": "upper"}, "expected one of 'lower', 'cut', 'corpus'"),

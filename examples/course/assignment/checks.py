@@ -1,7 +1,7 @@
-"""The checks behind the grader: each takes a student's module, and fails with an AssertionError that says what is wrong.
+"""Checks of the grader. Each one takes a student's module, and raises an AssertionError that describes what is wrong.
 
-Hidden data is drawn with a seed, so that a cohort gets its own. Where a known mistake explains a wrong result, the message
-names it.
+Hidden data is drawn with a seed, so that each cohort can get its own data. If a common mistake explains a wrong result, the
+message names the mistake.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ POINTS = {
 
 
 def _explain(found: Any, expected: np.ndarray, mistakes: dict[str, np.ndarray]) -> None:
-    """Compare arrays; name the mistake whose result the student's equals."""
+    """Compare arrays. If the student's result equals the result of a common mistake, name the mistake."""
     assert isinstance(found, np.ndarray), f"return a numpy array, not {type(found).__name__}"
     assert found.shape == expected.shape, f"the result has the shape {found.shape}, expected {expected.shape}"
     if np.allclose(found, expected, atol=1e-6):
@@ -38,7 +38,7 @@ def check_encode(student: Any, seed: int) -> None:
     texts, positions, terms = 5, 7, 11
     logits = rng.normal(0, 3, size=(texts, positions, terms))
     mask = np.arange(positions) < rng.integers(1, positions, size=texts)[:, None]
-    logits[~mask] += 20  # what stands in padding must not matter
+    logits[~mask] += 20  # values in padding must not matter
     masked = np.where(mask[:, :, None], logits, -np.inf)
     highest, mean = masked.max(axis=1), np.where(mask[:, :, None], logits, 0).sum(axis=1) / mask.sum(axis=1)[:, None]
 
@@ -48,18 +48,20 @@ def check_encode(student: Any, seed: int) -> None:
     with np.errstate(all="ignore"):
         mistakes = {
             "the logarithm is missing: the weight is log(1 + ReLU(x)), not ReLU(x)": np.maximum(highest, 0),
-            "padding takes part in the maximum: leave out positions where the mask is False": finish(logits.max(axis=1)),
-            "the logarithm is missing, and padding takes part in the maximum": np.maximum(logits.max(axis=1), 0),
-            "the mean over positions is taken: use the maximum, or a term that one position is certain of is lost": finish(
+            "padding is part of the maximum: exclude positions where the mask is False": finish(logits.max(axis=1)),
+            "the logarithm is missing, and padding is part of the maximum": np.maximum(logits.max(axis=1), 0),
+            "the mean over positions is used: use the maximum, which keeps a term of which one position is certain": finish(
                 mean
             ),
-            "the mean is taken over all positions, padding too: use the maximum over the tokens": finish(logits.mean(axis=1)),
+            "the mean over all positions is used, including padding: use the maximum over the tokens": finish(
+                logits.mean(axis=1)
+            ),
             "the ReLU is missing: negative logits must become 0": np.log1p(highest),
-            "the logarithm is taken of x and not of 1 + x: log(1 + ReLU(x)) is 0 where the logit is not positive": (
+            "the logarithm of x is used instead of 1 + x: log(1 + ReLU(x)) is 0 where the logit is not positive": (
                 np.log(np.maximum(highest, 0))
             ),
-            "the logarithm comes before the maximum, and padding takes part": np.log1p(np.maximum(logits, 0)).max(axis=1),
-            "the activations of all positions are added up: use the maximum": np.log1p(np.maximum(masked, 0)).sum(axis=1),
+            "the logarithm is applied before the maximum, and padding is included": np.log1p(np.maximum(logits, 0)).max(axis=1),
+            "the activations of all positions are summed: use the maximum": np.log1p(np.maximum(masked, 0)).sum(axis=1),
         }
         _explain(student.encode(logits.copy(), mask.copy()), finish(highest), mistakes)
 
@@ -72,14 +74,14 @@ def check_quantise(student: Any, seed: int) -> None:
         product = weights * scale
         found = student.quantise(weights.copy(), scale)
         mistakes = {
-            "impacts are cut off, not rounded: 1.99 must become 2": np.floor(product),
+            "impacts are truncated instead of rounded: 1.99 must become 2": np.floor(product),
             "impacts are rounded up: use the nearest integer": np.ceil(product),
             "the scale is not used": np.floor(weights + 0.5),
             "weights are divided by the scale: multiply": np.floor(weights / scale + 0.5),
             "halves are rounded to even numbers, as numpy.round does: 2.5 must become 3": np.round(product),
         }
         _explain(found, np.floor(product + 0.5), mistakes)
-        assert np.issubdtype(found.dtype, np.integer), f"impacts are integers, found the type {found.dtype}"
+        assert np.issubdtype(found.dtype, np.integer), f"impacts must be integers, found the type {found.dtype}"
 
 
 def _top(scores: np.ndarray) -> np.ndarray:
@@ -105,7 +107,7 @@ def check_choose_scale(student: Any, seed: int) -> None:
         expected = min((scale for scale in scales if kept[scale] >= 0.95), default=max(scales))
         if found < expected:
             raise AssertionError(
-                f"scale {found:g} is too coarse: only {kept[found]:.0%} of the ten best documents stay, 95 % are wanted"
+                f"scale {found:g} is too coarse: it keeps only {kept[found]:.0%} of the ten best documents; 95 % are required"
             )
         assert found == expected, f"scale {found:g} is finer than needed: {expected:g} already keeps {kept[expected]:.0%}"
 
@@ -118,16 +120,16 @@ def check_prune(student: Any, seed: int) -> None:
         vector = dict(zip(names, (int(impact) for impact in rng.integers(1, 12, size=30))))
         given = dict(vector)
         found = student.prune(vector, k)
-        assert vector == given, "prune changes the vector that it is given: return a new one"
+        assert vector == given, "prune modifies its argument: return a new dictionary"
         order = sorted(given.items(), key=lambda item: (-item[1], item[0]))
         expected = dict(order[:k])
         if dict(found) == expected:
             continue
         lightest = sorted(given.values())[:k]
         if sorted(found.values()) == lightest and len(found) == k:
-            raise AssertionError(f"pruned from the wrong side: of 30 terms, the {k} lightest are kept, not the heaviest")
+            raise AssertionError(f"pruned from the wrong side: the {k} lightest of 30 terms are kept instead of the heaviest")
         if sorted(found.values()) == sorted(expected.values()):
-            raise AssertionError("of equal impacts, keep the terms that come first in the alphabet")
+            raise AssertionError("among terms with equal impacts, keep the first ones in the alphabet")
         raise AssertionError(
             f"with k = {k}, {len(found)} terms are kept with the impacts {sorted(found.values(), reverse=True)[:8]}"
         )
@@ -153,14 +155,14 @@ def check_build_index(student: Any, seed: int) -> None:
     for term, postings in expected.items():
         own = [tuple(posting) for posting in found[term]]
         if [(number + 1, impact) for number, impact in postings] == own:
-            raise AssertionError("documents are numbered from 1: the first has the number 0")
+            raise AssertionError("documents are numbered from 1: the first document must have the number 0")
         if own != postings and sorted(own) == postings:
             raise AssertionError(f"the postings of {term!r} are not in the order of the documents")
         assert own == postings, f"the postings of {term!r} are {own[:5]}, expected {postings[:5]}"
 
 
 class _Counting(dict):  # type: ignore[type-arg]
-    """An index that notes which postings are read."""
+    """An index that records which postings are read."""
 
     def __init__(self, index: dict[str, list[tuple[int, int]]]) -> None:
         super().__init__(index)
@@ -171,12 +173,12 @@ class _Counting(dict):  # type: ignore[type-arg]
         return super().__getitem__(term)
 
     def get(self, term: str, default: Any = None) -> Any:
-        """Return postings, and note the term."""
+        """Return postings, and record the term."""
         self.read.add(term)
         return super().get(term, default)
 
     def items(self) -> Any:
-        """Note all terms."""
+        """Return all postings, and record all terms."""
         self.read |= set(self)
         return super().items()
 
@@ -203,7 +205,7 @@ def check_search(student: Any, seed: int) -> None:
         assert sorted(s for _, s in found) == sorted(s for _, s in expected), (
             f"with k = {k}, the scores are {[s for _, s in found][:5]}, expected {[s for _, s in expected][:5]}"
         )
-        assert found == expected, "of equal scores, the document with the lower number comes first"
+        assert found == expected, "among documents with equal scores, the lower number must come first"
         assert counting.read <= set(query), "search reads postings of terms that are not in the query"
 
 
@@ -221,7 +223,9 @@ def check_fusion(student: Any, seed: int) -> None:
             return sorted(scores, key=lambda docno: (-scores[docno], docno))
 
         found = list(student.reciprocal_rank_fusion([list(ranking) for ranking in rankings]))
-        assert set(found) == {docno for ranking in rankings for docno in ranking}, "a document is missing, or listed twice"
+        assert set(found) == {docno for ranking in rankings for docno in ranking}, (
+            "a document is missing, or is in none of the rankings"
+        )
         assert found != fused(1)[::-1], "the worst document comes first: sort by descending scores"
         assert found == fused(1), f"the fused ranking begins with {found[:4]}, expected {fused(1)[:4]}"
 
@@ -232,7 +236,7 @@ def check_systems(student: Any, seed: int) -> None:
 
     dataset = pt.get_dataset("csplade:python-docs")
     corpus = pd.DataFrame(dataset.get_corpus_iter(verbose=False))
-    corpus = corpus[corpus["text"].str.len() < 300]  # short ones, so that the grader takes seconds
+    corpus = corpus[corpus["text"].str.len() < 300]  # short documents, so that the grader takes only seconds
     corpus = corpus.sample(60, random_state=seed).reset_index(drop=True)
     topics = dataset.get_topics()
     topics = topics[topics["qid"].isin(set(corpus["docno"].head(12)))].reset_index(drop=True)
@@ -256,7 +260,7 @@ def check_systems(student: Any, seed: int) -> None:
     for name in ("CSPLADE", "BM25"):
         same = np.mean([order["hybrid"][qid][:5] == order[name].get(qid, [])[:5] for qid in order["hybrid"]])
         assert same < 0.9, (
-            f"the hybrid ranks as {name} alone does: scores of different scales were added up; fuse ranks, or normalise scores"
+            f"the hybrid ranks like {name} alone, as if scores of different scales were added: fuse ranks or normalised scores"
         )
 
 

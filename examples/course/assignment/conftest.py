@@ -1,4 +1,4 @@
-"""Adds up the points after the grader's tests."""
+"""Prints the points after the grader's tests."""
 
 from __future__ import annotations
 

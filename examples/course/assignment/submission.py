@@ -21,7 +21,7 @@ def encode(logits: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def quantise(weights: np.ndarray, scale: float) -> np.ndarray:
-    """Task 2: turn weights into impacts: multiply by the scale, and round to the nearest integer, halves up.
+    """Task 2: turn weights into impacts. Multiply by the scale, and round to the nearest integer, halves up.
 
     Returns:
         int array of the same shape.
@@ -39,14 +39,15 @@ def choose_scale(documents: np.ndarray, queries: np.ndarray, scales: list[float]
 
     Returns:
         The smallest scale with which, on average over the queries, at least 95 % of the ten documents with the highest dot
-        product of query weights and impacts are those with the highest dot product of query weights and document weights; the
-        largest scale if there is none. Equal scores: the document with the lower number comes first.
+        product of query weights and impacts are also the ten documents with the highest dot product of query weights and
+        document weights. If there is no such scale, the largest scale. Among documents with equal scores, the lower number
+        comes first.
     """
     raise NotImplementedError
 
 
 def prune(vector: dict[str, int], k: int) -> dict[str, int]:
-    """Task 4: keep the k terms of a document with the largest impacts; of equal ones, those that are first in the alphabet."""
+    """Task 4: keep the k terms of a document with the largest impacts; among equal impacts, the first terms in the alphabet."""
     raise NotImplementedError
 
 
@@ -54,10 +55,10 @@ def build_index(documents: list[dict[str, int]]) -> dict[str, list[tuple[int, in
     """Task 5: make an inverted index.
 
     Args:
-        documents: Term to impact; the number of a document is its place in the list, from 0.
+        documents: Term to impact for each document. The number of a document is its position in the list, from 0.
 
     Returns:
-        Term to postings (number of the document, impact), by ascending number.
+        Term to postings (number of the document, impact), in ascending order of the numbers.
     """
     raise NotImplementedError
 
@@ -65,8 +66,8 @@ def build_index(documents: list[dict[str, int]]) -> dict[str, list[tuple[int, in
 def search(index: dict[str, list[tuple[int, int]]], query: dict[str, float], k: int) -> list[tuple[int, float]]:
     """Task 6: return the k documents with the highest dot products, best first, as (number, score).
 
-    Documents without a term of the query are not returned. Equal scores: the lower number comes first. Read no postings but
-    those of the query's terms.
+    Documents without a term of the query are not returned. Among documents with equal scores, the lower number comes first.
+    Read only the postings of the query's terms.
     """
     raise NotImplementedError
 
@@ -74,7 +75,7 @@ def search(index: dict[str, list[tuple[int, int]]], query: dict[str, float], k: 
 def reciprocal_rank_fusion(rankings: list[list[str]]) -> list[str]:
     """Task 7: fuse rankings of docnos, best first: a document's score is the sum of 1 / (60 + rank), with ranks from 1.
 
-    Equal scores: the order of the alphabet.
+    Documents with equal scores are in alphabetical order.
     """
     raise NotImplementedError
 
@@ -82,11 +83,11 @@ def reciprocal_rank_fusion(rankings: list[list[str]]) -> list[str]:
 def systems(corpus: pd.DataFrame, directory: str) -> dict[str, pt.Transformer]:
     """Task 8: index a corpus, and return the PyTerrier pipelines "BM25", "CSPLADE" and "hybrid".
 
-    Each takes a frame of qid and query, and returns at most 20 documents for each query. "CSPLADE" is csplade-tiny; "hybrid"
-    fuses the two others, and must not rank as one of them does.
+    Each pipeline takes a frame with qid and query, and returns at most 20 documents for each query. "CSPLADE" uses
+    csplade-tiny. "hybrid" fuses the other two pipelines, and must not rank like one of them alone.
 
     Args:
-        corpus: docno and text.
-        directory: An empty directory for your indexes; an absolute path.
+        corpus: A frame with docno and text.
+        directory: The absolute path of an empty directory for your indexes.
     """
     raise NotImplementedError

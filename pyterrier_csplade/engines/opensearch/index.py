@@ -52,7 +52,8 @@ class OpenSearchIndex(ClusterIndex):
         Args:
             server: URL of the cluster, or a client of opensearch-py, such as one that signs requests for AWS. With an https
                 URL, the certificate of the server is verified.
-            name: The index; for retrieval also an alias of one index, or of several that were built alike.
+            name: Name of the index. For retrieval, it can also be an alias of one index, or of several indexes that were built
+                with the same settings.
             auth: User and password, which the URL may contain instead. Neither repr nor messages show them, but a pickle of the
                 index or of its retrievers contains them, because worker processes need them: keep it as secret as the password.
             ca_certs: File with the certificates to trust instead of the system's.
@@ -234,8 +235,8 @@ class OpenSearchIndex(ClusterIndex):
             The name of the pipeline.
 
         Raises:
-            ContractError: The table belongs to another encoder, or its tokenizer is none of byte-level BPE that splits texts as
-                GPT-2, SmolLM2, Llama 3 or Qwen 2 do.
+            ContractError: The table belongs to another encoder, or its tokenizer is not a byte-level BPE that splits texts in
+                the same way as GPT-2, SmolLM2, Llama 3 or Qwen 2.
             ImpactIndexError: There is no complete index, or the server does not encode a text as the table does.
         """
         documents = self.remote.open().contract
@@ -254,10 +255,10 @@ class OpenSearchIndex(ClusterIndex):
 
         Args:
             table: A table without expansion (``Filling(kind="counts")``) whose tokens count once.
-            path: The ZIP file; one that exists is replaced.
+            path: The ZIP file; an existing file is replaced.
 
         Raises:
-            ContractError: Such a model cannot express the table; names what it lacks.
+            ContractError: Such a model cannot express the table; the message names the unsupported part.
         """
         write_atomically(Path(path), tokenizer_model(table, self.remote.names))
 

@@ -108,7 +108,9 @@ class OpenSearchIndexer(Settings, pt.Indexer):
         """Load encoded documents; see :meth:`OpenSearchIndex.index_vectors`.
 
         Raises:
-            ContractError, DataError, ImpactIndexError: As :meth:`index`; or the documents do not match the vectors.
+            ContractError: As for :meth:`index`.
+            DataError: As for :meth:`index`, or the documents do not match the vectors.
+            ImpactIndexError: As for :meth:`index`.
         """
         check_encoded(vectors)
         if self.fields.names and documents is None:
@@ -157,14 +159,16 @@ class OpenSearchIndexer(Settings, pt.Indexer):
         found = self._index.remote.count()
         if found != sent:
             remedy = "some are from another input: start again with overwrite=True" if found > sent else "please report this"
-            raise ImpactIndexError(f"{self._index.remote} holds {found:,} documents, but {sent:,} were sent: {remedy}")
+            raise ImpactIndexError(f"{self._index.remote} contains {found:,} documents, but {sent:,} were sent: {remedy}")
 
     def _check_empty(self, records: Records) -> None:
         loss, documents = records.loss, len(records.docnos)
         if loss.postings == 0:
             raise DataError(f"nothing to index: {documents:,} documents, none with an impact above 0")
         share = records.empty / documents
-        message = f"{records.empty:,} of {documents:,} documents ({share:.1%}) have no impact above 0: no query finds them"
+        message = (
+            f"{records.empty:,} of {documents:,} documents ({share:.1%}) have no impact above 0, so no query can find them"
+        )
         if share > self.max_empty:
             raise DataError(f"{message}; check the encoder, or index them anyway with toks_indexer(max_empty=1)")
         if records.empty:

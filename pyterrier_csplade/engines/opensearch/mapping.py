@@ -100,8 +100,9 @@ class Metadata:
         """Read a mapping.
 
         Raises:
+            ContractError: The contract in the mapping was changed.
             ImpactIndexError: The mapping was changed, or belongs to an index of another program or of a newer version of this
-            package. ContractError: The contract in it was changed.
+                package.
         """
         meta, properties = part(mapping, "_meta"), part(mapping, "properties")
         values = dict(part(meta, "csplade"))
@@ -110,7 +111,7 @@ class Metadata:
             raise ImpactIndexError(f"{index} is not an index of impacts: its mapping lacks the metadata of this package")
         number = values.pop("format", None)
         if type(number) is int and number > _FORMAT:
-            raise ImpactIndexError(f"{index} is of a newer format: update pyterrier_csplade")
+            raise ImpactIndexError(f"{index} has a newer format: update pyterrier_csplade")
         contract = values.pop("contract", None)
         values.pop("version", None)
         values["build"] = meta.get("csplade_build", "")
@@ -159,7 +160,7 @@ class Metadata:
             if not self.contract.joins(wanted.contract):
                 raise ContractError(
                     f"{index} was begun with documents of {self.contract.summary}, but these come from "
-                    f"{wanted.contract.summary}: an index holds the vectors of one encoder; start again with overwrite=True"
+                    f"{wanted.contract.summary}: an index contains the vectors of one encoder; start again with overwrite=True"
                 )
             pairs["the encoder's impact scale"] = (self.contract.impact_scale, wanted.contract.impact_scale)
         for what, (found, given) in pairs.items():

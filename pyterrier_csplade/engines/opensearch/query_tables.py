@@ -79,7 +79,7 @@ def store(connection: Connection, name: str, table: QueryTable, names: TermNames
 
     Raises:
         ContractError: The server cannot read queries as the tokenizer does.
-        ImpactIndexError: The server lacks a module, or encodes a text otherwise.
+        ImpactIndexError: The server lacks a module, or encodes a text differently.
     """
     body, pauses = pipeline(table, names), Backoff(patience=30.0).pauses()
     docs = [{"_source": {"query": probe}} for probe in _PROBES]
@@ -93,7 +93,7 @@ def store(connection: Connection, name: str, table: QueryTable, names: TermNames
             raise ImpactIndexError(f"{connection.name} cannot encode {probe!r}: {kind}: {reason}")
         wanted = {str(names(table.vocabulary[column])): weight for column, weight in zip(vector.indices, vector.data)}
         if not _equal(_weights(found), wanted):
-            raise ImpactIndexError(f"{connection.name} encodes {probe!r} otherwise than the table: use QueryTable instead")
+            raise ImpactIndexError(f"{connection.name} encodes {probe!r} differently from the table: use QueryTable instead")
     connection("PUT", f"/_ingest/pipeline/{quote(name, safe='')}", body, pauses=pauses)
 
 
@@ -125,7 +125,7 @@ def tokenizer_model(table: QueryTable, names: TermNames) -> bytes:
         names: Names of the index's terms.
 
     Raises:
-        ContractError: ml-commons cannot express the table; names what it lacks.
+        ContractError: ml-commons cannot express the table; the message names the unsupported part.
     """
     content = table.content
     tokens, scheme = content.tokens, names.scheme["terms"]

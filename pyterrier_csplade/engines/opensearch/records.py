@@ -173,7 +173,7 @@ def _check_docno(docno: Any, position: int) -> str:
     try:
         length = len(docno.encode("utf-8"))
     except UnicodeEncodeError as error:
-        raise DataError(f"docno {docno!r} of document {position} holds a lone surrogate: remove it") from error
+        raise DataError(f"docno {docno!r} of document {position} contains a lone surrogate: remove it") from error
     if not 0 < length <= _MAX_DOCNO_BYTES:
         raise DataError(
             f"docno {docno[:40]!r} of document {position} has {length:,} bytes: OpenSearch needs 1 to {_MAX_DOCNO_BYTES}"

@@ -62,7 +62,7 @@ class RemoteIndex:
 
         Raises:
             ImpactIndexError: There is no index, an index is incomplete or names terms differently, or scores cannot be
-            compared.
+                compared.
         """
         return self._join(self._find_all())
 
@@ -107,7 +107,8 @@ class RemoteIndex:
         """Create the index, or continue an index whose load was interrupted, and prepare it for a load.
 
         Raises:
-            ContractError, ImpactIndexError: There is a complete index, or one that was begun differently.
+            ContractError: The index was begun with another encoder.
+            ImpactIndexError: There is a complete index, or an index that was begun with other settings.
         """
         if overwrite:
             self._delete()
@@ -122,7 +123,7 @@ class RemoteIndex:
     def refuse_complete(self, metadata: Metadata | None) -> None:
         """Raise ImpactIndexError if the metadata belong to a complete index."""
         if metadata is not None and metadata.complete:
-            raise ImpactIndexError(f"there is an index {self}: toks_indexer(overwrite=True) replaces it")
+            raise ImpactIndexError(f"there is an index {self}: use toks_indexer(overwrite=True) to replace it")
 
     def finish(self, metadata: Metadata, replicas: int) -> None:
         """Restore refreshes, set the number of replicas, and mark the index complete."""

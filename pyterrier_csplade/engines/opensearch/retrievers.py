@@ -136,9 +136,10 @@ class ClusterRetriever(_ClusterTransformer):
             in the order of the queries.
 
         Raises:
-            ContractError: The queries come from another encoder than the documents. DataError: A query cannot be searched, or a
-            qid is missing or appears twice. ImpactIndexError: There is no complete index, the cluster is not reached, or it
-            refused a query; the message names it.
+            ContractError: The queries come from another encoder than the documents.
+            DataError: A query cannot be searched, or a qid is missing or appears twice.
+            ImpactIndexError: There is no complete index, the cluster cannot be reached, or it refused a query; the message
+                names it.
         """
         pt.validate.query_frame(inp, extra_columns=[self._column], context=self)
         queries = inp.drop(columns=self._new_columns, errors="ignore").assign(qid=query_ids(inp))
@@ -243,7 +244,7 @@ class OpenSearchScorer(_ClusterTransformer):
         Raises:
             ContractError: A query comes from another encoder than the documents.
             DataError: A weight is negative or not finite, or a document is not in the index; the message names it.
-            ImpactIndexError: There is no complete index, the cluster is not reached, or it refused a query.
+            ImpactIndexError: There is no complete index, the cluster cannot be reached, or it refused a query.
         """
         pt.validate.columns(inp, includes=["qid", "query_toks", DOCNO], context=self)
         scores: dict[tuple[str, str], float] = {}
@@ -259,7 +260,7 @@ class OpenSearchScorer(_ClusterTransformer):
             scores |= {(search.qid, hit[DOCNO]): hit["score"] for hit in hits}
             missing = next((docno for docno in search.docnos if (search.qid, docno) not in scores), None)
             if missing is not None:
-                raise DataError(f"query {search.qid!r}: {self.index.remote} holds no document {missing!r}")
+                raise DataError(f"query {search.qid!r}: {self.index.remote} contains no document {missing!r}")
         return scores
 
     def _searches(self, frame: pd.DataFrame) -> Iterator[_Search]:

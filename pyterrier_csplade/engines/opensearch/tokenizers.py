@@ -27,7 +27,7 @@ def reading(tokenizer: str, *, split_special_tokens: bool) -> dict[str, Any]:
         (the sign of each byte) and ``special`` (names of special tokens).
 
     Raises:
-        ContractError: The tokenizer is of another kind; names the part.
+        ContractError: The tokenizer is of another kind; the message names the part that differs.
     """
     parts = json.loads(tokenizer)
     model = parts["model"]

@@ -67,7 +67,7 @@ class Postings:
         self.file = ArrayFile(path, memory=memory)
         metadata = self.file.metadata
         if metadata.get("postings_format") != FORMAT:
-            raise ImpactIndexError(f"{path} is of another format: remove it and open the index again, which builds it")
+            raise ImpactIndexError(f"{path} has another format: remove it and open the index again, which builds it")
         self.terms = StringTable(self.file, "terms")
         self.docnos = StringTable(self.file, "docnos")
         self.starts = self.file.array("starts", np.int64, len(self.terms) + 1)

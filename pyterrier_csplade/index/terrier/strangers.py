@@ -1,6 +1,6 @@
-"""Files of an index that Java would believe: names of classes that it makes objects of, and an object that it reads.
+"""Checks of the files of an index from which Java creates objects: one names classes, and one contains an object.
 
-A manifest does not help against the person who wrote it. Both files are therefore compared with what this package writes.
+A manifest does not protect against its author. Both files are therefore compared with what this package writes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _LINE = re.compile(r"([A-Za-z._-]+)=((?:[!-\[\]-~]|\\u[0-9a-f]{4})*)")
 
 
 def check_java_files(directory: Path) -> None:
-    """Check the files of an index from which Java would make objects.
+    """Check the files of an index from which Java would create objects.
 
     Args:
         directory: The directory of an index that :class:`ImpactIndex` has built.
 
     Raises:
-        ImpactIndexError: A file holds something that this package does not write; names it.
+        ImpactIndexError: A file contains something that this package does not write; the message names it.
     """
     try:
         _check_properties(directory / "data.properties")
@@ -49,8 +49,8 @@ def _check_properties(path: Path) -> None:
         known = value == expected[name] if name in expected else name in _OTHERS
         if not known:
             raise ImpactIndexError(
-                f"{path}, line {number}: {line[:80]!r} is nothing that ImpactIndex writes, and Java would obey it: build or "
-                "copy the index again"
+                f"{path}, line {number}: {line[:80]!r} is not written by ImpactIndex, but Java would act on it: build or copy "
+                "the index again"
             )
 
 
@@ -60,7 +60,7 @@ def _check_characters(directory: Path) -> None:
     if lexicon.stat().st_size % entry.itemsize:
         raise ImpactIndexError(f"{lexicon} is damaged: build or copy the index again")
     starts = np.fromfile(lexicon, entry)["text"][:, :4].copy()
-    # UTF-8 says in the first byte how many bytes a character has.
+    # In UTF-8, the first byte of a character determines its number of bytes.
     lengths = 1 + (starts[:, :1] >= [0xC0, 0xE0, 0xF0]).sum(axis=1)
     starts[np.arange(4) >= lengths[:, None]] = 0
     changes = np.flatnonzero((starts[1:] != starts[:-1]).any(axis=1)) + 1
@@ -72,6 +72,6 @@ def _check_characters(directory: Path) -> None:
         raise ImpactIndexError(f"{lexicon} is damaged: build or copy the index again") from error
     if path.read_bytes() != expected:
         raise ImpactIndexError(
-            f"{path} is not what ImpactIndex writes for this lexicon, and Java would make objects of it: build or copy the "
-            "index again"
+            f"{path} differs from what ImpactIndex writes for this lexicon, but Java would create objects from it: build or "
+            "copy the index again"
         )

@@ -23,13 +23,13 @@ _OF_OTHER_PHASES = ("lora", "quantization", "layers", "gradient_checkpointing", 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureValidation(Checked):
-    """Retrieval of pictures by their captions in the course of training.
+    """Validation by retrieval of pictures with their captions.
 
     Attributes:
-        data: Pairs, as for training; every caption searches all these pictures.
+        data: Pairs, as for training. Every caption searches all of their pictures.
         steps: Optimizer steps between two validations.
         measure: The measure that decides which checkpoint is the best.
-        patience: Validations without a better value after which the run stops; 0 never stops it.
+        patience: Number of validations without improvement after which the run stops; 0 never stops it.
     """
 
     data: str = field(metadata=NOT_BE_EMPTY)
@@ -42,41 +42,40 @@ class PictureValidation(Checked):
 class ImagesConfig(TrainingConfig):
     """The training of an image head for a frozen CSPLADE model, from pairs of a picture and its caption.
 
-    Defaults without a source are our choice (not measured). The settings of the other phases that change a language model
-    cannot be set.
+    Defaults without a source are our choice (not measured). Settings that change the language model cannot be set.
 
     Attributes:
         model: Directory or hub id of the CSPLADE model.
         learning_rate: Peak learning rate.
-        batch_size: Pairs of a step; the other captions and pictures of the batch are negatives.
+        batch_size: Number of pairs in a batch. The other captions and pictures of the batch are negatives.
         data: JSONL file (optionally gzip-compressed) of objects with ``caption`` and ``image``, a path relative to the file, or
             ``image_vec``, a list of numbers. For ``teacher: dense``, also ``teacher_caption`` and ``teacher_image``.
         features: "efficientnet-lite0", hub id or directory of an image encoder of transformers, or None if the rows have
             ``image_vec``.
-        cache: Directory in which the encoded pairs are kept: runs on the same pairs, and a resumed run, read them from there.
-            None encodes them in every run.
+        cache: Directory for the encoded pairs, from which a resumed run and other runs on the same pairs read them. None
+            encodes the pairs in every run.
         hidden: Hidden size of the MLP.
-        start: "ridge" solves the linear part by ridge regression of the captions' deviations from their mean vector, against
-            co-activation; "random" draws it.
+        start: "ridge" solves the linear part by ridge regression of the captions' deviations from their mean vector, which
+            counters co-activation. "random" draws it.
         ridge: Strength of the ridge, as a multiple of the number of pairs.
         infonce_weight: Weight of InfoNCE, the mean of both directions.
-        temperature: Divides the scores; None takes the contract's.
+        temperature: Divisor of the scores; None uses the temperature in the contract.
         distillation_weight: Weight of the cross-entropy with a teacher's softmax over the batch, in both directions.
-        teacher: "text": scores of the captions among each other, by the text model; "dense": cosines of a dense model's vectors
-            in the data.
-        teacher_temperature: Divides the teacher's scores.
+        teacher: "text" uses the text model's scores between captions. "dense" uses cosines of a dense model's vectors in the
+            data.
+        teacher_temperature: Divisor of the teacher's scores.
         control: Expansion control. "gate" rewards the terms of the caption that the picture already has (V-SPLADE, arXiv
             2605.30917); "bernoulli" restricts vectors to the caption's own words with a falling probability (arXiv 2402.17535).
         gate_weight: Weight of the gate's loss.
-        gate_sharpness: The gate's distribution is raised to the power 1 / this and normalised (V-SPLADE: 0.5).
+        gate_sharpness: The gate's distribution is raised to the power 1 / ``gate_sharpness`` and normalised (V-SPLADE: 0.5).
         gate_smoothing: Multiple of a picture's mean weight that is added to all its weights in the gate.
-        expansion: Schedule of "bernoulli".
-        expansion_level: "caption" draws once for a pair; "word" draws for every term that is no own word of the caption.
-        lambda_document: Weight of the FLOPS regulariser of the pictures.
-        target_nnz: Active terms of a picture to end with: a controller moves ``lambda_document``.
-        most_co_activation: Dimension co-activation above which the head is refused; None never refuses it.
-        most_deviation: Semantic deviation above which the head is refused; None never refuses it.
-        validation: Retrieval in the course of training; the saved head is then the best one.
+        expansion: Schedule of the probability, for "bernoulli".
+        expansion_level: "caption" draws once for each pair. "word" draws for each term that is not an own word of the caption.
+        lambda_document: Weight of the FLOPS regulariser of pictures.
+        target_nnz: Target of the active terms of a picture. A controller adjusts ``lambda_document``.
+        most_co_activation: Maximum dimension co-activation. A head above it is not saved; None sets no limit.
+        most_deviation: Maximum semantic deviation. A head above it is not saved; None sets no limit.
+        validation: Validation by retrieval. If set, the saved head is the best one.
     """
 
     data: str = field(metadata=NOT_BE_EMPTY)
@@ -116,4 +115,4 @@ class ImagesConfig(TrainingConfig):
                 ("gradient_accumulation_steps",),
             )
         if not self.infonce_weight + self.distillation_weight:
-            raise SettingError("infonce_weight and distillation_weight are both 0: nothing ranks", ("infonce_weight",))
+            raise SettingError("infonce_weight and distillation_weight are both 0: set one of them", ("infonce_weight",))

@@ -29,8 +29,8 @@ def distillation(scores: Tensor, teacher: Tensor, temperature: float, teacher_te
     Args:
         scores: Inner products, [captions, pictures].
         teacher: The teacher's scores, [captions, pictures].
-        temperature: Divides the scores.
-        teacher_temperature: Divides the teacher's scores.
+        temperature: Divisor of the scores.
+        teacher_temperature: Divisor of the teacher's scores.
     """
     forth, back = (
         cross_entropy(s / temperature, torch.softmax(t / teacher_temperature, dim=1))

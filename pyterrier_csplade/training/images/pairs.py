@@ -22,7 +22,7 @@ from pyterrier_csplade.vectors.checks import check_texts
 
 from .kept import as_arrays, as_matrices, kept
 
-# Pictures that features are computed of together; our choice (not measured).
+# Number of pictures in a batch of features; our choice (not measured).
 _BATCH = 32
 
 
@@ -35,7 +35,7 @@ class Pair:
         caption: The caption.
         picture: Path of the picture; None if there is a vector.
         vector: The image vector; None if there is a picture.
-        teacher: Vectors of caption and picture by a dense teacher; None without.
+        teacher: A dense teacher's vectors of the caption and the picture; None without a teacher.
     """
 
     where: str
@@ -47,15 +47,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Encoded pairs; row i of everything belongs to pair i.
+    """Encoded pairs. Row i of each array and matrix belongs to pair i.
 
     Attributes:
         vectors: Image vectors, float32 [pairs, inputs].
         queries: The text model's query vectors of the captions, [pairs, terms].
-        documents: Its document vectors of the captions.
-        own: Number of occurrences of the captions' own words, [pairs, terms].
-        same: Number of the caption; equal captions have equal ones, int64 [pairs].
-        teacher: Unit vectors of captions and of pictures by a dense teacher; None without.
+        documents: The text model's document vectors of the captions, [pairs, terms].
+        own: Number of occurrences of each own word of the captions, [pairs, terms].
+        same: Number of the caption, the same for equal captions, int64 [pairs].
+        teacher: A dense teacher's unit vectors of the captions and of the pictures; None without a teacher.
     """
 
     vectors: np.ndarray
@@ -77,14 +77,14 @@ def read_pairs(path: str, *, with_teacher: bool = False) -> list[Pair]:
         with_teacher: Whether every pair must have vectors of a dense teacher.
 
     Raises:
-        DataError: A line cannot be used, or there is none; names file and line.
+        DataError: A line cannot be used, or there are no lines; the message names file and line.
     """
     pairs = [_pair(row, f"{path}, line {number}", Path(path).parent, with_teacher) for number, row in read_jsonl(path)]
     if not pairs:
         raise DataError(f"{path} has no pairs")
     with_vectors = [pair.vector is not None for pair in pairs]
     if any(with_vectors) and not all(with_vectors):
-        raise DataError(f"{pairs[with_vectors.index(False)].where}: image_vec is missing, which other lines have")
+        raise DataError(f"{pairs[with_vectors.index(False)].where}: image_vec is missing, but other lines have it")
     for what in (lambda pair: pair.vector, lambda pair: pair.teacher and np.concatenate(pair.teacher)):
         _check_lengths(pairs, what)
     return pairs
@@ -100,7 +100,7 @@ def encode_pairs(pairs: list[Pair], model: CSPLADE, features: Features | None, c
         cache: Directory in which features and vectors of captions are kept; None keeps nothing.
 
     Raises:
-        DataError: A picture or a caption cannot be used; names file and line.
+        DataError: A picture or a caption cannot be used; the message names file and line.
     """
     numbers: dict[str, int] = {}
     teacher = None
@@ -137,12 +137,12 @@ def _image_vectors(pairs: list[Pair], features: Features | None, cache: str | No
     names = [pair.where for pair in pairs]
     if pairs[0].vector is not None:
         if features is not None:
-            raise DataError(f"{names[0]} has image_vec: leave the setting features out, or give pictures")
+            raise DataError(f"{names[0]} has image_vec: remove the setting features, or replace image_vec with image")
         vectors = np.stack([pair.vector for pair in pairs if pair.vector is not None])
         check_vectors(vectors, names)
         return vectors
     if features is None:
-        raise DataError(f"{names[0]} has a picture, but the setting features names nothing that reads it")
+        raise DataError(f"{names[0]} has a picture, but there is no setting features: name an image encoder")
     files = [
         str(pair.picture) if pair.picture is None or not pair.picture.is_file() else sha256(pair.picture) for pair in pairs
     ]
@@ -160,7 +160,7 @@ def _computed(pairs: list[Pair], features: Features) -> Iterator[np.ndarray]:
 def _pair(row: dict[str, Any], where: str, folder: Path, with_teacher: bool) -> Pair:
     caption, picture, vector = row.get("caption"), row.get("image"), row.get("image_vec")
     if not isinstance(caption, str) or not caption.strip():
-        raise DataError(f"{where}: caption must be a text that is not empty, found {caption!r:.60}")
+        raise DataError(f"{where}: caption must be a non-empty text, found {caption!r:.60}")
     check_texts([caption], [f"{where}: caption"])
     if (picture is None) == (vector is None):
         raise DataError(f"{where}: give image, the path of a picture, or image_vec, a list of numbers")
@@ -189,4 +189,4 @@ def _check_lengths(pairs: list[Pair], what: Any) -> None:
     lengths = [None if what(pair) is None else len(what(pair)) for pair in pairs]
     for pair, length in zip(pairs, lengths):
         if length != lengths[0]:
-            raise DataError(f"{pair.where}: a vector has {length} numbers, on the first line it has {lengths[0]}")
+            raise DataError(f"{pair.where}: a vector has {length} numbers, but the vector on the first line has {lengths[0]}")

@@ -41,12 +41,13 @@ def train_images(config: ImagesConfig, *, resume: bool = False) -> Path:
         resume: Resume from the last checkpoint in ``config.output``, if there is one.
 
     Returns:
-        The directory of the head, ``config.output``, which ``CSPLADE.image_encoder`` reads; also holds ``image_report.json``.
+        The directory of the head, ``config.output``, which ``CSPLADE.image_encoder`` reads; it also contains
+        ``image_report.json``.
 
     Raises:
-        ConfigError: ``config.output`` holds checkpoints of another run, or several processes were started.
+        ConfigError: ``config.output`` contains checkpoints of another run, or several processes were started.
         DataError: A pair cannot be used.
-        TrainingError: The loss is not finite, or co-activation or semantic deviation of the head are above their limits.
+        TrainingError: The loss is not finite, or the co-activation or the semantic deviation of the head is above its limit.
     """
     output = open_output(config, resume)
     arguments = training_arguments(config, pieces=1)

@@ -35,7 +35,7 @@ from .shape import ModelShape, model_shape, read_model_config
 def dry_run(config: TrainingConfig, *, gpu: str = "h100", gpus: int = 1, fsdp: bool = False, like: str | None = None) -> Plan:
     """Check a configuration and its data, and estimate the cost of the run, without weights and without an accelerator.
 
-    Of data files, the first rows are read. Datasets of ``irds:`` are not read, because reading may download them.
+    Only the first rows of data files are read. ``irds:`` datasets are not read, because reading may download them.
 
     Args:
         config: An ``AdaptationConfig`` or a ``ContrastiveConfig``.
