@@ -127,7 +127,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "distil": {"model": "model", "queries": "topics.tsv", "output": "new", "layers": [0], "steps": 4, "batch_size": 4},
         "vocabulary": {"model": "llama", "output": "new", "kind": "cut", "corpus": "corpus.jsonl", "measured_documents": 0},
         "adapt": {**run, "model": "llama", "corpus": "corpus.jsonl", "sequence_length": 16},
-        "train": {**run, "model": "llama", "data": "rows.jsonl", "negatives": 1},
+        # With more points of the curves, the run of a random model would count as collapsed.
+        "train": {**run, "model": "llama", "data": "rows.jsonl", "negatives": 1, "logging_steps": 5},
         "images": {**steps, "model": "model", "data": "pairs.jsonl", "hidden": 8, "most_co_activation": None},
     }
     for name, values in settings.items():
