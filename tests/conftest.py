@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -36,11 +37,8 @@ def pytest_collection_finish() -> None:
     """Exempt imported modules from garbage collection, which each training run starts: it took a third of a run."""
     gc.collect()
     gc.freeze()
-
-
-def pytest_sessionfinish() -> None:
-    """Let the interpreter free everything at its end, or libraries report leaks."""
-    gc.unfreeze()
+    # At its end, the interpreter frees everything, or libraries report leaks. pytest collects garbage before.
+    atexit.register(gc.unfreeze)
 
 
 @pytest.fixture(scope="session")
