@@ -100,7 +100,7 @@ def quantisation(model: Path, collections: Path, output: Path) -> None:
 
     def run(quantization: Any) -> Run:
         csplade = CSPLADE(model, dtype="bfloat16", quantization=quantization)
-        size = sum(tensor.nbytes for tensor in csplade.backbone.lm.state_dict().values())
+        size = sum(tensor.nbytes for tensor in csplade.backbone.model.state_dict().values())
         started = time.process_time()
         figures = ablation.score(csplade, *data)
         return {**figures, "MB": size / 1e6, "seconds": time.process_time() - started}

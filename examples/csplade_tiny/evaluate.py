@@ -94,4 +94,4 @@ def main(model: str, collections: Path, output: Path, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]).absolute(), sys.argv[4:])  # Terrier needs an absolute path
