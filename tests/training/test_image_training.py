@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,15 @@ def test_the_ridge_start_reaches_the_floor_and_survives_the_first_steps(tmp_path
         optimizer.step()
     trained = head_figures(network, held_out, 100)["RR@10"]
     assert 0.3 < floor < 1.05 * start and start < 1.05 * trained and float(size) == pytest.approx(1), (floor, start, trained)
+
+
+def test_a_teacher_that_is_almost_one_hot_warns(base: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"teacher_temperature 0\.001 .* almost one-hot .* standard deviation"):
+        train_images(config(base, tmp_path / "sharp", steps=1, teacher_temperature=0.001))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*one-hot")
+        train_images(config(base, tmp_path / "soft", steps=1, teacher_temperature=1000.0))
+        train_images(config(base, tmp_path / "unused", steps=1, teacher_temperature=0.001, distillation_weight=0.0))
 
 
 def test_encoded_pairs_are_kept(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,8 @@ class ImagesConfig(TrainingConfig):
         distillation_weight: Weight of the cross-entropy with a teacher's softmax over the batch, in both directions.
         teacher: "text" uses the text model's scores between captions. "dense" uses cosines of a dense model's vectors in the
             data.
-        teacher_temperature: Divisor of the teacher's scores.
+        teacher_temperature: Divisor of the teacher's scores. Scores of a text model often differ by tens, and need a value of
+            about their standard deviation. A run warns if the teacher's softmax is almost one-hot.
         control: Expansion control. "gate" rewards the terms of the caption that the picture already has (V-SPLADE, arXiv
             2605.30917); "bernoulli" restricts vectors to the caption's own words with a falling probability (arXiv 2402.17535).
         gate_weight: Weight of the gate's loss.

@@ -9,6 +9,7 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 from torch import Tensor, nn
 
+from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.images import measures
 from pyterrier_csplade.images.head import ImageHead, last_norm, picture_logits
 from pyterrier_csplade.model.backbone import Backbone
@@ -27,6 +28,8 @@ from .pairs import Pairs
 
 # Number of pictures in a batch of validation; our choice (not measured).
 _BATCH = 256
+# Mean of the largest probability of a teacher above which a run warns; our choice (not measured).
+_ONE_HOT = 0.99
 
 
 class HeadModel(nn.Module):
@@ -65,6 +68,8 @@ class ImageTrainer(ScheduledTrainer):
         self.expansion = None
         if config.control == "bernoulli":
             self.expansion = ExpansionControl(config.expansion, config.steps, config.seed)
+        if config.distillation_weight:
+            self._check_teacher()
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
         """Compute the loss of a batch of pairs, and record figures."""
@@ -112,6 +117,17 @@ class ImageTrainer(ScheduledTrainer):
             return own_terms_only(weights, own, drawn), own_terms_only(captions, own, drawn)
         draws = self.expansion.draw(weights.numel(), step, "image").view_as(weights).to(weights.device)
         return weights.masked_fill(draws & ~own, 0.0), captions.masked_fill(draws & ~own, 0.0)
+
+    def _check_teacher(self) -> None:
+        """Warn if the teacher's softmax is almost one-hot, so that distillation repeats InfoNCE."""
+        scores = self._teacher(np.arange(min(len(self.pairs), self.config.batch_size)))
+        share = float(torch.softmax(scores / self.config.teacher_temperature, dim=1).amax(dim=1).mean())
+        if share > _ONE_HOT:
+            warn(
+                f"teacher_temperature {self.config.teacher_temperature:g} makes the teacher's softmax almost one-hot (mean of "
+                f"the largest probability: {share:.3f}), so distillation adds little to InfoNCE. The scores have a standard "
+                f"deviation of {float(scores.std()):.3g}: try a teacher_temperature of this size"
+            )
 
     def _teacher(self, rows: np.ndarray) -> Tensor:
         if self.config.teacher == "text":
