@@ -43,6 +43,19 @@ def test_every_page_is_built(site: Path) -> None:
     assert 'class="problematic"' not in "".join(page.read_text(encoding="utf-8") for page in site.glob("*.html"))
 
 
+def test_notes_on_code_have_numbers(site: Path) -> None:
+    text = re.sub(r"<[^>]+>", "", (site / "tutorial.html").read_text(encoding="utf-8"))
+    assert [re.search(rf"(\w+)\W+# \({n}\)$", text, re.MULTILINE) is not None for n in (1, 2, 3)] == [True, True, False]
+    assert ":footnote:" not in text and re.search(r"^qid, tab, query\.\n+qid, 0, docno", text, re.MULTILINE)
+
+
+def test_tables_of_contents_are_allowed_by_the_theme() -> None:
+    """Furo prints an error in red above a table of contents without this class."""
+    pages = [page.read_text(encoding="utf-8") for page in (ROOT / "pyterrier_csplade" / "pt_docs").glob("*.rst")]
+    found = re.findall(r"^\.\. contents::.*\n((?: +:.*\n)*)", "".join(pages), re.MULTILINE)
+    assert found and all(":class: this-will-duplicate-information-and-it-is-still-useful-here" in options for options in found)
+
+
 @pytest.mark.parametrize("module", [pyterrier_csplade, collection, engines, opensearch, search, training])
 def test_every_public_name_is_documented(site: Path, module: Any) -> None:
     text = "".join((site / f"{page}.html").read_text(encoding="utf-8") for page in ("api", "engines"))
