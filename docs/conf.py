@@ -50,18 +50,24 @@ class Related(SphinxDirective):
 
 
 class FootnotedCode(CodeBlock):
-    """Code whose comments ``:footnote:`` are text in its own right."""
+    """Code whose comments ``:footnote:`` are numbered, with their texts below the code."""
 
     content: Any
 
     def run(self) -> list[Any]:
         """Return the code and its notes."""
-        lines = list(self.content)
-        found = re.findall(r"# *:footnote: *(.+)", "\n".join(lines))
-        notes = StringList("\n\n".join(found).splitlines(), source=self.env.docname)
-        self.content = StringList([re.sub(r"# *:footnote:.*", "", line) for line in lines], source=self.env.docname)
+        notes: list[str] = []
+
+        def number(comment: re.Match[str]) -> str:
+            notes.append(f"({len(notes) + 1}) {comment[1]}")
+            return f"# ({len(notes)})"
+
+        self.content = StringList(
+            [re.sub(r"# *:footnote: *(.+)", number, line) for line in self.content], source=self.env.docname
+        )
         container = nodes.container()
-        self.state.nested_parse(notes, self.content_offset, container)
+        lines = "\n\n".join(notes).splitlines()
+        self.state.nested_parse(StringList(lines, source=self.env.docname), self.content_offset, container)
         return [*super().run(), container]
 
 

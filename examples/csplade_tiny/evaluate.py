@@ -61,7 +61,7 @@ def evaluate(model: CSPLADE, name: str, folder: Path, split: str, output: Path) 
     whole, *capped = (model.query_encoder() >> index.retriever(num_results=1000) for index in impacts.values())
     systems = {"BM25": bm25, "DPH": dph, name: whole}
     systems |= {f"{name}, top {top}": system for top, system in zip(CAPS, capped)}
-    systems |= {f"RRF of BM25 and {name}": hybrid(bm25, whole)}
+    systems |= {f"{method} of BM25 and {name}": hybrid(bm25, whole, method=method) for method in ("rrf", "minmax")}
     table = pt.Experiment(systems, topics, qrels, MEASURES, baseline="BM25", correction="holm")
     queries = model.encode_queries(topics["query"].tolist())
     postings = pt.IndexFactory.of(str(impacts[None].path)).getCollectionStatistics().getNumberOfPointers()

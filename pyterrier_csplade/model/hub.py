@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -100,15 +99,9 @@ def is_gguf(name: str) -> bool:
 
 
 def source(name: str) -> tuple[str, dict[str, str]]:
-    """Return the positional and keyword arguments with which ``from_pretrained`` finds a model or a GGUF file.
-
-    Raises:
-        ContractError: The package that reads GGUF files is not installed.
-    """
+    """Return the positional and keyword arguments with which ``from_pretrained`` finds a model or a GGUF file."""
     if not is_gguf(name):
         return name, {}
-    if importlib.util.find_spec("gguf") is None:
-        raise ContractError(f'{name}: reading GGUF files needs the package gguf: pip install "pyterrier-csplade[gguf]"')
     return str(Path(name).parent), {"gguf_file": Path(name).name}
 
 

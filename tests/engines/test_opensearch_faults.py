@@ -136,7 +136,9 @@ def test_an_index_that_another_process_completed_meanwhile_is_kept(cluster: Fake
         OpenSearchIndex(cluster.client(), "docs").index(documents(2))
         yield from documents(9)
 
-    with pytest.raises(ImpactIndexError, match=r"there is an index 'docs' at .*use toks_indexer\(overwrite=True\) to replace it"):
+    with pytest.raises(
+        ImpactIndexError, match=r"there is an index 'docs' at .*use toks_indexer\(overwrite=True\) to replace it"
+    ):
         index.index(stream())
     assert impacts(cluster) == expected(2)
 

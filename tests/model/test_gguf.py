@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +60,3 @@ def test_a_file_that_is_missing_or_damaged(tmp_path: Path) -> None:
     (tmp_path / "torn.gguf").write_bytes(b"GGUF torn")
     with pytest.raises(ContractError, match=r"torn\.gguf"):
         CSPLADE(tmp_path / "torn.gguf").encode_docs(["a"])
-
-
-def test_the_package_that_reads_the_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "model.gguf").touch()
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "gguf" else find(name, *rest))
-    with pytest.raises(ContractError, match=r'pip install "pyterrier-csplade\[gguf\]"'):
-        CSPLADE(tmp_path / "model.gguf").encode_docs(["a"])

@@ -73,7 +73,9 @@ def test_ranx_measures_what_pyterrier_measures(tmp_path: Path, monkeypatch: pyte
     exec(recipe, {"qrels": QRELS})
     expected = pt.Experiment([run], TOPICS, QRELS, ["ndcg_cut_10", "recip_rank", "map"]).iloc[0]
     found: Any = ranx.evaluate(
-        ranx.Qrels.from_df(QRELS, q_id_col="qid", doc_id_col="docno", score_col="label"),
+        ranx.Qrels.from_df(
+            QRELS.astype({"qid": object, "docno": object}), q_id_col="qid", doc_id_col="docno", score_col="label"
+        ),
         ranx.Run.from_file(str(tmp_path / "csplade.run"), kind="trec"),
         ["ndcg@10", "mrr", "map"],
     )

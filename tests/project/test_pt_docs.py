@@ -130,7 +130,7 @@ def test_unpublished_values_are_marked_in_one_form() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_pages_are_valid_rst(page: Path) -> None:
+def test_pages_are_valid_rst(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Uses stand-ins for the directives of Sphinx and of PyTerrier's documentation."""
     docutils: Any = pytest.importorskip("docutils.core")
     nodes: Any = importlib.import_module("docutils.nodes")
@@ -146,6 +146,9 @@ def test_pages_are_valid_rst(page: Path) -> None:
                 self.state.nested_parse(self.content, self.content_offset, container)
             return [container]
 
+    # Sphinx, which a test starts in this process, must not find the stand-ins.
+    monkeypatch.setattr(rst.directives, "_directives", dict(rst.directives._directives))
+    monkeypatch.setattr(rst.roles, "_roles", dict(rst.roles._roles))
     for name in ("toctree", "how-to", "related", "autoclass", "autofunction", "autoexception", "autodata", "code-block"):
         rst.directives.register_directive(name, Nested)
     for name in ("class", "doc", "func", "meth", "ref"):

@@ -48,8 +48,13 @@ def run(base: Path, output: Path, settings: dict[str, Any]) -> None:
     setattr(CurvesTrainer, "end_step", end_step)  # noqa: B010
 
 
-if __name__ == "__main__":
+def main(base: str, output: str, *runs: str) -> None:
+    """Do all runs, one after the other."""
     torch.set_num_threads(1)
     gc.freeze()  # as in tests/conftest.py
-    for text in sys.argv[3:]:
-        run(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(text))
+    for text in runs:
+        run(Path(base), Path(output), json.loads(text))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -37,9 +37,9 @@ class Logging:
         return repr(Quantizer())
 
 
-def encode(csplade: CSPLADE, directory: Path) -> None:
+def encode(csplade: CSPLADE, directory: Path, shards: int = SHARDS) -> None:
     encoder = csplade.doc_encoder(top_k=12, quantizer=Logging(directory / "log"))  # type: ignore[arg-type]
-    EncodedCollection(directory / "c").encode(encoder, documents(SHARDS * SHARD_SIZE), shard_size=SHARD_SIZE)
+    EncodedCollection(directory / "c").encode(encoder, documents(shards * SHARD_SIZE), shard_size=SHARD_SIZE)
 
 
 def start(csplade: CSPLADE, directory: Path) -> int:
@@ -57,7 +57,7 @@ def start(csplade: CSPLADE, directory: Path) -> int:
 def main(directory: Path, kills: int, seed: int) -> int:
     torch.set_num_threads(1)
     csplade = CSPLADE((language_model(), tokenizer()))
-    encode(csplade, directory / "warm-up")
+    encode(csplade, directory / "warm-up", shards=2)
     begun = time.monotonic()
     encode(csplade, directory / "whole")
     seconds = (time.monotonic() - begun) / SHARDS

@@ -34,7 +34,7 @@ from pyterrier_csplade.model import Backbone
 from pyterrier_csplade.training import LoraSettings, ValidationSettings, adapt, train
 from support import models
 from support.paths import TESTS
-from support.processes import torchrun
+from support.processes import forked, torchrun
 from support.training_runs import adaptation_config, contrastive_config, log_of, make_base
 from support.validated_runs import VALIDATED, check_validated, validation
 
@@ -69,15 +69,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 PARTS: dict[str, Any] = {"gradient_accumulation_steps": 2}
 
 
-def run_in_two(base: Path, runs: list[dict[str, Any]]) -> Path:
-    done = torchrun(2, str(TESTS / "support" / "distributed_runs.py"), str(base), str(base / "two"), *map(json.dumps, runs))
-    assert done.returncode == 0, done.stderr[-3000:]
-    return base / "two"
-
-
 @pytest.fixture(scope="module")
 def two_processes(base: Path) -> Path:
-    """Runs of two processes; both kinds of batches, whole and in parts, for both phases and with 4 bits."""
+    """Runs of two processes, forks of one; both kinds of batches, whole and in parts, for both phases and with 4 bits."""
     runs = [
         {"name": "2x4", **SETTINGS},
         {"name": "stopped", "terminate_at": 2, "only": 1, "number": signal.SIGINT, **SETTINGS},
@@ -89,12 +83,14 @@ def two_processes(base: Path) -> Path:
         {"name": "validated", **SETTINGS, **VALIDATED, "validation": validation(base)},
         {"name": "qlora 2x2x2", "lora": LORA, **PARTS, **QLORA, **SETTINGS},
     ]
-    return run_in_two(base, runs)
+    done = forked(2, str(base), str(base / "two"), *map(json.dumps, runs))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return base / "two"
 
 
 @pytest.fixture(scope="module")
 def more_of_two_processes(base: Path) -> Path:
-    """The other kind of batches for each, and adaptation with adapters."""
+    """The other kind of batches for each, and adaptation with adapters, in processes that torchrun starts."""
     runs = [
         {"name": "2x2x2", **PARTS, **SETTINGS},
         {"name": "adapted 2x4", "phase": "adaptation", **ADAPTATION},
@@ -103,7 +99,9 @@ def more_of_two_processes(base: Path) -> Path:
         {"name": "qlora 2x4", "lora": LORA, **QLORA, **SETTINGS},
         {"name": "adapted qlora", "phase": "adaptation", "lora": LORA, **QLORA, **ADAPTATION},
     ]
-    return run_in_two(base, runs)
+    done = torchrun(2, str(TESTS / "support" / "distributed_runs.py"), str(base), str(base / "more"), *map(json.dumps, runs))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return base / "more"
 
 
 def check_equal(first: Path, second: Path) -> None:
