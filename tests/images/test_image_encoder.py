@@ -20,7 +20,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from inside.images import SETTINGS_FILE, WEIGHTS_FILE, encoder, features, last_norm
+from inside.images import SETTINGS_FILE, WEIGHTS_FILE, encoder, last_norm
 from pyterrier_csplade import CSPLADE, ContractError, ImpactIndex, MergeToks, Quantizer
 from pyterrier_csplade._errors import DataError
 from pyterrier_csplade.images import SavedHead, TransformersFeatures
@@ -28,15 +28,6 @@ from support.pictures import colours, drawn, random_head, saved_model
 
 VECTORS = [np.random.default_rng(seed).normal(size=6).astype(np.float32) for seed in range(5)]
 RECORDS = [{"docno": f"p{n}", "image_vec": vector} for n, vector in enumerate(VECTORS)]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    path = tmp_path_factory.mktemp("pictures")
-    csplade = saved_model(path / "model")
-    given = features.GivenFeatures(colours)
-    random_head(csplade, path / "seeing", features=(given.identity, encoder.probe(given)))
-    return csplade, random_head(csplade, path / "head"), path
 
 
 def reference(csplade: CSPLADE, head: Path, vector: np.ndarray) -> np.ndarray:

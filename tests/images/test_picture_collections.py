@@ -15,7 +15,6 @@ import pytest
 from ir_measures import RR
 from PIL import Image
 
-from inside.images import encoder, features
 from pyterrier_csplade import (
     CSPLADE,
     CollectionError,
@@ -29,20 +28,11 @@ from pyterrier_csplade import (
 from pyterrier_csplade.images import show_pictures
 from support.fake_opensearch import FakeCluster
 from support.opensearch_documents import impacts
-from support.pictures import colours, drawn, random_head, saved_model
+from support.pictures import colours, drawn, saved_model
 
 VECTORS = [np.random.default_rng(seed).normal(size=6).astype(np.float32) for seed in range(7)]
 RECORDS = [{"docno": f"p{n}", "image_vec": vector} for n, vector in enumerate(VECTORS)]
 TEXTS = [{"docno": "t1", "text": "An inverted index."}, {"docno": "t2", "text": "dogs and cats"}]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    path = tmp_path_factory.mktemp("pictures")
-    csplade = saved_model(path / "model")
-    given = features.GivenFeatures(colours)
-    random_head(csplade, path / "seeing", features=(given.identity, encoder.probe(given)))
-    return csplade, random_head(csplade, path / "head"), path
 
 
 def figures(path: Path, count: int = 7) -> list[dict[str, Any]]:
