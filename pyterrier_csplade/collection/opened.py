@@ -84,9 +84,10 @@ class OpenCollection:
 
 
 def _identity(path: Path) -> tuple[int, int, int, int] | None:
+    """Return what identifies a file, or None if there is none, also because a damaged manifest has an impossible name."""
     try:
         status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
+    except (OSError, ValueError):
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 

@@ -90,7 +90,8 @@ def assemble(directory: Path) -> Path:
     files = [
         path for path in sorted(directory.iterdir()) if path.is_file() and path.name in (*_COPIED, ROWS_FILE, WEIGHTS_FILE)
     ]
-    key = hashlib.sha256(f"{layers} {_digest_of(base)}".encode())
+    with own_errors(f"{directory}: its base model {base} cannot be read: put it back, or correct {ASSEMBLY_FILE}"):
+        key = hashlib.sha256(f"{layers} {_digest_of(base)}".encode())
     for path in files:
         key.update(f"{path.name} {sha256(path)}".encode())
     return cached(f"{directory.name}-{key.hexdigest()[:16]}", partial(_assemble, directory, base, layers))

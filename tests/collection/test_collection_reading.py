@@ -95,6 +95,8 @@ def test_a_damaged_plan_is_not_resumed_from(csplade: CSPLADE, large: Path) -> No
         (lambda m: m.pop("empty"), r"manifest.json is damaged \(its number of empty is"),
         (lambda m: m["files"].pop("shard-000003.safetensors"), r"manifest.json is damaged \(a shard is missing\)"),
         (lambda m: m["files"].update(x=3), r"manifest.json is damaged"),
+        (lambda m: m["files"].update({"x" * 5000: m["files"].pop("terms.json")}), "c is damaged: x{5000} cannot be read"),
+        (lambda m: m["files"].update({"a\0b": m["files"].pop("terms.json")}), "c is damaged: a\0b is missing"),
     ],
 )
 def test_a_manifest_with_other_values(large: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:

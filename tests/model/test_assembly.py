@@ -182,6 +182,7 @@ def test_stored_files_that_do_not_fit(base: Path, tmp_path: Path) -> None:
     for content, message in (
         ('{"format": 2}', "newer format"),
         ('{"format": 1, "base": 3}', "must have a base and its layers"),
+        ('{"format": 1, "base": "/moved/base"}', "small: its base model /moved/base cannot be read: put it back, or correct"),
     ):
         (small / "assembly.json").write_text(content)
         with pytest.raises(ContractError, match=message):
