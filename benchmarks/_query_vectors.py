@@ -1,4 +1,4 @@
-"""Vectors of csplade-tiny for benchmarks/query_table.py, encoded once and kept on disk, piece by piece."""
+"""Vectors of a model for benchmarks/query_table.py, encoded once and kept on disk, piece by piece."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SUGGESTING = 1000
 
 
 class Encoded:
-    """A collection with csplade-tiny's vectors of its documents and queries.
+    """A collection with a model's vectors of its documents and queries.
 
     Attributes:
         name: Name of the collection's folder.
-        model: csplade-tiny.
+        model: The model.
     """
 
     def __init__(self, folder: Path, cache: Path, model: CSPLADE, documents: int | None = None) -> None:
@@ -34,7 +34,7 @@ class Encoded:
         Args:
             folder: Its folder.
             cache: Directory in which vectors are kept.
-            model: csplade-tiny.
+            model: The model.
             documents: Number of first documents to use, with the test queries whose judged documents are all among them; None
                 uses all documents.
         """

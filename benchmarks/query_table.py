@@ -1,12 +1,13 @@
 """Query tables against the full query encoder: effectiveness, cost of search, size, and time of a query.
 
 Usage: python benchmarks/query_table.py COLLECTIONS CACHE [--names medquad openstax covidqa cranfield] [--train medquad]
-       [--timed 200] [--only-encode] [--only-times] [--sample N] [--documents N] [--distil STEPS] [--shallow STEPS]
+       [--model csplade-tiny] [--timed 200] [--only-encode] [--only-times] [--sample N] [--documents N] [--distil STEPS]
+       [--shallow STEPS]
 
 COLLECTIONS contains a folder for each name with ``docs.jsonl.gz``, ``topics.tsv`` and ``qrels.txt``; the folders of --train
-also contain ``topics.train.tsv``. csplade-tiny encodes documents and queries once. The vectors are kept in CACHE, piece by
-piece, so that an interrupted run resumes. CACHE also contains ``query_table.json`` with all figures; a run with some
-collections keeps the figures of the others.
+also contain ``topics.train.tsv``. The model encodes documents and queries once. The vectors are kept in CACHE, piece by
+piece, so that an interrupted run resumes: use a CACHE for each model. CACHE also contains ``query_table.json`` with all
+figures; a run with some collections keeps the figures of the others.
 
 Tables are filled from the training queries of a collection. For a collection without training queries, they are filled from the
 training queries of --train, and from titles and first sentences of its own documents. Search is exact. FLOPs is the expected
@@ -56,9 +57,6 @@ MEASURES = [nDCG @ 10, R @ 100]
 ENTRIES = (1, 2, 4, 8, 16)
 #: Number of documents that the first step passes to the second.
 DEPTHS = (20, 100)
-#: Layers to keep of csplade-tiny, which has three layers.
-SHALLOW = ([0], [0, 2])
-
 _COLD = """
 import sys, time
 from pathlib import Path
@@ -191,7 +189,8 @@ def fewer_layers(collection: Encoded, train: Encoded, output: Path, steps: int) 
     """Measure query encoders of fewer layers: as an early exit, and distilled on another collection's queries."""
     search, model, found = Search(collection), collection.model, []
     texts = collection.topics("test")["query"].tolist()
-    for layers in SHALLOW:
+    last = model.backbone.model.config.num_hidden_layers - 1
+    for layers in ([0], [0, last]):
         name = f"layers {layers}"
         systems = [(f"{name}, early exit", model.shallow(layers))]
         if steps:
@@ -200,7 +199,7 @@ def fewer_layers(collection: Encoded, train: Encoded, output: Path, steps: int) 
                 topics = output / f"{train.name}.tsv"
                 train.topics("train").to_csv(topics, sep="\t", header=False, index=False)
                 config = DistilQueryConfig(
-                    model="csplade-tiny", layers=layers, queries=str(topics), output=str(directory), steps=steps
+                    model=str(model.model), layers=layers, queries=str(topics), output=str(directory), steps=steps
                 )
                 distil_query(config)
             systems.append((f"{name}, {steps:,} steps on queries of {train.name}", CSPLADE(directory)))
@@ -244,7 +243,7 @@ def warm(model: CSPLADE, table: TableEncoder, texts: list[str]) -> dict[str, flo
     return {name: round(statistics.median(times) * 1000, 3) for name, times in taken.items()}
 
 
-def cold(directory: Path, text: str) -> dict[str, float]:
+def cold(model: str, directory: Path, text: str) -> dict[str, float]:
     """Return the processor time in seconds of a process that encodes one query, and of processes that only import libraries."""
     codes = {
         "NumPy and SciPy alone": ("import numpy, scipy.sparse", "None"),
@@ -258,7 +257,7 @@ def cold(directory: Path, text: str) -> dict[str, float]:
             f"table.encode([{text!r}])",
         ),
         "full encoder": (
-            "from pyterrier_csplade import CSPLADE\nmodel = CSPLADE.tiny()",
+            f"from pyterrier_csplade import CSPLADE\nmodel = CSPLADE({model!r})",
             f"model.encode_queries([{text!r}])",
         ),
     }
@@ -283,6 +282,7 @@ def main() -> None:
     parser.add_argument("cache", type=Path)
     parser.add_argument("--names", nargs="+", default=["medquad", "openstax", "covidqa", "cranfield"])
     parser.add_argument("--train", nargs="+", default=["medquad"])
+    parser.add_argument("--model", default="csplade-tiny")
     parser.add_argument("--timed", type=int, default=200)
     parser.add_argument("--only-encode", action="store_true")
     parser.add_argument("--only-times", action="store_true", help="measure times only, with tables of an earlier run")
@@ -291,7 +291,7 @@ def main() -> None:
     parser.add_argument("--distil", type=int, default=0, help="steps of a table from the input embeddings; none by default")
     parser.add_argument("--shallow", type=int, default=0, help="steps of query encoders of fewer layers")
     args = parser.parse_args()
-    model = CSPLADE.tiny()
+    model = CSPLADE(args.model)
     collections = {
         name: Encoded(args.collections / name, args.cache, model, args.documents) for name in {*args.names, *args.train}
     }
@@ -318,7 +318,7 @@ def main() -> None:
     directory = args.cache / "tables" / f"queries of {args.train[0]}" / "ridge-4"
     texts = collections[args.names[0]].topics("test")["query"].tolist()[: args.timed]
     kept["warm ms"] = warm(model, TableEncoder.load(directory), texts)
-    kept["cold s"] = cold(directory, texts[0])
+    kept["cold s"] = cold(str(model.model), directory, texts[0])
     kept["peak MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000
     print(json.dumps({name: value for name, value in kept.items() if name != "rows"}))
     results.write_text(json.dumps(kept, indent=1) + "\n")
