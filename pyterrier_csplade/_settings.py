@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, ClassVar
 
@@ -70,6 +70,22 @@ class Settings:
 
     def __repr__(self) -> str:
         return f"{self._maker()}({', '.join(self._changed())})"
+
+
+class Checked:
+    """An attribute that checks and converts its values, in the constructor and in ``set_parameter``."""
+
+    def __init__(self, check: Callable[[Any], Any]) -> None:
+        self._check = check
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else instance.__dict__[self._name]
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        instance.__dict__[self._name] = self._check(value)
 
 
 def as_name(text: str) -> str:

@@ -13,7 +13,7 @@ import pyterrier as pt
 
 from ._errors import DataError
 from ._settings import Settings
-from .vectors.checks import check_one_of, check_positive, query_ids, text_qids
+from .vectors.checks import check_names, check_one_of, check_positive, query_ids, text_qids
 
 #: How the scores of a system are normalised for each query.
 Method: TypeAlias = Literal["rrf", "minmax", "zscore"]
@@ -111,8 +111,9 @@ class Hybrid(Settings, pt.Transformer):
         """
         weights = self._check()
         pt.validate.columns(inp, includes=["qid"], context=self)
+        check_names(inp.columns)
         inp = inp.assign(qid=text_qids(inp) if "docno" in inp.columns else query_ids(inp))
-        query_columns = [column for column in inp.columns if column in pt.model.query_columns(inp)]
+        query_columns = _query_columns(inp)
         queries = inp[query_columns].drop_duplicates("qid").reset_index(drop=True)
         rankings = [_checked(system(inp), system, set(queries["qid"])) for system in self.systems]
         parts = [results.assign(part=weight * _NORMALISED[self.method](results)) for results, weight in zip(rankings, weights)]
@@ -152,7 +153,14 @@ class Hybrid(Settings, pt.Transformer):
         return self._named(*map(str, self.systems), *super()._changed())
 
 
-def _checked(results: pd.DataFrame, system: pt.Transformer, qids: set[str]) -> pd.DataFrame:
+def _query_columns(frame: pd.DataFrame) -> list[Any]:
+    """Return the columns of queries. PyTerrier recognises them by their names, which must be text."""
+    named = frame[[column for column in frame.columns if isinstance(column, str)]]
+    found = pt.model.query_columns(named)
+    return [column for column in named.columns if column in found]
+
+
+def _checked(results: Any, system: pt.Transformer, qids: set[str]) -> pd.DataFrame:
     """Return results with scores as numbers, and with qids and docnos as text.
 
     Args:
@@ -160,6 +168,9 @@ def _checked(results: pd.DataFrame, system: pt.Transformer, qids: set[str]) -> p
         system: The system, for messages.
         qids: The qids of the queries that it was given.
     """
+    if not isinstance(results, pd.DataFrame):
+        raise DataError(f"{system} returns {type(results).__name__}, not a frame: it must rank documents")
+    check_names(results.columns)
     for column in ("qid", "docno", "score"):
         if column not in results.columns:
             raise DataError(
@@ -179,7 +190,10 @@ def _checked(results: pd.DataFrame, system: pt.Transformer, qids: set[str]) -> p
         raise DataError(
             f"{system} returns the document {docno!r} twice for the query {qid!r}: put pt.text.max_passage() after it"
         )
-    scores = results["score"].to_numpy(dtype=np.float64)
+    try:
+        scores = results["score"].to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{system} returns scores that are not numbers ({error})") from error
     if not np.isfinite(scores).all():
         qid, docno = results.loc[~np.isfinite(scores), ["qid", "docno"]].iloc[0]
         raise DataError(f"{system} returns a score that is not finite for the query {qid!r}, document {docno!r}")
@@ -236,5 +250,5 @@ def _ranked(results: pd.DataFrame, qids: Sequence[Any], num_results: int) -> pd.
 
 
 def _document_columns(results: pd.DataFrame, query_columns: Sequence[str]) -> pd.DataFrame:
-    excluded = {*query_columns, *pt.model.query_columns(results), *_SYSTEM_COLUMNS}
+    excluded = {*query_columns, *_query_columns(results), *_SYSTEM_COLUMNS}
     return results[["qid", *(column for column in results.columns if column not in excluded)]]

@@ -36,6 +36,13 @@ weight = _number(float, 0, sys.float_info.max, "a finite number of at least 0")
 share = _number(float, 0, 1, "a number from 0 to 1")
 
 
+def given_path(text: str) -> Path:
+    """Read a path; an empty one would be the current directory."""
+    if not text:
+        raise ArgumentTypeError("must be a path, found ''")
+    return Path(text)
+
+
 def new_path(text: str) -> Path:
     """Read the path of a file or directory that a command makes, which ends in a name."""
     if Path(text).name in ("", ".."):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from .arguments import Say, examples
+from .arguments import Say, examples, given_path
 
 
 def add_command(commands: Any, say: Say) -> None:
@@ -16,7 +15,7 @@ def add_command(commands: Any, say: Say) -> None:
         help="train a query encoder with some layers of a model, for documents that the whole model encoded",
         **examples("distil-query shallow.yaml --dry-run", "distil-query shallow.yaml"),
     )
-    distil.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings")
+    distil.add_argument("config", type=given_path, metavar="CONFIG", help="YAML or JSON file with the settings")
     distil.add_argument(
         "--dry-run", action="store_true", help="check the settings and count the queries, without loading weights"
     )

@@ -6,12 +6,11 @@ import argparse
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_csplade._errors import CollectionError
 
-from .arguments import Say, count, examples, share, weight
+from .arguments import Say, count, examples, given_path, share, weight
 from .models import add_model_options, from_launcher, named_model
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def add_commands(commands: Any, say: Say) -> None:
         metavar="DATASET",
         help="ir_datasets id, PyTerrier dataset, or file or directory: .jsonl, .tsv, .csv, .parquet or TREC",
     )
-    encode.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory of the encoded collection")
+    encode.add_argument("--output", required=True, type=given_path, metavar="DIR", help="directory of the encoded collection")
     encode.add_argument("--estimate", action="store_true", help="encode a sample only, and estimate time and disk space")
     encode.add_argument("--fields", nargs="+", default=["text"], metavar="F", help="fields that form the text; default: text")
     encode.add_argument("--top-k", type=count, metavar="K", help="keep the K heaviest terms of a document")
@@ -51,7 +50,7 @@ def add_commands(commands: Any, say: Say) -> None:
         help="check every file and vector of an encoded collection",
         **examples("verify docs.vectors", "verify docs.vectors && echo intact"),
     )
-    verify.add_argument("directory", type=Path, metavar="DIR")
+    verify.add_argument("directory", type=given_path, metavar="DIR")
     verify.set_defaults(run=lambda arguments: _verify(arguments, say))
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from pyterrier_csplade._errors import CspladeError
 
-from .arguments import Say, examples
+from .arguments import Say, examples, given_path
 from .models import SHIPPED, add_model_options, named_model
 
 _FORMATS = ("anserini", "ciff", "lsr-benchmark", "sentence-transformers")
@@ -30,7 +29,9 @@ def add_command(commands: Any, say: Say) -> None:
     export.add_argument(
         "source", metavar="SOURCE", help="encoded collection, index, or documents with toks or vector; or a model"
     )
-    export.add_argument("--output", required=True, type=Path, metavar="PATH", help="file or directory to write; must not exist")
+    export.add_argument(
+        "--output", required=True, type=given_path, metavar="PATH", help="file or directory to write; must not exist"
+    )
     export.add_argument("--topics", metavar="T", help="queries as for search; only for lsr-benchmark")
     export.add_argument("--split", metavar="S", help="split of a directory, or variant of a dataset's topics")
     export.add_argument("--field", metavar="F", help="field of the query text; default: query, text or title")

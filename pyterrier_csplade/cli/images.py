@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from .arguments import Say, examples, refuse_problems
+from .arguments import Say, examples, given_path, refuse_problems
 
 
 def add_command(commands: Any, say: Say) -> None:
@@ -16,7 +15,7 @@ def add_command(commands: Any, say: Say) -> None:
         help="train an image head, which encodes pictures for the index of a text model",
         **examples("train-images images.yaml --dry-run", "train-images images.yaml --resume"),
     )
-    images.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings of the run")
+    images.add_argument("config", type=given_path, metavar="CONFIG", help="YAML or JSON file with the settings of the run")
     images.add_argument("--resume", action="store_true", help="resume from the last checkpoint of the run")
     images.add_argument(
         "--dry-run", action="store_true", help="check configuration and data, and estimate the time, without training"

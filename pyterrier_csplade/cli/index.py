@@ -70,6 +70,9 @@ def _index(arguments: argparse.Namespace, say: Say) -> None:
         source = open_source(arguments.source)
         field = source.vector_field()
         if field is None:
+            index.toks_indexer(meta=arguments.meta)  # checks the names before documents are encoded
+            for name in arguments.meta:
+                next(iter(_values(source, name)), None)
             start()  # reports missing Java before the documents are encoded
             collection = _encode(source, arguments, say)
             _from_collection(index, collection, arguments, {name: _values(source, name) for name in arguments.meta}, None)

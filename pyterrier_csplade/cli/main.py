@@ -17,7 +17,7 @@ from pyterrier_csplade._errors import CspladeError, TrainingInterruptedError
 from pyterrier_csplade._version import __version__
 
 from . import distil_query, encode, exports, fetch, images, index, mine, search, table, vocabulary
-from .arguments import count, examples, refuse_problems
+from .arguments import count, examples, given_path, refuse_problems
 
 if TYPE_CHECKING:
     from pyterrier_csplade.training.config import TrainingConfig
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         help="compare CSPLADE with BM25 on the documentation of this Python",
         **examples("demo", "demo --output elsewhere"),
     )
-    demo.add_argument("--output", type=Path, default=Path("csplade-demo"), metavar="DIR", help="default: %(default)s")
+    demo.add_argument("--output", type=given_path, default=Path("csplade-demo"), metavar="DIR", help="default: %(default)s")
     demo.set_defaults(run=_demo, again="run the same command again")
 
     for name, run, text in (
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         ("train", _train, "train a CSPLADE model: the contrastive phase"),
     ):
         phase = commands.add_parser(name, help=text, **examples(f"{name} run.yaml --dry-run", f"{name} run.yaml --resume"))
-        phase.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings of the run")
+        phase.add_argument("config", type=given_path, metavar="CONFIG", help="YAML or JSON file with the settings of the run")
         phase.add_argument("--resume", action="store_true", help="resume from the last checkpoint of the run")
         _add_dry_run(phase)
         phase.set_defaults(run=run, again="run the same command with --resume")
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         help="plot the training curves of a run",
         **examples("plot runs/csplade", "plot runs/csplade && ls runs/csplade"),
     )
-    plot.add_argument("run_directory", type=Path, metavar="RUN", help="output directory of the run")
+    plot.add_argument("run_directory", type=given_path, metavar="RUN", help="output directory of the run")
     plot.set_defaults(run=_plot)
 
     encode.add_commands(commands, _say)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyterrier_csplade._errors import CspladeError
 
-from .arguments import Say, count, examples, new_path
-from .models import add_model_options, named_model
+from .arguments import Say, count, examples, given_path, new_path
+from .models import add_model_options, named_query_side, query_encoder
 
 if TYPE_CHECKING:
     import pyterrier as pt
@@ -37,7 +37,7 @@ def add_command(commands: Any, say: Say) -> None:
     mine.add_argument("--fields", nargs="+", default=["text"], metavar="F", help="fields that form the text; default: text")
     results = mine.add_mutually_exclusive_group(required=True)
     results.add_argument("--run", dest="results", metavar="RUN", help="TREC run whose documents become negatives")
-    results.add_argument("--index", type=Path, metavar="DIR", help="index to search with --model")
+    results.add_argument("--index", type=given_path, metavar="DIR", help="index to search with --model")
     mine.add_argument("--teacher", metavar="RUN", help="TREC run with scores to distil")
     mine.add_argument("--output", required=True, type=new_path, metavar="FILE", help=".jsonl or .jsonl.gz")
     mine.add_argument(
@@ -80,4 +80,4 @@ def _pipeline(arguments: argparse.Namespace) -> pt.Transformer:
 
     index = ImpactIndex(arguments.index)
     index.open()
-    return named_model(arguments).query_encoder() >> index.retriever(algorithm="exhaustive", num_results=arguments.depth)
+    return query_encoder(named_query_side(arguments)) >> index.retriever(algorithm="exhaustive", num_results=arguments.depth)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyterrier_csplade._errors import CspladeError, DataError
 
-from .arguments import Say, count, examples, new_path
+from .arguments import Say, count, examples, given_path, new_path
 from .given import encoded_topics
 from .models import add_model_options, named_query_side, query_encoder
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 # Default number of results in a table and in a run; our choice (not measured). PyTerrier uses 1,000 for runs.
 _SHOWN, _RUN = 10, 1000
+# Compressions that pandas would choose by the name of a run, but that PyTerrier does not read, and PyTerrier's lz4, which needs
+# another package.
+_UNREADABLE = (".zst", ".xz", ".zip", ".tar", ".lz4")
 
 
 def add_command(commands: Any, say: Say) -> None:
@@ -32,7 +35,7 @@ def add_command(commands: Any, say: Say) -> None:
         "explains each score.",
         **examples("search docs.csplade 'inverted index'", "search docs.csplade --topics topics.tsv --output csplade.run"),
     )
-    search.add_argument("index", type=Path, metavar="INDEX", help="directory of the index")
+    search.add_argument("index", type=given_path, metavar="INDEX", help="directory of the index")
     search.add_argument("query", nargs="?", metavar="QUERY", help="one query")
     search.add_argument(
         "--topics",
@@ -79,6 +82,7 @@ def _write_run(index: ImpactIndex, arguments: argparse.Namespace) -> str:
     from pyterrier_csplade.data.outputs import check_output
 
     _check_tag(arguments.tag)
+    _check_compression(arguments.output)
     check_output(arguments.output, "a run", lambda line: len(line.split()) == 6)
     topics = encoded_topics(arguments)
     retriever = index.retriever(algorithm=arguments.algorithm, num_results=arguments.num_results or _RUN, verbose=True)
@@ -94,15 +98,21 @@ def _check_tag(tag: str) -> None:
         raise DataError(f"--tag must be one word, found {tag!r}")
 
 
+def _check_compression(path: Path) -> None:
+    suffix = ".tar" if ".tar" in path.suffixes[-2:] else path.suffix
+    if suffix in _UNREADABLE:
+        raise DataError(f"a run can be compressed as .gz or .bz2, not as {suffix}: name another file")
+
+
 def _write(results: pd.DataFrame, path: Path, tag: str) -> None:
     import pyterrier as pt
 
     from pyterrier_csplade.storage.files import replacing
 
     for column in ("qid", "docno"):
-        if (spaced := results[column].str.contains(r"\s")).any():
+        if (bad := results[column].str.contains(r"\s|^$")).any():
             raise DataError(
-                f"{column} {results.loc[spaced, column].iloc[0]!r} has white space, which a TREC run cannot contain"
+                f"{column} {results.loc[bad, column].iloc[0]!r} is empty or has white space, which a TREC run cannot represent"
             )
     # A random name, so that no link that somebody else has created is followed. It keeps the extension, by which PyTerrier
     # chooses a compression.

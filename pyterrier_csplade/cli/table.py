@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .arguments import Say, examples
+from .arguments import Say, examples, given_path
 
 
 def add_command(commands: Any, say: Say) -> None:
@@ -16,7 +16,7 @@ def add_command(commands: Any, say: Say) -> None:
         help="make a query table, which encodes queries without a language model",
         **examples("table table.yaml --dry-run", "table table.yaml"),
     )
-    table.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings of the table")
+    table.add_argument("config", type=given_path, metavar="CONFIG", help="YAML or JSON file with the settings of the table")
     table.add_argument(
         "--dry-run", action="store_true", help="check the settings and count the queries, without loading weights"
     )

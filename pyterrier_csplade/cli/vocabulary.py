@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from .arguments import Say, examples
+from .arguments import Say, examples, given_path
 
 
 def add_command(commands: Any, say: Say) -> None:
@@ -16,7 +15,9 @@ def add_command(commands: Any, say: Say) -> None:
         help="adapt the vocabulary of a language model to a corpus, before the command adapt",
         **examples("vocabulary vocabulary.yaml", "vocabulary vocabulary.yaml && pyterrier-csplade adapt adapt.yaml"),
     )
-    vocabulary.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file with the settings of the stage")
+    vocabulary.add_argument(
+        "config", type=given_path, metavar="CONFIG", help="YAML or JSON file with the settings of the stage"
+    )
     vocabulary.set_defaults(
         run=lambda arguments: _vocabulary(arguments, say), again="nothing was written: run the same command again"
     )

@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import ContractError, DataError
 from pyterrier_csplade._settings import Settings
+from pyterrier_csplade.vectors.checks import check_names
 from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.impacts import ImpactVector, to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
@@ -180,6 +181,7 @@ class EncodedCollection(Settings, pt.Artifact, pt.Transformer):
         """
         inputs = self.transform_inputs()
         pt.validate.columns(inp, includes=next((i for i in inputs if {*i} <= {*inp.columns}), inputs[0]), context=self)
+        check_names(inp.columns)
         toks = self._toks(inp) if len(inp) else []
         return inp.assign(toks=pd.Series(toks, index=inp.index, dtype=object))
 

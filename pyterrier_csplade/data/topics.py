@@ -49,7 +49,7 @@ def read_topics(name: str, *, split: str | None = None, field: str | None = None
     Raises:
         DataError: There are no queries of this name, a query has no identifier or text, or a qid appears twice.
     """
-    path = Path(name)
+    path = _path(name, "queries")
     if (file := _file_in(path, "topics", split)) is not None:
         path = file
     if path.is_dir():
@@ -79,7 +79,7 @@ def read_qrels(name: str, *, split: str | None = None) -> pd.DataFrame:
     Raises:
         DataError: There are no judgements of this name, or a line cannot be read.
     """
-    path = Path(name)
+    path = _path(name, "judgements")
     if (file := _file_in(path, "qrels", split)) is not None:
         path = file
     if path.is_dir():
@@ -90,6 +90,12 @@ def read_qrels(name: str, *, split: str | None = None) -> pd.DataFrame:
             raise DataError(f"{name} contains no judgements")
         return found
     return _from_dataset(name, split, "qrels")[["qid", "docno", "label"]].astype({"qid": str, "docno": str})
+
+
+def _path(name: str, what: str) -> Path:
+    if not name:  # as a path, the current directory
+        raise DataError(f"the name of the {what} is empty: give a path, or the name of a dataset")
+    return Path(name)
 
 
 def _file_in(directory: Path, kind: str, split: str | None) -> Path | None:

@@ -238,6 +238,7 @@ class Opened:
         self._directory, self._identity = directory, index_identity(directory)
         self._searchers: dict[Hashable, Any] = {}
         names = ArrayFile(directory / _NAMES_FILE)
+        names.require({"engine", "contract"} <= names.metadata.keys(), "footer")
         found = names.metadata["engine"]
         if found != engine.name:
             raise ImpactIndexError(f"{engine.path} is an index of {found}, not of {engine.name}")

@@ -20,6 +20,7 @@ from pyterrier_csplade.storage.workspace import publish, workspace
 from pyterrier_csplade.vectors.checks import (
     check_docno,
     check_finite_vector,
+    check_names,
     check_record,
     check_weights,
     query_ids,
@@ -129,6 +130,10 @@ def export_lsr_benchmark(documents: Iterable[Mapping[str, Any]], queries: pd.Dat
     """
     path, terms = Path(path), dict[str, int]()
     _check_free(path)
+    check_names(queries.columns)
+    for column in ("qid", "query_toks"):
+        if column not in queries.columns:
+            raise DataError(f"the queries have no column {column!r}: encode them with csplade.query_encoder()")
     with workspace(path.absolute()) as directory:
         built = directory / "embeddings"
         count = _write_matrix(built / "doc", "doc", _weights(documents), terms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._settings import Checked
 from pyterrier_csplade.index.search.algorithm import Hits
+from pyterrier_csplade.vectors.checks import check_one_of
 
 from .engine import Documents, Engine, EngineRetriever, Opened
 
+_ALGORITHMS = ("maxscore", "block_max_wand", "block_max_maxscore", "wand", "ranked_or")
 # Number of documents that pyterrier-pisa inverts together; our choice (measured: its objects take about 10 kB per document).
 _BATCH = 20_000
 # Maximum number of repeated terms of a query, which PISA sorts; our choice (not measured).
@@ -72,8 +76,24 @@ class PisaEngine(Engine):
         index.quantized(num_results=1)
 
 
+def _check_scale(toks_scale: Any) -> float:
+    if not (isinstance(toks_scale, Real) and 0 < float(toks_scale) < float("inf")):
+        raise ValueError(f"toks_scale must be above 0 and finite, found {toks_scale!r:.60}")
+    return float(toks_scale)
+
+
+def _check_algorithm(query_algorithm: Any) -> Any:
+    check_one_of("query_algorithm", query_algorithm, _ALGORITHMS)
+    return query_algorithm
+
+
 class PisaRetriever(EngineRetriever):
     """Retrieves with PISA."""
+
+    #: PISA's algorithm.
+    query_algorithm = Checked(_check_algorithm)
+    #: Number of repetitions of a term with the weight 1.
+    toks_scale = Checked(_check_scale)
 
     def __init__(
         self,
@@ -87,12 +107,10 @@ class PisaRetriever(EngineRetriever):
     ) -> None:
         """Create a retriever; :meth:`PisaEngine.retriever` explains the arguments."""
         super().__init__(engine, num_results=num_results, threads=threads, verbose=verbose)
-        _check_scale(toks_scale)
         self.query_algorithm = query_algorithm
         self.toks_scale = toks_scale
 
     def _run(self, index: Opened, queries: dict[str, dict[int, float]]) -> dict[str, Hits]:
-        _check_scale(self.toks_scale)
         repeated = {qid: self._repeat(qid, query) for qid, query in queries.items()}
         repeated = {qid: query for qid, query in repeated.items() if query}
         if not repeated:
@@ -117,11 +135,6 @@ class PisaRetriever(EngineRetriever):
             "verbose": self.verbose,
         }
         return index.searcher(tuple(settings.values()), lambda: index.engine.quantized(toks_scale=1.0, **settings))
-
-
-def _check_scale(toks_scale: float) -> None:
-    if not 0 < toks_scale < float("inf"):
-        raise ValueError(f"toks_scale must be above 0 and finite, found {toks_scale}")
 
 
 def _records(documents: Documents) -> Iterator[dict[str, Any]]:

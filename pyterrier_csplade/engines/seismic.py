@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pyterrier_csplade._settings import Checked
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.index.search.algorithm import Hits
+from pyterrier_csplade.vectors.checks import positive, share
 
 from .engine import Documents, Engine, EngineRetriever, Opened, to_arrays
 
@@ -31,6 +34,15 @@ class SeismicEngine(Engine):
 
     name, module, extra = "seismic", "seismic", "seismic"
     ARTIFACT_FORMAT = "csplade_seismic"
+
+    #: Average number of postings of a term that are kept.
+    n_postings = Checked(positive("n_postings"))
+    #: Number of clusters of a list as a share of its postings.
+    centroid_fraction = Checked(share("centroid_fraction", above_zero=True))
+    #: Share of the mass of a cluster's maxima that its summary keeps.
+    summary_energy = Checked(share("summary_energy", above_zero=True))
+    #: Number of threads to build with.
+    threads = Checked(positive("threads"))
 
     def __init__(
         self,
@@ -104,8 +116,19 @@ class SeismicEngine(Engine):
         index.save(str(directory / (f"{_FILE}-lv" if large else _FILE)))
 
 
+def _check_factor(heap_factor: Any) -> float:
+    if not (isinstance(heap_factor, Real) and 0 <= float(heap_factor) < float("inf")):
+        raise ValueError(f"heap_factor must be a number, finite and not negative, found {heap_factor!r:.60}")
+    return float(heap_factor)
+
+
 class SeismicRetriever(EngineRetriever):
     """Retrieves with Seismic."""
+
+    #: Number of heaviest terms of a query whose lists are searched.
+    query_cut = Checked(positive("query_cut"))
+    #: Factor of a cluster's summary in the decision to skip it.
+    heap_factor = Checked(_check_factor)
 
     def __init__(
         self,

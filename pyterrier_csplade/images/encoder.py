@@ -16,11 +16,12 @@ from scipy.sparse import csr_matrix, vstack
 from torch import nn
 
 from pyterrier_csplade._errors import ContractError, DataError
+from pyterrier_csplade._settings import Checked
 from pyterrier_csplade.model.csplade import CSPLADE
 from pyterrier_csplade.model.hub import LOADING_LOCK
 from pyterrier_csplade.model.sparse import Wanted
-from pyterrier_csplade.model.transformers import Checked, ModelTransformer, scaled
-from pyterrier_csplade.vectors.checks import check_min_weight, check_record, check_top_k
+from pyterrier_csplade.model.transformers import ModelTransformer, scaled
+from pyterrier_csplade.vectors.checks import check_min_weight, check_names, check_record, check_top_k
 from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.impacts import ImpactVector, Quantizer, to_vectors
 
@@ -245,6 +246,7 @@ class ImageEncoder(ModelTransformer):
     def _check_columns(self, columns: list[str]) -> None:
         wanted = self.vector_column if self.vector_column in columns and self.column not in columns else self.column
         pt.validate.columns(columns, includes=["docno", wanted], context=self)
+        check_names(columns)
 
     def _vectors(self, records: Sequence[Mapping[str, Any]]) -> list[ImpactVector]:
         matrix = self.impacts(records)

@@ -9,7 +9,8 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
-from pyterrier_csplade.vectors.checks import as_names
+from pyterrier_csplade._settings import Checked
+from pyterrier_csplade.vectors.checks import as_names, check_names
 
 from .opened import OpenIndex
 from .stored import MadeByIndex, StoredIndex
@@ -19,6 +20,9 @@ class FieldLoader(MadeByIndex):
     """Adds metadata fields of an index to results, like PyTerrier's text loader, but from a single version of the index."""
 
     _method = "text_loader"
+
+    #: The fields; "*" for all.
+    fields = Checked(lambda fields: "*" if isinstance(fields, str) and fields == "*" else as_names(fields, "fields") or [])
 
     def __init__(self, impact_index: StoredIndex, *, fields: list[str] | str = "*", verbose: bool = False) -> None:
         """Create a loader; :meth:`ImpactIndex.text_loader` explains the arguments."""
@@ -39,8 +43,9 @@ class FieldLoader(MadeByIndex):
         with pt.validate.any(inp, context=self) as columns:
             columns.columns(includes=["docno"])
             columns.columns(includes=["docid"])
+        check_names(inp.columns)
         opened = self.impact_index.open()
-        fields = opened.terrier().fields if self.fields == "*" else as_names(self.fields) or []
+        fields = opened.terrier().fields if self.fields == "*" else self.fields
         docids = self._docids(opened, inp)
         values = {field: opened.read_field(field, docids) for field in fields}
         return inp.drop(columns=fields, errors="ignore").reset_index(drop=True).assign(**values)
@@ -52,7 +57,14 @@ class FieldLoader(MadeByIndex):
     def _docids(self, opened: OpenIndex, inp: pd.DataFrame) -> np.ndarray:
         if "docid" not in inp:
             return self._look_up(opened, inp["docno"].tolist())
-        docids = inp["docid"].to_numpy().astype(np.int64)
+        given = inp["docid"].to_numpy()
+        try:
+            docids = given.astype(np.int64)
+            whole = bool((docids == given).all())
+        except (TypeError, ValueError, OverflowError):
+            whole = False
+        if not whole:
+            raise DataError("docid of some results is not a whole number: leave the column out if the results have docno")
         outside = (docids < 0) | (docids >= opened.terrier().documents)
         if outside.any():
             raise DataError(f"docid {docids[outside][0]} is not in {self.impact_index.path}: leave the document out")

@@ -12,7 +12,7 @@ import pyterrier as pt
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
-from pyterrier_csplade._settings import Settings
+from pyterrier_csplade._settings import Checked, Settings
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.index.terrier.inverted import Transposition, write_direct, write_inverted
 from pyterrier_csplade.index.terrier.java import check_reachable, start, summary
@@ -21,7 +21,7 @@ from pyterrier_csplade.index.terrier.meta import write_meta
 from pyterrier_csplade.index.terrier.properties import write_properties
 from pyterrier_csplade.storage.manifest import write_manifest
 from pyterrier_csplade.storage.workspace import publish, workspace
-from pyterrier_csplade.vectors.checks import as_names, check_one_of, check_share
+from pyterrier_csplade.vectors.checks import as_names, check_one_of, share
 from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 from .documents import check_order, take_documents, take_vectors
@@ -33,6 +33,19 @@ from .stored import StoredIndex
 _SAMPLE = 5
 
 
+def _check_meta(meta: Any) -> tuple[str, ...]:
+    names = tuple(as_names(meta, "meta") or ())
+    for name in names:
+        if not name.strip() or "," in name:
+            raise DataError(f"Terrier cannot store a metadata field {name!r}: its name is empty or has a comma")
+    return names
+
+
+def _check_on_duplicate(on_duplicate: Any) -> Any:
+    check_one_of("on_duplicate", on_duplicate, get_args(OnDuplicate))
+    return on_duplicate
+
+
 class ImpactIndexer(Settings, pt.Indexer):
     """Builds an :class:`ImpactIndex` from documents with ``toks``.
 
@@ -41,6 +54,13 @@ class ImpactIndexer(Settings, pt.Indexer):
     then is the directory moved to its path. An earlier error raises an exception and leaves the path unchanged. The disk needs
     space for about twice the size of the index.
     """
+
+    #: Metadata fields to store.
+    meta = Checked(_check_meta)
+    #: "refuse", "skip" or "last".
+    on_duplicate = Checked(_check_on_duplicate)
+    #: Maximum share of documents without any impact.
+    max_empty = Checked(share("max_empty"))
 
     def __init__(
         self,
@@ -54,13 +74,8 @@ class ImpactIndexer(Settings, pt.Indexer):
     ) -> None:
         """Create an indexer; :meth:`ImpactIndex.toks_indexer` explains the arguments."""
         super().__init__()
-        check_one_of("on_duplicate", on_duplicate, get_args(OnDuplicate))
-        check_share(max_empty=max_empty)
         self.impact_index = impact_index
-        self.meta = tuple(as_names(meta) or ())
-        for name in self.meta:
-            if not name.strip() or "," in name:
-                raise ValueError(f"Terrier cannot store a metadata field {name!r}: its name is empty or has a comma")
+        self.meta = meta
         self.overwrite = overwrite
         self.on_duplicate = on_duplicate
         self.max_empty = max_empty

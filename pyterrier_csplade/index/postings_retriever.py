@@ -12,10 +12,11 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError
+from pyterrier_csplade._settings import Checked
 from pyterrier_csplade.index.search.algorithm import Algorithm, Budget, Hits, Searcher
 from pyterrier_csplade.index.search.algorithm import algorithm as make_algorithm
 from pyterrier_csplade.index.search.postings import Postings
-from pyterrier_csplade.vectors.checks import check_columns, check_contracts, check_weights, text_qids
+from pyterrier_csplade.vectors.checks import check_columns, check_contracts, check_top_k, check_weights, text_qids
 from pyterrier_csplade.vectors.impacts import ImpactVector
 
 from .opened import OpenIndex
@@ -30,6 +31,13 @@ class PostingsRetriever(IndexRetriever):
     unknown terms only) has no rows in the result. With a budget, the column ``query_cut`` of the result says whether the budget
     ended the search of the query.
     """
+
+    #: Number of heaviest terms of a query to keep; None keeps all.
+    max_terms = Checked(partial(check_top_k, name="max_terms"))
+    #: Number of postings after which a search is cut; None for no limit.
+    max_postings = Checked(lambda postings: Budget(postings=postings).postings)
+    #: Milliseconds after which a search is cut; None for no limit.
+    max_ms = Checked(lambda ms: Budget(ms=ms).ms)
 
     def __init__(
         self,
@@ -46,13 +54,10 @@ class PostingsRetriever(IndexRetriever):
     ) -> None:
         """Create a retriever; :meth:`ImpactIndex.retriever` explains the arguments."""
         super().__init__(impact_index, num_results=num_results, include_fields=include_fields, threads=threads, verbose=verbose)
-        if max_terms is not None and max_terms < 1:
-            raise ValueError(f"max_terms must be at least 1, or None for all terms, found {max_terms}")
         self.algorithm = make_algorithm(algorithm, {}) if isinstance(algorithm, str) else algorithm
         self.max_terms = max_terms
         self.max_postings = max_postings
         self.max_ms = max_ms
-        Budget(max_postings, max_ms)  # checks both
 
     def get_parameter(self, name: str) -> Any:
         """Return an argument of the constructor, or an option of the algorithm."""
@@ -154,7 +159,7 @@ class PostingsScorer(MadeByIndex):
         return [["qid", "docno", "query_toks"]]
 
     def _docids(self, numbers: dict[str, int], docnos: pd.Series) -> np.ndarray:
-        missing = [docno for docno in docnos if docno not in numbers]
+        missing = [docno for docno in docnos if not (isinstance(docno, str) and docno in numbers)]
         if missing:
             raise DataError(
                 f"document {missing[0]!r} is not in {self.impact_index.path} ({len(missing):,} rows are missing): leave it out"

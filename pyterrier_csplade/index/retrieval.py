@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_csplade._settings import Checked
 from pyterrier_csplade.index.search.algorithm import Hits
-from pyterrier_csplade.vectors.checks import as_names, check_columns, check_contracts, check_positive, check_weights, query_ids
+from pyterrier_csplade.vectors.checks import as_names, check_columns, check_contracts, check_weights, positive, query_ids
 from pyterrier_csplade.vectors.impacts import ImpactVector
 
 from .stored import MadeByIndex, StoredIndex
@@ -27,6 +28,13 @@ class IndexRetriever(MadeByIndex):
 
     _method = "retriever"
 
+    #: Maximum number of documents for each query.
+    num_results = Checked(positive("num_results"))
+    #: Metadata fields to return besides the docno; None for none.
+    include_fields = Checked(as_names)
+    #: Number of threads to search with.
+    threads = Checked(positive("threads"))
+
     def __init__(
         self,
         impact_index: StoredIndex,
@@ -38,9 +46,8 @@ class IndexRetriever(MadeByIndex):
     ) -> None:
         """Create a retriever; :meth:`ImpactIndex.retriever` explains the arguments."""
         super().__init__(impact_index)
-        check_positive(num_results=num_results, threads=threads)
         self.num_results = num_results
-        self.include_fields = as_names(include_fields)
+        self.include_fields = include_fields
         self.threads = threads
         self.verbose = verbose
 

@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade._settings import Settings, as_name
 from pyterrier_csplade._warnings import warn
-from pyterrier_csplade.vectors.checks import check_choice, check_field_name, check_positive, check_texts
+from pyterrier_csplade.vectors.checks import check_choice, check_field_name, check_one_of, check_positive, check_texts
 from pyterrier_csplade.vectors.contract import LAYERS, QUERY_TABLE, Contract, Fold, Layers, Variant, are_layers
 from pyterrier_csplade.vectors.impacts import ImpactVector, Quantizer, to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
@@ -132,6 +132,8 @@ class CSPLADE(Settings):
             _check_device(self.device)
         if self.layers is not None and not are_layers(self.layers):
             raise ContractError(f"layers must be {LAYERS}, found {self.layers!r:.80}")
+        if not isinstance(self._given_contract, (Contract, type(None))):
+            raise TypeError(f"contract must be a Contract, found {type(self._given_contract).__name__}: use Contract.from_dict")
         to_dtype(self.dtype, "cpu")
         defaults = self._defaults()
         check_source(self.model, {name: value for name, value in self.settings().items() if value != defaults[name]})
@@ -323,7 +325,8 @@ class CSPLADE(Settings):
             role: "query" or "document".
             names: Names of the texts in error messages; "text 0", "text 1" ... by default.
         """
-        names = names or [f"text {position}" for position in range(len(texts))]
+        check_one_of("role", role, get_args(Role))
+        names = [f"text {position}" for position in range(len(texts))] if names is None else list(names)
         checked = check_texts(texts, names)
         sequences, truncated = self.backbone.tokenize(checked, role, names=names)
         with _COUNTING:
@@ -350,6 +353,8 @@ class CSPLADE(Settings):
             batch_size: Defaults to the model's ``batch_size``.
             verbose: Defaults to the model's ``verbose``.
         """
+        if batch_size is not None:
+            check_positive(batch_size=batch_size)
         if batch.role == "document" and self.contract.queries_for:
             raise ContractError(f"{self} encodes queries only: encode documents with the whole model")
         if batch.role == "query" and (table := self._query_table()) is not None:
@@ -375,8 +380,10 @@ class CSPLADE(Settings):
         Raises:
             ValueError: ``row`` has another shape.
         """
-        if row.shape != (1, len(self.vocabulary)):
-            raise ValueError(f"expected 1 row of {len(self.vocabulary)} terms, found a matrix of shape {row.shape}")
+        shape = getattr(row, "shape", None)
+        if shape != (1, len(self.vocabulary)):
+            found = type(row).__name__ if shape is None else f"a matrix of shape {shape}"
+            raise ValueError(f"expected 1 row of {len(self.vocabulary)} terms, found {found}")
         (weights,) = to_vectors(csr_matrix(row), self.vocabulary)
         if not pretty:
             return weights

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, but not in its __all__
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
@@ -219,6 +220,8 @@ def check_source(model: Any, changed: Mapping[str, Any]) -> None:
         return
     check_revision(model, changed.get("revision"))
     adapters = [(changed["adapter"], "adapter_config.json")] if "adapter" in changed else []
+    for name, _ in ((model, ""), *adapters):
+        _check_name(name)
     if is_gguf(model) and not Path(model).is_file():
         raise FileNotFoundError(f"there is no file {model}")
     for name, file in ((model, "config.json"), *adapters):
@@ -231,6 +234,21 @@ def check_source(model: Any, changed: Mapping[str, Any]) -> None:
             raise FileNotFoundError(f"{name} contains no {file}{remedy}")
         if not path.exists() and (path.is_absolute() or name.startswith(("./", "../", "~"))):
             raise FileNotFoundError(f"there is no directory {name}")
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name of a model or an adapter that can be neither a directory or GGUF file nor a hub id."""
+    path = Path(name)
+    if not name.strip():
+        raise ContractError("the name of the model or adapter is empty: give a directory or a hub id")
+    if path.is_file() and not is_gguf(name):
+        raise FileNotFoundError(f"{name} is a file: name the directory of the model or adapter")
+    if path.exists() or is_gguf(name):
+        return
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise FileNotFoundError(f"there is no directory {name}") from error
 
 
 def save_tokenizer(tokenizer: Any, directory: str | Path) -> None:

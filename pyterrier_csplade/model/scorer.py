@@ -11,7 +11,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import ContractError, DataError
-from pyterrier_csplade.vectors.checks import check_texts, first_of_another_encoder, first_of_another_text
+from pyterrier_csplade.vectors.checks import check_names, check_texts, first_of_another_encoder, first_of_another_text
 
 from .transformers import DocEncoder, ModelTransformer, QueryEncoder, ReadsDocuments, TextModel
 
@@ -52,6 +52,7 @@ class Scorer(ReadsDocuments, ModelTransformer):
             for document in (self.text_field, "toks"):
                 for query in ("query", "query_toks"):
                     frame.columns(includes=["qid", query, "docno", document], mode=f"{query}, {document}")
+        check_names(inp.columns)
         scores = pd.Series(self._scores(inp), index=inp.index, dtype=np.float64)
         return pt.model.add_ranks(inp.assign(score=scores))
 

@@ -37,6 +37,8 @@ class Wanted:
     def __post_init__(self) -> None:
         check_top_k(self.top_k)
         check_min_weight(self.min_weight)
+        if not isinstance(self.quantizer, (Quantizer, type(None))):
+            raise ValueError(f"quantizer must be a Quantizer, or None for float weights, found {self.quantizer!r:.60}")
 
     @property
     def least(self) -> float:

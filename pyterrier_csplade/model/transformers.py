@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Protocol
@@ -14,12 +14,13 @@ import pyterrier as pt
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade._settings import Settings, as_name
+from pyterrier_csplade._settings import Checked, Settings, as_name
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import (
     check_field_name,
     check_finite,
     check_min_weight,
+    check_names,
     check_plain_queries,
     check_positive,
     check_record,
@@ -84,22 +85,6 @@ class TextModel(Protocol):
     ) -> csr_matrix:
         """Encode tokenised texts."""
         ...
-
-
-class Checked:
-    """An attribute that checks and converts its values, in the constructor and in ``set_parameter``."""
-
-    def __init__(self, check: Callable[[Any], Any]) -> None:
-        self._check = check
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = f"_{name}"
-
-    def __get__(self, instance: Any, owner: type) -> Any:
-        return self if instance is None else instance.__dict__[self._name]
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        instance.__dict__[self._name] = self._check(value)
 
 
 class ModelTransformer(Settings, pt.Transformer):
@@ -211,6 +196,7 @@ class TextEncoder(ModelTransformer):
             DataError: A text is not a string or not valid Unicode; the message names its docno or qid.
         """
         pt.validate.columns(inp, includes=list(self._inputs), context=self)
+        check_names(inp.columns)
         identifiers, texts = (inp[name].tolist() for name in self._inputs)
         vectors: list[ImpactVector] = []
         if texts:  # do not load the model for an empty frame

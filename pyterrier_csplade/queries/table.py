@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import ContractError, DataError
 from pyterrier_csplade._settings import Settings
-from pyterrier_csplade.vectors.checks import check_plain_queries, digest_of_text
+from pyterrier_csplade.vectors.checks import check_names, check_plain_queries, digest_of_text
 from pyterrier_csplade.vectors.contract import Contract
 from pyterrier_csplade.vectors.impacts import to_vectors
 from pyterrier_csplade.vectors.vocabulary import Vocabulary
@@ -211,6 +211,7 @@ class QueryTable(Settings, pt.Transformer):
             DataError: A query is None, NaN, a number, bytes or not valid Unicode; the message names its qid.
         """
         pt.validate.columns(inp, includes=["qid", "query"], context=self)
+        check_names(inp.columns)
         texts = inp["query"].tolist()
         matrix = self.encode(texts, names=[f"query {qid}" for qid in inp["qid"]])
         vectors = to_vectors(matrix, self.vocabulary, self.contract)

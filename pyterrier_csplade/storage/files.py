@@ -57,6 +57,8 @@ def read_json(path: Path) -> Any:
         return parse_json(path.read_bytes())
     except FileNotFoundError:
         raise
+    except NotADirectoryError as error:  # a file is named where a directory is expected
+        raise FileNotFoundError(*error.args, str(path)) from error
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
 

@@ -171,8 +171,18 @@ def check_positive(**arguments: object) -> None:
             raise ValueError(f"{name} must be a whole number of at least 1, found {value!r}")
 
 
-def check_top_k(top_k: Any) -> int | None:
-    """Return a number of terms as a plain int, or None for all terms.
+def positive(name: str) -> Callable[[Any], int]:
+    """Return a check of the argument ``name``, which returns a whole number of at least 1 as a plain int."""
+
+    def check(value: Any) -> int:
+        check_positive(**{name: value})
+        return int(value)
+
+    return check
+
+
+def check_top_k(top_k: Any, name: str = "top_k") -> int | None:
+    """Return a number of terms as a plain int, or None for all terms; ``name`` is the argument.
 
     Raises:
         ValueError: It is not a whole number of at least 1.
@@ -180,7 +190,7 @@ def check_top_k(top_k: Any) -> int | None:
     if top_k is None:
         return None
     if not isinstance(top_k, Integral) or isinstance(top_k, bool) or top_k < 1:
-        raise ValueError(f"top_k must be a whole number of at least 1, or None for all terms, found {top_k!r}")
+        raise ValueError(f"{name} must be a whole number of at least 1, or None for all terms, found {top_k!r}")
     return int(top_k)
 
 
@@ -235,6 +245,16 @@ def check_share(*, above_zero: bool = False, **arguments: object) -> None:
             raise ValueError(f"{name} must be a number {least}, found {value!r:.80}")
 
 
+def share(name: str, *, above_zero: bool = False) -> Callable[[Any], float]:
+    """Return a check of the argument ``name``, which returns a number from 0 to 1 as a plain float."""
+
+    def check(value: Any) -> float:
+        check_share(above_zero=above_zero, **{name: value})
+        return float(value)
+
+    return check
+
+
 def check_matrix(matrix: csr_matrix, names: Sequence[str] | None = None) -> None:
     """Refuse a matrix [texts, terms] with columns out of range or overlapping rows; scipy checks neither.
 
@@ -258,9 +278,32 @@ def check_matrix(matrix: csr_matrix, names: Sequence[str] | None = None) -> None
         )
 
 
-def as_names(names: Iterable[str] | str | None) -> list[str] | None:
-    """Return field names as a list; a single string is one name."""
-    return None if names is None else [names] if isinstance(names, str) else list(names)
+def as_names(names: Any, argument: str = "include_fields") -> list[str] | None:
+    """Return field names as a list; a single string is one name, and None stays None.
+
+    Raises:
+        ValueError: A name is not a string; the message begins with ``argument``.
+    """
+    if names is None or isinstance(names, str):
+        return None if names is None else [names]
+    listed = list(names) if isinstance(names, Iterable) else [names]
+    for name in listed:
+        if not isinstance(name, str):
+            raise ValueError(f"{argument} must be the names of fields, found {name!r:.60}")
+    return listed
+
+
+def check_names(columns: Iterable[Any]) -> None:
+    """Refuse a frame in which two columns have one name, because it is not clear which one to read.
+
+    Raises:
+        DataError: Two columns have one name.
+    """
+    seen: set[Any] = set()
+    for column in columns:
+        if column in seen:
+            raise DataError(f"the frame has two columns {column!r}: remove or rename one")
+        seen.add(column)
 
 
 def check_columns(columns: Sequence[str], needed: Sequence[str], user: pt.Transformer, without: Sequence[str] = ()) -> None:
@@ -269,8 +312,10 @@ def check_columns(columns: Sequence[str], needed: Sequence[str], user: pt.Transf
     ``user`` is the transformer, for the message.
 
     Raises:
+        DataError: Two columns have one name.
         InputValidationError: The columns do not fit; the message says what to do.
     """
+    check_names(columns)
     import pyterrier as pt  # not above: a query table encodes without it
 
     try:

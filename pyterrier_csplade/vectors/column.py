@@ -11,7 +11,7 @@ import pyterrier as pt
 
 from pyterrier_csplade._settings import Settings
 
-from .checks import check_record
+from .checks import check_names, check_record
 
 Column = Literal["toks", "query_toks"]
 
@@ -48,6 +48,7 @@ class ColumnTransformer(Settings, pt.Transformer):
         """
         self._check()
         pt.validate.columns(inp, includes=self._inputs, context=self)
+        check_names(inp.columns)
         changed = self._changed_vectors(*self._with_names(*(inp[column].tolist() for column in self._inputs)))
         return inp.assign(**{self.on: pd.Series(changed, index=inp.index, dtype=object)})
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade._errors import ContractError
+from pyterrier_csplade._errors import ContractError, DataError
 
 from .checks import check_finite_vector, check_one_of
 from .column import Column, ColumnTransformer
@@ -137,6 +137,8 @@ class FoldTerms(ColumnTransformer):
                 continue
             weights: dict[str, float] = {}
             for term, weight in check_finite_vector(vector, name).items():
+                if not isinstance(term, str):
+                    raise DataError(f"{name}: terms must be str, found {term!r:.60}")
                 if term not in folded:
                     folded[term] = fold_term(term, self.spelling)
                 weights[folded[term]] = max(weight, weights.get(folded[term], weight))

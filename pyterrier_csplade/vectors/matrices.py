@@ -57,6 +57,10 @@ class MatrixVectors:
     contract: Contract | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.docnos, str):
+            raise TypeError(f"docnos must be a list of docnos, found one text, {self.docnos[:40]!r}: put it in a list")
+        if not isinstance(self.contract, (Contract, type(None))):
+            raise TypeError(f"contract must be a Contract or None, found {type(self.contract).__name__}")
         object.__setattr__(self, "matrix", csr_matrix(self.matrix))  # does not copy a CSR matrix
         expected = len(self.docnos), len(self.vocabulary)
         if self.matrix.shape != expected:

@@ -13,7 +13,7 @@ import pyterrier as pt
 from pyterrier_csplade._errors import ContractError
 from pyterrier_csplade._settings import Settings
 
-from .checks import OneEncoder, check_finite_vector, check_one_of, check_record
+from .checks import OneEncoder, check_finite_vector, check_names, check_one_of, check_record
 from .impacts import ImpactVector
 
 Method = Literal["max", "sum"]
@@ -66,6 +66,7 @@ class MergeToks(Settings, pt.Transformer):
         """
         self._check()
         pt.validate.columns(inp, includes=["docno", "toks", self.other], context=self)
+        check_names(inp.columns)
         rows = zip(inp["docno"].tolist(), inp["toks"].tolist(), inp[self.other].tolist())
         merged = [self._merged(*row) for row in rows]
         return inp.assign(toks=pd.Series(merged, index=inp.index, dtype=object)).drop(columns=[self.other])

@@ -171,6 +171,16 @@ REFUSED = {
     "index DOCS --output x --meta url": "the field 'url' is missing or not a string; its texts are: text, title",
     "index nothing --output x": "there is no file, ir_datasets id or PyTerrier dataset 'nothing'",
     "index DOCS --output DOCS": "exists and is not an index",
+    "index DOCS --output x --meta title,text": "Terrier cannot store a metadata field 'title,text'",
+    "index half.jsonl --output x --meta ": "Terrier cannot store a metadata field '': its name is empty",
+    "search INDEX --topics  --output x.run": "the name of the queries is empty",
+    "search INDEX --topics TOPICS --output no/x.run": "there is no directory no for the output x.run",
+    "search INDEX --topics TOPICS --output x.run.zst": "a run can be compressed as .gz or .bz2, not as .zst",
+    "search INDEX --topics TOPICS --output x.tar.gz": "a run can be compressed as .gz or .bz2, not as .tar",
+    "search INDEX dogs --model ": "the name of the model or adapter is empty",
+    "search INDEX dogs --model half.jsonl": "half.jsonl is a file: name the directory of the model or adapter",
+    "search INDEX dogs --model runs/a/b": "there is no directory runs/a/b",
+    "search INDEX dogs --adapter half.jsonl": "half.jsonl is a file: name the directory of the model or adapter",
 }
 
 
@@ -189,4 +199,20 @@ def test_refusals(
     assert main([*line.split(" "), *model]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("pyterrier-csplade: ") and REFUSED[command] in last
-    assert not Path("x").exists() and not Path("x.run").exists()
+    assert not Path("x").exists() and not Path("x.run").exists() and not Path("x.vectors").exists()
+
+
+def test_a_docno_that_a_run_cannot_represent_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jsonl(tmp_path / "docs.jsonl", [{"docno": "", "toks": {"a": 1}}, {"docno": "b", "toks": {"a": 2}}])
+    jsonl(tmp_path / "topics.jsonl", [{"qid": "1", "query_toks": {"a": 1.0}}])
+    assert main(f"index {tmp_path}/docs.jsonl --output {tmp_path}/index".split()) == 0
+    assert main(f"search {tmp_path}/index --topics {tmp_path}/topics.jsonl --output {tmp_path}/x.run".split()) == 2
+    assert "docno '' is empty or has white space, which a TREC run cannot represent" in capsys.readouterr().err
+    assert not (tmp_path / "x.run").exists()
+
+
+@pytest.mark.parametrize("command", ["encode a --output ", "verify ", "plot ", "train ", "mine a --index  --output x"])
+def test_an_empty_path_is_not_the_current_directory(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(command.split(" "))
+    assert "must be a path, found ''" in capsys.readouterr().err

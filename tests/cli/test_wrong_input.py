@@ -58,7 +58,7 @@ COMMANDS: dict[str, str] = {
     "encode docs.jsonl --model docs.jsonl --output new": "docs.jsonl",
     "encode docs.jsonl --model folder --output new": "config.json",
     "verify nothing": "no encoded collection at",
-    "verify docs.jsonl": "docs.jsonl",
+    "verify docs.jsonl": "docs.jsonl: make it with pyterrier-csplade encode",
     "verify folder": "no encoded collection at",
     "verify plan": "manifest.json",
     "verify LONG": "name too long",

@@ -22,6 +22,7 @@ import pytest
 
 from pyterrier_csplade import ImpactIndexError, OpenSearchIndex
 from pyterrier_csplade.engines import AnseriniEngine, Engine, PisaEngine, SeismicEngine
+from pyterrier_csplade.storage import ArrayFile, ArrayWriter, write_manifest
 from support import fake_engines, web
 from support.fake_opensearch import FakeCluster, served
 from support.paths import ROOT
@@ -235,6 +236,22 @@ def test_an_engine_is_an_artifact(kind: type[Engine], tmp_path: Path, monkeypatc
     assert {kind.ARTIFACT_FORMAT for kind in (PisaEngine, SeismicEngine, AnseriniEngine)} == {
         name.partition(".")[2] for name, _ in declared
     }
+
+
+@ENGINES
+@pytest.mark.parametrize("lost", ["engine", "contract"])
+def test_names_without_their_origin_are_damaged(kind: type[Engine], lost: str, tmp_path: Path) -> None:
+    index = kind(tmp_path / "index").index(documents("old"))
+    path = index.directory / "csplade_engine.bin"
+    old = ArrayFile(path, memory=True)
+    path.unlink()
+    writer = ArrayWriter(path)
+    for name in ("docnos.text", "docnos.starts", "terms.text", "terms.starts"):
+        writer.add(name, old[name])
+    writer.finish({key: value for key, value in old.metadata.items() if key != lost})
+    write_manifest(index.directory)
+    with pytest.raises(ImpactIndexError, match=r"csplade_engine\.bin has changed since it was written \(footer\)"):
+        kind(index.path).open()
 
 
 @ENGINES

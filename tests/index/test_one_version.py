@@ -196,6 +196,10 @@ def test_fields_are_loaded_by_docid_or_docno(tmp_path: Path) -> None:
     assert index.text_loader()(pd.DataFrame({"docno": docno}))["text"].tolist() == ["old text 3"]
     with pytest.raises(DataError, match="docid 10 is not in"):
         index.text_loader()(pd.DataFrame({"docid": [1, 10]}))
+    for docid in (1.5, float("nan"), float("inf"), "x", None, [1]):
+        with pytest.raises(DataError, match="docid of some results is not a whole number"):
+            index.text_loader()(pd.DataFrame({"docid": pd.Series([0, docid], dtype=object)}))
+    assert len(index.text_loader()(pd.DataFrame({"docid": [1.0, 2.0]}))) == 2
     build(tmp_path / "i", "new")
     index.close()
     with pytest.raises(ImpactIndexError, match="docid and docno .* do not match"):

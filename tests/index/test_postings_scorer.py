@@ -53,6 +53,12 @@ def test_documents_without_a_term_score_nothing_and_empty_queries_too(index: Imp
     assert len(empty) == 0 and {"score", "rank"} <= set(empty.columns)
 
 
+@pytest.mark.parametrize("docno", [3, 2.5, None, ["d3"], {}])
+def test_a_docno_that_is_no_text_is_refused(index: ImpactIndex, docno: Any) -> None:
+    with pytest.raises(DataError, match="is not in .* leave it out"):
+        index.scorer()([{"qid": "1", "docno": docno, "query_toks": {"Ġ1": 1.0}}])
+
+
 def test_what_cannot_be_scored_is_refused_by_name(index: ImpactIndex) -> None:
     def row(**changes: Any) -> dict[str, Any]:
         return {"qid": "1", "docno": "d3", "query_toks": {"Ġ1": 1.0}, **changes}

@@ -78,6 +78,63 @@ def test_settings_of_a_model_are_checked_when_they_are_set(csplade: CSPLADE, arg
     assert len(list(csplade.query_encoder()([{"qid": "1", "query": "dogs"}]))) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, found 0"),
+        ({"batch_size": "x"}, "batch_size must be a whole number of at least 1, found 'x'"),
+        ({"quantizer": 100}, "quantizer must be a Quantizer, or None for float weights, found 100"),
+        ({"quantizer": "default"}, "quantizer must be a Quantizer, or None for float weights, found 'default'"),
+    ],
+)
+def test_arguments_of_encoding_are_checked(csplade: CSPLADE, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        csplade.encode_docs(["dogs"], **arguments)
+
+
+def test_sequences_of_any_kind_are_names_and_texts(csplade: CSPLADE) -> None:
+    expected = csplade.encode_docs(["dogs", "cats"])
+    texts: Any = pd.Series(["dogs", "cats"], index=[7, 8])
+    kinds: list[Any] = [np.array(["a", "b"]), pd.Series(["a", "b"], index=[5, 6])]
+    for names in kinds:
+        assert (csplade.encode_docs(texts, names=names) != expected).nnz == 0
+    with pytest.raises(ValueError, match="role must be one of query, document, found 'text'"):
+        csplade.tokenize(["dogs"], "text")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected 1 row of .* terms, found dict"):
+        csplade.decode({"dogs": 1.0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("", ContractError, "the name of the model or adapter is empty"),
+        ("FILE", FileNotFoundError, "a.json is a file: name the directory of the model or adapter"),
+        ("no such/model/here", FileNotFoundError, "there is no directory no such/model/here"),
+        ("no model", FileNotFoundError, "there is no directory no model"),
+    ],
+)
+def test_names_that_no_model_has(tmp_path: Path, name: str, error: type[Exception], message: str) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    name = name.replace("FILE", str(tmp_path / "a.json"))
+    with pytest.raises(error, match=message):
+        CSPLADE(name)
+    with pytest.raises(error, match=message):
+        CSPLADE("some/model", adapter=name)
+
+
+def test_a_contract_is_an_object() -> None:
+    with pytest.raises(TypeError, match="contract must be a Contract, found dict: use Contract.from_dict"):
+        CSPLADE("some/model", contract={"variant": "echo"})  # type: ignore[arg-type]
+
+
+def test_parts_of_encoded_documents_are_checked(csplade: CSPLADE) -> None:
+    matrix = csplade.encode_docs(["dogs", "cats"], quantizer=Quantizer())
+    with pytest.raises(TypeError, match="docnos must be a list of docnos, found one text, 'ab'"):
+        MatrixVectors("ab", matrix, csplade.vocabulary, csplade.contract)
+    with pytest.raises(TypeError, match="contract must be a Contract or None, found dict"):
+        MatrixVectors(["a", "b"], matrix, csplade.vocabulary, {"variant": "causal"})  # type: ignore[arg-type]
+
+
 def test_a_parameter_is_read_as_it_was_set(unloaded: CSPLADE) -> None:
     for make in (unloaded.doc_encoder, unloaded.query_encoder, unloaded.scorer):
         encoder = make()

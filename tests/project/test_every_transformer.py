@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import joblib  # type: ignore[import-untyped]  # scikit-learn, which PyTerrier needs, brings it
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
@@ -27,6 +28,7 @@ import pyterrier_csplade
 from pyterrier_csplade import (
     CSPLADE,
     ContractError,
+    DataError,
     FoldTerms,
     ImpactIndex,
     MergeToks,
@@ -97,21 +99,24 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def on(inp: pd.DataFrame) -> Callable[[pt.Transformer], Any]:
-    """Transform a frame."""
-    return lambda transformer: frame(transformer(inp))
+@dataclass
+class on:  # noqa: N801  # reads as a function
+    """Transforms a frame."""
+
+    inp: pd.DataFrame
+
+    def __call__(self, transformer: pt.Transformer) -> Any:
+        return frame(transformer(self.inp))
 
 
-def or_refusal(use: Callable[[pt.Transformer], Any]) -> Callable[[pt.Transformer], Any]:
-    """Return the message where a value of a parameter is refused when it is used."""
+class or_refusal(on):  # noqa: N801
+    """Transforms a frame, and returns the message where a value of a parameter is refused when it is used."""
 
-    def used(transformer: pt.Transformer) -> Any:
+    def __call__(self, transformer: pt.Transformer) -> Any:
         try:
-            return use(transformer)
+            return super().__call__(transformer)
         except ContractError as error:
             return str(error)
-
-    return used
 
 
 CUTS: dict[str, Any] = {"top_k": (None, 3), "min_weight": (0.0, 0.4)}
@@ -145,7 +150,7 @@ def cases_of_encoders(world: dict[str, Any]) -> dict[str, Case]:
         "Scorer": Case(csplade.scorer, by_text, {"text_field": (None, "body"), **SIZE}, frozenset({"batch_size"})),
         "FoldTerms": Case(
             FoldTerms,
-            or_refusal(on(world["vectors"].assign(qid="q", query_toks=world["vectors"]["toks"]))),
+            or_refusal(world["vectors"].assign(qid="q", query_toks=world["vectors"]["toks"])),
             {"spelling": ("byte-level", "sentencepiece"), "on": ("toks", "query_toks")},
         ),
         "PruneToks": Case(lambda **a: PruneToks(**({"top_k": 9} | a)), on(world["vectors"]), {"top_k": (2, 7)}),
@@ -308,6 +313,86 @@ def test_parameters_that_are_set_after_use_are_obeyed(world: dict[str, Any], nam
         assert parameter in case.kept or after != before, f"{parameter} shows no difference: choose other values"
         used.set_parameter(parameter, first)
         assert case.use(used) == before, parameter
+
+
+_WHOLE: tuple[Any, ...] = (0, -1, 2.5, float("nan"), "x", [])
+_LIMIT: tuple[Any, ...] = (0, -1, float("nan"), "x", [])
+_SHARE: tuple[Any, ...] = (-1, 2, float("nan"), "x", None, [])
+_FIELDS: tuple[Any, ...] = (5, float("nan"), [5])
+#: Values that no parameter of this name takes.
+REFUSED: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(["num_results", "threads", "query_cut", "block_size", "max_terms", "top_k", "batch_size"], _WHOLE),
+    **dict.fromkeys(["max_postings", "max_ms", "toks_scale"], _LIMIT),
+    **dict.fromkeys(["alpha", "beta", "gamma", "mass"], _SHARE),
+    **dict.fromkeys(["heap_factor", "min_weight", "weight"], (-1, float("nan"), float("inf"), "x", [])),
+    **dict.fromkeys(["include_fields", "fields"], _FIELDS),
+    **dict.fromkeys(["method", "fill", "spelling", "on", "query_algorithm"], ("x", 3, [])),
+    **dict.fromkeys(["text_field", "column", "vector_column", "output", "other"], (3, "", [])),
+    "weights": (3, [-1, 1], [float("nan"), 1], "ab", [1]),
+    "filter": ("x", 3, []),
+    "guide": (None, 3, "a b", []),
+    "quantizer": (3, "x"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_that_are_not_valid_are_refused_after_use(world: dict[str, Any], name: str) -> None:
+    case = cases(world)[name]
+    used = case.make()
+    before = case.use(used)
+    for parameter in case.values.keys() & REFUSED.keys():
+        value = used.get_parameter(parameter)
+        for refused in REFUSED[parameter]:
+            with pytest.raises(ValueError):
+                used.set_parameter(parameter, refused)
+                case.use(used)
+            used.set_parameter(parameter, value)
+    assert case.use(used) == before
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(("BM25", "Hybrid"))])
+def test_numbers_of_numpy_are_numbers(world: dict[str, Any], name: str) -> None:
+    case = cases(world)[name]
+    used, expected = case.make(), case.make()
+    for parameter, (_, second) in case.values.items():
+        if type(second) in (int, float):
+            used.set_parameter(parameter, np.int64(second) if type(second) is int else np.float64(second))
+            expected.set_parameter(parameter, second)
+    assert case.use(used) == case.use(expected)
+
+
+def test_attributes_are_checked_as_parameters_are(world: dict[str, Any]) -> None:
+    retriever, scorer = world["served"].retriever(), world["served"].scorer()
+    for transformer, name in ((retriever, "num_results"), (retriever, "batch_size"), (scorer, "batch_size")):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, found -1"):
+            setattr(transformer, name, -1)
+
+
+def test_settings_of_indexers_are_checked_when_they_are_set(world: dict[str, Any], tmp_path: Path) -> None:
+    for indexer, refused in (
+        (world["index"].toks_indexer(), {"meta": 5, "on_duplicate": "keep", "max_empty": "x"}),
+        (world["served"].toks_indexer(), {"scale": "x", "max_empty": 2, "shards": 0, "replicas": "x", "parallel": None}),
+        (SeismicEngine(tmp_path), {"n_postings": 0, "centroid_fraction": "x", "summary_energy": 0, "threads": 2.5}),
+    ):
+        for name, value in refused.items():
+            with pytest.raises(ValueError, match=name):
+                indexer.set_parameter(name, value)
+    indexer = world["index"].toks_indexer()
+    indexer.set_parameter("meta", "text")
+    assert indexer == world["index"].toks_indexer(meta=["text"])
+    with pytest.raises(ValueError, match="n_postings must be a whole number"):
+        SeismicEngine(tmp_path, n_postings="3500")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_columns_of_one_name_are_refused(world: dict[str, Any], name: str) -> None:
+    case = cases(world)[name]
+    if not isinstance(case.use, on):
+        pytest.fail("give the case on(frame)")
+    for column in case.use.inp.columns:
+        twice = pd.concat([case.use.inp, case.use.inp[[column]]], axis=1)
+        with pytest.raises(DataError, match=f"two columns '{column}'"):
+            case.make()(twice)
 
 
 # Those of OpenSearch use a client here, which cannot be pickled; tests/engines tries them with a URL.

@@ -155,6 +155,26 @@ def test_systems_that_are_refused() -> None:
         hybrid(Fixed(WORDS), pt.Transformer.identity())(TOPICS)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda results: None, "returns NoneType, not a frame"),
+        (lambda results: {"qid": ["1"]}, "returns dict, not a frame"),
+        (lambda results: results.assign(score="high"), "returns scores that are not numbers .*'high'"),
+        (lambda results: results.assign(score=[[1.0]] * len(results)), "returns scores that are not numbers"),
+        (lambda results: pd.concat([results, results[["score"]]], axis=1), "the frame has two columns 'score'"),
+    ],
+)
+def test_what_is_no_ranking_is_refused(change: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        hybrid(Fixed(WORDS), pt.apply.generic(lambda queries: change(Fixed(LEARNED)(queries)), transform_outputs=list))(TOPICS)
+
+
+def test_columns_may_have_names_that_are_no_text() -> None:
+    fused = hybrid(Fixed(WORDS), Fixed(LEARNED))
+    assert fused(TOPICS.assign(**{"x": 1}).rename(columns={"x": 0}))["docno"].tolist() == fused(TOPICS)["docno"].tolist()
+
+
 def test_queries_without_their_own_qid_are_refused() -> None:
     fused = hybrid(Fixed(WORDS), Fixed(LEARNED))
     with pytest.raises(DataError, match="qid '1' appears twice"):

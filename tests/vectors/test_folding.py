@@ -76,6 +76,11 @@ def test_other_settings_are_refused(settings: dict[str, Any], message: str) -> N
         FoldTerms(**settings)
 
 
+def test_a_term_that_is_no_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="document 'd': toks: terms must be str, found 3"):
+        FoldTerms()(pd.DataFrame({"docno": ["d"], "toks": [{3: 1.0}]}))
+
+
 def test_contracts_with_another_folding_are_refused() -> None:
     with pytest.raises(ValueError, match="fold must be null or one of case\\+space, found 'stem'"):
         Contract(fold="stem")

@@ -6,20 +6,33 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
+from numbers import Integral, Real
 from typing import Any
 
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
-from pyterrier_csplade._settings import Settings
+from pyterrier_csplade._settings import Checked, Settings
 from pyterrier_csplade._warnings import warn
-from pyterrier_csplade.vectors.checks import check_encoded, check_positive, check_share
+from pyterrier_csplade.vectors.checks import check_encoded, positive, share
 from pyterrier_csplade.vectors.matrices import EncodedVectors
 
 from .bulk import BulkLoader
 from .mapping import Fields, Metadata
 from .records import Record, Records
 from .remote import ClusterIndex
+
+
+def _check_scale(scale: Any) -> float:
+    if not (isinstance(scale, Real) and 0 < float(scale) < float("inf")):
+        raise ValueError(f"scale must be positive and finite, found {scale!r:.60}")
+    return float(scale)
+
+
+def _check_replicas(replicas: Any) -> int:
+    if not isinstance(replicas, Integral) or replicas < 0:
+        raise ValueError(f"replicas must be at least 0, found {replicas!r:.60}")
+    return int(replicas)
 
 
 class OpenSearchIndexer(Settings, pt.Indexer):
@@ -29,6 +42,19 @@ class OpenSearchIndexer(Settings, pt.Indexer):
     index is marked complete, and can be searched, when every document was acknowledged and the server counts as many documents
     as were sent.
     """
+
+    #: Factor of the weights.
+    scale = Checked(_check_scale)
+    #: Number of primary shards.
+    shards = Checked(positive("shards"))
+    #: Number of copies of each shard after the load.
+    replicas = Checked(_check_replicas)
+    #: Maximum share of documents without any impact.
+    max_empty = Checked(share("max_empty"))
+    #: Number of requests at the same time.
+    parallel = Checked(positive("parallel"))
+    #: Size of a request in bytes.
+    request_bytes = Checked(positive("request_bytes"))
 
     def __init__(
         self,
@@ -48,12 +74,6 @@ class OpenSearchIndexer(Settings, pt.Indexer):
     ) -> None:
         """Create an indexer; :meth:`OpenSearchIndex.toks_indexer` explains the arguments."""
         super().__init__()
-        if not 0 < scale < float("inf"):
-            raise ValueError(f"scale must be positive and finite, found {scale}")
-        check_share(max_empty=max_empty)
-        check_positive(shards=shards, parallel=parallel, request_bytes=request_bytes)
-        if replicas < 0:
-            raise ValueError(f"replicas must be at least 0, found {replicas}")
         self._index = index
         self.meta = Fields(meta, text, analyzer).types or ()
         self.text = text

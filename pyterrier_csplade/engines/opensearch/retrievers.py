@@ -12,13 +12,14 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
-from pyterrier_csplade._settings import Settings
+from pyterrier_csplade._settings import Checked, Settings
 from pyterrier_csplade.vectors.checks import (
     as_names,
     check_contracts,
+    check_names,
     check_plain_queries,
-    check_positive,
     check_weights,
+    positive,
     query_ids,
     text_qids,
 )
@@ -51,8 +52,10 @@ class _ClusterTransformer(Settings, pt.Transformer):
     _factory: str
     _header: Mapping[str, str] = {}
 
+    #: Number of searches in a request.
+    batch_size = Checked(positive("batch_size"))
+
     def __init__(self, index: ClusterIndex, *, batch_size: int, verbose: bool) -> None:
-        check_positive(batch_size=batch_size)
         self.index = index
         self.batch_size = batch_size
         self.verbose = verbose
@@ -89,10 +92,30 @@ class _ClusterTransformer(Settings, pt.Transformer):
                 yield search, hits
 
 
+def _check_num_results(num_results: Any) -> int:
+    checked = positive("num_results")(num_results)
+    if checked > _MAX_RESULTS:
+        raise ValueError(f"num_results must be from 1 to {_MAX_RESULTS:,}, found {checked}")
+    return checked
+
+
+def _check_filter(filter: Any) -> Mapping[str, Any] | None:
+    if filter is not None and not isinstance(filter, Mapping):
+        raise ValueError(f"filter must be a query of OpenSearch, such as {{'term': {{'book': 'physics'}}}}, found {filter!r}")
+    return filter
+
+
 class ClusterRetriever(_ClusterTransformer):
     """Retrieves from an index on a cluster; documents with equal scores are in the order of their docnos."""
 
     _column: str  # of the queries
+
+    #: Maximum number of documents for each query.
+    num_results = Checked(_check_num_results)
+    #: A query of OpenSearch that all results match; None for all documents.
+    filter = Checked(_check_filter)
+    #: Stored fields to return besides the docno; None for none.
+    include_fields = Checked(as_names)
 
     def __init__(
         self,
@@ -106,16 +129,9 @@ class ClusterRetriever(_ClusterTransformer):
     ) -> None:
         """Create a retriever; :meth:`OpenSearchIndex.retriever` explains the arguments."""
         super().__init__(index, batch_size=batch_size, verbose=verbose)
-        check_positive(num_results=num_results)
-        if num_results > _MAX_RESULTS:
-            raise ValueError(f"num_results must be from 1 to {_MAX_RESULTS:,}, found {num_results}")
-        if filter is not None and not isinstance(filter, Mapping):
-            raise ValueError(
-                f"filter must be a query of OpenSearch, such as {{'term': {{'book': 'physics'}}}}, found {filter!r}"
-            )
         self.num_results = num_results
         self.filter = filter
-        self.include_fields = as_names(include_fields)
+        self.include_fields = include_fields
 
     def _check(self, queries: pd.DataFrame) -> bool:
         """Refuse queries that cannot be searched; return whether there is anything to search."""
@@ -142,6 +158,7 @@ class ClusterRetriever(_ClusterTransformer):
                 names it.
         """
         pt.validate.query_frame(inp, extra_columns=[self._column], context=self)
+        check_names(inp.columns)
         queries = inp.drop(columns=self._new_columns, errors="ignore").assign(qid=query_ids(inp))
         found = self.index.remote.read(partial(self._search, queries)) if self._check(queries) else {}
         return self._frame(queries, [found.get(qid, []) for qid in queries["qid"]])
@@ -152,7 +169,7 @@ class ClusterRetriever(_ClusterTransformer):
 
     @property
     def _fields(self) -> list[str]:
-        return [field for field in as_names(self.include_fields) or () if field != DOCNO]
+        return [field for field in self.include_fields or () if field != DOCNO]
 
     @property
     def _new_columns(self) -> list[str]:
@@ -247,6 +264,7 @@ class OpenSearchScorer(_ClusterTransformer):
             ImpactIndexError: There is no complete index, the cluster cannot be reached, or it refused a query.
         """
         pt.validate.columns(inp, includes=["qid", "query_toks", DOCNO], context=self)
+        check_names(inp.columns)
         scores: dict[tuple[str, str], float] = {}
         if len(inp):
             scores = self.index.remote.read(partial(self._scores, inp.assign(qid=text_qids(inp))))

@@ -7,6 +7,7 @@ import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -49,8 +50,8 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("postings", "ms"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"max_{name} must be above 0, or None for no limit, found {value}")
+            if value is not None and not (isinstance(value, Real) and float(value) > 0):
+                raise ValueError(f"max_{name} must be a number above 0, or None for no limit, found {value!r:.60}")
 
     def __bool__(self) -> bool:
         return self.postings is not None or self.ms is not None

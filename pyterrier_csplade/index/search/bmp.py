@@ -58,6 +58,8 @@ class BlockMaxPruning(Algorithm):
     def __post_init__(self) -> None:
         if not (isinstance(self.block_size, Integral) and 1 <= self.block_size <= 256):
             raise ValueError(f"block_size must be a whole number from 1 to 256, found {self.block_size!r}")
+        object.__setattr__(self, "block_size", int(self.block_size))  # JSON cannot represent numpy's integers
+        object.__setattr__(self, "reordered", bool(self.reordered))
         check_share(alpha=self.alpha, beta=self.beta, above_zero=True)
 
     def prepare(self, postings: Postings) -> Searcher:

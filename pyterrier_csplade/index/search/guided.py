@@ -59,6 +59,7 @@ class Guided(Algorithm):
     def __post_init__(self) -> None:
         check_share(alpha=self.alpha, beta=self.beta, gamma=self.gamma)
         check_one_of("fill", self.fill, get_args(Fill))
+        _check_name(self.guide)
 
     def prepare(self, postings: Postings) -> Searcher:
         """Return a searcher of postings.
@@ -134,9 +135,13 @@ def read_guide(postings: Postings, name: str, fill: Fill) -> tuple[np.ndarray, n
     return guides, maxima, float(postings.max_impacts.max(initial=0)) / _LARGEST
 
 
+def _check_name(name: object) -> None:
+    if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name)):
+        raise ValueError(f"a guide's name has 1 to 64 letters, digits, - and _, found {name!r:.80}")
+
+
 def _path(postings: Postings, name: str) -> Path:
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
-        raise ValueError(f"a guide's name has 1 to 64 letters, digits, - and _, found {name!r}")
+    _check_name(name)
     return postings.file.path.with_name(f"csplade_guide_{name}.bin")
 
 
