@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def open_source(name: str) -> Source:
         DataError: There are no documents of this name.
     """
     if (files := source_files(name)) is not None:
-        return Source(name, lambda: _identified(files), lambda: sum(map(count_documents, files)))
+        return Source(name, partial(_identified, files), partial(_count_all, files))
     dataset = get_dataset(name, f"irds:{name}")
     if dataset is None:
         raise DataError(f"there is no file, ir_datasets id or PyTerrier dataset {name!r}")
@@ -84,18 +85,7 @@ def open_source(name: str) -> Source:
 
 def dataset_source(dataset: Any, name: str) -> Source:
     """Return the documents of a PyTerrier dataset."""
-
-    def read() -> Iterable[Mapping[str, Any]]:
-        try:
-            return dataset.get_corpus_iter(verbose=False)
-        except NotImplementedError as error:
-            raise DataError(f"the dataset {name} has no documents") from error
-
-    def count() -> int:
-        known = dataset.irds_ref().docs_count() if hasattr(dataset, "irds_ref") else None
-        return sum(1 for _ in read()) if known is None else known
-
-    return Source(name, read, count)
+    return Source(name, partial(_read_dataset, dataset, name), partial(_count_dataset, dataset, name))
 
 
 def read_corpus(source: str, text_fields: Sequence[str]) -> Iterator[str]:
@@ -160,6 +150,23 @@ def get_dataset(*names: str) -> Any:
         with suppress(KeyError, ValueError):
             return pt.get_dataset(name)
     return None
+
+
+def _read_dataset(dataset: Any, name: str) -> Iterable[Mapping[str, Any]]:
+    try:
+        found: Iterable[Mapping[str, Any]] = dataset.get_corpus_iter(verbose=False)
+    except NotImplementedError as error:
+        raise DataError(f"the dataset {name} has no documents") from error
+    return found
+
+
+def _count_dataset(dataset: Any, name: str) -> int:
+    known: int | None = dataset.irds_ref().docs_count() if hasattr(dataset, "irds_ref") else None
+    return sum(1 for _ in _read_dataset(dataset, name)) if known is None else known
+
+
+def _count_all(files: Iterable[Path]) -> int:
+    return sum(map(count_documents, files))
 
 
 def _identified(files: Iterable[Path]) -> Iterator[dict[str, Any]]:

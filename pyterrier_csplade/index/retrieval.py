@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -91,6 +92,9 @@ class IndexRetriever(MadeByIndex):
             ImpactIndexError: There is no index, it is damaged, or the search failed.
         """
         self._check_columns(list(inp.columns))
+        return copy.copy(self)._results(inp)  # another thread may set parameters meanwhile
+
+    def _results(self, inp: pd.DataFrame) -> pd.DataFrame:
         qids = query_ids(inp)
         weights = {qid: check_weights(toks, qid) for qid, toks in zip(qids, inp["query_toks"])}
         weights = {qid: query for qid, query in weights.items() if query}

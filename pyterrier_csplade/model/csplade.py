@@ -25,7 +25,7 @@ from .assembly import model_and_adapter
 from .backbone import Backbone, Role, TokenizedBatch
 from .card import write_card
 from .encoder import BatchEncoder, Head
-from .hub import LOADING_ARGUMENTS, LOADING_LOCK, check_source, query_table_of
+from .hub import LOADING_ARGUMENTS, LOADING_LOCK, check_source, query_table_of, replacing_files
 from .loading import Quantization, agree_on_contract, load_backbone, prepare_backbone, read_contract, save_backbone, to_dtype
 from .scorer import Scorer
 from .shallow import shallow_pair
@@ -228,7 +228,8 @@ class CSPLADE(Settings):
     def save(self, path: str | Path) -> None:
         """Save model, tokenizer and contract into a directory that ``CSPLADE(path)`` loads.
 
-        The directory can be pushed to a hub: a model card with tags, ``README.md``, is written unless it exists.
+        The directory can be pushed to a hub: a model card with tags, ``README.md``, is written unless it exists. A model in
+        the directory is replaced when the new one is complete, and other files stay. One process writes at a time; others wait.
 
         Raises:
             ContractError: The model is quantised, so its full weights are not in memory, or it is an unmerged PEFT model.
@@ -237,9 +238,10 @@ class CSPLADE(Settings):
             raise ContractError(
                 f"a model loaded with quantization={self.quantization!r} cannot be saved: load it without quantization"
             )
-        save_backbone(self.backbone, Path(path))
-        if (table := self._query_table()) is not None:
-            table.save(Path(path) / QUERY_TABLE)
+        with replacing_files(Path(path)) as directory:
+            save_backbone(self.backbone, directory)
+            if (table := self._query_table()) is not None:
+                table.save(directory / QUERY_TABLE)
         write_card(Path(path), self.contract, len(self.vocabulary))
 
     def shallow(self, layers: Layers) -> CSPLADE:

@@ -49,6 +49,7 @@ def export_sentence_transformers(model: CSPLADE, path: str | Path, *, queries: Q
         ContractError: The modules of sentence-transformers cannot express the contract, the model or the table, and the message
             names what they lack; or the table belongs to another model.
     """
+    _check_loading(model)
     backbone, path = model.backbone, Path(path)
     _check_expressible(backbone)
     try:
@@ -114,6 +115,13 @@ def _static(backbone: Backbone, queries: QueryTable, prompts: dict[str, str]) ->
     weight[backbone.columns.cpu()] = torch.from_numpy(queries.weights)
     weight[read(prompts["query"])] = 0
     return SparseStaticEmbedding(tokenizer, weight, frozen=True)
+
+
+def _check_loading(model: CSPLADE) -> None:
+    if model.quantization is not None:
+        raise ContractError(
+            f"a model loaded with quantization={model.quantization!r} cannot be exported: load it without quantization"
+        )
 
 
 def _check_expressible(backbone: Backbone) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,13 +20,18 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from pyterrier_csplade._errors import ContractError, CspladeError, is_failure
+from pyterrier_csplade.storage.files import locked
 from pyterrier_csplade.storage.files import read_json as read_any_json
 from pyterrier_csplade.vectors.checks import check_revision
-from pyterrier_csplade.vectors.contract import QUERY_TABLE
+from pyterrier_csplade.vectors.contract import CONTRACT_FILE, QUERY_TABLE
 
 #: transformers replaces functions of torch in all threads while it loads a model, so models are loaded one at a time.
 LOADING_LOCK = threading.RLock()
 
+# Prefix of the names of a lock and of a directory of files that are being written.
+_UNFINISHED = ".csplade-save"
+# Suffixes of the files of a checkpoint or an adapter.
+_READ = frozenset({".json", ".safetensors", ".model", ".txt", ".jinja", ".npz"})
 # Characters of another library's message that an error quotes.
 _LONGEST = 240
 #: Arguments that have an effect only while a model is loaded.
@@ -226,6 +233,7 @@ def check_source(model: Any, changed: Mapping[str, Any]) -> None:
         raise FileNotFoundError(f"there is no file {model}")
     for name, file in ((model, "config.json"), *adapters):
         path = Path(name)
+        _check_files(path)
         if path.is_dir() and not (path / file).is_file():
             is_adapter = file == "config.json" and (path / "adapter_config.json").is_file()
             if is_adapter and not adapters:
@@ -234,6 +242,15 @@ def check_source(model: Any, changed: Mapping[str, Any]) -> None:
             raise FileNotFoundError(f"{name} contains no {file}{remedy}")
         if not path.exists() and (path.is_absolute() or name.startswith(("./", "../", "~"))):
             raise FileNotFoundError(f"there is no directory {name}")
+
+
+def _check_files(directory: Path) -> None:
+    """Refuse broken links and directories in the place of files: a contract or a tokenizer would be read as missing."""
+    if directory.is_dir():
+        for path in sorted(directory.iterdir()):
+            if path.suffix in _READ and not path.is_file():
+                kind = "a link to a file that does not exist" if path.is_symlink() else "not a file"
+                raise FileNotFoundError(f"{path} is {kind}: copy the model again, with the files to which its links point")
 
 
 def _check_name(name: str) -> None:
@@ -249,6 +266,27 @@ def _check_name(name: str) -> None:
         validate_repo_id(name)
     except HFValidationError as error:
         raise FileNotFoundError(f"there is no directory {name}") from error
+
+
+@contextlib.contextmanager
+def replacing_files(directory: Path) -> Iterator[Path]:
+    """Yield an empty directory for the files of a model, and move them into ``directory`` when all are written.
+
+    Files are replaced and not overwritten, because a loaded model may read its weights from them. Other files stay, except
+    weights of an earlier model. One process writes at a time while others wait.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with locked(directory / f"{_UNFINISHED}.lock"):
+        for leftover in directory.glob(f"{_UNFINISHED}-*"):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=f"{_UNFINISHED}-", dir=directory) as temporary:
+            yield Path(temporary)
+            written = [path.relative_to(temporary) for path in sorted(Path(temporary).rglob("*")) if path.is_file()]
+            for stale in {path.name for path in directory.glob("model*.safetensors*")} - {str(path) for path in written}:
+                (directory / stale).unlink()
+            for path in sorted(written, key=lambda path: path.name == CONTRACT_FILE):
+                (directory / path.parent).mkdir(exist_ok=True)
+                (Path(temporary) / path).replace(directory / path)
 
 
 def save_tokenizer(tokenizer: Any, directory: str | Path) -> None:

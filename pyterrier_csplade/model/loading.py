@@ -174,6 +174,7 @@ def prepare_backbone(
         ContractError: The vocabulary, the digest or the vectors of the probes differ from the contract; the tokenizer does not
             support the contract; or the self-test fails.
     """
+    _check_pair(lm, tokenizer, name)
     with own_errors(f"{name}: model and tokenizer do not fit together"):
         backbone = Backbone(lm, tokenizer, contract).eval()
         backbone.to(lm.device)
@@ -192,6 +193,18 @@ def prepare_backbone(
     backbone.contract = backbone.contract.replace(probes=())
     contract.warn_if_older(f"{name}: {CONTRACT_FILE}")
     return backbone
+
+
+def _check_pair(lm: Any, tokenizer: Any, name: str) -> None:
+    """Refuse weights that are not in memory, and a tokenizer that divides a text differently each time."""
+    if any(parameter.is_meta for parameter in lm.parameters()):
+        raise ContractError(f"{name}: its weights are not in memory (device meta): load the model onto a device first")
+    dropout = getattr(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None), "dropout", None)
+    if dropout:
+        raise ContractError(
+            f"{name}: its tokenizer leaves out merges at random (BPE dropout of {dropout:g}), so that a text has no fixed "
+            "vector: set dropout of the model in tokenizer.json to null"
+        )
 
 
 def _agreed(key: str, found: str, stored: str, name: str) -> str:

@@ -120,6 +120,6 @@ def _identity(directory: Path) -> tuple[int, int, int] | None:
     """Identify the manifest file, not its content: an index that is rebuilt from the same documents has an equal manifest."""
     try:
         status = (directory / MANIFEST_FILE).stat()
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:  # missing, or links that form a circle
         return None
     return status.st_dev, status.st_ino, status.st_mtime_ns

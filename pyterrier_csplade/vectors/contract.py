@@ -307,6 +307,8 @@ def _is_number(value: object) -> bool:
 
 def _is_scale(value: Any) -> bool:
     """Whether a value is positive and finite; large integers are compared without conversion."""
+    if _is_number(value) and not isinstance(value, int):
+        value = float(value)  # numpy would round the limit to float32
     return _is_number(value) and 0 < value <= 1e300 and math.isfinite(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import pickle
 import sys
 import tracemalloc
 from pathlib import Path
@@ -224,3 +225,9 @@ def test_rows_of_parquet_by_a_stand_in(tmp_path: Path, monkeypatch: pytest.Monke
     assert [next(documents), next(documents)] == [{"docno": "1", "text": "x"}, {"docno": "2", "text": "y"}]
     with pytest.raises(DataError, match=r"a.parquet, after row 2: cannot be read as Parquet \(torn\)"):
         next(documents)
+
+
+def test_documents_by_name_can_be_sent_to_other_processes(tmp_path: Path) -> None:
+    name = str(write(tmp_path / "a.jsonl", JSON))
+    sent = pickle.loads(pickle.dumps(open_source(name)))
+    assert list(sent.read()) == [{"docno": "a", "text": "x"}] and sent.count() == 1

@@ -186,3 +186,21 @@ def test_first_use_by_several_threads_opens_an_index_once(tmp_path: Path) -> Non
 
 def check(retriever: Any, number: int) -> None:
     assert answer(retriever, queries()[number]) == expected(0, queries()[number])
+
+
+@pytest.mark.parametrize("algorithm", ["terrier", "exhaustive"])
+def test_parameters_that_are_set_during_a_search_count_from_the_next_one(
+    tmp_path: Path, algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retriever = ImpactIndex(tmp_path / "index").index(documents(0)).retriever(algorithm=algorithm, num_results=5)
+    search = type(retriever)._search_one  # type: ignore[attr-defined]
+
+    def search_and_set(self: Any, *arguments: Any) -> Any:
+        found = search(self, *arguments)
+        retriever.set_parameter("num_results", 2)
+        return found
+
+    monkeypatch.setattr(type(retriever), "_search_one", search_and_set)
+    frame = pd.DataFrame({"qid": ["a", "b", "c"], "query_toks": queries()[:3]})
+    assert retriever(frame).groupby("qid").size().tolist() == [5, 5, 5]
+    assert retriever(frame).groupby("qid").size().tolist() == [2, 2, 2]

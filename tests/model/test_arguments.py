@@ -15,7 +15,15 @@ import pyterrier as pt
 import pytest
 from scipy.sparse import csr_matrix
 
-from pyterrier_csplade import CSPLADE, Contract, ContractError, DataError, PruneToks, Quantizer
+from pyterrier_csplade import (
+    CSPLADE,
+    Contract,
+    ContractError,
+    DataError,
+    PruneToks,
+    Quantizer,
+    export_sentence_transformers,
+)
 from pyterrier_csplade.images import TransformersFeatures
 from pyterrier_csplade.vectors import MatrixVectors, checked_pieces, to_vectors
 from support.models import language_model, tokenizer
@@ -120,6 +128,13 @@ def test_names_that_no_model_has(tmp_path: Path, name: str, error: type[Exceptio
         CSPLADE(name)
     with pytest.raises(error, match=message):
         CSPLADE("some/model", adapter=name)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4", "int8-weight-only"])
+def test_a_quantised_model_is_not_exported(quantization: Any, tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=f"a model loaded with quantization='{quantization}' cannot be exported"):
+        export_sentence_transformers(CSPLADE("some/model", quantization=quantization), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_contract_is_an_object() -> None:

@@ -140,3 +140,35 @@ def test_arguments_of_loading_cannot_change_once_the_model_is_loaded(saved: Path
     again = copy.deepcopy(csplade)
     again.fold = "case+space"  # a copy is not loaded yet
     assert again.contract.fold == "case+space"
+
+
+def test_a_model_may_be_saved_where_it_was_loaded_and_from_many_threads(saved: Path, tmp_path: Path) -> None:
+    """The weights of a loaded model may be a map of the file; and two writers mixed their files."""
+    shutil.copytree(saved, tmp_path / "model")
+    csplade = CSPLADE(tmp_path / "model")
+    expected = dense(csplade.encode_docs(TEXTS))
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    (tmp_path / "model" / "model-00001-of-00002.safetensors").write_bytes(b"of an earlier model")
+    (tmp_path / "model" / ".csplade-save-1").mkdir()  # of a process that was killed
+    with ThreadPoolExecutor(4) as executor:
+        list(executor.map(lambda _: csplade.save(tmp_path / "model"), range(4)))
+    assert np.array_equal(dense(csplade.encode_docs(TEXTS)), expected)
+    assert np.array_equal(dense(CSPLADE(tmp_path / "model").encode_docs(TEXTS)), expected)
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert names == {path.name for path in saved.iterdir()} | {"notes.txt"}
+
+
+def test_a_model_that_cannot_be_saved_leaves_the_earlier_one(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(saved, tmp_path / "model")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    other = CSPLADE((language_model(seed=5), tokenizer()))
+
+    def full(*arguments: Any, **settings: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(other.backbone.tokenizer), "save_pretrained", full)
+    with pytest.raises(OSError, match="No space left"):
+        other.save(tmp_path / "model")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before

@@ -195,3 +195,33 @@ def test_a_damaged_file_is_an_error_of_this_package(file: str, content: bytes | 
     path.write_bytes(path.read_bytes()[:-1000] if content is None else content)
     with pytest.raises(ContractError, match=r"checkpoint.*(copy|whole|there|correct|check)"):
         CSPLADE(checkpoint).encode_docs(["a"])
+
+
+@pytest.mark.parametrize(
+    "name", ["csplade_config.json", "tokenizer_config.json", "generation_config.json", "other.safetensors"]
+)
+@pytest.mark.parametrize("kind", ["link", "circle", "directory"])
+def test_files_that_are_not_there_are_not_read_as_missing(tmp_path: Path, name: str, kind: str) -> None:
+    """A model without its contract was loaded as a causal one."""
+    CSPLADE((language_model(), tokenizer()), variant="echo").save(tmp_path)
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    if kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to(name if kind == "circle" else "../blobs/3f")
+    with pytest.raises(FileNotFoundError, match=f"{name} is .*: copy the model again, with the files to which its links point"):
+        CSPLADE(tmp_path)
+
+
+def test_a_model_without_weights_in_memory_is_refused() -> None:
+    with pytest.raises(ContractError, match="its weights are not in memory"):
+        CSPLADE((language_model().to("meta"), tokenizer())).encode_docs(["dogs"])
+
+
+def test_a_tokenizer_that_divides_texts_at_random_is_refused() -> None:
+    """Two encodings of a text differed."""
+    tokens = copy.deepcopy(tokenizer())
+    tokens.backend_tokenizer.model.dropout = 0.5
+    with pytest.raises(ContractError, match=r"leaves out merges at random \(BPE dropout of 0.5\)"):
+        CSPLADE((language_model(), tokens)).encode_docs(["dogs"])

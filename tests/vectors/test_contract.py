@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,9 @@ def test_nonsense_in_a_file_is_one_error(text: str, tmp_path: Path) -> None:
 
 
 def test_numbers_of_numpy_become_those_of_json() -> None:
-    contract = Contract(impact_scale=np.float32(20), query_length=np.int64(9))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of an overflow in float32
+        contract = Contract(impact_scale=np.float32(20), query_length=np.int64(9))
     assert json.loads(json.dumps(contract.to_dict()))["impact_scale"] == 20 and type(contract.query_length) is int
 
 
