@@ -1,6 +1,6 @@
 """Documents trained with a query table, against documents trained with the model's queries, after equal steps.
 
-Usage: python benchmarks/table_training.py COLLECTIONS CACHE [--name medquad] [--steps 300] [--documents N]
+Usage: python benchmarks/table_training.py COLLECTIONS CACHE [--name medquad] [--steps 200] [--documents N]
 
 COLLECTIONS contains a folder with ``docs.jsonl.gz``, ``topics.tsv``, ``qrels.txt``, ``topics.train.tsv`` and
 ``train.triples.jsonl.gz``. csplade-tiny is trained further on these queries, by InfoNCE with the same settings and the same
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("collections", type=Path)
     parser.add_argument("cache", type=Path)
     parser.add_argument("--name", default="medquad")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--documents", type=int, help="use the first documents, and the queries that are judged on them")
     args = parser.parse_args()
     folder, tiny = args.collections / args.name, CSPLADE.tiny()
