@@ -11,7 +11,7 @@ import pandas as pd
 import pyterrier as pt
 
 from ._errors import DataError
-from .vectors.checks import check_positive
+from .vectors.checks import check_names, check_positive
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +47,7 @@ def exact_recall(exact: pd.DataFrame, k: int) -> Any:
     """
     check_positive(k=k)
     pt.validate.columns(exact, includes=["qid", "docno", "score"])
+    check_names(exact.columns)
     wanted = {str(qid): _top(rows, k) for qid, rows in exact.groupby("qid")}
 
     def recall(qrels: pd.DataFrame, run: pd.DataFrame) -> Iterator[tuple[str, float]]:

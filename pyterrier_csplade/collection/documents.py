@@ -12,7 +12,7 @@ from typing import Any
 
 from pyterrier_csplade._errors import CollectionError
 from pyterrier_csplade.storage.docnos import Docnos
-from pyterrier_csplade.vectors.checks import check_docno
+from pyterrier_csplade.vectors.checks import check_docno, check_record
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,10 @@ def divide(documents: Iterable[Mapping[str, Any]], read: Reader, size: int) -> I
     documents = iter(documents)
     number = 0
     while chunk := list(islice(documents, size)):
-        docnos = [check_docno(document, position) for position, document in enumerate(chunk, number * size + 1)]
+        docnos = [
+            check_docno(check_record(document, f"document {position}"), position)
+            for position, document in enumerate(chunk, number * size + 1)
+        ]
         seen.add(docnos)
         yield DocumentShard(number, docnos, read(chunk, document_names(docnos)))
         number += 1

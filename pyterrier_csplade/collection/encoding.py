@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix, vstack
 from pyterrier_csplade._errors import DataError
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.model.pipelining import Behind, pipelined
+from pyterrier_csplade.vectors.checks import check_share, positive
 
 from .documents import DocumentShard, Part, Reader, divide, document_names
 from .recipe import Recipe
@@ -88,8 +89,10 @@ def encode_collection(
         say: Receives lines for people to read.
         runner: Where to encode; in this process by default.
     """
-    if shard_size < 1:
-        raise ValueError(f"shard_size must be positive, found {shard_size}")
+    shard_size = positive("shard_size")(shard_size)
+    check_share(max_empty=max_empty)
+    if not hasattr(encoder, "vector_contract") or not hasattr(encoder, "quantizer"):
+        raise TypeError(f"encoder must be csplade.doc_encoder() or csplade.image_encoder(...), found {encoder!r:.80}")
     check_place(directory)  # before the model is loaded
     runner = runner or InProcess()
     recipe, vocabulary = runner.describe(encoder, shard_size)

@@ -180,7 +180,7 @@ class PostingsScorer(MadeByIndex):
 
 def contributions(opened: OpenIndex, query_toks: object, docno: str, index: str) -> dict[str, float]:
     """Return how much each term of a query adds to the score of a document; see :meth:`ImpactIndex.explain`."""
-    postings, docid = opened.postings(), opened.numbers().get(docno)
+    postings, docid = opened.postings(), opened.numbers().get(docno) if isinstance(docno, str) else None
     if docid is None:
         raise DataError(f"document {docno!r} is not in {index}")
     check_contracts(pd.DataFrame({"qid": ["explained"], "query_toks": [query_toks]}), opened.contract, index)

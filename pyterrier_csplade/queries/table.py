@@ -264,7 +264,8 @@ def teach(model: Teacher, queries: Sequence[str], *, counts: bool, verbose: bool
     Raises:
         DataError: A query is not a string, or most queries get no terms from the model, so that there is nothing to imitate.
     """
-    distinct = list(dict.fromkeys(check_plain_queries(list(queries), [f"query {i}" for i in range(len(queries))])))
+    listed = queries if isinstance(queries, str) else list(queries)  # a single text is refused
+    distinct = list(dict.fromkeys(check_plain_queries(listed, [f"query {i}" for i in range(len(listed))])))
     tokens, vectors = tokens_of(model), model.encode_queries(distinct, verbose=verbose)
     check_teacher(vectors)
     return tokens(distinct, counts=counts), vectors

@@ -153,9 +153,18 @@ def test_arguments_and_progress(csplade: CSPLADE, pristine: Path, tmp_path: Path
     complete = EncodedCollection(tmp_path / "c", encoder=csplade.doc_encoder())
     with pytest.raises(ValueError, match=r"can only be read: encode with EncodedCollection\(path\)"):
         complete.encode(csplade.doc_encoder(), documents())
-    with pytest.raises(ValueError, match="shard_size must be positive, found 0"):
-        encode(tmp_path / "c", csplade, shard_size=0)
+    for wrong in (0, "x", 2.5):
+        with pytest.raises(ValueError, match=f"shard_size must be a whole number of at least 1, found {wrong!r}"):
+            encode(tmp_path / "c", csplade, shard_size=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max_empty must be a number from 0 to 1, found 'x'"):
+        EncodedCollection(tmp_path / "c").encode(csplade.doc_encoder(), documents(), max_empty="x")  # type: ignore[arg-type]
+    for encoder in (None, csplade.query_encoder()):
+        with pytest.raises(TypeError, match="encoder must be csplade.doc_encoder"):
+            EncodedCollection(tmp_path / "c").encode(encoder, documents())  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DataError, match="document 1 must be a dict, found 'docno'.*to_dict"):
+        EncodedCollection(tmp_path / "c").encode(csplade.doc_encoder(), pd.DataFrame(documents()))  # type: ignore[arg-type]
+    assert len(encode(tmp_path / "d", csplade, shard_size=np.int64(7))) == 23  # type: ignore[arg-type]
     shown = EncodedCollection(pristine).get_corpus_iter(verbose=True)
     assert len(shown) == 23 and [d["docno"] for d in shown] == [d["docno"] for d in documents()]
     assert "23/23" in capsys.readouterr().err

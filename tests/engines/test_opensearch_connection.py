@@ -68,6 +68,15 @@ def test_ca_certs_reach_the_client(settings: dict[str, Any], tmp_path: Path) -> 
     assert settings["ca_certs"] == str(path) and settings["verify_certs"] is True
 
 
+def test_settings_of_a_connection_are_checked_before_it_is_made() -> None:
+    for timeout in (0, -1, float("nan"), "60", None):
+        with pytest.raises(ValueError, match="timeout must be a number of seconds above 0"):
+            OpenSearchIndex("https://h:1", "docs", timeout=timeout)  # type: ignore[arg-type]
+    for auth in ("user", ("user",), {"user": "password"}):
+        with pytest.raises(ValueError, match="auth must be a pair of user and password"):
+            OpenSearchIndex("https://h:1", "docs", auth=auth)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("url", ["localhost:9200", "ftp://h", "", "http://", f"http://me:{PASSWORD}@h:port", "https:///x"])
 def test_malformed_url_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(ValueError, match="URL") as caught:

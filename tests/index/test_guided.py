@@ -204,11 +204,26 @@ def test_counts_of_folded_tokens(tmp_path: Path) -> None:
         ([{"docno": "d0", "toks": {}}], "'d0' has no toks_tf.*counts=True"),
         ([{"docno": "d9", "toks_tf": {}}], "'d9'"),
         ([{"docno": "d0", "toks_tf": {}}] * 2, "'d0' appears twice"),
+        ([{"docno": "d0", "toks_tf": {"a": -1}}], "'d0': toks_tf: the weight of 'a' must be finite and at least 0, found -1"),
+        ([{"docno": "d0", "toks_tf": {"a": float("nan")}}], "'d0': toks_tf: the weight of 'a' must be finite"),
+        ([{"docno": "d0", "toks_tf": {"a": "1"}}], "'d0': toks_tf: the weight of 'a' must be finite"),
+        ([], "there are no documents for a guide"),
+        (["d0"], "document 1 must be a dict, found 'd0'"),
     ],
 )
 def test_counts_that_cannot_be_used_are_refused(tmp_path: Path, documents: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(DataError, match=message):
         small(tmp_path).add_guide(documents)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"k1": float("nan")}, "k1 must be"), ({"k1": "1"}, "k1 must be"), ({"b": 5}, "b must be"), ({"b": None}, "b must be")],
+)
+def test_settings_of_bm25_are_checked(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    """They made guides of no meaning."""
+    with pytest.raises(ValueError, match=message):
+        small(tmp_path).add_guide([{"docno": "d0", "toks_tf": {"a": 1}}], **settings)
 
 
 def test_missing_guide_and_wrong_names(tmp_path: Path) -> None:

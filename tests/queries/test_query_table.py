@@ -112,6 +112,13 @@ def test_transform_keeps_rows_and_columns(table: QueryTable) -> None:
     assert table.transform(frame[:0])["query_toks"].tolist() == []
 
 
+def test_one_text_is_not_read_as_many_queries(csplade: CSPLADE) -> None:
+    with pytest.raises(DataError, match="expected a list of texts, found one text, 'dogs': put it in a list"):
+        QueryTable.fit(csplade, "dogs", verbose=False)
+    texts: Any = (text for text in ["dogs"])
+    assert QueryTable.fit(csplade, texts, verbose=False) == QueryTable.fit(csplade, ["dogs"], verbose=False)
+
+
 def test_bad_queries_are_named(table: QueryTable) -> None:
     with pytest.raises(DataError, match="query q7: expected text, found None"):
         table.transform(pd.DataFrame({"qid": ["q7"], "query": [None]}))

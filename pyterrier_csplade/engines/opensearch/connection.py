@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -70,6 +71,13 @@ class RequestRefusedError(ImpactIndexError):
         self.reason = reason
 
 
+def _check_settings(timeout: Any, auth: Any) -> None:
+    if not (isinstance(timeout, Real) and float(timeout) > 0):
+        raise ValueError(f"timeout must be a number of seconds above 0, found {timeout!r:.60}")
+    if auth is not None and not (isinstance(auth, (tuple, list)) and len(auth) == 2):
+        raise ValueError("auth must be a pair of user and password")
+
+
 class Connection:
     """A cluster.
 
@@ -92,6 +100,7 @@ class Connection:
         self._secrets: tuple[str, ...] = ()
         self._checked = False
         self._timeout = timeout
+        _check_settings(timeout, auth)
         if ca_certs is not None and not Path(ca_certs).is_file():
             raise ValueError(f"ca_certs: there is no file {ca_certs}")
         if isinstance(server, str):

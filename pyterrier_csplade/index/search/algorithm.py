@@ -115,7 +115,7 @@ def algorithm(name: str, options: dict[str, Any]) -> Algorithm:
         ValueError: There is no such algorithm, or an option has an invalid value.
         TypeError: The algorithm has no such option.
     """
-    if name not in _ALGORITHMS:
+    if not (isinstance(name, str) and name in _ALGORITHMS):
         raise ValueError(f"algorithm must be one of terrier, {', '.join(_ALGORITHMS)}, found {name!r}")
     module, class_name = _ALGORITHMS[name]
     found: type[Algorithm] = getattr(importlib.import_module(f".{module}", __package__), class_name)

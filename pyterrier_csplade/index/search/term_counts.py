@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 from pyterrier_csplade._errors import DataError, ImpactIndexError
 from pyterrier_csplade.index.terrier.java import start
 from pyterrier_csplade.index.terrier.reader import TerrierFiles
+from pyterrier_csplade.vectors.checks import check_finite_vector, check_record, check_share
 
 from .guided import GuideSource
 from .postings import Postings
@@ -25,19 +28,24 @@ def counts_source(postings: Postings, documents: Iterable[Mapping[str, Any]], k1
     The documents have ``docno`` and ``toks_tf`` (token to count), and may be in any order.
 
     Raises:
-        DataError: A document has no counts, is not in the index, or appears twice.
+        DataError: A document has no counts or counts that are no numbers of at least 0, is not in the index, or appears twice;
+            or there are no documents.
     """
-    numbers, keys = postings.documents(), dict[str, int]()
+    numbers, keys, position = postings.documents(), dict[str, int](), 0
     rows, columns, counts = list[int](), list[int](), list[float]()
-    for document in documents:
-        docno, toks = document.get("docno"), document.get("toks_tf")
-        if not isinstance(toks, Mapping):
+    for position, document in enumerate(documents, start=1):
+        record = check_record(document, f"document {position}")
+        docno, given = record.get("docno"), record.get("toks_tf")
+        if not isinstance(given, Mapping):
             raise DataError(f"document {docno!r} has no toks_tf: make them with csplade.doc_encoder(counts=True)")
+        toks = check_finite_vector(given, f"document {docno!r}: toks_tf")
         if docno not in numbers:
             raise DataError(f"document {docno!r} appears twice, or is not in the index")
         rows += [numbers.pop(docno)] * len(toks)
         columns += [keys.setdefault(folded(token), len(keys)) for token in toks]
         counts += toks.values()
+    if not position:
+        raise DataError("there are no documents for a guide")
     # Counts of tokens with the same key are added up.
     matrix = csr_matrix((counts, (rows, columns)), shape=(len(postings), len(keys)), dtype=np.float64)
     return _matrix_source(bm25(matrix, k1, b), lambda term: keys.get(folded(term)), f"BM25 over tokens, k1={k1}, b={b}")
@@ -103,6 +111,9 @@ def _matrix_source(weights: csc_matrix, key: Callable[[str], int | None], descri
 
 def bm25(counts: csr_matrix, k1: float, b: float) -> csc_matrix:
     """Return the BM25 weights of counts [documents, terms] (Robertson and Zaragoza, 2009, with Lucene's positive IDF)."""
+    if not (isinstance(k1, Real) and 0 <= float(k1) < math.inf):
+        raise ValueError(f"k1 must be a number, finite and not negative, found {k1!r:.60}")
+    check_share(b=b)
     lengths = np.asarray(counts.sum(axis=1)).ravel()
     frequencies = np.bincount(counts.indices, minlength=counts.shape[1])
     idf = np.log1p((counts.shape[0] - frequencies + 0.5) / (frequencies + 0.5))
