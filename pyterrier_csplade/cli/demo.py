@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyterrier as pt
@@ -210,7 +210,8 @@ def _index_impacts(documents: pd.DataFrame, path: Path) -> ImpactIndex:
 
 def _query_table(csplade: CSPLADE, documents: pd.DataFrame, path: Path) -> QueryTable:
     """Make a query table from the first sentences of documents, since there are no training queries."""
-    source = Source("the docstrings", lambda: documents.to_dict("records"), lambda: len(documents))
+    records: list[Any] = documents.to_dict("records")
+    source = Source("the docstrings", lambda: records, lambda: len(records))
     table = QueryTable.fit(csplade, suggested_queries(source, ["text"], _SENTENCES))
     table.save(path)
     return table
