@@ -72,7 +72,7 @@ class Settings:
         return f"{self._maker()}({', '.join(self._changed())})"
 
 
-class Checked:
+class CheckedAttribute:
     """An attribute that checks and converts its values, in the constructor and in ``set_parameter``."""
 
     def __init__(self, check: Callable[[Any], Any]) -> None:

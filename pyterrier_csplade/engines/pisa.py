@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade._settings import Checked
+from pyterrier_csplade._settings import CheckedAttribute
 from pyterrier_csplade.index.search.algorithm import Hits
 from pyterrier_csplade.vectors.checks import check_one_of
 
@@ -91,9 +91,9 @@ class PisaRetriever(EngineRetriever):
     """Retrieves with PISA."""
 
     #: PISA's algorithm.
-    query_algorithm = Checked(_check_algorithm)
+    query_algorithm = CheckedAttribute(_check_algorithm)
     #: Number of repetitions of a term with the weight 1.
-    toks_scale = Checked(_check_scale)
+    toks_scale = CheckedAttribute(_check_scale)
 
     def __init__(
         self,

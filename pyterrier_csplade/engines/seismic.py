@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pyterrier_csplade._settings import Checked
+from pyterrier_csplade._settings import CheckedAttribute
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.index.search.algorithm import Hits
 from pyterrier_csplade.vectors.checks import positive, share
@@ -36,13 +36,13 @@ class SeismicEngine(Engine):
     ARTIFACT_FORMAT = "csplade_seismic"
 
     #: Average number of postings of a term that are kept.
-    n_postings = Checked(positive("n_postings"))
+    n_postings = CheckedAttribute(positive("n_postings"))
     #: Number of clusters of a list as a share of its postings.
-    centroid_fraction = Checked(share("centroid_fraction", above_zero=True))
+    centroid_fraction = CheckedAttribute(share("centroid_fraction", above_zero=True))
     #: Share of the mass of a cluster's maxima that its summary keeps.
-    summary_energy = Checked(share("summary_energy", above_zero=True))
+    summary_energy = CheckedAttribute(share("summary_energy", above_zero=True))
     #: Number of threads to build with.
-    threads = Checked(positive("threads"))
+    threads = CheckedAttribute(positive("threads"))
 
     def __init__(
         self,
@@ -126,9 +126,9 @@ class SeismicRetriever(EngineRetriever):
     """Retrieves with Seismic."""
 
     #: Number of heaviest terms of a query whose lists are searched.
-    query_cut = Checked(positive("query_cut"))
+    query_cut = CheckedAttribute(positive("query_cut"))
     #: Factor of a cluster's summary in the decision to skip it.
-    heap_factor = Checked(_check_factor)
+    heap_factor = CheckedAttribute(_check_factor)
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix, vstack
 from torch import nn
 
 from pyterrier_csplade._errors import ContractError, DataError
-from pyterrier_csplade._settings import Checked
+from pyterrier_csplade._settings import CheckedAttribute
 from pyterrier_csplade.model.csplade import CSPLADE
 from pyterrier_csplade.model.hub import LOADING_LOCK
 from pyterrier_csplade.model.sparse import Wanted
@@ -65,17 +65,17 @@ class ImageEncoder(ModelTransformer):
     model: CSPLADE
 
     #: Column of the pictures: paths, bytes, pillow images or arrays.
-    column = Checked(_check_column)
+    column = CheckedAttribute(_check_column)
     #: Column of image vectors, which replace the features of a picture if present.
-    vector_column = Checked(_check_column)
+    vector_column = CheckedAttribute(_check_column)
     #: Column of the result.
-    output = Checked(_check_column)
+    output = CheckedAttribute(_check_column)
     #: Number of heaviest terms that are kept; None keeps all.
-    top_k = Checked(check_top_k)
+    top_k = CheckedAttribute(check_top_k)
     #: Smallest weight that is kept.
-    min_weight = Checked(check_min_weight)
+    min_weight = CheckedAttribute(check_min_weight)
     #: A Quantizer, "default" for a Quantizer with the contract's scale, or None for float weights.
-    quantizer = Checked(_check_quantizer)
+    quantizer = CheckedAttribute(_check_quantizer)
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
-from pyterrier_csplade._settings import Checked
+from pyterrier_csplade._settings import CheckedAttribute
 from pyterrier_csplade.vectors.checks import as_names, check_names
 
 from .opened import OpenIndex
@@ -22,7 +22,9 @@ class FieldLoader(MadeByIndex):
     _method = "text_loader"
 
     #: The fields; "*" for all.
-    fields = Checked(lambda fields: "*" if isinstance(fields, str) and fields == "*" else as_names(fields, "fields") or [])
+    fields = CheckedAttribute(
+        lambda fields: "*" if isinstance(fields, str) and fields == "*" else as_names(fields, "fields") or []
+    )
 
     def __init__(self, impact_index: StoredIndex, *, fields: list[str] | str = "*", verbose: bool = False) -> None:
         """Create a loader; :meth:`ImpactIndex.text_loader` explains the arguments."""

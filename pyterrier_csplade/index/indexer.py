@@ -12,7 +12,7 @@ import pyterrier as pt
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
-from pyterrier_csplade._settings import Checked, Settings
+from pyterrier_csplade._settings import CheckedAttribute, Settings
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.index.terrier.inverted import Transposition, write_direct, write_inverted
 from pyterrier_csplade.index.terrier.java import check_reachable, start, summary
@@ -56,11 +56,11 @@ class ImpactIndexer(Settings, pt.Indexer):
     """
 
     #: Metadata fields to store.
-    meta = Checked(_check_meta)
+    meta = CheckedAttribute(_check_meta)
     #: "refuse", "skip" or "last".
-    on_duplicate = Checked(_check_on_duplicate)
+    on_duplicate = CheckedAttribute(_check_on_duplicate)
     #: Maximum share of documents without any impact.
-    max_empty = Checked(share("max_empty"))
+    max_empty = CheckedAttribute(share("max_empty"))
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade._settings import Checked
+from pyterrier_csplade._settings import CheckedAttribute
 from pyterrier_csplade.index.search.algorithm import Algorithm, Budget, Hits, Searcher
 from pyterrier_csplade.index.search.algorithm import algorithm as make_algorithm
 from pyterrier_csplade.index.search.postings import Postings
@@ -33,11 +33,11 @@ class PostingsRetriever(IndexRetriever):
     """
 
     #: Number of heaviest terms of a query to keep; None keeps all.
-    max_terms = Checked(partial(check_top_k, name="max_terms"))
+    max_terms = CheckedAttribute(partial(check_top_k, name="max_terms"))
     #: Number of postings after which a search is cut; None for no limit.
-    max_postings = Checked(lambda postings: Budget(postings=postings).postings)
+    max_postings = CheckedAttribute(lambda postings: Budget(postings=postings).postings)
     #: Milliseconds after which a search is cut; None for no limit.
-    max_ms = Checked(lambda ms: Budget(ms=ms).ms)
+    max_ms = CheckedAttribute(lambda ms: Budget(ms=ms).ms)
 
     def __init__(
         self,

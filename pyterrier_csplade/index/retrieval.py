@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_csplade._settings import Checked
+from pyterrier_csplade._settings import CheckedAttribute
 from pyterrier_csplade.index.search.algorithm import Hits
 from pyterrier_csplade.vectors.checks import as_names, check_columns, check_contracts, check_weights, positive, query_ids
 from pyterrier_csplade.vectors.impacts import ImpactVector
@@ -30,11 +30,11 @@ class IndexRetriever(MadeByIndex):
     _method = "retriever"
 
     #: Maximum number of documents for each query.
-    num_results = Checked(positive("num_results"))
+    num_results = CheckedAttribute(positive("num_results"))
     #: Metadata fields to return besides the docno; None for none.
-    include_fields = Checked(as_names)
+    include_fields = CheckedAttribute(as_names)
     #: Number of threads to search with.
-    threads = Checked(positive("threads"))
+    threads = CheckedAttribute(positive("threads"))
 
     def __init__(
         self,

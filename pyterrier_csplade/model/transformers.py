@@ -14,7 +14,7 @@ import pyterrier as pt
 from scipy.sparse import csr_matrix
 
 from pyterrier_csplade._errors import DataError
-from pyterrier_csplade._settings import Checked, Settings, as_name
+from pyterrier_csplade._settings import CheckedAttribute, Settings, as_name
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import (
     check_field_name,
@@ -158,9 +158,9 @@ class TextEncoder(ModelTransformer):
     _role: Role
 
     #: Number of heaviest terms that are kept; None keeps all.
-    top_k = Checked(check_top_k)
+    top_k = CheckedAttribute(check_top_k)
     #: Smallest weight that is kept.
-    min_weight = Checked(check_min_weight)
+    min_weight = CheckedAttribute(check_min_weight)
 
     def __init__(
         self,
@@ -269,7 +269,7 @@ class DocEncoder(ReadsDocuments, TextEncoder):
     _factory, _output, _role = "doc_encoder", "toks", "document"
 
     #: A Quantizer, "default" for a Quantizer with the contract's scale, or None for float weights.
-    quantizer = Checked(_check_quantizer)
+    quantizer = CheckedAttribute(_check_quantizer)
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from typing import Any
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
-from pyterrier_csplade._settings import Checked, Settings
+from pyterrier_csplade._settings import CheckedAttribute, Settings
 from pyterrier_csplade._warnings import warn
 from pyterrier_csplade.vectors.checks import check_encoded, positive, share
 from pyterrier_csplade.vectors.matrices import EncodedVectors
@@ -44,17 +44,17 @@ class OpenSearchIndexer(Settings, pt.Indexer):
     """
 
     #: Factor of the weights.
-    scale = Checked(_check_scale)
+    scale = CheckedAttribute(_check_scale)
     #: Number of primary shards.
-    shards = Checked(positive("shards"))
+    shards = CheckedAttribute(positive("shards"))
     #: Number of copies of each shard after the load.
-    replicas = Checked(_check_replicas)
+    replicas = CheckedAttribute(_check_replicas)
     #: Maximum share of documents without any impact.
-    max_empty = Checked(share("max_empty"))
+    max_empty = CheckedAttribute(share("max_empty"))
     #: Number of requests at the same time.
-    parallel = Checked(positive("parallel"))
+    parallel = CheckedAttribute(positive("parallel"))
     #: Size of a request in bytes.
-    request_bytes = Checked(positive("request_bytes"))
+    request_bytes = CheckedAttribute(positive("request_bytes"))
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_csplade._errors import DataError, ImpactIndexError
-from pyterrier_csplade._settings import Checked, Settings
+from pyterrier_csplade._settings import CheckedAttribute, Settings
 from pyterrier_csplade.vectors.checks import (
     as_names,
     check_contracts,
@@ -53,7 +53,7 @@ class _ClusterTransformer(Settings, pt.Transformer):
     _header: Mapping[str, str] = {}
 
     #: Number of searches in a request.
-    batch_size = Checked(positive("batch_size"))
+    batch_size = CheckedAttribute(positive("batch_size"))
 
     def __init__(self, index: ClusterIndex, *, batch_size: int, verbose: bool) -> None:
         self.index = index
@@ -111,11 +111,11 @@ class ClusterRetriever(_ClusterTransformer):
     _column: str  # of the queries
 
     #: Maximum number of documents for each query.
-    num_results = Checked(_check_num_results)
+    num_results = CheckedAttribute(_check_num_results)
     #: A query of OpenSearch that all results match; None for all documents.
-    filter = Checked(_check_filter)
+    filter = CheckedAttribute(_check_filter)
     #: Stored fields to return besides the docno; None for none.
-    include_fields = Checked(as_names)
+    include_fields = CheckedAttribute(as_names)
 
     def __init__(
         self,
