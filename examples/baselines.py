@@ -117,9 +117,10 @@ def parse_arguments() -> argparse.Namespace:
 def check_output(output: Path, collection: dict[str, Any]) -> None:
     """Refuse a directory with the indexes of another collection."""
     note = output / "collection.json"
-    if note.exists() and (found := json.loads(note.read_text(encoding="utf-8"))) != collection:
+    if not note.exists():
+        note.write_text(json.dumps(collection) + "\n", encoding="utf-8")
+    elif (found := json.loads(note.read_text(encoding="utf-8"))) != collection:
         raise CspladeError(f"{output} belongs to {found}, not to {collection}: choose another --output")
-    note.write_text(json.dumps(collection) + "\n", encoding="utf-8")
 
 
 def make_systems(
