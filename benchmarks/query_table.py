@@ -1,8 +1,8 @@
 """Query tables against the full query encoder: effectiveness, cost of search, size, and time of a query.
 
 Usage: python benchmarks/query_table.py COLLECTIONS CACHE [--names medquad openstax covidqa cranfield] [--train medquad]
-       [--model csplade-tiny] [--timed 200] [--only-encode] [--only-times] [--sample N] [--documents N] [--distil STEPS]
-       [--shallow STEPS]
+       [--model csplade-tiny] [--dtype auto] [--timed 200] [--only-encode] [--only-times] [--sample N] [--documents N]
+       [--distil STEPS] [--shallow STEPS]
 
 COLLECTIONS contains a folder for each name with ``docs.jsonl.gz``, ``topics.tsv`` and ``qrels.txt``; the folders of --train
 also contain ``topics.train.tsv``. The model encodes documents and queries once. The vectors are kept in CACHE, piece by
@@ -283,6 +283,7 @@ def main() -> None:
     parser.add_argument("--names", nargs="+", default=["medquad", "openstax", "covidqa", "cranfield"])
     parser.add_argument("--train", nargs="+", default=["medquad"])
     parser.add_argument("--model", default="csplade-tiny")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--timed", type=int, default=200)
     parser.add_argument("--only-encode", action="store_true")
     parser.add_argument("--only-times", action="store_true", help="measure times only, with tables of an earlier run")
@@ -291,7 +292,7 @@ def main() -> None:
     parser.add_argument("--distil", type=int, default=0, help="steps of a table from the input embeddings; none by default")
     parser.add_argument("--shallow", type=int, default=0, help="steps of query encoders of fewer layers")
     args = parser.parse_args()
-    model = CSPLADE(args.model)
+    model = CSPLADE(args.model, dtype=args.dtype)
     collections = {
         name: Encoded(args.collections / name, args.cache, model, args.documents) for name in {*args.names, *args.train}
     }

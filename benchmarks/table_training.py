@@ -1,6 +1,6 @@
 """Documents trained with a query table, against documents trained with the model's queries, after equal steps.
 
-Usage: python benchmarks/table_training.py COLLECTIONS CACHE [--name medquad] [--steps 300] [--documents N]
+Usage: python benchmarks/table_training.py COLLECTIONS CACHE [--name medquad] [--steps 200] [--documents N]
 
 COLLECTIONS contains a folder with ``docs.jsonl.gz``, ``topics.tsv``, ``qrels.txt``, ``topics.train.tsv`` and
 ``train.triples.jsonl.gz``. csplade-tiny is trained further on these queries, by InfoNCE with the same settings and the same
@@ -33,7 +33,7 @@ from pyterrier_csplade.training import ContrastiveConfig, QuerySettings, TargetN
 #: Terms per query and per document at the end; csplade-tiny has about as many.
 TARGET = {"query": 25.0, "document": 90.0}
 SETTINGS: dict[str, Any] = {
-    "model": "csplade-tiny", "variant": "bidirectional", "batch_size": 32, "negatives": 3, "query_length": 33,
+    "variant": "bidirectional", "batch_size": 32, "negatives": 3, "query_length": 33,
     "document_length": 129, "encoding_document_length": 257, "query_prefix": ". ", "document_prefix": ". ",
     "learning_rate": 2e-4, "warmup_steps": 10, "weight_decay": 0.01, "lambda_query": 0.02, "lambda_document": 0.015,
     "logging_steps": 20, "save_steps": 100, "seed": 5, "report_to": [],
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("collections", type=Path)
     parser.add_argument("cache", type=Path)
     parser.add_argument("--name", default="medquad")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--documents", type=int, help="use the first documents, and the queries that are judged on them")
     args = parser.parse_args()
     folder, tiny = args.collections / args.name, CSPLADE.tiny()
@@ -87,7 +87,13 @@ def main() -> None:
         output = args.cache / f"trained-{arm}-{args.steps}"
         target = TargetNnz(**(TARGET if arm == "model" else {"document": TARGET["document"]}))
         config = ContrastiveConfig(
-            data=str(folder), output=str(output), steps=args.steps, query=query, target_nnz=target, **SETTINGS
+            model=str(tiny.model),
+            data=str(folder),
+            output=str(output),
+            steps=args.steps,
+            query=query,
+            target_nnz=target,
+            **SETTINGS,
         )
         path = train(config, resume=output.exists())
         results[arm] = measured(arm, CSPLADE(path), folder, args.cache / f"after-{args.steps}", args.documents)

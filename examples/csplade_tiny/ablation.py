@@ -40,13 +40,17 @@ SETTINGS: dict[str, Any] = {"steps": 60, "batch_size": 32, "document_length": 64
 DISTRACTORS = 1000
 
 
-def dev_slice(collections: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, str]]]:
-    """Read the dev queries of openstax, their judgements, and a sample of documents with all relevant ones."""
+def dev_slice(
+    collections: Path, queries: int | None = None, distractors: int = DISTRACTORS
+) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, str]]]:
+    """Read dev queries of openstax (the first or all), their judgements, all relevant documents, and a sample of others."""
     topics, qrels = topics_and_qrels(collections / "openstax", "dev")
+    topics = topics[:queries]
+    qrels = qrels[qrels["qid"].isin(topics["qid"])]
     everything = list(documents(collections / "openstax"))
     others = [d for d in everything if d["docno"] not in set(qrels["docno"])]
     relevant = [d for d in everything if d["docno"] in set(qrels["docno"])]
-    return topics, qrels, relevant + random.Random(0).sample(others, DISTRACTORS)
+    return topics, qrels, relevant + random.Random(0).sample(others, distractors)
 
 
 def score(model: CSPLADE, topics: pd.DataFrame, qrels: pd.DataFrame, docs: list[dict[str, str]]) -> dict[str, float]:
@@ -83,10 +87,14 @@ def is_collapsed(run: dict[str, Any]) -> bool:
     return bool(run["empty"] > 0.5 or np.mean([p["accuracy"] for p in run["curves"][-5:]]) < 0.1)
 
 
+def mean_and_deviation(values: pd.Series) -> str:
+    return f"{values.mean():.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
+
+
 def table(runs: list[dict[str, Any]]) -> str:
     frame = pd.DataFrame([{**run, "collapsed": is_collapsed(run)} for run in runs]).drop(columns=["curves", "seed"])
     grouped = frame.groupby(["arm", "start"], sort=False)
-    summary = grouped[["nDCG@10", "nnz_query", "nnz_document"]].agg(lambda v: f"{v.mean():.3f} ± {v.std():.3f}")
+    summary = grouped[["nDCG@10", "nnz_query", "nnz_document"]].agg(mean_and_deviation)
     summary.insert(0, "collapsed", grouped["collapsed"].agg(lambda v: f"{int(v.sum())} of {len(v)}"))
     return str(summary.reset_index().to_markdown(index=False))
 

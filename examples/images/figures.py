@@ -273,7 +273,7 @@ def arms(figures: Figures) -> Iterator[tuple[str, Callable[[], dict[str, dict[st
             yield head(name, control, 0)
         yield with_text(name, 5)
         if name == "lsa":
-            yield "6 five words", lambda: {"": figures.measured(figures.texts(5))}
+            yield "6 five words alone", lambda: {"": figures.measured(figures.texts(5))}
             for control in CONTROLS:
                 yield head(name, control, 0, "random")
     yield "2 csplade-tiny, alternative text", lambda: {"": figures.measured(figures.texts())}
@@ -312,9 +312,9 @@ def draw_co_activation(figures: Figures) -> None:
                 curves = pd.DataFrame(points).groupby("step")["co_activation"]
                 axis.fill_between(curves.min().index, curves.min(), curves.max(), color=f"C{color}", alpha=0.2)
                 axis.plot(curves.mean().index, curves.mean(), color=f"C{color}", label=control)
-        axis.set(xlabel="step", title=f"start: {start}", ylim=(0, None))
+        axis.set(xlabel="step", title=f"start: {start}")
         axis.grid(alpha=0.3)
-    axes[0].set(ylabel="co-activation in a batch")
+    axes[0].set(ylabel="co-activation in a batch", ylim=(0, None))
     axes[0].legend(title="control")
     figure.savefig(figures.output / "co-activation.png", dpi=110, metadata={"Software": None})
     plt.close(figure)

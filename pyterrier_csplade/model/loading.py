@@ -26,9 +26,6 @@ from .selftest import self_test
 
 Quantization = Literal["int8", "nf4", "int8-weight-only"]
 
-# Number of rows that bitsandbytes packs together.
-_PACKED_ROWS = 32
-
 
 def read_contract(model: str, revision: str | None) -> Contract | None:
     """Read the contract of a hub model or a directory; None if there is no contract."""
@@ -111,8 +108,6 @@ def load_backbone(
     if added is not None:
         added.check_vocabulary(lm, tokenizer)
         lm = added.put_on(lm)
-    if quantization == "nf4":
-        _pack_whole_blocks_only(lm)
     exact = quantization in (None, "int8-weight-only")  # the weights were loaded without rounding
     sampled = sampled_digest(lm) if exact and dtype != torch.float16 else ""
     if added is not None and exact:
@@ -174,6 +169,7 @@ def prepare_backbone(
         ContractError: The vocabulary, the digest or the vectors of the probes differ from the contract; the tokenizer does not
             support the contract; or the self-test fails.
     """
+    keep_unpacked(lm, name)
     with own_errors(f"{name}: model and tokenizer do not fit together"):
         backbone = Backbone(lm, tokenizer, contract).eval()
         backbone.to(lm.device)
@@ -297,12 +293,27 @@ def _quantization_config(quantization: Quantization | None, dtype: torch.dtype |
     raise ContractError(f"quantization must be None, 'int8', 'nf4' or 'int8-weight-only', found {quantization!r}")
 
 
-def _pack_whole_blocks_only(lm: Any) -> None:
-    """Stop bitsandbytes from packing 4-bit weights for its CPU kernel if their shape does not consist of whole blocks."""
+def keep_unpacked(lm: Any, name: str) -> None:
+    """Stop bitsandbytes from packing 4-bit weights for its CPU kernel, which saves no time (measured with csplade-small).
+
+    Packing blocks gradients and fails for some shapes. What is worse, ``state_dict()`` unpacks the weights, and the model then
+    silently computes something else (bitsandbytes 0.50).
+
+    Args:
+        lm: The model.
+        name: The model's name in error messages.
+
+    Raises:
+        ContractError: Weights are packed already.
+    """
     for module in lm.modules():
-        if getattr(module, "support_avx512bf16_for_cpu", False):
-            state = module.weight.quant_state
-            module.support_avx512bf16_for_cpu = state.shape[0] % _PACKED_ROWS == 0 == state.shape[1] % state.blocksize
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
+                raise ContractError(
+                    f"{name}: bitsandbytes has packed its 4-bit weights for a CPU, and reading packed weights breaks "
+                    'a model: load it with CSPLADE(..., quantization="nf4"), or wrap it before it is used'
+                )
+            module.support_avx512bf16_for_cpu = False
 
 
 def _round_linear_layers(lm: Any) -> None:

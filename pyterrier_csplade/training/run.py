@@ -23,6 +23,7 @@ from transformers import BitsAndBytesConfig, TrainingArguments, set_seed
 from pyterrier_csplade._errors import ConfigError, TrainingError
 from pyterrier_csplade.model.checkpoint import Checkpoint
 from pyterrier_csplade.model.hub import check_published, load_tokenizer, optional_file, save_tokenizer
+from pyterrier_csplade.model.loading import keep_unpacked
 from pyterrier_csplade.storage.files import LockedError, locked, write_atomically
 
 from .checkpoints import CHECKPOINTS, step_of, writing
@@ -222,7 +223,7 @@ def load_tokenizer_and_model(
         model, report = checkpoint_of(config).load(dtype=dtype, attn_implementation=attn_implementation, **quantization)
         if missing := sorted(map(str, report["missing_keys"])):
             raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}, and would start at random")
-    _keep_differentiable(model)
+    keep_unpacked(model, config.model)
     if config.freeze_embeddings:
         for module in (model.get_input_embeddings(), model.get_output_embeddings()):
             module.requires_grad_(False)
@@ -249,13 +250,6 @@ def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-
-
-def _keep_differentiable(model: Any) -> None:
-    """Stop bitsandbytes from repacking 4-bit weights on a CPU at the first evaluation, which would block gradients."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def whole_model(config: TrainingConfig, weights: dict[str, Tensor], *, quantized: bool = False) -> Any:

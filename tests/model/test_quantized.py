@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,34 @@ import pytest
 
 from pyterrier_csplade import CSPLADE, ContractError
 from pyterrier_csplade.model import Backbone, self_test
+from support.models import TEXTS, language_model, tokenizer
 
 
 @pytest.mark.parametrize(("quantization", "similarity"), [("int8", 0.998), ("nf4", 0.85)])
 def test_it_loads_and_gives_near_vectors(quantization: Any, similarity: float) -> None:
-    """Layers are 704 wide, five and a half of the blocks that bitsandbytes packs; float weights are the reference."""
+    """Layers are 704 wide, which is not a multiple of the blocks of bitsandbytes; float weights are the reference."""
     exact, near = (
         model.encode_docs(["Cats sleep for most of the day."]).toarray()[0]
         for model in (CSPLADE.tiny(), CSPLADE.tiny(quantization=quantization))
     )
     assert similarity < exact @ near / np.linalg.norm(exact) / np.linalg.norm(near) < 1 - 1e-7
+
+
+def test_reading_the_weights_of_a_4_bit_model_changes_nothing(tmp_path: Path) -> None:
+    """state_dict() of weights that bitsandbytes has packed for its CPU kernel replaces them by others."""
+    CSPLADE((language_model(hidden_size=64, intermediate_size=128), tokenizer())).save(tmp_path)
+    model = CSPLADE(tmp_path, quantization="nf4")
+    before = model.encode_docs(TEXTS).toarray()
+    model.backbone.model.state_dict()
+    assert np.array_equal(model.encode_docs(TEXTS).toarray(), before)
+
+
+def test_a_packed_4_bit_model_is_refused(tmp_path: Path) -> None:
+    CSPLADE((language_model(hidden_size=64, intermediate_size=128), tokenizer())).save(tmp_path)
+    lm = CSPLADE(tmp_path, quantization="nf4").backbone.model
+    next(module for module in lm.modules() if hasattr(module, "quant_state")).weight.quant_state.packing_format_for_cpu = True
+    with pytest.raises(ContractError, match=r"bitsandbytes has packed its 4-bit weights for a CPU.*load it with CSPLADE\("):
+        CSPLADE((lm, tokenizer())).encode_docs(TEXTS)
 
 
 def test_a_causal_mask_is_told_from_none_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
