@@ -69,7 +69,7 @@ setup(
     install_requires=[
         "python-terrier>=1.0",
         "pyterrier>=1.1",
-        "torch>=2.5",
+        "torch>=2.6",
         "transformers>=5.2",
         "peft>=0.18",
         "bitsandbytes>=0.45",
