@@ -16,9 +16,13 @@ from pyterrier.measures import RR, R, nDCG
 
 from pyterrier_csplade._errors import CspladeError
 from pyterrier_csplade.data.python_docs import PythonDocsDataset
+from pyterrier_csplade.data.queries import suggested_queries
+from pyterrier_csplade.data.sources import Source
 from pyterrier_csplade.evaluation import plot_tradeoff
 from pyterrier_csplade.fusion import hybrid
 from pyterrier_csplade.index.index import ImpactIndex
+from pyterrier_csplade.queries.content import TABLE_FILE
+from pyterrier_csplade.queries.table import QueryTable
 from pyterrier_csplade.storage.workspace import publish, workspace
 from pyterrier_csplade.vectors.pruning import PruneToks
 
@@ -32,11 +36,15 @@ if TYPE_CHECKING:
 BM25 = "BM25"
 SMALL, TINY = "csplade-small", "csplade-tiny"
 MEASURES = (nDCG @ 10, RR @ 10, R @ 100)
+#: Name of the query table's directory.
+TABLE = "query-table"
 #: Number of documents to retrieve for a query, the largest cutoff of the measures.
 DEPTH = 100
 #: Number of heaviest terms per document in the pruned indexes; our choice (not measured).
 CUTS = (16, 64)
 
+# Number of first sentences that the query table is made from; our choice (not measured).
+_SENTENCES = 1000
 # Number of words of the queries to show, because shorter and longer ones show little; our choice (not measured).
 _WORDS = range(4, 11)
 
@@ -49,7 +57,8 @@ of a docstring, and the rest of the docstring is its only relevant document. It 
   1. read the docstrings
   2. index them for BM25
   3. encode them with {name} and index the vectors, which takes most of the time
-  4. compare BM25, {name}, and the sum of their normalised scores
+  4. compare BM25, {name}, the sum of their normalised scores, and {name} with a query table, which searches its index
+     without a language model
   5. show three queries, their expansions, and explanations of their first hits
   6. plot effectiveness against the size of the index
 All files are written to {output}"""
@@ -65,8 +74,10 @@ quantization="int8" and 6 GB with "nf4":
     index = ImpactIndex("scifact.csplade")
     (csplade.doc_encoder() >> index).index(pt.get_dataset("irds:beir/scifact").get_corpus_iter())
     retriever = csplade.query_encoder() >> index.retriever()
-To train an adapter, run pyterrier-csplade adapt CONFIG, then pyterrier-csplade train CONFIG. To search without torch, make a
-query table: QueryTable.fit(csplade, queries).save("my.table"), then QueryTable.load("my.table") >> index.retriever()."""
+To train an adapter, run pyterrier-csplade adapt CONFIG, then pyterrier-csplade train CONFIG. The query table searches without
+torch:
+    pyterrier-csplade search {index} --model {table} "read a zip file"
+For your own index, QueryTable.fit(csplade, queries).save("my.table") makes such a table."""
 
 
 def available_model(say: Say) -> tuple[CSPLADE, str]:
@@ -88,13 +99,14 @@ def run_demo(csplade: CSPLADE, output: Path, *, name: str, say: Say, limit: int 
 
     Args:
         csplade: The model.
-        output: Directory for the indexes, the table and the plot. Results of an earlier demonstration are replaced.
+        output: Directory for the indexes, the query table, the results and the plot. Those of an earlier demonstration are
+            replaced.
         name: Name of the model in texts and files.
         say: Prints a text for the user.
         limit: Number of documents and queries; None for all.
 
     Returns:
-        The table, with a row each for BM25, CSPLADE and their fusion.
+        The results, with a row each for BM25, CSPLADE, their fusion, and CSPLADE with a query table.
 
     Raises:
         CspladeError: The output cannot be written, or a step fails.
@@ -118,7 +130,8 @@ def run_demo(csplade: CSPLADE, output: Path, *, name: str, say: Say, limit: int 
     say("\n4. Comparison (mrt: mean response time per query, in ms)")
     learned = csplade.query_encoder() >> index.retriever(num_results=DEPTH)
     fused = hybrid(bm25, learned, method="minmax", num_results=DEPTH)
-    systems = {BM25: bm25, name: learned, f"{BM25} + {name}": fused}
+    cheap = _query_table(csplade, documents, output / TABLE) >> index.retriever(num_results=DEPTH)
+    systems = {BM25: bm25, name: learned, f"{BM25} + {name}": fused, f"{name}, query table": cheap}
     table, ranks = _compare(systems, topics, qrels)
     table.to_csv(output / "results.csv", index=False)
     say(f"{_format(table)}\n{_wins(ranks, name)}")
@@ -132,7 +145,8 @@ def run_demo(csplade: CSPLADE, output: Path, *, name: str, say: Say, limit: int 
     say(_format(points))
     picture = output / "effectiveness_size.png"
     plot_tradeoff(points, picture, measures=[str(MEASURES[0])], cost="MB", title="Documentation of Python's standard library")
-    say(f"\nWritten: {picture}, {output / 'results.csv'} and the indexes beside them.\n\n{_NEXT.format(name=name)}")
+    following = _NEXT.format(name=name, index=output / name, table=output / TABLE)
+    say(f"\nWritten: {picture}, {output / 'results.csv'}, and the indexes and the query table beside them.\n\n{following}")
     return table
 
 
@@ -179,9 +193,10 @@ def index_bm25(documents: pd.DataFrame, path: Path) -> pt.terrier.TerrierIndex:
 
 
 def _check_replaceable(output: Path, name: str) -> None:
-    for path in (output / "bm25", output / name, *_cut_paths(output, name).values()):
-        if path.exists() and not (path / "data.properties").exists():
-            raise CspladeError(f"{path} is not an index of an earlier demonstration: choose another output directory")
+    indexes = (output / "bm25", output / name, *_cut_paths(output, name).values())
+    for path, file in (*((path, "data.properties") for path in indexes), (output / TABLE, TABLE_FILE)):
+        if path.exists() and not (path / file).exists():
+            raise CspladeError(f"{path} is not from an earlier demonstration: choose another output directory")
 
 
 def _cut_paths(output: Path, name: str) -> dict[int, Path]:
@@ -191,6 +206,14 @@ def _cut_paths(output: Path, name: str) -> dict[int, Path]:
 def _index_impacts(documents: pd.DataFrame, path: Path) -> ImpactIndex:
     indexer = ImpactIndex(path).toks_indexer(overwrite=True, verbose=True)
     return indexer.index(documents[["docno", "toks"]].to_dict("records"))
+
+
+def _query_table(csplade: CSPLADE, documents: pd.DataFrame, path: Path) -> QueryTable:
+    """Make a query table from the first sentences of documents, since there are no training queries."""
+    source = Source("the docstrings", lambda: documents.to_dict("records"), lambda: len(documents))
+    table = QueryTable.fit(csplade, suggested_queries(source, ["text"], _SENTENCES))
+    table.save(path)
+    return table
 
 
 def _tradeoff(

@@ -21,6 +21,8 @@ from pyterrier_csplade.storage.files import read_json as read_any_json
 from pyterrier_csplade.vectors.checks import check_revision
 from pyterrier_csplade.vectors.contract import QUERY_TABLE
 
+from .transformers_internals import show_version_of_gguf
+
 #: transformers replaces functions of torch in all threads while it loads a model, so models are loaded one at a time.
 LOADING_LOCK = threading.RLock()
 
@@ -102,6 +104,7 @@ def source(name: str) -> tuple[str, dict[str, str]]:
     """Return the positional and keyword arguments with which ``from_pretrained`` finds a model or a GGUF file."""
     if not is_gguf(name):
         return name, {}
+    show_version_of_gguf()
     return str(Path(name).parent), {"gguf_file": Path(name).name}
 
 

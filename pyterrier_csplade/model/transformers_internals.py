@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 from typing import Any
 
 import torch
@@ -19,6 +20,19 @@ except ImportError:  # earlier releases always dequantise
     GgufConfig = None
 
 _ATTENTION = "_attn_implementation"
+
+
+def show_version_of_gguf() -> None:
+    """Let transformers find the version of the package gguf, without which it refuses GGUF files.
+
+    On Python 3.10, importlib.metadata does not know that the module belongs to the package. Older releases of transformers then
+    read ``__version__``, which the module does not have.
+    """
+    with contextlib.suppress(ImportError):  # transformers says what is missing
+        import gguf
+
+        if not hasattr(gguf, "__version__"):
+            gguf.__version__ = importlib.metadata.version("gguf")  # type: ignore[attr-defined]
 
 
 def attention_of(config: Any) -> str:

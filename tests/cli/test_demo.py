@@ -16,7 +16,7 @@ import pytest
 
 from inside.cli import demo, readable_terms
 from inside.model import bases
-from pyterrier_csplade import CSPLADE, CspladeError, ImpactIndex, plot_tradeoff
+from pyterrier_csplade import CSPLADE, CspladeError, ImpactIndex, QueryTable, plot_tradeoff
 from pyterrier_csplade.data import PythonDocsDataset
 from support.models import language_model, tokenizer
 
@@ -51,9 +51,9 @@ def collection() -> tuple[list[dict[str, Any]], pd.DataFrame, pd.DataFrame]:
     return documents, dataset.get_topics().head(LIMIT), dataset.get_qrels().head(LIMIT)
 
 
-def test_the_table_has_three_systems(demonstration: Demonstration) -> None:
+def test_the_table_has_four_systems(demonstration: Demonstration) -> None:
     table = demonstration.table
-    assert table["name"].tolist() == ["BM25", "csplade-tiny", "BM25 + csplade-tiny"]
+    assert table["name"].tolist() == ["BM25", "csplade-tiny", "BM25 + csplade-tiny", "csplade-tiny, query table"]
     assert table.columns.tolist() == ["name", "nDCG@10", "RR@10", "R@100", "mrt"]
     assert table.drop(columns="name").notna().all(axis=None)
     assert pd.read_csv(demonstration.output / "results.csv")["nDCG@10"].tolist() == pytest.approx(table["nDCG@10"].tolist())
@@ -95,13 +95,23 @@ def test_the_depth_covers_the_cutoffs_of_the_measures() -> None:
 def test_everything_is_written(demonstration: Demonstration) -> None:
     names = {path.name for path in demonstration.output.iterdir()}
     pruned = {f"csplade-tiny-top{k}" for k in demo.CUTS}
-    assert names == {"bm25", "csplade-tiny", "results.csv", "effectiveness_size.png", *pruned}
+    assert names == {"bm25", "csplade-tiny", "query-table", "results.csv", "effectiveness_size.png", *pruned}
     assert (demonstration.output / "effectiveness_size.png").read_bytes().startswith(b"\x89PNG")
     for name in ("csplade-tiny", *pruned):
         ImpactIndex(demonstration.output / name).verify()
         assert len(ImpactIndex(demonstration.output / name)) == LIMIT
     sizes = [demo.directory_size(demonstration.output / f"csplade-tiny-top{k}") for k in demo.CUTS]
     assert sizes == sorted(sizes)
+
+
+def test_the_query_table_searches_the_index_alone(demonstration: Demonstration, collection: Any) -> None:
+    """As a dot product, computed here, of the table's vectors and the quantised vectors."""
+    documents, topics, _ = collection
+    table, index = (f(demonstration.output / n) for f, n in ((QueryTable.load, "query-table"), (ImpactIndex, "csplade-tiny")))
+    vectors = demonstration.csplade.encode_docs([document["text"] for document in documents]).toarray()
+    scores = table.encode(topics["query"].tolist()).toarray() @ (vectors * 100 + 0.5).astype(int).T
+    found = (table >> index.retriever(num_results=1))(topics)
+    assert found["score"].tolist() == pytest.approx(scores.max(axis=1)[scores.max(axis=1) > 0].tolist(), rel=1e-3)
 
 
 def test_messages_for_the_user(demonstration: Demonstration, collection: Any) -> None:
@@ -124,11 +134,11 @@ def test_running_again_replaces_only_its_own(demonstration: Demonstration) -> No
     kept.unlink()
 
 
-@pytest.mark.parametrize("name", ["bm25", "csplade-tiny", "csplade-tiny-top16"])
+@pytest.mark.parametrize("name", ["bm25", "csplade-tiny", "csplade-tiny-top16", "query-table"])
 def test_a_directory_with_other_files_is_refused(demonstration: Demonstration, tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "thesis.tex").write_text("mine", encoding="utf-8")
-    with pytest.raises(CspladeError, match=f"{name} is not an index of an earlier demonstration"):
+    with pytest.raises(CspladeError, match=f"{name} is not from an earlier demonstration"):
         demo.run_demo(demonstration.csplade, tmp_path, name=NAME, say=lambda text: None, limit=3)
     assert (tmp_path / name / "thesis.tex").read_text(encoding="utf-8") == "mine"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,15 @@ def test_a_saved_directory_has_the_identity_of_the_file_in_every_type(tmp_path: 
     assert loaded.contract.matches(csplade.contract)
     assert CSPLADE(path, dtype="bfloat16").contract.matches(csplade.contract)
     assert CSPLADE(path, quantization="nf4").contract.matches(csplade.contract)
+
+
+def test_transformers_finds_the_version_of_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Python 3.10, it looks for a version in the module, and otherwise refuses every file."""
+    gguf = pytest.importorskip("gguf")
+    monkeypatch.setattr(gguf, "__version__", "another", raising=False)
+    monkeypatch.delattr(gguf, "__version__")
+    assert CSPLADE(model_file(tmp_path)[0]).encode_docs(["a"]).nnz
+    assert gguf.__version__ == importlib.metadata.version("gguf")
 
 
 @pytest.mark.parametrize(("layers", "kept"), [(1, [0]), ([0, 2], [0, 2])])

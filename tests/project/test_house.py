@@ -191,6 +191,10 @@ def test_imports_are_of_packages_that_a_development_environment_has(monkeypatch:
 def test_lower_bounds_that_were_found_by_trying_are_kept() -> None:
     """Earlier versions of filelock let two processes hold a lock, of peft fail to import; others lack functions or packages."""
     setup = (ROOT / "setup.py").read_text()
-    for bound in ("filelock>=3.32.7", "accelerate>=1.2", "transformers>=5.2", "torch>=2.6", "peft>=0.18", "gguf>=0.11"):
+    bounds = (
+        "filelock>=3.32.7", "accelerate>=1.3", "transformers>=5.2", "torch>=2.6", "peft>=0.18", "gguf>=0.11",
+        "bitsandbytes>=0.45.2", "sentence-transformers>=6",
+    )  # fmt: skip
+    for bound in bounds:
         assert f'"{bound}"' in setup
     assert "--resolution lowest-direct" in (ROOT / "pyterrier_csplade" / "pt_docs" / "contributing.rst").read_text()
