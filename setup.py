@@ -35,6 +35,8 @@ TEST = [
     "ipykernel>=6",
     "pyterrier-ciff>=0.2.1",
 ]
+# Tools that tests/project/test_neighbours.py and test_fusion.py compare with; without them, these comparisons are skipped.
+NEIGHBOURS = ["mteb>=2", "ranx>=0.3.21", "tira>=0.0.207", "lsr-benchmark>=0.1.1", "pyterrier-alpha>=0.16"]
 DEV = ["ruff>=0.12", "mypy>=1.16", "pandas-stubs", "types-PyYAML", "types-tqdm"]
 
 setup(
@@ -92,6 +94,7 @@ setup(
         "fast": FAST,
         "torchao": ["torchao>=0.12"],
         "test": TEST,
+        "neighbours": NEIGHBOURS,
         "dev": [*TEST, *DEV],
         "docs": ["sphinx", "furo"],
         **ENGINES,

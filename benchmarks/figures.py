@@ -56,7 +56,7 @@ def draw_expansion(csplade: CSPLADE, text: str, output: Path) -> None:
     figure, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
     axis.bar([term for term, _ in terms], [weight for _, weight in terms], color=["C0" if t in own else "C1" for t, _ in terms])
     axis.set(ylabel="weight", title=f"{SHOWN}: {text[:70]} ...")
-    axis.tick_params(axis="x", rotation=75)
+    plt.setp(axis.get_xticklabels(), rotation=60, ha="right", rotation_mode="anchor")
     save(figure, output / "expansion.png")
 
 

@@ -65,6 +65,7 @@ class System:
 
 def main() -> None:
     arguments = parse_arguments()
+    pt.java.set_log_level("ERROR")  # RM3 warns about each query without a term to add
     output: Path = arguments.output.absolute()
     (output / "runs").mkdir(parents=True, exist_ok=True)
     check_output(output, {"dataset": arguments.dataset, "fields": arguments.fields})
@@ -86,6 +87,7 @@ def main() -> None:
     table = compare(systems, runs, latency, topics, qrels, arguments.measures)
     write(table, output)
     print(table.to_string(index=False))
+    print(f"table: {arguments.output}/results.csv, results.md and results.tex; runs: {arguments.output}/runs")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -115,9 +117,10 @@ def parse_arguments() -> argparse.Namespace:
 def check_output(output: Path, collection: dict[str, Any]) -> None:
     """Refuse a directory with the indexes of another collection."""
     note = output / "collection.json"
-    if note.exists() and (found := json.loads(note.read_text(encoding="utf-8"))) != collection:
+    if not note.exists():
+        note.write_text(json.dumps(collection) + "\n", encoding="utf-8")
+    elif (found := json.loads(note.read_text(encoding="utf-8"))) != collection:
         raise CspladeError(f"{output} belongs to {found}, not to {collection}: choose another --output")
-    note.write_text(json.dumps(collection) + "\n", encoding="utf-8")
 
 
 def make_systems(
@@ -133,10 +136,10 @@ def make_systems(
     yield System(BM25, bm25, (words_path,), depth)
     yield System(f"{BM25} + RM3", bm25 >> words.rm3() >> words.bm25(num_results=arguments.depth), (words_path,), depth)
     for named in arguments.model:
-        csplade = CSPLADE.tiny(verbose=True) if named == "csplade-tiny" else CSPLADE(named, verbose=True)
+        csplade = CSPLADE.tiny() if named == "csplade-tiny" else CSPLADE(named)
         name = Path(named).name
         index = index_vectors(csplade, source, arguments.fields, output, name)
-        learned = csplade.query_encoder(verbose=False) >> index.retriever(num_results=arguments.depth, algorithm="exhaustive")
+        learned = csplade.query_encoder() >> index.retriever(num_results=arguments.depth, algorithm="exhaustive")
         made_by = {**depth, "model": identity(named)}
         yield System(name, learned, (Path(index.path),), made_by)
         paths = (words_path, Path(index.path))
@@ -149,7 +152,7 @@ def make_systems(
         if arguments.rerank:
             shown = bm25 % arguments.rerank >> index.text_loader(["text"]) >> pt.rewrite.reset()
             reranked = {**made_by, "rerank": arguments.rerank}
-            yield System(f"{BM25} >> {name}", shown >> csplade.scorer(verbose=False), (words_path,), reranked)
+            yield System(f"{BM25} >> {name}", shown >> csplade.scorer(), (words_path,), reranked)
 
 
 def identity(model: str) -> str:
@@ -224,7 +227,9 @@ def compare(
     found = pt.Experiment(runs, topics, qrels, measures, baseline=BM25, correction="holm")
     table = pd.DataFrame({"system": found["name"]})
     for measure in map(str, measures):
-        marked = found[f"{measure} reject"].fillna(False).astype(bool)
+        # A system that equals BM25 on every query has no p-value; the correction would count it as significant.
+        tested = found[f"{measure} p-value"].notna()
+        marked = tested & found[f"{measure} reject"].fillna(False).astype(bool)
         table[measure] = [f"{value:.3f}{'†' if mark else ''}" for value, mark in zip(found[measure], marked)]
     sizes = {system.name: system.megabytes for system in systems}
     table["ms/query"] = [f"{latency[name]:.1f}" for name in found["name"]]

@@ -120,8 +120,9 @@ def _announcement(store: Store, part: Part, documents: int) -> tuple[str, int]:
     own = [number for number in range(shards) if number in part and number not in present]
     own_documents = sum(min(size, documents - number * size) for number in own)
     parts = "" if part.count == 1 else f" as part {part}"
+    noun = "shard" if shards == 1 else "shards"
     text = (
-        f"{documents:,} documents in {shards:,} shards of {size:,}: {len(present):,} already in {store.directory}, "
+        f"{documents:,} documents in {shards:,} {noun} of {size:,}: {len(present):,} already in {store.directory}, "
         f"{len(own):,} to encode{parts} ({own_documents:,} documents)"
     )
     return text, own_documents

@@ -136,7 +136,7 @@ class IndexRetriever(MadeByIndex):
             hits: Iterable[Hits] = run(search, queries.values())
             if self.verbose:
                 hits = pt.tqdm(hits, desc=type(self).__name__, total=len(queries), unit="q")
-            return dict(zip(queries, hits))
+            return dict(zip(queries, list(hits)))  # a list, so that the bar ends at the last query
 
     def _frame(self, opened: Any, queries: pd.DataFrame, hits: list[Hits]) -> pd.DataFrame:
         """Return a row for each hit: the query's columns and the new ones."""

@@ -249,6 +249,11 @@ def test_equality_hash_and_repr(index: ImpactIndex) -> None:
     assert repr(index.retriever()).endswith(".retriever()")
 
 
+def test_progress_ends_at_the_last_query(index: ImpactIndex, algorithm: str, capsys: pytest.CaptureFixture[str]) -> None:
+    index.retriever(algorithm=algorithm, verbose=True).transform(frame({"z": 1.0}, {"z": 2.0}))
+    assert "2/2" in capsys.readouterr().err
+
+
 def test_inspection(index: ImpactIndex, algorithm: str) -> None:
     retriever = index.retriever(algorithm=algorithm, include_fields=["url"])
     assert pt.inspect.transformer_inputs(retriever) == [["qid", "query_toks"]]

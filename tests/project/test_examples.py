@@ -10,10 +10,12 @@ import sys
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pyterrier as pt
 import pytest
+from ir_measures import RR
 
 from pyterrier_csplade import CSPLADE
 from support.paths import ROOT
@@ -130,6 +132,24 @@ def test_baselines_over_trec_files(baselines: Callable[..., pd.DataFrame], tmp_p
     assert (tmp_path / "out" / "csplade-tiny.vectors" / "manifest.json").stat().st_mtime_ns == vectors
     with pytest.raises(SystemExit, match=r"baselines.py: .*out belongs to .*'fields': \['title', 'body'\].*another --output"):
         baselines(str(folder), "--fields", "body")
+
+
+def test_a_dagger_needs_a_difference() -> None:
+    """One system equals BM25 on every query, one is worse on each of them."""
+    compare = runpy.run_path(str(ROOT / "examples" / "baselines.py"), run_name="baselines")["compare"]
+    qids = [str(number) for number in range(12)]
+    topics = pd.DataFrame({"qid": qids, "query": "dogs"})
+    qrels = pd.DataFrame({"qid": qids, "docno": "d1", "label": 1})
+
+    def results(ranks: list[int]) -> pd.DataFrame:
+        rows = [(qid, f"d{n}", -float(n)) for qid, rank in zip(qids, ranks) for n in range(2 - rank, 6)]
+        return pt.model.add_ranks(pd.DataFrame(rows, columns=["qid", "docno", "score"]))
+
+    runs = {"BM25": results([1] * 12), "same": results([1] * 12), "worse": results([2, 3, 4] * 4)}
+    systems = [SimpleNamespace(name=name, megabytes=0.0) for name in runs]
+    table = compare(systems, runs, dict.fromkeys(runs, 0.0), topics, qrels, [RR @ 10]).set_index("system")
+    mean = (1 / 2 + 1 / 3 + 1 / 4) / 3
+    assert table["RR@10"].to_dict() == {"BM25": "1.000", "same": "1.000", "worse": f"{mean:.3f}†"}
 
 
 def test_baselines_refuse_two_models_of_one_name(
