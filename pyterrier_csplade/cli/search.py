@@ -83,6 +83,9 @@ def _write_run(index: ImpactIndex, arguments: argparse.Namespace) -> str:
 
     _check_tag(arguments.tag)
     _check_compression(arguments.output)
+    if not arguments.output.parent.is_dir():
+        directory, name = arguments.output.parent, arguments.output.name
+        raise DataError(f"there is no directory {directory} for the output {name}: create it, or name another file")
     check_output(arguments.output, "a run", lambda line: len(line.split()) == 6)
     topics = encoded_topics(arguments)
     retriever = index.retriever(algorithm=arguments.algorithm, num_results=arguments.num_results or _RUN, verbose=True)

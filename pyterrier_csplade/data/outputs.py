@@ -22,12 +22,10 @@ def check_output(path: Path, kind: str, is_own: Callable[[bytes], bool]) -> None
         is_own: Whether the first line of a file, of which very long ones are cut, belongs to this kind.
 
     Raises:
-        DataError: There is a directory, a device, or a file of another kind; or the directory of the file does not exist.
+        DataError: There is a directory, a device, or a file of another kind.
     """
     if path.is_dir():
         raise DataError(f"output {path} is a directory: name a file")
-    if not path.parent.is_dir():
-        raise DataError(f"there is no directory {path.parent} for the output {path.name}: create it, or name another file")
     if not path.exists():
         return
     if not (path.is_file() and _is_replaceable(path, is_own)):

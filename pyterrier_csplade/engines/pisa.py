@@ -76,10 +76,10 @@ class PisaEngine(Engine):
         index.quantized(num_results=1)
 
 
-def _check_scale(toks_scale: Any) -> float:
+def _check_scale(toks_scale: Any) -> Any:
     if not (isinstance(toks_scale, Real) and 0 < float(toks_scale) < float("inf")):
         raise ValueError(f"toks_scale must be above 0 and finite, found {toks_scale!r:.60}")
-    return float(toks_scale)
+    return toks_scale
 
 
 def _check_algorithm(query_algorithm: Any) -> Any:

@@ -251,7 +251,7 @@ def _check_files(directory: Path) -> None:
     """Refuse broken links and directories in the place of files: a contract or a tokenizer would be read as missing."""
     if directory.is_dir():
         for path in sorted(directory.iterdir()):
-            if path.suffix in _READ and not path.is_file():
+            if path.suffix in _READ and not path.name.startswith(".") and not path.is_file():  # a kept digest may be unusable
                 kind = "a link to a file that does not exist" if path.is_symlink() else "not a file"
                 raise FileNotFoundError(f"{path} is {kind}: copy the model again, with the files to which its links point")
 
