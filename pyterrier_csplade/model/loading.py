@@ -320,12 +320,12 @@ def keep_unpacked(lm: Any, name: str) -> None:
         ContractError: Weights are packed already.
     """
     for module in lm.modules():
+        if getattr(getattr(getattr(module, "weight", None), "quant_state", None), "packing_format_for_cpu", False):
+            raise ContractError(
+                f"{name}: bitsandbytes has packed its 4-bit weights for a CPU, and reading packed weights breaks "
+                'a model: load it with CSPLADE(..., quantization="nf4"), or wrap it before it is used'
+            )
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
-                raise ContractError(
-                    f"{name}: bitsandbytes has packed its 4-bit weights for a CPU, and reading packed weights breaks "
-                    'a model: load it with CSPLADE(..., quantization="nf4"), or wrap it before it is used'
-                )
             module.support_avx512bf16_for_cpu = False
 
 

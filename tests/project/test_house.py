@@ -192,8 +192,8 @@ def test_lower_bounds_that_were_found_by_trying_are_kept() -> None:
     """Earlier versions of filelock let two processes hold a lock, of peft fail to import; others lack functions or packages."""
     setup = (ROOT / "setup.py").read_text()
     bounds = (
-        "filelock>=3.32.7", "accelerate>=1.3", "transformers>=5.8", "torch>=2.6", "peft>=0.18", "gguf>=0.11",
-        "bitsandbytes>=0.46.1", "sentence-transformers>=6",
+        "filelock>=3.32.7", "accelerate>=1.10", "transformers>=5.20", "torch>=2.8", "peft>=0.18", "gguf>=0.11",
+        "bitsandbytes>=0.47", "sentence-transformers>=6", "pillow>=11",
     )  # fmt: skip
     for bound in bounds:
         assert f'"{bound}"' in setup
