@@ -8,7 +8,7 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from numbers import Integral
@@ -75,12 +75,13 @@ def mine_negatives(
         ``output``.
 
     Raises:
-        DataError: A text or a teacher's score is missing, a qid appears twice, no query has a relevant passage, the pipeline's
-            index was replaced during mining, or the output is a directory or a file without training rows.
+        DataError: A column, a text or a teacher's score is missing, a qid appears twice, no query has a relevant passage, the
+            pipeline's index was replaced during mining, or the output is a directory or a file without training rows.
         ConfigError: A number is not valid, or the unfinished output was mined with other settings.
         TrainingError: Another process is writing the same output.
     """
     _check_arguments(Path(output), depth, negatives, batch_size)
+    _check_columns(qrels, "qrels", ("qid", "docno", "label"))
     asked, relevant = _asked(topics, qrels[qrels["label"] >= min_label])
     miner = _Miner(_as_source(pipeline), _as_source(teacher), relevant, _as_texts(corpus), depth, negatives, seed)
     settings = {
@@ -272,10 +273,14 @@ def _results(source: Any, topics: pd.DataFrame, name: str) -> pd.DataFrame:
     return found.sort_values(["qid", "score"], ascending=[True, False], kind="stable")
 
 
+def _check_columns(frame: pd.DataFrame, what: str, names: Sequence[str]) -> None:
+    if missing := [name for name in names if name not in frame.columns]:
+        raise DataError(f"the {what} must have a column {missing[0]!r}, found {', '.join(map(str, frame.columns))}")
+
+
 def _asked(topics: pd.DataFrame, qrels: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """Return the queries that have a relevant passage, and their docnos by qid; warn about other queries."""
-    if missing := [name for name in ("qid", "query") if name not in topics.columns]:
-        raise DataError(f"the topics must have a column {missing[0]!r}, found {', '.join(map(str, topics.columns))}")
+    _check_columns(topics, "topics", ("qid", "query"))
     topics = topics.assign(qid=topics["qid"].astype(str))[["qid", "query"]]
     twice = topics["qid"][topics["qid"].duplicated()]
     if len(twice):

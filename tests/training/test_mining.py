@@ -217,6 +217,8 @@ def test_input_that_cannot_be_mined(tmp_path: Path) -> None:
         mine(tmp_path, min_label=3)
     with pytest.raises(DataError, match="the topics must have a column 'query', found qid"):
         mine_negatives(Ranker(), TOPICS[["qid"]], QRELS, output=tmp_path / "x", corpus=DOCS)
+    with pytest.raises(DataError, match="the qrels must have a column 'label', found qid, docno"):
+        mine_negatives(Ranker(), TOPICS, QRELS[["qid", "docno"]], output=tmp_path / "x", corpus=DOCS)
     with pytest.warns(UserWarning, match="1 judged queries are not among the topics, such as 'q5'"):
         mine_negatives(Ranker(), TOPICS[:5], QRELS, 5, output=tmp_path / "y", corpus=DOCS, verbose=False)
     with pytest.raises(DataError, match="the query 'q0' appears twice in the topics"):
