@@ -76,7 +76,7 @@ quantization="int8" and 6 GB with "nf4":
     retriever = csplade.query_encoder() >> index.retriever()
 To train an adapter, run pyterrier-csplade adapt CONFIG, then pyterrier-csplade train CONFIG. The query table searches without
 torch:
-    pyterrier-csplade search {index} --model {table} "read a zip file"
+    pyterrier-csplade search {index} "read a zip file" --model {table}
 For your own index, QueryTable.fit(csplade, queries).save("my.table") makes such a table."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 
-from inside.cli import demo, readable_terms
+from inside.cli import demo, main, readable_terms
 from inside.model import bases
 from pyterrier_csplade import CSPLADE, CspladeError, ImpactIndex, QueryTable, plot_tradeoff
 from pyterrier_csplade.data import PythonDocsDataset
@@ -112,6 +113,13 @@ def test_the_query_table_searches_the_index_alone(demonstration: Demonstration, 
     scores = table.encode(topics["query"].tolist()).toarray() @ (vectors * 100 + 0.5).astype(int).T
     found = (table >> index.retriever(num_results=1))(topics)
     assert found["score"].tolist() == pytest.approx(scores.max(axis=1)[scores.max(axis=1) > 0].tolist(), rel=1e-3)
+
+
+def test_the_command_for_the_query_table_runs(demonstration: Demonstration, capsys: pytest.CaptureFixture[str]) -> None:
+    (command,) = re.findall(r"^ +pyterrier-csplade (search .*)$", demonstration.said[-1], flags=re.MULTILINE)
+    assert main(shlex.split(command)) == 0
+    query, *hits = capsys.readouterr().out.splitlines()
+    assert query.startswith("query: ") and len(hits) == 10
 
 
 def test_messages_for_the_user(demonstration: Demonstration, collection: Any) -> None:
