@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _silence_libraries()
     arguments = argparse.Namespace()
     try:
-        _parser().parse_args(argv, arguments)
+        _parse(argv, arguments)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             arguments.run(arguments)
@@ -63,6 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError:
             _discard_output()
     return 0
+
+
+def _parse(argv: Sequence[str] | None, arguments: argparse.Namespace) -> None:
+    """Read the arguments. If nobody can read the help, that is not an error, as in later versions of Python."""
+    try:
+        _parser().parse_args(argv, arguments)
+    except OSError as error:
+        raise SystemExit(0) from error
 
 
 def _parser() -> argparse.ArgumentParser:

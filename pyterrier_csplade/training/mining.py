@@ -81,8 +81,7 @@ def mine_negatives(
         TrainingError: Another process is writing the same output.
     """
     _check_arguments(Path(output), depth, negatives, batch_size)
-    _check_columns(qrels, "qrels", ("qid", "docno", "label"))
-    asked, relevant = _asked(topics, qrels[qrels["label"] >= min_label])
+    asked, relevant = _asked(topics, qrels, min_label)
     miner = _Miner(_as_source(pipeline), _as_source(teacher), relevant, _as_texts(corpus), depth, negatives, seed)
     settings = {
         "pipeline": _name(pipeline), "teacher": _name(teacher), "depth": depth, "negatives": negatives, "min_label": min_label,
@@ -278,14 +277,15 @@ def _check_columns(frame: pd.DataFrame, what: str, names: Sequence[str]) -> None
         raise DataError(f"the {what} must have a column {missing[0]!r}, found {', '.join(map(str, frame.columns))}")
 
 
-def _asked(topics: pd.DataFrame, qrels: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+def _asked(topics: pd.DataFrame, qrels: pd.DataFrame, min_label: int) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """Return the queries that have a relevant passage, and their docnos by qid; warn about other queries."""
     _check_columns(topics, "topics", ("qid", "query"))
+    _check_columns(qrels, "qrels", ("qid", "docno", "label"))
     topics = topics.assign(qid=topics["qid"].astype(str))[["qid", "query"]]
     twice = topics["qid"][topics["qid"].duplicated()]
     if len(twice):
         raise DataError(f"the query {twice.iloc[0]!r} appears twice in the topics")
-    judged = qrels.astype({"qid": str, "docno": str}).drop_duplicates(["qid", "docno"])
+    judged = qrels[qrels["label"] >= min_label].astype({"qid": str, "docno": str}).drop_duplicates(["qid", "docno"])
     relevant = judged.groupby("qid", sort=False)["docno"].agg(list).to_dict()
     has_relevant = topics["qid"].isin(set(relevant))
     asked, left = topics[has_relevant].reset_index(drop=True), topics["qid"][~has_relevant]

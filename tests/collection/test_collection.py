@@ -23,7 +23,7 @@ from inside.collection import ShardFile, check_vectors
 from pyterrier_csplade import CSPLADE, CollectionError, ContractError, DataError, EncodedCollection, ImpactIndex, Quantizer
 from pyterrier_csplade.vectors import EncodedVectors
 from support.indexes import docnos, search
-from support.paths import ROOT
+from support.paths import ROOT, extract
 from support.vector_collections import documents, encode
 
 
@@ -111,7 +111,7 @@ def test_it_is_an_artifact(csplade: CSPLADE, tmp_path: Path) -> None:
     }
     package = collection.build_package(str(tmp_path / "c.tar.lz4"), verbose=False)
     with lz4.frame.open(package) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
+        extract(archive, tmp_path / "unpacked")
     unpacked = EncodedCollection(tmp_path / "unpacked")
     assert list(unpacked.get_corpus_iter()) == list(collection.get_corpus_iter())
     unpacked.verify()

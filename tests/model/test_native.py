@@ -20,7 +20,7 @@ import pytest
 from pyterrier.measures import RR, nDCG
 
 from pyterrier_csplade import CSPLADE, DataError, ImpactIndex
-from support.paths import ROOT
+from support.paths import ROOT, extract
 from support.texts import DOCUMENTS, dense
 
 
@@ -217,7 +217,7 @@ def test_a_package_of_the_index_gives_the_same_rankings(
 ) -> None:
     package = index.build_package(str(tmp_path / "package.tar.lz4"), verbose=False)
     with lz4.frame.open(package) as file, tarfile.open(fileobj=file, mode="r|") as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
+        extract(archive, tmp_path / "unpacked")
     again = ImpactIndex.load(str(tmp_path / "unpacked"))
     again.verify()
     assert again.contract == index.contract == csplade.contract
