@@ -1,4 +1,4 @@
-"""Compare vocabularies: each arm is a vocabulary stage, adaptation, contrastive training and evaluation; see README.md."""
+"""Compare vocabularies: each arm is a vocabulary stage, two adaptations, contrastive training and evaluation; see README.md."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from pyterrier_csplade.data import CollectionFiles
 from pyterrier_csplade.training import (
     AdaptationConfig,
     ContrastiveConfig,
+    LexicalSettings,
+    PassageSettings,
     TargetNnz,
     VocabularyConfig,
     adapt,
@@ -47,9 +49,10 @@ ARMS: dict[str, dict[str, Any] | None] = {
     "corpus-16k-neighbours": {**_CORPUS, "size": 16384, "rows": "neighbours"},
 }
 FOLDED = "cased-folded"
+#: A token is predicted at the position before it, so the first word of a text needs a preceding token.
+PREFIX = ". "
 #: Number of documents for the measurement of bits per byte.
 MEASURED_DOCUMENTS = 20
-ALGORITHMS = ("terrier", "exhaustive", "maxscore", "bmp")
 
 
 def main() -> None:
@@ -61,11 +64,14 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=[*ARMS, FOLDED], choices=[*ARMS, FOLDED])
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--adapt-steps", type=int, default=500, help="for the tokens of the model as it is")
+    parser.add_argument("--lexical-steps", type=int, default=300)
     parser.add_argument("--train-steps", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--negatives", type=int, default=4)
     parser.add_argument("--length", type=int, default=256, help="tokens of a document")
-    parser.add_argument("--learning-rates", type=float, nargs=2, default=(5e-4, 1e-4), metavar=("ADAPT", "TRAIN"))
+    parser.add_argument(
+        "--learning-rates", type=float, nargs=3, default=(5e-4, 3e-4, 1e-4), metavar=("ADAPT", "LEXICAL", "TRAIN")
+    )
     parser.add_argument("--target-nnz", type=float, nargs=2, default=(16, 100), metavar=("QUERY", "DOCUMENT"))
     parser.add_argument("--no-bf16", action="store_true")
     arguments = parser.parse_args()
@@ -115,24 +121,35 @@ def train_arm(arm: str, directory: Path, corpus: Path, arguments: argparse.Names
     if ARMS[arm] is not None:
         report = json.loads((model / "vocabulary_report.json").read_text())
         longer = report["after"]["tokens_per_word"] / report["before"]["tokens_per_word"]
-    shared: dict[str, Any] = {"batch_size": arguments.batch_size, "seed": arguments.seed, "bf16": not arguments.no_bf16}
-    adapted, trained = directory / "adapted", directory / "trained"
+    shared: dict[str, Any] = {
+        "batch_size": arguments.batch_size, "seed": arguments.seed, "bf16": not arguments.no_bf16, "save_steps": 100,
+    }  # fmt: skip
+    adapted, lexical, trained = directory / "adapted", directory / "lexical", directory / "trained"
+    adapt_rate, lexical_rate, train_rate = arguments.learning_rates
     if not (adapted / "training_config.json").exists():
         steps = max(1, round(arguments.adapt_steps * longer))
         config = AdaptationConfig(
             model=str(model), output=str(adapted), corpus=str(corpus), steps=steps, sequence_length=128, objective="mntp",
-            learning_rate=arguments.learning_rates[0], visible_rate=0.2, save_steps=100, **shared,
+            learning_rate=adapt_rate, visible_rate=0.2, **shared,
+        )  # fmt: skip
+        adapt(config, resume=True)
+    if not (lexical / "training_config.json").exists():
+        passages = PassageSettings(variant="bidirectional", document_prefix=PREFIX, longest=arguments.length)
+        config = AdaptationConfig(
+            model=str(adapted), output=str(lexical), corpus=str(corpus), steps=arguments.lexical_steps, objective="pooled",
+            passages=passages, lexical=LexicalSettings(target="bm25"), prediction_weight=0.3, visible_rate=0.2,
+            learning_rate=lexical_rate, **shared,
         )  # fmt: skip
         adapt(config, resume=True)
     if not (trained / "csplade_config.json").exists():
         query, document = arguments.target_nnz
         train(
             ContrastiveConfig(
-                model=str(adapted), output=str(trained), data=[str(path) for path in arguments.collections],
-                variant="bidirectional", steps=arguments.train_steps, learning_rate=arguments.learning_rates[1],
-                negatives=arguments.negatives, temperature="auto", lambda_query=1e-3, lambda_document=1e-3,
-                target_nnz=TargetNnz(query=query, document=document), query_prefix=". ", document_prefix=". ",
-                document_length=arguments.length, save_steps=100, stop_on_collapse=False, **shared,
+                model=str(lexical), output=str(trained), data=[str(path) for path in arguments.collections],
+                variant="bidirectional", steps=arguments.train_steps, learning_rate=train_rate, negatives=arguments.negatives,
+                lexical=LexicalSettings(target="bm25", others_weight=0), lambda_query=1e-2, lambda_document=1e-2,
+                target_nnz=TargetNnz(query=query, document=document), flops_warmup_steps=0,
+                query_prefix=PREFIX, document_prefix=PREFIX, document_length=arguments.length, stop_on_collapse=False, **shared,
             ),
             resume=True,
         )  # fmt: skip
@@ -144,35 +161,24 @@ def evaluate_once(csplade: CSPLADE, collection: Path, directory: Path, *, folded
     if path.exists():
         return
     fold = FoldTerms() if folded else None
-    files = CollectionFiles(collection)
+    files, index = CollectionFiles(collection), ImpactIndex(directory / f"index-{collection.name}")
     started = time.monotonic()
     vectors = list(csplade.doc_encoder(verbose=True).transform_iter(documents(collection)))
     seconds = time.monotonic() - started
     queries = csplade.query_encoder()(files.topics("test"))
     if fold is not None:
         vectors, queries = list(fold.transform_iter(vectors)), FoldTerms(on="query_toks")(queries)
+    queries.to_json(directory / f"queries-{collection.name}.json", orient="records")
+    if not index.built():
+        index.index(vectors)
     texts = [document["text"] for document in documents(collection)]
     ids = csplade.backbone.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     result = {"documents_per_second": len(vectors) / seconds, "tokens_of_a_document": sum(map(len, ids)) / len(texts)}
-    result |= measure(ImpactIndex(directory / f"index-{collection.name}"), vectors, queries, files.qrels("test"))
+    result |= describe(vectors, queries)
+    result["index_mb"] = sum(file.stat().st_size for file in Path(index.path).rglob("*") if file.is_file()) / 1e6
+    found = index.retriever(algorithm="exhaustive", num_results=100)(queries)
+    result |= effectiveness(found, files.qrels("test"))
     path.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def measure(index: ImpactIndex, vectors: list[dict[str, Any]], queries: pd.DataFrame, qrels: pd.DataFrame) -> dict[str, float]:
-    """Index vectors unless the index exists, and search them with every algorithm."""
-    if not index.built():
-        index.index(vectors)
-    result = describe(vectors, queries)
-    result["index_mb"] = sum(file.stat().st_size for file in index_files(index)) / 1e6
-    for algorithm in ALGORITHMS:
-        retriever = index.retriever(algorithm=algorithm, num_results=100)
-        retriever(queries.head(5))  # files are read, kernels compiled
-        started = time.monotonic()
-        found = retriever(queries)
-        result[f"ms_{algorithm}"] = 1000 * (time.monotonic() - started) / len(queries)
-        if algorithm == "exhaustive":
-            result |= effectiveness(found, qrels)
-    return result
 
 
 def effectiveness(found: pd.DataFrame, qrels: pd.DataFrame) -> dict[str, float]:
@@ -180,11 +186,6 @@ def effectiveness(found: pd.DataFrame, qrels: pd.DataFrame) -> dict[str, float]:
     run = found.rename(columns={"qid": "query_id", "docno": "doc_id"})
     judged = qrels.rename(columns={"qid": "query_id", "docno": "doc_id", "label": "relevance"})
     return {str(name): float(value) for name, value in calc_aggregate([nDCG @ 10, R @ 100], judged, run).items()}
-
-
-def index_files(index: ImpactIndex) -> list[Path]:
-    """Return the files of an index."""
-    return [file for file in Path(index.path).rglob("*") if file.is_file()]
 
 
 def describe(vectors: list[dict[str, Any]], queries: pd.DataFrame) -> dict[str, float]:
