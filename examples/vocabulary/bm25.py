@@ -1,6 +1,7 @@
 """BM25 over the tokens of each vocabulary, to show the effect of a vocabulary on retrieval before any training.
 
-Usage: python bm25.py --model MODEL --collections DIRECTORY ... [--outside DIRECTORY ...] --output OUTPUT [--arms ARM ...]
+Usage: python bm25.py --model MODEL --collections DIRECTORY ... [--outside DIRECTORY ...] [--text DIRECTORY ...]
+           --output OUTPUT [--arms ARM ...]
 
 The arguments are those of run.py, which uses the same vocabularies. Results are kept in ``OUTPUT/bm25``. No index is built,
 because the scores are computed as a product of matrices.
@@ -40,10 +41,11 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--collections", type=Path, nargs="+", required=True)
     parser.add_argument("--outside", type=Path, nargs="*", default=[])
+    parser.add_argument("--text", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--arms", nargs="+", default=VOCABULARIES, choices=VOCABULARIES)
     arguments = parser.parse_args()
-    corpus = write_corpus(arguments.collections, arguments.output / "corpus.jsonl")
+    corpus = write_corpus(arguments.text or arguments.collections, arguments.output / "corpus.jsonl")
     rows = []
     for arm in arguments.arms:
         vocabulary = vocabulary_of(arm, arguments.model, arguments.output / f"{arm}-42", corpus)

@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a cased causal language model")
     parser.add_argument("--collections", required=True, nargs="+", type=Path, help="directories to train and evaluate on")
     parser.add_argument("--outside", nargs="*", default=[], type=Path, help="directories to evaluate on only")
+    parser.add_argument("--text", nargs="+", type=Path, help="directories of the text for vocabularies; default: --collections")
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--arms", nargs="+", default=[*ARMS, FOLDED], choices=[*ARMS, FOLDED])
     parser.add_argument("--seed", type=int, default=42)
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("--target-nnz", type=float, nargs=2, default=(16, 100), metavar=("QUERY", "DOCUMENT"))
     parser.add_argument("--no-bf16", action="store_true")
     arguments = parser.parse_args()
-    corpus = write_corpus(arguments.collections, arguments.output / "corpus.jsonl")
+    corpus = write_corpus(arguments.text or arguments.collections, arguments.output / "corpus.jsonl")
     for arm in arguments.arms:
         directory = arguments.output / f"{arm}-{arguments.seed}"
         source = arguments.output / f"cased-{arguments.seed}" if arm == FOLDED else directory

@@ -51,7 +51,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 def test_arms(tmp_path: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     model, collection, output = save_model(tmp_path / "base"), save_collection(tmp_path / "heart"), tmp_path / "runs"
     shared = ["--model", model, "--collections", collection, "--output", output]
-    arguments = [*shared, "--adapt-steps", 1, "--train-steps", 2, "--batch-size", 2, "--no-bf16"]
+    arguments = [*shared, "--adapt-steps", 1, "--lexical-steps", 1, "--train-steps", 2, "--batch-size", 2, "--no-bf16"]
     arms = ["cased", "cased-folded", "words-cut", "corpus-8k"]
     run("run.py", *arguments, "--arms", *arms)
     said = capsys.readouterr().out
@@ -66,6 +66,10 @@ def test_arms(tmp_path: Path, run: Callable[..., None], capsys: pytest.CaptureFi
     found = {path.stem: json.loads(path.read_text()) for path in output.glob("bm25/heart/*.json")}
     assert found.keys() == {"cased", "words-cut"} and found["words-cut"]["nDCG@10"] > 0.6
     assert found["words-cut"]["distinct_terms"] < found["cased"]["distinct_terms"]
+    run("times.py", output, "--rounds", 1, "--batch", 2)
+    times = json.loads((output / "times.json").read_text())
+    assert [row["arm"] for row in times] == sorted(f"{arm}-42" for arm in arms)
+    assert all(row[algorithm] > 0 for row in times for algorithm in ("terrier", "exhaustive", "maxscore", "bmp"))
     run("figure.py", tmp_path / "figure.png", *output.glob("*/result-heart.json"), *output.glob("bm25/heart/*.json"))
     assert (tmp_path / "figure.png").stat().st_size > 5_000
 
