@@ -162,6 +162,7 @@ def evaluate_once(csplade: CSPLADE, collection: Path, directory: Path, *, folded
     if path.exists():
         return
     fold = FoldTerms() if folded else None
+    directory.mkdir(parents=True, exist_ok=True)
     files, index = CollectionFiles(collection), ImpactIndex(directory / f"index-{collection.name}")
     started = time.monotonic()
     vectors = list(csplade.doc_encoder(verbose=True).transform_iter(documents(collection)))
