@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -164,9 +163,7 @@ def evaluate_once(csplade: CSPLADE, collection: Path, directory: Path, *, folded
     fold = FoldTerms() if folded else None
     directory.mkdir(parents=True, exist_ok=True)
     files, index = CollectionFiles(collection), ImpactIndex(directory / f"index-{collection.name}")
-    started = time.monotonic()
     vectors = list(csplade.doc_encoder(verbose=True).transform_iter(documents(collection)))
-    seconds = time.monotonic() - started
     queries = csplade.query_encoder()(files.topics("test"))
     if fold is not None:
         vectors, queries = list(fold.transform_iter(vectors)), FoldTerms(on="query_toks")(queries)
@@ -175,8 +172,7 @@ def evaluate_once(csplade: CSPLADE, collection: Path, directory: Path, *, folded
         index.index(vectors)
     texts = [document["text"] for document in documents(collection)]
     ids = csplade.backbone.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    result = {"documents_per_second": len(vectors) / seconds, "tokens_of_a_document": sum(map(len, ids)) / len(texts)}
-    result |= describe(vectors, queries)
+    result = {"tokens_of_a_document": sum(map(len, ids)) / len(texts), **describe(vectors, queries)}
     result["index_mb"] = sum(file.stat().st_size for file in Path(index.path).rglob("*") if file.is_file()) / 1e6
     found = index.retriever(algorithm="exhaustive", num_results=100)(queries)
     result |= effectiveness(found, files.qrels("test"))

@@ -1,9 +1,9 @@
-"""Measure the search times of the arms that run.py evaluated, alternating between the arms.
+"""Measure the times of the arms that run.py evaluated, alternating between the arms.
 
-Usage: python times.py OUTPUT [--rounds 5] [--batch 50]
+Usage: python times.py OUTPUT COLLECTION ... [--rounds 5] [--batch 50]
 
-Each round searches the same number of queries with every arm and algorithm. The table shows the median round, in milliseconds
-per query; it is also written to ``OUTPUT/times.json``.
+Each round encodes a batch of documents with every arm, and searches a batch of queries with every arm and algorithm. The tables
+show the medians: documents per second, and milliseconds per query. They are also written to ``OUTPUT/times.json``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,18 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from pyterrier_csplade import ImpactIndex
+from pyterrier_csplade import CSPLADE, ImpactIndex
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from run import FOLDED, documents
 
 ALGORITHMS = ("terrier", "exhaustive", "maxscore", "bmp")
 
@@ -24,27 +30,43 @@ ALGORITHMS = ("terrier", "exhaustive", "maxscore", "bmp")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
+    parser.add_argument("collections", type=Path, nargs="+")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=50, help="queries of a round")
+    parser.add_argument("--batch", type=int, default=50, help="documents or queries of a round")
     arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    for collection in sorted({path.stem.removeprefix("result-") for path in arguments.output.glob("*/result-*.json")}):
-        arms = sorted(path.parent for path in arguments.output.glob(f"*/result-{collection}.json"))
-        queries = {arm.name: pd.read_json(arm / f"queries-{collection}.json", dtype={"qid": str}) for arm in arms}
-        for algorithm in ALGORITHMS:
-            retrievers = {arm.name: searcher(arm / f"index-{collection}", algorithm) for arm in arms}
-            for round_ in range(arguments.rounds + 1):  # the first one reads files and compiles kernels
-                first = round_ * arguments.batch % len(queries[arms[0].name])
-                for arm, retriever in retrievers.items():
-                    batch = queries[arm].iloc[first : first + arguments.batch]
-                    started = time.perf_counter()
-                    retriever(batch)
-                    milliseconds = 1000 * (time.perf_counter() - started) / len(batch)
-                    rows.append({"collection": collection, "arm": arm, algorithm: milliseconds, "round": round_})
-    times = pd.DataFrame([row for row in rows if row["round"] > 0])
-    table = times.groupby(["collection", "arm"])[list(ALGORITHMS)].median()
-    table.reset_index().to_json(arguments.output / "times.json", orient="records", indent=1)
-    sys.stdout.write(table.to_string(float_format="{:.3f}".format) + "\n")
+    found = []
+    for collection in arguments.collections:
+        arms = sorted(path.parent for path in arguments.output.glob(f"*/result-{collection.name}.json"))
+        times = pd.DataFrame([*encoding_times(arms, collection, arguments), *search_times(arms, collection, arguments)])
+        found.append(times[times["round"] > 0].groupby("arm").median().drop(columns="round").assign(collection=collection.name))
+        sys.stdout.write(f"{collection.name}\n{found[-1].drop(columns='collection').to_string(float_format='{:.3f}'.format)}\n")
+    pd.concat(found).reset_index().to_json(arguments.output / "times.json", orient="records", indent=1)
+
+
+def encoding_times(arms: list[Path], collection: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Encode batches of documents; folding existing vectors takes no part in this."""
+    encoders = {arm.name: CSPLADE(arm / "trained").doc_encoder() for arm in arms if not arm.name.startswith(FOLDED)}
+    texts = list(islice(documents(collection), (arguments.rounds + 1) * arguments.batch))
+    for round_ in range(arguments.rounds + 1):  # the first one loads the models
+        batch = texts[round_ * arguments.batch :][: arguments.batch]
+        for arm, encoder in encoders.items():
+            started = time.perf_counter()
+            list(encoder.transform_iter(batch))
+            yield {"arm": arm, "documents per second": len(batch) / (time.perf_counter() - started), "round": round_}
+
+
+def search_times(arms: list[Path], collection: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Search batches of queries with each algorithm."""
+    queries = {arm.name: pd.read_json(arm / f"queries-{collection.name}.json", dtype={"qid": str}) for arm in arms}
+    for algorithm in ALGORITHMS:
+        retrievers = {arm.name: searcher(arm / f"index-{collection.name}", algorithm) for arm in arms}
+        for round_ in range(arguments.rounds + 1):  # the first one reads files and compiles kernels
+            for arm, retriever in retrievers.items():
+                first = round_ * arguments.batch % len(queries[arm])
+                batch = queries[arm].iloc[first : first + arguments.batch]
+                started = time.perf_counter()
+                retriever(batch)
+                yield {"arm": arm, algorithm: 1000 * (time.perf_counter() - started) / len(batch), "round": round_}
 
 
 def searcher(directory: Path, algorithm: str) -> Any:
