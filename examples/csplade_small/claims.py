@@ -152,8 +152,8 @@ def plot(frame: pd.DataFrame, x: str, label: str, path: Path) -> None:
 
     fig, axis = plt.subplots(figsize=(5, 3.5))
     axis.plot(frame[x], frame["nDCG@10"], "o-")
-    for _, row in frame.iterrows():
-        axis.annotate(str(row[label]), (row[x], row["nDCG@10"]), textcoords="offset points", xytext=(4, 4))
+    for name, *point in zip(frame[label], frame[x], frame["nDCG@10"]):
+        axis.annotate(str(name), point, textcoords="offset points", xytext=(4, 4))
     axis.set(xlabel=x, ylabel="nDCG@10, openstax dev", ylim=(0, 1))
     axis.grid(alpha=0.3)
     fig.tight_layout()
