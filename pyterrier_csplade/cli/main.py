@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyterrier_csplade._errors import CspladeError, TrainingInterruptedError
 from pyterrier_csplade._version import __version__
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _silence_libraries()
     arguments = argparse.Namespace()
     try:
-        _parse(argv, arguments)
+        _parser().parse_args(argv, arguments)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             arguments.run(arguments)
@@ -65,16 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(argv: Sequence[str] | None, arguments: argparse.Namespace) -> None:
-    """Read the arguments. If nobody can read the help, that is not an error, as in later versions of Python."""
-    try:
-        _parser().parse_args(argv, arguments)
-    except OSError as error:
-        raise SystemExit(0) from error
+class _Parser(argparse.ArgumentParser):
+    """A parser that ends with the same status if nobody can read its help or its error, as in later versions of Python."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        with suppress(OSError):
+            super()._print_message(message, file)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="pyterrier-csplade",
         description="Learned sparse retrieval with causal language models (CSPLADE) for PyTerrier.",
         **examples("index docs.jsonl --output docs.csplade", "search docs.csplade 'inverted index'"),

@@ -145,6 +145,17 @@ def test_streams_that_are_closed_or_full(stored: Path, script: str, status: int,
     assert shell(script, stored) == (status, "", error)
 
 
+@pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["verify"], 2), (["nothing"], 2)])
+def test_messages_that_nobody_reads_keep_the_status(monkeypatch: pytest.MonkeyPatch, arguments: list[str], status: int) -> None:
+    def fail(*_: object) -> None:  # as argparse of Python 3.11.2 does with a full or closed stream
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("argparse.ArgumentParser._print_message", fail)
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == status
+
+
 def test_names_that_stdout_cannot_encode(stored: Path) -> None:
     link = stored.parent / "ü"
     link.symlink_to(stored)
