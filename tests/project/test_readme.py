@@ -27,7 +27,8 @@ def test_python_blocks_run_one_after_the_other(tmp_path: Path, monkeypatch: pyte
     assert len(blocks("python")) >= 4
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
-    assert len(names["fused"].search("wrap text")) >= 100  # type: ignore[attr-defined]  # documents of both sides
+    fused, *sides = (set(names[name].search("wrap text")["docno"]) for name in ("fused", "bm25", "retriever"))  # type: ignore[attr-defined]
+    assert fused == set.union(*sides) and len(fused) >= 100 and all(sides)
     results = names["retriever"].search("wrap a paragraph to a given width")  # type: ignore[attr-defined]
     assert {"textwrap.wrap", "textwrap.fill", "textwrap.TextWrapper"} & set(results["docno"].head(3))
 
