@@ -14,6 +14,7 @@ import pandas as pd
 from ir_measures import R, calc_aggregate, nDCG
 
 from pyterrier_csplade import CSPLADE, FoldTerms, ImpactIndex
+from pyterrier_csplade.cli.demo import directory_size
 from pyterrier_csplade.data import CollectionFiles
 from pyterrier_csplade.training import (
     AdaptationConfig,
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a cased causal language model")
     parser.add_argument("--collections", required=True, nargs="+", type=Path, help="directories to train and evaluate on")
     parser.add_argument("--outside", nargs="*", default=[], type=Path, help="directories to evaluate on only")
-    parser.add_argument("--text", nargs="+", type=Path, help="directories of the text for vocabularies; default: --collections")
+    parser.add_argument("--text", nargs="+", type=Path, help="directories of the text to adapt to; default: --collections")
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--arms", nargs="+", default=[*ARMS, FOLDED], choices=[*ARMS, FOLDED])
     parser.add_argument("--seed", type=int, default=42)
@@ -173,7 +174,7 @@ def evaluate_once(csplade: CSPLADE, collection: Path, directory: Path, *, folded
     texts = [document["text"] for document in documents(collection)]
     ids = csplade.backbone.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     result = {"tokens_of_a_document": sum(map(len, ids)) / len(texts), **describe(vectors, queries)}
-    result["index_mb"] = sum(file.stat().st_size for file in Path(index.path).rglob("*") if file.is_file()) / 1e6
+    result["index_mb"] = directory_size(index.directory)
     found = index.retriever(algorithm="exhaustive", num_results=100)(queries)
     result |= effectiveness(found, files.qrels("test"))
     path.write_text(json.dumps(result, indent=1) + "\n")

@@ -38,8 +38,9 @@ def main() -> None:
     for collection in arguments.collections:
         arms = sorted(path.parent for path in arguments.output.glob(f"*/result-{collection.name}.json"))
         times = pd.DataFrame([*encoding_times(arms, collection, arguments), *search_times(arms, collection, arguments)])
-        found.append(times[times["round"] > 0].groupby("arm").median().drop(columns="round").assign(collection=collection.name))
-        sys.stdout.write(f"{collection.name}\n{found[-1].drop(columns='collection').to_string(float_format='{:.3f}'.format)}\n")
+        medians = times.groupby("arm").median()
+        sys.stdout.write(f"{collection.name}\n{medians.to_string(float_format='{:.3f}'.format)}\n")
+        found.append(medians.assign(collection=collection.name))
     pd.concat(found).reset_index().to_json(arguments.output / "times.json", orient="records", indent=1)
 
 
@@ -47,31 +48,29 @@ def encoding_times(arms: list[Path], collection: Path, arguments: argparse.Names
     """Encode batches of documents; folding existing vectors takes no part in this."""
     encoders = {arm.name: CSPLADE(arm / "trained").doc_encoder() for arm in arms if not arm.name.startswith(FOLDED)}
     texts = list(islice(documents(collection), (arguments.rounds + 1) * arguments.batch))
-    for round_ in range(arguments.rounds + 1):  # the first one loads the models
+    for round_ in range(arguments.rounds + 1):
         batch = texts[round_ * arguments.batch :][: arguments.batch]
         for arm, encoder in encoders.items():
             started = time.perf_counter()
             list(encoder.transform_iter(batch))
-            yield {"arm": arm, "documents per second": len(batch) / (time.perf_counter() - started), "round": round_}
+            if round_ > 0:  # the first one loads the models
+                yield {"arm": arm, "documents_per_second": len(batch) / (time.perf_counter() - started)}
 
 
 def search_times(arms: list[Path], collection: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Search batches of queries with each algorithm."""
     queries = {arm.name: pd.read_json(arm / f"queries-{collection.name}.json", dtype={"qid": str}) for arm in arms}
+    indexes = {arm.name: ImpactIndex(arm / f"index-{collection.name}") for arm in arms}
     for algorithm in ALGORITHMS:
-        retrievers = {arm.name: searcher(arm / f"index-{collection.name}", algorithm) for arm in arms}
-        for round_ in range(arguments.rounds + 1):  # the first one reads files and compiles kernels
+        retrievers = {arm: index.retriever(algorithm=algorithm, num_results=100) for arm, index in indexes.items()}
+        for round_ in range(arguments.rounds + 1):
             for arm, retriever in retrievers.items():
                 first = round_ * arguments.batch % len(queries[arm])
                 batch = queries[arm].iloc[first : first + arguments.batch]
                 started = time.perf_counter()
                 retriever(batch)
-                yield {"arm": arm, algorithm: 1000 * (time.perf_counter() - started) / len(batch), "round": round_}
-
-
-def searcher(directory: Path, algorithm: str) -> Any:
-    """Return a retriever of 100 documents."""
-    return ImpactIndex(directory).retriever(algorithm=algorithm, num_results=100)
+                if round_ > 0:  # the first one reads files and compiles kernels
+                    yield {"arm": arm, algorithm: 1000 * (time.perf_counter() - started) / len(batch)}
 
 
 if __name__ == "__main__":

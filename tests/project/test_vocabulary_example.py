@@ -70,7 +70,7 @@ def test_arms(tmp_path: Path, run: Callable[..., None], capsys: pytest.CaptureFi
     times = json.loads((output / "times.json").read_text())
     assert [row["arm"] for row in times] == sorted(f"{arm}-42" for arm in arms)
     assert all(row[algorithm] > 0 for row in times for algorithm in ("terrier", "exhaustive", "maxscore", "bmp"))
-    assert [row["arm"] for row in times if row["documents per second"]] == [
+    assert [row["arm"] for row in times if row["documents_per_second"]] == [
         f"{arm}-42" for arm in sorted(arms) if arm != "cased-folded"
     ]
     run("figure.py", tmp_path / "figure.png", *output.glob("*/result-heart.json"), *output.glob("bm25/heart/*.json"))
