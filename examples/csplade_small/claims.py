@@ -155,6 +155,7 @@ def plot(frame: pd.DataFrame, x: str, label: str, path: Path) -> None:
     for name, *point in zip(frame[label], frame[x], frame["nDCG@10"]):
         axis.annotate(str(name), point, textcoords="offset points", xytext=(4, 4))
     axis.set(xlabel=x, ylabel="nDCG@10, openstax dev", ylim=(0, 1))
+    axis.margins(x=0.2)  # room for the last label
     axis.grid(alpha=0.3)
     fig.tight_layout()
     fig.savefig(path, dpi=110)
