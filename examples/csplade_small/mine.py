@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "csplade_tiny"))
 
 import mine as tiny
 from dense import Dense
+from evaluate import documents, topics_and_qrels
 from packages import collection
 
 from pyterrier_csplade.data import read_jsonl
@@ -110,9 +111,8 @@ def mined_rows(dense: Dense, collection: tiny.Collection, folder: Path) -> list[
 
 def development_rows(folder: Path) -> list[tuple[str, str]]:
     """Return the summaries and bodies of the development collection of ``prepare.py``."""
-    bodies = [row["text"] for _, row in read_jsonl(folder / "docs.jsonl.gz")]
-    summaries = [line.split("\t", 1)[1].strip() for line in (folder / "topics.dev.tsv").open(encoding="utf-8")]
-    return list(zip(summaries, bodies))
+    topics, _ = topics_and_qrels(folder, "dev")
+    return list(zip(topics["query"], (document["text"] for document in documents(folder))))
 
 
 def main(wheel: Path, collections: Path, output: Path) -> None:

@@ -17,11 +17,9 @@ import re
 import sys
 from pathlib import Path
 
-import pandas as pd
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "csplade_tiny"))
 
-from mine import Collection
+from mine import Collection, known_items
 from prepare import SEED, package_rows
 
 from pyterrier_csplade.data import read_python_docs
@@ -86,8 +84,4 @@ def collection(folder: Path, development: list[Row]) -> Collection:
     rng, others = random.Random(SEED), range(len(first), len(rows))
     drawn = rng.sample(range(len(first)), min(len(first), QUERIES["packages"]))
     drawn += rng.sample(others, min(len(others), QUERIES["more"]))
-    return Collection(
-        [{"docno": f"p{i}", "text": body} for i, (_, body) in enumerate(rows)],
-        pd.DataFrame([(f"packages-{i}", rows[i][0]) for i in drawn], columns=["qid", "query"]),
-        pd.DataFrame([(f"packages-{i}", f"p{i}", 1) for i in drawn], columns=["qid", "docno", "label"]),
-    )
+    return known_items(rows, drawn)

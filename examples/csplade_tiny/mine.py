@@ -74,7 +74,11 @@ def judged(collections: Path, name: str, files: dict[str, str], queries: Mapping
 def packages(queries: int = QUERIES["packages"]) -> Collection:
     """Return a collection whose queries are the summary lines of docstrings, and whose documents are their other lines."""
     rows = package_rows()
-    drawn = random.Random(SEED).sample(range(len(rows)), min(len(rows), queries))
+    return known_items(rows, random.Random(SEED).sample(range(len(rows)), min(len(rows), queries)))
+
+
+def known_items(rows: list[tuple[str, str]], drawn: list[int]) -> Collection:
+    """Return a collection whose documents are the bodies of ``rows``, and whose queries are the summaries of the drawn ones."""
     return Collection(
         [{"docno": f"p{i}", "text": body} for i, (_, body) in enumerate(rows)],
         pd.DataFrame([(f"packages-{i}", rows[i][0]) for i in drawn], columns=["qid", "query"]),
